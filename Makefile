@@ -1,0 +1,66 @@
+# Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check setup debian bench bench-agent bench-crash readme dist clean
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+APT_PACKAGES := chromium prometheus-node-exporter prometheus
+
+help: ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+run: .venv/core ## install what the daemon needs, and start it on this host
+	$(BIN)/homeostat run $(ARGS)
+
+demo: .venv/all ## break a real model service five ways and watch it heal
+	$(BIN)/homeostat demo $(ARGS)
+
+test: .venv/all ## everything: lint, types, layers, unit, live and demo tests
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(MAKE) --no-print-directory debian; fi
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest $(ARGS)
+
+check: .venv/all lint ## lint, types and unit tests, within three minutes
+	$(BIN)/pytest -q -m "not live and not demo and not slow"
+
+.PHONY: lint
+lint: .venv/all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: .venv/all ## make ./.venv with everything
+
+debian: ## install the Debian packages that live tests need (as root)
+	@dpkg -s $(APT_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES) >/dev/null; }
+
+bench: bench-agent bench-crash ## all benchmarks; figures in build/bench/
+
+bench-agent: .venv/all ## RSS, CPU and series of the daemon, beside node_exporter
+	$(BIN)/python tests/bench/agent.py
+
+bench-crash: .venv/all ## kill -9 at every point of a run
+	$(BIN)/pytest -q tests/live/test_crash.py
+
+readme: .venv/all ## put what there is into the README's tables
+	$(BIN)/python -m agent.shelf README.md
+
+dist: .venv/all ## build the wheel and the source archive into dist/
+	$(PIP) build && $(BIN)/python -m build --outdir dist .
+
+clean: ## remove what was built, not what was learnt
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+# The daemon alone: small and quick to install.
+.venv/core: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) --editable .
+	@touch $@
+
+.venv/all: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) --editable '.[all,dev]'
+	@touch .venv/core $@

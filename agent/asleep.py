@@ -1,0 +1,123 @@
+"""The desk with the daemon dead: the journal still answers, and the little that may be written is written.
+
+Reading needs no lock and works beside anything. Writing takes the journal's lock for a moment: with a daemon alive it
+is refused, so nobody can write past it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from agent.authority import Person
+from agent.config import Config
+from agent.control import NotRunning
+from agent.desk import PlaybookView, SourceView
+from agent.journal import Journal, JournalReader
+from agent.memory import Memory
+from agent.model import FloatArray, Run, Series
+from agent.world import World
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Asleep:
+    """Hooks over a journal that nobody writes. Raises ConfigError or Unavailable when it can not be read.
+
+    config   what holds for reading (the alarm budget); defaults when the file is faulty
+    """
+
+    def __init__(self, state: Path, config_path: Path | None, config: Config | None = None) -> None:
+        self.state = state
+        self.config_path = config_path
+        self.config = config or Config()
+        self.world = World()
+        self.memory = Memory()
+        self.started = 0.0
+        self.ready = False
+        self.pending = 0
+        self.journal: JournalReader = Journal.reader(state / "journal.sqlite")
+        self.memory.load(self.journal)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
+        self.journal.close()
+
+    def now(self) -> float:
+        """The wall clock: nobody walks."""
+        return time.time()
+
+    def read(
+        self, series: Sequence[Series], start: float, end: float, step: float | None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Charts come from a living daemon: nothing here."""
+        del start, end, step
+        return np.empty(0), np.empty((0, len(series)))
+
+    def series(self) -> Iterable[Series]:
+        """As `read`."""
+        return ()
+
+    def record(self, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
+        """Write one entry, if no daemon holds the journal; raises Refused, Unavailable."""
+        write(self.state, kind, subject, body, ts)
+        self.memory = Memory()
+        self.memory.load(self.journal)
+
+    def sources(self) -> list[SourceView]:
+        """We have no eyes now."""
+        return []
+
+    def faults(self) -> list[str]:
+        """What is wrong is said once, by whoever asked."""
+        return []
+
+    def playbooks(self) -> list[PlaybookView]:
+        """Nothing is loaded."""
+        return []
+
+    def usage(self) -> dict[str, Any]:
+        """Costs nothing."""
+        return {}
+
+    async def answer(self, run_id: str, person: Person, yes: bool, plan_hash: str) -> None:
+        """A run can only be answered when somebody carries it out."""
+        del person, yes, plan_hash
+        raise _dead(f"run {run_id} can not be answered")
+
+    async def cancel(self, run_id: str, person: Person) -> None:
+        """As `answer`."""
+        del person
+        raise _dead(f"run {run_id} does not move, nothing is to be stopped")
+
+    async def start(self, run_id: str, person: Person) -> Run:
+        """As `answer`."""
+        del person
+        raise _dead(f"run {run_id} can not be started")
+
+    async def reload(self) -> None:
+        """There is nobody to read it."""
+        raise _dead("nothing is to be reloaded")
+
+
+def _dead(what: str) -> NotRunning:
+    return NotRunning(f"{what}, the daemon is not running; start it with: homeostat run")
+
+
+def write(state: Path, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
+    """Append one entry to the journal of a dead daemon; raises Refused when a living one holds it."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    journal = Journal(state / "journal.sqlite")
+    try:
+        journal.append(kind, subject, body, ts)
+    finally:
+        journal.close()

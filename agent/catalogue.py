@@ -1,0 +1,254 @@
+"""Every signal: `<entity kind>.<quantity>_<base unit>`, its unit, kind and help.
+
+The one list that lint, CEL, boards, connectors and `/metrics` read. A signal is exported as
+`homeostat_<name with dots as underscores>`. Counters end in `_total` and name the rate that the collector
+makes of them; only rates flow on from there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+SignalKind = Literal["gauge", "counter", "state"]
+Unit = Literal["seconds", "bytes", "ratio", "celsius", "watts", "hertz", "count", "per_second", "bytes_per_second", "bool"]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SignalDef:
+    """What one signal means.
+
+    rate     of a counter: the signal that the collector makes of it, per second
+    better   "low" or "high" when one end is good for users; "" when neither is
+    floor    smallest change that can matter to anybody, in base units: keeps a nearly constant series quiet
+    harm     a breach of an objective on it hurts users or model results: it may page
+    """
+
+    name: str
+    unit: Unit
+    kind: SignalKind
+    help: str
+    rate: str = ""
+    better: Literal["", "low", "high"] = ""
+    floor: float = 0.0
+    harm: bool = False
+
+    @property
+    def entity_kind(self) -> str:
+        """The part before the dot."""
+        return self.name.partition(".")[0]
+
+    @property
+    def exported(self) -> str:
+        """The name in `/metrics`. `_count` goes: Prometheus keeps that ending for histograms."""
+        return "homeostat_" + self.name.replace(".", "_").removesuffix("_count")
+
+
+def _g(name: str, unit: Unit, help_: str, *, better: Literal["", "low", "high"] = "", floor: float = 0.0,
+       harm: bool = False) -> SignalDef:  # fmt: skip
+    return SignalDef(name, unit, "gauge", help_, better=better, floor=floor, harm=harm)
+
+
+def _s(
+    name: str, help_: str, *, better: Literal["", "low", "high"] = "", harm: bool = False
+) -> SignalDef:
+    return SignalDef(name, "bool", "state", help_, better=better, floor=0.5, harm=harm)
+
+
+def _c(name: str, rate: str, unit: Unit, help_: str, *, floor: float = 0.0,
+       better: Literal["", "low", "high"] = "") -> tuple[SignalDef, SignalDef]:  # fmt: skip
+    """Define a counter and the rate of it: `seconds` of counting become a ratio, others per second."""
+    counted: Unit = {"ratio": "seconds", "bytes_per_second": "bytes"}.get(unit, "count")  # type: ignore[assignment]
+    return (
+        SignalDef(name, counted, "counter", help_ + ", counted", rate=rate),
+        SignalDef(rate, unit, "gauge", help_, floor=floor, better=better),
+    )
+
+
+# A table: one signal a line.
+# fmt: off
+_DEFS: Final = (
+    # ---- host
+    _c("host.cpu_seconds_total", "host.cpu_utilization_ratio", "ratio", "share of CPU time by mode, mean of all cores (label mode)", floor=0.02),
+    _c("host.core_seconds_total", "host.core_utilization_ratio", "ratio", "time a core is busy (label core)", floor=0.05),
+    _c("host.core_mode_seconds_total", "host.core_mode_ratio", "ratio", "time of a core by mode, on machines with few cores (labels core, mode)", floor=0.05),
+    _g("host.cpu_busy_ratio", "ratio", "share of all cores that is busy", better="low", floor=0.02),
+    _g("host.cpu_frequency_hertz", "hertz", "clock of a core (label core)", floor=5e7),
+    _g("host.load1_count", "count", "load average of one minute", floor=0.2),
+    _g("host.load5_count", "count", "load average of five minutes", floor=0.2),
+    _g("host.load15_count", "count", "load average of fifteen minutes", floor=0.2),
+    _g("host.processes_count", "count", "processes by state (label state: running, blocked, total, zombie, stopped)", floor=2),
+    _g("host.threads_count", "count", "threads", floor=5),
+    _g("host.threads_ratio", "ratio", "threads against the limit", better="low", floor=0.005),
+    _c("host.context_switches_total", "host.context_switches_per_second", "per_second", "context switches", floor=100),
+    _c("host.interrupts_total", "host.interrupts_per_second", "per_second", "interrupts", floor=100),
+    _c("host.softirqs_total", "host.softirqs_per_second", "per_second", "soft interrupts (label type)", floor=50),
+    _c("host.forks_total", "host.forks_per_second", "per_second", "processes started", floor=2),
+    _g("host.entropy_count", "count", "bits of entropy that the kernel holds", floor=16),
+    _g("host.memory_bytes", "bytes", "memory by use (label use: used, free, cached, ...)", floor=16e6),
+    _g("host.memory_utilization_ratio", "ratio", "share of memory that is not available", better="low", floor=0.01),
+    _g("host.memory_commit_ratio", "ratio", "memory that was promised against what may be promised", floor=0.01),
+    _g("host.swap_bytes", "bytes", "swap by use (label use)", floor=1e6),
+    _g("host.swap_utilization_ratio", "ratio", "share of swap in use", better="low", floor=0.01),
+    _c("host.page_faults_total", "host.page_faults_per_second", "per_second", "page faults (label type: minor, major)", floor=100),
+    _c("host.pages_total", "host.pages_per_second", "per_second", "pages moved (label direction: in, out, swap_in, swap_out, dirtied, written_back)", floor=10),
+    _c("host.reclaim_pages_total", "host.reclaim_pages_per_second", "per_second", "pages that the kernel looks through and takes back for want of memory (labels type: scanned, stolen; who: background, direct)", floor=10),
+    _c("host.refaults_total", "host.refaults_per_second", "per_second", "pages needed again soon after they were given up (label type: anon, file)", floor=10, better="low"),
+    _c("host.huge_pages_total", "host.huge_pages_per_second", "per_second", "transparent huge pages (label type: allocated, fell_back, collapsed, split)", floor=1),
+    _c("host.numa_pages_total", "host.numa_pages_per_second", "per_second", "pages taken from a memory node (label type: hit, miss)", floor=100),
+    _c("host.allocation_stalls_total", "host.allocation_stalls_per_second", "per_second", "times that a task had to free memory itself before it got some (label type: reclaim, compaction)", floor=1, better="low"),
+    _c("host.oom_kills_total", "host.oom_kills_per_second", "per_second", "processes killed for want of memory", better="low"),
+    _c("host.pressure_seconds_total", "host.pressure_ratio", "ratio", "share of time that tasks wait for a resource (labels resource: cpu, memory, io; who: some, full)", better="low", floor=0.02),
+    _g("host.uptime_seconds", "seconds", "time since boot"),
+    _g("host.temperature_celsius", "celsius", "temperature of a sensor (labels chip, sensor)", floor=1.0, better="low"),
+    _g("host.fan_rpm_count", "count", "fan speed in revolutions a minute (labels chip, sensor)", floor=100),
+    _g("host.file_descriptors_count", "count", "open files on the host", floor=50),
+    _g("host.file_descriptors_ratio", "ratio", "open files against the limit", better="low", floor=0.005),
+    _g("host.inodes_count", "count", "inodes that the kernel holds in memory", floor=1000),
+    _g("host.dentries_count", "count", "directory entries that the kernel holds in memory", floor=1000),
+    _g("host.users_count", "count", "sessions of people", floor=1),
+    _g("host.time_offset_seconds", "seconds", "jump of the wall clock against the monotonic clock", floor=0.5),
+    _g("host.disk_bytes", "bytes", "space of a file system by use (labels mount, use: used, free)", floor=16e6),
+    _g("host.disk_utilization_ratio", "ratio", "share of a file system in use (label mount)", better="low", floor=0.005),
+    _g("host.disk_inodes_ratio", "ratio", "share of the inodes of a file system in use (label mount)", better="low", floor=0.005),
+    _s("host.mount_reachable", "whether a file system answers (label mount)", better="high"),
+    _c("host.disk_read_bytes_total", "host.disk_read_bytes_per_second", "bytes_per_second", "bytes read (label device)", floor=1e5),
+    _c("host.disk_written_bytes_total", "host.disk_written_bytes_per_second", "bytes_per_second", "bytes written (label device)", floor=1e5),
+    _c("host.disk_reads_total", "host.disk_reads_per_second", "per_second", "reads done (label device)", floor=2),
+    _c("host.disk_writes_total", "host.disk_writes_per_second", "per_second", "writes done (label device)", floor=2),
+    _c("host.disk_busy_seconds_total", "host.disk_busy_ratio", "ratio", "share of time that a disk is busy (label device)", floor=0.02, better="low"),
+    _c("host.disk_queue_seconds_total", "host.disk_queue_count", "count", "mean number of requests at a disk (label device)", floor=0.2, better="low"),
+    _g("host.disk_in_flight_count", "count", "requests at a disk at this instant (label device)", floor=2),
+    _g("host.disk_read_latency_seconds", "seconds", "mean time of a read since the last reading (label device)", floor=0.002, better="low"),
+    _g("host.disk_write_latency_seconds", "seconds", "mean time of a write since the last reading (label device)", floor=0.002, better="low"),
+    _c("host.disk_flushes_total", "host.disk_flushes_per_second", "per_second", "flushes done, as fsync asks for them (label device)", floor=2),
+    _g("host.disk_flush_latency_seconds", "seconds", "mean time of a flush since the last reading (label device)", floor=0.002, better="low"),
+    _c("host.disk_discarded_bytes_total", "host.disk_discarded_bytes_per_second", "bytes_per_second", "bytes given back to a disk (label device)", floor=1e5),
+    _c("host.network_received_bytes_total", "host.network_received_bytes_per_second", "bytes_per_second", "bytes received (label interface)", floor=1e4),
+    _c("host.network_sent_bytes_total", "host.network_sent_bytes_per_second", "bytes_per_second", "bytes sent (label interface)", floor=1e4),
+    _c("host.network_received_packets_total", "host.network_received_packets_per_second", "per_second", "packets received (label interface)", floor=20),
+    _c("host.network_sent_packets_total", "host.network_sent_packets_per_second", "per_second", "packets sent (label interface)", floor=20),
+    _c("host.network_errors_total", "host.network_errors_per_second", "per_second", "packets with errors (labels interface, direction)", floor=0.5, better="low"),
+    _c("host.network_drops_total", "host.network_drops_per_second", "per_second", "packets dropped (labels interface, direction)", floor=0.5, better="low"),
+    _s("host.network_up", "whether an interface is up (label interface)", better="high"),
+    _c("host.tcp_segments_total", "host.tcp_segments_per_second", "per_second", "TCP segments (label direction: in, out)", floor=20),
+    _c("host.tcp_retransmits_total", "host.tcp_retransmits_per_second", "per_second", "TCP segments sent again", floor=1, better="low"),
+    _c("host.tcp_resets_total", "host.tcp_resets_per_second", "per_second", "TCP connections reset (label direction)", floor=1),
+    _c("host.tcp_opens_total", "host.tcp_opens_per_second", "per_second", "TCP connections opened (label type: active, passive, failed)", floor=2),
+    _c("host.listen_overflows_total", "host.listen_overflows_per_second", "per_second", "connections lost because a listener was full", better="low"),
+    _c("host.tcp_events_total", "host.tcp_events_per_second", "per_second", "what goes wrong or is unusual in TCP (label type: timeouts, syn_retransmits, backlog_drops, ...)", floor=1),
+    _g("host.tcp_established_count", "count", "TCP connections that are established", floor=5),
+    _c("host.ip_packets_total", "host.ip_packets_per_second", "per_second", "IP packets (label type: received, delivered, sent, forwarded, in_discards, ...)", floor=20),
+    _c("host.icmp_messages_total", "host.icmp_messages_per_second", "per_second", "ICMP messages (label type: in, out, in_errors, in_unreachable, out_unreachable)", floor=1),
+    _c("host.softnet_packets_total", "host.softnet_packets_per_second", "per_second", "packets that the cores take from the network cards (label type: processed, dropped, squeezed)", floor=20),
+    _c("host.udp_datagrams_total", "host.udp_datagrams_per_second", "per_second", "UDP datagrams (label type: in, out, no_port, in_errors, ...)", floor=5),
+    _g("host.sockets_count", "count", "sockets in use by kind (label kind)", floor=5),
+    _g("host.socket_memory_bytes", "bytes", "memory of socket buffers (label kind)", floor=1e6),
+    _g("host.tcp_memory_ratio", "ratio", "memory of TCP buffers against the limit", better="low", floor=0.01),
+    _g("host.conntrack_count", "count", "connections that the firewall tracks", floor=100),
+    _g("host.conntrack_ratio", "ratio", "connections that the firewall tracks against its limit", better="low", floor=0.01),
+    _g("host.connections_count", "count", "TCP connections by state (label state)", floor=5),
+    _g("host.gpus_count", "count", "GPUs that answer", better="high", floor=0.5),
+    _g("host.cgroup_memory_bytes", "bytes", "memory of our own container", floor=16e6),
+    _g("host.cgroup_memory_ratio", "ratio", "memory of our own container against its limit", better="low", floor=0.01),
+    _g("host.cgroup_cpu_limit_count", "count", "cores that our own container may use"),
+    _c("host.cgroup_throttled_seconds_total", "host.cgroup_throttled_ratio", "ratio", "share of time that our own container is throttled", better="low", floor=0.02),
+    _c("host.cgroup_cpu_seconds_total", "host.cgroup_cpu_cores", "count", "cores in use by our own container", floor=0.05),
+    _c("host.cgroup_oom_kills_total", "host.cgroup_oom_kills_per_second", "per_second", "processes of our own container killed for want of memory", better="low"),
+    _c("host.cgroup_pressure_seconds_total", "host.cgroup_pressure_ratio", "ratio", "share of time that tasks of our own container wait for a resource (labels resource, who)", better="low", floor=0.02),
+    _g("host.cgroup_processes_count", "count", "processes and threads in our own container", floor=5),
+    # ---- process: one process group (a job, a service with its workers), known by its leader
+    _c("process.cpu_seconds_total", "process.cpu_cores", "count", "cores in use by a process group", floor=0.05),
+    _g("process.memory_bytes", "bytes", "resident memory of a process group", floor=8e6),
+    _g("process.processes_count", "count", "processes in the group", floor=1),
+    _g("process.threads_count", "count", "threads in the group", floor=2),
+    _g("process.file_descriptors_count", "count", "open files of the group; missing where we may not look", floor=5),
+    _g("process.nice_count", "count", "scheduling priority of the leader, -20..19", floor=1),
+    _c("process.read_bytes_total", "process.read_bytes_per_second", "bytes_per_second", "bytes that the group read from disks", floor=1e5),
+    _c("process.written_bytes_total", "process.written_bytes_per_second", "bytes_per_second", "bytes that the group wrote to disks", floor=1e5),
+    _g("process.age_seconds", "seconds", "time since the leader started"),
+    _g("process.accept_queue_count", "count", "connections that wait to be accepted by a process group (label port)", better="low", floor=2),
+    # ---- gpu
+    _g("gpu.utilization_ratio", "ratio", "share of time that kernels ran", floor=0.05),
+    _g("gpu.memory_utilization_ratio", "ratio", "share of GPU memory in use", better="low", floor=0.01),
+    _g("gpu.memory_used_bytes", "bytes", "GPU memory in use", floor=64e6),
+    _g("gpu.temperature_celsius", "celsius", "temperature of the chip", better="low", floor=1.0),
+    _g("gpu.power_watts", "watts", "power drawn", floor=5.0),
+    _g("gpu.power_limit_watts", "watts", "power that it may draw", floor=1.0),
+    _g("gpu.clock_hertz", "hertz", "clock of the multiprocessors", floor=3e7),
+    _g("gpu.clock_ratio", "ratio", "clock against its maximum", better="high", floor=0.03),
+    _s("gpu.throttled", "whether heat or power hold the clock back (label reason)", better="low"),
+    _c("gpu.ecc_errors_total", "gpu.ecc_errors_per_second", "per_second", "memory errors (label type: corrected, uncorrected)", better="low"),
+    _s("gpu.remap_pending", "whether a memory row waits to be remapped", better="low"),
+    _s("gpu.remap_failed", "whether remapping a memory row failed", better="low"),
+    _g("gpu.pcie_link_ratio", "ratio", "PCIe width against its maximum", better="high", floor=0.05),
+    _g("gpu.fan_ratio", "ratio", "fan speed", floor=0.05),
+    _s("gpu.reachable", "whether the GPU answers", better="high"),
+    # ---- service
+    _g("service.requests_per_second", "per_second", "requests served", floor=0.5),
+    _g("service.latency_p50_seconds", "seconds", "median latency as clients see it", better="low", floor=0.002, harm=True),
+    _g("service.latency_p95_seconds", "seconds", "latency that 95 % of requests stay under, as clients see it", better="low", floor=0.005, harm=True),
+    _g("service.latency_p99_seconds", "seconds", "latency that 99 % of requests stay under, as clients see it", better="low", floor=0.01, harm=True),
+    _g("service.error_ratio", "ratio", "share of requests that failed", better="low", floor=0.005, harm=True),
+    _g("service.replicas_count", "count", "replicas or workers that serve", floor=0.5),
+    _g("service.busy_ratio", "ratio", "work that the workers do against what they can do", better="low", floor=0.05),
+    _g("service.processing_p50_seconds", "seconds", "median time of a request inside a worker, without waiting", better="low", floor=0.002),
+    _s("service.up", "whether the service answers a probe", better="high", harm=True),
+    _g("service.probe_latency_seconds", "seconds", "time of our own probe", better="low", floor=0.005, harm=True),
+    # ---- model and version (label version only on per-version signals)
+    _g("model.predictions_per_second", "per_second", "predictions logged", floor=0.5),
+    _g("model.accuracy_ratio", "ratio", "share of recent labelled predictions that were right", better="high", floor=0.01, harm=True),
+    _g("model.accuracy_recent_ratio", "ratio", "accuracy of the newest labelled predictions, just as many as make a number", better="high", floor=0.02),
+    _g("model.accuracy_low_ratio", "ratio", "lower 95 % bound of the accuracy", better="high", floor=0.01),
+    _g("model.accuracy_high_ratio", "ratio", "upper 95 % bound of the accuracy", better="high", floor=0.01, harm=True),
+    _g("model.reference_accuracy_ratio", "ratio", "accuracy on the reference rows of the version in use"),
+    _g("model.confidence_ratio", "ratio", "mean probability of the predicted class", floor=0.01),
+    _g("model.prediction_drift_psi", "count", "population stability index of the predictions against the reference", better="low", floor=0.05),
+    _g("model.feature_drift_psi", "count", "largest population stability index of the features", better="low", floor=0.05),
+    _g("model.label_coverage_ratio", "ratio", "share of predictions whose label has come within its usual delay", better="high", floor=0.02),
+    _g("model.label_delay_seconds", "seconds", "median age of labels when they come", better="low", floor=1.0),
+    _g("model.labelled_rows_count", "count", "labelled rows behind the accuracy"),
+    _g("model.positive_prediction_ratio", "ratio", "share of the most common reference class among predictions", floor=0.01),
+    _g("model.positive_label_ratio", "ratio", "share of the most common reference class among labels", floor=0.01),
+    _g("model.age_seconds", "seconds", "time since the version in use was trained"),
+    _s("model.quality_lost", "whether labels prove the version in use worse than its reference", better="low", harm=True),
+    _s("model.worse_than_previous", "whether labels prove the version in use worse than the one before it was", better="low", harm=True),
+    _s("model.retraining_held", "whether retraining is held back", better="low"),
+    _g("version.predictions_per_second", "per_second", "predictions logged by one version", floor=0.5),
+    _g("version.accuracy_ratio", "ratio", "accuracy of one version since it took over", better="high", floor=0.01),
+    _g("version.accuracy_low_ratio", "ratio", "lower 95 % bound of it", better="high", floor=0.01),
+    _g("version.accuracy_high_ratio", "ratio", "upper 95 % bound of it", better="high", floor=0.01),
+    # ---- feature
+    _g("feature.missing_ratio", "ratio", "share of rows without a value", better="low", floor=0.01),
+    _g("feature.out_of_range_ratio", "ratio", "share of rows outside the range of the reference", better="low", floor=0.01),
+    _g("feature.drift_psi", "count", "population stability index against the reference", better="low", floor=0.05),
+    _g("feature.scale_ratio", "ratio", "median against the reference median", floor=0.05),
+    _s("feature.contract_broken", "whether the data contract is broken: missing, unit, range, stuck", better="low", harm=True),
+    # ---- source: our own eyes
+    _g("source.age_seconds", "seconds", "time since a source last answered", better="low", floor=1.0),
+    _g("source.poll_seconds", "seconds", "time that a poll took", better="low", floor=0.01),
+    _g("source.poll_cpu_ratio", "ratio", "CPU that polling costs, of one core", better="low", floor=0.001),
+    _s("source.blind", "whether a source has not answered for three of its intervals", better="low"),
+    _g("source.series_count", "count", "series of a source", floor=1),
+)
+# fmt: on
+
+
+def _flatten() -> dict[str, SignalDef]:
+    out: dict[str, SignalDef] = {}
+    for item in _DEFS:
+        for one in item if isinstance(item, tuple) else (item,):
+            if one.name in out or not re.fullmatch(r"[a-z]+\.[a-z][a-z0-9_]*", one.name):
+                raise ValueError(f"signal {one.name!r} is defined twice or badly named")
+            out[one.name] = one
+    return out
+
+
+SIGNALS: Final[dict[str, SignalDef]] = _flatten()
+"""Name -> definition of every signal."""
+
+
+def signal(name: str) -> SignalDef:
+    """Return the definition; raises KeyError when nobody defined it."""
+    return SIGNALS[name]

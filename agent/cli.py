@@ -1,0 +1,187 @@
+"""The command `homeostat`: what people ask and do at a terminal.
+
+    homeostat COMMAND -> daemon over its Unix socket  -> answer as a table, or as JSON with --json
+                      '-> (daemon dead) the journal answers what was; `pause` writes the file PAUSED
+
+Exit codes: 0 done; 1 problems were found, or the daemon said no; 2 wrong usage or config; 3 no daemon answers.
+Heavy things are imported inside the commands: `homeostat --help` must come at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import quote
+
+import typer
+
+from agent import control
+from agent.errors import AgentError, ConfigError, Unavailable
+
+OK: Final = 0
+PROBLEMS: Final = 1
+USAGE: Final = 2
+UNREACHABLE: Final = 3
+
+app = typer.Typer(
+    name="homeostat",
+    help="Watches hosts and the models that run on them, says what broke and why, and heals it.",
+    epilog=(
+        "A first day: homeostat init, check, run; then open http://127.0.0.1:8787. "
+        "Exit codes: 0 done, 1 problems found or refused, 2 usage or config, 3 no daemon answers."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+token_app = typer.Typer(help="Tokens to act over HTTP: add, list, revoke.", no_args_is_help=True)
+audit_app = typer.Typer(help="Check that nobody altered the record.", no_args_is_help=True)
+app.add_typer(token_app, name="token")
+app.add_typer(audit_app, name="audit")
+
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", envvar="HOMEOSTAT_CONFIG", metavar="FILE", help="agent.yaml to use.",
+        show_default="/etc/homeostat/agent.yaml as root, else ~/.config/homeostat/agent.yaml",
+    ),
+]  # fmt: skip
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--state", envvar="HOMEOSTAT_STATE", metavar="FOLDER", help="State folder of the daemon.",
+        show_default="`state:` in agent.yaml, else /var/lib/homeostat as root",
+    ),
+]  # fmt: skip
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")
+]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, for the record and for others.")]
+
+
+Command = TypeVar("Command", bound="Callable[..., None]")
+
+
+def command(
+    name: str | None = None,
+    *,
+    example: str | tuple[str, ...],
+    then: str = "",
+    parent: typer.Typer = app,
+) -> Callable[[Command], Command]:
+    """Register a command: its docstring teaches what it does, then come an example and what to do next."""
+    examples = [example] if isinstance(example, str) else list(example)
+    tail = "\n".join([f"Example:  {examples[0]}", *(f"          {more}" for more in examples[1:])])
+    if then:
+        tail += f"\nNext:     {then}"
+
+    def put(function: Command) -> Command:
+        # \b keeps the lines of the paragraph as they are
+        text = f"{inspect.cleandoc(function.__doc__ or '')}\n\n\b\n{tail}"
+        parent.command(name, help=text)(function)
+        return function
+
+    return put
+
+
+# ---------------------------------------------------------------- where, and how it is said
+
+
+def where(config: Path | None, state: Path | None) -> tuple[Path | None, Path]:
+    """Return the agent.yaml that holds (or none) and the state folder."""
+    path = control.config_path(config)
+    return path, control.state_folder(state, path)
+
+
+def emit(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    """Print an answer: as JSON, stable and complete, or as `show` shows it to people."""
+    if as_json:
+        print(json.dumps(data, indent=2, ensure_ascii=False))  # noqa: T201  # standard output is what is asked for
+    else:
+        show(data)
+
+
+def note(text: str) -> None:
+    """Say something beside the answer."""
+    typer.echo(text, err=True)
+
+
+def ask(
+    config: Path | None,
+    state: Path | None,
+    path: str,
+    query: Mapping[str, Any],
+    offline: Callable[[Any], Any],
+) -> Any:
+    """Ask the daemon; when it is dead, let `offline` answer from the journal."""
+    config_path, folder = where(config, state)
+    try:
+        return control.Control(folder).get(path, **query)
+    except control.NotRunning as dead:
+        if not (folder / "journal.sqlite").exists():
+            raise
+        from agent.asleep import Asleep
+        from agent.authority import Tokens
+        from agent.desk import Desk
+
+        reason = str(dead).partition("; ")[0]
+        note(f"{reason}: this is what the journal knows")
+        with Asleep(folder, config_path) as hooks:
+            return offline(Desk(hooks, Tokens(folder / "tokens.json")))
+
+
+def part(text: str) -> str:
+    """Make what a person wrote safe as a part of a path."""
+    return quote(text, safe="") or "-"
+
+
+# ---------------------------------------------------------------- the entry point
+
+
+def tell(error: AgentError, as_json: bool) -> int:
+    """Print an error with its remedy; returns the exit code."""
+    code = (
+        USAGE if isinstance(error, ConfigError)
+        else UNREACHABLE if isinstance(error, Unavailable)
+        else USAGE if isinstance(error, control.Answer) and error.status in {400, 422}
+        else PROBLEMS
+    )  # fmt: skip
+    said, _, remedy = str(error).partition("; ")
+    faults = [
+        {"place": f.place, "line": f.line, "column": f.column, "problem": f.problem, "remedy": f.remedy}
+        for f in getattr(error, "faults", ())
+    ] or list(getattr(error, "body", {}).get("faults", ()))  # fmt: skip
+    if as_json:
+        body = {"error": said, "remedy": remedy, "exit": code}
+        if faults:
+            body = {"error": f"{len(faults)} faults", "remedy": "", "exit": code, "faults": faults}
+        print(json.dumps(body, indent=2, ensure_ascii=False))  # noqa: T201  # standard output is what is asked for
+        return code
+    if faults:
+        for f in faults:
+            at = f"{f['place']}:{f['line']}:{f['column']}" if f["line"] else f["place"]
+            note(f"{at}: {f['problem']}" + (f"\n    {f['remedy']}" if f["remedy"] else ""))
+        note(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}")
+    else:
+        note(f"homeostat: {said}" + (f"\n    {remedy}" if remedy else ""))
+    return code
+
+
+def main() -> None:
+    """Run the command line; never shows a traceback for what is expected."""
+    for part_of in ("cli_ask", "cli_act", "cli_local"):  # their commands, in the order of --help
+        import_module(f"agent.{part_of}")
+
+    try:
+        app()
+    except AgentError as error:
+        sys.exit(tell(error, "--json" in sys.argv[1:]))
+    except BrokenPipeError:  # `homeostat runs | head`
+        sys.stderr.close()
+        sys.exit(PROBLEMS)

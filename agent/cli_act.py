@@ -1,0 +1,336 @@
+"""Commands that change something: each checks who you are, and is written into the journal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent import control
+from agent.cli import (
+    PROBLEMS,
+    AsJson,
+    ConfigPath,
+    Reason,
+    StateFolder,
+    command,
+    emit,
+    note,
+    part,
+    token_app,
+    where,
+)
+from agent.errors import Refused
+
+
+@command(
+    example="homeostat approve run-22",
+    then="homeostat runs run-22 (what it did, and whether it helped)",
+)
+def approve(
+    *,
+    run: Annotated[str, typer.Argument(help="Id of the run, or its first letters.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not show it and ask again.")] = False,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say yes to a run that asks, or let a suggestion act.
+
+    You are shown what it will do. Your yes holds for exactly this plan: when the evidence has changed meanwhile,
+    nothing happens and you are told.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    daemon = control.Control(folder)
+    plan = daemon.get(f"/api/runs/{part(run)}")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Refused("nobody is there to be asked again; add --yes")
+        cli_show.run(plan)
+        if not typer.confirm("Approve?", default=False):
+            raise typer.Exit(PROBLEMS)
+    said = daemon.post(f"/api/runs/{plan['id']}/approve", {"plan_hash": plan["plan_hash"]})
+
+    def show(one: Any) -> None:
+        typer.echo(f"{one['id']} may act on {one['target']['name']}")
+        typer.echo(f"Next:  homeostat runs {one['id']}")
+
+    emit(said, as_json, show)
+
+
+@command(
+    example='homeostat deny run-22 --reason "the batch must finish"',
+    then="homeostat silence TARGET --for 2h, when it shall not ask again",
+)
+def deny(
+    *,
+    run: Annotated[str, typer.Argument(help="Id of the run, or its first letters.")],
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say no to a run that asks; stop one that acts.
+
+    A run that acts already stops at its next step and puts back what it did.
+    """
+    _, folder = where(config, state)
+    said = control.Control(folder).post(f"/api/runs/{part(run)}/deny", {"reason": reason})
+    emit(said, as_json, lambda one: typer.echo(f"{one['id']} is {one['state'].replace('_', ' ')}"))
+
+
+@command(
+    example=(
+        'homeostat silence web-1 --for 2h --cause host.disk --reason "new disk"',
+        "homeostat silence --end sil-3f",
+    ),
+    then="homeostat silence   (what is silenced, until when)",
+)
+def silence(
+    *,
+    target: Annotated[
+        str, typer.Argument(help="What to leave alone: an id, a part of its name, or a glob.")
+    ] = "",
+    lasts: Annotated[str, typer.Option("--for", help="How long: 30m, 2h, 1d.")] = "",
+    cause: Annotated[str, typer.Option(help="Only for causes below this, such as host.disk.")] = "",
+    end: Annotated[str, typer.Option(metavar="ID", help="End this silence now.")] = "",
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep quiet and hands off for a while.
+
+    Without arguments it lists what is silenced. A silenced target is still watched: its incidents are in the
+    console, but nobody is paged and nothing acts.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    daemon = control.Control(folder)
+    if end:
+        said = daemon.delete(f"/api/silences/{part(end)}")
+        emit(
+            said, as_json, lambda one: typer.echo(f"silence {one['id']} on {one['target']} is over")
+        )
+        return
+    if not target:
+        emit(daemon.get("/api/silences"), as_json, cli_show.silences)
+        return
+    if not lasts:
+        raise Refused("a silence needs an end; add --for 2h")
+    body = {"target": target, "for": lasts, "cause": cause, "reason": reason}
+    emit(daemon.post("/api/silences", body), as_json, lambda one: cli_show.silences([one]))
+
+
+@command(
+    example=('homeostat pause --reason "deploying"', "homeostat pause service:checkout"),
+    then="homeostat resume",
+)
+def pause(
+    *,
+    target: Annotated[
+        str, typer.Argument(help="Entity, or a unique part of its name; without it: everything.")
+    ] = "",
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop acting: everywhere, or on one target. It goes on watching.
+
+    Runs stop at their next step. A pause survives restarts; only a person ends it. With the daemon dead this writes
+    the file PAUSED beside agent.yaml, and the daemon acts on nothing when it starts.
+    """
+    config_path, folder = where(config, state)
+    try:
+        said = control.Control(folder).post("/api/pause", {"target": target, "reason": reason})
+    except control.NotRunning:
+        if target not in {"", "*"}:
+            raise
+        import time
+
+        path = control.paused_file(config_path, folder)
+        control.write_paused(path, reason, time.time())
+        said = [{"key": "*", "by": "", "reason": reason, "since": time.time(), "file": True}]
+        note(
+            f"the daemon is not running: wrote {path}, it will act on nothing until: homeostat resume"
+        )
+    _paused(said, as_json)
+
+
+@command(example="homeostat resume", then="homeostat status")
+def resume(
+    *,
+    target: Annotated[
+        str, typer.Argument(help="What was paused; without it: the pause of everything.")
+    ] = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let it act again, after a pause.
+
+    Takes the file PAUSED away too. A pause of one target is ended by naming that target.
+    """
+    config_path, folder = where(config, state)
+    path = control.paused_file(config_path, folder)
+    filed = target in {"", "*"} and path.exists()
+    if filed:
+        # here and not in the daemon: it is this person's file, the daemon may not have the right
+        try:
+            path.unlink()
+        except OSError as error:
+            raise Refused(f"{path} can not be removed ({error.strerror}); run: rm {path}") from None
+    try:
+        said = control.Control(folder).post("/api/resume", {"target": target})
+    except control.NotRunning:
+        if not filed:
+            raise
+        said = []
+        note(f"removed {path}; the daemon is not running, start it with: homeostat run")
+    except control.Answer as answer:
+        if not filed or answer.status != 409:
+            raise
+        said = control.Control(folder).get("/api/pauses")  # only the file had stopped it
+    _paused(said, as_json)
+
+
+def _paused(said: Any, as_json: bool) -> None:
+    from agent import cli_show
+
+    emit(said, as_json, cli_show.pauses)
+
+
+@command(
+    example='homeostat label inc-7f --false --note "planned load test"',
+    then="homeostat status   (promised and measured false pages)",
+)
+def label(
+    *,
+    incident: Annotated[str, typer.Argument(help="Id, its first letters, or `last`.")],
+    false_page: Annotated[
+        bool, typer.Option("--false/--right", help="Whether it should not have paged.")
+    ] = True,
+    text: Annotated[str, typer.Option("--note", help="What it was in truth.")] = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say that a page was false, or right after all.
+
+    The alarm budget is measured by what people say here.
+    """
+    _, folder = where(config, state)
+    body = {"false_page": false_page, "note": text}
+    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/label", body)
+
+    def show(one: Any) -> None:
+        typer.echo(f"{one['incident']} is noted as {'false' if one['false_page'] else 'right'}")
+
+    emit(said, as_json, show)
+
+
+@command(example="homeostat check && homeostat reload", then="homeostat status")
+def reload(
+    *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False
+) -> None:
+    """Let the daemon read agent.yaml again. A faulty one is told, and the old one stays."""
+    _, folder = where(config, state)
+    said = control.Control(folder).post("/api/reload")
+    emit(
+        said,
+        as_json,
+        lambda s: typer.echo(
+            f"reloaded; mode {s['mode']}, manages {s['manages']} kinds of targets"
+        ),
+    )
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@command(
+    "add",
+    parent=token_app,
+    example="homeostat token add olga --role operator",
+    then="paste it into the console, or send it as  Authorization: Bearer TOKEN",
+)
+def token_add(
+    *,
+    name: Annotated[str, typer.Argument(help="Whose it is: a person or a program.")],
+    role: Annotated[str, typer.Option(help="viewer, operator, author or admin.")] = "viewer",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token and print it, this once. Only its hash is kept.
+
+    viewer reads; operator approves, pauses, silences and pushes data; author may approve what a playbook reserves for
+    authors; admin does all, tokens included.
+    """
+    said = _tokens(
+        config, state,
+        lambda d: d.post("/api/tokens", {"name": name, "role": role}),
+        lambda desk, me: desk.token_add(me, name, role),
+    )  # fmt: skip
+    emit(said, as_json, lambda t: typer.echo(t["token"]))
+
+
+@command(
+    "list", parent=token_app, example="homeostat token list", then="homeostat token revoke NAME"
+)
+def token_list(
+    *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False
+) -> None:
+    """List tokens by name and role. The tokens themselves are nowhere."""
+    from agent import cli_show
+
+    said = _tokens(
+        config, state, lambda d: d.get("/api/tokens"), lambda desk, me: desk.token_list(me)
+    )
+    emit(said, as_json, cli_show.tokens)
+
+
+@command("revoke", parent=token_app, example="homeostat token revoke olga")
+def token_revoke(
+    *,
+    name: Annotated[str, typer.Argument(help="Name of the token.")],
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a token away. It stops working at once."""
+    said = _tokens(
+        config, state,
+        lambda d: d.delete(f"/api/tokens/{part(name)}"),
+        lambda desk, me: desk.token_revoke(me, name),
+    )  # fmt: skip
+    emit(said, as_json, lambda t: typer.echo(f"{t['name']} ({t['role']}) is revoked"))
+
+
+def _tokens(
+    config: Path | None, state: Path | None, alive: Callable[[control.Control], Any],
+    dead: Callable[[Any, Any], Any],
+) -> Any:  # fmt: skip
+    """Ask the daemon; with it dead, whoever may write the state folder may do it there."""
+    config_path, folder = where(config, state)
+    try:
+        return alive(control.Control(folder))
+    except control.NotRunning:
+        import os
+        import time
+
+        from agent import asleep, authority
+        from agent.desk import Desk
+
+        if not (folder / "journal.sqlite").exists():
+            asleep.write(folder, "daemon", "state made", {"by": "token"}, time.time())
+        me = authority.Person(authority.user(os.geteuid()), "admin", "file")
+        with asleep.Asleep(folder, config_path) as hooks:
+            return dead(Desk(hooks, authority.Tokens(folder / "tokens.json")), me)

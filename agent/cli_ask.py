@@ -1,0 +1,159 @@
+"""Commands that ask: status, incidents, why, runs, audit verify, version. They change nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from agent import control
+from agent.cli import (
+    PROBLEMS,
+    AsJson,
+    ConfigPath,
+    StateFolder,
+    ask,
+    audit_app,
+    command,
+    emit,
+    part,
+    where,
+)
+
+
+@command(example="homeostat status", then="homeostat incidents, homeostat why last")
+def status(
+    *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False
+) -> None:
+    """Say in one look how things are.
+
+    Open incidents, runs that wait for you, what is blind or still learning, what is paused, and whether the alarm
+    budget holds.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    emit(control.Control(folder).get("/api/status"), as_json, cli_show.status)
+
+
+@command(
+    example="homeostat incidents --all",
+    then="homeostat why ID   (the first letters of the id are enough)",
+)
+def incidents(
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also those that are over.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """List incidents: what harms users first, then the newest.
+
+    Answers from the journal when the daemon is dead.
+    """
+    from agent import cli_show
+
+    found = ask(
+        config, state, "/api/incidents", {"state": "all" if everything else "open", "limit": limit},
+        lambda desk: desk.incidents(everything=everything, limit=limit),
+    )  # fmt: skip
+    emit(found, as_json, cli_show.incidents)
+
+
+@command(
+    example="homeostat why inc-7f",
+    then="homeostat approve RUN, or homeostat runs RUN for its steps",
+)
+def why(
+    *,
+    incident: Annotated[str, typer.Argument(help="Id, its first letters, or `last`.")] = "last",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain an incident in ten lines.
+
+    What it is, why, what it is not, what was done, and what you can do. Answers from the journal when the
+    daemon is dead.
+    """
+    from agent import cli_show
+
+    said = ask(
+        config, state, f"/api/incidents/{part(incident)}/why", {}, lambda desk: desk.why(incident)
+    )
+    emit(said, as_json, cli_show.why)
+
+
+@command(
+    example=("homeostat runs --live", "homeostat runs run-22"),
+    then="homeostat approve RUN, homeostat deny RUN",
+)
+def runs(
+    *,
+    run: Annotated[
+        str, typer.Argument(help="One run, step by step: id, its first letters, or `last`.")
+    ] = "",
+    live: Annotated[bool, typer.Option("--live", help="Only those that ask or act.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs and their verdicts, or show one.
+
+    A run is a playbook at work on one target. Its verdict is proven: helped, no effect, harmed (then it was
+    undone), or can not be told from chance. Answers from the journal when the daemon is dead.
+    """
+    from agent import cli_show
+
+    if run:
+        one = ask(config, state, f"/api/runs/{part(run)}", {}, lambda desk: desk.run(run))
+        emit(one, as_json, cli_show.run)
+        return
+    found = ask(
+        config, state, "/api/runs", {"state": "live" if live else "all", "limit": limit},
+        lambda desk: desk.runs(everything=not live, limit=limit),
+    )  # fmt: skip
+    emit(found, as_json, cli_show.runs)
+
+
+@command("verify", parent=audit_app, example="homeostat audit verify")
+def audit_verify(
+    *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False
+) -> None:
+    """Check the hash chain of the journal.
+
+    Nothing may have been altered, cut out or put in. Reads the file itself and needs no daemon. Note the last
+    hash elsewhere to prove later that nothing was cut off at the end. Exit code 1 when something is wrong.
+    """
+    from agent.journal import Journal
+
+    _, folder = where(config, state)
+    with Journal.reader(folder / "journal.sqlite") as journal:
+        breaks = journal.verify()
+        entries, head = journal.head
+    said = {
+        "ok": not breaks, "entries": entries, "head": head,
+        "breaks": [{"entry": b.seq, "problem": b.problem} for b in breaks],
+    }  # fmt: skip
+
+    def show(_: Any) -> None:
+        for one in breaks:
+            typer.echo(str(one))
+        verdict = f"{len(breaks)} problems" if breaks else "all is as it was written"
+        typer.echo(f"{entries} entries, {verdict}; last hash {head}")
+
+    emit(said, as_json, show)
+    if breaks:
+        raise typer.Exit(PROBLEMS)
+
+
+@command(example="homeostat version")
+def version(*, as_json: AsJson = False) -> None:
+    """Print the version."""
+    from agent import __version__
+
+    emit({"version": __version__}, as_json, lambda v: typer.echo(f"homeostat {v['version']}"))

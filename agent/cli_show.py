@@ -1,0 +1,265 @@
+"""How answers look in a terminal: calm tables, the important first; no colour where nobody can see it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agent.units import say, say_duration
+
+_COLOUR: Final = {
+    "page": "bold red", "warning": "yellow", "note": "default", "open": "default", "resolved": "green",
+    "fresh": "green", "blind": "bold red", "waiting": "default", "helped": "green", "no_effect": "yellow",
+    "harmed": "bold red", "cannot_tell": "yellow", "waiting_approval": "bold yellow",
+    "suggested": "bold yellow", "acting": "cyan", "verifying": "cyan", "holding": "cyan", "failed": "red",
+    "done": "green", "adopted": "green", "refused": "red", "uncertain": "bold yellow",
+}  # fmt: skip
+
+
+def _console() -> Console:
+    # into a pipe or a file: wide lines, nothing folded
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def _word(word: str) -> Text:
+    return Text(word.replace("_", " "), style=_COLOUR.get(word, "default"))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(
+            name, no_wrap=name in {"id", "since", "state", "severity"}, overflow="fold"
+        )
+    return table
+
+
+def _ago(ts: float | None) -> str:
+    return "never" if ts is None else f"{say_duration(max(0.0, time.time() - ts))} ago"
+
+
+def status(said: Any) -> None:
+    """Show the whole in one look."""
+    out = _console()
+    counts, budget = said["counts"], said["budget"]
+    for p in said["paused"]:
+        what = "everything" if p["key"] == "*" else p["key"]
+        out.print(
+            Text(
+                f"PAUSED  {what}, by {p['by'] or 'the file PAUSED'} {p['reason']}".rstrip(),
+                style="bold yellow",
+            )
+        )
+    up = say_duration(said["now"] - said["started"])
+    host = said["host"] or "no host yet"
+    out.print(f"{host}  mode {said['mode']}, version {said['version']}, up {up}")
+    open_ = f"{counts['open']} open incidents" + (
+        f", {counts['page']} harm users" if counts["page"] else ""
+    )
+    asking = f"; {counts['runs_asking']} runs wait for you" if counts["runs_asking"] else ""
+    out.print(Text(open_ + asking, style="bold red" if counts["page"] else "default"))
+    within = "within" if budget["within"] else "ABOVE"
+    out.print(
+        f"false pages this week: {budget['false_last_week']} of {budget['pages_last_week']} pages, "
+        f"{within} the budget of {budget['promised_per_week']:g}"
+    )
+    for fault in said["faults"]:
+        out.print(Text(f"mend: {fault}", style="red"))
+    table = _table("source", "state", "last", "series", "learning", "")
+    for s in said["sources"]:
+        learns = s["learning"]
+        learning = (
+            ""
+            if not learns or learns["ready"]
+            else f"ready in {say_duration(learns['ready_in_s'])}"
+        )
+        age = "" if s["age_s"] is None else say_duration(s["age_s"])
+        table.add_row(s["name"], _word(s["state"]), age, str(s["series"]), learning, s["error"])
+    out.print(table)
+    cost = said["usage"]
+    if cost.get("rss_bytes"):
+        cpu = cost["cpu_seconds"] / max(1.0, cost.get("uptime_seconds", 1.0))
+        ram, share = say(cost["rss_bytes"], "bytes"), f"{cpu * 100:.1f} % of a core"
+        kept = f"journal: {said['journal_entries']} entries"
+        out.print(Text(f"costs {ram} of memory, {share}; {kept}", style="dim"))
+
+
+def incidents(found: Sequence[Any]) -> None:
+    """Show a list of incidents."""
+    out = _console()
+    if not found:
+        out.print("no open incidents; with --all also those that are over")
+        return
+    table = _table("id", "since", "severity", "state", "what", "cause")
+    for i in found:
+        cause = (
+            f"{i['cause']} {100 * i['probability']:.0f} %" if i["probability"] is not None else ""
+        )
+        table.add_row(
+            i["id"], _ago(i["opened"]), _word(i["severity"]), _word(i["state"]), i["title"], cause
+        )
+    out.print(table)
+
+
+def why(said: Any) -> None:
+    """Show the answer to why: the first word of each line tells what it is."""
+    out = _console()
+    first, *rest = said["text"]
+    out.print(Text(first, style="bold"))
+    for line in rest:
+        head, colon, tail = line.partition(":")
+        text = Text(f"{head}{colon}", style="dim")
+        text.append(tail, style="bold" if head == "Cause" else "default")
+        out.print(text)
+
+
+def runs(found: Sequence[Any]) -> None:
+    """Show a list of runs."""
+    out = _console()
+    if not found:
+        out.print("no runs")
+        return
+    table = _table("id", "since", "state", "verdict", "playbook", "target")
+    for r in found:
+        verdict = _word(r["outcome"]["verdict"]) if r["outcome"] else Text("")
+        table.add_row(
+            r["id"],
+            _ago(r["started"]),
+            _word(r["state"]),
+            verdict,
+            r["playbook"],
+            r["target"]["name"],
+        )
+    out.print(table)
+
+
+def run(r: Any) -> None:
+    """Show one run, step by step."""
+    out = _console()
+    out.print(Text(f"{r['id']}  {r['title']}", style="bold"))
+    out.print(
+        f"on {r['target']['name']} for {r['incident']}, {r['state'].replace('_', ' ')} ({_ago(r['started'])})"
+    )
+    if r["text"]:
+        out.print(r["text"])
+    table = _table("step", "status", "what")
+    for s in r["steps"]:
+        kept = " (put back later)" if s["temporary"] else ""
+        table.add_row(f"{s['id']}: {s['use']}", _word(s["status"]), (s["summary"] or "") + kept)
+    out.print(table)
+    for one in r["expect"]:
+        out.print(f"proven by  {one}")
+    if r["outcome"]:
+        o = r["outcome"]
+        text = Text("verdict  ")
+        text.append_text(_word(o["verdict"])).append(
+            f": {o['summary']}" + (", undone" if o["undone"] else "")
+        )
+        out.print(text)
+    for g in r["gates"]:
+        if not g["passed"]:
+            out.print(
+                Text(
+                    f"gate {g['name']}: {g['reason'] or g['value']} (limit {g['limit']})",
+                    style="yellow",
+                )
+            )
+    if r["approve"] and r["approve"]["expires"]:
+        left = max(0.0, r["approve"]["expires"] - time.time())
+        out.print(f"asks for a yes of {r['approve']['by']} within {say_duration(left)}")
+
+
+def silences(found: Sequence[Any]) -> None:
+    """Show silences."""
+    out = _console()
+    if not found:
+        out.print("nothing is silenced")
+        return
+    table = _table("id", "target", "cause", "ends in", "by", "reason")
+    for s in found:
+        left = say_duration(max(0.0, s["until"] - time.time()))
+        table.add_row(s["id"], s["target"], s["cause"] or "any", left, s["by"], s["reason"])
+    out.print(table)
+
+
+def pauses(found: Sequence[Any]) -> None:
+    """Show what stands still."""
+    out = _console()
+    if not found:
+        out.print("nothing is paused")
+    for p in found:
+        what = "everything" if p["key"] == "*" else p["key"]
+        by = f" by {p['by']}" if p["by"] else ""
+        out.print(f"paused: {what}{by}" + (f" ({p['reason']})" if p["reason"] else ""))
+
+
+def tokens(found: Sequence[Any]) -> None:
+    """Show tokens."""
+    out = _console()
+    if not found:
+        out.print("no tokens; make one with: homeostat token add NAME --role operator")
+        return
+    table = _table("name", "role", "made")
+    for t in found:
+        table.add_row(t["name"], t["role"], _ago(t["created"]))
+    out.print(table)
+
+
+def check(said: Any) -> None:
+    """Show what a config will do."""
+    out = _console()
+    out.print(f"{said['config'] or 'built-in defaults'}: no faults")
+    manages = (
+        ", ".join(f"{m['kind']}:{m.get('key', '*')}" for m in said["manages"])
+        or "nothing: it only watches"
+    )
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("watches", ", ".join(said["connectors"]))
+    table.add_row("services", ", ".join(said["services"]) or "none")
+    table.add_row("objectives", str(said["objectives"]))
+    table.add_row("mode", f"{said['mode']} at most")
+    table.add_row("acts on", manages)
+    table.add_row("budget", f"{said['false_pages_per_week']:g} false pages a week")
+    table.add_row("console", f"http://{said['listen']}/")
+    out.print(table)
+    if said["playbooks"]:
+        list_ = _table("playbook", "may", "for cause", "")
+        for p in said["playbooks"]:
+            list_.add_row(p["id"], p["mode"], p["cause"], p["title"])
+        out.print(list_)
+
+
+def tried(said: Any, most: int | None) -> None:
+    """Show what a source sees and may do."""
+    out = _console()
+    for line in said["says"]:
+        out.print(line)
+    series = said["series"]
+    if series:
+        took = say(said["poll_s"], "seconds")
+        known = sum(1 for s in series if s["value"] is not None)
+        out.print(f"{len(series)} series, {known} with a value, one reading takes {took}")
+        table = _table("series", "value", "means")
+        for s in series[:most]:
+            table.add_row(s["series"], s["said"], s["means"])
+        out.print(table)
+        if most is not None and len(series) > most:
+            out.print(f"and {len(series) - most} more, see them with --all")
+    elif said["poll_s"] is not None:
+        out.print("it answers, and sees nothing here")
+    for what, n in said["records"].items():
+        out.print(f"{n} {what} in the log")
+    for path in said["ways_in"]:
+        out.print(f"takes POST {path} (with a token of role operator)")
+    for one in said["seen"][: most or None]:
+        attrs = ", ".join(f"{k}={v}" for k, v in one["attrs"].items())
+        out.print(
+            Text(f"{one['entity']}  {attrs}  {'; '.join(one['edges'])}".rstrip(), style="dim")
+        )
+    out.print("may: " + (", ".join(said["may"]) if said["may"] else "nothing, it only watches"))

@@ -1,0 +1,250 @@
+"""The first edge: asks every source in its own rhythm, with a time limit, and never lets one hurt another.
+
+    source.poll() --(time limit, cost meter)--> rates --> inbox  (drained once a tick, in order of source name)
+
+A source that throws rests and is asked again with growing pauses; one that hangs is given up after its time limit;
+both are *blind* until they answer: a fact in the frame "self", so blindness is seen like any other trouble.
+Intervals stretch when polling costs more CPU than its share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from agent.errors import AgentError, Refused, Unavailable
+from agent.model import Entity, Frame, Series
+from agent.ports import Arrival, Feed, Source
+from agent.rates import Rates
+
+log = structlog.get_logger()
+
+_LONGEST_REST_S: Final = 60.0
+_PATIENCE: Final = 3.0
+"""A source is blind when it has not answered for so many of its intervals."""
+
+
+class _Metered:
+    """Awaits a coroutine and counts the CPU that this thread spends inside it, not what runs between."""
+
+    def __init__(self, inner: Awaitable[Any]) -> None:
+        self._inner = inner
+        self.cpu_s = 0.0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._inner.__await__()
+        sent: Any = None
+        thrown: BaseException | None = None
+        while True:
+            start = time.thread_time()
+            try:
+                future = steps.send(sent) if thrown is None else steps.throw(thrown)
+            except StopIteration as end:
+                return end.value
+            finally:
+                self.cpu_s += time.thread_time() - start
+            sent, thrown = None, None
+            try:
+                sent = yield future
+            except BaseException as error:  # noqa: BLE001  # handed on into the coroutine, whatever it is
+                thrown = error
+
+
+@dataclass(slots=True)
+class Health:
+    """How one source is."""
+
+    name: str
+    interval_s: float
+    last_ok: float = -math.inf
+    asked: int = 0
+    failed: int = 0
+    error: str = ""
+    poll_s: float = 0.0
+    cpu_ratio: float = 0.0
+    stretched_s: float = 0.0
+    series: int = 0
+    started: float = 0.0
+
+    def blind(self, now: float) -> bool:
+        """Tell whether we have not heard of it for too long."""
+        since = self.last_ok if math.isfinite(self.last_ok) else self.started
+        return now - since > self.patience_s
+
+    @property
+    def patience_s(self) -> float:
+        """How old its values may be before they are unknown."""
+        return _PATIENCE * max(self.interval_s, self.stretched_s) + 1.0
+
+
+@dataclass(slots=True)
+class Collector:
+    """Runs the sources; `drain` gives what has come since the last tick."""
+
+    cpu_budget: float = 0.05
+    clock: Callable[[], float] = time.time
+    health: dict[str, Health] = field(default_factory=dict)
+    _rates: Rates = field(default_factory=Rates)
+    _inbox: list[Frame | Arrival] = field(default_factory=list)
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _self_series: tuple[Series, ...] = ()
+
+    def add(self, name: str, source: Source, interval_s: float | None = None) -> None:
+        """Start asking a source."""
+        every = interval_s or source.interval_s
+        self.health[name] = Health(name, every, started=self.clock())
+        self._tasks[name] = asyncio.create_task(self._ask(name, source), name=f"source {name}")
+
+    def follow(self, name: str, feed: Feed, interval_s: float | None = None) -> None:
+        """Start reading a log that grows."""
+        key = f"{name}.feed"
+        self.health[key] = Health(key, interval_s or feed.interval_s, started=self.clock())
+        self._tasks[key] = asyncio.create_task(self._read(key, feed), name=f"feed {name}")
+
+    def push(self, arrivals: Sequence[Arrival]) -> None:
+        """Take what a receiver was sent."""
+        self._inbox.extend(arrivals)
+
+    async def close(self) -> None:
+        """Stop asking; a source that does not stop in time is left behind."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=2.0)
+        self._tasks.clear()
+
+    async def remove(self, name: str) -> None:
+        """Stop asking one source (after a reload)."""
+        for key in (name, f"{name}.feed"):
+            task = self._tasks.pop(key, None)
+            self.health.pop(key, None)
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task], timeout=2.0)
+
+    def rebase(self, jump: float, now: float) -> None:
+        """Move remembered times along with a wall clock that was set; not those that were already read off the new."""
+        for h in self.health.values():
+            if abs(h.last_ok + jump - now) < abs(h.last_ok - now):
+                h.last_ok += jump
+            if abs(h.started + jump - now) < abs(h.started - now):
+                h.started += jump
+
+    def drain(self) -> tuple[list[Frame], list[Arrival]]:
+        """Return frames in (source, time) order and other arrivals in order of coming."""
+        inbox, self._inbox = self._inbox, []
+        frames = sorted((x for x in inbox if isinstance(x, Frame)), key=lambda f: (f.source, f.ts))
+        return frames, [x for x in inbox if not isinstance(x, Frame)]
+
+    def self_frame(self, now: float) -> Frame:
+        """Return how our own eyes are: age, cost and blindness of every source."""
+        names = sorted(self.health)
+        metrics = (
+            "source.age_seconds",
+            "source.blind",
+            "source.poll_cpu_ratio",
+            "source.poll_seconds",
+            "source.series_count",
+        )
+        if len(self._self_series) != len(names) * len(metrics) or any(
+            s.entity.key not in self.health for s in self._self_series
+        ):
+            self._self_series = tuple(
+                sorted(
+                    Series(metric, Entity("source", name)) for metric in metrics for name in names
+                )
+            )
+        values = np.full(len(self._self_series), np.nan)
+        for i, series in enumerate(self._self_series):
+            h = self.health[series.entity.key]
+            match series.metric:
+                case "source.age_seconds":
+                    values[i] = now - h.last_ok if math.isfinite(h.last_ok) else np.nan
+                case "source.blind":
+                    values[i] = float(h.blind(now))
+                case "source.poll_cpu_ratio":
+                    values[i] = h.cpu_ratio
+                case "source.poll_seconds":
+                    values[i] = h.poll_s
+                case _:
+                    values[i] = h.series
+        return Frame("self", now, self._self_series, values)
+
+    # ---- one task a source
+
+    async def _ask(self, name: str, source: Source) -> None:
+        async def once() -> int:
+            frame: Frame = await source.poll()
+            if frame.source != name:
+                raise Refused(
+                    f"source {name} calls its frame {frame.source!r}: use the name it was given"
+                )
+            self._inbox.append(self._rates.apply(frame, time.monotonic()))
+            return len(frame.series)
+
+        await self._forever(name, once)
+
+    async def _read(self, name: str, feed: Feed) -> None:
+        async def once() -> int:
+            arrivals = await feed.read()
+            self._inbox.extend(arrivals)
+            return 0
+
+        await self._forever(name, once)
+
+    async def _forever(self, name: str, once: Callable[[], Awaitable[int]]) -> None:
+        h = self.health[name]
+        due = time.monotonic()
+        while True:
+            h.asked += 1
+            start = time.monotonic()
+            meter = _Metered(once())
+            rest = h.interval_s
+            try:
+                # not wait_for: before Python 3.12 it can swallow a cancellation, and the task lives for ever
+                async with asyncio.timeout(max(2.0, 2 * h.interval_s)):
+                    h.series = await meter
+                if h.error:
+                    log.info("source_back", source=name, after_s=round(self.clock() - h.last_ok, 1))
+                h.last_ok, h.error, h.failed = self.clock(), "", 0
+            except TimeoutError:
+                rest = self._fell(h, f"no answer within {max(2.0, 2 * h.interval_s):.0f} s", None)
+            except AgentError as error:
+                wait = error.wait_s if isinstance(error, Unavailable) else None
+                rest = self._fell(h, str(error), wait)
+            except (
+                Exception
+            ) as error:  # the one border of collect: a plug-in's bug must not end the daemon
+                if not h.failed:
+                    log.exception("source_bug", source=name)
+                rest = self._fell(h, f"bug in the source: {type(error).__name__}: {error}", None)
+            h.poll_s = time.monotonic() - start
+            cost = meter.cpu_s / max(h.interval_s, h.stretched_s)
+            h.cpu_ratio = h.cpu_ratio * 0.9 + cost * 0.1 if h.asked > 1 else cost
+            h.stretched_s = self._stretch(h)
+            due = max(due + max(rest, h.stretched_s), time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+
+    def _fell(self, h: Health, error: str, wait_s: float | None) -> float:
+        """Note a failure, once when it is new; return how long to rest."""
+        h.failed += 1
+        if error != h.error:
+            log.warning("source_failed", source=h.name, error=error)
+        h.error = error
+        back_off = min(_LONGEST_REST_S, h.interval_s * 2.0 ** min(h.failed - 1, 6))
+        return max(back_off, wait_s or 0.0, h.interval_s)
+
+    def _stretch(self, h: Health) -> float:
+        """Return the interval at which this source keeps to its share, once all together cost too much."""
+        if sum(x.cpu_ratio for x in self.health.values()) <= self.cpu_budget:
+            return h.interval_s
+        share = self.cpu_budget / max(1, len(self.health))
+        now = max(h.interval_s, h.stretched_s)
+        return max(h.interval_s, min(_LONGEST_REST_S, now * h.cpu_ratio / share))

@@ -1,0 +1,581 @@
+"""What a person may write into `agent.yaml` and `services.d/*.yaml`. An empty file is valid.
+
+Reading YAML and its errors stand in `agent/strict.py`; `load()` here joins the files, checks what only the whole
+can tell (names that must exist, units that must fit, addresses that clash) and tells all faults at once.
+
+`services.d/*.yaml`, beside `agent.yaml`: one file a team, so that teams edit their own. Either one service as it
+would stand under `services:`, or
+
+    owner: team-fraud                  # for every service of the file that does not say its own
+    channel: '#fraud-oncall'
+    objectives: [{signal: service.error_ratio, max: 1%}]      # for every service of the file
+    services:
+      - {id: scoring, port: 8080, models: [fraud]}
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from agent import registry
+from agent.catalogue import SIGNALS, SignalDef
+from agent.errors import ConfigError, Fault
+from agent.model import EntityKind, Mode
+from agent.strict import Document, Place, did_you_mean, examine, read
+from agent.units import Bytes, Duration, Model, Quantity, Ratio
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+
+
+class Objective(Model):
+    """A limit that a person states; valid from the first minute.
+
+    Example: `{signal: service.latency_p95_seconds, max: 250ms, for: 30s}`.
+    """
+
+    signal: str
+    max: Quantity | None = None
+    min: Quantity | None = None
+    for_: Duration = Field(default=10.0, alias="for")
+    """How long it must be broken before it counts."""
+    labels: dict[str, str] = {}
+    """Only series with these labels."""
+    entity: str = ""
+    """Only this entity (`host:web-1`, with * allowed); inside a service: the service and its models."""
+
+
+class Service(Model):
+    """Something that serves: what a team owns."""
+
+    id: Name
+    owner: str = ""
+    channel: str = ""
+    pidfile: Path | None = None
+    """Binds the process group of the master to the service."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Binds whoever listens there to the service."""
+    process: str = ""
+    """Binds process groups whose command matches this glob to the service."""
+    models: list[Name] = []
+    calls: list[str] = []
+    """Services or dependencies (host:port) that it needs."""
+    min_healthy: Annotated[int, Field(ge=0)] = 1
+    """It never acts when fewer replicas than this would be left."""
+    objectives: list[Objective] = []
+
+
+class Matcher(Model):
+    """Which entities: all that is said must hold; `*` in texts is a glob."""
+
+    kind: EntityKind
+    key: str = "*"
+    where: dict[str, str] = {}
+    """Attributes by name: `{command: 'python *batch.py*'}`."""
+
+
+class Budget(Model):
+    """How many false pages people accept; everything else follows."""
+
+    false_pages_per_week: Annotated[float, Field(gt=0, le=1000)] = 2.0
+
+
+class Keep(Model):
+    """How much past is kept on disk."""
+
+    age: Duration = 48 * 3600.0
+    size: Bytes = 1e9
+
+
+class Page(Model):
+    """How a page leaves the console: an optional command, argv list, note as JSON on standard input."""
+
+    command: list[str] = []
+    timeout: Duration = 10.0
+
+
+class Diagnose(Model):
+    """How far diagnosis looks; demos and tests shorten it."""
+
+    window: Duration = 300.0
+    """How much of the present is looked at."""
+    baseline: Duration = 3600.0
+    """How much past before the onset is ordinary."""
+    release_window: Duration = 1800.0
+    """How long a release stays the first suspect."""
+    settle: Duration = 10.0
+    """How long an incident gathers evidence before it is diagnosed."""
+    resolve_after: Duration = 120.0
+    """How long all must be well before an incident is resolved."""
+    reopen_within: Duration = 600.0
+    """Trouble of the same group so soon after is the same incident again."""
+
+
+class WatchModels(Model):
+    """How predictions become model metrics; demos and tests shorten it."""
+
+    window: Duration = 300.0
+    """Rows of this long make the model's numbers."""
+    min_rows: Annotated[int, Field(ge=10)] = 100
+    """Fewer rows than this are unknown, not a number."""
+    label_wait: Duration = 86_400.0
+    """How long a prediction waits for its label."""
+    max_waiting: Annotated[int, Field(ge=1000)] = 1_000_000
+    """Most predictions that wait for labels, 30 bytes each; the oldest go first."""
+    tolerance: Ratio = 0.03
+    """How much accuracy may fall before it counts as lost."""
+    traffic_window: Duration = 10.0
+    """Requests of this long make rate, latency and errors of the service."""
+
+
+class PlaybookDirs(Model):
+    """Where a team's own playbooks lie; they win over built-in ones of the same id, field by field."""
+
+    dirs: list[Path] = []
+
+
+class ConnectorConfig(Model):
+    """One connector: `use` names it (default: the key), the rest is its own Config."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    use: str = ""
+    enabled: bool = True
+    interval: Duration | None = None
+    trust: Literal["untrusted", "local", "authenticated"] | None = None
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What is left for the connector's own Config."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Config(Model):
+    """The whole of `agent.yaml`."""
+
+    mode: Mode = "suggest"
+    """Ceiling over every playbook."""
+    manages: list[Matcher] = []
+    """What it may act on: nothing by default."""
+    never: list[Matcher] = []
+    """What it must never touch, beside what is built in."""
+    single_agent: bool = False
+    """No other agent acts on the same endpoints, aliases and deployments."""
+    listen: str = "127.0.0.1:8787"
+    """Console, API, /metrics, /health, /ready. Loopback only."""
+    ingest_listen: str = ""
+    metrics_listen: str = ""
+    public_url: str = ""
+    state: Path | None = None
+    """State folder; default: by XDG, as root /var/lib/homeostat."""
+    cpu_budget: Ratio = 0.05
+    """Share of one core that polling may cost before intervals are stretched."""
+    priority: Annotated[int, Field(ge=-20, le=19)] = -5
+    """Scheduling priority (nice) of the daemon, where it may set it; 0 leaves it as it is."""
+    budget: Budget = Budget()
+    history: Keep = Keep()
+    page: Page = Page()
+    diagnose: Diagnose = Diagnose()
+    models: WatchModels = WatchModels()
+    playbooks: PlaybookDirs = PlaybookDirs()
+    connectors: dict[Name, ConnectorConfig] = {}
+    """Host, processes, connections and gpu run by default; `host: {enabled: false}` switches one off."""
+    services: list[Service] = []
+    objectives: list[Objective] = []
+    """Objectives on hosts and GPUs."""
+
+
+class Team(Model):
+    """A file of `services.d/`: what one team owns."""
+
+    owner: str = ""
+    channel: str = ""
+    objectives: list[Objective] = []
+    """Hold for every service of this file, beside its own."""
+    services: list[Service] = []
+
+
+# ---------------------------------------------------------------- loading
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """A service and where it was written; the last `shared` objectives stand at the root of its file."""
+
+    service: Service
+    document: Document
+    path: Place
+    shared: int = 0
+
+
+def load(path: Path | None, *, services_dir: Path | None = None) -> Config:
+    """Read `agent.yaml` and the files of `services.d/` beside it (or of `services_dir`); None = defaults.
+
+    Connector names are looked up in the registry: `registry.load()` must have run. Raises ConfigError with every
+    fault of every file, each with file, line, column and remedy; nothing else. Cost: milliseconds a file.
+    """
+    config = Config()
+    faults: list[Fault] = []
+    document = Document({}, "<defaults>")
+    if path is not None:
+        document = read(path)
+        found, faults = examine(Config, document)
+        config = found or _sound(document)
+    origins = [_Origin(s, document, ("services", i)) for i, s in enumerate(config.services)]
+    folder = services_dir or (path.parent / "services.d" if path is not None else None)
+    whole = "services" in config.model_fields_set or "services" not in document.data
+    whole &= not document.broken
+    for file in _files(folder, explicit=services_dir is not None, faults=faults):
+        told = len(faults)
+        origins += _team(read(file), faults)
+        whole &= told == len(faults)
+    config = config.model_copy(update={"services": [one.service for one in origins]})
+    faults += _cross(config, document, origins, whole=whole)
+    if faults:
+        raise ConfigError(sorted(set(faults), key=lambda f: (f.place, f.line, f.column, f.problem)))
+    return config
+
+
+def _sound(document: Document) -> Config:
+    """Return the parts of a faulty `agent.yaml` that are right, so that their names are checked in the same go."""
+    sound = {}
+    for key, value in document.data.items():
+        part = Document({key: value}, document.place)
+        if examine(Config, part)[0] is not None:
+            sound[key] = value
+    return Config.model_validate(sound)
+
+
+def _files(folder: Path | None, *, explicit: bool, faults: list[Fault]) -> list[Path]:
+    """List the YAML files of a folder by name; files of editors and packages (`.swp`, `.bak`) are none."""
+    if folder is None:
+        return []
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        if explicit or not isinstance(error, FileNotFoundError):
+            reason = (error.strerror or str(error)).lower()
+            faults.append(
+                Fault(str(folder), 0, 0, f"can not be listed: {reason}", "check the path")
+            )
+        return []
+    return [f for f in inside if f.suffix in {".yaml", ".yml"} and not f.name.startswith(".")]
+
+
+def _team(document: Document, faults: list[Fault]) -> list[_Origin]:
+    """Read one file of `services.d/`: a single service, or a team with its services."""
+    if "id" in document.data:
+        service, wrong = examine(Service, document)
+        faults += wrong
+        return [_Origin(service, document, ())] if service else []
+    team, wrong = examine(Team, document)
+    faults += wrong
+    if team is None:
+        return []
+    out = [
+        s.model_copy(
+            update={
+                "owner": s.owner or team.owner,
+                "channel": s.channel or team.channel,
+                "objectives": [*s.objectives, *team.objectives],
+            }
+        )
+        for s in team.services
+    ]
+    shared = len(team.objectives)
+    return [_Origin(s, document, ("services", i), shared) for i, s in enumerate(out)]
+
+
+# ---------------------------------------------------------------- what only the whole can tell
+
+
+def _cross(
+    config: Config, document: Document, origins: Sequence[_Origin], *, whole: bool
+) -> Iterator[Fault]:
+    """Check what only all files together can tell; names of services only when all of them could be read."""
+    for i, objective in enumerate(config.objectives):
+        yield from _objective(objective, document, ("objectives", i), None)
+    yield from _services(origins, whole=whole)
+    yield from _scope(config, document)
+    yield from _addresses(config, document)
+    yield from _connectors(config, document, whole=whole)
+    if document.data:
+        yield from _playbook_dirs(config, document)
+
+
+_OF_SERVICES: Final = frozenset({"service", "replica", "process", "model", "version", "feature"})
+"""Kinds of entities that belong to a service: what its objectives may speak of."""
+
+
+def _services(origins: Sequence[_Origin], *, whole: bool) -> Iterator[Fault]:
+    ids = [one.service.id for one in origins]
+    firsts: dict[tuple[str, object], _Origin] = {}
+    for one in origins:
+        service, document, path = one.service, one.document, one.path
+        unique = {"id": service.id, "port": service.port, "pidfile": service.pidfile}
+        for key, value in unique.items():
+            if value is None:
+                continue
+            first = firsts.setdefault((key, value), one)
+            if first is not one:
+                line, column = first.document.where((*first.path, key))
+                said = f"{first.document.place}:{line}:{column}"
+                remedy = "keep one of them" if key == "id" else "two services can not share it"
+                yield document.fault((*path, key), f"{key} `{value}` is taken by {said}", remedy)
+        for i, callee in enumerate(service.calls):
+            if whole and ":" not in callee and callee not in ids:
+                remedy = did_you_mean(callee, ids) or "write a service id, or host:port"
+                yield document.fault(
+                    (*path, "calls", i), f"no service is called `{callee}`", remedy
+                )
+        mine = len(service.objectives) - one.shared
+        for i, objective in enumerate(service.objectives):
+            where: Place = (*path, "objectives", i) if i < mine else ("objectives", i - mine)
+            yield from _objective(objective, document, where, service)
+
+
+def _objective(
+    objective: Objective, document: Document, path: Place, service: Service | None
+) -> Iterator[Fault]:
+    definition = SIGNALS.get(objective.signal)
+    if definition is None:
+        remedy = did_you_mean(objective.signal, SIGNALS)
+        yield document.fault((*path, "signal"), f"no signal is called `{objective.signal}`", remedy)
+        return
+    if definition.kind == "counter":
+        yield document.fault(
+            (*path, "signal"),
+            f"`{objective.signal}` only counts up, a limit on it means nothing",
+            f"write its rate: `{definition.rate}`",
+        )
+    if objective.max is None and objective.min is None:
+        yield document.fault(path, "an objective needs a limit", "add `max:` or `min:`")
+    if objective.max is not None and objective.min is not None and objective.min > objective.max:
+        yield document.fault((*path, "min"), "`min` is above `max`", "swap them")
+    for key in ("max", "min"):
+        yield from _unit(definition, document, (*path, key))
+    yield from _subject(objective, definition, document, path, service)
+
+
+def _subject(
+    objective: Objective,
+    definition: SignalDef,
+    document: Document,
+    path: Place,
+    service: Service | None,
+) -> Iterator[Fault]:
+    """Check of whom an objective speaks."""
+    kind = definition.entity_kind
+    if objective.entity:
+        said, colon, _ = objective.entity.partition(":")
+        if not colon or said not in get_args(EntityKind):
+            yield document.fault(
+                (*path, "entity"),
+                f"`{objective.entity}` is no entity",
+                f"write `{kind}:NAME` or `{kind}:*`",
+            )
+        elif said != kind:
+            yield document.fault(
+                (*path, "entity"),
+                f"`{objective.signal}` is measured on a {kind}, not on a {said}",
+                f"write `{kind}:...`",
+            )
+    if service is None:
+        return
+    if kind not in _OF_SERVICES:
+        yield document.fault(
+            (*path, "signal"),
+            f"`{objective.signal}` is measured on a {kind}, which no service owns",
+            "move it to `objectives:` of agent.yaml",
+        )
+    elif kind in {"model", "version", "feature"} and not service.models:
+        yield document.fault(
+            (*path, "signal"),
+            f"service `{service.id}` has no models to measure `{objective.signal}` on",
+            "add `models: [NAME]` to the service",
+        )
+
+
+_FITS: Final[Mapping[str, tuple[str, ...]]] = {
+    "a share": ("ratio",),
+    "a duration": ("seconds",),
+    "a size": ("bytes", "bytes_per_second"),
+}
+_SIZES: Final = {"B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"}
+
+
+def kind_of_literal(raw: str) -> str:
+    """Say what a written quantity is: `a share` (10%), `a duration` (5m), `a size` (1GB), or "" for a bare number."""
+    if raw.rstrip().endswith("%"):
+        return "a share"
+    units = re.findall(r"[A-Za-z]+", raw)
+    if not units or re.fullmatch(r"\s*[-+]?[0-9.]+[eE][-+]?[0-9]+\s*", raw):
+        return ""
+    return "a size" if set(units) <= _SIZES else "a duration"
+
+
+_EXAMPLES: Final = {
+    "seconds": "250ms or 1.5", "ratio": "95% or 0.95", "bytes": "2GB", "bytes_per_second": "10MB",
+}  # fmt: skip
+
+
+def _unit(definition: SignalDef, document: Document, path: Place) -> Iterator[Fault]:
+    """Check that `250ms` stands only where seconds are measured, `95%` only on ratios."""
+    raw = document.raw.get(path)
+    if raw is None:
+        return
+    said, unit = kind_of_literal(raw), definition.unit
+    remedy = f"write it like {_EXAMPLES.get(unit, '12.5')}"
+    if said and unit not in _FITS[said]:
+        words = unit.replace("_", " ")
+        yield document.fault(
+            path, f"`{raw}` is {said}, but `{definition.name}` is in {words}", remedy
+        )
+    elif not said and unit == "ratio" and not definition.name.endswith("scale_ratio"):
+        try:
+            value = float(raw)
+        except ValueError:
+            return
+        if value > 2:
+            yield document.fault(
+                path,
+                f"`{raw}` means {value * 100:g} % of `{definition.name}`",
+                f"write {raw}% or {value / 100:g}",
+            )
+
+
+_SHARED_KINDS: Final = frozenset({"service", "replica", "model", "version"})
+"""What several agents may see at once: an endpoint, an alias, a deployment."""
+
+
+def _scope(config: Config, document: Document) -> Iterator[Fault]:
+    """Check `manages:`: shared targets need a promise that nobody else acts on them."""
+    for i, matcher in enumerate(config.manages):
+        where: Place = ("manages", i, "kind")
+        if matcher.kind == "source":
+            yield document.fault(
+                where, "a source is our own eye, nothing acts on it", "take it away"
+            )
+        if (
+            matcher.kind in _SHARED_KINDS
+            and config.mode in {"approve", "auto"}
+            and not config.single_agent
+        ):
+            yield document.fault(
+                where,
+                f"a {matcher.kind} may be shared with other agents, and mode `{config.mode}` would act on it",
+                "write `single_agent: true` if no other agent acts on it, or `mode: suggest`",
+            )
+
+
+def _addresses(config: Config, document: Document) -> Iterator[Fault]:
+    taken: dict[str, str] = {}
+    for key in ("listen", "ingest_listen", "metrics_listen"):
+        text: str = getattr(config, key)
+        if not text or (key != "listen" and text.startswith("unix:/")):
+            continue
+        found = address(text)
+        if found is None:
+            yield document.fault((key,), f"`{text}` is no address", "write it like 127.0.0.1:8787")
+            continue
+        host, port = found
+        if key == "listen" and not _loopback(host):
+            yield document.fault(
+                (key,),
+                f"`{host}` can be reached from other machines",
+                "write 127.0.0.1 and put a proxy or `metrics_listen` / `ingest_listen` before it",
+            )
+        other = taken.setdefault(f"{host}:{port}", key)
+        if other != key:
+            yield document.fault(
+                (key,), f"`{text}` is the address of `{other}` too", "take another port"
+            )
+    if config.public_url and not re.match(r"https?://[^\s/]+", config.public_url):
+        yield document.fault(
+            ("public_url",), f"`{config.public_url}` is no link", "write https://..."
+        )
+
+
+def address(text: str) -> tuple[str, int] | None:
+    """Read `host:port` or `[v6]:port`; None when it is neither."""
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})", text)
+    if match is None or not 0 < int(match.group(3)) < 65_536:
+        return None
+    return match.group(1) or match.group(2), int(match.group(3))
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _connectors(config: Config, document: Document, *, whole: bool) -> Iterator[Fault]:
+    services = {s.id for s in config.services}
+    models = {m for s in config.services for m in s.models}
+    for name, wanted in config.connectors.items():
+        path: Place = ("connectors", name)
+        plugin = wanted.use or name
+        if plugin not in registry.connector:
+            known = list(registry.connector)
+            where = (*path, "use") if wanted.use else path
+            remedy = did_you_mean(plugin, known, show=40)
+            yield document.fault(
+                where, f"no connector is called `{plugin}`", remedy, key=not wanted.use
+            )
+            continue
+        model = getattr(registry.connector.get(plugin), "Config", None)
+        if model is None or not issubclass(model, BaseModel):
+            for key in wanted.own:
+                yield document.fault(
+                    (*path, key), f"connector `{plugin}` has no settings", "take it away", key=True
+                )
+            continue
+        own, faults = examine(model, document, path, wanted.own)
+        yield from faults
+        if own is None or not whole:
+            continue
+        yield from _known(own, "service", services, document, path)
+        yield from _known(own, "model", models, document, path)
+
+
+def _known(
+    own: BaseModel, key: str, known: set[str], document: Document, path: Place
+) -> Iterator[Fault]:
+    """Check that a connector that speaks of one service or model means one that is defined."""
+    name = getattr(own, key, None)
+    if not isinstance(name, str) or not name or name in known:
+        return
+    remedy = did_you_mean(name, known)
+    if not remedy:
+        remedy = (
+            "add it under `services:`" if key == "service" else "add it to `models:` of a service"
+        )
+    yield document.fault((*path, key), f"no {key} is called `{name}`", remedy)
+
+
+def _playbook_dirs(config: Config, document: Document) -> Iterator[Fault]:
+    root = Path(document.place).parent
+    for i, folder in enumerate(config.playbooks.dirs):
+        if not (root / folder).is_dir():
+            where: Place = ("playbooks", "dirs", i)
+            yield document.fault(
+                where, f"`{folder}` is not a folder", "relative to this file; make it or mend it"
+            )
+
+
+def covers(matcher: Matcher, kind: str, key: str, attrs: Mapping[str, str]) -> bool:
+    """Tell whether an entity is meant by a matcher: kind, key and every attribute, `*` is a glob."""
+    return (
+        matcher.kind == kind
+        and fnmatchcase(key, matcher.key)
+        and all(fnmatchcase(attrs.get(k, ""), v) for k, v in matcher.where.items())
+    )

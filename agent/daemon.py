@@ -1,0 +1,673 @@
+"""The daemon: one asyncio loop that carries ticks through the walk, and runs, people and receivers beside it.
+
+    sources, feeds, receivers --> inbox --(each tick)--> Walk.step --> plans --> Runner (durable)
+         ^ Collector                                        |--> notes --> notifiers
+         |                                                  '--> journal, memory, history, /metrics, SSE
+
+It owns the signals: SIGTERM and SIGINT drain (runs go on after the next start), SIGHUP reloads the config.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import inspect
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from agent import __version__, guard, registry, web
+from agent.clock import JUMP_S, Clock
+from agent.codec import pack
+from agent.collect import Collector
+from agent.config import Config, ConnectorConfig, load
+from agent.correlate import Correlator
+from agent.errors import AgentError, ConfigError, Fault, Refused
+from agent.hands import RealHands
+from agent.history import History
+from agent.install import sd_notify
+from agent.journal import Entry, Journal, Unwritten
+from agent.match import HoldingState
+from agent.memory import Memory
+from agent.model import Change, Entity, FloatArray, Frame, Incident, Run, Sighting
+from agent.models import ModelWatch
+from agent.monitor import Monitor
+from agent.objectives import limits_of
+from agent.pipeline import Moment, Walk, record_plan
+from agent.playbook import Library
+from agent.ports import (
+    Detector,
+    Feed,
+    LabelBatch,
+    Note,
+    Notifier,
+    PredictionBatch,
+    Receiver,
+    Source,
+)
+from agent.runner import Plan, Runner
+from agent.scene import Scene
+from agent.telemetry import set_up_logging
+from agent.topology import Binding
+from agent.world import World
+
+log = structlog.get_logger()
+
+TICK_S: Final = 1.0
+DEFAULT_CONNECTORS: Final = ("host", "processes", "connections", "gpu")
+"""What runs without a word in agent.yaml."""
+HEAVY: Final = ("sklearn", "scipy", "torch", "pandas", "statsmodels", "mlflow", "elasticsearch")
+"""What a daemon with host metrics alone must not have loaded."""
+_SAVE_EVERY_S: Final = 300.0
+_BIND_EVERY_S: Final = 5.0
+
+
+def state_folder(config: Config, given: Path | None = None) -> Path:
+    """Return where state lives: as told, else by XDG, as root /var/lib/homeostat."""
+    if given is not None:
+        return given
+    if config.state is not None:
+        return config.state
+    if os.geteuid() == 0 and "XDG_STATE_HOME" not in os.environ:
+        return Path("/var/lib/homeostat")
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "homeostat"
+
+
+@dataclass(slots=True)
+class Ticker:
+    """Lets runs wait for the next tick of the walk."""
+
+    _next: asyncio.Event = field(default_factory=asyncio.Event)
+    _now: float = 0.0
+
+    def beat(self, now: float) -> None:
+        """Wake everybody who waits."""
+        self._now = now
+        event, self._next = self._next, asyncio.Event()
+        event.set()
+
+    async def tick(self) -> float:
+        """Wait for the next tick; returns its time."""
+        await self._next.wait()
+        return self._now
+
+
+class Connectors:
+    """The connectors that config asks for, by name, and who has which ability."""
+
+    def __init__(self, config: Config, state: Path) -> None:
+        self._state = state
+        self._config = config
+        self.built: dict[str, Any] = {}
+        self.faults: dict[str, str] = {}
+
+    def build(self, config: Config | None = None) -> None:
+        """Make every connector; one that can not be made is said and left out, the others live."""
+        self._config = config or self._config
+        self.faults.clear()
+        for name, wanted in wanted_connectors(self._config).items():
+            if name in self.built:
+                continue
+            try:
+                self.built[name] = make_connector(name, wanted, self._state)
+            except AgentError as error:
+                self.faults[name] = str(error)
+                log.error("connector_refused", connector=name, error=str(error))
+
+    def resolve(self, via: str | None, ability: type[Any] | None, target: str = "") -> Any:
+        """Return the connector that has an ability: named, or the only one, or the one for this service."""
+        if ability is None:
+            return None
+        if via is not None:
+            if via not in self.built:
+                raise Refused(
+                    f"no connector is called {via!r}: name one of {', '.join(sorted(self.built))}"
+                )
+            found = [self.built[via]]
+        else:
+            found = [c for c in self.built.values() if isinstance(c, ability)]
+        able = [c for c in found if isinstance(c, ability)]
+        if len(able) > 1:
+            key = target.partition(":")[2]
+            mine = [c for c in able if getattr(c.config, "service", None) == key
+                    or getattr(c.config, "model", None) == key]  # fmt: skip
+            able = mine or able
+        if len(able) != 1:
+            what = ability.__name__
+            how = "say which with via:" if able else "add one under connectors: in agent.yaml"
+            raise Refused(f"{len(able)} connectors have the ability {what}: {how}")
+        return able[0]
+
+
+def wanted_connectors(config: Config) -> dict[str, ConnectorConfig]:
+    """Return what config asks for, the built-in ones included."""
+    out = {name: ConnectorConfig() for name in DEFAULT_CONNECTORS}
+    out.update(config.connectors)
+    if (out["processes"].use or "processes") == "processes":
+        # a service is seen however little it does
+        always = [
+            *out["processes"].own.get("always", []),
+            *(s.process for s in config.services if s.process),
+        ]
+        pidfiles = [
+            *out["processes"].own.get("pidfiles", []),
+            *(s.pidfile for s in config.services if s.pidfile),
+        ]
+        out["processes"] = out["processes"].model_copy(
+            update={"always": always, "pidfiles": pidfiles}
+        )
+    return {name: c for name, c in out.items() if c.enabled}
+
+
+def make_connector(name: str, wanted: ConnectorConfig, state: Path) -> Any:
+    """Build one connector; raises Refused for a bad name or config (which `check` would have told)."""
+    cls = registry.connector.get(wanted.use or name)
+    try:
+        own = cls.Config(**wanted.own)
+    except ValueError as error:
+        raise Refused(f"connector {name}: {error}") from None
+    made = cls(name, own, state=state) if _takes_state(cls) else cls(name, own)
+    if not hasattr(made, "config"):
+        made.config = own
+    return made
+
+
+def _takes_state(cls: type[Any]) -> bool:
+    return "state" in inspect.signature(cls).parameters
+
+
+class Daemon:
+    """Everything that lives while the daemon does."""
+
+    def __init__(self, config: Config, config_path: Path | None, state: Path) -> None:
+        self.config = config
+        self.config_path = config_path
+        self.state = state
+        self.host = Entity("host", socket.gethostname())
+        self.started = time.time()
+        self.clock = Clock()
+        self.ticker = Ticker()
+        self.world = World()
+        self.memory = Memory()
+        self.journal = Journal(state / "journal.sqlite")
+        self.history = History(
+            state / "history", age_s=config.history.age, size_bytes=config.history.size
+        )
+        self.collector = Collector(cpu_budget=config.cpu_budget)
+        self.connectors = Connectors(config, state)
+        self.binding = Binding(config.services, self.host)
+        self.models = ModelWatch(config.models, self._reference, self._serves)
+        self.correlator = _correlator(config, self.world)
+        self.runner = Runner(
+            state / "runs.sqlite",
+            RealHands(
+                self.connectors.resolve,
+                self.record,
+                self.memory,
+                self,
+                tell=self._tell,
+                halted=self._paused_file,
+                written=lambda: self.journal.pending == 0,
+            ),
+        )
+        self.walk = Walk(
+            config, self.world, self.history,
+            Monitor(_make_detector, limits_of(config), self._step_of),
+            self.correlator, Library.load(self._playbook_dirs(), config), self.memory, self.record,
+            HoldingState(), bugs=self._bug,
+        )  # fmt: skip
+        self.first_frame = False
+        self.ticks = 0
+        self.late_ticks = 0
+        self.tick_s = 0.0
+        self.bugs: dict[str, int] = {}
+        self.draining = asyncio.Event()
+        self.published: list[Callable[[Moment], None]] = []
+        self._unwritten = False
+        self.wrote: list[Callable[[Entry], None]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._saved = time.monotonic()
+        self._bound = 0.0
+        self._lock: int | None = None
+
+    # ---- what others ask of us (hooks of the desk, eyes of the hands)
+
+    def record(self, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
+        """Append to the journal and fold into memory; what the disk does not take waits, in order, and is known."""
+        try:
+            entries = [self.journal.append(kind, subject, body, ts)]
+        except Unwritten as error:
+            entries = list(error.entries)
+            if not self._unwritten:
+                log.error("journal_not_written", error=str(error))
+            self._unwritten = True
+        for entry in entries:
+            self.memory.apply(entry)
+            for wrote in self.wrote:
+                wrote(entry)
+
+    async def tick(self) -> float:
+        """Wait for the next tick."""
+        return await self.ticker.tick()
+
+    def scene(
+        self, plan: Plan, since: float | None, steps: Mapping[str, Mapping[str, Any]]
+    ) -> Scene:
+        """Return what the expressions of a run see now; `since` is when it acted."""
+        return Scene(
+            self.world, plan.entity, read=self.history.read, facts=plan.facts, steps=steps,
+            since=since if since is not None else plan.created, baseline_s=self.config.diagnose.baseline,
+        )  # fmt: skip
+
+    def incident(self, id_: str) -> Incident | None:
+        """Return an incident as it is now."""
+        return self.correlator.incidents.get(id_) or self.memory.incidents.get(id_)
+
+    async def start_run(self, plan: Plan) -> None:
+        """Hand a plan to the durable runner."""
+        await self.runner.start(plan)
+
+    def start_suggested(self, run_id: str, person: str) -> Run:
+        """Let a person turn a suggestion into a run, after asking the guard again."""
+        plan, run = self.memory.plans[run_id], self.memory.runs[run_id]
+        if run.state != "suggested":
+            raise Refused(f"run {run_id} is {run.state}: only a suggestion can be started this way")
+        incident = self.incident(plan.incident)
+        playbook = self.walk.library.playbooks.get(plan.playbook)
+        if incident is None or incident.state == "resolved" or playbook is None:
+            raise Refused(f"run {run_id}: its incident is over, nothing is left to heal")
+        now = self.world.now
+        decision = guard.decide(
+            playbook, plan.entity, incident, memory=self.memory, world=self.world, config=self.config,
+            now=now, ceiling="approve", paused_file=self.walk.paused_file,
+            journal_well=self.walk.journal_well,
+        )  # fmt: skip
+        self.record("decision", f"{playbook.id}|{plan.target}", pack(decision), now)
+        if not decision.allowed:
+            first = next(g for g in decision.gates if not g.passed)
+            raise Refused(f"run {run_id}: the guard says no at gate {first.name}: {first.reason}")
+
+        cause = incident.diagnosis.top if incident.diagnosis else None
+        scene = self.walk.scene(plan.entity, cause, incident.opened)
+        fresh = playbook.plan(plan.entity, incident, scene, "auto", now)
+        if fresh.hash != plan.hash:
+            raise Refused(
+                f"run {run_id}: the evidence has changed since; look at the newest suggestion"
+            )
+        ended = replace(run, state="done", updated=now, text=f"started by {person}")
+        self.record("run", run_id, pack(ended), now)
+        started = replace(fresh, by=person)
+        new = record_plan(self.record, started, now)
+        self.spawn(self.runner.start(started), "start run")
+        return new
+
+    def spawn(self, work: Awaitable[Any], what: str) -> None:
+        """Run something beside the ticks; its failure is logged, never lost and never fatal."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except AgentError as error:
+                log.warning("failed", what=what, error=str(error))
+            except Exception as error:  # noqa: BLE001  # a border: whatever it was must not end the daemon
+                self._bug(what, error)
+
+        task = asyncio.create_task(guarded(), name=what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- life
+
+    async def live(self) -> int:
+        """Run until told to stop; returns the exit code."""
+        self._single()
+        self._raise_priority()
+        self._remember()
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGINT"):
+            loop.add_signal_handler(getattr(signal, name), self.draining.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hup)
+        self.connectors.build()
+        self.world.topology.take(Sighting(self.host))
+        self.binding.start(self.world.topology)
+        self._start_sources()
+        self._load_state()
+        site = await web.start(self)
+        schedule = self._schedule()
+        self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
+        log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
+        await self.runner.recover()
+        sd_notify("READY=1")
+        try:
+            await self._beat()
+        finally:
+            sd_notify("STOPPING=1")
+            schedule.shutdown(wait=False)
+            await self.collector.close()
+            await site.close()
+            await self.runner.close()
+            for task in list(self._tasks):
+                task.cancel()
+            self._save_state()
+            self.history.close()
+            with contextlib.suppress(AgentError):
+                self.record("daemon", "stopped", {"pid": os.getpid()}, time.time())
+            self.journal.close()
+            for connector in self.connectors.built.values():
+                close = getattr(connector, "close", None)
+                if close is not None:
+                    result = close()
+                    if asyncio.iscoroutine(result):
+                        await result
+            log.info("stopped")
+        return 0
+
+    async def _beat(self) -> None:
+        due = time.monotonic()
+        while not self.draining.is_set():
+            start = time.monotonic()
+            try:
+                self._tick()
+            except Exception as error:  # noqa: BLE001  # the last border: a bug in a tick must not end the daemon
+                self._bug("tick", error)
+            self.tick_s = time.monotonic() - start
+            sd_notify("WATCHDOG=1")
+            due += TICK_S
+            if time.monotonic() > due:
+                self.late_ticks += 1
+                due = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                    await self.draining.wait()
+
+    def _tick(self) -> None:
+        now, jump = self.clock.now()
+        if jump:
+            self._jumped(now, jump)
+        frames, changes = self._gathered(now)
+        for name, health in self.collector.health.items():
+            self.world.patience[name] = health.patience_s
+        self._bind(now)
+        self.walk.paused_file = self._paused_file()
+        if self.journal.pending and self.journal.flush() == 0:
+            log.info("journal_written_again")
+            self._unwritten = False
+        self.walk.journal_well = self.journal.pending == 0
+        moment = self.walk.step(now, frames, changes)
+        self.first_frame = self.first_frame or bool(frames)
+        self.ticks += 1
+        for plan in moment.plans:
+            if plan.mode != "suggest":
+                self.spawn(self.runner.start(plan), "start run")
+        for note in moment.notes:
+            self.spawn(self._tell(note), "page")
+        self.ticker.beat(now)
+        for publish in self.published:
+            publish(moment)
+
+    def _gathered(self, now: float) -> tuple[list[Frame], list[Change]]:
+        """Take what has come since the last tick; predictions become a frame of model metrics."""
+        frames, arrivals = self.collector.drain()
+        for arrival in arrivals:
+            if isinstance(arrival, PredictionBatch | LabelBatch):
+                self.models.take(arrival)
+            elif isinstance(arrival, Frame):
+                frames.append(arrival)
+        # measured before the clock was set back, come after it: the future would make all the rest look stale
+        frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
+        if self.models.busy:
+            frames.append(self.models.frame(now))
+        frames.append(self.collector.self_frame(now))
+        return frames, [a for a in arrivals if isinstance(a, Change)]
+
+    def _jumped(self, now: float, jump: float) -> None:
+        """Move everything that remembers a time along with the clock, so that nothing looks stale or early."""
+        log.warning("clock_jumped", by_s=round(jump, 1))
+        self.world.rebase(jump)
+        self.collector.rebase(jump, now)
+        self.correlator.rebase(jump)
+        for watch in self.walk.monitor.watches.values():
+            watch.rebase(jump)
+        self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
+
+    async def _tell(self, note: Note) -> None:
+        told = [c for c in self.connectors.built.values() if isinstance(c, Notifier)]
+        for notifier in told:
+            await notifier.notify(note)
+
+    # ---- parts of starting and stopping
+
+    def _raise_priority(self) -> None:
+        """Ask for a little more priority: who is to name a neighbour that takes all must not starve with the rest."""
+        if self.config.priority:
+            try:
+                os.setpriority(os.PRIO_PROCESS, 0, self.config.priority)
+            except PermissionError:
+                log.info("priority_not_raised", wanted=self.config.priority)
+
+    def _single(self) -> None:
+        """Let only one daemon own a state folder."""
+        self._lock = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Refused(
+                f"another daemon runs on {self.state}: stop it, or give this one --state of its own"
+            ) from None
+
+    def _remember(self) -> None:
+        """Fold the journal: incidents, runs, cooldowns, silences and pauses are as they were."""
+        self.memory.load(self.journal)
+        self.correlator.restore(self.memory.incidents.values())
+
+    def _start_sources(self) -> None:
+        wanted = wanted_connectors(self.config)
+        for name, connector in self.connectors.built.items():
+            self._start_source(name, connector, wanted[name])
+        if self.config.page.command:
+            self._add_page()
+
+    def _add_page(self) -> None:
+        if "page" not in self.connectors.built:
+            own = {"command": self.config.page.command, "timeout": self.config.page.timeout}
+            page = ConnectorConfig.model_validate({"use": "page", **own})
+            self.connectors.built["page"] = make_connector("page", page, self.state)
+
+    def _start_source(self, name: str, connector: Any, wanted: ConnectorConfig) -> None:
+        self.world.trusts[name] = wanted.trust or "local"
+        if isinstance(connector, Source):
+            self.collector.add(name, connector, wanted.interval)
+        if isinstance(connector, Feed):
+            self.collector.follow(name, connector, wanted.interval)
+        self.world.trusts["models"] = "local"
+        self.world.trusts["self"] = "local"
+
+    def receivers(self) -> dict[str, Receiver]:
+        """Return the connectors that others push to."""
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Receiver)}
+
+    def _schedule(self) -> Any:
+        schedule = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1})
+        schedule.add_job(self._save_state, "interval", seconds=_SAVE_EVERY_S)
+        schedule.add_job(self.runner.idle, "interval", seconds=30)
+        schedule.start()
+        return schedule
+
+    def _bind(self, now: float) -> None:
+        if now - self._bound < _BIND_EVERY_S and now >= self._bound:
+            return
+        self._bound = now
+        pids = {}
+        for service in self.config.services:
+            if service.pidfile is not None:
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    pids[service.id] = os.getpgid(int(service.pidfile.read_text().split()[0]))
+        self.binding.update(self.world.topology, pids)
+
+    def _paused_file(self) -> bool:
+        """Look for the file PAUSED beside agent.yaml, and in the state folder when there is no agent.yaml."""
+        folder = self.config_path.parent if self.config_path else self.state
+        return (folder / "PAUSED").exists()
+
+    def _playbook_dirs(self) -> list[Path]:
+        root = self.config_path.parent if self.config_path else Path()
+        beside = root / "playbooks.d"
+        dirs = [root / d for d in self.config.playbooks.dirs]
+        return [*([beside] if self.config_path and beside.is_dir() else []), *dirs]
+
+    def _step_of(self, source: str) -> float:
+        health = self.collector.health.get(source)
+        return health.interval_s if health else TICK_S
+
+    def _reference(self, model: str, version: str) -> dict[str, Any] | None:
+        for connector in self.connectors.built.values():
+            read = getattr(connector, "reference", None)
+            if read is not None:
+                found: dict[str, Any] | None = read(model, version)
+                if found is not None:
+                    return found
+        return None
+
+    def _serves(self, model: str) -> str | None:
+        return next((s.id for s in self.config.services if model in s.models), None)
+
+    # ---- state of detectors and models
+
+    def _load_state(self) -> None:
+        folder = self.state / "detectors"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for path in sorted(folder.glob("*.bin")):
+            try:
+                if path.stem == "models":
+                    self.models.load(path.read_bytes())
+                else:
+                    self.walk.monitor.watch(path.stem).load(path.read_bytes())
+            except (AgentError, OSError) as error:
+                log.warning("state_not_loaded", file=str(path), error=str(error))
+
+    def _save_state(self) -> None:
+        folder = self.state / "detectors"
+        parts = {name: w.dump() for name, w in self.walk.monitor.watches.items()}
+        if self.models.busy:
+            parts["models"] = self.models.dump()
+        for name, state in parts.items():
+            if not state:
+                continue
+            try:
+                fresh = folder / f".{name}.new"
+                fresh.write_bytes(state)
+                fresh.replace(folder / f"{name}.bin")
+            except OSError as error:
+                log.warning("state_not_saved", what=name, error=str(error))
+        self.history.flush()
+
+    # ---- reload, bugs
+
+    def _hup(self) -> None:
+        self.spawn(self.reload(), "reload")
+
+    async def reload(self) -> None:
+        """Read the config again; a faulty one is told and the old one stays."""
+        sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = load(self.config_path)
+            library = Library.load(self._playbook_dirs(), config)
+        except ConfigError as error:
+            for fault in error.faults:
+                log.error("reload_refused", fault=str(fault))
+            sd_notify("READY=1")
+            raise
+        old, new = wanted_connectors(self.config), wanted_connectors(config)
+        for name in [n for n in self.connectors.built if n not in new or old.get(n) != new[n]]:
+            await self.collector.remove(name)
+            self.world.drop(name)
+            self.connectors.built.pop(name, None)
+        self.config = config
+        before = set(self.connectors.built)
+        self.connectors.build(config)
+        for name in set(self.connectors.built) - before:
+            self._start_source(name, self.connectors.built[name], new[name])
+        if config.page.command:
+            self._add_page()
+        self.binding = Binding(config.services, self.host)
+        self.binding.start(self.world.topology)
+        self.walk.config, self.walk.library = config, library
+        self.walk.monitor.limits = limits_of(config)
+        for watch in self.walk.monitor.watches.values():
+            watch.relimit(self.walk.monitor.limits)
+        self.record("daemon", "reloaded", {"mode": config.mode}, time.time())
+        log.info("reloaded", mode=config.mode)
+        sd_notify("READY=1")
+
+    def _bug(self, where: str, error: Exception) -> None:
+        """Note an exception that nobody expected: once with its traceback, then counted."""
+        if where not in self.bugs:
+            log.error("bug", where=where, exc_info=error)
+        self.bugs[where] = self.bugs.get(where, 0) + 1
+
+    def usage(self) -> dict[str, Any]:
+        """Return what we cost: for /metrics, /api/status and the benchmark."""
+        me = psutil.Process()
+        cpu = me.cpu_times()
+        return {
+            "pid": me.pid,
+            "rss_bytes": me.memory_info().rss,
+            "cpu_seconds": cpu.user + cpu.system,
+            "uptime_seconds": time.time() - self.started,
+            "series": sum(len(s) for s, _, _ in self.world.rows().values()),
+            "ticks": self.ticks,
+            "late_ticks": self.late_ticks,
+            "modules_heavy": [m for m in HEAVY if m in sys.modules],
+            "bugs": dict(self.bugs),
+        }
+
+
+def _correlator(config: Config, world: World) -> Correlator:
+    d = config.diagnose
+    return Correlator(world.topology, d.window, d.resolve_after, d.reopen_within)
+
+
+def _make_detector(step_s: float, floors: FloatArray) -> Detector:
+    cls = registry.detector.get("bank")
+    made: Detector = cls(cls.Config(step_s=step_s), len(floors), floors)
+    return made
+
+
+def run(config_path: Path | None, *, state: Path | None = None, log_json: bool = False) -> int:
+    """Start the daemon and stay until it is told to stop; returns the exit code (2 = config, 1 = refused)."""
+    set_up_logging(as_json=log_json)
+    registry.load()
+    try:
+        config = load(config_path)
+        folder = state_folder(config, state)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(
+                [Fault(str(folder), 0, 0, f"the state folder can not be made: {error.strerror}",
+                       "give --state a folder that you may write")]
+            ) from None  # fmt: skip
+        return asyncio.run(_live(config, config_path, folder))
+    except ConfigError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)  # noqa: T201  # before logging means anything to a person
+        return 2
+    except AgentError as error:
+        print(f"homeostat: {error}", file=sys.stderr)  # noqa: T201  # as above
+        return 1
+
+
+async def _live(config: Config, config_path: Path | None, folder: Path) -> int:
+    return await Daemon(config, config_path, folder).live()

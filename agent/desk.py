@@ -1,0 +1,812 @@
+"""The desk: what people can ask and do, the same for command line, console and API.
+
+    person + verb -> authority -> memory, world, history (asking) | journal and runner (doing) -> views
+
+Whatever changes something checks the role and writes who did it into the journal before it holds. Ids may be shortened
+as far as they stay unique, names of entities may be given in part; when more than one fits, the error names them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from agent import __version__, views
+from agent.authority import ROLES, Person, Tokens
+from agent.catalogue import SIGNALS
+from agent.causes import CAUSES, known
+from agent.codec import pack
+from agent.control import paused_file
+from agent.errors import Refused
+from agent.memory import EVERYTHING, Pause, Silence
+from agent.model import ENDED, Anomaly, Decision, Entity, FloatArray, Incident, Run, Series, entity
+from agent.units import read_duration
+from agent.views import (
+    ChartView,
+    IncidentDetail,
+    IncidentView,
+    MarkView,
+    PauseView,
+    RunView,
+    SilenceView,
+    WhyView,
+)
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.journal import JournalReader
+    from agent.memory import Memory
+    from agent.world import World
+
+WEEK_S: Final = 7 * 86_400.0
+_POINTS: Final = 400
+"""Points of a chart: more than a screen has pixels for one line helps nobody."""
+_CHARTS: Final = 8
+_LONGEST_SILENCE_S: Final = 30 * 86_400.0
+
+
+class NotThere(Refused):
+    """There is nothing of that name."""
+
+
+class LearningView(TypedDict):
+    """How far the detector of a source has come."""
+
+    ready: bool
+    since: float | None
+    rows: int
+    ready_in_s: float
+
+
+class SourceView(TypedDict):
+    """One of our eyes. state: fresh | blind | waiting (has not answered yet, and need not have)."""
+
+    name: str
+    state: str
+    age_s: float | None
+    interval_s: float
+    stretched: bool
+    error: str
+    series: int
+    poll_s: float
+    cpu_ratio: float
+    trust: str
+    learning: LearningView | None
+
+
+class PlaybookView(TypedDict):
+    """A playbook that is loaded. mode: what it may after the ceiling of agent.yaml."""
+
+    id: str
+    title: str
+    owner: str
+    mode: str
+    own_mode: str
+    target: str
+    causes: list[str]
+
+
+class BudgetView(TypedDict):
+    """The alarm budget: promised and measured."""
+
+    promised_per_week: float
+    pages_last_week: int
+    false_last_week: int
+    within: bool
+
+
+class CountsView(TypedDict):
+    """How much is going on."""
+
+    open: int
+    page: int
+    warning: int
+    note: int
+    runs_live: int
+    runs_asking: int
+
+
+class StatusView(TypedDict):
+    """The whole in one look."""
+
+    version: str
+    host: str
+    now: float
+    started: float
+    mode: str
+    manages: int
+    ready: bool
+    paused: list[PauseView]
+    counts: CountsView
+    budget: BudgetView
+    sources: list[SourceView]
+    silences: int
+    journal_pending: int
+    journal_entries: int
+    faults: list[str]
+    usage: dict[str, Any]
+    config: str
+    state: str
+
+
+class TokenView(TypedDict):
+    """A token, without itself."""
+
+    name: str
+    role: str
+    created: float
+
+
+class LabelView(TypedDict):
+    """What a person said about an incident."""
+
+    incident: str
+    false_page: bool
+    by: str
+
+
+class Hooks(Protocol):
+    """What the desk needs of the daemon; with the daemon dead, `Asleep` stands for it."""
+
+    @property
+    def config(self) -> Config:
+        """The config that holds now."""
+        ...
+
+    @property
+    def config_path(self) -> Path | None:
+        """Where it came from."""
+        ...
+
+    @property
+    def state(self) -> Path:
+        """The state folder."""
+        ...
+
+    @property
+    def memory(self) -> Memory:
+        """Incidents, runs, pauses, silences."""
+        ...
+
+    @property
+    def journal(self) -> JournalReader:
+        """The record, for reading."""
+        ...
+
+    @property
+    def world(self) -> World:
+        """What is known now."""
+        ...
+
+    @property
+    def started(self) -> float:
+        """When the daemon started."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first frame has been seen."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Entries that the journal could not write yet."""
+        ...
+
+    def now(self) -> float:
+        """The time of the walk."""
+        ...
+
+    def read(
+        self, series: Sequence[Series], start: float, end: float, step: float | None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Read history, as `History.read`."""
+        ...
+
+    def series(self) -> Iterable[Series]:
+        """Everything that has a history."""
+        ...
+
+    def record(self, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
+        """Write to the journal and fold into memory; raises Unavailable when it can not be kept."""
+        ...
+
+    def sources(self) -> list[SourceView]:
+        """How our eyes are."""
+        ...
+
+    def faults(self) -> list[str]:
+        """What a person must mend: history on a full disk, connectors that could not be made."""
+        ...
+
+    def playbooks(self) -> list[PlaybookView]:
+        """What is loaded."""
+        ...
+
+    def usage(self) -> dict[str, Any]:
+        """What the daemon costs."""
+        ...
+
+    async def answer(self, run_id: str, person: Person, yes: bool, plan_hash: str) -> None:
+        """Hand a person's answer to a run that waits for it; raises Refused."""
+        ...
+
+    async def cancel(self, run_id: str, person: Person) -> None:
+        """Stop a run at its next boundary and put back what it did; raises Refused."""
+        ...
+
+    async def start(self, run_id: str, person: Person) -> Run:
+        """Turn a suggestion into a run after asking the guard again; raises Refused."""
+        ...
+
+    async def reload(self) -> None:
+        """Read the config again; raises ConfigError, and the old one stays."""
+        ...
+
+
+class Desk:
+    """What people can ask and do."""
+
+    def __init__(self, hooks: Hooks, tokens: Tokens) -> None:
+        self.hooks = hooks
+        self.tokens = tokens
+        self._labels: tuple[int, dict[str, bool]] = (-1, {})
+
+    # ---- asking
+
+    def status(self) -> StatusView:
+        """Return the whole in one look."""
+        h = self.hooks
+        open_ = h.memory.open_incidents()
+        live = h.memory.live_runs()
+        now = h.now()
+        severities = [i.severity for i in open_]
+        entries, _ = h.journal.head
+        return {
+            "version": __version__,
+            "host": next((e.key for e in h.world.entities("host")), ""),
+            "now": now,
+            "started": h.started,
+            "mode": h.config.mode,
+            "manages": len(h.config.manages),
+            "ready": h.ready,
+            "paused": self.pauses(),
+            "counts": {
+                "open": len(open_),
+                "page": severities.count("page"),
+                "warning": severities.count("warning"),
+                "note": severities.count("note"),
+                "runs_live": len(live),
+                "runs_asking": sum(1 for r in self._recent_runs() if self._asks(r)),
+            },
+            "budget": self.budget(),
+            "sources": h.sources(),
+            "silences": sum(1 for s in h.memory.silences.values() if now < s.until),
+            "journal_pending": h.pending,
+            "journal_entries": entries,
+            "faults": h.faults(),
+            "usage": h.usage(),
+            "config": str(h.config_path or ""),
+            "state": str(h.state),
+        }
+
+    def budget(self) -> BudgetView:
+        """Return the alarm budget: what was promised and what people measured by labelling pages."""
+        promised = self.hooks.config.budget.false_pages_per_week
+        since = self.hooks.now() - WEEK_S
+        paged = [
+            i
+            for i in self.hooks.memory.incidents.values()
+            if i.severity == "page" and i.opened >= since
+        ]
+        labels = self._false_pages()
+        false = sum(1 for i in paged if labels.get(i.id, False))
+        return {
+            "promised_per_week": promised,
+            "pages_last_week": len(paged),
+            "false_last_week": false,
+            "within": false <= promised,
+        }
+
+    def incidents(self, *, everything: bool = False, limit: int = 100) -> list[IncidentView]:
+        """Return incidents: open ones first, harm first, then the newest."""
+        order = {"page": 0, "warning": 1, "note": 2}
+        found = sorted(
+            (i for i in self.hooks.memory.incidents.values() if everything or i.state != "resolved"),
+            key=lambda i: (i.state == "resolved", 0 if i.state == "resolved" else order[i.severity], -i.opened),
+        )  # fmt: skip
+        return [views.incident_view(i, self.name) for i in found[:limit]]
+
+    def incident(self, id_: str) -> IncidentDetail:
+        """Return one incident with all its evidence; raises NotThere."""
+        return self._detail(self._incident(id_))
+
+    def _detail(self, i: Incident) -> IncidentDetail:
+        runs = [r for r in self.hooks.memory.runs.values() if r.incident == i.id]
+        runs.sort(key=lambda r: (r.started, r.id))
+        return views.incident_detail(
+            i, [self._run_view(r) for r in runs], self._decisions(i), self.name
+        )
+
+    def why(self, id_: str) -> WhyView:
+        """Return why: about ten lines for people, and what they were made of; raises NotThere."""
+        return views.why_view(self.incident(id_), self.pauses(), self.hooks.now())
+
+    def runs(self, *, everything: bool = True, limit: int = 100) -> list[RunView]:
+        """Return runs: those that ask or live first, then the newest."""
+        found = sorted(
+            (r for r in self.hooks.memory.runs.values() if everything or self._alive(r)),
+            key=lambda r: (not self._alive(r), -r.updated, r.id),
+        )
+        return [self._run_view(r) for r in found[:limit]]
+
+    def run(self, id_: str) -> RunView:
+        """Return one run, step by step; raises NotThere."""
+        return self._run_view(self._run(id_))
+
+    def silences(self) -> list[SilenceView]:
+        """Return the silences that hold now, the one that ends first on top."""
+        now = self.hooks.now()
+        held = [s for s in self.hooks.memory.silences.values() if now < s.until]
+        return [views.silence_view(s) for s in sorted(held, key=lambda s: s.until)]
+
+    def pauses(self) -> list[PauseView]:
+        """Return what stands still, the file PAUSED included."""
+        found = [views.pause_view(p) for p in self.hooks.memory.pauses.values()]
+        path = paused_file(self.hooks.config_path, self.hooks.state)
+        filed = _read_paused(path)
+        if filed is not None:
+            found.insert(0, views.pause_view(filed, file=True))
+        return sorted(found, key=lambda p: (p["key"] != EVERYTHING, p["since"]))
+
+    def sources(self) -> list[SourceView]:
+        """Return how our eyes are."""
+        return self.hooks.sources()
+
+    def blind(self) -> list[SourceView]:
+        """Return the sources that do not answer."""
+        return [s for s in self.hooks.sources() if s["state"] == "blind"]
+
+    def learning(self) -> list[SourceView]:
+        """Return the sources whose history is still too short to judge by."""
+        return [s for s in self.hooks.sources() if s["learning"] and not s["learning"]["ready"]]
+
+    def playbooks(self) -> list[PlaybookView]:
+        """Return the playbooks that are loaded and how far they may go."""
+        return self.hooks.playbooks()
+
+    # ---- charts
+
+    def chart(self, text: str, start: str = "15m", end: str = "") -> ChartView:
+        """Return one series over a time: `start` and `end` as `15m` (ago), unix seconds or ISO; raises NotThere."""
+        series = self._series(text)
+        now = self.hooks.now()
+        since, until = _when(start, now, now - 900.0), _when(end, now, now)
+        if since >= until:
+            raise Refused(
+                f"the chart would end before it starts ({start} to {end or 'now'}); swap them"
+            )
+        low, high, marks = math.nan, math.nan, []
+        for i in self.hooks.memory.incidents.values():
+            for a in i.anomalies:
+                if a.series == series and a.onset < until and (a.end or now) > since:
+                    low, high = a.low, a.high
+                    marks += _edges(a)
+        return self._chart(series, (since, until), (low, high), marks)
+
+    def evidence(self, id_: str) -> list[ChartView]:
+        """Return the evidence of an incident as charts: harm, what stands out, what the cause rests on."""
+        i = self._incident(id_)
+        now = self.hooks.now()
+        chosen: dict[Series, tuple[float, float]] = {}
+        detail = sorted(i.anomalies, key=lambda a: (not a.harm, a.road != "objective", a.p, -a.deviations))  # fmt: skip
+        top = i.diagnosis.top if i.diagnosis else None
+        for a in detail[:3]:
+            chosen.setdefault(a.series, (a.low, a.high))
+        for e in sorted(top.evidence if top else (), key=lambda e: -abs(e.weight)):
+            if e.series is not None:
+                chosen.setdefault(e.series, (math.nan, math.nan))
+        for a in detail[3:]:
+            chosen.setdefault(a.series, (a.low, a.high))
+        onset = min([i.opened, *(a.onset for a in i.anomalies)])
+        until = min(now, (i.resolved or now) + 60.0)
+        since = onset - max(60.0, min(900.0, 0.5 * (until - onset)))
+        marks = self._happened(i, onset)
+        return [
+            self._chart(series, (since, until), band, marks)
+            for series, band in list(chosen.items())[:_CHARTS]
+            if series.metric in SIGNALS and SIGNALS[series.metric].unit != "bool"
+        ]
+
+    def _happened(self, i: Incident, onset: float) -> list[MarkView]:
+        """List what is drawn as lines over the charts of an incident."""
+        marks: list[MarkView] = [{"ts": onset, "kind": "onset", "text": "it began"}]
+        if i.resolved is not None:
+            marks.append({"ts": i.resolved, "kind": "end", "text": "resolved"})
+        for c in i.changes:
+            shown = views.change_view(c, self.name)
+            marks.append({"ts": c.ts, "kind": "change", "text": views.change_words(shown)})
+        for run in self.hooks.memory.runs.values():
+            if run.incident == i.id:
+                marks += [
+                    {"ts": s.ended, "kind": "act", "text": s.summary or s.use}
+                    for s in run.steps
+                    if s.status in {"done", "adopted", "undone"}
+                ]
+        return sorted(marks, key=lambda m: m["ts"])
+
+    def _chart(
+        self,
+        series: Series,
+        span: tuple[float, float],
+        band: tuple[float, float],
+        marks: Sequence[MarkView],
+    ) -> ChartView:
+        (since, until), (low, high) = span, band
+        step = max(1.0, math.ceil((until - since) / _POINTS))
+        ts, values = self.hooks.read([series], since, until, step)
+        column = values[:, 0] if values.size else np.empty(0)
+        data: list[list[float | None]] = [
+            [float(t) for t in ts],
+            [float(f"{v:.6g}") if math.isfinite(v) else None for v in column],
+        ]
+        return {
+            "series": str(series), "title": views.title_of(series), "subject": self.name(series.entity),
+            "unit": SIGNALS[series.metric].unit, "data": data,
+            "low": None if math.isnan(low) else low, "high": None if math.isnan(high) else high,
+            "marks": [m for m in marks if since <= m["ts"] <= until],
+        }  # fmt: skip
+
+    # ---- doing
+
+    async def approve(self, id_: str, person: Person, plan_hash: str = "") -> RunView:
+        """Say yes to a run that asks, or let a suggestion act. Raises NotThere, Forbidden, Refused.
+
+        plan_hash   of the plan that the person saw: when it is another one by now, nothing happens
+        """
+        run, asked = self._asking(id_, person, "approve")
+        if plan_hash and plan_hash != asked:
+            raise Refused(
+                f"the plan of run {run.id} has changed since you saw it; look again: homeostat runs {run.id}"
+            )
+        if run.state == "suggested":
+            started = await self.hooks.start(run.id, person)
+            return self._run_view(started)
+        await self.hooks.answer(run.id, person, yes=True, plan_hash=asked)
+        return self._run_view(self.hooks.memory.runs.get(run.id, run))
+
+    async def deny(self, id_: str, person: Person, reason: str = "") -> RunView:
+        """Say no to a run that asks; stop one that acts, and put back what it did.
+
+        Raises NotThere, Forbidden, Refused.
+        """
+        run = self._run(id_)
+        if run.state not in ENDED and run.state != "waiting_approval":
+            person.must("deny")
+            await self.hooks.cancel(run.id, person)
+            return self._run_view(self.hooks.memory.runs.get(run.id, run))
+        run, asked = self._asking(id_, person, "deny")
+        if run.state == "suggested":
+            text = f"denied by {person.signed}" + (f": {reason}" if reason else "")
+            denied = replace(run, state="denied", updated=self.hooks.now(), text=text)
+            self._record("run", run.id, pack(denied))
+        else:
+            await self.hooks.answer(run.id, person, yes=False, plan_hash=asked)
+        return self._run_view(self.hooks.memory.runs.get(run.id, run))
+
+    def silence(
+        self, person: Person, target: str, lasts: str, *, cause: str = "", reason: str = ""
+    ) -> SilenceView:
+        """Keep quiet and hands off about a target for a while; raises Forbidden, Refused."""
+        person.must("silence")
+        seconds = _duration(lasts)
+        if not 0 < seconds <= _LONGEST_SILENCE_S:
+            raise Refused(
+                f"a silence of {lasts} is not possible; give it between 1s and 30d, it can be renewed"
+            )
+        if cause and not known(cause):
+            near = difflib.get_close_matches(cause, CAUSES, n=3, cutoff=0.4)
+            raise Refused(
+                f"no cause is called {cause!r}; did you mean {' or '.join(near) or next(iter(CAUSES))}?"
+            )
+        over = target if any(c in target for c in "*?[") else self._entity(target).id
+        now = self.hooks.now()
+        made = Silence(
+            f"sil-{secrets.token_hex(3)}", over, now + seconds, person.signed, reason, cause, now
+        )
+        self._record("silence", made.id, pack(made))
+        return views.silence_view(made)
+
+    def unsilence(self, person: Person, id_: str) -> SilenceView:
+        """End a silence now; raises NotThere, Forbidden."""
+        person.must("silence")
+        now = self.hooks.now()
+        held = {k: s for k, s in self.hooks.memory.silences.items() if now < s.until}
+        ended = replace(held[_pick(id_, held, "silence")], until=now)
+        self._record("silence", ended.id, {**pack(ended), "ended_by": person.signed})
+        return views.silence_view(ended)
+
+    def pause(self, person: Person, target: str = "", reason: str = "") -> list[PauseView]:
+        """Stop acting, everywhere or on one target; runs stop at their next step. Raises Forbidden, Refused."""
+        person.must("pause")
+        key = EVERYTHING if target in {"", EVERYTHING} else self._entity(target).id
+        self._record("pause", key, {"by": person.signed, "reason": reason})
+        return self.pauses()
+
+    def resume(self, person: Person, target: str = "") -> list[PauseView]:
+        """Let it act again; takes the file PAUSED away too. Raises Forbidden, Refused."""
+        person.must("resume")
+        key = EVERYTHING if target in {"", EVERYTHING} else self._paused_key(target)
+        path = paused_file(self.hooks.config_path, self.hooks.state)
+        filed = key == EVERYTHING and path.exists()
+        if filed:
+            try:
+                path.unlink()
+            except OSError as error:
+                raise Refused(
+                    f"the file {path} stops everything and can not be removed ({error.strerror}); "
+                    f"run: rm {path}"
+                ) from None
+        if not filed and key not in self.hooks.memory.pauses:
+            standing = ", ".join(p["key"] for p in self.pauses())
+            raise Refused(
+                f"{'everything' if key == EVERYTHING else key} is not paused; "
+                + (f"paused are: {standing}" if standing else "nothing is")
+            )
+        self._record("resume", key, {"by": person.signed})
+        return self.pauses()
+
+    def label(self, person: Person, id_: str, *, false_page: bool, note: str = "") -> LabelView:
+        """Say whether an incident was worth it: what the alarm budget is measured by. Raises NotThere, Forbidden."""
+        person.must("label")
+        i = self._incident(id_)
+        self._record("label", i.id, {"false_page": false_page, "by": person.signed, "note": note})
+        return {"incident": i.id, "false_page": false_page, "by": person.signed}
+
+    async def reload(self, person: Person) -> StatusView:
+        """Read the config again; raises Forbidden, ConfigError (the old one stays)."""
+        person.must("reload")
+        await self.hooks.reload()
+        return self.status()
+
+    def token_list(self, person: Person) -> list[TokenView]:
+        """Return the tokens, without themselves; raises Forbidden."""
+        person.must("token")
+        return [{"name": t.name, "role": t.role, "created": t.created} for t in self.tokens.known()]
+
+    def token_add(self, person: Person, name: str, role: str) -> dict[str, str]:
+        """Make a token and return it, this once; raises Forbidden, Refused."""
+        person.must("token")
+        token = self.tokens.add(name, role, self.hooks.now())
+        self._record("token", name, {"what": "added", "role": role, "by": person.signed})
+        return {"name": name, "role": role, "token": token}
+
+    def token_revoke(self, person: Person, name: str) -> TokenView:
+        """Take a token away; raises Forbidden, Refused."""
+        person.must("token")
+        gone = self.tokens.revoke(name)
+        self._record("token", name, {"what": "revoked", "role": gone.role, "by": person.signed})
+        return {"name": gone.name, "role": gone.role, "created": gone.created}
+
+    # ---- finding what was meant
+
+    def name(self, e: Entity) -> str:
+        """Return what people call an entity."""
+        return views.name_of(e, self.hooks.world.attrs(e))
+
+    def _record(self, kind: str, subject: str, body: dict[str, Any]) -> None:
+        self.hooks.record(kind, subject, body, self.hooks.now())
+
+    def _incident(self, text: str) -> Incident:
+        return self.hooks.memory.incidents[_pick(text, self.hooks.memory.incidents, "incident")]
+
+    def _run(self, text: str) -> Run:
+        return self.hooks.memory.runs[_pick(text, self.hooks.memory.runs, "run")]
+
+    def _run_view(self, run: Run) -> RunView:
+        memory = self.hooks.memory
+        decision = memory.last_decision(run.playbook, run.target, run.incident)
+        shown = views.run_view(run, memory.plans.get(run.id), decision, self.name)
+        shown["asks"] = self._asks(run)
+        return shown
+
+    def _asks(self, run: Run) -> bool:
+        """Tell whether a person can still say yes: a suggestion asks while its incident is open and none is newer."""
+        if run.state != "suggested":
+            return run.state == "waiting_approval"
+        memory = self.hooks.memory
+        i = memory.incidents.get(run.incident)
+        if i is None or i.state == "resolved":
+            return False
+        return not any(
+            other.started > run.started
+            and (other.playbook, other.target, other.incident)
+            == (run.playbook, run.target, run.incident)
+            for other in memory.runs.values()
+        )
+
+    def _alive(self, run: Run) -> bool:
+        return self._asks(run) or run.state not in ENDED
+
+    def _recent_runs(self) -> Iterable[Run]:
+        return self.hooks.memory.runs.values()
+
+    def _decisions(self, i: Incident) -> list[Decision]:
+        return self.hooks.memory.decisions(i.id)
+
+    def _asking(self, text: str, person: Person, verb: Any) -> tuple[Run, str]:
+        """Return a run that waits for a person, and its plan's hash."""
+        run = self._run(text)
+        plan = self.hooks.memory.plans.get(run.id)
+        wanted = plan.approve.by if plan is not None and plan.approve is not None else "operator"
+        role = ROLES[ROLES.index(wanted)] if wanted in ROLES else "admin"
+        person.must(verb, role)
+        if not self._asks(run):
+            raise Refused(
+                f"run {run.id} is {run.state}: nobody is asked; see homeostat runs {run.id}"
+            )
+        return run, run.plan_hash
+
+    def _entities(self) -> dict[str, str]:
+        """Return id -> name of everything that can be meant."""
+        found: dict[Entity, None] = dict.fromkeys(self.hooks.world.entities())
+        for service in self.hooks.config.services:
+            found[Entity("service", service.id)] = None
+            found.update(dict.fromkeys(Entity("model", m) for m in service.models))
+        for run in self.hooks.memory.live_runs():
+            found[run.target] = None
+        for i in self.hooks.memory.open_incidents():
+            found.update(dict.fromkeys(i.entities))
+        return {e.id: self.name(e) for e in found}
+
+    def _entity(self, text: str) -> Entity:
+        return entity(_meant(text, self._entities()))
+
+    def _paused_key(self, text: str) -> str:
+        """Find what was meant among what is paused: a target that is gone by now can still be resumed."""
+        paused = {k: k for k in self.hooks.memory.pauses if k != EVERYTHING}
+        if text in paused:
+            return text
+        return _meant(text, {**paused, **self._entities()})
+
+    def _series(self, text: str) -> Series:
+        """Find a series by its text, or by its metric (and entity) when that is unique."""
+        found = {str(s): s for s in self.hooks.series()}
+        if text in found:
+            return found[text]
+        metric, _, rest = text.partition("{")
+        some = [s for name, s in found.items() if s.metric == metric and rest.rstrip("}") in name]
+        if len(some) == 1:
+            return some[0]
+        if some:
+            raise Refused(
+                f"{text} is {len(some)} series; write one of {_few(str(s) for s in some)}"
+            )
+        near = difflib.get_close_matches(metric, {s.metric for s in found.values()}, n=3)
+        raise NotThere(
+            f"no series {text!r} has a history; "
+            + (f"near are {_few(near)}" if near else "see /metrics")
+        )
+
+    def _false_pages(self) -> dict[str, bool]:
+        """Return incident -> false page, the newest label wins; read again only when the journal has grown."""
+        seq = self.hooks.memory.seq
+        if self._labels[0] != seq:
+            since = self.hooks.now() - 2 * WEEK_S
+            read = self.hooks.journal.read(("label",), since=since)
+            labels = {e.subject: bool(e.body.get("false_page")) for e in read}
+            self._labels = (seq, labels)
+        return self._labels[1]
+
+
+# ---------------------------------------------------------------- reading what people write
+
+
+def _pick(text: str, ids: Mapping[str, Any], what: str) -> str:
+    """Return the id that `text` begins, as git does; `last` is the newest. Raises NotThere or Refused."""
+    if text in ids:
+        return text
+    if text == "last" and ids:
+        return list(ids)[-1]
+    found = [i for i in ids if i.startswith(text)] if text else []
+    if not found and text:
+        # the part behind the first dash: people copy it from where the prefix was cut off
+        found = [i for i in ids if i.partition("-")[2].startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refused(
+            f"{text!r} is the beginning of {len(found)} {what}s; write more: {_few(found)}"
+        )
+    if not ids:
+        raise NotThere(f"there is no {what} yet; nothing is in the journal of this state folder")
+    newest = list(ids)[-5:]
+    raise NotThere(f"there is no {what} {text!r}; the newest are {_few(reversed(newest))}")
+
+
+def _meant(text: str, names: Mapping[str, str]) -> str:
+    """Return the entity id that was meant: itself, its key, its name, or a unique part of them."""
+    if text in names:
+        return text
+    word = text.lower()
+    rounds: tuple[Callable[[str, str], bool], ...] = (
+        lambda id_, name: word in {id_.partition(":")[2].lower(), name.lower()},
+        lambda id_, _: id_.lower().startswith(word),
+        lambda id_, name: word in id_.lower() or word in name.lower(),
+    )
+    for fits in rounds:
+        found = sorted(id_ for id_, name in names.items() if word and fits(id_, name))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            said = (f"{i} ({names[i]})" if names[i] not in i else i for i in found)
+            raise Refused(f"{text!r} may be {len(found)} things; write one of {_few(said)}")
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
+    raise NotThere(
+        f"nothing here is called {text!r}; "
+        + (f"did you mean {_few(near)}?" if near else "write it like service:checkout")
+    )
+
+
+def _few(words: Iterable[str], most: int = 5) -> str:
+    some = list(words)
+    return ", ".join(some[:most]) + (f" and {len(some) - most} more" if len(some) > most else "")
+
+
+def _duration(text: str) -> float:
+    """Read `2h`, `90s`, `1h30m`, or a plain number of seconds; raises Refused."""
+    try:
+        seconds = float(text) if text.replace(".", "", 1).isdigit() else float(read_duration(text))
+    except (ValueError, TypeError) as error:
+        raise Refused(f"not a duration: {text!r}; write it like 30m, 2h or 1d") from error
+    return seconds
+
+
+def _when(text: str, now: float, default: float) -> float:
+    """Read a time: `15m` (ago), unix seconds, or ISO 8601; raises Refused."""
+    text = text.strip().lstrip("-")
+    if not text:
+        return default
+    if text.replace(".", "", 1).isdigit():
+        return float(text)
+    try:
+        return now - float(read_duration(text))
+    except ValueError:
+        try:
+            return datetime.fromisoformat(text).timestamp()
+        except ValueError:
+            raise Refused(
+                f"not a time: {text!r}; write 15m (ago), unix seconds or 2026-11-23T14:00"
+            ) from None
+
+
+def _edges(a: Anomaly) -> list[MarkView]:
+    out: list[MarkView] = [{"ts": a.onset, "kind": "onset", "text": "it began"}]
+    if a.end is not None:
+        out.append({"ts": a.end, "kind": "end", "text": "well again"})
+    return out
+
+
+def _read_paused(path: Path) -> Pause | None:
+    """Read the file PAUSED; whatever stands in it, that it is there is enough."""
+    try:
+        text, when = path.read_text(encoding="utf-8", errors="replace"), path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return Pause(EVERYTHING, "", f"the file {path}", 0.0)
+    try:
+        said = json.loads(text)
+        return Pause(EVERYTHING, str(said["by"]), str(said["reason"]), float(said["ts"]))
+    except (ValueError, KeyError, TypeError):
+        return Pause(EVERYTHING, "", text.strip()[:200] or f"the file {path}", when)

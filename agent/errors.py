@@ -1,0 +1,71 @@
+"""What can go wrong, sorted by what the caller should do about it.
+
+    AgentError
+    ├─ ConfigError    a person must edit a file          -> do not start; say where and how
+    ├─ Unavailable    try again, perhaps after .wait_s   -> back off, mark the source stale
+    ├─ Refused        trying again will not help         -> stop this attempt, tell a person
+    └─ Uncertain      it may have happened               -> verify, never repeat
+
+Anything else that comes out of a plug-in is a bug: it is caught at its one border, logged once with its
+traceback and counted; the plug-in rests and the daemon lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class AgentError(Exception):
+    """Any failure that homeostat expects. The message says what failed, on what, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong in a file that a person wrote.
+
+    place     file, or "<default>" and the like where there is none
+    line      from 1; 0 = the whole file
+    column    from 1; 0 = the whole line
+    problem   what is wrong, lower case, no full stop
+    remedy    what to write instead; empty when the problem says it
+    """
+
+    place: str
+    line: int
+    column: int
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """Return `file:line:column: problem; remedy`, as compilers and editors know it."""
+        where = self.place
+        if self.line:
+            where += f":{self.line}"
+            if self.column:
+                where += f":{self.column}"
+        return f"{where}: {self.problem}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+class ConfigError(AgentError):
+    """A person must edit a file: all faults are told at once, each with place and remedy."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class Unavailable(AgentError):
+    """It did not answer now. Try again, not before `wait_s` seconds when that is given."""
+
+    def __init__(self, message: str, *, wait_s: float | None = None) -> None:
+        self.wait_s = wait_s
+        super().__init__(message)
+
+
+class Refused(AgentError):
+    """The answer was no, and would be no again: stop this attempt and tell a person."""
+
+
+class Uncertain(AgentError):
+    """It may have happened: verify what the world looks like, never repeat blindly."""

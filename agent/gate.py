@@ -1,0 +1,288 @@
+"""The Gate before every request: whose name was called, from where, and who asks; and how errors are told.
+
+A web page elsewhere can reach loopback through the browser of somebody on this host. So a foreign Host (DNS
+rebinding) and a foreign Origin (forged requests) are refused before anything is looked at. Reading on loopback is
+free; what changes something needs a token, or the Unix socket, where the kernel tells the uid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ipaddress
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import pydantic
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from agent.authority import LOOPBACK, Forbidden, Person, Tokens, Unknown, peer
+from agent.desk import NotThere
+from agent.errors import AgentError, ConfigError, Refused, Unavailable, Uncertain
+from agent.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = structlog.get_logger()
+
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_READ_S: Final = 15.0
+
+_POLICY: Final = (
+    "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:",
+    "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+)  # fmt: skip
+"""No inline script, nothing from elsewhere, framed by nobody."""
+HEADERS: Final = (
+    (b"content-security-policy", "; ".join(_POLICY).encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_PUBLIC: Final = frozenset({"/", "/health", "/ready"})
+"""What anybody may have who names us rightly: an empty page, and whether we live."""
+
+
+class TooLarge(Refused):
+    """More bytes than this way takes."""
+
+
+class Malformed(Refused):
+    """The request can not be understood."""
+
+
+class Gate:
+    """Stands before everything and lets in whom it knows."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Tokens,
+        telemetry: Telemetry,
+        *,
+        public_url: str = "",
+        ingest: frozenset[str] = frozenset(),
+    ) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._telemetry = telemetry
+        public = urlsplit(public_url)
+        self._public = public.hostname or ""
+        self._origin = f"{public.scheme}://{public.netloc}".lower() if public.netloc else ""
+        self._ingest = ingest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP is closed."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            return
+        start = time.perf_counter()
+        seen = {"status": 500}
+
+        async def out(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seen["status"] = message["status"]
+                message["headers"] = [*message.get("headers", ()), *HEADERS]
+            await send(message)
+
+        request = Request(scope)
+        try:
+            scope["state"]["person"] = self._admit(request)
+            await self._app(scope, receive, out)
+        except AgentError as error:
+            await told(request, error)(scope, receive, out)
+        finally:
+            self._count(scope, seen["status"], time.perf_counter() - start)
+
+    def _count(self, scope: Scope, status: int, took_s: float) -> None:
+        name = getattr(scope.get("route"), "name", None) or "none"
+        # whatever a stranger calls as path or method must not become a label
+        method = scope["method"] if name != "none" else "any"
+        self._telemetry.add(
+            "homeostat_http_requests_total", 1, route=name, method=method, code=str(status)
+        )
+        if name != "events":
+            self._telemetry.observe("homeostat_http_request_seconds", took_s, route=name)
+
+    def _admit(self, request: Request) -> Person:
+        """Return who asks; raises Forbidden, Unknown or NotThere."""
+        door = request.scope["state"].get("door", "console")
+        path = request.url.path
+        allowed = {"metrics": path == "/metrics", "ingest": path in self._ingest}.get(door, True)
+        if not allowed:
+            raise NotThere(f"{path} is not served here; this address is for {door} only")
+        near = door in {"console", "socket"}
+        if door == "console" and not self._ours(request) and path not in {"/health", "/ready"}:
+            raise Forbidden(
+                f"this is not {request.headers.get('host', 'that host')!r}; "
+                "use localhost, or set public_url in agent.yaml"
+            )
+        self._same_origin(request)
+        authorization = request.headers.get("authorization", "")
+        scheme, _, token = authorization.partition(" ")
+        if authorization:
+            if scheme.lower() != "bearer":
+                raise Unknown(
+                    "only bearer tokens are understood; send: Authorization: Bearer TOKEN"
+                )
+            return self._tokens.who(token.strip())
+        uid = request.scope["state"].get("peer_uid")
+        if uid is not None:
+            return peer(uid)
+        if near and self._from_here(request):
+            return LOOPBACK
+        if near and (path in _PUBLIC or path.startswith("/static/")):
+            return Person("somebody", "viewer", "nowhere")
+        raise Unknown(
+            "reading from elsewhere needs a token; make one with: homeostat token add NAME"
+        )
+
+    def _ours(self, request: Request) -> bool:
+        """Tell whether Host is a name of ours: a rebound name of somebody's web page is not."""
+        host = _hostname(request.headers.get("host", ""))
+        return host in LOOPBACK_NAMES or (bool(host) and host == self._public)
+
+    def _from_here(self, request: Request) -> bool:
+        """Tell whether it was asked on loopback under a loopback name: a proxy asks for others."""
+        client = request.scope.get("client")
+        try:
+            near = client is not None and ipaddress.ip_address(client[0]).is_loopback
+        except ValueError:
+            near = False
+        forwarded = any(h in request.headers for h in ("forwarded", "x-forwarded-for", "x-real-ip"))
+        host = _hostname(request.headers.get("host", ""))
+        return near and host in LOOPBACK_NAMES and not forwarded
+
+    def _same_origin(self, request: Request) -> None:
+        """Refuse what a page of somebody else has made the browser send."""
+        origin = request.headers.get("origin")
+        if origin is not None:
+            mine = f"{request.url.scheme}://{request.headers.get('host', '')}".lower()
+            if origin.lower() not in {mine, self._origin} - {""}:
+                raise Forbidden(f"a page of {origin} may not ask this; open the console itself")
+        elif request.headers.get("sec-fetch-site") in {"cross-site", "same-site"} and (
+            request.method != "GET" or request.headers.get("sec-fetch-mode") != "navigate"
+        ):
+            raise Forbidden("a page of somebody else may not ask this; open the console itself")
+
+
+def _hostname(host: str) -> str:
+    """Return the name in a Host header, without port and brackets; empty when it is malformed."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def answer(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return JSON that no cache keeps; NaN and infinities become null, JSON has neither."""
+    try:
+        text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    except ValueError:
+        text = json.dumps(_finite(data), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    said = {"cache-control": "no-store", **(headers or {})}
+    return Response(text, status, said, media_type="application/json")
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {k: _finite(v) for k, v in data.items()}
+    return [_finite(v) for v in data] if isinstance(data, list | tuple) else data
+
+
+_STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
+    # the first that fits
+    (ConfigError, 422),
+    (Unknown, 401),
+    (Forbidden, 403),
+    (NotThere, 404),
+    (TooLarge, 413),
+    (Malformed, 400),
+    (Refused, 409),
+    (Uncertain, 502),
+    (Unavailable, 503),
+)
+
+
+def told(request: Request, error: Exception) -> Response:
+    """Turn an error into {"error", "remedy"} and the status that says whose turn it is."""
+    if isinstance(error, AgentError):
+        return _expected(error)
+    remedy = "see /api/openapi.json"
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        said = first["msg"].removeprefix("Value error, ")
+        return answer({"error": f"{where}: {said}", "remedy": remedy}, 400)
+    if isinstance(error, HTTPException):
+        said = str(error.detail).lower()
+        if error.status_code == 404:
+            said = f"there is no {request.url.path}"
+        return answer({"error": said, "remedy": remedy}, error.status_code, error.headers)
+    if isinstance(error, TimeoutError):
+        return answer({"error": "it took too long", "remedy": "try again"}, 503)
+    log.error("bug", where=request.url.path, exc_info=error)
+    return answer({"error": "a bug in the daemon", "remedy": "its log has the traceback"}, 500)
+
+
+def _expected(error: AgentError) -> Response:
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    said, _, remedy = str(error).partition("; ")
+    body: dict[str, Any] = {"error": said, "remedy": remedy}
+    headers: dict[str, str] = {}
+    if isinstance(error, ConfigError):
+        body["faults"] = [dataclasses.asdict(fault) for fault in error.faults]
+    elif isinstance(error, Unknown):
+        headers = {"www-authenticate": 'Bearer realm="homeostat"'}
+    elif isinstance(error, Unavailable) and error.wait_s:
+        headers = {"retry-after": str(math.ceil(error.wait_s))}
+    return answer(body, status, headers)
+
+
+def parse(raw: bytes) -> Any:
+    """Read a JSON body; an empty one is an empty object; raises Malformed."""
+    if not raw.strip():
+        return {}
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        raise Malformed(f"the body is not JSON ({error}); send an object") from None
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Read a body of at most `most` bytes within its time; raises TooLarge, Malformed, Unavailable."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Malformed("compressed bodies are not understood; send it plain")
+    try:
+        told = int(request.headers.get("content-length", "0"))
+    except ValueError:
+        raise Malformed("content-length is no number") from None
+    too_large = TooLarge(f"more than {most} bytes; send it in parts")
+    if told > most:
+        raise too_large
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_READ_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError:
+        raise Unavailable(f"the body did not come within {_READ_S:.0f} s; send it again") from None
+    except ClientDisconnect:
+        raise Unavailable("the client left before its body had come") from None
+    return b"".join(parts)

@@ -1,0 +1,730 @@
+"""What runs do to the world and to the record: verbs by name, with intents, retries and looks at the world.
+
+A step is done once, whatever happens to the process:
+
+    intent (in the journal, fsynced) -> act -> acted (in the journal, with what came of it)
+       '-- found without its `acted` after a crash, or it may have happened (Uncertain, no answer in time):
+           look at the world: as the step wants it   -> adopted: the verb is asked once more, finds nothing to do and
+                                                       says what an undo needs
+                              as it was before       -> it did not happen: act
+                              anything else          -> stop and tell a person
+                              can not be looked at   -> not repeated (telling people), or stop (mutating)
+
+Coroutines on the daemon's loop; the order of things and durability are the runner's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from agent import registry
+from agent.codec import canonical, pack, unpack
+from agent.conditions import Holding, conditions
+from agent.config import Config
+from agent.errors import AgentError, Refused, Unavailable, Uncertain
+from agent.expr import UNKNOWN, expressions, interpolate
+from agent.journal import Unwritten
+from agent.memory import Memory
+from agent.model import FloatArray, Incident, Outcome, Run, Series, StepRecord
+from agent.objectives import limits_of
+from agent.ports import Done, Note, Notifier, Step, Undo
+from agent.runner import Acted, Held, Passage, Plan, PlannedStep, Verified
+from agent.scene import Scene
+from agent.units import say_duration
+from agent.verify import judge, symptoms_of
+
+log = structlog.get_logger()
+
+V = TypeVar("V")
+
+Record = Callable[[str, str, dict[str, Any], float], None]
+"""(kind, subject, body, ts): append to the journal and fold into memory; raises Unavailable when not on disk."""
+Resolve = Callable[[str | None, type[Any] | None, str], Any]
+"""(via, ability, target): the connector that has an ability; raises Refused."""
+
+_SETTLE_S: Final = 1.0
+"""After a crash, an act that was under way outside of us may still arrive: what looks untouched is looked at twice."""
+_BACK_OFF_S: Final = 1.0
+_LONGEST_WAIT_S: Final = 60.0
+_LOOK_AGAIN_S: Final = 60.0
+"""How long we try to see the world again before we give up on a step that may have happened."""
+_UNDO_TRIES: Final = 4
+_STANDS_S: Final = 10.0
+"""So long must what was expected hold before it is believed; a quarter of `within` when that is shorter."""
+_PACE_S: Final = (1.0, 15.0)
+"""A verdict reads history: not at every tick, but 20 times in `within`, within these bounds."""
+_SOON_S: Final = 3.0
+"""The same when what was expected holds: the proof may be there."""
+_PLAIN_HARM: Final = 3
+"""So many verdicts of harm in a row end the watching early; one may be the shock of the act itself."""
+_UNSEEN_S: Final = 60.0
+"""Between two ticks no more time than this counts: a clock that jumps does not end a wait."""
+
+
+class Past(Protocol):
+    """What `agent.history.History` is to a verdict."""
+
+    def read(
+        self, series: Sequence[Series], start: float, end: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return ts (k,) and values (k, n)."""
+        ...
+
+
+class Eyes(Protocol):
+    """How runs see the world: the daemon."""
+
+    @property
+    def config(self) -> Config:
+        """How far back diagnosis, and so a verdict, looks."""
+        ...
+
+    @property
+    def history(self) -> Past:
+        """What was before."""
+        ...
+
+    def incident(self, id_: str) -> Incident | None:
+        """Return an incident as it is now."""
+        ...
+
+    async def tick(self) -> float:
+        """Wait for the next tick; returns its time."""
+        ...
+
+    def scene(
+        self, plan: Plan, since: float | None, steps: Mapping[str, Mapping[str, Any]]
+    ) -> Scene:
+        """Return what the expressions of a plan see now; baselines lie before `since`."""
+        ...
+
+
+class _Everybody:
+    """The notifier of steps that name none: journal and console always, then every way to people there is."""
+
+    def __init__(self, tell: Callable[[Note], Awaitable[None]]) -> None:
+        self._tell = tell
+
+    async def notify(self, note: Note) -> None:
+        """Deliver; raises what the ways to people raise."""
+        await self._tell(note)
+
+
+@dataclass(slots=True)
+class _Try:
+    """A verb ready to act, and how far it has come."""
+
+    plan: Plan
+    planned: PlannedStep
+    action: Any
+    step: Step
+    started: float
+    open: bool
+    repeats: int = 0
+    unclear: int = 0
+    why: str = ""
+
+
+class RealHands:
+    """`agent.runner.Hands` over registered verbs, the journal and the scene.
+
+    resolve   finds the connector for an ability
+    record    appends to the journal and folds into `memory`
+    tell      delivers a note over every way to people; None = the journal only
+    halted    whether a file says that everything is paused
+    written   whether the record is really on disk; for a `record` that does not raise when it is not
+    clock     unix seconds
+    """
+
+    def __init__(
+        self,
+        resolve: Resolve,
+        record: Record,
+        memory: Memory,
+        eyes: Eyes,
+        *,
+        tell: Callable[[Note], Awaitable[None]] | None = None,
+        halted: Callable[[], bool] = lambda: False,
+        written: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._resolve = resolve
+        self._record = record
+        self._memory = memory
+        self._eyes = eyes
+        self._tell = tell
+        self._halted = halted
+        self._written = written
+        self._clock = clock
+        self._journal_well = True
+
+    # ---- what the record knows
+
+    def unfinished(self) -> Mapping[str, Plan]:
+        """Return the plans, by run id, that are not at their end."""
+        return self._memory.unfinished()
+
+    def run(self, run_id: str) -> Run | None:
+        """Return a run as the record knows it."""
+        return self._memory.runs.get(run_id)
+
+    def run_on(self, target: str) -> Run | None:
+        """Return the run that holds a target."""
+        return self._memory.run_on(target)
+
+    def answer(self, run_id: str) -> Mapping[str, Any] | None:
+        """Return what a person answered."""
+        said = self._memory.approvals.get(run_id)
+        return None if said is None else pack(said)
+
+    def cancelled_by(self, run_id: str) -> str:
+        """Return who wants a run stopped."""
+        return self._memory.cancels.get(run_id, "")
+
+    async def accept(self, plan: Plan) -> None:
+        """Record a plan and its run, unless they are."""
+        if plan.run_id not in self._memory.plans:
+            self._put("plan", plan.run_id, pack(plan))
+        if plan.run_id not in self._memory.runs:
+            now = self._clock()
+            run = Run(
+                plan.run_id, plan.playbook, plan.entity, plan.incident, plan.mode,
+                "waiting_approval" if plan.mode == "approve" else "acting", now, now, plan.hash,
+                text=plan.title,
+            )  # fmt: skip
+            self._put("run", run.id, pack(run))
+
+    async def answered(self, plan: Plan, person: str, yes: bool) -> None:
+        """Record what a person said."""
+        body = {"person": person, "yes": yes, "plan_hash": plan.hash}
+        self._put("approval", plan.run_id, body)
+
+    async def cancelled(self, plan: Plan, person: str) -> None:
+        """Record that a person wants a run stopped."""
+        self._put("cancel", plan.run_id, {"person": person})
+
+    async def report(self, run: Run) -> Run:
+        """Record how a run stands, now."""
+        run = replace(run, updated=self._clock())
+        self._put("run", run.id, pack(run))
+        return run
+
+    async def tell(self, plan: Plan, what: str, severity: str, title: str, text: str) -> None:
+        """Tell people once per run and `what`; raises what the ways to people raise."""
+        key = f"{plan.run_id}:{what}"
+        if key in self._memory.notes:
+            return
+        await self._deliver(Note(key, self._clock(), severity, title, text, plan.incident))
+
+    async def _deliver(self, note: Note) -> None:
+        """Put a note on the console by way of the journal, then send it out."""
+        if note.key not in self._memory.notes:
+            self._put("note", note.key, pack(note))
+        if self._tell is not None:
+            await self._tell(note)
+
+    def _put(self, kind: str, subject: str, body: dict[str, Any]) -> bool:
+        """Record; returns whether it is on disk. What is not waits in the journal, and is remembered all the same."""
+        well = True
+        try:
+            self._record(kind, subject, body, self._clock())
+        except Unavailable as error:
+            well = False
+            if self._journal_well:
+                log.warning("journal_unavailable", error=str(error))
+            if isinstance(error, Unwritten):
+                for entry in error.entries:
+                    self._memory.apply(entry)
+        self._journal_well = well
+        return well and self._written()
+
+    # ---- boxes: before a step
+
+    async def boundary(self, plan: Plan, run: Run, *, first: bool) -> Passage:
+        """Wait while the target is paused; tell whether the run is still wanted."""
+        waited = False
+        while not (by := self.cancelled_by(plan.run_id)) and (why := self._paused(plan)):
+            if not waited:
+                await self.report(replace(run, state="paused", text=why))
+                waited = True
+            await self._eyes.tick()
+        if waited:
+            await self.report(run)
+        incident = self._memory.incidents.get(plan.incident)
+        over = first and incident is not None and incident.state == "resolved"
+        return Passage(by, "the incident was over before anything was done" if over else "")
+
+    def _paused(self, plan: Plan) -> str:
+        pause = self._memory.paused(plan.target)
+        if pause is not None:
+            reason = f": {pause.reason}" if pause.reason else ""
+            return f"paused by {pause.by}{reason}"
+        return "paused by the file PAUSED" if self._halted() else ""
+
+    async def observe(
+        self,
+        plan: Plan,
+        step: PlannedStep,
+        results: Mapping[str, Any],
+        outcome: Outcome | None = None,
+    ) -> Mapping[str, Any]:
+        """Read what a step would change, as JSON carries it."""
+        action, ready = self._ready(plan, step, {}, results, outcome)
+        return await self._seen(action, ready, step.timeout, step.retry)
+
+    async def _seen(self, action: Any, step: Step, timeout: float, retry: int) -> dict[str, Any]:
+        for repeat in range(retry + 1):
+            try:
+                async with asyncio.timeout(timeout):
+                    seen: dict[str, Any] = json.loads(canonical(dict(await action.observe(step))))
+            except (Unavailable, TimeoutError) as error:
+                if repeat == retry:
+                    raise Unavailable(_unanswered(step, error, timeout, repeat + 1)) from error
+                await asyncio.sleep(_back_off(repeat, error))
+            else:
+                return seen
+        raise Unavailable(f"{step.key}: retry is {retry}, it must not be negative")
+
+    def _ready(
+        self,
+        plan: Plan,
+        planned: PlannedStep,
+        before: Mapping[str, Any],
+        results: Mapping[str, Any],
+        outcome: Outcome | None,
+    ) -> tuple[Any, Step]:
+        """Build the verb with its parameters and its connector; raises Refused, or Unavailable for unknown values."""
+        cls = registry.action.get(planned.use)
+        filled = self._filled(plan, planned, results, outcome)
+        try:
+            params = cls.Params(**filled) if hasattr(cls, "Params") else None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise Refused(
+                f"step {planned.id} ({planned.use}): {where or 'with'}: {first['msg']}; mend the playbook "
+                f"{plan.playbook}"
+            ) from None
+        if cls.ability is Notifier and planned.via is None:
+            ability: Any = _Everybody(self._deliver)
+        elif cls.ability is None:
+            ability = None
+        else:
+            ability = self._resolve(planned.via, cls.ability, plan.target)
+        step = Step(
+            key=f"{plan.run_id}/{planned.id}", use=planned.use, target=plan.target, params=filled, before=before,
+            facts={**plan.facts, "incident": plan.incident}, by=f"homeostat:{plan.run_id}",
+        )  # fmt: skip
+        return cls(params, ability), step
+
+    def _filled(
+        self,
+        plan: Plan,
+        planned: PlannedStep,
+        results: Mapping[str, Any],
+        outcome: Outcome | None,
+    ) -> dict[str, Any]:
+        """Fill what of `${}` could not be known when the plan was made."""
+        params = dict(planned.params)
+        if "${" not in canonical(params):
+            return params
+        scene = self._eyes.scene(plan, self._onset(plan), results)
+
+        def look(name: str) -> Any:
+            if name == "title":
+                return plan.title
+            if name in {"verdict.summary", "verdict.verdict"}:
+                return getattr(outcome, name.partition(".")[2], None)
+            return scene(name)
+
+        filled = interpolate(params, look)
+        if filled is UNKNOWN:
+            missing = sorted(
+                {n for _, e in expressions(params) for n in e.names if look(n) is None}
+            )
+            text = f"step {planned.id} ({planned.use}) needs {', '.join(missing) or 'values'}, not known now"
+            if any(n.startswith(("steps.", "verdict.")) for n in missing):
+                raise Refused(
+                    f"{text}: no step before it gave that; mend the playbook {plan.playbook}"
+                )
+            raise Unavailable(text)
+        return dict(filled)
+
+    def _onset(self, plan: Plan) -> float:
+        """Return before when all was well: what baselines are taken from."""
+        incident = self._memory.incidents.get(plan.incident)
+        return plan.created if incident is None else min(incident.opened, plan.created)
+
+    # ---- boxes: acting
+
+    async def act(
+        self,
+        plan: Plan,
+        step: PlannedStep,
+        before: Mapping[str, Any],
+        results: Mapping[str, Any],
+        outcome: Outcome | None = None,
+    ) -> Acted:
+        """Do a step once, whatever happened before; failures are told in the result."""
+        key = f"{plan.run_id}/{step.id}"
+        trace = self._memory.traces.get(key)
+        if trace is not None and trace.result is not None:
+            return unpack(Acted, trace.result)
+        started = trace.started if trace is not None else self._clock()
+        unclear = trace is not None and trace.open
+        try:
+            action, ready = self._ready(
+                plan,
+                step,
+                trace.before if trace is not None and unclear else before,
+                results,
+                outcome,
+            )
+        except AgentError as error:
+            if unclear:
+                return self._unclear_end(
+                    plan, step, started, f"it was under way when we were stopped; {error}"
+                )
+            status = "refused" if isinstance(error, Refused) else "failed"
+            return self._end(plan, step, started, status, str(error), ours=False, text=str(error))
+        way = _Try(plan, step, action, ready, started, unclear,
+                   why="it was under way when we were stopped")  # fmt: skip
+        while True:
+            acted = await self._once(way)
+            if acted is not None:
+                return acted
+
+    async def _once(self, way: _Try) -> Acted | None:
+        """Act one time; returns what came of it, None = try again."""
+        adopted = False
+        if way.open and way.action.effect != "reading":
+            found = await self._look_again(way)
+            if found in {"blind", "unclear"} or (found == "untouched" and way.unclear > 1):
+                return self._cannot_know(way, found)
+            adopted = found == "reached"
+        if not adopted and not self._intend(way):
+            return await self._not_now(way, Unavailable(
+                "the journal can not be written: nothing is done that could not be recorded"
+            ), close=True)  # fmt: skip
+        try:
+            async with asyncio.timeout(way.planned.timeout):
+                done = await way.action.run(way.step)
+        except Unavailable as error:
+            return await self._not_now(way, error, close=not adopted)
+        except Refused as error:
+            return self._end(way.plan, way.planned, way.started, "refused", str(error),
+                             ours=False, text=str(error))  # fmt: skip
+        except (Uncertain, TimeoutError) as error:
+            after = say_duration(way.planned.timeout)
+            why = str(error) or f"it did not answer within {after}"
+            if way.action.effect == "reading":
+                return await self._not_now(way, Unavailable(why), close=True)
+            way.open, way.why = True, why
+            way.unclear += 1
+            return None
+        except Exception as error:  # the border to the verb: a bug may have left anything
+            log.exception("bug", where=f"verb {way.planned.use}", run=way.plan.run_id)
+            text = f"a bug in the verb {way.planned.use}: {type(error).__name__}: {error}"
+            return self._unclear_end(way.plan, way.planned, way.started, text)
+        return self._done(way, done, "adopted" if adopted else "done")
+
+    def _intend(self, way: _Try) -> bool:
+        """Write down that we are about to act; returns whether that may begin.
+
+        What only reads needs no such note. What only marks or tells may go on when the disk is full: not to tell
+        people then would be worse than to tell them twice.
+        """
+        if way.action.effect == "reading":
+            return True
+        body = {
+            "run": way.plan.run_id, "step": way.planned.id, "use": way.planned.use,
+            "key": way.step.key, "before": dict(way.step.before),
+        }  # fmt: skip
+        way.open = False
+        return self._put("intent", way.plan.run_id, body) or way.action.effect == "marking"
+
+    async def _not_now(self, way: _Try, error: Unavailable, *, close: bool) -> Acted | None:
+        """Nothing happened this time: note that, wait, and try again unless it was often enough."""
+        if close:
+            self._acted(way.plan, way.planned.id, None)
+        way.repeats += 1
+        if way.repeats > way.planned.retry:
+            text = _unanswered(way.step, error, way.planned.timeout, way.repeats)
+            if not close:
+                return self._unclear_end(way.plan, way.planned, way.started, text)
+            return self._end(
+                way.plan, way.planned, way.started, "failed", text, ours=False, text=text
+            )
+        await asyncio.sleep(_back_off(way.repeats - 1, error))
+        return None
+
+    async def _look_again(self, way: _Try) -> Literal["reached", "untouched", "unclear", "blind"]:
+        """Look at the world after an act that may have happened."""
+        before = json.loads(canonical(dict(way.step.before)))
+        for last in (False, True):
+            end = time.monotonic() + _LOOK_AGAIN_S
+            while True:
+                try:
+                    seen = await self._seen(way.action, way.step, way.planned.timeout, 0)
+                    break
+                except Unavailable as error:
+                    if time.monotonic() > end:
+                        way.why += f"; {error}"
+                        return "unclear"
+                    await asyncio.sleep(_back_off(1, error))
+                except AgentError as error:
+                    way.why += f"; {error}"
+                    return "unclear"
+            if not seen:
+                return "blind"
+            if way.action.reached(way.step, seen):
+                return "reached"
+            if seen != before:
+                changed = sorted(k for k in {*seen, *before} if seen.get(k) != before.get(k))
+                way.why += f"; {', '.join(changed)} changed, but not to what the step wants"
+                return "unclear"
+            if not last:
+                await asyncio.sleep(_SETTLE_S)
+        return "untouched"
+
+    def _cannot_know(self, way: _Try, found: str) -> Acted:
+        if found == "blind" and way.action.effect == "marking":
+            # people may have been told: telling them twice is worse than going on
+            summary = f"{way.why}; it can not be seen whether it happened, so it is not repeated"
+            return self._end(way.plan, way.planned, way.started, "uncertain", summary, ours=True)
+        if found == "untouched":
+            way.why += "; it was tried twice and the world did not change"
+        return self._unclear_end(way.plan, way.planned, way.started, way.why)
+
+    def _unclear_end(self, plan: Plan, step: PlannedStep, started: float, why: str) -> Acted:
+        text = f"{step.use} on {plan.target} may have happened: {why}; look at {plan.target} and put it right"
+        return self._end(plan, step, started, "uncertain", text, ours=True, text=text)
+
+    def _done(self, way: _Try, done: Done, status: Literal["done", "adopted"]) -> Acted:
+        acted = self._end(
+            way.plan, way.planned, way.started, status, done.summary,
+            ours=way.action.effect != "reading", values=done.values, undo=done.undo,
+        )  # fmt: skip
+        if done.change is not None:
+            self._put("change", done.change.entity.id, pack(done.change))
+        return acted
+
+    def _end(
+        self,
+        plan: Plan,
+        step: PlannedStep,
+        started: float,
+        status: str,
+        summary: str,
+        *,
+        ours: bool,
+        text: str = "",
+        values: Mapping[str, Any] | None = None,
+        undo: Mapping[str, Any] | None = None,
+    ) -> Acted:
+        """Note what came of a step; the run's box may be lost, this is not."""
+        values = _json(values)
+        record = StepRecord(step.id, step.use, started, self._clock(), status, summary, values)  # type: ignore[arg-type]  # one of its literals
+        acted = Acted(record, values, _json(undo), ours, text)
+        self._acted(plan, step.id, pack(acted))
+        return acted
+
+    def _acted(self, plan: Plan, step: str, result: dict[str, Any] | None) -> None:
+        body = {"run": plan.run_id, "step": step, "key": f"{plan.run_id}/{step}", "result": result}
+        self._put("acted", plan.run_id, body)
+
+    # ---- boxes: putting back
+
+    async def undo(
+        self, plan: Plan, step: PlannedStep, acted: Acted, results: Mapping[str, Any]
+    ) -> StepRecord:
+        """Put a step back. Undoing is a compare-and-set that may be repeated, so it simply is."""
+        key = f"{plan.run_id}/{step.id}/undo"
+        trace = self._memory.traces.get(key)
+        if trace is not None and trace.result is not None:
+            return unpack(StepRecord, trace.result)
+        started = trace.started if trace is not None else self._clock()
+        origin = self._memory.traces.get(f"{plan.run_id}/{step.id}")
+        status, summary = await self._put_back(
+            plan, step, acted, results, origin.before if origin is not None else {}
+        )
+        record = StepRecord(step.id, step.use, started, self._clock(), status, summary)  # type: ignore[arg-type]  # one of its literals
+        self._acted(plan, f"{step.id}/undo", pack(record))
+        return record
+
+    async def _put_back(
+        self,
+        plan: Plan,
+        step: PlannedStep,
+        acted: Acted,
+        results: Mapping[str, Any],
+        before: Mapping[str, Any],
+    ) -> tuple[str, str]:
+        if acted.record.status == "uncertain":
+            return "refused", f"what {step.use} did is not known, so it can not be put back"
+        try:
+            action, ready = self._ready(plan, step, before, results, None)
+        except AgentError as error:
+            return "refused", str(error)
+        if not isinstance(action, Undo):
+            return "refused", f"{step.use} can not be put back"
+        problem: BaseException = Unavailable("the journal can not be written")
+        tries = max(step.retry + 1, _UNDO_TRIES)
+        for repeat in range(tries):
+            try:
+                return await self._put_back_once(plan, step, action, ready, acted)
+            except (Unavailable, Uncertain, TimeoutError) as error:
+                problem = error
+            except Refused as error:
+                return "refused", str(error)
+            except Exception as error:  # the border between us and the verb
+                log.exception("bug", where=f"undo of {step.use}", run=plan.run_id)
+                return "failed", f"a bug in the undo of {step.use}: {type(error).__name__}: {error}"
+            await asyncio.sleep(_back_off(repeat, problem))
+        text = _unanswered(ready, problem, step.timeout, tries)
+        return ("failed" if isinstance(problem, Unavailable) else "uncertain"), text
+
+    async def _put_back_once(
+        self, plan: Plan, step: PlannedStep, action: Undo, ready: Step, acted: Acted
+    ) -> tuple[str, str]:
+        body = {"run": plan.run_id, "step": f"{step.id}/undo", "use": step.use,
+                "key": f"{ready.key}/undo", "before": dict(acted.undo)}  # fmt: skip
+        if not self._put("intent", plan.run_id, body):
+            raise Unavailable(
+                "the journal can not be written: nothing is put back that could not be recorded"
+            )
+        async with asyncio.timeout(step.timeout):
+            done = await action.undo(ready, acted.undo)
+        if done.change is not None:
+            self._put("change", done.change.entity.id, pack(done.change))
+        return "undone", done.summary
+
+    # ---- boxes: watching
+
+    async def hold(
+        self, plan: Plan, step: PlannedStep, since: float, results: Mapping[str, Any]
+    ) -> Held:
+        """Wait until a temporary measure is over: its conditions have held, or its time is up."""
+        until = step.until
+        if until is None:
+            return Held(self._clock(), "it has no end of its own")
+        holding = Holding(conditions(until.is_, until.for_))
+        watch = _Watch(self._clock() - since)
+        while True:
+            now = await self._eyes.tick()
+            watch.tick(now)
+            by = self.cancelled_by(plan.run_id)
+            if by:
+                return Held(self._clock(), "", by)
+            if holding.update(now, self._eyes.scene(plan, self._onset(plan), results)):
+                text = f"{' and '.join(until.is_)} held for {say_duration(until.for_)}"
+                return Held(self._clock(), text)
+            if watch.passed >= until.at_most:
+                return Held(self._clock(), f"{say_duration(until.at_most)} are over")
+
+    async def verify(
+        self, plan: Plan, acted: float, since: float, results: Mapping[str, Any]
+    ) -> Verified:
+        """Watch whether the run helped: from `since` (the end of the last step) plus `wait` on, for `within`.
+
+        acted   when the first step began: the world before that is what it is compared with
+        Ends early when what was expected has held for a while and a symptom is better, or when harm is plain.
+        """
+        asked = plan.verify
+        if asked is None:
+            return Verified(
+                self._clock(), Outcome("cannot_tell", "nothing was asked to be verified")
+            )
+        holding = Holding(conditions(asked.expect, min(_STANDS_S, asked.within / 4)))
+        watch = _Watch(self._clock() - since)
+        pace = min(max(asked.within / 20, _PACE_S[0]), _PACE_S[1])
+        judged, harms = -pace, 0
+        while True:
+            now = await self._eyes.tick()
+            watch.tick(now)
+            by = self.cancelled_by(plan.run_id)
+            if by:
+                return Verified(self._clock(), None, by)
+            if watch.passed < asked.wait:
+                continue
+            ok = holding.update(now, self._eyes.scene(plan, self._onset(plan), results))
+            over = watch.passed >= asked.wait + asked.within
+            if not over and watch.passed - judged < (min(pace, _SOON_S) if ok else pace):
+                continue
+            judged = watch.passed
+            # what is still coming is no failure: before the end only harm and proof count
+            outcome = self._judged(plan, ok if over or ok else None, acted, since + asked.wait, now)
+            harms = harms + 1 if outcome.verdict == "harmed" else 0
+            if over or outcome.verdict == "helped" or harms >= _PLAIN_HARM:
+                return Verified(self._clock(), outcome)
+
+    def _judged(
+        self, plan: Plan, ok: bool | None, acted: float, settled: float, now: float
+    ) -> Outcome:
+        """Compare before and after."""
+        found = self._eyes.incident(plan.incident) or self._memory.incidents.get(plan.incident)
+        incident = found or Incident(
+            plan.incident, plan.created, plan.created, "open", "note", plan.title
+        )
+        diagnose = self._eyes.config.diagnose
+        symptoms = symptoms_of(
+            self._eyes.scene(plan, self._onset(plan), {}), incident,
+            plan.verify.expect if plan.verify is not None else (), self._eyes.history.read,
+            acted=acted, settled=settled, now=now, window=diagnose.window, baseline=diagnose.baseline,
+            stated=limits_of(self._eyes.config),
+        )  # fmt: skip
+        return judge(symptoms, ok)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Time that passes from tick to tick; a jump of the clock counts as little as a pause of ours."""
+
+    passed: float
+    last: float | None = None
+
+    def __post_init__(self) -> None:
+        self.passed = max(0.0, self.passed)
+
+    def tick(self, now: float) -> None:
+        """Count the time since the last tick."""
+        if self.last is not None:
+            self.passed += min(max(0.0, now - self.last), _UNSEEN_S)
+        self.last = now
+
+
+def _json(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return values as the journal will give them back: JSON has no NaN, no tuples and text keys only."""
+    cleaned = _finite(dict(values or {}))
+    out: dict[str, Any] = json.loads(canonical(cleaned))
+    return out
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def _back_off(repeat: int, error: BaseException) -> float:
+    """Return how long to wait before the next try: what the other side asks for, else 1, 2, 4, ... s."""
+    asked = error.wait_s if isinstance(error, Unavailable) else None
+    return min(asked if asked is not None else _BACK_OFF_S * 2.0**repeat, _LONGEST_WAIT_S)
+
+
+def _unanswered(step: Step, error: BaseException, timeout: float, tries: int) -> str:
+    said = str(error) or f"no answer within {say_duration(timeout)}"
+    return f"{step.use} on {step.target} did not come through in {tries} {'try' if tries == 1 else 'tries'}: {said}"

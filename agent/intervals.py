@@ -1,0 +1,35 @@
+"""How sure a share is: the Wilson score interval.
+
+Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927. Unlike the
+textbook interval it keeps its coverage near 0 and 1 and for few rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from agent.model import FloatArray
+
+Z95: Final = 1.959963984540054
+"""Two-sided 95 % of the normal distribution."""
+
+
+def wilson(hits: Any, rows: Any, z: float = Z95) -> tuple[FloatArray, FloatArray]:
+    """Return the (low, high) bounds of a share of `hits` among `rows`; both are NaN where rows is 0.
+
+    hits, rows   numbers or arrays of one shape; rows may be an effective number of weighted rows
+    """
+    k = np.asarray(hits, dtype=np.float64)
+    n = np.asarray(rows, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = k / n
+        shrink = 1.0 + z * z / n
+        middle = (share + z * z / (2.0 * n)) / shrink
+        half = z * np.sqrt(np.maximum(share * (1.0 - share), 0.0) / n + (z / (2.0 * n)) ** 2)
+        half /= shrink
+        none = ~(n > 0)
+        low = np.where(none, np.nan, np.clip(middle - half, 0.0, 1.0))
+        high = np.where(none, np.nan, np.clip(middle + half, 0.0, 1.0))
+    return low, high

@@ -1,0 +1,239 @@
+"""Which playbooks speak of an incident, on what target, and whether their conditions hold. Pure.
+
+    top cause of the diagnosis -> playbooks whose `because` matches -> target -> `where`, `when`, `unless`
+
+Several playbooks for one cause are ordered: the more specific cause first, then more conditions, then `order`. The
+first that fires on a target wins it; the others are recorded with the reason, for `why` and `why-not`. Unknown never
+fires: not in `when`, and for what mutates not in `unless` either (we do not know that the exception does not hold).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.causes import matches
+from agent.conditions import Holding, View, join
+from agent.expr import parse
+from agent.model import Cause, Entity, Incident
+from agent.scene import Scene
+
+if TYPE_CHECKING:
+    from agent.memory import Memory
+    from agent.playbook import Example, Library, Playbook
+    from agent.topology import Topology
+    from agent.world import World
+
+SceneOf = Callable[[Entity, Cause | None], Scene]
+_SEVERITIES: Final = ("note", "warning", "page")
+_FORGET_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How one playbook stands to one incident.
+
+    target   None when no entity of the wanted kind belongs to the incident
+    fires    None = unknown: something that it must know is missing
+    reason   why it does not fire; "" when it does
+    """
+
+    playbook: str
+    target: Entity | None
+    fires: bool | None
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class HoldingState:
+    """What matching remembers between ticks: for how long conditions have held, and how the last look ended."""
+
+    matches: dict[str, tuple[Match, ...]] = field(default_factory=dict)
+    _holdings: dict[tuple[str, Entity, str, str], tuple[float, Holding]] = field(
+        default_factory=dict
+    )
+
+    def of(self, playbook: Playbook, target: Entity, incident: str, now: float) -> Holding:
+        """Return what follows the conditions of a playbook on a target, for one incident."""
+        key = (playbook.id, target, incident, playbook.text_hash)
+        _, holding = self._holdings.get(key) or (now, playbook.when.holding())
+        self._holdings[key] = (now, holding)
+        return holding
+
+    def forget(self, now: float) -> None:
+        """Let go of what nobody has asked for in an hour."""
+        old = [
+            k for k, (seen, _) in self._holdings.items() if not -_FORGET_S < now - seen < _FORGET_S
+        ]
+        for key in old:
+            del self._holdings[key]
+            self.matches.pop(key[2], None)
+
+
+def candidates(
+    library: Library,
+    incident: Incident,
+    world: World,
+    holding: HoldingState,
+    now: float,
+    *,
+    scene: SceneOf,
+    memory: Memory | None = None,
+) -> list[tuple[Playbook, Entity, Scene]]:
+    """Return the playbooks that fire for an incident with their targets: one a target, best first.
+
+    scene    what expressions see for a target
+    memory   lets a playbook whose `otherwise: next` did not help give way to the next one
+    Cost: a few expressions of 10 us for each playbook that speaks of the cause.
+    """
+    holding.forget(now)
+    top = incident.diagnosis.top if incident.diagnosis else None
+    if top is None or incident.state not in {"open", "acknowledged"}:
+        holding.matches.pop(incident.id, None)
+        return []
+    found: list[Match] = []
+    out: list[tuple[Playbook, Entity, Scene]] = []
+    taken: dict[Entity, str] = {}
+    for playbook in library.for_cause(top.kind):
+        target = target_of(playbook, top, incident, world.topology)
+        if target is None:
+            kind = playbook.target.kind
+            found.append(Match(playbook.id, None, fires=False, reason=f"no {kind} belongs to it"))
+            continue
+        seen = scene(target, top)
+        fires, reason = fits(
+            playbook, incident, top, seen,
+            holding=holding.of(playbook, target, incident.id, now), now=now,
+        )  # fmt: skip
+        if fires and memory is not None and _gave_way(playbook, target, incident, memory):
+            fires, reason = False, "it has acted and did not help; the next one may try"
+        if fires and playbook.lacking and not taken.get(target):
+            # it can not act whatever the guard says; another one may, and the guard tells of the lack
+            out.append((playbook, target, seen))
+        elif fires and target in taken:
+            fires, reason = False, f"{taken[target]} comes first"
+        elif fires:
+            taken[target] = playbook.id
+            out.append((playbook, target, seen))
+        found.append(Match(playbook.id, target, fires, reason))
+    holding.matches[incident.id] = tuple(found)
+    return out
+
+
+def target_of(
+    playbook: Playbook, cause: Cause, incident: Incident, topology: Topology
+) -> Entity | None:
+    """Return the entity to act on: the cause's own, its nearest relative of the kind, or the incident's.
+
+    A process that burns CPU is no relative of the service that it hurts: the incident's own service is the target.
+    """
+    kind = playbook.target.kind
+    starts = [cause.entity, *([incident.about] if incident.about else []), *incident.entities]
+    for start in starts:
+        found = topology.nearest(start, kind)
+        if found is not None:
+            return found
+    return None
+
+
+def fits(
+    playbook: Playbook,
+    incident: Incident,
+    cause: Cause,
+    scene: View,
+    *,
+    holding: Holding,
+    now: float,
+) -> tuple[bool | None, str]:
+    """Tell whether a playbook fires: (True, ""), or False / None = unknown with the reason.
+
+    Conditions are looked at in any case, so that the time for which they hold runs on.
+    """
+    held = holding.update(now, scene)
+    because = playbook.because
+    if not matches(because.cause, cause.kind):
+        return False, f"the cause is {cause.kind}, not {because.cause}"
+    if cause.probability < because.min_confidence:
+        return False, f"{cause.probability:.0%} sure, it wants {because.min_confidence:.0%}"
+    if _SEVERITIES.index(incident.severity) < _SEVERITIES.index(because.severity):
+        return False, f"severity is {incident.severity}, it wants {because.severity}"
+    where = parse(playbook.target.where).test(scene) if playbook.target.where else True
+    if where is not True:
+        return where, f"where: {playbook.target.where} is {_word(where)}"
+    if held is not True:
+        standing = next((s for s in holding.standings() if s.met is not True), None)
+        so_far = f" (held for {standing.held_s:.0f} s)" if standing and standing.value else ""
+        return held, f"when: {standing.condition if standing else ''} is {_word(held)}{so_far}"
+    return _exceptions(playbook, scene)
+
+
+def _exceptions(playbook: Playbook, scene: View) -> tuple[bool | None, str]:
+    """Ask `unless`: what mutates must know that no exception holds."""
+    answers = {text: parse(text).test(scene) for text in playbook.unless}
+    excepted = join(answers.values(), "any") if answers else False
+    if excepted is False or (excepted is None and not playbook.mutating):
+        return True, ""
+    text = next(t for t, answer in answers.items() if answer is excepted)
+    return (False if excepted else None), f"unless: {text} is {_word(excepted)}"
+
+
+def _word(value: bool | None) -> str:
+    return {True: "true", False: "not so", None: "unknown"}[value]
+
+
+def _gave_way(playbook: Playbook, target: Entity, incident: Incident, memory: Memory) -> bool:
+    """Tell whether it has had its turn in this incident and said that the next one may try."""
+    if playbook.verify is None or playbook.verify.otherwise != "next":
+        return False
+    return any(
+        run.incident == incident.id and run.outcome is not None and run.outcome.verdict != "helped"
+        for run in memory.acts(playbook.id, target, since=incident.opened)
+    )
+
+
+# ---------------------------------------------------------------- a playbook's own tests
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A view made of the values that a test gives; nothing else is known."""
+
+    values: Mapping[str, Any]
+    signal: str = ""
+
+    def __call__(self, name: str) -> Any:
+        return self.values.get(self.signal if name == "value" and self.signal else name)
+
+    def about(self, signal: str) -> _Given:
+        return _Given(self.values, signal)
+
+
+def try_examples(playbook: Playbook) -> list[str]:
+    """Run the `tests:` of a playbook and return what went otherwise than expected, a line each.
+
+    Times (`for`) are taken as passed. Unless given, the cause is the playbook's own, certain, and it pages.
+    """
+    return [line for example in playbook.tests if (line := _try(playbook, example))]
+
+
+def _try(playbook: Playbook, example: Example) -> str:
+    given = example.given
+    target = Entity(playbook.target.kind, "example")
+    cause = Cause(
+        str(given.get("cause.kind", playbook.because.cause)), target, float(given.get("cause.probability") or 1.0)
+    )  # fmt: skip
+    severity = str(given.get("incident.severity", "page"))
+    incident = Incident("example", 0.0, 0.0, "open", severity, "example")  # type: ignore[arg-type]  # a wrong word is a wrong test: it fails below
+    if severity not in _SEVERITIES:
+        return f"{playbook.id}: {example.name}: no severity is called {severity!r}"
+    view = _Given({"cause.kind": cause.kind, **given})
+    items = playbook.when.any or playbook.when.all
+    now = Holding(
+        [replace(i.condition, for_s=0.0) for i in items], "any" if playbook.when.any else "all"
+    )
+    fires, reason = fits(playbook, incident, cause, view, holding=now, now=0.0)
+    if (fires is True) == example.fires:
+        return ""
+    got = "it fires" if fires else f"it does not fire: {reason}"
+    return f"{playbook.id}: {example.name}: {got}"

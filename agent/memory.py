@@ -1,0 +1,403 @@
+"""What must survive a restart: incidents, runs, decisions, silences, pauses. A pure fold over the journal.
+
+    entry = journal.append(...); memory.apply(entry)          while alive
+    memory = Memory(); memory.load(journal)                   after a restart: exactly the same state
+
+No clock, no disk: `now` is an argument where it matters. Bounded: of what has ended, only the newest is kept (the
+journal has the rest); what is open or alive is always kept. Cost: 20 us an entry, 500 us for a large incident.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+from collections.abc import Callable, Iterable, KeysView, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from agent.causes import matches
+from agent.codec import unpack
+from agent.model import ENDED, Decision, Entity, Incident, Outcome, Run
+from agent.runner import Plan
+
+if TYPE_CHECKING:
+    from agent.journal import Entry, JournalReader
+
+V = TypeVar("V")
+
+EVERYTHING: Final = "*"
+"""The pause that covers every target."""
+_ACTED: Final = frozenset({"done", "adopted", "uncertain", "undone"})
+"""States of a step after which the world is, or may be, not as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Somebody does not want to hear of something, and does not want it touched, for a while.
+
+    target   glob over entity ids: `service:checkout`, `host:*`, `*`
+    cause    only for causes below this prefix; "" = any
+    until    unix seconds; an ended silence is one whose `until` lies in the past
+    """
+
+    id: str
+    target: str
+    until: float
+    by: str
+    reason: str = ""
+    cause: str = ""
+    created: float = 0.0
+
+    def covers(self, target: Entity | str, now: float, cause: str = "") -> bool:
+        """Tell whether it holds now for a target and a cause."""
+        return (
+            now < self.until
+            and fnmatch.fnmatchcase(_id(target), self.target)
+            and (not self.cause or matches(self.cause, cause))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A person has said stop: nothing acts on `key` (an entity id, or `*`) until a person resumes it."""
+
+    key: str
+    by: str
+    reason: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What a person answered when a run asked."""
+
+    run: str
+    person: str
+    yes: bool
+    plan_hash: str
+    ts: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How far a step of a live run has come: what stands between a crash and doing it twice.
+
+    before    what the world looked like when the step was about to act
+    attempts  how often it was about to
+    open      it was about to act, and what came of it is not known
+    result    what it gave when it is known to have acted
+    """
+
+    key: str
+    before: Mapping[str, Any]
+    started: float
+    attempts: int
+    open: bool
+    result: Mapping[str, Any] | None = None
+
+
+def acted_at(run: Run) -> float | None:
+    """Return when a run last changed the world, or may have; None = it did not."""
+    return max((s.ended for s in run.steps if s.status in _ACTED), default=None)
+
+
+class _Recent(dict[Any, V]):
+    """The newest `room` values by last update, and those that still live, however old.
+
+    What is kept depends on the last update of each key only: folding everything, and folding the last entry of each
+    key, give the same.
+    """
+
+    def __init__(self, room: int, alive: Callable[[V], bool] = lambda _: False) -> None:
+        super().__init__()
+        self._room = room
+        self._alive = alive
+
+    def put(self, key: Any, value: V) -> list[Any]:
+        """Set a value; returns the keys that had to leave."""
+        self.pop(key, None)
+        self[key] = value
+        extra = len(self) - self._room
+        if extra <= 0:
+            return []
+        gone = [k for k in itertools.islice(self, extra) if not self._alive(self[k])]
+        for k in gone:
+            del self[k]
+        return gone
+
+
+@dataclass(slots=True)
+class Memory:
+    """The state that the guard, the runner and people ask.
+
+    room_runs, room_incidents   how many that have ended are kept
+    strange   entries that could not be read: (seq, why); written by another version, or altered
+    """
+
+    room_runs: int = 1000
+    room_incidents: int = 200
+    seq: int = 0
+    incidents: _Recent[Incident] = field(init=False)
+    runs: _Recent[Run] = field(init=False)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    silences: _Recent[Silence] = field(init=False)
+    pauses: dict[str, Pause] = field(default_factory=dict)
+    approvals: dict[str, Approval] = field(default_factory=dict)
+    cancels: dict[str, str] = field(default_factory=dict)
+    traces: dict[str, Trace] = field(default_factory=dict)
+    strange: list[tuple[int, str]] = field(default_factory=list, compare=False)
+    _decisions: _Recent[Decision] = field(init=False)
+    _notes: _Recent[None] = field(init=False)
+    _folds: dict[str, Callable[[Entry], None]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.incidents = _Recent(self.room_incidents, lambda i: i.state != "resolved")
+        self.runs = _Recent(self.room_runs, lambda r: r.state not in ENDED)
+        self.silences = _Recent(1000)
+        self._decisions = _Recent(5000)
+        self._notes = _Recent(10_000)
+        self._folds = {
+            "incident": self._incident, "run": self._run, "plan": self._plan, "note": self._note,
+            "decision": self._decision, "silence": self._silence, "pause": self._pause,
+            "resume": self._resume, "approval": self._approval, "cancel": self._cancel,
+            "intent": self._intent, "acted": self._acted,
+        }  # fmt: skip
+
+    # ---- folding
+
+    def apply(self, entry: Entry) -> None:
+        """Take one entry of the journal; one that was taken before, or of no concern here, changes nothing."""
+        if entry.seq <= self.seq:
+            return
+        self.seq = entry.seq
+        fold = self._folds.get(entry.kind)
+        if fold is None:
+            return
+        try:
+            fold(entry)
+        except (ValidationError, KeyError, TypeError, ValueError) as error:
+            reason = f"{entry.kind} on {entry.subject}: {type(error).__name__}: {error}"
+            self.strange = [*self.strange[-99:], (entry.seq, reason)]
+
+    def load(self, journal: JournalReader) -> None:
+        """Fold a whole journal without reading all of it: what was overtaken since is left out.
+
+        Only into an empty memory. Raises Unavailable or Refused as the journal does.
+        """
+        if self.seq:
+            raise ValueError("load fills an empty memory")
+        head, _ = journal.head
+        runs = _needed(journal.latest("run"), self.room_runs, lambda b: b.get("state") in ENDED)
+        alive = [e.subject for e in runs if e.body.get("state") not in ENDED]
+        found = [
+            *runs,
+            *_needed(
+                journal.latest("incident"),
+                self.room_incidents,
+                lambda b: b.get("state") == "resolved",
+            ),
+            *self._needed_plans(journal, {e.subject for e in runs}),
+            *journal.latest("silence", 1000),
+            *journal.latest("note", 10_000),
+            *journal.read(("pause", "resume", "approval", "cancel")),
+            *itertools.chain.from_iterable(journal.read(("intent", "acted"), run) for run in alive),
+            *_newest_decisions(journal),
+        ]
+        for entry in sorted(found, key=lambda e: e.seq):
+            self.apply(entry)
+        self.seq = max(self.seq, head)
+
+    @staticmethod
+    def _needed_plans(journal: JournalReader, kept: set[str]) -> list[Entry]:
+        """Return the plans of runs that are kept, and those that never got as far as a run."""
+        known = {e.subject for e in journal.latest("run")}
+        return [e for e in journal.latest("plan") if e.subject in kept or e.subject not in known]
+
+    # ---- questions
+
+    @property
+    def notes(self) -> KeysView[str]:
+        """Keys of what people have been told."""
+        return self._notes.keys()
+
+    def open_incidents(self) -> list[Incident]:
+        """Return the incidents that are not over, oldest first."""
+        found = [i for i in self.incidents.values() if i.state != "resolved"]
+        return sorted(found, key=lambda i: (i.opened, i.id))
+
+    def live_runs(self) -> list[Run]:
+        """Return the runs that have not ended, oldest first."""
+        found = [r for r in self.runs.values() if r.state not in ENDED]
+        return sorted(found, key=lambda r: (r.started, r.id))
+
+    def live_runs_of(self, incident: str) -> list[Run]:
+        """Return the runs at work for one incident."""
+        return [r for r in self.live_runs() if r.incident == incident]
+
+    def run_on(self, target: Entity | str) -> Run | None:
+        """Return the run that is at work on a target."""
+        return next((r for r in self.live_runs() if r.target.id == _id(target)), None)
+
+    def paused(self, target: Entity | str) -> Pause | None:
+        """Return the pause that covers a target."""
+        return self.pauses.get(EVERYTHING) or self.pauses.get(_id(target))
+
+    def held(self, target: Entity | str) -> Pause | Run | None:
+        """Return what keeps new acts off a target: a pause, or a run that is at work on it."""
+        return self.paused(target) or self.run_on(target)
+
+    def silenced(self, target: Entity | str, now: float, cause: str = "") -> Silence | None:
+        """Return the silence that covers a target now."""
+        return next((s for s in self.silences.values() if s.covers(target, now, cause)), None)
+
+    def acts(
+        self, playbook: str | None = None, target: Entity | str | None = None, since: float = 0.0
+    ) -> list[Run]:
+        """Return the runs that really changed something (or may have) at or after `since`, newest act first."""
+        found = [
+            (at, run)
+            for run in self.runs.values()
+            if (playbook is None or run.playbook == playbook)
+            and (target is None or run.target.id == _id(target))
+            and (at := acted_at(run)) is not None
+            and at >= since
+        ]
+        return [run for _, run in sorted(found, key=lambda f: (-f[0], f[1].id))]
+
+    def verdicts(
+        self, playbook: str | None = None, target: Entity | str | None = None, since: float = 0.0
+    ) -> list[tuple[float, Outcome]]:
+        """Return when and how runs turned out, newest first."""
+        found = [
+            (run.updated, run.id, run.outcome)
+            for run in self.runs.values()
+            if run.outcome is not None
+            and run.updated >= since
+            and (playbook is None or run.playbook == playbook)
+            and (target is None or run.target.id == _id(target))
+        ]
+        return [(at, outcome) for at, _, outcome in sorted(found, key=lambda f: (-f[0], f[1]))]
+
+    def last_decision(self, playbook: str, target: Entity | str, incident: str) -> Decision | None:
+        """Return what the guard last said about a playbook on a target for an incident."""
+        return self._decisions.get((playbook, _id(target), incident))
+
+    def decisions(self, incident: str | None = None) -> list[Decision]:
+        """Return the last word of the guard on each playbook and target, newest last."""
+        return [d for d in self._decisions.values() if incident is None or d.incident == incident]
+
+    def unfinished(self) -> dict[str, Plan]:
+        """Return the plans that are to be carried on: their run lives, or was never begun."""
+        return {
+            id_: plan
+            for id_, plan in self.plans.items()
+            if plan.mode in {"approve", "auto"}
+            and ((run := self.runs.get(id_)) is None or run.state not in ENDED)
+        }
+
+    # ---- one fold a kind
+
+    def _incident(self, entry: Entry) -> None:
+        self.incidents.put(entry.subject, unpack(Incident, entry.body))
+
+    def _run(self, entry: Entry) -> None:
+        run = unpack(Run, entry.body)
+        for gone in self.runs.put(run.id, run):
+            self.plans.pop(gone, None)
+        if run.state in ENDED:
+            self.approvals.pop(run.id, None)
+            self.cancels.pop(run.id, None)
+            for key in [k for k in self.traces if k.startswith(f"{run.id}/")]:
+                del self.traces[key]
+
+    def _plan(self, entry: Entry) -> None:
+        self.plans[entry.subject] = unpack(Plan, entry.body)
+
+    def _decision(self, entry: Entry) -> None:
+        decision = unpack(Decision, entry.body)
+        self._decisions.put(_decision_key(decision), decision)
+
+    def _silence(self, entry: Entry) -> None:
+        self.silences.put(entry.subject, unpack(Silence, entry.body))
+
+    def _pause(self, entry: Entry) -> None:
+        by, reason = str(entry.body.get("by", "")), str(entry.body.get("reason", ""))
+        self.pauses[entry.subject] = Pause(entry.subject, by, reason, entry.ts)
+
+    def _resume(self, entry: Entry) -> None:
+        self.pauses.pop(entry.subject, None)
+
+    def _approval(self, entry: Entry) -> None:
+        if self._over(entry.subject):
+            return
+        body = entry.body
+        self.approvals[entry.subject] = Approval(
+            entry.subject, str(body["person"]), bool(body["yes"]), str(body["plan_hash"]), entry.ts
+        )
+
+    def _cancel(self, entry: Entry) -> None:
+        if not self._over(entry.subject):
+            self.cancels[entry.subject] = str(entry.body["person"])
+
+    def _over(self, run_id: str) -> bool:
+        run = self.runs.get(run_id)
+        return run is not None and run.state in ENDED
+
+    def _intent(self, entry: Entry) -> None:
+        if self._over(entry.subject):
+            return
+        key, old = str(entry.body["key"]), self.traces.get(str(entry.body["key"]))
+        self.traces[key] = Trace(
+            key,
+            dict(entry.body["before"]),
+            old.started if old else entry.ts,
+            old.attempts + 1 if old else 1,
+            open=True,
+        )
+
+    def _acted(self, entry: Entry) -> None:
+        if self._over(entry.subject):
+            return
+        key, result = str(entry.body["key"]), entry.body.get("result")
+        old = self.traces.get(key)
+        self.traces[key] = Trace(
+            key,
+            old.before if old else {},
+            old.started if old else entry.ts,
+            old.attempts if old else 1,
+            open=False,
+            result=result,
+        )
+
+    def _note(self, entry: Entry) -> None:
+        self._notes.put(entry.subject, None)
+
+
+def _id(target: Entity | str) -> str:
+    return target if isinstance(target, str) else target.id
+
+
+def _decision_key(decision: Decision) -> tuple[str, str, str]:
+    return decision.playbook, decision.target.id, decision.incident
+
+
+def _needed(
+    latest: Iterable[Entry], room: int, over: Callable[[dict[str, Any]], bool]
+) -> list[Entry]:
+    """Of the last entry of each subject, return the newest `room` and those that are not over."""
+    found = list(latest)
+    return [e for rank, e in enumerate(reversed(found)) if rank < room or not over(e.body)][::-1]
+
+
+def _newest_decisions(journal: JournalReader) -> list[Entry]:
+    """Return the last decision on each playbook, target and incident, as many as are kept."""
+    found: dict[tuple[Any, ...], Entry] = {}
+    for entry in journal.read(("decision",), newest_first=True):
+        target = entry.body.get("target") or {}
+        key = (entry.body.get("playbook"), str(target), entry.body.get("incident"))
+        found.setdefault(key, entry)
+        if len(found) >= 5000:
+            break
+    return list(found.values())

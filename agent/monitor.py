@@ -1,0 +1,358 @@
+"""The detect stage: scores of detectors and limits of people become anomalies.
+
+    frame -> objectives (road "objective", valid from the first minute)
+          -> detector   (road "calibrated", or "prior" while the history is short) -> episodes -> Anomaly
+
+The detector measures, the monitor decides, and nobody learns from what was called abnormal. One `Watch` a source;
+state in arrays; objects only for episodes that are going on. No clock: time is in the frame.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+import numpy as np
+
+from agent.catalogue import SIGNALS
+from agent.errors import Refused
+from agent.model import Anomaly, BoolArray, FloatArray, Frame, IntArray, Series
+from agent.objectives import Limit
+from agent.ports import Detector, Why
+
+FALSE_ALARMS_PER_SERIES_DAY: Final = 0.1
+"""What one series may cost the console (never a page: only harm pages)."""
+PRIOR_DEVIATIONS: Final = 8.0
+"""While the history is too short for a small p, a series must be this far out, for some rows, to be named."""
+READY_ROWS: Final = 600
+"""Rows after which a source no longer counts as learning."""
+_HEAT_ON, _HEAT_OFF, _COOL = 1.5, 0.2, 0.6
+"""An episode starts with two abnormal rows close together and ends some quiet rows later."""
+_SLOW_STEP_S: Final = 10.0
+"""Where rows are this far apart, one abnormal row is enough: the next would come too late."""
+_RELEARN_S: Final = 3600.0
+_RELEARN_ROWS: Final = 60
+"""After so long an excursion is the new normal."""
+
+
+class MakeDetector(Protocol):
+    """How the monitor gets a detector for one source, from the registry."""
+
+    def __call__(self, step_s: float, floors: FloatArray) -> Detector:
+        """Return a fresh detector for `len(floors)` series sampled every `step_s` seconds."""
+        ...
+
+
+@dataclass(slots=True)
+class _Broken:
+    """Where each (limit, column) pair of one source stands."""
+
+    limit: list[Limit]
+    column: IntArray
+    low: FloatArray
+    high: FloatArray
+    for_s: FloatArray
+    since: FloatArray
+    well: FloatArray
+    on: BoolArray
+    worst: FloatArray
+
+    @staticmethod
+    def lay(series: Sequence[Series], limits: Iterable[Limit]) -> _Broken:
+        """Find which limit is over which column."""
+        of_metric: dict[str, list[int]] = {}
+        for i, one in enumerate(series):
+            of_metric.setdefault(one.metric, []).append(i)
+        pairs = [
+            (limit, i)
+            for limit in limits
+            for i in of_metric.get(limit.signal, ())
+            if limit.over(series[i])
+        ]
+        n = len(pairs)
+        return _Broken(
+            limit=[limit for limit, _ in pairs],
+            column=np.array([i for _, i in pairs], dtype=np.int64),
+            low=np.array([limit.low for limit, _ in pairs]),
+            high=np.array([limit.high for limit, _ in pairs]),
+            for_s=np.array([limit.for_s for limit, _ in pairs]),
+            since=np.full(n, np.nan),
+            well=np.full(n, np.nan),
+            on=np.zeros(n, dtype=bool),
+            worst=np.full(n, np.nan),
+        )
+
+
+@dataclass(slots=True)
+class _Episode:
+    """A detector's excursion that is going on."""
+
+    onset: float
+    p: float
+    value: float
+    why: Why
+    rows: int = 0
+
+
+class Watch:
+    """One source under watch."""
+
+    def __init__(self, step_s: float, make: MakeDetector | None, limits: Sequence[Limit]) -> None:
+        self.step_s = step_s
+        self.rows = 0
+        self.since: float | None = None
+        self._make = make
+        self._limits = tuple(limits)
+        self._series: tuple[Series, ...] = ()
+        self._detector: Detector | None = None
+        self._heat = np.zeros(0)
+        self._episodes: dict[Series, _Episode] = {}
+        self._broken = _Broken.lay((), ())
+        self._last = -math.inf
+        self._kept: tuple[list[str], bytes] | None = None
+        self._index: dict[Series, int] = {}
+        self._left: list[Anomaly] = []
+
+    def take(self, frame: Frame) -> list[Anomaly]:
+        """Return what is abnormal now, and what has just ended (with `end` set)."""
+        if frame.series is not self._series:
+            self._retable(frame.series)
+        # what left with its series has ended with it
+        left, self._left = [replace(a, end=frame.ts) for a in self._left], []
+        if not frame.series:
+            return left
+        return left + self._objectives(frame) + self._detect(frame)
+
+    # ---- objectives
+
+    def _objectives(self, frame: Frame) -> list[Anomaly]:
+        b = self._broken
+        if not len(b.column):
+            return []
+        x = frame.values[b.column]
+        ts = frame.ts
+        with np.errstate(invalid="ignore"):
+            out = (x > b.high) | (x < b.low)
+        known = ~np.isnan(x)
+        # unknown neither breaks nor heals: what was going on goes on, what was well stays well
+        b.since[known & out & np.isnan(b.since)] = ts
+        b.since[known & ~out & ~b.on] = np.nan
+        b.well[known & out] = np.nan
+        b.well[known & ~out & np.isnan(b.well)] = ts
+        over = np.where(np.isnan(b.high), b.low - x, x - b.high)
+        deeper = known & out & (np.isnan(b.worst) | (over > self._depth(b)))
+        b.worst[deeper] = x[deeper]
+        with np.errstate(invalid="ignore"):
+            starts = ~b.on & known & out & (ts - b.since >= b.for_s)
+            ends = b.on & known & ~out & (ts - b.well >= np.maximum(self.step_s, b.for_s / 2))
+        b.on |= starts
+        found = [self._breach(int(i), None) for i in np.flatnonzero(b.on & ~ends)]
+        for i in map(int, np.flatnonzero(ends)):
+            found.append(self._breach(i, float(b.well[i])))
+            b.on[i] = False
+            b.since[i] = b.worst[i] = np.nan
+        return found
+
+    @staticmethod
+    def _depth(b: _Broken) -> FloatArray:
+        depth: FloatArray = np.where(np.isnan(b.high), b.low - b.worst, b.worst - b.high)
+        return depth
+
+    def _breach(self, i: int, end: float | None) -> Anomaly:
+        b = self._broken
+        limit, series = b.limit[i], self._series[int(b.column[i])]
+        above = not math.isnan(limit.high) and b.worst[i] > limit.high
+        size = b.worst[i] - limit.high if above else limit.low - b.worst[i]
+        floor = max(SIGNALS[series.metric].floor, 1e-12)
+        return Anomaly(
+            series, float(b.since[i]), end, 0.0, 1 if above else -1, float(b.worst[i]),
+            limit.low, limit.high, float(size), float(size / floor), "objective", limit.name, limit.harm,
+        )  # fmt: skip
+
+    # ---- detector
+
+    def _detect(self, frame: Frame) -> list[Anomaly]:
+        if self._detector is None or frame.ts <= self._last:
+            return []  # late and duplicate ticks teach nothing
+        self._last = frame.ts
+        self.since = frame.ts if self.since is None else self.since
+        self.rows += 1
+        p = self._detector.score(frame.ts, frame.values)
+        alpha = FALSE_ALARMS_PER_SERIES_DAY * self.step_s / 86_400
+        with np.errstate(invalid="ignore"):
+            hot = p <= alpha
+            # a short history cannot give so small a p: what stands at its floor may still be named, by the prior
+            maybe = ~hot & (p <= 1.0 / max(30.0, 15.0 * self.rows)) & (self.rows > 60)
+        whys: dict[int, Why] = {}
+        for i in map(int, np.flatnonzero(maybe)):
+            why = self._detector.explain(i)
+            if why.deviations >= PRIOR_DEVIATIONS:
+                hot[i] = True
+                whys[i] = why
+        self._heat = np.where(np.isnan(p), self._heat, self._heat * _COOL + hot)
+        self._begin_and_deepen(frame, p, hot, whys)
+        trust = ~hot
+        found = []
+        for series, episode in list(self._episodes.items()):
+            at = self._index[series]
+            episode.rows += 1
+            going = self._heat[at] >= _HEAT_OFF
+            relearn = episode.rows > max(_RELEARN_ROWS, _RELEARN_S / self.step_s)
+            trust[at] = relearn
+            found.append(_excursion(series, episode, None if going and not relearn else frame.ts))
+            if not going or relearn:
+                del self._episodes[series]
+        self._detector.learn(frame.ts, frame.values, trust)
+        return found
+
+    def _begin_and_deepen(
+        self, frame: Frame, p: FloatArray, hot: BoolArray, whys: dict[int, Why]
+    ) -> None:
+        detector = self._detector
+        if detector is None:
+            return
+        starts = 1.0 if self.step_s >= _SLOW_STEP_S else _HEAT_ON
+        for i in map(int, np.flatnonzero(hot & (self._heat >= starts))):
+            series = self._series[i]
+            episode = self._episodes.get(series)
+            if episode is None:
+                why = whys.get(i) or detector.explain(i)
+                onset = frame.ts - self.step_s
+                self._episodes[series] = _Episode(onset, float(p[i]), float(frame.values[i]), why)
+            elif p[i] <= episode.p:
+                why = whys.get(i) or detector.explain(i)
+                if why.deviations >= episode.why.deviations:
+                    self._episodes[series] = replace(
+                        episode, p=float(p[i]), value=float(frame.values[i]), why=why
+                    )
+
+    # ---- series come and go; restarts
+
+    def _retable(self, series: tuple[Series, ...]) -> None:
+        before = {s: i for i, s in enumerate(self._series)}
+        old = np.array([before.get(s, -1) for s in series], dtype=np.int64)
+        floors = np.array([SIGNALS[s.metric].floor for s in series])
+        if self._make is not None:
+            if self._detector is None:
+                self._detector = self._make(self.step_s, floors)
+                self._restore(series)
+            else:
+                self._detector.remap(old)
+            set_floors = getattr(self._detector, "set_floors", None)
+            if set_floors is not None:
+                set_floors(floors)
+        self._heat = np.where(old >= 0, self._heat[old] if len(self._heat) else 0.0, 0.0)
+        broken, stood = _Broken.lay(series, self._limits), self._broken
+        was = {
+            (limit, self._series[int(c)]): i
+            for i, (limit, c) in enumerate(zip(stood.limit, stood.column, strict=True))
+        }
+        for i, (limit, c) in enumerate(zip(broken.limit, broken.column, strict=True)):
+            j = was.get((limit, series[int(c)]))
+            if j is not None:
+                for name in ("since", "well", "on", "worst"):
+                    getattr(broken, name)[i] = getattr(stood, name)[j]
+        carried = {
+            (limit, series[int(c)]) for limit, c in zip(broken.limit, broken.column, strict=True)
+        }
+        self._left += [
+            self._breach(i, None) for key, i in was.items() if stood.on[i] and key not in carried
+        ]
+        self._broken = broken
+        self._series = series
+        self._index = {s: i for i, s in enumerate(series)}
+        gone = [s for s in self._episodes if s not in self._index]
+        self._left += [_excursion(s, self._episodes.pop(s), None) for s in gone]
+
+    def relimit(self, limits: Sequence[Limit]) -> None:
+        """Take new objectives (after a reload), keeping the state of those that stayed."""
+        self._limits = tuple(limits)
+        self._retable(self._series)
+
+    def rebase(self, jump: float) -> None:
+        """Move remembered times along with a wall clock that was set."""
+        self._last += jump
+        self.since = None if self.since is None else self.since + jump
+        self._broken.since += jump
+        self._broken.well += jump
+        for episode in self._episodes.values():
+            episode.onset += jump
+
+    def dump(self) -> bytes:
+        """Return what was learnt, with the names of the series, for the next start."""
+        if self._detector is None:
+            return b""
+        head = {"rows": self.rows, "since": self.since, "series": [str(s) for s in self._series]}
+        raw = json.dumps(head).encode()
+        return struct.pack("<I", len(raw)) + raw + self._detector.dump()
+
+    def load(self, state: bytes) -> None:
+        """Keep what `dump` gave until the first frame tells the series; raises Refused when damaged."""
+        try:
+            (size,) = struct.unpack_from("<I", state)
+            head = json.loads(state[4 : 4 + size])
+            self.rows, self.since = int(head["rows"]), head["since"]
+            self._kept = (list(head["series"]), state[4 + size :])
+        except (struct.error, ValueError, KeyError, TypeError) as damage:
+            raise Refused(f"detector state is damaged ({damage}): it is learnt anew") from None
+
+    def _restore(self, series: tuple[Series, ...]) -> None:
+        if self._kept is None or self._detector is None:
+            return
+        (names, state), self._kept = self._kept, None
+        before = {name: i for i, name in enumerate(names)}
+        self._detector.load(state)
+        self._detector.remap(np.array([before.get(str(s), -1) for s in series], dtype=np.int64))
+        self._series = series
+
+
+def _excursion(series: Series, e: _Episode, end: float | None) -> Anomaly:
+    above = math.isnan(e.why.high) or e.value > e.why.high
+    edge = e.why.high if above else e.why.low
+    size = abs(e.value - edge) if not math.isnan(edge) else 0.0
+    return Anomaly(
+        series, e.onset, end, e.p, 1 if above else -1, e.value, e.why.low, e.why.high, size,
+        e.why.deviations, "calibrated" if e.why.calibrated else "prior", e.why.family,
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Monitor:
+    """All sources under watch.
+
+    step_of   source -> its usual seconds between frames
+    limits    every objective, built-in and stated
+    """
+
+    make: MakeDetector | None
+    limits: tuple[Limit, ...]
+    step_of: Callable[[str], float] = field(default=lambda _source: 1.0)
+    watches: dict[str, Watch] = field(default_factory=dict)
+
+    def take(self, frame: Frame) -> list[Anomaly]:
+        """Return the anomalies of this frame's source; a detector that is broken raises."""
+        return self.watch(frame.source).take(frame)
+
+    def watch(self, source: str) -> Watch:
+        """Return the watch of a source, made at its first frame."""
+        if source not in self.watches:
+            make = None if source == "self" else self.make
+            self.watches[source] = Watch(self.step_of(source), make, self.limits)
+        return self.watches[source]
+
+    def learning(self) -> dict[str, dict[str, float | bool | None]]:
+        """Say per source since when it learns, from how many rows, and whether it knows enough."""
+        return {
+            name: {
+                "since": w.since,
+                "rows": w.rows,
+                "ready": w.rows >= READY_ROWS,
+                "ready_in_s": max(0.0, (READY_ROWS - w.rows) * w.step_s),
+            }
+            for name, w in sorted(self.watches.items())
+            if name != "self"
+        }

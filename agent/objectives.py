@@ -1,0 +1,93 @@
+"""Objectives: limits that hold from the first minute, stated by people or by physics, laid over series.
+
+agent.yaml, services.d  --limits_of-->  Limit  --> monitor (broken or not), verify (inside or not)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from agent.catalogue import SIGNALS
+from agent.config import Config, Objective
+from agent.model import Series
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """An objective, ready to be laid over series.
+
+    low, high   NaN = open
+    for_s       how long it must be broken before it counts
+    entities    globs over entity ids; any may match
+    """
+
+    signal: str
+    low: float
+    high: float
+    for_s: float
+    entities: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+    harm: bool = False
+
+    def over(self, series: Series) -> bool:
+        """Tell whether this limit is meant for a series."""
+        return (
+            series.metric == self.signal
+            and all(pair in series.labels for pair in self.labels)
+            and any(fnmatchcase(series.entity.id, glob) for glob in self.entities)
+        )
+
+
+BUILT_IN: Final = (
+    Limit("host.disk_utilization_ratio", math.nan, 0.97, 10.0, ("host:*",), name="disk nearly full"),
+    Limit("host.disk_inodes_ratio", math.nan, 0.97, 10.0, ("host:*",), name="inodes nearly used up"),
+    Limit("host.memory_utilization_ratio", math.nan, 0.97, 10.0, ("host:*",), name="memory nearly full"),
+    Limit("host.mount_reachable", 0.5, math.nan, 10.0, ("host:*",), name="file system does not answer"),
+    Limit("gpu.reachable", 0.5, math.nan, 5.0, ("gpu:*",), name="GPU does not answer"),
+    Limit("gpu.remap_failed", math.nan, 0.5, 0.0, ("gpu:*",), name="GPU memory row remapping failed"),
+    Limit("source.blind", math.nan, 0.5, 0.0, ("source:*",), name="blind"),
+    Limit("service.up", 0.5, math.nan, 3.0, ("service:*",), name="service does not answer", harm=True),
+    Limit("model.quality_lost", math.nan, 0.5, 0.0, ("model:*",), name="quality lost", harm=True),
+    Limit("model.worse_than_previous", math.nan, 0.5, 0.0, ("model:*",), name="worse version", harm=True),
+    Limit("feature.contract_broken", math.nan, 0.5, 0.0, ("feature:*",), name="data contract", harm=True),
+)  # fmt: skip
+"""Physical limits and contracts that hold without anybody stating them."""
+
+
+def limits_of(config: Config) -> tuple[Limit, ...]:
+    """Turn the stated objectives into limits over series."""
+    out = list(BUILT_IN)
+    for service in config.services:
+        for o in service.objectives:
+            kind = SIGNALS[o.signal].entity_kind
+            globs = entity_globs(kind, service.id, service.models)
+            out.append(_limit(o, (o.entity,) if o.entity else globs, SIGNALS[o.signal].harm))
+    for o in config.objectives:
+        kind = SIGNALS[o.signal].entity_kind
+        out.append(_limit(o, (o.entity or f"{kind}:*",), SIGNALS[o.signal].harm))
+    return tuple(out)
+
+
+def _limit(o: Objective, globs: tuple[str, ...], harm: bool) -> Limit:
+    low = math.nan if o.min is None else float(o.min)
+    high = math.nan if o.max is None else float(o.max)
+    side = f"at least {o.min:g}" if o.max is None else f"at most {o.max:g}"
+    return Limit(
+        o.signal, low, high, o.for_, globs, tuple(sorted(o.labels.items())), f"{o.signal} {side}", harm
+    )  # fmt: skip
+
+
+def entity_globs(kind: str, service: str, models: Sequence[str]) -> tuple[str, ...]:
+    """Say which entities a service's objective on a signal of `kind` is meant for."""
+    if kind in {"service", "replica"}:
+        return (f"{kind}:{service}", f"{kind}:{service}/*")
+    if kind == "model":
+        return tuple(f"model:{m}" for m in models)
+    if kind in {"version", "feature"}:
+        return tuple(f"{kind}:{m}/*" for m in models)
+    return (f"{kind}:*",)

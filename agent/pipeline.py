@@ -1,0 +1,269 @@
+"""The walk: what happens to a tick, in one literal list.
+
+    frames, changes -> learn -> detect -> correlate -> explain -> decide -> plans, pages
+
+Synchronous, pure but for `record` (append to the journal and fold into memory), on one thread: the same code walks
+over live ticks and over recorded history. Time is `now`; nobody here looks at a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from agent import guard, match, rca
+from agent.causes import words
+from agent.codec import pack
+from agent.correlate import Correlator
+from agent.model import Anomaly, Cause, Change, Decision, Entity, Frame, Incident, Run
+from agent.ports import Note
+from agent.rca import Look
+from agent.scene import Scene
+from agent.world import World
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.history import History
+    from agent.memory import Memory
+    from agent.monitor import Monitor
+    from agent.playbook import Library
+    from agent.runner import Plan
+
+Record = Callable[[str, str, dict[str, Any], float], None]
+"""(kind, subject, body, ts): append to the journal and fold into memory."""
+
+
+@dataclass(slots=True)
+class Moment:
+    """One tick on its way through the stages."""
+
+    now: float
+    frames: Sequence[Frame]
+    changes: list[Change]
+    anomalies: list[Anomaly] = field(default_factory=list)
+    touched: dict[str, Incident] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Walk:
+    """The rooms that a tick walks through, and what they remember."""
+
+    config: Config
+    world: World
+    history: History
+    monitor: Monitor
+    correlator: Correlator
+    library: Library
+    memory: Memory
+    record: Record
+    holding: match.HoldingState
+    paused_file: bool = False
+    journal_well: bool = True
+    bugs: Callable[[str, Exception], None] | None = None
+    changes: list[Change] = field(default_factory=list)
+    journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def step(self, now: float, frames: Sequence[Frame], changes: Sequence[Change] = ()) -> Moment:
+        """Walk one tick; returns what came of it. Plans are already recorded: start them."""
+        moment = Moment(now, frames, [*changes, *(c for f in frames for c in f.changes)])
+        for stage in STAGES:
+            stage(self, moment)
+        return moment
+
+    def scene(self, target: Entity, cause: Cause | None, since: float | None) -> Scene:
+        """Return what expressions see for a target."""
+        return Scene(
+            self.world, target, read=self.history.read, cause=cause, since=since,
+            baseline_s=self.config.diagnose.baseline,
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------- the stages
+
+
+def learn(walk: Walk, moment: Moment) -> None:
+    """Put frames into the world and into history; remember changes."""
+    for frame in moment.frames:
+        walk.world.take(frame)
+        walk.history.append(frame)
+    walk.world.now = max(walk.world.now, moment.now)
+    for change in moment.changes:
+        walk.record("change", change.entity.id, pack(change), moment.now)
+    far = moment.now - walk.config.diagnose.release_window - walk.config.diagnose.window
+    walk.changes = [c for c in walk.changes if c.ts >= far] + moment.changes
+
+
+def detect(walk: Walk, moment: Moment) -> None:
+    """Score every frame. A detector with a bug rests for this frame, the others go on."""
+    for frame in moment.frames:
+        try:
+            moment.anomalies += walk.monitor.take(frame)
+        except (
+            Exception
+        ) as error:  # the one border of detect: a plug-in's bug must not end the walk
+            if walk.bugs is None:
+                raise
+            walk.bugs(f"detector of {frame.source}", error)
+
+
+def correlate(walk: Walk, moment: Moment) -> None:
+    """Join anomalies and changes into incidents."""
+    held = {run.incident for run in walk.memory.live_runs()}
+    for incident in walk.correlator.update(moment.now, moment.anomalies, moment.changes, held=held):
+        moment.touched[incident.id] = incident
+
+
+def explain(walk: Walk, moment: Moment) -> None:
+    """Diagnose incidents that have gathered evidence, and again while they go on."""
+    settings = walk.config.diagnose
+    for incident in list(walk.correlator.incidents.values()):
+        onset = min([incident.updated, *(a.onset for a in incident.anomalies if a.end is None)])
+        opened = max(incident.opened, onset) if incident.reopened else incident.opened
+        if moment.now - opened < settings.settle and incident.diagnosis is None:
+            continue
+        if incident.diagnosis is not None and (
+            walk.memory.live_runs_of(incident.id) or not ongoing(incident)
+        ):
+            continue  # while a run acts, what moves is its doing; what is over has been explained
+        diagnosis = rca.diagnose(look(walk, incident, moment.now))
+        if rca.same_answer(diagnosis, incident.diagnosis):
+            diagnosis = replace(
+                diagnosis, ts=incident.diagnosis.ts if incident.diagnosis else diagnosis.ts
+            )
+        updated = replace(incident, diagnosis=diagnosis)
+        walk.correlator.put(updated)
+        if incident.id in moment.touched or not rca.same_answer(diagnosis, incident.diagnosis):
+            moment.touched[incident.id] = updated
+    for incident in moment.touched.values():
+        _journal(walk, incident, moment)
+
+
+def decide(walk: Walk, moment: Moment) -> None:
+    """Match playbooks, ask the guard, plan what is allowed; say what people must know."""
+    for incident in list(walk.correlator.incidents.values()):
+        if incident.diagnosis is not None and ongoing(incident):
+            _page(walk, incident, moment)
+            _act(walk, incident, moment)
+
+
+Stage = Callable[[Walk, Moment], None]
+STAGES: Final[tuple[Stage, ...]] = (learn, detect, correlate, explain, decide)
+
+
+# ---------------------------------------------------------------- details
+
+
+def ongoing(incident: Incident) -> bool:
+    """Tell whether what opened an incident goes on, or whether it only waits to be resolved."""
+    going = [a for a in incident.anomalies if a.end is None]
+    return any(a.road == "objective" for a in going) or (
+        incident.severity == "note" and bool(going)
+    )
+
+
+def look(walk: Walk, incident: Incident, now: float) -> Look:
+    """Return what diagnosis may read about an incident."""
+    settings = walk.config.diagnose
+    group = incident.entities[0] if incident.entities else Entity("host", "unknown")
+    found = Look(
+        now, incident, walk.world, walk.history.read, settings.window, settings.baseline,
+        settings.release_window, changes=(*walk.changes, *incident.changes),
+    )  # fmt: skip
+    group = found.group
+    onset = found.onset
+    trouble = [
+        (a, b)
+        for a, b in walk.correlator.ordinary(group, onset - settings.baseline, onset)
+        if b < onset
+    ]
+    return replace(found, trouble=trouble)
+
+
+def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
+    """Write an incident when a person would see a difference, not at each tick of an excursion."""
+    top = incident.diagnosis.top if incident.diagnosis else None
+    seen = (
+        incident.state, incident.severity, incident.reopened, len(incident.changes),
+        frozenset((str(a.series), a.end is None) for a in incident.anomalies if a.road == "objective"),
+        len(incident.anomalies) // 5, top and (top.kind, top.entity, round(top.probability * 5)),
+    )  # fmt: skip
+    if walk.journalled.get(incident.id) == seen:
+        return
+    walk.journalled[incident.id] = seen
+    if incident.state == "resolved":
+        del walk.journalled[incident.id]
+    walk.record("incident", incident.id, pack(incident), moment.now)
+
+
+def _page(walk: Walk, incident: Incident, moment: Moment) -> None:
+    """Tell people once a life of an incident that harms."""
+    key = f"page:{incident.id}:{incident.reopened}"
+    if incident.severity != "page" or key in walk.memory.notes or incident.diagnosis is None:
+        return
+    top = incident.diagnosis.top
+    said = (
+        f"{words(top.kind)} ({top.entity.id}, {top.probability:.0%} sure)"
+        if top and top.kind != "unknown"
+        else "cause not known yet"
+    )
+    owner = next(
+        (walk.world.attrs(e).get("owner", "") for e in incident.entities if e.kind == "service"), ""
+    )
+    note = Note(key, moment.now, "page", incident.title, said, incident.id, owner)
+    walk.record("note", key, pack(note), moment.now)
+    moment.notes.append(note)
+
+
+def _act(walk: Walk, incident: Incident, moment: Moment) -> None:
+    """Ask the guard about every playbook that matches, and plan what it lets through."""
+    found = match.candidates(
+        walk.library, incident, walk.world, walk.holding, moment.now,
+        scene=lambda target, cause: walk.scene(target, cause, _onset(incident)), memory=walk.memory,
+    )  # fmt: skip
+    for playbook, target, scene in found:
+        decision = guard.decide(
+            playbook, target, incident, memory=walk.memory, world=walk.world, config=walk.config,
+            now=moment.now, paused_file=walk.paused_file, journal_well=walk.journal_well,
+        )  # fmt: skip
+        moment.decisions.append(decision)
+        if not _news(walk, decision):
+            continue
+        walk.record("decision", f"{playbook.id}|{target.id}", pack(decision), moment.now)
+        if decision.allowed:
+            plan = playbook.plan(target, incident, scene, decision.mode, moment.now)
+            record_plan(walk.record, plan, moment.now)
+            moment.plans.append(plan)
+
+
+def record_plan(record: Record, plan: Plan, now: float) -> Run:
+    """Write a plan and its run into the journal: from here on it can not be lost."""
+    run = Run(
+        plan.run_id, plan.playbook, plan.entity, plan.incident, plan.mode,
+        "suggested" if plan.mode == "suggest" else "waiting_approval" if plan.mode == "approve" else "acting",
+        now, now, plan.hash, text=plan.title,
+    )  # fmt: skip
+    record("plan", plan.run_id, pack(plan), now)
+    record("run", plan.run_id, pack(run), now)
+    return run
+
+
+def _onset(incident: Incident) -> float:
+    """Return when this life of the incident began: what lies before is its baseline."""
+    going = [a.onset for a in incident.anomalies if a.end is None and a.road == "objective"]
+    return min(going, default=incident.opened)
+
+
+def _news(walk: Walk, decision: Decision) -> bool:
+    """Tell whether the guard says something else than the last time about the same."""
+    last = walk.memory.last_decision(decision.playbook, decision.target, decision.incident)
+    if last is None:
+        return True
+
+    def key(d: Decision) -> tuple[Any, ...]:
+        return d.allowed, d.mode, tuple((g.name, g.passed) for g in d.gates)
+
+    return key(last) != key(decision)

@@ -1,0 +1,362 @@
+"""The contracts between the ground and its guests. The docstring is the law.
+
+Interval, timeout, retry, counters and tracing stay outside the plug-in. More powers are more protocols
+beside these (`Undo` beside `Action`), never flags. Abilities that an action needs (Scaler, Models, ...)
+stand beside the action that needs them, in `playbooks/actions/`; a connector just has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from agent.model import BoolArray, Change, FloatArray, Frame, IntArray
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Something that can be asked how things are.
+
+    Called from the daemon's event loop, never twice at once. `interval_s` is how often it wants to be asked;
+    the collector stretches it when polls cost more than their share. What may block runs in a thread with a
+    time limit, inside. Raises Unavailable (back off, the source is stale) or Refused (a person must mend it).
+    """
+
+    interval_s: float
+
+    async def poll(self) -> Frame:
+        """Take one reading. Counters stay counters: the collector makes rates."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionBatch:
+    """Rows that a model service logged, columnar; see `agent.models` for what becomes of them.
+
+    model, version   whose rows (version "" = unknown)
+    ts               (n,) unix seconds of the prediction
+    ids              (n,) what a late label refers to; "" = none
+    features         name -> (n,) float64 (NaN = missing) or (n,) object of str (None = missing)
+    pred             (n,) object of str, or float64 for regression; None = not logged
+    proba            (n,) probability of the predicted class; NaN = not logged
+    latency_s        (n,) as the client saw it, waiting included; NaN = not logged
+    processing_s     (n,) inside the worker, without waiting; NaN = not logged
+    status           (n,) HTTP-like code; 200 = served
+    """
+
+    model: str
+    version: str
+    ts: FloatArray
+    ids: tuple[str, ...]
+    features: Mapping[str, Any]
+    pred: Any
+    proba: FloatArray
+    latency_s: FloatArray
+    processing_s: FloatArray
+    status: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class LabelBatch:
+    """Labels that came later: `ids[i]` was in truth `labels[i]`, known since `ts[i]`."""
+
+    model: str
+    ts: FloatArray
+    ids: tuple[str, ...]
+    labels: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """An alert from elsewhere: evidence, not yet an incident. firing False = it was resolved."""
+
+    ts: float
+    name: str
+    source: str
+    firing: bool
+    labels: tuple[tuple[str, str], ...]
+    text: str = ""
+
+
+Arrival = Frame | Change | Signal | PredictionBatch | LabelBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way in that a receiver asks for; the daemon mounts it with limits and authority.
+
+    handle   body and content type in, arrivals out; raises Refused for what is malformed (answered 4xx)
+    """
+
+    path: str
+    handle: Callable[[bytes, str], Sequence[Arrival]]
+    max_bytes: int = 8 << 20
+
+
+@runtime_checkable
+class Receiver(Protocol):
+    """Something that others push to."""
+
+    def routes(self) -> Sequence[Route]:
+        """Say the ways in, once, at start."""
+        ...
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """A log that grows (prediction logs, label files): read on from where we were, also after kill -9."""
+
+    interval_s: float
+
+    async def read(self) -> Sequence[Arrival]:
+        """Return what has come since the last call; bounded by what one tick may carry."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a detector says that a series is abnormal.
+
+    family       spike, level, trend, shape, variability, flatline, ...
+    low, high    the band that was expected, in units of the series
+    deviations   distance from it in robust deviations
+    learnt_rows  how many rows of history stand behind it; p can not be below 1 / (30 learnt_rows)
+    """
+
+    family: str
+    low: float
+    high: float
+    deviations: float
+    learnt_rows: int
+    calibrated: bool
+
+
+class Detector(Protocol):
+    """Numbers in, p-values out: columnar over all series of one source, causal, deterministic.
+
+    A detector keeps its state in arrays (n, ...). It has no clock, no I/O, no log and no opinion on what is bad.
+    """
+
+    def score(self, ts: float, x: FloatArray) -> FloatArray:
+        """Return p-values (n,) of this row against what was learnt before it; NaN = not ready or x NaN."""
+        ...
+
+    def learn(self, ts: float, x: FloatArray, trust: BoolArray) -> None:
+        """Learn the row, after `score`; trust[i] False = it is called abnormal, do not learn it."""
+        ...
+
+    def remap(self, old_index: IntArray) -> None:
+        """Series came and went: new position i was old_index[i]; -1 = new, starts from nothing."""
+        ...
+
+    def dump(self) -> bytes:
+        """Return the state; `load(dump())` = never stopped. Versioned and checked."""
+        ...
+
+    def load(self, state: bytes) -> None:
+        """Take a state that `dump` gave; raises Refused when it is damaged or of another version."""
+        ...
+
+    def explain(self, i: int) -> Why:
+        """Say why series i got its last p-value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a run, ready to act.
+
+    key       idempotency key: run id + step id; the same for every try of the same step
+    params    the action's parameters, interpolated, of its own types
+    before    what `observe` said when the run was planned (compare-and-set against it)
+    target    entity id
+    facts     facts of the diagnosis
+    dry_run   say what would be done, change nothing
+    """
+
+    key: str
+    use: str
+    target: str
+    params: Mapping[str, Any]
+    before: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a step did: a line for people, values for later steps (`${steps.ID.NAME}`), and what undo needs."""
+
+    summary: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    undo: Mapping[str, Any] = field(default_factory=dict)
+    change: Change | None = None
+
+
+@runtime_checkable
+class Action(Protocol):
+    """A verb: a class under `@action("name")`, with `class Params(Model)` and four attributes.
+
+    effect     "mutating" | "marking" (only marks, blocks retraining or tells people) | "reading"
+    ability    the Protocol that a connector must have, or None
+    reversible whether `undo` exists in this world; irreversible verbs need mode approve
+    shared     acts on something that several agents may share (endpoint, alias, deployment)
+
+    Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it.
+    """
+
+    effect: str
+    ability: type[Any] | None
+    reversible: bool
+    shared: bool
+
+    async def observe(self, step: Step) -> Mapping[str, Any]:
+        """Read the state of the world that this step would change; free of effects; JSON-able."""
+        ...
+
+    def reached(self, step: Step, seen: Mapping[str, Any]) -> bool:
+        """Tell whether `seen` is what the step wants: it has happened, or need not."""
+        ...
+
+    async def run(self, step: Step) -> Done:
+        """Act once, by compare-and-set against `step.before`; honours `step.dry_run`.
+
+        Also called when `reached` holds already (a try that was cut off, or the world needs nothing): then it changes
+        nothing and returns what undo needs if the act was ours. Idempotent per step.key where the world allows.
+        Raises Unavailable (nothing happened, try again), Refused (nothing happened, stop), Uncertain (it may have
+        happened: the runner will `observe`).
+        """
+        ...
+
+
+@runtime_checkable
+class Undo(Protocol):
+    """An action that can put back what was there."""
+
+    async def undo(self, step: Step, done: Mapping[str, Any]) -> Done:
+        """Put back `done` (the `Done.undo` of run), by compare-and-set; idempotent; Refused if others changed it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to tell people. `key` is the same for every try: who has told it once does not tell it again."""
+
+    key: str
+    ts: float
+    severity: str
+    title: str
+    text: str
+    incident: str = ""
+    owner: str = ""
+    channel: str = ""
+
+
+@runtime_checkable
+class Notifier(Protocol):
+    """A way to reach people."""
+
+    async def notify(self, note: Note) -> None:
+        """Deliver; raises Unavailable, Refused or Uncertain."""
+        ...
+
+
+@runtime_checkable
+class Abilities(Protocol):
+    """A connector that can say in one line each what it sees and what it may do, for `homeostat try`."""
+
+    async def describe(self) -> Sequence[str]:
+        """Return lines for people."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureState:
+    """How one input column stands against its reference. NaN and None = not known.
+
+    used           the version that serves was made with it (False: it is only logged)
+    learning       there is no reference yet: the first rows make one
+    rows           effective rows behind the newest numbers
+    scale          median magnitude against that of the reference
+    broken, reason, since   whether its contract is broken, how (`missing 40 %`, `scale x0.01`), since when
+    evidence       log10 of the e-value against "as the reference, give or take"
+    drifted        evidence and size together
+    """
+
+    name: str
+    used: bool
+    learning: bool
+    rows: float
+    missing: float
+    out_of_range: float
+    scale: float
+    psi: float
+    broken: bool | None
+    reason: str
+    since: float | None
+    evidence: float
+    drifted: bool
+
+
+class FeatureDrift(Protocol):
+    """The inputs of one model version against their reference; registered with `@registry.drift`.
+
+    Columnar over features, constant memory, no clock, no I/O, no log. Made with
+    `(Config(...), reference, others)`: the version's own reference.json or None, and those of the model's other
+    versions, for logged features that only they describe; raises Refused when its own reference is malformed.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features that it knows; grows only while it learns."""
+        ...
+
+    def take(self, ts: float, rows: int, features: Mapping[str, Any]) -> None:
+        """Count a batch: columns as in `PredictionBatch`, newest row at `ts`. Unknown columns are ignored."""
+        ...
+
+    def judge(self, ts: float) -> FloatArray:
+        """Decide at `ts`; return (d, 5): missing, out of range, scale, PSI, broken (0, 1); NaN = unknown."""
+        ...
+
+    def states(self) -> tuple[FeatureState, ...]:
+        """Say what the last `judge` found, for each of `names`."""
+        ...
+
+    def restart(self) -> None:
+        """Forget the rows, keep the reference: the version serves anew."""
+        ...
+
+    def dump(self) -> bytes:
+        """Return the state; `load(dump())` = never stopped. Holds counts, never rows."""
+        ...
+
+    def load(self, state: bytes) -> None:
+        """Take a state that `dump` gave; raises Refused when it is damaged or of another version."""
+        ...
+
+
+class ErrorDrift(Protocol):
+    """Sequential evidence that a share of errors lies above a bound; valid however often one looks."""
+
+    alarm: float
+    """log10 of the evidence that is enough: at least 10^alarm batches between two false alarms, on average."""
+
+    def take(self, wrong: int, rows: int, bound: float) -> None:
+        """Count a batch of judged rows; `bound` is fixed before they are seen."""
+        ...
+
+    @property
+    def evidence(self) -> float:
+        """log10 of the e-value."""
+        ...
+
+    def dump(self) -> FloatArray:
+        """Return the state, a few numbers."""
+        ...
+
+    def load(self, state: FloatArray) -> None:
+        """Take what `dump` gave; raises Refused when it does not fit."""
+        ...

@@ -1,0 +1,179 @@
+"""How a signal is now against its own past, around one incident: the numbers that rules weigh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from agent.catalogue import SIGNALS
+from agent.model import BoolArray, Change, Entity, FloatArray, Incident, Series
+from agent.scene import Reader
+from agent.topology import Topology
+from agent.world import World
+
+_ENOUGH_ROWS: Final = 10
+"""Fewer rows of past than this say nothing about what is ordinary."""
+_GUARD_S: Final = 2.0
+"""The last moments before an onset may already belong to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One series around an incident.
+
+    now, usual   medians of the incident and of the ordinary past, in units of the series
+    scale        robust standard deviation of the past, not below the catalogue's floor
+    deviations   (now - usual) / scale
+    onset        when it left half of the way behind, or None
+    rows         of past behind it
+    """
+
+    series: Series
+    now: float
+    usual: float
+    scale: float
+    rows: int
+    onset: float | None = None
+
+    @property
+    def deviations(self) -> float:
+        """How far it has moved, in robust deviations; signed."""
+        return (self.now - self.usual) / self.scale
+
+    @property
+    def ratio(self) -> float:
+        """Now against usual; infinite from zero."""
+        if abs(self.usual) < 1e-12:
+            return math.inf if abs(self.now) > 1e-12 else 1.0
+        return self.now / self.usual
+
+    @property
+    def moved(self) -> float:
+        """Now minus usual, in units of the series."""
+        return self.now - self.usual
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Everything that rules may read about one incident.
+
+    ordinary  spans with other incidents of the group: they are no part of the baseline
+    """
+
+    now: float
+    incident: Incident
+    world: World
+    read: Reader
+    window_s: float
+    baseline_s: float
+    release_window_s: float
+    trouble: Sequence[tuple[float, float]] = ()
+    changes: Sequence[Change] = ()
+
+    @property
+    def topology(self) -> Topology:
+        """The graph."""
+        return self.world.topology
+
+    @property
+    def onset(self) -> float:
+        """When the first objective of this life of the incident broke, or what opened it began."""
+        going = [a for a in self.incident.anomalies if a.end is None]
+        stated = [a.onset for a in going if a.road == "objective"]
+        return min(stated or [a.onset for a in going] or [self.incident.opened])
+
+    @property
+    def group(self) -> Entity:
+        """Whose incident it is."""
+        return self.incident.about or self.incident.entities[0]
+
+    def near(self, kind: str) -> list[Entity]:
+        """Return the relatives of the group of one kind, nearest first; a host's services are not its own."""
+        if self.group.kind not in {"service", "model"}:
+            return []
+        return self.topology.related(self.group, kind)
+
+    def broken(self, *metrics: str) -> bool:
+        """Tell whether an objective on one of these signals is broken and still is."""
+        return any(
+            a.series.metric in metrics and a.end is None and a.road == "objective"
+            for a in self.incident.anomalies
+        )
+
+    def value(self, metric: str, entity: Entity) -> float | None:
+        """Return the newest value; None = unknown."""
+        return self.world.value(metric, entity)
+
+    def measure(self, metric: str, entity: Entity, **labels: str) -> Measured | None:
+        """Measure one signal of one entity; None when it, or its past, is unknown."""
+        found = [
+            s for s in self.world.find(metric, entity) if labels.items() <= dict(s.labels).items()
+        ]
+        return self.measure_all(found[:1])[0] if found else None
+
+    def measure_all(self, series: Sequence[Series]) -> list[Measured | None]:
+        """Measure many series at once: one read of history."""
+        if not series:
+            return []
+        onset = self.onset
+        start = onset - self.baseline_s
+        ts, rows = self.read(series, start, self.now + 0.001)
+        if not len(ts):
+            return [None] * len(series)
+        past = ts < onset - _GUARD_S
+        for a, b in self.trouble:
+            if a < onset - _GUARD_S:
+                past &= (ts < a - _GUARD_S) | (ts > b)
+        # the newest part of the incident says how it is now; its first moments may still be half well
+        recent = ts >= max(onset, self.now - self.window_s)
+        return [
+            _measured(one, ts, rows[:, j], past=past, recent=recent, onset=onset)
+            for j, one in enumerate(series)
+        ]
+
+    def release(self, entity: Entity, *kinds: str) -> Change | None:
+        """Return the newest change of an entity that can have caused this, not one of our own."""
+        for change in sorted(self.changes, key=lambda c: -c.ts):
+            if (
+                change.entity == entity
+                and change.kind in kinds
+                and not change.ours
+                and self.onset - self.release_window_s <= change.ts <= self.onset + self.window_s
+            ):
+                return change
+        return None
+
+
+def _measured(
+    series: Series,
+    ts: FloatArray,
+    x: FloatArray,
+    *,
+    past: BoolArray,
+    recent: BoolArray,
+    onset: float,
+) -> Measured | None:
+    before = x[past & ~np.isnan(x)]
+    during = recent & ~np.isnan(x)
+    if not during.any():
+        return None
+    after = x[during]
+    now = float(np.median(after[-max(3, len(after) // 2) :]))
+    if len(before) < _ENOUGH_ROWS:
+        return None
+    usual = float(np.median(before))
+    spread = np.percentile(before, (5, 25, 75, 95))
+    floor = SIGNALS[series.metric].floor
+    scale = max(
+        (spread[2] - spread[1]) / 1.349, (spread[3] - spread[0]) / 3.29, 0.02 * abs(usual), floor, 1e-9
+    )  # fmt: skip
+    half = usual + (now - usual) / 2
+    left = (x > half) if now > usual else (x < half)
+    began = np.flatnonzero(left & (ts >= onset - 60.0))
+    return Measured(
+        series, now, usual, float(scale), len(before), float(ts[began[0]]) if len(began) else None
+    )

@@ -1,0 +1,149 @@
+"""What expressions see for one target: dotted names to values; None = unknown.
+
+    gpu.clock_ratio             a catalogue signal on the target, or on its nearest relative of that kind
+    baseline.gpu.clock_ratio    what was ordinary for it before the trouble (or before the act)
+    target.id, target.command   the target and its attributes
+    cause.kind, cause.feature   the diagnosis and its facts
+    steps.train.version         what an earlier step of the run gave
+    value, peers.median         inside a `when` item with `signal:`
+
+Several series of one signal (labels) give the worst one by the catalogue's `better`, else their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agent.catalogue import SIGNALS
+from agent.model import Cause, Entity, FloatArray, Series
+
+if TYPE_CHECKING:
+    from agent.world import World
+
+Reader = Callable[[Sequence[Series], float, float], tuple[FloatArray, FloatArray]]
+"""`History.read` without its step: (series, from, to) -> ts (k,), values (k, n)."""
+
+
+class Scene:
+    """Resolves names for one target at one moment; cheap to make, made anew each tick."""
+
+    def __init__(
+        self,
+        world: World,
+        target: Entity,
+        *,
+        read: Reader | None = None,
+        cause: Cause | None = None,
+        facts: Mapping[str, str] | None = None,
+        steps: Mapping[str, Mapping[str, Any]] | None = None,
+        since: float | None = None,
+        baseline_s: float = 3600.0,
+        signal: str | None = None,
+    ) -> None:
+        self.world = world
+        self.target = target
+        self._read = read
+        self._cause = cause
+        self._facts = dict(facts if facts is not None else (cause.facts if cause else {}))
+        self._steps = steps or {}
+        self._since = since
+        self._baseline_s = baseline_s
+        self._signal = signal
+
+    def about(self, signal: str) -> Scene:
+        """Return the same scene with `value` and `peers` bound to a signal."""
+        return Scene(
+            self.world, self.target, read=self._read, cause=self._cause, facts=self._facts,
+            steps=self._steps, since=self._since, baseline_s=self._baseline_s, signal=signal,
+        )  # fmt: skip
+
+    def __call__(self, name: str) -> Any:
+        """Return the value of a dotted name; None when it is not known."""
+        head, _, rest = name.partition(".")
+        if name == "value":
+            return self.signal(self._signal) if self._signal else None
+        if head == "peers":
+            return self._peers(rest)
+        if head == "target":
+            return self._target(rest)
+        if head == "cause":
+            return self._of_cause(rest)
+        if head == "steps":
+            step, _, key = rest.partition(".")
+            return self._steps.get(step, {}).get(key)
+        if head == "baseline":
+            return self.baseline(rest)
+        return self.signal(name) if name in SIGNALS else None
+
+    def series(self, metric: str) -> list[Series]:
+        """Return the series that a signal name means here."""
+        definition = SIGNALS.get(metric)
+        if definition is None:
+            return []
+        entity = self.world.topology.nearest(self.target, definition.entity_kind)
+        return self.world.find(metric, entity) if entity is not None else []
+
+    def signal(self, metric: str) -> float | None:
+        """Return the newest value of a signal here; None when any of its series is unknown."""
+        values = [self.world.get(s) for s in self.series(metric)]
+        return _worst(metric, values)
+
+    def baseline(self, metric: str) -> float | None:
+        """Return what was ordinary before `since`: the median over the baseline; None when too short."""
+        found = self.series(metric)
+        if self._read is None or self._since is None or not found:
+            return None
+        _, rows = self._read(found, self._since - self._baseline_s, self._since)
+        enough = [
+            float(np.nanmedian(rows[:, j]))
+            if np.count_nonzero(~np.isnan(rows[:, j])) >= 5
+            else None
+            for j in range(rows.shape[1])
+        ]
+        return _worst(metric, enough)
+
+    def _peers(self, what: str) -> float | None:
+        if self._signal is None or what not in {"median", "count"}:
+            return None
+        values = [
+            v
+            for peer in self.world.topology.peers(self.target)
+            if (
+                v := _worst(
+                    self._signal, [self.world.get(s) for s in self.world.find(self._signal, peer)]
+                )
+            )
+            is not None
+        ]
+        if what == "count":
+            return float(len(values))
+        return float(np.median(values)) if values else None
+
+    def _target(self, what: str) -> Any:
+        if what in {"id", "kind", "key"}:
+            return getattr(self.target, what)
+        return self.world.attrs(self.target).get(what)
+
+    def _of_cause(self, what: str) -> Any:
+        if self._cause is not None and what in {"kind", "probability"}:
+            return getattr(self._cause, what)
+        if self._cause is not None and what == "entity":
+            return self._cause.entity.id
+        return self._facts.get(what)
+
+
+def _worst(metric: str, values: Sequence[float | None]) -> float | None:
+    """Join several series of one signal; one unknown makes the whole unknown."""
+    known = [v for v in values if v is not None and not math.isnan(v)]
+    if not known or len(known) != len(values):
+        return None
+    better = SIGNALS[metric].better
+    if better == "low":
+        return max(known)
+    if better == "high":
+        return min(known)
+    return sum(known) / len(known)

@@ -1,0 +1,124 @@
+"""One connector alone, for `homeostat try`: what it sees and what it may do. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from agent import registry
+from agent.catalogue import SIGNALS
+from agent.config import Config, ConnectorConfig
+from agent.daemon import make_connector, wanted_connectors
+from agent.errors import Unavailable
+from agent.model import Frame
+from agent.ports import Abilities, Feed, LabelBatch, Notifier, PredictionBatch, Receiver, Source
+from agent.rates import Rates
+from agent.units import say
+
+_LIMIT_S: Final = 15.0
+_PAUSE_S: Final = 1.0
+"""Between the two readings: long enough for a rate to mean something."""
+
+
+async def look(name: str, config: Config, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask a connector twice; returns JSON-able facts. Raises Refused, Unavailable as the connector does."""
+    wanted = wanted_connectors(config).get(name) or config.connectors.get(name)
+    if wanted is None:
+        registry.connector.get(name)  # says which names there are
+        wanted = ConnectorConfig()
+    if own:
+        wanted = ConnectorConfig.model_validate({**wanted.model_dump(), **wanted.own, **own})
+    with tempfile.TemporaryDirectory(prefix="homeostat-try-") as folder:
+        made = make_connector(name, wanted, Path(folder))
+        try:
+            return await _ask(name, wanted.use or name, made)
+        finally:
+            close = getattr(made, "close", None)
+            if close is not None:
+                result = close()
+                if inspect.isawaitable(result):
+                    await result
+
+
+async def _ask(name: str, kind: str, made: Any) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "source": name, "kind": kind, "series": [], "seen": [], "changes": [], "records": {},
+        "ways_in": [r.path for r in made.routes()] if isinstance(made, Receiver) else [],
+        "may": _may(made), "says": [], "poll_s": None,
+    }  # fmt: skip
+    if isinstance(made, Source):
+        frame, out["poll_s"], seen = await _frame(made)
+        out["series"] = [
+            {
+                "series": str(s), "metric": s.metric, "entity": s.entity.id, "labels": dict(s.labels),
+                "value": None if math.isnan(v) else float(v), "unit": SIGNALS[s.metric].unit,
+                "said": say(float(v), SIGNALS[s.metric].unit), "means": SIGNALS[s.metric].help,
+            }
+            for s, v in zip(frame.series, frame.values, strict=True)
+        ]  # fmt: skip
+        out["seen"] = [
+            {
+                "entity": x.entity.id,
+                "attrs": dict(x.attrs),
+                "edges": [f"{e.kind} {e.dst.id}" for e in x.edges if e.src == x.entity],
+            }
+            for x in seen
+        ]
+        out["changes"] = [
+            f"{c.kind} of {c.entity.id}: {c.before} -> {c.after}" for c in frame.changes
+        ]
+    if isinstance(made, Feed):
+        out["records"] = _count(await _within(made.read(), "read"))
+    if isinstance(made, Abilities):
+        out["says"] = list(await _within(made.describe(), "describe"))
+    return out
+
+
+async def _frame(source: Source) -> tuple[Frame, float, list[Any]]:
+    """Read twice; returns the second reading with rates, how long it took, and what both saw."""
+    rates = Rates()
+    loop = asyncio.get_running_loop()
+    first = await _within(source.poll(), "answer")
+    rates.apply(first)
+    await asyncio.sleep(_PAUSE_S)
+    start = loop.time()
+    second = await _within(source.poll(), "answer")
+    took = loop.time() - start
+    seen = {x.entity: x for x in (*first.seen, *second.seen)}
+    return rates.apply(second), took, list(seen.values())
+
+
+async def _within(work: Any, what: str) -> Any:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LIMIT_S):
+            return await work
+    raise Unavailable(f"it did not {what} within {_LIMIT_S:.0f} s; look whether it is up")
+
+
+def _count(arrivals: Sequence[Any]) -> dict[str, int]:
+    """Count what a log held."""
+    out: dict[str, int] = {}
+    for one in arrivals:
+        kind, n = type(one).__name__, 1
+        if isinstance(one, PredictionBatch):
+            kind, n = "predictions", len(one.ts)
+        elif isinstance(one, LabelBatch):
+            kind, n = "labels", len(one.ts)
+        out[kind] = out.get(kind, 0) + n
+    return out
+
+
+def _may(made: Any) -> list[str]:
+    """Return the verbs that this connector could carry out, by its abilities."""
+    found = [
+        name
+        for name in registry.action
+        if (ability := registry.action.get(name).ability) is not None and isinstance(made, ability)
+    ]
+    return [*found, *(["tell people"] if isinstance(made, Notifier) else [])]

@@ -1,0 +1,114 @@
+"""Durations, sizes and shares as people write them: `90s`, `5m`, `1GB`, `10%`. Numbers are base units.
+
+Used wherever YAML is read. Percent, bytes and durations are literals of YAML scalars only, never of expressions.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_BYTES: Final = {
+    "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+}  # fmt: skip
+_NUMBER = r"(\d+(?:\.\d+)?)"
+
+
+class Model(BaseModel):
+    """Base of everything that people write: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=False,
+        populate_by_name=True, use_attribute_docstrings=True,
+    )  # fmt: skip
+
+
+def _read(text: Any, units: dict[str, float] | dict[str, int], example: str) -> Any:
+    """Return the number of base units; numbers pass through and pydantic checks them."""
+    if not isinstance(text, str):
+        return text
+    parts = re.findall(rf"{_NUMBER}\s*([A-Za-z]+)", text)
+    if parts and re.fullmatch(rf"(\s*{_NUMBER}\s*[A-Za-z]+\s*)+", text):
+        unknown = [unit for _, unit in parts if unit not in units]
+        if not unknown:
+            return float(sum(float(number) * units[unit] for number, unit in parts))
+        raise ValueError(f"unknown unit {unknown[0]!r}, known: {', '.join(units)}")
+    raise ValueError(f"not understood: {text!r}, write it like {example}")
+
+
+def read_duration(text: Any) -> Any:
+    """`90s`, `1h30m`, `250ms` -> seconds."""
+    return _read(text, _SECONDS, "30s, 5m or 1h30m")
+
+
+def read_bytes(text: Any) -> Any:
+    """`1GB`, `512MiB` -> bytes."""
+    return _read(text, _BYTES, "512MB or 1GiB")
+
+
+def read_ratio(text: Any) -> Any:
+    """`10%` -> 0.1; numbers pass through."""
+    if not isinstance(text, str):
+        return text
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*%\s*", text)
+    if not match:
+        raise ValueError(f"not understood: {text!r}, write it like 10% or 0.1")
+    return float(match.group(1)) / 100
+
+
+def read_quantity(text: Any) -> Any:
+    """Any of the above, for limits whose unit depends on the signal: `250ms`, `2GB`, `95%`, `12.5`."""
+    if not isinstance(text, str):
+        return text
+    for read in (read_ratio, read_duration, read_bytes):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    raise ValueError(f"not understood: {text!r}, write it like 250ms, 95%, 2GB or a number")
+
+
+Duration = Annotated[float, BeforeValidator(read_duration), Field(ge=0, allow_inf_nan=False)]
+Bytes = Annotated[float, BeforeValidator(read_bytes), Field(ge=0, allow_inf_nan=False)]
+Ratio = Annotated[float, BeforeValidator(read_ratio), Field(ge=0, le=1, allow_inf_nan=False)]
+Quantity = Annotated[float, BeforeValidator(read_quantity), Field(allow_inf_nan=False)]
+
+
+def say_duration(seconds: float) -> str:
+    """Write a duration as people say it: `250 ms`, `42 s`, `3 min 20 s`, `2 h 5 min`, `4 d 3 h`."""
+    if seconds < 0:
+        return "-" + say_duration(-seconds)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    whole = round(seconds)
+    for size, name, rest_size, rest_name in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // rest_size
+            return f"{whole // size} {name}" + (f" {rest} {rest_name}" if rest else "")
+    return f"{seconds:.1f} s" if seconds < 10 and seconds != whole else f"{whole} s"
+
+
+def say(value: float, unit: str) -> str:
+    """Write a value with its catalogue unit for people: `12.3 %`, `245 ms`, `1.2 GB`."""
+    if value != value:  # noqa: PLR0124  # NaN
+        return "unknown"
+    if unit == "ratio":
+        return f"{value * 100:.3g} %"
+    if unit == "seconds":
+        return say_duration(value) if abs(value) >= 1 else f"{value * 1000:.3g} ms"
+    if unit in {"bytes", "bytes_per_second"}:
+        tail = "/s" if unit.endswith("second") else ""
+        for name, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+            if abs(value) >= size:
+                return f"{value / size:.3g} {name}{tail}"
+        return f"{value:.3g} B{tail}"
+    suffix = {"celsius": " °C", "watts": " W", "hertz": " Hz", "per_second": "/s"}.get(unit, "")
+    return f"{value:.3g}{suffix}" if abs(value) < 1e5 else f"{value:,.0f}{suffix}"

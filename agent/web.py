@@ -1,0 +1,460 @@
+"""Opens the daemon to people and machines: the table of ways into the desk, health, and the doors.
+
+daemon -> Living (hooks of the desk) -> Desk -> ways -> api.make_app -> doors.open_doors -> Site
+       -> wrote     each journal entry  -> telemetry (counts), events (consoles)
+       -> published each tick           -> telemetry (how long), events (tick)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import structlog
+from pydantic import Field
+
+from agent.api import Views, Way, make_app
+from agent.authority import Person, Tokens
+from agent.desk import (
+    BudgetView,
+    Desk,
+    LabelView,
+    PlaybookView,
+    SourceView,
+    StatusView,
+    TokenView,
+)
+from agent.doors import Site, open_doors, split_address
+from agent.events import Events
+from agent.model import FloatArray, Run, Series
+from agent.telemetry import Telemetry
+from agent.units import Model
+from agent.views import (
+    ChartView,
+    IncidentDetail,
+    IncidentView,
+    PauseView,
+    RunView,
+    SilenceView,
+    WhyView,
+)
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.daemon import Daemon
+    from agent.journal import Entry, JournalReader
+    from agent.memory import Memory
+    from agent.pipeline import Moment
+    from agent.world import World
+
+log = structlog.get_logger()
+
+_STUCK_S: Final = 10.0
+"""Ticks come every second; after so long without one the walk stands still."""
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+class _Many(Model):
+    """A list."""
+
+    state: Literal["open", "live", "all"] = "all"
+    """`open` (incidents) and `live` (runs) leave out what is over."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class _Span(Model):
+    """One series over a time."""
+
+    series: str
+    """As in an incident: `service.latency_p95_seconds{service:wine}`; the metric alone when it is unique."""
+    start: str = Field(default="15m", alias="from")
+    """`15m` (ago), unix seconds, or ISO 8601."""
+    end: str = Field(default="", alias="to")
+    """The same; empty = now."""
+
+
+class _Approve(Model):
+    plan_hash: str = ""
+    """The plan that you saw; when it has changed since, nothing happens."""
+
+
+class _Reason(Model):
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class _Pause(_Reason):
+    target: Annotated[str, Field(max_length=300)] = ""
+    """Entity id or a unique part of its name; empty = everything."""
+
+
+class _Silence(_Reason):
+    target: Annotated[str, Field(min_length=1, max_length=300)]
+    """Entity id, a unique part of its name, or a glob such as `host:*`."""
+    for_: Annotated[str, Field(max_length=40)] = Field(alias="for")
+    """How long: `2h`, `30m`, `1d`."""
+    cause: str = ""
+    """Only for causes below this, such as `host.disk`; empty = any."""
+
+
+class _Label(Model):
+    false_page: bool
+    """Whether it should not have paged."""
+    note: Annotated[str, Field(max_length=500)] = ""
+
+
+class _Token(Model):
+    name: str
+    role: Literal["viewer", "operator", "author", "admin"] = "viewer"
+
+
+def ways(desk: Desk) -> tuple[Way, ...]:
+    """Return the one table: what is served, who may, what goes in and what comes out."""
+    many = list[RunView]
+    return (
+        Way("GET", "/api/status", "status", "see", "The whole in one look.",
+            lambda _: desk.status(), returns=StatusView),
+        Way("GET", "/api/budget", "budget", "see", "The alarm budget: promised and measured.",
+            lambda _: desk.budget(), returns=BudgetView),
+        Way("GET", "/api/incidents", "incidents", "see", "Incidents: open first, harm first, then the newest.",
+            lambda a: desk.incidents(everything=a.query.state == "all", limit=a.query.limit),
+            query=_Many, returns=list[IncidentView]),
+        Way("GET", "/api/incidents/{id}", "incident", "see", "One incident with all its evidence.",
+            lambda a: desk.incident(a.path["id"]), returns=IncidentDetail),
+        Way("GET", "/api/incidents/{id}/why", "why", "see", "What, why, what it is not, what was done, what is next.",
+            lambda a: desk.why(a.path["id"]), returns=WhyView),
+        Way("GET", "/api/incidents/{id}/charts", "evidence", "see", "The evidence as charts with the expected band.",
+            lambda a: desk.evidence(a.path["id"]), returns=list[ChartView]),
+        Way("POST", "/api/incidents/{id}/label", "label", "label", "Say whether it was worth a page.",
+            lambda a: desk.label(a.person, a.path["id"], false_page=a.body.false_page, note=a.body.note),
+            body=_Label, returns=LabelView),
+        Way("GET", "/api/runs", "runs", "see", "Runs: those that ask or live first, then the newest.",
+            lambda a: desk.runs(everything=a.query.state == "all", limit=a.query.limit),
+            query=_Many, returns=many),
+        Way("GET", "/api/runs/{id}", "run", "see", "One run, step by step.",
+            lambda a: desk.run(a.path["id"]), returns=RunView),
+        Way("POST", "/api/runs/{id}/approve", "approve", "approve", "Say yes to a run that asks.",
+            lambda a: desk.approve(a.path["id"], a.person, a.body.plan_hash), body=_Approve, returns=RunView),
+        Way("POST", "/api/runs/{id}/deny", "deny", "deny", "Say no; one that acts is stopped and put back.",
+            lambda a: desk.deny(a.path["id"], a.person, a.body.reason), body=_Reason, returns=RunView),
+        Way("GET", "/api/chart", "chart", "see", "One series over a time, with the band that was expected.",
+            lambda a: desk.chart(a.query.series, a.query.start, a.query.end), query=_Span, returns=ChartView),
+        Way("GET", "/api/sources", "sources", "see", "Our eyes: fresh, blind, learning since.",
+            lambda _: desk.sources(), returns=list[SourceView]),
+        Way("GET", "/api/blind", "blind", "see", "Sources that do not answer.",
+            lambda _: desk.blind(), returns=list[SourceView]),
+        Way("GET", "/api/learning", "learning", "see", "Sources whose history is still too short to judge by.",
+            lambda _: desk.learning(), returns=list[SourceView]),
+        Way("GET", "/api/playbooks", "playbooks", "see", "Playbooks that are loaded, and how far they may go.",
+            lambda _: desk.playbooks(), returns=list[PlaybookView]),
+        Way("GET", "/api/silences", "silences", "see", "Silences that hold now.",
+            lambda _: desk.silences(), returns=list[SilenceView]),
+        Way("POST", "/api/silences", "silence", "silence", "Keep quiet and hands off for a while.",
+            lambda a: desk.silence(a.person, a.body.target, a.body.for_, cause=a.body.cause, reason=a.body.reason),
+            body=_Silence, returns=SilenceView),
+        Way("DELETE", "/api/silences/{id}", "unsilence", "silence", "End a silence now.",
+            lambda a: desk.unsilence(a.person, a.path["id"]), returns=SilenceView),
+        Way("GET", "/api/pauses", "pauses", "see", "What stands still.",
+            lambda _: desk.pauses(), returns=list[PauseView]),
+        Way("POST", "/api/pause", "pause", "pause", "Stop acting, everywhere or on one target.",
+            lambda a: desk.pause(a.person, a.body.target, a.body.reason), body=_Pause, returns=list[PauseView]),
+        Way("POST", "/api/resume", "resume", "resume", "Let it act again.",
+            lambda a: desk.resume(a.person, a.body.target), body=_Pause, returns=list[PauseView]),
+        Way("POST", "/api/reload", "reload", "reload", "Read agent.yaml again; when faulty, the old one stays.",
+            lambda a: desk.reload(a.person), returns=StatusView),
+        Way("GET", "/api/tokens", "tokens", "token", "Tokens, without themselves.",
+            lambda a: desk.token_list(a.person), returns=list[TokenView]),
+        Way("POST", "/api/tokens", "token_add", "token", "Make a token; the answer is the only time it is seen.",
+            lambda a: desk.token_add(a.person, a.body.name, a.body.role), body=_Token, returns=dict[str, str]),
+        Way("DELETE", "/api/tokens/{name}", "token_revoke", "token", "Take a token away.",
+            lambda a: desk.token_revoke(a.person, a.path["name"]), returns=TokenView),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- the living daemon behind the desk
+
+
+class Living:
+    """The hooks of the desk while the daemon lives."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    @property
+    def config(self) -> Config:
+        """The config that holds now."""
+        return self._daemon.config
+
+    @property
+    def config_path(self) -> Path | None:
+        """Where it came from."""
+        return self._daemon.config_path
+
+    @property
+    def state(self) -> Path:
+        """The state folder."""
+        return self._daemon.state
+
+    @property
+    def memory(self) -> Memory:
+        """Incidents, runs, pauses, silences."""
+        return self._daemon.memory
+
+    @property
+    def journal(self) -> JournalReader:
+        """The record."""
+        return self._daemon.journal
+
+    @property
+    def world(self) -> World:
+        """What is known now."""
+        return self._daemon.world
+
+    @property
+    def started(self) -> float:
+        """When the daemon started."""
+        return self._daemon.started
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first frame has been seen."""
+        return self._daemon.first_frame
+
+    @property
+    def pending(self) -> int:
+        """Entries that the journal could not write yet."""
+        return self._daemon.journal.pending
+
+    def now(self) -> float:
+        """The time of the walk."""
+        return self._daemon.world.now or time.time()
+
+    def read(
+        self, series: Sequence[Series], start: float, end: float, step: float | None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Read history."""
+        return self._daemon.history.read(series, start, end, step)
+
+    def series(self) -> Iterable[Series]:
+        """Everything that has a history."""
+        return self._daemon.history.series()
+
+    def record(self, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
+        """Write to the journal and fold into memory."""
+        self._daemon.record(kind, subject, body, ts)
+
+    def sources(self) -> list[SourceView]:
+        """How our eyes are."""
+        d = self._daemon
+        now = self.now()
+        learning = d.walk.monitor.learning()
+        out: list[SourceView] = []
+        for name, h in sorted(d.collector.health.items()):
+            answered = h.last_ok > 0
+            state = "blind" if h.blind(now) else "fresh" if answered else "waiting"
+            learns = learning.get(name) if h.series else None  # nothing seen, nothing to learn
+            out.append({
+                "name": name, "state": state, "age_s": max(0.0, now - h.last_ok) if answered else None,
+                "interval_s": h.interval_s, "stretched": h.stretched_s > h.interval_s,
+                "error": h.error, "series": h.series, "poll_s": h.poll_s, "cpu_ratio": h.cpu_ratio,
+                "trust": d.world.trusts.get(name, "local"),
+                "learning": None if learns is None else {
+                    "ready": bool(learns["ready"]), "rows": int(learns["rows"] or 0),
+                    "since": learns["since"], "ready_in_s": float(learns["ready_in_s"] or 0.0),
+                },
+            })  # fmt: skip
+        return out
+
+    def faults(self) -> list[str]:
+        """What a person must mend."""
+        d = self._daemon
+        out = [f"history: {d.history.fault}"] if d.history.fault else []
+        out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
+        if d.memory.strange:
+            seq, why = d.memory.strange[-1]
+            out.append(
+                f"{len(d.memory.strange)} journal entries could not be read, the last is {seq}: {why}"
+            )
+        return out
+
+    def playbooks(self) -> list[PlaybookView]:
+        """What is loaded."""
+        config = self.config
+        return [
+            {"id": p.id, "title": p.title, "owner": p.owner, "mode": p.ceiling(config), "own_mode": p.mode,
+             "target": p.target.kind, "causes": [p.because.cause]}
+            for p in self._daemon.walk.library.playbooks.values()
+        ]  # fmt: skip
+
+    def usage(self) -> dict[str, Any]:
+        """What the daemon costs."""
+        return self._daemon.usage()
+
+    async def answer(self, run_id: str, person: Person, yes: bool, plan_hash: str) -> None:
+        """Hand a person's answer to the runner."""
+        await self._daemon.runner.approve(run_id, person.signed, yes, plan_hash)
+
+    async def cancel(self, run_id: str, person: Person) -> None:
+        """Stop a run."""
+        await self._daemon.runner.cancel(run_id, person.signed)
+
+    async def start(self, run_id: str, person: Person) -> Run:
+        """Turn a suggestion into a run."""
+        return self._daemon.start_suggested(run_id, person.signed)
+
+    async def reload(self) -> None:
+        """Read the config again."""
+        await self._daemon.reload()
+
+
+# ---------------------------------------------------------------- how it is
+
+
+def health(desk: Desk, wall: float) -> dict[str, Any]:
+    """Say how we are. failing: the walk stands still, the journal can not write, or we are blind everywhere."""
+    h = desk.hooks
+    sources = h.sources()
+    blind = [s["name"] for s in sources if s["state"] == "blind"]
+    problems = []
+    still_s = wall - h.world.now
+    if h.world.now and still_s > _STUCK_S:
+        problems.append(f"no tick for {still_s:.0f} s")
+    if h.pending:
+        problems.append(f"the journal can not be written, {h.pending} entries wait")
+    if sources and len(blind) == len(sources):
+        problems.append("no source answers")
+    faults = h.faults()
+    return {
+        "status": "failing" if problems else "degraded" if blind or faults else "ok",
+        "problems": [*problems, *faults],
+        "sources": {
+            s["name"]: {"state": s["state"], "age_s": s["age_s"], "error": s["error"]}
+            for s in sources
+        },
+        "journal_pending": h.pending,
+        "paused": [p["key"] for p in desk.pauses()],
+    }
+
+
+def ready(desk: Desk) -> dict[str, Any]:
+    """Say whether we watch: the first frame was seen and the journal takes what happens."""
+    h = desk.hooks
+    lacks = []
+    if not h.ready:
+        lacks.append("no source has answered yet")
+    if h.pending:
+        lacks.append("the journal can not be written")
+    return {"status": "failing" if lacks else "ok", "problems": lacks}
+
+
+def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
+    """Set the gauges that are read off the desk; done at each scrape, so that nobody has to keep them up to date."""
+    h = desk.hooks
+    status = desk.status()
+    sources, budget = status["sources"], status["budget"]
+    counts: dict[tuple[str, ...], float] = {(s,): 0.0 for s in ("page", "warning", "note")}
+    for i in h.memory.open_incidents():
+        counts[i.severity,] += 1
+    live: dict[tuple[str, ...], float] = {}
+    for run in h.memory.live_runs():
+        live[run.state,] = live.get((run.state,), 0.0) + 1
+    telemetry.replace("homeostat_incidents_open", counts)
+    telemetry.replace("homeostat_runs_live", live)
+    telemetry.replace("homeostat_series", {(s["name"],): float(s["series"]) for s in sources})
+    telemetry.replace(
+        "homeostat_source_fresh", {(s["name"],): float(s["state"] == "fresh") for s in sources}
+    )
+    telemetry.replace(
+        "homeostat_learning",
+        {(s["name"],): float(not s["learning"]["ready"]) for s in sources if s["learning"]},
+    )
+    telemetry.replace("homeostat_pauses", {(p["key"],): 1.0 for p in status["paused"]})
+    telemetry.replace("homeostat_mode_ceiling", {(status["mode"],): 1.0})
+    telemetry.set("homeostat_anomalies_active", sum(
+        1 for i in h.memory.open_incidents() for a in i.anomalies if a.end is None))  # fmt: skip
+    telemetry.set("homeostat_silences", status["silences"])
+    telemetry.set("homeostat_journal_pending", status["journal_pending"])
+    telemetry.set("homeostat_pages_last_week", budget["pages_last_week"])
+    telemetry.set("homeostat_false_pages_last_week", budget["false_last_week"])
+    telemetry.set("homeostat_false_pages_budget_per_week", budget["promised_per_week"])
+    telemetry.set("homeostat_listeners", len(events))
+    telemetry.replace("homeostat_events_dropped_total", {(): float(events.dropped)})
+    bugs = status["usage"].get("bugs") or {}
+    telemetry.replace("homeostat_bugs_total", {(str(k),): float(v) for k, v in bugs.items()})
+
+
+def tell(events: Events, entry: Entry) -> None:
+    """Tell consoles of what was just written: enough to know what to ask for again."""
+    body = entry.body
+    match entry.kind:
+        case "incident":
+            said = {k: body.get(k) for k in ("id", "state", "severity", "title")}
+            events.publish("incident", said)
+        case "run":
+            said = {k: body.get(k) for k in ("id", "state", "incident", "playbook")}
+            events.publish("run", said)
+        case "decision" | "plan" | "intent" | "acted":
+            pass  # details of what `run` and `incident` tell
+        case _:
+            events.publish("state", {"kind": entry.kind, "subject": entry.subject})
+
+
+async def start(daemon: Daemon) -> Site:
+    """Open the daemon to the world; raises Refused when an address can not be had."""
+    telemetry = Telemetry(daemon.started)
+    events = Events()
+    tokens = Tokens(daemon.state / "tokens.json")
+    desk = Desk(Living(daemon), tokens)
+
+    def wrote(entry: Entry) -> None:
+        telemetry.wrote(entry)
+        tell(events, entry)
+
+    def published(moment: Moment) -> None:
+        telemetry.add("homeostat_ticks_total")
+        telemetry.observe("homeostat_tick_seconds", daemon.tick_s)
+        for one in moment.frames:
+            telemetry.add("homeostat_frames_total", 1, source=one.source)
+        if len(events):
+            events.publish("tick", _tick(desk, moment.now))
+
+    def metrics(openmetrics: bool) -> str:
+        measure(desk, telemetry, events)
+        return telemetry.render(daemon.world, openmetrics=openmetrics)
+
+    daemon.wrote.append(wrote)
+    daemon.published.append(published)
+    config = daemon.config
+    app = make_app(
+        ways(desk),
+        Views(lambda: health(desk, time.time()), lambda: ready(desk), metrics),
+        tokens,
+        events,
+        telemetry,
+        receivers={name: receiver.routes() for name, receiver in daemon.receivers().items()},
+        push=daemon.collector.push,
+        public_url=config.public_url,
+    )
+    host, port = split_address(config.listen)
+    site = await open_doors(
+        app, events, host=host, port=port, uds=daemon.state / "agent.sock",
+        metrics=config.metrics_listen, ingest=config.ingest_listen,
+    )  # fmt: skip
+    log.info("doors_open", console=f"http://{host}:{site.port}/")
+    return site
+
+
+def _tick(desk: Desk, now: float) -> dict[str, Any]:
+    memory = desk.hooks.memory
+    open_ = memory.open_incidents()
+    return {
+        "now": now,
+        "open": len(open_),
+        "page": sum(1 for i in open_ if i.severity == "page"),
+        "live": len(memory.live_runs()),
+        "paused": bool(desk.pauses()),
+        "blind": len(desk.blind()),
+    }

@@ -1,0 +1,16 @@
+"""One outside system each: sources and abilities. Talks to it and translates its words into ours; decides nothing.
+
+Importing this package registers every built-in connector: one line each. Heavy libraries are imported by the
+methods that need them.
+"""
+
+from connectors import connections as connections
+from connectors import gpu as gpu
+from connectors import gunicorn as gunicorn
+from connectors import host as host
+from connectors import model_directory as model_directory
+from connectors import page as page
+from connectors import predictions as predictions
+from connectors import probe as probe
+from connectors import processes as processes
+from connectors import trainer as trainer

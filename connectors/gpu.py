@@ -1,0 +1,307 @@
+"""NVIDIA GPUs through NVML, asked by a child that can be killed.
+
+poll --{"id": 7}--> child (_nvml.py) --> libnvidia-ml.so.1 --> driver --> GPU
+     <--one line of JSON--             any of these may hang: then the child is killed, later another is started
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import structlog
+from pydantic import Field
+
+from agent.errors import Refused, Unavailable
+from agent.model import Edge, Entity, Frame, Series, Sighting
+from agent.registry import connector
+from agent.units import Duration, Model, say
+from connectors._proc import this_host
+
+log = structlog.get_logger()
+
+_LIBRARY: Final = "libnvidia-ml.so.1"
+_SIGNS: Final = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/nvhost-ctrl")
+"""Where a driver shows: Linux, its /proc, WSL 2, Tegra."""
+_ABSENT_S: Final = 60.0
+"""Where there are signs of a driver but NVML says there is none, it is asked again after so long."""
+_LONGEST_REST_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Child:
+    """A running child and what it has written that is no whole line yet."""
+
+    process: subprocess.Popen[bytes]
+    rest: bytes = b""
+
+
+@dataclass(slots=True)
+class _Card:
+    """One GPU that was seen: facts for people, and the columns that it has ever had."""
+
+    entity: Entity
+    attrs: tuple[tuple[str, str], ...] = ()
+    columns: set[Series] = field(default_factory=set)
+
+
+class _Silent(Exception):
+    """The child gave no answer: it hangs, or has ended. Does not leave this file."""
+
+
+@connector("gpu")
+class Gpu:
+    """Utilization, memory, heat, power, clocks, throttling, memory errors, link and fan of each NVIDIA GPU.
+
+    Emits `gpu.*` on `gpu:<UUID>` (16 to 20 series each; what a GPU does not support is left out), `host.gpus_count`,
+    and a sighting of each GPU with its edge to the host. A GPU that was seen once and does not answer keeps its series:
+    `gpu.reachable` is 0 and the rest NaN. So it is for all of them while NVML itself hangs.
+
+    Without a driver it is silent: empty frames, no child, no log above debug, four looks for a file a poll.
+    Cost with one: a child of about 14 MB, and about 0.2 ms of CPU a poll here, 0.1 to 2 ms a GPU there.
+    A child that does not answer within `timeout` is killed; the next is started after a rest that grows to a minute,
+    and never before the last one is dead (a process inside a hung driver can not be killed).
+
+    Raises Unavailable when NVML fails or hangs before any GPU was seen, Refused when `library` holds no NVML.
+    """
+
+    class Config(Model):
+        """How to reach NVML."""
+
+        timeout: Annotated[Duration, Field(gt=0, le=60)] = 4.0
+        """How long a look may take."""
+        library: Path | None = None
+        """Folder of libnvidia-ml.so.1, where the system does not find it by itself (some clusters, NixOS)."""
+
+    interval_s = 5.0
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name = name
+        self.config = config
+        self._host = this_host()
+        self._child: _Child | None = None
+        self._dying: list[subprocess.Popen[bytes]] = []
+        self._asked = 0
+        self._not_before = -math.inf
+        self._failures = 0
+        self._problem = ""
+        self._cards: dict[str, _Card] = {}
+        self._series: tuple[Series, ...] = ()
+        self._column: dict[Series, int] = {}
+        self._driver = ""
+
+    async def poll(self) -> Frame:
+        """Look at every GPU once."""
+        ts = time.time()
+        self._reap()
+        if self._child is None and not self._cards and not self._signs():
+            return Frame(self.name, ts, (), np.zeros(0))
+        answer = await self._answer()
+        if not answer and not self._cards:
+            return Frame(self.name, ts, (), np.zeros(0))
+        return self._frame(ts, answer)
+
+    async def describe(self) -> Sequence[str]:
+        """Say which GPUs there are."""
+        if not self._signs():
+            return ("no NVIDIA driver on this machine: nothing to see, and nothing is asked",)
+        frame = await self.poll()
+        driver = self._driver or "unknown"
+        lines = [f"driver {driver}, {len(self._cards)} GPUs, {len(frame.series)} series"]
+        for uuid, card in sorted(self._cards.items()):
+            facts = dict(card.attrs)
+            memory = say(float(facts.get("memory_bytes", "nan")), "bytes")
+            name = f"{facts.get('index', '?')}: {facts.get('name', '?')}"
+            lines.append(f"{name}, {memory}, {uuid}, {len(card.columns)} series")
+        if self._problem:
+            lines.append(self._problem)
+        return lines
+
+    def close(self) -> None:
+        """End the child."""
+        self._dismiss()
+        for process in self._dying:
+            try:
+                process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                log.warning("gpu_child_stuck", pid=process.pid)
+        self._reap()
+
+    # ---- the child
+
+    def _signs(self) -> bool:
+        """Tell whether there may be a driver; only looks for files."""
+        if self.config.library is not None:
+            if not (self.config.library / _LIBRARY).exists():
+                raise Refused(
+                    f"no {_LIBRARY} in {self.config.library}; correct `library` of {self.name} or leave it out"
+                )
+            return True
+        folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(":") if f]
+        files = [*map(Path, _SIGNS), *(Path(folder, _LIBRARY) for folder in folders)]
+        return any(file.exists() for file in files)
+
+    async def _answer(self) -> dict[str, Any]:
+        """Return what the child says; empty while there is nothing to ask or it rests after a failure."""
+        now = time.monotonic()
+        if now < self._not_before or self._dying:
+            if not self._cards and self._problem:
+                raise Unavailable(self._problem, wait_s=max(0.0, self._not_before - now))
+            return {}
+        try:
+            answer = await self._ask()
+        except _Silent as silent:
+            self._dismiss()
+            return self._fell(str(silent))
+        if "absent" in answer:
+            log.debug("gpu_absent", why=answer["absent"])
+            self._dismiss()
+            self._not_before = now + _ABSENT_S
+            return {}
+        if "failed" in answer:
+            self._dismiss()  # what NVML holds may be stale: a new driver needs a new start
+            return self._fell(f"NVML fails: {answer['failed']}; see nvidia-smi and the kernel log")
+        if self._problem:
+            log.info("gpu_back", after=self._problem)
+        self._failures, self._problem = 0, ""
+        return answer
+
+    def _fell(self, problem: str) -> dict[str, Any]:
+        """Note a failure, aloud when it is new; rest before the next child."""
+        rest = min(_LONGEST_REST_S, self.interval_s * 2.0**self._failures)
+        self._failures += 1
+        self._not_before = time.monotonic() + rest
+        if problem != self._problem:
+            log.warning("gpu_failed", problem=problem)
+        self._problem = problem
+        if not self._cards:
+            raise Unavailable(problem, wait_s=rest)
+        return {}
+
+    async def _ask(self) -> dict[str, Any]:
+        """Ask the child once; raises _Silent."""
+        child = self._child
+        if child is None:
+            child = self._child = self._start()
+        self._asked += 1
+        end = time.monotonic() + self.config.timeout
+        try:
+            os.write(_fd(child.process.stdin), b'{"id": %d}\n' % self._asked)
+        except OSError:
+            raise _Silent(self._ended(child)) from None
+        while True:
+            line = await self._line(child, end)
+            try:
+                answer = json.loads(line)
+            except ValueError:
+                continue  # a word of the driver's library, which shares the child's output
+            if isinstance(answer, dict) and answer.get("id") == self._asked:
+                return answer  # else: of a look that was given up before
+
+    async def _line(self, child: _Child, end: float) -> bytes:
+        """Return the next line of the child; raises _Silent after `end` (monotonic) or when it has ended."""
+        loop = asyncio.get_running_loop()
+        out = _fd(child.process.stdout)
+        while b"\n" not in child.rest:
+            ready = asyncio.Event()
+            loop.add_reader(out, ready.set)
+            try:
+                await asyncio.wait_for(ready.wait(), max(0.0, end - time.monotonic()))
+            except TimeoutError:
+                raise _Silent(
+                    f"NVML gave no answer within {say(self.config.timeout, 'seconds')}: a GPU or the driver hangs; "
+                    "see the kernel log"
+                ) from None
+            finally:
+                loop.remove_reader(out)
+            chunk = os.read(out, 1 << 16)
+            if not chunk:
+                raise _Silent(self._ended(child))
+            child.rest += chunk
+        line, _, child.rest = child.rest.partition(b"\n")
+        return line
+
+    @staticmethod
+    def _ended(child: _Child) -> str:
+        code = child.process.poll()
+        how = "it is still ending" if code is None else f"exit {code}"
+        return f"the program that asks NVML has ended ({how}); see the kernel log"
+
+    def _start(self) -> _Child:
+        """Start a child. By its file, not as a module: importing our package would cost it 50 MB."""
+        environment = dict(os.environ)
+        if self.config.library is not None:
+            path = f"{self.config.library}:{environment.get('LD_LIBRARY_PATH', '')}"
+            environment["LD_LIBRARY_PATH"] = path.rstrip(":")
+        process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("_nvml.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+        log.debug("gpu_child_started", pid=process.pid)
+        return _Child(process)
+
+    def _dismiss(self) -> None:
+        """Kill the child; it is buried when it is dead."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.process.kill()
+        for pipe in (child.process.stdin, child.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._dying.append(child.process)
+
+    def _reap(self) -> None:
+        self._dying = [process for process in self._dying if process.poll() is None]
+
+    # ---- the frame
+
+    def _frame(self, ts: float, answer: dict[str, Any]) -> Frame:
+        """Put the answer into the table; GPUs that are not in it are out of reach."""
+        self._driver = answer.get("driver", self._driver)
+        values: dict[Series, float] = {}
+        seen: list[Sighting] = []
+        for gpu in answer.get("gpus", ()):
+            card = self._cards.setdefault(gpu["uuid"], _Card(Entity("gpu", gpu["uuid"])))
+            facts = {k: str(gpu[k]) for k in ("name", "index", "bus", "memory_bytes") if k in gpu}
+            attrs = tuple(sorted({**facts, "driver": self._driver}.items()))
+            if attrs != card.attrs:
+                edges = () if card.attrs else (Edge("runs_on", card.entity, self._host),)
+                card.attrs = attrs
+                seen.append(Sighting(card.entity, attrs, edges))
+            values[Series("gpu.reachable", card.entity)] = float(not gpu["lost"])
+            for metric, labels, value in gpu["values"]:
+                values[Series(metric, card.entity, tuple(sorted(labels.items())))] = value
+        for series in values:
+            self._cards[series.entity.key].columns.add(series)
+        reachable = {
+            card: Series("gpu.reachable", self._cards[card].entity) for card in self._cards
+        }
+        values[Series("host.gpus_count", self._host)] = sum(values.get(s, 0.0) for s in reachable.values())  # fmt: skip
+        if not self._column.keys() >= values.keys():
+            wanted = {s for card in self._cards.values() for s in card.columns} | values.keys()
+            self._series = tuple(sorted(wanted))
+            self._column = {series: i for i, series in enumerate(self._series)}
+        row = np.full(len(self._series), np.nan)
+        for series in reachable.values():
+            row[self._column[series]] = 0.0
+        for series, value in values.items():
+            row[self._column[series]] = value
+        return Frame(self.name, ts, self._series, row, seen=tuple(seen))
+
+
+def _fd(pipe: Any) -> int:
+    """Return the descriptor of a pipe of the child."""
+    number: int = pipe.fileno()
+    return number

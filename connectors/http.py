@@ -1,0 +1,202 @@
+"""The one door through which connectors speak HTTP: time limits, size limits, secrets by reference, redaction.
+
+    door = Door()
+    answer = await door.ask("GET", url, timeout_s=2.0)
+    await door.close()
+
+Redirects are not followed, proxies of the environment are not used, certificates are checked. Errors say which host
+and path, never user info, query or headers: that is where secrets stand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import httpx
+
+from agent.errors import Refused, Unavailable, Uncertain
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+MOST_BYTES: Final = 8 << 20
+_SAFE: Final = frozenset({"GET", "HEAD"})
+"""Methods after which nothing has happened, whatever became of the answer."""
+
+# httpx logs every request with its whole URL at INFO; a URL may hold a secret.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+logging.getLogger("httpcore").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. seconds: from before the connection to the end of the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
+
+def checked_url(url: str) -> str:
+    """Return the URL if we would ask it; raises ValueError (for a connector's Config) when not."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("not a URL that we can ask: write http://host:port/path or https://...")
+    if parts.username or parts.password:
+        raise ValueError(
+            "a URL may not hold a password: write a header with `env:NAME` or `file:PATH`"
+        )
+    _ = parts.port  # raises ValueError when it is no port
+    return url
+
+
+def redacted(url: str) -> str:
+    """Return scheme, host, port and path: what may stand in messages and logs."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def secret(reference: str) -> str:
+    """Resolve `env:NAME` or `file:PATH` now, so that a renewed secret is used; other text stands for itself.
+
+    Raises Refused when it is not there. What it returns must not be printed or kept.
+    """
+    kind, colon, name = reference.partition(":")
+    if colon and kind == "env":
+        try:
+            return os.environ[name]
+        except KeyError:
+            raise Refused(
+                f"the environment variable {name} is not set; set it for the daemon"
+            ) from None
+    if colon and kind == "file":
+        try:
+            return Path(name).read_text(encoding="utf-8").strip()
+        except OSError as wrong:
+            raise Refused(f"the secret in {name} cannot be read: {wrong.strerror}") from None
+    return reference
+
+
+class Door:
+    """A client that every connector may hold; connections are made when first needed.
+
+    keep_alive  False: a connection of its own for each request, as a new client would come
+    """
+
+    def __init__(
+        self, *, keep_alive: bool = True, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._keep_alive = keep_alive
+        self._transport = transport
+        self._client: httpx.AsyncClient | None = None
+
+    async def ask(
+        self,
+        method: Method,
+        url: str,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        most_bytes: int = MOST_BYTES,
+    ) -> Answer:
+        """Ask once; any status is an answer. `timeout_s` limits the whole of it, body included.
+
+        Raises Unavailable when nothing has happened at the other end (or could have, by the method), Uncertain
+        when a request that changes something may have been taken, Refused for an answer above `most_bytes` or
+        a certificate that is not to be trusted.
+        """
+        where = redacted(url)
+        sent = {name: secret(value) for name, value in (headers or {}).items()}
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._ask(method, url, sent, body, most_bytes=most_bytes, start=start)
+        except (TimeoutError, httpx.TimeoutException) as late:
+            unsent = isinstance(late, httpx.ConnectTimeout | httpx.PoolTimeout)
+            message = f"{method} {where}: no answer within {timeout_s:g} s"
+            if method in _SAFE or unsent:
+                raise Unavailable(message) from None
+            raise Uncertain(f"{message}; it may have been done") from None
+        except httpx.ConnectError as wrong:
+            if isinstance(wrong.__cause__, ssl.SSLError) or "CERTIFICATE" in str(wrong):
+                raise Refused(
+                    f"{method} {where}: the certificate is not to be trusted: {_reason(wrong)}"
+                ) from None
+            raise Unavailable(f"{method} {where}: no connection: {_reason(wrong)}") from None
+        except httpx.TransportError as wrong:
+            message = f"{method} {where}: {_reason(wrong)}"
+            if method in _SAFE:
+                raise Unavailable(message) from None
+            raise Uncertain(f"{message}; it may have been done") from None
+        except httpx.InvalidURL:
+            raise Refused(f"{method} {where}: not a URL that can be asked") from None
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        most_bytes: int,
+        start: float,
+    ) -> Answer:
+        async with self._open().stream(method, url, headers=headers, content=body) as response:
+            parts: list[bytes] = []
+            size = 0
+            async for part in response.aiter_bytes():
+                size += len(part)
+                if size > most_bytes:
+                    raise Refused(
+                        f"{method} {redacted(url)}: the answer is larger than {most_bytes} bytes"
+                    )
+                parts.append(part)
+            return Answer(
+                response.status_code,
+                dict(response.headers),
+                b"".join(parts),
+                time.perf_counter() - start,
+            )
+
+    def _open(self) -> httpx.AsyncClient:
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                transport=self._transport,
+                follow_redirects=False,
+                trust_env=False,
+                timeout=None,  # noqa: S113  # the limit stands around the whole request, in `ask`
+                limits=httpx.Limits(
+                    max_connections=20, max_keepalive_connections=10 if self._keep_alive else 0
+                ),
+                headers={"user-agent": "homeostat"}
+                | ({} if self._keep_alive else {"connection": "close"}),
+            )
+        return self._client
+
+    async def close(self) -> None:
+        """Close what is open; the next `ask` opens anew."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+
+def _reason(wrong: Exception) -> str:
+    """Return the system's own words, without addresses that httpx may put before them."""
+    return str(wrong).removeprefix("[Errno -2] ").strip().lower() or type(wrong).__name__

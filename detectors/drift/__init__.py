@@ -1,0 +1,13 @@
+"""Drift of model inputs and of errors: evidence with a bound on false alarms, and size beside it.
+
+reference   what a version is used to: bins, shares, magnitudes
+evidence    e-values: how surely rows are no longer like that
+contract    missing, type, unit, range, stuck: what a person would call broken
+features    all inputs of one version: counts in, states out (`@drift("features")`)
+errors      the share of errors of one version (`@drift("errors")`)
+"""
+
+from detectors.drift.errors import Errors
+from detectors.drift.features import Features
+
+__all__ = ["Errors", "Features"]

@@ -1,0 +1,12 @@
+"""The verbs. Each names beside itself the small ability that it needs; a connector just has it.
+
+Importing this package registers every built-in action: one line each.
+"""
+
+from playbooks.actions import collect as collect
+from playbooks.actions import models as models
+from playbooks.actions import process as process
+from playbooks.actions import retrain as retrain
+from playbooks.actions import scale as scale
+from playbooks.actions import tell as tell
+from playbooks.actions import wait as wait

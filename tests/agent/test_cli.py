@@ -1,0 +1,500 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from desk_story import Story, free_port, living
+
+from agent import cli, cli_act, cli_ask, cli_local
+from agent.authority import Tokens
+from agent.journal import Journal
+from agent.memory import Memory
+
+
+@pytest.fixture(autouse=True)
+def nobodys_config(tmp_path, monkeypatch):
+    """No test reads or writes what the person who runs it has configured."""
+    for name in ("HOMEOSTAT_CONFIG", "HOMEOSTAT_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg-state"))
+
+
+@pytest.fixture
+def homeostat(monkeypatch, capsys):
+    """Run a command as the installed script does; returns (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["homeostat", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    """A desk with a story behind its real socket."""
+    with living(tmp_path) as house:
+        house.story.hooks.config_path = tmp_path / "config" / "homeostat" / "agent.yaml"
+        yield house
+
+
+@pytest.fixture
+def dead(tmp_path):
+    """The state folder of a daemon that was killed: its journal is there, nobody answers."""
+    Story(tmp_path / "state", now=time.time()).close()
+    return tmp_path / "state"
+
+
+# ---- asking a living daemon
+
+
+def test_status_says_what_matters_first(homeostat, daemon):
+    code, out, _ = homeostat("status", "--state", daemon.state)
+    assert code == 0
+    for part in (
+        "2 open incidents, 1 harm users; 1 runs wait for you",
+        "false pages this week: 0 of 2 pages, within the budget of 2",
+        "predictions.feed",
+        "the log is not there",
+        "ready in 8 min 30 s",
+    ):
+        assert part in out, part
+
+
+def test_incidents_why_and_runs(homeostat, daemon):
+    _, out, _ = homeostat("incidents", "--state", daemon.state)
+    assert "inc-7f3a99e0" in out
+    assert "inc-1a2b3c4d" not in out
+    assert "inc-1a2b3c4d" in homeostat("incidents", "--all", "--state", daemon.state)[1]
+    code, out, _ = homeostat("why", "inc-7f", "--state", daemon.state)
+    assert code == 0
+    assert out.splitlines() == daemon.desk.why("inc-7f")["text"]
+    assert "serve-bad-deploy" in homeostat("runs", "--state", daemon.state)[1]
+    assert "serve-bad-deploy" not in homeostat("runs", "--live", "--state", daemon.state)[1]
+    _, out, _ = homeostat("runs", "run-11", "--state", daemon.state)
+    assert "champion of wine is 3 again, was 4" in out
+    assert "verdict  helped: accuracy is 97 %, was 83 %" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("incidents", "--all"), ("why", "inc-1a"), ("runs",), ("runs", "run-22"), ("silence",),
+     ("token", "list"), ("audit", "verify"), ("version",)],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_answer_can_be_read_by_programs(homeostat, daemon, words):
+    where = () if words == ("version",) else ("--state", daemon.state)
+    code, out, err = homeostat(*words, *where, "--json")
+    assert (code, err) == (0, "")
+    assert isinstance(json.loads(out), dict | list)
+
+
+# ---- doing
+
+
+def test_approve_takes_exactly_what_was_shown(homeostat, daemon, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    code, _, err = homeostat("approve", "run-22", "--state", daemon.state)
+    assert code == 1
+    assert "add --yes" in err
+    assert daemon.desk.run("run-22")["asks"]
+    code, out, _ = homeostat("approve", "run-22", "--yes", "--state", daemon.state)
+    assert code == 0
+    assert "run-22c0ffee may act on nightly-batch (pid 5200)" in out
+    (entry,) = daemon.story.hooks.journal.read(("approval",))
+    assert entry.body["plan_hash"] == daemon.story.run.plan_hash
+    assert entry.body["person"].endswith("(admin, socket)")
+    code, _, err = homeostat("approve", "run-22", "-y", "--state", daemon.state)
+    assert (code, "nobody is asked" in err) == (1, True)
+
+
+def test_deny(homeostat, daemon):
+    code, out, _ = homeostat("deny", "run-22", "--reason", "no", "--state", daemon.state)
+    assert (code, out.strip()) == (0, "run-22c0ffee is denied")
+
+
+def test_silence_list_and_end(homeostat, daemon):
+    where = ("--state", daemon.state)
+    assert "nothing is silenced" in homeostat("silence", *where)[1]
+    assert homeostat("silence", "web-1", *where)[0] == 1
+    code, out, _ = homeostat("silence", "web-1", "--for", "2h", "--cause", "host.disk", *where)
+    assert code == 0
+    assert "host:web-1" in out
+    made = json.loads(homeostat("silence", "--json", *where)[1])[0]["id"]
+    assert homeostat("silence", "--end", made[:7], *where)[0] == 0
+    assert json.loads(homeostat("silence", "--json", *where)[1]) == []
+    code, _, err = homeostat("silence", "web", "--for", "soon", *where)
+    assert (code, "write it like 30m" in err) == (1, True)
+
+
+def test_pause_and_resume(homeostat, daemon):
+    where = ("--state", daemon.state)
+    assert "paused: everything" in homeostat("pause", "--reason", "deploying", *where)[1]
+    assert "paused: process:b00t/5200/9950" in homeostat("pause", "nightly", *where)[1]
+    code, out, _ = homeostat("resume", *where)
+    assert code == 0
+    assert "everything" not in out
+    assert "nothing is paused" in homeostat("resume", "nightly", *where)[1]
+    code, _, err = homeostat("resume", *where)
+    assert (code, "not paused" in err) == (1, True)
+
+
+def test_resume_takes_the_file_away_that_the_daemon_may_not(homeostat, daemon, tmp_path):
+    config = tmp_path / "config" / "homeostat" / "agent.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("")
+    (config.parent / "PAUSED").touch()
+    assert daemon.desk.pauses()[0]["file"]
+    code, out, _ = homeostat("resume", "--state", daemon.state)
+    assert (code, out.strip()) == (0, "nothing is paused")
+    assert not (config.parent / "PAUSED").exists()
+
+
+def test_label_and_reload(homeostat, daemon):
+    where = ("--state", daemon.state)
+    assert homeostat("label", "inc-1a", "--false", "--note", "test", *where)[0] == 0
+    assert daemon.desk.budget()["false_last_week"] == 1
+    assert homeostat("label", "inc-1a", "--right", *where)[0] == 0
+    assert daemon.desk.budget()["false_last_week"] == 0
+    assert homeostat("reload", *where)[0] == 0
+    assert daemon.story.hooks.told == ["reload"]
+
+
+def test_tokens(homeostat, daemon):
+    where = ("--state", daemon.state)
+    code, out, _ = homeostat("token", "add", "olga", "--role", "operator", *where)
+    assert code == 0
+    assert daemon.story.tokens.who(out.strip()).role == "operator"
+    assert "olga" in homeostat("token", "list", *where)[1]
+    assert homeostat("token", "add", "olga", *where)[0] == 1
+    assert homeostat("token", "revoke", "olga", *where)[0] == 0
+    assert "no tokens" in homeostat("token", "list", *where)[1]
+
+
+# ---- errors
+
+
+def test_mistakes_are_told_with_a_remedy_and_a_code(homeostat, daemon):
+    where = ("--state", daemon.state)
+    code, out, err = homeostat("why", "inc-7", *where)
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        "homeostat: 'inc-7' is the beginning of 2 incidents",
+        "    write more: inc-7f3a99e0, inc-7c00beef",
+    ]
+    code, out, _ = homeostat("why", "inc-7", "--json", *where)
+    assert json.loads(out)["exit"] == code == 1
+    assert homeostat("why", "../../etc/passwd", *where)[0] == 1
+    assert homeostat("nonsense")[0] == 2
+    assert homeostat("silence", "--for")[0] == 2
+    assert homeostat("incidents", "--limit", "0", *where)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("status",), ("approve", "x", "-y"), ("incidents",), ("reload",)]
+)
+def test_no_daemon_at_all(homeostat, tmp_path, words):
+    code, out, err = homeostat(*words, "--state", tmp_path / "none")
+    assert (code, out) == (3, "")
+    assert "no daemon runs here" in err
+    assert "homeostat run" in err
+    code, out, _ = homeostat(*words, "--state", tmp_path / "none", "--json")
+    assert (code, json.loads(out)["exit"]) == (3, 3)
+
+
+# ---- a dead daemon
+
+
+def test_what_was_can_be_read_from_the_journal(homeostat, dead):
+    code, out, err = homeostat("why", "inc-1a", "--state", dead)
+    assert code == 0
+    assert "new model version is worse" in out
+    assert "this is what the journal knows" in err
+    assert "inc-7f3a99e0" in homeostat("incidents", "--state", dead)[1]
+    assert "serve-bad-deploy" in homeostat("runs", "--state", dead)[1]
+    assert "helped" in homeostat("runs", "run-11", "--state", dead)[1]
+    assert homeostat("why", "nothing", "--state", dead)[0] == 1
+
+
+def test_what_needs_a_daemon_says_so(homeostat, dead):
+    for words in (
+        ("approve", "run-22", "-y"),
+        ("deny", "run-22"),
+        ("status",),
+        ("silence", "x", "--for", "1h"),
+    ):
+        code, _, err = homeostat(*words, "--state", dead)
+        assert code == 3, words
+        assert "start it with: homeostat run" in err
+
+
+def test_pause_works_with_the_daemon_dead_and_the_config_faulty(homeostat, tmp_path, dead):
+    config = tmp_path / "etc" / "agent.yaml"
+    config.parent.mkdir()
+    config.write_text("mode: [nonsense\n")
+    where = ("--state", dead, "--config", config)
+    code, out, err = homeostat("pause", "--reason", "help", *where)
+    assert code == 0
+    assert "paused: everything" in out
+    assert str(config.parent / "PAUSED") in err
+    assert json.loads((config.parent / "PAUSED").read_text())["reason"] == "help"
+    code, _, err = homeostat("pause", "service:wine", *where)
+    assert code == 3
+    code, out, err = homeostat("resume", *where)
+    assert (code, out.strip()) == (0, "nothing is paused")
+    assert not (config.parent / "PAUSED").exists()
+    assert homeostat("resume", *where)[0] == 3
+
+
+def test_tokens_can_be_made_before_the_first_start(homeostat, tmp_path):
+    state = tmp_path / "fresh"
+    code, out, _ = homeostat("token", "add", "olga", "--role", "operator", "--state", state)
+    assert code == 0
+    assert Tokens(state / "tokens.json").who(out.strip()).name == "olga"
+    reader = Journal.reader(state / "journal.sqlite")
+    assert next(e.body["by"] for e in reader.read(("token",))).endswith("(admin, file)")
+    memory = Memory()
+    memory.load(reader)
+    reader.close()
+
+
+def test_audit_finds_what_was_altered(homeostat, dead):
+    code, out, _ = homeostat("audit", "verify", "--state", dead)
+    assert code == 0
+    assert "all is as it was written" in out
+    import sqlite3
+
+    with sqlite3.connect(dead / "journal.sqlite") as raw:
+        for (name,) in raw.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall():
+            raw.execute(f"DROP TRIGGER {name}")
+        raw.execute("UPDATE journal SET body = replace(body, '0.83', '0.99') WHERE seq = 1")
+    raw.close()
+    code, out, _ = homeostat("audit", "verify", "--state", dead)
+    assert code == 1
+    assert "entry 1: was altered" in out
+    code, out, _ = homeostat("audit", "verify", "--state", dead, "--json")
+    assert json.loads(out)["breaks"][0]["entry"] == 1
+
+
+def test_audit_without_a_journal(homeostat, tmp_path):
+    code, _, err = homeostat("audit", "verify", "--state", tmp_path)
+    assert code == 2
+    assert "--state" in err
+
+
+# ---- commands that need no daemon
+
+
+def test_init_writes_a_file_that_check_accepts(homeostat, tmp_path):
+    code, out, _ = homeostat("init")
+    path = tmp_path / "config" / "homeostat" / "agent.yaml"
+    assert code == 0
+    assert f"Wrote {path}" in out
+    assert "homeostat check" in out
+    code, out, err = homeostat("check")
+    assert (code, err) == (0, "")
+    assert f"{path}: no faults" in out
+    assert "suggest at most" in out
+    assert "nothing: it only watches" in out
+    assert "host" in json.loads(homeostat("check", "--json")[1])["connectors"]
+    code, _, err = homeostat("init")
+    assert (code, "--force" in err) == (1, True)
+    assert homeostat("init", "--force")[0] == 0
+    assert homeostat("init", "--print")[1] == path.read_text()
+
+
+def test_check_tells_every_fault_with_its_place(homeostat, tmp_path):
+    path = tmp_path / "agent.yaml"
+    path.write_text("mode: atuo\nmanages: []\nbudgett: 3\nconnectors:\n  hots: {}\n")
+    code, out, err = homeostat("check", "--config", path)
+    assert (code, out) == (2, "")
+    assert re.search(rf"^{re.escape(str(path))}:1:7: ", err, re.MULTILINE)
+    assert re.search(rf"^{re.escape(str(path))}:3:1: ", err, re.MULTILINE)
+    assert re.search(rf"^{re.escape(str(path))}:5:", err, re.MULTILINE)
+    assert "3 faults" in err
+    code, out, _ = homeostat("check", "--config", path, "--json")
+    said = json.loads(out)
+    assert (code, said["exit"]) == (2, 2)
+    assert {f["line"] for f in said["faults"]} == {1, 3, 5}
+    assert all(f["place"] == str(path) for f in said["faults"])
+
+
+def test_check_without_a_file_is_about_the_defaults(homeostat):
+    code, out, _ = homeostat("check")
+    assert code == 0
+    assert "built-in defaults: no faults" in out
+    assert homeostat("check", "--config", "/nowhere/agent.yaml")[0] == 2
+
+
+def test_try_reads_a_source_twice_and_says_what_it_may(homeostat, tmp_path):
+    code, out, _ = homeostat("try", "host", "--json")
+    said = json.loads(out)
+    assert code == 0
+    rates = [s for s in said["series"] if s["metric"] == "host.context_switches_per_second"]
+    assert rates[0]["value"] > 0
+    assert said["poll_s"] < 5
+    code, out, _ = homeostat("try", "host")
+    assert "more, see them with --all" in out
+    assert "may: nothing, it only watches" in out
+    folder = tmp_path / "models" / "wine" / "1"
+    folder.mkdir(parents=True)
+    (folder / "metadata.json").write_text('{"version": "1", "role": "candidate", "features": []}')
+    code, out, err = homeostat("try", "model_directory", "--set", f"path={tmp_path / 'models'}")
+    assert code == 0, err
+    assert "roll_back" in out
+    code, _, err = homeostat("try", "hsot")
+    assert (code, "did you mean host" in err) == (1, True)
+    assert homeostat("try", "host", "--set", "nonsense")[0] == 1
+    assert homeostat("try", "host", "--set", "nonsense=1")[0] == 1
+
+
+def test_install_prints_reasons_and_writes_only_when_told(homeostat, tmp_path, monkeypatch):
+    from agent import install
+
+    target = tmp_path / "homeostat.service"
+    monkeypatch.setattr(install, "UNIT_PATH", target)
+    monkeypatch.setattr(install.write, "__defaults__", (target,))
+    code, out, _ = homeostat("install")
+    assert code == 0
+    assert "Type=notify" in out
+    assert out.count("\n# ") > 30
+    assert not target.exists()
+    lines = json.loads(homeostat("install", "--json")[1])["lines"]
+    assert all(line["why"] for line in lines)
+    code, out, _ = homeostat("install", "--write")
+    assert (code, target.exists()) == (0, True)
+    assert "systemctl enable --now homeostat" in out
+    assert "unchanged" in homeostat("install", "--write")[1]
+
+
+# ---- teaching
+
+
+def commands():
+    found = {c.name or c.callback.__name__: c for c in cli.app.registered_commands}
+    for name, group in (("token", cli.token_app), ("audit", cli.audit_app)):
+        found |= {f"{name} {c.name}": c for c in group.registered_commands}
+    return found
+
+
+def test_the_commands_are_those_that_were_promised():
+    assert all(m.__name__ in sys.modules for m in (cli_act, cli_ask, cli_local))
+    assert set(commands()) >= {
+        "init", "run", "check", "try", "status", "incidents", "why", "runs", "approve", "deny", "silence",
+        "pause", "resume", "token add", "token list", "token revoke", "demo", "install", "audit verify", "version",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_help_teaches(homeostat, name):
+    code, out, _ = homeostat(*name.split(), "--help")
+    assert code == 0
+    assert "Example:  homeostat " in out
+    if name != "run":  # a daemon speaks in logs
+        assert "--json" in out
+    first, dot, _ = commands()[name].help.replace("\n", " ").partition(". ")
+    assert dot
+    assert len(first) <= 64  # whole in the list of commands
+
+
+def test_every_example_is_a_command_that_exists(homeostat):
+    for name, command in commands().items():
+        for line in command.help.splitlines():
+            words = line.replace("Example:", "").split()
+            if words[:1] == ["homeostat"] and "Example" in line:
+                assert words[1] in {n.split()[0] for n in commands()}, (name, line)
+
+
+def test_the_exit_codes_are_in_the_help(homeostat):
+    _, out, _ = homeostat("--help")
+    said = " ".join(out.split())
+    assert "0 done, 1 problems found or refused, 2 usage or config, 3 no daemon answers" in said
+
+
+# ---- the real script
+
+
+SCRIPT = Path(sys.executable).with_name("homeostat")
+
+
+def test_help_comes_at_once():
+    heavy = ("numpy", "pydantic", "httpx", "sqlalchemy", "rich.table", "starlette", "psutil")
+    code = (
+        "import sys, time; t = time.process_time(); import agent.cli, agent.cli_act, agent.cli_ask, agent.cli_local;"
+        f"print(time.process_time() - t, [m for m in {heavy} if m in sys.modules])"
+    )
+    took = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        seconds, loaded = done.stdout.split(" ", 1)
+        took.append(float(seconds))
+        assert loaded.strip() == "[]"
+    assert min(took) < 0.3
+
+
+@pytest.mark.live
+def test_the_real_daemon_is_spoken_to_over_its_real_socket(tmp_path):
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"listen: 127.0.0.1:{free_port()}\n")
+    state = tmp_path / "state"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HOMEOSTAT")}
+    where = ["--config", str(config), "--state", str(state)]
+
+    def homeostat(*words):
+        done = subprocess.run(
+            [SCRIPT, *words, *where],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=env,
+            timeout=60,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    told = (tmp_path / "log").open("w+")
+    daemon = subprocess.Popen([SCRIPT, "run", *where, "--log-json"], stderr=told, env=env)
+    try:
+        until = time.monotonic() + 60
+        while homeostat("status")[0] != 0:
+            assert daemon.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < until
+        code, out, err = homeostat("status", "--json")
+        assert code == 0, err
+        said = json.loads(out)
+        assert {"host", "processes"} <= {s["name"] for s in said["sources"]}
+        assert said["mode"] == "suggest"
+        assert homeostat("pause", "--reason", "look")[0] == 0
+        code, out, err = homeostat("token", "add", "ci", "--role", "operator")
+        assert code == 0, err
+        assert homeostat("audit", "verify")[0] == 0
+        os.kill(daemon.pid, signal.SIGKILL)  # no farewell
+        daemon.wait(10)
+        code, out, err = homeostat("runs")
+        assert (code, out.strip()) == (0, "no runs")
+        assert "it has died" in err
+        reader = Journal.reader(state / "journal.sqlite")
+        memory = Memory()
+        memory.load(reader)
+        assert memory.pauses["*"].reason == "look"
+        assert reader.verify() == []
+        reader.close()
+    finally:
+        daemon.kill()
+        daemon.wait(10)
+        told.close()

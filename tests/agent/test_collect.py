@@ -1,0 +1,154 @@
+"""A source that throws, hangs, lies or costs too much hurts nobody but itself, and is seen to be blind."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import structlog
+
+from agent.collect import Collector
+from agent.errors import Unavailable
+from agent.model import Entity, Frame, Series
+
+H = Entity("host", "h")
+TABLE = (Series("host.cpu_busy_ratio", H),)
+
+
+class Good:
+    interval_s = 0.02
+    name = "good"
+
+    async def poll(self):
+        return Frame(self.name, 1.0, TABLE, np.array([0.5]))
+
+
+class Throws(Good):
+    name = "throws"
+
+    def __init__(self, error):
+        self.error = error
+        self.asked = 0
+
+    async def poll(self):
+        self.asked += 1
+        raise self.error
+
+
+class Hangs(Good):
+    name = "hangs"
+
+    async def poll(self):
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
+class Recovers(Good):
+    name = "recovers"
+    asked = 0
+
+    async def poll(self):
+        self.asked += 1
+        if self.asked < 3:
+            raise Unavailable("no answer yet")
+        return await super().poll()
+
+
+@pytest.fixture
+async def collector():
+    collector = Collector()
+    yield collector
+    await collector.close()
+
+
+async def test_a_bug_in_one_source_leaves_the_others_alone_and_is_logged_once(collector):
+    bad = Throws(ZeroDivisionError("oops"))
+    with structlog.testing.capture_logs() as logs:
+        collector.add("good", Good())
+        collector.add("throws", bad)
+        await asyncio.sleep(0.4)
+    frames, _ = collector.drain()
+    assert len([f for f in frames if f.source == "good"]) > 5
+    assert bad.asked >= 3
+    assert len([x for x in logs if x["event"] == "source_bug"]) == 1
+    assert "ZeroDivisionError" in collector.health["throws"].error
+
+
+async def test_failures_back_off_and_recovery_is_said(collector):
+    with structlog.testing.capture_logs() as logs:
+        collector.add("recovers", Recovers())
+        await asyncio.sleep(0.4)
+    assert collector.drain()[0]
+    events = [x["event"] for x in logs]
+    assert events.count("source_failed") == 1
+    assert "source_back" in events
+    assert collector.health["recovers"].error == ""
+
+
+async def test_a_hanging_source_is_given_up_and_is_blind(collector):
+    collector.add("hangs", Hangs())
+    collector.add("good", Good())
+    await asyncio.sleep(2.3)
+    assert "no answer within" in collector.health["hangs"].error
+    now = collector.clock() + 1.5
+    assert collector.health["hangs"].blind(now)
+    frame = collector.self_frame(now)
+    blind = {
+        s.entity.key: v
+        for s, v in zip(frame.series, frame.values, strict=True)
+        if s.metric == "source.blind"
+    }
+    assert blind["hangs"] == 1.0
+    ages = {
+        s.entity.key: v
+        for s, v in zip(frame.series, frame.values, strict=True)
+        if s.metric == "source.age_seconds"
+    }
+    assert np.isnan(ages["hangs"])
+
+
+async def test_a_frame_under_a_wrong_name_is_refused(collector):
+    collector.add("alias", Good())
+    await asyncio.sleep(0.1)
+    assert collector.drain()[0] == []
+    assert "use the name it was given" in collector.health["alias"].error
+
+
+async def test_nan_passes_as_nan(collector):
+    class Nan(Good):
+        name = "nan"
+
+        async def poll(self):
+            return Frame("nan", 1.0, TABLE, np.array([np.nan]))
+
+    collector.add("nan", Nan())
+    await asyncio.sleep(0.1)
+    frames, _ = collector.drain()
+    assert np.isnan(frames[0].values).all()
+    assert collector.health["nan"].error == ""
+
+
+async def test_the_interval_stretches_when_polling_costs_more_than_its_share():
+    class Dear(Good):
+        name = "dear"
+
+        async def poll(self):
+            sum(i * i for i in range(200_000))
+            return await super().poll()
+
+    collector = Collector(cpu_budget=0.05)
+    collector.add("dear", Dear())
+    await asyncio.sleep(0.8)
+    h = collector.health["dear"]
+    await collector.close()
+    assert h.stretched_s > 3 * h.interval_s
+    assert h.cpu_ratio > 0.0
+
+
+async def test_a_clock_that_was_set_blinds_nobody(collector):
+    now = [1000.0]
+    collector.clock = lambda: now[0]
+    collector.add("good", Good())
+    await asyncio.sleep(0.1)
+    now[0] += 3600.0
+    collector.rebase(3600.0, now[0])
+    assert not collector.health["good"].blind(now[0])

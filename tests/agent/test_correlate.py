@@ -1,0 +1,174 @@
+"""Anomalies near in time and topology become one incident with one life."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.correlate import MOST_ANOMALIES, Correlator
+from agent.model import Anomaly, Change, Edge, Entity, Series
+from agent.topology import Topology
+
+HOST, SHOP, MODEL = Entity("host", "h"), Entity("service", "shop"), Entity("model", "fraud")
+FEATURE, SOURCE = Entity("feature", "fraud/amount"), Entity("source", "gpu")
+P95 = Series("service.latency_p95_seconds", SHOP)
+ACCURACY = Series("model.accuracy_ratio", MODEL)
+CPU = Series("host.cpu_busy_ratio", HOST)
+
+
+def anomaly(
+    series=P95, onset=100.0, end=None, road="objective", harm=True, deviations=5.0, family="x"
+):
+    return Anomaly(
+        series, onset, end, 0.0, 1, 1.0, math.nan, 0.5, 0.5, deviations, road, family, harm
+    )
+
+
+@pytest.fixture
+def topology():
+    topology = Topology()
+    topology.link(Edge("runs_on", SHOP, HOST))
+    topology.link(Edge("serves", SHOP, MODEL))
+    topology.link(Edge("feeds", FEATURE, MODEL))
+    return topology
+
+
+@pytest.fixture
+def correlator(topology):
+    return Correlator(topology, 60.0, 10.0, 30.0)
+
+
+def tick(correlator, now, *anomalies, changes=(), held=()):
+    return correlator.update(now, anomalies, changes, held=held)
+
+
+def test_harm_pages_an_objective_warns_a_single_excursion_opens_nothing(correlator):
+    assert tick(correlator, 100.0, anomaly(CPU, road="calibrated", harm=False)) == []
+    (warned,) = tick(correlator, 101.0, anomaly(CPU, harm=False))
+    assert warned.severity == "warning"
+    (paged,) = tick(correlator, 102.0, anomaly(P95), anomaly(CPU, harm=False))[:1]
+    assert paged.severity == "page"
+
+
+def test_the_same_trouble_stays_one_incident_and_model_and_service_share_it(correlator):
+    (first,) = tick(correlator, 100.0, anomaly(P95))
+    (second,) = tick(correlator, 101.0, anomaly(P95), anomaly(ACCURACY, onset=101.0))
+    assert first.id == second.id
+    assert {a.series for a in second.anomalies} == {P95, ACCURACY}
+
+
+def test_what_is_wrong_with_the_host_joins_as_evidence_also_when_it_came_earlier(correlator):
+    tick(correlator, 90.0, anomaly(CPU, onset=90.0, road="calibrated", harm=False))
+    found = tick(
+        correlator, 100.0, anomaly(P95), anomaly(CPU, onset=90.0, road="calibrated", harm=False)
+    )
+    assert [i.entities[0].kind for i in found] == ["host"] or CPU in {
+        a.series for a in found[0].anomalies
+    }
+    assert CPU in {a.series for a in found[0].anomalies}
+    assert len(correlator.incidents) == 1
+
+
+def test_it_resolves_when_all_was_well_long_enough_and_not_under_the_hands_of_a_run(correlator):
+    (opened,) = tick(correlator, 100.0, anomaly(P95))
+    tick(correlator, 105.0, anomaly(P95, end=104.0))
+    assert tick(correlator, 114.0, held=[opened.id]) == []
+    tick(correlator, 115.0)
+    (done,) = tick(correlator, 125.0)
+    assert (done.state, done.resolved) == ("resolved", 125.0)
+    assert all(a.end is not None for a in done.anomalies)
+    assert correlator.incidents == {}
+
+
+def test_soon_after_it_is_the_same_incident_again_later_a_new_one(correlator):
+    (opened,) = tick(correlator, 100.0, anomaly(P95))
+    tick(correlator, 101.0, anomaly(P95, end=101.0))
+    tick(correlator, 111.0)
+    (again,) = tick(correlator, 120.0, anomaly(P95, onset=120.0))
+    assert (again.id, again.reopened, again.state) == (opened.id, 1, "open")
+    assert again.diagnosis is None
+    tick(correlator, 121.0, anomaly(P95, onset=120.0, end=121.0))
+    tick(correlator, 131.0)
+    (new,) = tick(correlator, 200.0, anomaly(P95, onset=200.0))
+    assert new.id != opened.id
+
+
+def test_changes_before_the_onset_join_and_our_own_acts_do_not(correlator):
+    release = Change(95.0, MODEL, "release", "1", "2", by="ci")
+    ours = Change(96.0, MODEL, "release", "2", "1", by="homeostat:run1")
+    old = Change(10.0, MODEL, "release", "0", "1")
+    tick(correlator, 96.0, changes=[release, ours, old])
+    (opened,) = tick(correlator, 100.0, anomaly(P95))
+    assert opened.changes == (release,)
+
+
+def test_a_late_cause_joins(correlator):
+    tick(correlator, 100.0, anomaly(P95))
+    late = Change(99.0, MODEL, "release", "1", "2")
+    (updated,) = tick(correlator, 110.0, anomaly(P95), changes=[late])
+    assert updated.changes == (late,)
+
+
+def test_blindness_is_an_incident_of_its_own(correlator):
+    (opened,) = tick(correlator, 100.0, anomaly(Series("source.blind", SOURCE), harm=False))
+    assert (opened.severity, opened.entities) == ("warning", (SOURCE,))
+
+
+def test_a_storm_is_one_incident_of_bounded_size(correlator):
+    storm = [
+        anomaly(Series("feature.drift_psi", Entity("feature", f"fraud/{i}")), harm=True)
+        for i in range(1000)
+    ]
+    for a in storm:
+        correlator.topology.link(Edge("feeds", a.series.entity, MODEL))
+    (opened,) = tick(correlator, 100.0, *storm)
+    assert len(opened.anomalies) == MOST_ANOMALIES
+
+
+def test_the_host_view_needs_several_different_signals(correlator):
+    metrics = ("host.cpu_busy_ratio", "host.load1_count", "host.context_switches_per_second")
+    some = [anomaly(Series(m, HOST), 80.0, road="calibrated", harm=False) for m in metrics]
+    assert tick(correlator, 100.0, *some[:2]) == []
+    (opened,) = tick(correlator, 101.0, *some)
+    assert opened.severity == "note"
+
+
+def test_open_incidents_are_open_after_a_restart(correlator, topology):
+    (opened,) = tick(correlator, 100.0, anomaly(P95))
+    again = Correlator(topology, 60.0, 10.0, 30.0)
+    again.restore([opened])
+    (same,) = tick(again, 105.0, anomaly(P95))
+    assert same.id == opened.id
+    tick(again, 106.0, anomaly(P95, end=106.0))
+    assert tick(again, 116.0)[0].state == "resolved"
+
+
+def test_spans_of_trouble_are_no_part_of_a_baseline(correlator):
+    tick(correlator, 100.0, anomaly(P95))
+    tick(correlator, 105.0, anomaly(P95, end=104.0))
+    tick(correlator, 115.0)
+    assert correlator.ordinary(SHOP, 0.0, 300.0) == [(100.0, 115.0)]
+    assert correlator.ordinary(HOST, 0.0, 300.0) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.permutations([P95, ACCURACY, CPU, Series("feature.contract_broken", FEATURE)]))
+def test_the_order_of_equal_time_anomalies_does_not_change_an_incident(order):
+    topology = Topology()
+    for edge in (
+        Edge("runs_on", SHOP, HOST), Edge("serves", SHOP, MODEL), Edge("feeds", FEATURE, MODEL),
+    ):  # fmt: skip
+        topology.link(edge)
+    one = Correlator(topology, 60.0, 10.0, 30.0)
+    two = Correlator(topology, 60.0, 10.0, 30.0)
+    found = [anomaly(s, harm=s is not CPU) for s in order]
+    assert tick(one, 100.0, *found) == tick(two, 100.0, *sorted(found, key=lambda a: a.series))
+
+
+def test_old_evidence_does_not_stretch_the_span_of_an_incident(correlator):
+    hunch = anomaly(CPU, onset=70.0, road="prior", harm=False)
+    tick(correlator, 100.0, anomaly(P95), hunch)
+    tick(correlator, 105.0, anomaly(P95, end=104.0), hunch)
+    tick(correlator, 115.0)
+    assert correlator.ordinary(SHOP, 0.0, 300.0) == [(100.0, 115.0)]

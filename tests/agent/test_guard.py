@@ -1,0 +1,673 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent import guard, registry
+from agent.codec import pack, unpack
+from agent.config import Config
+from agent.journal import Entry
+from agent.memory import Memory, Silence
+from agent.model import (
+    Anomaly,
+    Cause,
+    Decision,
+    Diagnosis,
+    Edge,
+    Entity,
+    Evidence,
+    Frame,
+    Incident,
+    Outcome,
+    Run,
+    Series,
+    Sighting,
+    StepRecord,
+)
+from agent.playbook import Library
+from agent.runner import Plan, PlannedStep
+from agent.world import World
+
+NOW = 10_000.0
+HOST, WEB, MODEL = Entity("host", "h"), Entity("service", "web"), Entity("model", "fraud")
+FEATURE = Entity("feature", "fraud/age")
+BURN = Entity("process", "b/99/9")
+LATENCY = Series("service.latency_p95_seconds", WEB)
+
+BOOK = """
+version: 1
+id: {id}
+title: T
+mode: {mode}
+target: {{kind: {kind}}}
+because: {{cause: serving}}
+do: [{{use: {use}, undo: none, with: {{{params}}}}}]
+verify: {{within: 1m, expect: ['service.up > 0.5']}}
+guard:
+  cooldown: {{per: {per}, time: 5m}}
+  rate: {{max: 3, per: 1h}}
+  blast: {{max_targets: 2, max_share: 50%, domain: '{domain}'}}
+  settle: 1m
+  attempts: {{max: 2, per: 24h}}
+  breaker: {{bad_outcomes: 2, hold: 6h}}
+  fresh: 30s
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def verbs():
+    actions, connectors = registry.Registry("action"), registry.Registry("connector")
+
+    class Hand:
+        def grip(self): ...
+
+    def put(name, effect="mutating", ability=None, **more):
+        body = {"effect": effect, "ability": ability, "reversible": True, "shared": False} | more
+        actions(name)(type(name, (), body))
+
+    put("act")
+    put("drain", takes_replica=True)
+    put("grasp", ability=Hand)
+    put("share", shared=True)
+    put("reboot", reversible=False)
+    put("tell", "marking", reversible=False)
+    put("mark", "marking", shared=True)
+    old = registry.action, registry.connector
+    registry.action, registry.connector = actions, connectors
+    yield
+    registry.action, registry.connector = old
+
+
+@pytest.fixture
+def make(tmp_path):
+    def made(**words):
+        text = BOOK.format(**{
+            "id": "b", "mode": "auto", "kind": "service", "use": "act", "per": "target", "domain": "", "params": "",
+            **words,
+        })  # fmt: skip
+        params = words.get("params", "")
+        if params:
+            registry.action.get(words.get("use", "act")).Params = _any_params()
+        (tmp_path / "b.yaml").write_text(text)
+        return next(iter(Library.load([tmp_path], Config(), built_in=False).playbooks.values()))
+
+    return made
+
+
+def _any_params():
+    from agent.units import Model
+
+    class Params(Model):
+        process: str = ""
+
+    return Params
+
+
+def config(**more):
+    base = {
+        "mode": "auto",
+        "manages": [{"kind": "service"}, {"kind": "model"}, {"kind": "process", "where": {"name": "burn*"}}],
+        "single_agent": True, "services": [{"id": "web", "min_healthy": 2}],
+    }  # fmt: skip
+    return Config.model_validate(base | more)
+
+
+def world(*, trust="local", value=0.9, at=NOW, webs=1, replicas=3.0):
+    w = World()
+    for i in range(webs):
+        w.take(
+            Frame(
+                "s",
+                at,
+                (),
+                np.array([]),
+                seen=(Sighting(Entity("service", f"web{i or ''}"), (("rack", str(i % 2)),)),),
+            )
+        )
+    edges = (Edge("runs_on", BURN, HOST), Edge("feeds", FEATURE, MODEL))
+    attrs = (("command", "burn"), ("name", "burner"), ("pid", "99"))
+    w.take(
+        Frame(
+            "s",
+            at,
+            (),
+            np.array([]),
+            seen=(Sighting(BURN, attrs, edges[:1]), Sighting(FEATURE, edges=edges[1:])),
+        )
+    )
+    series = (LATENCY, Series("service.replicas_count", WEB))
+    w.take(Frame("web", at, series, np.array([value, replicas])))
+    w.trusts["web"] = trust
+    w.now = NOW
+    return w
+
+
+def anomaly(series=LATENCY, end=None):
+    return Anomaly(
+        series, NOW - 60, end, 0.0, 1, 0.9, math.nan, 0.25, 0.6, 9.0, "objective", "slow", harm=True
+    )
+
+
+SLOW = anomaly()
+
+
+def incident(*, low=False, cause=None, anomalies=(SLOW,), **more):
+    cause = cause or Cause("serving.saturation", WEB, 0.8)
+    fields = {"severity": "page", "id": "i"} | more
+    diagnosis = Diagnosis(NOW, (cause,), low_confidence=low)
+    return Incident(
+        opened=NOW - 60,
+        updated=NOW,
+        state="open",
+        title="t",
+        anomalies=anomalies,
+        diagnosis=diagnosis,
+        **fields,
+    )
+
+
+class Past:
+    """A memory that is told what has happened."""
+
+    def __init__(self):
+        self.memory = Memory()
+
+    def put(self, kind, subject, body, ts=NOW):
+        self.memory.apply(Entry(self.memory.seq + 1, ts, kind, subject, body, "", ""))
+
+    def run(
+        self,
+        id_="r",
+        *,
+        ago=0.0,
+        playbook="b",
+        target=WEB,
+        state="done",
+        acted=True,
+        verdict=None,
+        use="act",
+        **more,
+    ):
+        at = NOW - ago
+        steps = (StepRecord("s", use, at, at, "done", "did"),) if acted else ()
+        outcome = Outcome(verdict, "s") if verdict else None
+        fields = {"incident": "i0"} | more
+        run = Run(
+            id_, playbook, target, fields["incident"], "auto", state, at, at, "h", steps, outcome
+        )
+        self.put("run", id_, pack(run), at)
+        return self
+
+
+def ask(book, inc=None, *, past=None, w=None, c=None, target=WEB, now=NOW, **more):
+    return guard.decide(
+        book, target, inc or incident(), memory=(past or Past()).memory, world=w or world(), config=c or config(),
+        now=now, **more,
+    )  # fmt: skip
+
+
+def gate(decision, name):
+    return next(g for g in decision.gates if g.name == name)
+
+
+def closed(decision):
+    return {g.name for g in decision.gates if not g.passed}
+
+
+# ---------------------------------------------------------------- all open
+
+
+def test_all_gates_open_lets_it_act(make):
+    decision = ask(make())
+    assert closed(decision) == set()
+    assert (decision.allowed, decision.mode) == (True, "auto")
+    assert {g.name for g in decision.gates} == {
+        "mode", "ability", "pause", "paused_file", "journal", "silence", "never", "busy", "once", "cooldown", "rate",
+        "fresh", "trust", "attempts", "blast_count", "blast_share", "settle", "breaker", "min_healthy", "correlated",
+        "scope", "shared", "confidence", "irreversible",
+    }  # fmt: skip
+    assert all(g.value and g.limit for g in decision.gates)
+    assert unpack(Decision, pack(decision)) == decision
+
+
+def test_every_gate_is_asked_after_one_has_closed(make):
+    past = Past().run(ago=10)
+    past.put("pause", "*", {"by": "ann", "reason": "fire drill"})
+    decision = ask(
+        make(), past=past, w=world(trust="untrusted"), paused_file=True, journal_well=False
+    )
+    assert {"pause", "paused_file", "journal", "cooldown", "trust"} <= closed(decision)
+    assert len(decision.gates) == len(ask(make()).gates)
+    assert not decision.allowed
+
+
+# ---------------------------------------------------------------- one gate after the other
+
+
+@pytest.mark.parametrize(
+    ("mode", "ceiling", "allowed", "result"),
+    [
+        ("auto", "auto", True, "auto"), ("auto", "approve", True, "approve"), ("approve", "auto", True, "approve"),
+        ("suggest", "auto", True, "suggest"), ("auto", "suggest", True, "suggest"),
+        ("observe", "auto", False, "observe"), ("auto", "observe", False, "observe"),
+    ],
+)  # fmt: skip
+def test_the_lowest_ceiling_holds(make, mode, ceiling, allowed, result):
+    decision = ask(make(mode=mode), c=config(mode=ceiling))
+    assert (decision.allowed, decision.mode) == (allowed, result)
+
+
+def test_a_missing_ability_stops(make):
+    decision = ask(make(use="grasp"))
+    assert closed(decision) == {"ability"}
+    assert "Hand" in gate(decision, "ability").reason
+    assert not decision.allowed
+
+
+@pytest.mark.parametrize("key", ["*", "service:web"])
+def test_a_pause_stops(make, key):
+    past = Past()
+    past.put("pause", key, {"by": "ann", "reason": "fire drill"})
+    decision = ask(make(), past=past)
+    assert not decision.allowed
+    assert "paused by ann: fire drill" in gate(decision, "pause").reason
+    past.put("resume", key, {})
+    assert ask(make(), past=past).allowed
+
+
+def test_a_pause_of_a_model_covers_its_features(make):
+    past = Past()
+    past.put("pause", "model:fraud", {"by": "ann", "reason": ""})
+    assert closed(ask(make(kind="feature"), target=FEATURE, past=past)) == {"pause"}
+
+
+def test_the_file_and_the_journal_stop(make):
+    assert closed(ask(make(), paused_file=True)) == {"paused_file"}
+    assert closed(ask(make(), journal_well=False)) == {"journal"}
+    assert not ask(make(use="tell"), journal_well=False).allowed
+
+
+def test_a_silence_stops_until_it_ends(make):
+    past = Past()
+    past.put("silence", "s", pack(Silence("s", "service:*", NOW + 60, "ann", "deploy")))
+    decision = ask(make(), past=past)
+    assert gate(decision, "silence").reason == "silenced by ann for 1 min more: deploy"
+    assert not decision.allowed
+    assert ask(make(), past=past, now=NOW + 61).allowed
+    past.put("silence", "s", pack(Silence("s", "*", NOW + 60, "ann", cause="data")))
+    assert ask(make(), past=past).allowed
+
+
+@pytest.mark.parametrize(
+    ("attrs", "says"),
+    [
+        ({"name": "sshd"}, "sshd is never touched"),
+        ({"name": "containerd-shim"[:15]}, "never touched"),
+        ({"name": "postgres"}, "never touched"),
+        ({"name": "kubelet"}, "never touched"),
+        ({"name": "mydb", "listen": "5432"}, "listens on port 5432"),
+        ({"name": "burner", "self": "yes"}, "homeostat itself"),
+        ({"name": "burner", "pid": "1"}, "PID 1"),
+        ({}, "nothing is known of process:b/99/9"),
+    ],
+)
+def test_some_processes_are_never_touched_whatever_is_managed(make, attrs, says):
+    w = world()
+    w.take(Frame("s", NOW, (), np.array([]), seen=(Sighting(BURN, gone=True),)))
+    if attrs:
+        w.take(
+            Frame("s", NOW, (), np.array([]), seen=(Sighting(BURN, tuple(sorted(attrs.items()))),))
+        )
+    c = config(manages=[{"kind": "process"}, {"kind": "service"}])
+    decision = ask(make(kind="process"), target=BURN, w=w, c=c)
+    assert says in gate(decision, "never").reason
+    assert not decision.allowed
+    by_parameter = make(params="process: '${cause.entity}'")
+    decision = ask(by_parameter, incident(cause=Cause("serving.x", BURN, 0.9)), w=w, c=c)
+    assert "never" in closed(decision)
+    assert not ask(
+        by_parameter, incident(cause=Cause("serving.x", BURN, 0.9)), w=w, c=c, ceiling="approve"
+    ).allowed
+
+
+def test_never_of_the_config_stops(make):
+    decision = ask(make(), c=config(never=[{"kind": "service", "key": "w*"}]))
+    assert closed(decision) == {"never"}
+
+
+def test_what_is_not_managed_is_only_suggested(make):
+    decision = ask(make(), c=config(manages=[]))
+    assert closed(decision) == {"scope"}
+    assert (decision.allowed, decision.mode) == (True, "suggest")
+    assert "add it to `manages:`" in gate(decision, "scope").reason
+    asked = ask(make(), c=config(manages=[]), ceiling="approve")
+    assert not asked.allowed
+
+
+def test_whom_a_parameter_names_must_be_managed_too(make):
+    book = make(params="process: '${cause.entity}'")
+    inc = incident(cause=Cause("serving.x", BURN, 0.9))
+    assert ask(book, inc).mode == "auto"
+    narrow = config(manages=[{"kind": "service"}])
+    decision = ask(book, inc, c=narrow)
+    assert (closed(decision), decision.mode) == ({"scope"}, "suggest")
+    assert "process:b/99/9" in gate(decision, "scope").value
+
+
+def test_who_manages_a_model_manages_its_features(make):
+    assert ask(make(kind="feature"), target=FEATURE).allowed
+
+
+def test_shared_targets_need_a_single_agent(make):
+    decision = ask(
+        make(use="share"), c=config(mode="suggest", single_agent=False), ceiling="approve"
+    )
+    assert closed(decision) == {"shared"}
+    assert not decision.allowed
+    assert ask(make(use="share")).mode == "auto"
+
+
+def test_low_confidence_only_suggests_unless_a_person_asks(make):
+    decision = ask(make(), incident(low=True))
+    assert (decision.allowed, decision.mode, closed(decision)) == (True, "suggest", {"confidence"})
+    asked = ask(make(), incident(low=True), ceiling="approve")
+    assert (asked.allowed, asked.mode) == (True, "approve")
+
+
+def test_a_person_may_start_what_is_only_suggested_but_passes_the_other_gates(make):
+    book, c = make(mode="suggest"), config(mode="suggest")
+    assert ask(book, c=c).mode == "suggest"
+    assert ask(book, c=c, ceiling="approve").allowed
+    suggested = Past().run(state="suggested", acted=False, ago=5, incident="i")
+    assert not ask(book, c=c, past=suggested).allowed
+    assert ask(book, c=c, past=suggested, ceiling="approve").allowed
+    assert not ask(book, c=c, past=Past().run(ago=5), ceiling="approve").allowed
+    assert not ask(make(mode="observe"), ceiling="approve").allowed
+
+
+@pytest.mark.parametrize(
+    ("inc", "w", "says"),
+    [
+        (incident(anomalies=()), {}, "nothing is wrong any more"),
+        (incident(anomalies=(anomaly(end=NOW - 5),)), {}, "nothing is wrong any more"),
+        (incident(), {"at": NOW - 31}, "the evidence is old"),
+        (incident(), {"value": math.nan}, "the evidence is old"),
+    ],
+)
+def test_old_evidence_stops(make, inc, w, says):
+    decision = ask(make(), inc, w=world(**w))
+    assert says in gate(decision, "fresh").reason
+    assert not decision.allowed
+
+
+def test_untrusted_evidence_stops_what_mutates(make):
+    assert "trust" in closed(ask(make(), w=world(trust="untrusted")))
+    assert not ask(make(), w=world(trust="untrusted")).allowed
+    assert ask(make(), w=world(trust="authenticated")).allowed
+    assert ask(make(use="tell"), w=world(trust="untrusted")).allowed
+    w = world()
+    rumour = Series("service.error_ratio", WEB)
+    w.take(Frame("hearsay", NOW, (rumour,), np.array([0.5])))
+    w.trusts["hearsay"] = "untrusted"
+    cause = Cause("serving.saturation", WEB, 0.8, (Evidence("they say", 2.0, rumour),))
+    assert not ask(make(), incident(cause=cause), w=w).allowed
+
+
+@pytest.mark.parametrize(
+    "state", ["acting", "waiting_approval", "verifying", "holding", "paused", "undoing"]
+)
+def test_one_run_a_target(make, state):
+    past = Past().run(playbook="other", state=state, acted=False)
+    decision = ask(make(), past=past)
+    assert "busy" in closed(decision)
+    assert "is at work on service:web" in gate(decision, "busy").reason
+    assert not decision.allowed
+    elsewhere = Past().run(
+        playbook="other", state=state, acted=False, target=Entity("service", "x")
+    )
+    assert ask(make(), past=elsewhere).allowed
+
+
+def test_a_model_and_its_features_are_one_target(make):
+    past = Past().run(playbook="other", state="acting", target=MODEL, acted=False)
+    assert "busy" in closed(ask(make(kind="feature"), target=FEATURE, past=past))
+
+
+def test_whom_a_running_plan_names_is_taken(make):
+    past = Past().run(playbook="other", state="holding", acted=False)
+    step = PlannedStep("s", "act", params={"process": BURN.id})
+    plan = Plan("r", "other", "T", "h", WEB.id, "i0", "auto", "", NOW, (step,))
+    past.put("plan", "r", pack(plan))
+    decision = ask(make(kind="process"), target=BURN, past=past)
+    assert "busy" in closed(decision)
+
+
+@pytest.mark.parametrize("state", ["suggested", "denied", "expired"])
+def test_what_never_acted_rests_its_own_incident_only_and_a_suggestion_never_delays_an_act(
+    make, state
+):
+    elsewhere = Past().run(ago=5, state=state, acted=False, incident="another")
+    assert "cooldown" not in closed(ask(make(), past=elsewhere))
+    here = Past().run(ago=5, state=state, acted=False, incident="i")
+    assert ("cooldown" in closed(ask(make(), past=here))) == (state != "suggested")
+    assert "cooldown" in closed(ask(make(mode="suggest"), c=config(mode="suggest"), past=here))
+
+
+@pytest.mark.parametrize("state", ["done", "denied", "expired", "failed"])
+def test_it_rests_after_any_run(make, state):
+    past = Past().run(ago=200, state=state, acted=state == "done", incident="i")
+    decision = ask(make(), past=past)
+    assert "cooldown" in closed(decision)
+    assert gate(decision, "cooldown").reason == "1 min 40 s of its rest are left"
+    assert "cooldown" not in closed(ask(make(), past=past, now=NOW + 100))
+
+
+def test_a_cooldown_is_for_a_target_or_for_the_playbook(make):
+    past = Past().run(ago=100, target=Entity("service", "x"))
+    assert ask(make(), past=past).allowed
+    assert closed(ask(make(per="playbook"), past=past)) == {"cooldown"}
+
+
+def test_rate_and_attempts(make):
+    past = Past()
+    for i in range(3):
+        past.run(f"r{i}", ago=1000 + i, target=Entity("service", f"x{i}"))
+    assert closed(ask(make(), past=past)) == {"rate"}
+    past = Past().run("a", ago=7000).run("b", ago=8000)
+    decision = ask(make(), past=past)
+    assert closed(decision) == {"attempts"}
+    assert "people must look now" in gate(decision, "attempts").reason
+
+
+def test_what_lives_counts_for_the_rate(make):
+    past = Past()
+    for i in range(3):
+        past.run(f"r{i}", state="acting", acted=False, target=Entity("service", f"x{i}"))
+    assert "rate" in closed(ask(make(), past=past))
+
+
+def test_settling_covers_other_targets_and_other_playbooks(make):
+    other_target = Past().run(ago=30, target=Entity("service", "x"))
+    assert "settle" in closed(ask(make(), past=other_target))
+    other_book = Past().run(ago=30, playbook="other")
+    assert closed(ask(make(), past=other_book)) == {"settle"}
+    assert ask(make(), past=other_book, now=NOW + 30).allowed
+    told = Past().run(ago=30, playbook="other", use="tell")
+    assert ask(make(), past=told).allowed
+
+
+def test_blast_radius_counts_and_shares(make):
+    past = Past()
+    for i in (1, 2):
+        past.run(f"r{i}", state="holding", ago=500, target=Entity("service", f"web{i}"))
+    decision = ask(make(), past=past, w=world(webs=10))
+    assert closed(decision) == {"blast_count"}
+    past = Past().run("r", state="holding", ago=500, target=Entity("service", "web2"))
+    decision = ask(make(), past=past, w=world(webs=3))
+    assert closed(decision) == {"blast_share"}
+    assert gate(decision, "blast_share").value == "67%"
+    assert ask(make(), past=past, w=world(webs=4)).allowed
+    assert ask(make(), w=world(webs=1)).allowed
+    # web2 stands in the rack of web, web1 does not
+    assert "blast_share" in closed(ask(make(domain="rack"), past=past, w=world(webs=4)))
+    apart = Past().run("r", state="holding", ago=500, target=Entity("service", "web1"))
+    assert "blast_share" not in closed(ask(make(domain="rack"), past=apart, w=world(webs=4)))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "open_"),
+    [
+        (["no_effect", "harmed"], True), (["harmed"], False), (["no_effect", "helped", "harmed"], False),
+        (["no_effect", "cannot_tell", "harmed"], True), (["cannot_tell"] * 4, False),
+    ],
+)  # fmt: skip
+def test_the_breaker_opens_after_bad_outcomes_in_a_row(make, verdicts, open_):
+    past = Past()
+    for i, verdict in enumerate(verdicts):
+        past.run(f"r{i}", ago=9000 - i * 100, target=Entity("service", f"x{i}"), verdict=verdict)
+    decision = ask(make(), past=past)
+    assert ("breaker" in closed(decision)) == open_
+    assert ask(make(), past=past, w=world(at=NOW + 21_000), now=NOW + 21_000).gates
+    late = ask(make(), past=past, now=NOW + 6 * 3600)
+    assert "breaker" not in closed(late)
+
+
+def test_the_last_healthy_replica_is_not_taken(make):
+    assert ask(make(use="drain"), w=world(replicas=3.0)).allowed
+    decision = ask(make(use="drain"), w=world(replicas=2.0))
+    assert closed(decision) == {"min_healthy"}
+    assert gate(decision, "min_healthy").reason == "1 replicas of web would be left"
+    assert (
+        "unknown" in gate(ask(make(use="drain"), w=world(replicas=math.nan)), "min_healthy").reason
+    )
+
+
+def test_a_process_that_serves_counts_as_a_replica(make):
+    w = world(replicas=1.0)
+    w.topology.link(Edge("serves", BURN, WEB))
+    c = config(manages=[{"kind": "process"}])
+    assert "min_healthy" in closed(ask(make(kind="process"), target=BURN, w=w, c=c))
+
+
+def test_the_same_symptom_everywhere_is_no_fault_of_one(make):
+    w = world(webs=4)
+    series = tuple(
+        Series("service.latency_p95_seconds", Entity("service", f"web{i}")) for i in (1, 2, 3)
+    )
+    w.take(Frame("others", NOW, series, np.ones(3)))
+    past = Past()
+    for i, s in enumerate(series[:2]):
+        past.put("incident", f"j{i}", pack(incident(id=f"j{i}", anomalies=(anomaly(s),))))
+    decision = ask(make(), past=past, w=w)
+    assert closed(decision) == {"correlated"}
+    assert gate(decision, "correlated").value.startswith("75% of 4")
+    alone = Past()
+    alone.put("incident", "j", pack(incident(id="j", anomalies=(anomaly(series[0]),))))
+    assert ask(make(), past=alone, w=w).allowed
+
+
+def test_what_can_not_be_undone_needs_a_person(make):
+    decision = ask(make(use="reboot", mode="approve"), c=config())
+    assert (decision.allowed, decision.mode) == (True, "approve")
+    assert gate(decision, "irreversible").value == "yes"
+
+
+# ---------------------------------------------------------------- telling people
+
+
+def test_telling_people_needs_neither_scope_nor_evidence(make):
+    decision = ask(make(use="tell"), incident(anomalies=(), low=True), c=config(manages=[]))
+    assert (decision.allowed, decision.mode) == (True, "auto")
+
+
+def test_marking_what_others_use_needs_scope(make):
+    assert ask(make(use="mark"), c=config(manages=[])).mode == "suggest"
+
+
+def test_people_are_told_once_in_the_life_of_an_incident(make):
+    past = Past().run(ago=9000, incident="i", use="tell")
+    assert closed(ask(make(use="tell"), past=past)) == {"once"}
+    assert ask(make(use="tell"), incident(reopened=1), past=past).allowed
+
+
+def test_people_are_told_while_something_else_is_at_work(make):
+    past = Past().run(playbook="other", state="holding")
+    assert ask(make(use="tell"), past=past).allowed
+
+
+def test_owners():
+    assert guard.owner_of(FEATURE) == MODEL
+    assert guard.owner_of(Entity("version", "fraud/3")) == MODEL
+    assert guard.owner_of(Entity("replica", "web/1")) == WEB
+    assert guard.owner_of(WEB) == WEB
+
+
+# ---------------------------------------------------------------- whatever happens
+
+TARGETS = (WEB, Entity("service", "web1"), Entity("service", "web2"), Entity("service", "foreign"))
+MANAGED = config(manages=[{"kind": "service", "key": "web*"}])
+
+event = st.tuples(
+    st.floats(0.0, 1500.0),
+    st.sampled_from(TARGETS),
+    st.sampled_from(["acted", "failed", "helped", "no_effect", "harmed", "lives"]),
+    st.integers(0, 3),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(events=st.lists(event, max_size=25))
+def test_over_any_history_the_limits_hold(events, tmp_path_factory):
+    """Whatever is let through is run; then the limits are counted anew, by hand."""
+    folder = tmp_path_factory.mktemp("b")
+    (folder / "b.yaml").write_text(
+        BOOK.format(
+            id="b", mode="auto", kind="service", use="act", per="target", domain="", params=""
+        )
+    )
+    book = Library.load([folder], Config(), built_in=False).playbooks["b"]
+    past, now = Past(), NOW
+    live: dict[str, Run] = {}
+    acts: list[tuple[float, Entity]] = []
+    for n, (wait, target, becomes, other) in enumerate(events):
+        now += wait
+        w = world(at=now, webs=3)
+        w.now = now
+        # somebody else's run comes or goes
+        if other == 3 and live:
+            ended = live.pop(next(iter(live)))
+            past.put("run", ended.id, pack(replace(ended, state="done", updated=now)), now)
+        decision = guard.decide(
+            book, target, incident(id=f"i{n}"), memory=past.memory, world=w, config=MANAGED, now=now
+        )
+        if not decision.allowed or decision.mode != "auto":
+            continue
+        assert target.key != "foreign"
+        assert target not in {r.target for r in live.values()}
+        assert all(at <= now - 300 for at, t in acts if t == target)
+        assert all(at <= now - 60 for at, _ in acts)
+        acts.append((now, target))
+        assert sum(at > now - 3600 for at, _ in acts) <= 3
+        assert sum(at > now - 86_400 and t == target for at, t in acts) <= 2
+        step = StepRecord("s", "act", now, now, "done", "did")
+        verdict = becomes if becomes in {"helped", "no_effect", "harmed"} else None
+        state = "holding" if becomes == "lives" else "failed" if becomes == "failed" else "done"
+        run = Run(
+            f"r{n}",
+            "b",
+            target,
+            f"i{n}",
+            "auto",
+            state,
+            now,
+            now,
+            "h",
+            (step,),
+            Outcome(verdict, "") if verdict else None,
+        )
+        past.put("run", run.id, pack(run), now)
+        if becomes == "lives":
+            live[run.id] = run

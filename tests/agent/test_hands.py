@@ -1,0 +1,609 @@
+import asyncio
+import sqlite3
+
+import pytest
+from run_stage import FAST, SLOW, WEB, Stage, at_work, plan, read_effects, shouts, step
+
+from agent import hands as hands_module
+from agent.codec import pack, unpack
+from agent.errors import Refused, Unavailable
+from agent.memory import Memory
+from agent.model import Incident, Outcome, Run
+from agent.ports import Note, Notifier
+from agent.runner import PlannedStep, PlannedVerify, Until
+
+
+@pytest.fixture
+def verbs(tmp_path, monkeypatch):
+    monkeypatch.setattr(hands_module, "_SETTLE_S", 0.01)
+    monkeypatch.setattr(hands_module, "_BACK_OFF_S", 0.01)
+    with at_work(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def stage(tmp_path, verbs):
+    async with Stage(tmp_path, speed=100.0) as made:
+        yield made
+
+
+BEFORE = {"value": 0.0}
+
+
+def crash(stage):
+    """Forget everything that is not on disk."""
+    stage.memory = Memory()
+    stage.memory.load(stage.journal)
+    stage.hands._memory = stage.memory
+
+
+async def begun(stage, made=None):
+    """Return a plan whose run is recorded."""
+    made = made or plan()
+    await stage.hands.accept(made)
+    return made
+
+
+async def intended(stage, made, before=None):
+    """Leave an intent without its end, as a crash does."""
+    key = f"{made.run_id}/{made.steps[0].id}"
+    stage.record("intent", made.run_id, {"key": key, "before": before or BEFORE}, stage.clock())
+
+
+# ---- acting
+
+
+async def test_an_act_is_recorded_before_and_after(stage, tmp_path):
+    made = await begun(stage)
+    acted = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    assert acted.record.status == "done"
+    assert (acted.values, acted.undo, acted.ours, acted.text) == (
+        {"value": 1.0}, {"from": 0.0, "to": 1.0}, True, "")  # fmt: skip
+    assert read_effects(tmp_path) == ["r1/a 1.0"]
+    assert [e.kind for e in stage.kinds("intent", "acted", "change")] == [
+        "intent",
+        "acted",
+        "change",
+    ]
+    (change,) = stage.kinds("change")
+    assert change.body["by"] == "homeostat:r1"
+
+
+async def test_the_same_act_again_gives_the_same_and_does_nothing(stage, tmp_path):
+    made = await begun(stage)
+    first = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    crash(stage)
+    assert await stage.hands.act(made, made.steps[0], BEFORE, {}) == first
+    assert len(read_effects(tmp_path)) == 1
+    assert len(stage.kinds("intent")) == 1
+
+
+async def test_an_act_that_had_happened_before_a_crash_is_adopted(stage, tmp_path, verbs):
+    made = await begun(stage)
+    await intended(stage, made)
+    (tmp_path / "dial-a").write_text("r1/a 1.0\n")
+    crash(stage)
+    acted = await stage.hands.act(made, made.steps[0], {"value": 1.0}, {})
+    assert acted.record.status == "adopted"
+    assert acted.undo == {"from": 0.0, "to": 1.0}
+    assert read_effects(tmp_path) == ["r1/a 1.0"]
+
+
+async def test_an_act_that_had_not_happened_before_a_crash_is_done(stage, tmp_path):
+    made = await begun(stage)
+    await intended(stage, made)
+    crash(stage)
+    acted = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    assert acted.record.status == "done"
+    assert read_effects(tmp_path) == ["r1/a 1.0"]
+    assert stage.memory.traces["r1/a"].attempts == 2
+
+
+async def test_a_world_that_is_neither_stops_the_run(stage, tmp_path):
+    made = await begun(stage)
+    await intended(stage, made)
+    (tmp_path / "dial-a").write_text("somebody 7.0\n")
+    acted = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    assert acted.record.status == "uncertain"
+    assert "value changed" in acted.text
+    assert "look at service:web" in acted.text
+    assert len(read_effects(tmp_path)) == 1
+
+
+async def test_an_act_that_arrives_late_is_not_done_twice(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(hands_module, "_SETTLE_S", 0.5)
+    made = await begun(stage)
+    await intended(stage, made)
+    arrive = asyncio.get_running_loop().call_later(
+        0.2, (tmp_path / "dial-a").write_text, "r1/a 1.0\n"
+    )
+    acted = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    assert arrive.when() < asyncio.get_running_loop().time()
+    assert acted.record.status == "adopted"
+    assert read_effects(tmp_path) == ["r1/a 1.0"]
+
+
+async def test_telling_people_is_never_repeated_after_a_crash(stage, tmp_path):
+    made = await begun(stage, plan(step("s", "shout")))
+    await intended(stage, made, {})
+    acted = await stage.hands.act(made, made.steps[0], {}, {})
+    assert (acted.record.status, acted.text) == ("uncertain", "")
+    assert "not repeated" in acted.record.summary
+    assert shouts(tmp_path) == []
+
+
+async def test_waiting_is_simply_done_again_after_a_crash(stage):
+    made = await begun(stage, plan(PlannedStep("w", "wait", params={"time": "10ms"})))
+    await intended(stage, made, {})
+    acted = await stage.hands.act(made, made.steps[0], {}, {})
+    assert (acted.record.status, acted.ours) == ("done", False)
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "effects", "words"),
+    [
+        (["unavailable", "unavailable"], "done", 1, ""),
+        (["unavailable"] * 3, "failed", 0, "3 tries: no answer"),
+        (["refused"], "refused", 0, "it said no"),
+        (["uncertain after"], "adopted", 1, ""),
+        (["uncertain"], "done", 1, ""),
+        (["uncertain", "uncertain"], "uncertain", 0, "tried twice"),
+        (["uncertain", "uncertain after"], "adopted", 1, ""),
+        (["later"], "adopted", 1, ""),
+        (["bug"], "uncertain", 0, "a bug in the verb dial: ZeroDivisionError: oops"),
+        (["bug after"], "uncertain", 1, "a bug"),
+        (["hang before"], "done", 1, ""),
+        (["hang after"], "adopted", 1, ""),
+        (["hang before", "hang before"], "uncertain", 0, "did not answer within"),
+    ],
+)
+async def test_troubles_of_a_verb(
+    stage, tmp_path, verbs, monkeypatch, script, status, effects, words
+):
+    monkeypatch.setattr(hands_module, "_SETTLE_S", 0.4 if "later" in script else 0.01)
+    verbs["dial"].script = list(script)
+    made = await begun(stage, plan(step(retry=2, timeout=0.2)))
+    acted = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    assert acted.record.status == status
+    assert len(read_effects(tmp_path)) == effects
+    assert words in acted.text
+    assert bool(acted.text) is (status not in {"done", "adopted"})
+    crash(stage)
+    assert stage.memory.traces["r1/a"].open is False
+    again = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    assert again == acted
+    assert len(read_effects(tmp_path)) == effects
+
+
+async def test_what_others_changed_is_refused_by_compare_and_set(stage, tmp_path):
+    (tmp_path / "dial-a").write_text("somebody 3.0\n")
+    made = await begun(stage)
+    acted = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    assert (acted.record.status, acted.ours) == ("refused", False)
+    assert "changed by others" in acted.text
+
+
+async def test_nothing_is_done_that_could_not_be_recorded(stage, tmp_path, monkeypatch):
+    made = await begun(stage)
+    monkeypatch.setattr("agent.journal._BUSY_MS", 20)
+    monkeypatch.setattr("agent.journal._REST_S", 0.0)
+    stage.journal._engine.dispose()
+    other = sqlite3.connect(stage.journal.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    acted = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    assert acted.record.status == "failed"
+    assert "journal can not be written" in acted.text
+    assert read_effects(tmp_path) == []
+    told = await begun(stage, plan(step("s", "shout"), run_id="r2"))
+    assert (await stage.hands.act(told, told.steps[0], {}, {})).record.status == "done"
+    assert len(shouts(tmp_path)) == 1  # people are told all the same
+    other.execute("ROLLBACK")
+    other.close()
+    stage.journal.flush()
+    assert stage.journal.verify() == []
+    assert stage.memory.traces["r1/a"].open is False
+    kept = stage.memory
+    crash(stage)
+    assert stage.memory.traces == kept.traces
+    assert stage.memory.runs == kept.runs
+
+
+async def test_a_record_that_says_it_is_not_on_disk_counts(stage, tmp_path):
+    stage.hands._written = lambda: False
+    made = await begun(stage)
+    acted = await stage.hands.act(made, made.steps[0], BEFORE, {})
+    assert acted.record.status == "failed"
+    assert read_effects(tmp_path) == []
+
+
+async def test_a_wait_that_takes_longer_than_it_may_ends(stage):
+    wait = PlannedStep("w", "wait", params={"time": "10s"}, timeout=0.05, retry=1)
+    made = await begun(stage, plan(wait))
+    acted = await stage.hands.act(made, wait, {}, {})
+    assert (acted.record.status, acted.ours) == ("failed", False)
+    assert "2 tries: it did not answer within 50 ms" in acted.text
+
+
+# ---- parameters
+
+
+async def test_values_of_earlier_steps_keep_their_type(stage, tmp_path):
+    first = step("a", params={"name": "a", "to": "${steps.train.version + 1.0}"})
+    made = await begun(stage, plan(first))
+    acted = await stage.hands.act(made, first, BEFORE, {"train": {"version": 4}})
+    assert acted.values == {"value": 5.0}
+    assert stage.dial("a") == 5.0
+
+
+async def test_the_verdict_and_the_title_can_be_told(stage, tmp_path):
+    told = step("s", "shout", params={"text": "${title}: ${verdict.verdict}, ${verdict.summary}"})
+    made = await begun(stage, plan(told))
+    await stage.hands.act(made, told, {}, {}, Outcome("helped", "fast again"))
+    assert shouts(tmp_path) == ["r1/s turn it: helped, fast again"]
+
+
+async def test_signals_can_be_told(stage, tmp_path):
+    await stage.tick()
+    told = step("s", "shout", params={"text": "p95 ${service.latency_p95_seconds}"})
+    made = await begun(stage, plan(told))
+    await stage.hands.act(made, told, {}, {})
+    assert shouts(tmp_path) == [f"r1/s p95 {SLOW}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "words"),
+    [
+        ("${steps.train.version}", "refused", "steps.train.version"),
+        ("${service.error_ratio}", "failed", "service.error_ratio, not known now"),
+    ],
+)
+async def test_a_value_that_is_not_known_is_never_guessed(stage, tmp_path, text, status, words):
+    told = step("s", "shout", params={"text": text})
+    made = await begun(stage, plan(told))
+    acted = await stage.hands.act(made, told, {}, {})
+    assert acted.record.status == status
+    assert words in acted.text
+    assert shouts(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (step(params={"to": "high"}), "to: Input should be a valid number"),
+        (step(params={"to": 1.0, "too": 2.0}), "too: Extra inputs"),
+        (PlannedStep("a", "dail"), "did you mean dial"),
+        (PlannedStep("a", "scale", params={"by": 1}), "no connector has the ability"),
+    ],
+)
+async def test_a_step_that_can_not_be_built_is_refused(stage, bad, words):
+    made = await begun(stage, plan(bad))
+    acted = await stage.hands.act(made, bad, BEFORE, {})
+    assert (acted.record.status, acted.ours) == ("refused", False)
+    assert words in acted.text
+    with pytest.raises(Refused, match=words.split(":", maxsplit=1)[0]):
+        await stage.hands.observe(made, bad, {})
+
+
+# ---- telling
+
+
+async def test_a_step_without_a_way_tells_console_and_everybody(stage):
+    made = await begun(stage, plan(PlannedStep("n", "notify", params={"text": "look here"})))
+    acted = await stage.hands.act(made, made.steps[0], {}, {})
+    assert acted.record.status == "done"
+    assert [n.key for n in stage.told] == ["r1/n"]
+    (note,) = stage.kinds("note")
+    assert unpack(Note, note.body).incident == "i1"
+    assert "r1/n" in stage.memory.notes
+
+
+async def test_people_are_told_once_per_key(stage):
+    made = await begun(stage)
+    for _ in range(2):
+        await stage.hands.tell(made, "ask", "warning", "title", "text")
+    assert [n.key for n in stage.told] == ["r1:ask"]
+    crash(stage)
+    await stage.hands.tell(made, "ask", "warning", "title", "text")
+    assert len(stage.told) == len(stage.kinds("note")) == 1
+
+
+async def test_a_notifier_that_fails_is_tried_again_and_the_console_has_it_once(stage):
+    calls = []
+
+    async def tell(note):
+        calls.append(note.key)
+        if len(calls) == 1:
+            raise Unavailable("busy", wait_s=0.0)
+
+    stage.hands._tell = tell
+    made = await begun(stage, plan(PlannedStep("n", "page", params={"text": "look here"})))
+    acted = await stage.hands.act(made, made.steps[0], {}, {})
+    assert acted.record.status == "done"
+    assert calls == ["r1/n", "r1/n"]
+    assert len(stage.kinds("note")) == 1
+
+
+async def test_a_named_notifier_is_resolved(stage):
+    asked = []
+
+    def resolve(via, ability, target):
+        asked.append((via, ability, target))
+        raise Refused("no such")
+
+    stage.hands._resolve = resolve
+    made = await begun(stage, plan(PlannedStep("n", "page", via="pager", params={"text": "x"})))
+    await stage.hands.act(made, made.steps[0], {}, {})
+    assert asked == [("pager", Notifier, WEB.id)]
+
+
+# ---- putting back
+
+
+async def acted_once(stage, made):
+    return await stage.hands.act(made, made.steps[0], BEFORE, {})
+
+
+async def test_undo_puts_back_and_is_not_repeated(stage, tmp_path):
+    made = await begun(stage)
+    acted = await acted_once(stage, made)
+    record = await stage.hands.undo(made, made.steps[0], acted, {})
+    assert (record.status, record.summary) == ("undone", "a is 0 again")
+    crash(stage)
+    assert await stage.hands.undo(made, made.steps[0], acted, {}) == record
+    assert read_effects(tmp_path) == ["r1/a 1.0", "r1/a/undo 0.0"]
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        (["unavailable"] * 3, "undone"),
+        (["unavailable"] * 9, "failed"),
+        (["uncertain after"], "undone"),
+        (["uncertain"] * 9, "uncertain"),
+        (["hang before"], "undone"),
+        (["refused"], "refused"),
+        (["bug"], "failed"),
+    ],
+)
+async def test_troubles_of_an_undo(stage, tmp_path, verbs, script, status):
+    made = await begun(stage, plan(step(timeout=0.2)))
+    acted = await acted_once(stage, made)
+    verbs["dial"].script = list(script)
+    record = await stage.hands.undo(made, made.steps[0], acted, {})
+    assert record.status == status
+    assert len(read_effects(tmp_path)) == (2 if status == "undone" else 1)
+
+
+async def test_an_undo_leaves_alone_what_others_changed(stage, tmp_path):
+    made = await begun(stage)
+    acted = await acted_once(stage, made)
+    with (tmp_path / "dial-a").open("a") as f:
+        f.write("somebody 9.0\n")
+    record = await stage.hands.undo(made, made.steps[0], acted, {})
+    assert record.status == "refused"
+    assert stage.dial("a") == 9.0
+
+
+async def test_what_has_no_undo_or_may_not_have_happened_is_not_put_back(stage, tmp_path):
+    made = await begun(stage, plan(step("s", "shout")))
+    acted = await stage.hands.act(made, made.steps[0], {}, {})
+    assert (await stage.hands.undo(made, made.steps[0], acted, {})).status == "refused"
+    other = await begun(stage, plan(step(), run_id="r2"))
+    await intended(stage, other)
+    (tmp_path / "dial-a").write_text("somebody 7.0\n")
+    unclear = await stage.hands.act(other, other.steps[0], BEFORE, {})
+    assert (await stage.hands.undo(other, other.steps[0], unclear, {})).status == "refused"
+
+
+# ---- boundaries and waiting
+
+
+def recorded(made, state="acting"):
+    return Run(
+        made.run_id,
+        made.playbook,
+        made.entity,
+        made.incident,
+        made.mode,
+        state,
+        1.0,
+        1.0,
+        made.hash,
+    )
+
+
+@pytest.mark.parametrize("key", ["*", WEB.id])
+async def test_a_pause_holds_at_the_boundary_and_is_shown(stage, key):
+    made = await begun(stage)
+    stage.record("pause", key, {"by": "ann", "reason": "release"}, stage.clock())
+    waits = asyncio.create_task(stage.hands.boundary(made, recorded(made), first=True))
+    await stage.state("paused")
+    assert stage.memory.runs["r1"].text == "paused by ann: release"
+    await stage.tick()
+    assert not waits.done()
+    stage.record("resume", key, {"by": "ann"}, stage.clock())
+    assert await waits == await stage.hands.boundary(made, recorded(made), first=True)
+    assert stage.memory.runs["r1"].state == "acting"
+
+
+async def test_the_file_paused_holds_too(stage):
+    made = await begun(stage)
+    stage.paused_by_file = True
+    waits = asyncio.create_task(stage.hands.boundary(made, recorded(made), first=True))
+    await stage.state("paused")
+    stage.paused_by_file = False
+    assert (await waits).over == ""
+
+
+async def test_a_cancelled_run_ends_at_the_boundary_even_while_paused(stage):
+    made = await begun(stage)
+    stage.record("pause", "*", {"by": "ann"}, stage.clock())
+    waits = asyncio.create_task(stage.hands.boundary(made, recorded(made), first=True))
+    await stage.state("paused")
+    await stage.hands.cancelled(made, "bob")
+    assert (await waits).by == "bob"
+
+
+async def test_a_run_whose_incident_is_over_does_not_begin(stage):
+    made = await begun(stage)
+    over = Incident("i1", 1.0, 2.0, "resolved", "note", "it was slow")
+    stage.record("incident", "i1", pack(over), stage.clock())
+    assert "over" in (await stage.hands.boundary(made, recorded(made), first=True)).over
+    assert (await stage.hands.boundary(made, recorded(made), first=False)).over == ""
+
+
+async def test_a_temporary_measure_is_held_until_its_condition_has_held(stage):
+    until = Until((f"service.latency_p95_seconds < {(SLOW + FAST) / 2}",), 5.0, 1e6)
+    made = await begun(stage, plan(step(until=until)))
+    waits = asyncio.create_task(stage.hands.hold(made, made.steps[0], stage.clock(), {}))
+    await asyncio.sleep(0.2)  # 20 s of the stage: it is slow, so it is held
+    assert not waits.done()
+    stage.latency = lambda: FAST
+    began = stage.clock()
+    held = await asyncio.wait_for(waits, 5)
+    assert held.ended - began >= 5.0
+    assert "held for 5 s" in held.text
+
+
+async def test_a_temporary_measure_ends_at_the_latest_when_said(stage):
+    until = Until(("service.latency_p95_seconds < 0.0",), 5.0, 30.0)
+    made = await begun(stage, plan(step(until=until)))
+    since = stage.clock()
+    held = await asyncio.wait_for(stage.hands.hold(made, made.steps[0], since, {}), 5)
+    assert 30.0 <= held.ended - since < 60.0
+    assert held.text == "30 s are over"
+    # after a restart the time that is already over counts
+    began = stage.clock()
+    held = await asyncio.wait_for(stage.hands.hold(made, made.steps[0], since - 25.0, {}), 5)
+    assert held.ended - began < 25.0
+
+
+async def test_an_unknown_condition_does_not_end_a_hold(stage):
+    until = Until(("service.error_ratio < 1.0",), 0.0, 20.0)
+    made = await begun(stage, plan(step(until=until)))
+    held = await asyncio.wait_for(stage.hands.hold(made, made.steps[0], stage.clock(), {}), 5)
+    assert held.text == "20 s are over"
+
+
+async def test_a_clock_that_jumps_does_not_end_a_hold(stage):
+    until = Until(("service.error_ratio < 1.0",), 0.0, 500.0)
+    made = await begun(stage, plan(step(until=until)))
+    waits = asyncio.create_task(stage.hands.hold(made, made.steps[0], stage.clock(), {}))
+    await stage.tick()
+    stage.world.rebase(7200.0)
+    stage.t0 += 7200.0
+    await asyncio.sleep(0.3)
+    assert not waits.done()
+    waits.cancel()
+
+
+async def test_a_hold_is_left_when_the_run_is_cancelled(stage):
+    until = Until(("service.error_ratio < 1.0",), 0.0, 1e6)
+    made = await begun(stage, plan(step(until=until)))
+    waits = asyncio.create_task(stage.hands.hold(made, made.steps[0], stage.clock(), {}))
+    await stage.tick()
+    await stage.hands.cancelled(made, "ann")
+    assert (await asyncio.wait_for(waits, 5)).by == "ann"
+
+
+# ---- verifying
+
+
+async def acted_and_verified(stage, made, *, ticks=10, then=None):
+    """Let the trouble be seen for a while, act, let the world answer, and return the verdict."""
+    await begun(stage, made)
+    for _ in range(ticks):
+        await stage.tick()
+    acted = await acted_once(stage, made)
+    if then is not None:
+        stage.latency = then
+    since = acted.record.ended
+    return await asyncio.wait_for(
+        stage.hands.verify(made, acted.record.started, since, {}), timeout=10
+    )
+
+
+def to_verify(stage, **kw):
+    asked = {"wait": 10.0, "within": 200.0, "expect": ("service.latency_p95_seconds < 0.2",), **kw}
+    return plan(verify=PlannedVerify(**asked), created=stage.clock())
+
+
+async def test_what_got_better_has_helped_and_ends_early(stage):
+    made = to_verify(stage, within=10_000.0)
+    began = stage.clock()
+    verified = await acted_and_verified(stage, made)
+    outcome = verified.outcome
+    assert outcome.verdict == "helped"
+    assert outcome.numbers["service.latency_p95_seconds{service:web}.before"] == SLOW
+    assert outcome.numbers["service.latency_p95_seconds{service:web}.after"] == FAST
+    assert verified.ended - began < 1000.0
+
+
+async def test_what_did_not_change_had_no_effect(stage):
+    verified = await acted_and_verified(stage, to_verify(stage), then=lambda: SLOW)
+    assert verified.outcome.verdict == "no_effect"
+
+
+async def test_what_got_worse_was_harmed_and_does_not_wait_to_the_end(stage):
+    made = to_verify(stage, within=10_000.0)
+    began = stage.clock()
+    verified = await acted_and_verified(stage, made, then=lambda: 4 * SLOW)
+    assert verified.outcome.verdict == "harmed"
+    assert verified.ended - began < 5000.0
+
+
+async def test_a_shock_of_the_act_itself_is_not_harm(stage):
+    made = to_verify(stage, within=400.0)
+    came = []
+
+    def shock():
+        came.append(1)
+        return 4 * SLOW if len(came) < 8 else FAST
+
+    verified = await acted_and_verified(stage, made, then=shock)
+    assert verified.outcome.verdict == "helped"
+
+
+async def test_what_is_not_seen_can_not_be_told(stage):
+    verified = await acted_and_verified(stage, to_verify(stage), then=lambda: float("nan"))
+    assert verified.outcome.verdict == "cannot_tell"
+
+
+async def test_what_was_well_before_the_act_is_not_our_merit(stage):
+    stage.latency = lambda: FAST
+    verified = await acted_and_verified(stage, to_verify(stage))
+    assert verified.outcome.verdict == "cannot_tell"
+
+
+async def test_verifying_is_left_when_the_run_is_cancelled(stage):
+    made = to_verify(stage, within=1e6)
+    stage.latency = lambda: SLOW
+    task = asyncio.create_task(acted_and_verified(stage, made))
+    await stage.until(lambda: stage.kinds("acted"))
+    await stage.hands.cancelled(made, "ann")
+    verified = await task
+    assert (verified.by, verified.outcome) == ("ann", None)
+
+
+async def test_verifying_again_after_a_crash_counts_the_time_that_is_over(stage):
+    made = to_verify(stage, wait=500.0, within=2000.0)
+    stage.latency = lambda: SLOW
+    await begun(stage, made)
+    acted = await acted_once(stage, made)
+    began = stage.clock()
+    since = acted.record.ended - 2400.0
+    verified = await asyncio.wait_for(stage.hands.verify(made, since, since, {}), timeout=5)
+    assert verified.ended - began < 400.0
+    assert verified.outcome.verdict in {"no_effect", "cannot_tell"}
+
+
+async def test_baselines_lie_before_the_incident(stage):
+    for _ in range(10):
+        stage.latency = lambda: FAST
+        await stage.tick()
+    stage.latency = lambda: SLOW
+    await stage.tick()
+    p95 = "service.latency_p95_seconds"
+    made = to_verify(stage, wait=0.0, expect=(f"{p95} <= baseline.{p95} * 1.1",))
+    verified = await acted_and_verified(stage, made, then=lambda: FAST * 1.05)
+    assert verified.outcome.verdict == "helped"

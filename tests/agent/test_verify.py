@@ -1,0 +1,245 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.codec import pack, unpack
+from agent.model import Anomaly, Entity, Incident, Outcome, Series
+from agent.objectives import Limit
+from agent.verify import Symptom, compare, judge, symptoms_of
+
+RNG = np.random.default_rng(5)
+
+
+def latency(before, after, **more):
+    """Seconds around levels, with noise of a tenth of them."""
+
+    def noisy(level, n):
+        return level * (1 + 0.1 * RNG.standard_normal(n))
+
+    usual = noisy(0.1, 300)
+    b = noisy(before, 30) if isinstance(before, float) else np.asarray(before)
+    a = noisy(after, 20) if isinstance(after, float) else np.asarray(after)
+    return Symptom("service.latency_p95_seconds", b, a, "low", 0.005, "seconds", usual, **more)
+
+
+def test_better_after_the_act_and_as_expected_is_helped():
+    outcome = judge([latency(0.8, 0.1)], True)
+    assert outcome.verdict == "helped"
+    assert "ms before" in outcome.summary
+    assert outcome.against == "before"
+    assert outcome.numbers["service.latency_p95_seconds.before"] == pytest.approx(0.8, rel=0.15)
+    assert outcome.numbers["service.latency_p95_seconds.rows_after"] == 20
+
+
+def test_a_high_signal_is_judged_the_other_way_round():
+    symptom = Symptom(
+        "model.accuracy_ratio", np.full(20, 0.7), np.full(20, 0.95), "high", 0.01, "ratio"
+    )
+    assert judge([symptom], True).verdict == "helped"
+    assert (
+        judge([replace(symptom, before=symptom.after, after=symptom.before)], True).verdict
+        == "harmed"
+    )
+
+
+def test_what_did_not_come_is_no_effect():
+    outcome = judge([latency(0.8, 0.8)], False)
+    assert outcome.verdict == "no_effect"
+
+
+def test_worse_is_harmed_even_when_what_was_expected_came():
+    errors = Symptom("service.error_ratio", np.zeros(20), np.full(20, 0.2), "low", 0.005, "ratio")
+    assert judge([latency(0.8, 0.1), errors], True).verdict == "harmed"
+    assert judge([latency(0.8, 0.1), errors], None).verdict == "harmed"
+
+
+def test_a_change_that_nobody_would_notice_is_no_harm():
+    steady = Symptom(
+        "service.error_ratio", np.full(20, 0.1), np.full(20, 0.1001), "low", 0.005, "ratio"
+    )
+    assert not compare(steady).harmed
+    large = Symptom(
+        "x", np.full(20, 100.0) + RNG.normal(0, 0.01, 20), np.full(20, 101.0), "low", 0.0
+    )
+    assert compare(large).worse > 3
+    assert not compare(large).harmed
+
+
+def test_worse_within_a_stated_objective_is_no_harm():
+    assert judge([latency(0.1, 0.2)], False).verdict == "harmed"
+    assert judge([latency(0.1, 0.2, high=0.25)], False).verdict == "no_effect"
+    assert judge([latency(0.1, 0.3, high=0.25)], False).verdict == "harmed"
+
+
+def test_a_signal_without_a_good_end_judges_nothing():
+    traffic = Symptom("service.requests_per_second", np.full(20, 10.0), np.full(20, 90.0), "", 0.5)
+    assert judge([traffic], False).verdict == "no_effect"
+    assert judge([traffic], True).verdict == "cannot_tell"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([0.8] * 2, 0.1), (0.8, [0.1] * 2), (0.8, [math.nan] * 50), ([math.nan] * 50, 0.1), ([], [])],
+)
+def test_too_few_values_can_not_tell(before, after):
+    outcome = judge([latency(before, after)], True)
+    assert outcome.verdict == "cannot_tell"
+    assert "too few values" in outcome.summary
+    assert outcome.against == ""
+
+
+def test_unknown_expectations_can_not_tell():
+    assert judge([latency(0.8, 0.1)], None).verdict == "cannot_tell"
+    assert judge([], None).verdict == "cannot_tell"
+    assert judge([], True).verdict == "cannot_tell"
+
+
+def test_a_trouble_that_passed_before_the_act_is_not_our_merit():
+    passing = np.concatenate([np.full(20, 0.8), np.full(20, 0.1)])
+    outcome = judge([latency(passing, 0.1)], True)
+    assert outcome.verdict == "cannot_tell"
+    assert "no worse right before the act" in outcome.summary
+
+
+def test_what_peers_did_too_is_not_our_merit():
+    """Everybody recovers at the same moment: without the control it looks like help, with it it does not."""
+    others = (np.full(30, 0.8), np.full(20, 0.1))
+    alone, compared = latency(0.8, 0.1), latency(0.8, 0.1, control=others)
+    assert judge([alone], True).verdict == "helped"
+    outcome = judge([compared], True)
+    assert outcome.verdict == "cannot_tell"
+    assert outcome.against == "peers"
+    worse_for_all = latency(0.1, 0.8, control=(np.full(30, 0.1), np.full(20, 0.8)))
+    assert judge([worse_for_all], False).verdict == "no_effect"
+
+
+def test_peers_with_too_few_values_do_not_count():
+    assert (
+        judge([latency(0.8, 0.1, control=(np.full(2, 0.8), np.full(2, 0.1)))], True).verdict
+        == "helped"
+    )
+
+
+finite = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))
+samples = st.lists(finite | st.just(math.nan), max_size=40).map(np.array)
+
+
+@given(samples, samples, st.sampled_from(["", "low", "high"]), st.sampled_from([True, False, None]))
+def test_any_samples_give_a_verdict_that_the_journal_can_carry(before, after, better, expected):
+    outcome = judge([Symptom("x", before, after, better, 0.1)], expected)
+    assert unpack(Outcome, pack(outcome)) == outcome
+    if outcome.verdict == "helped":
+        assert expected is True
+    if outcome.verdict == "harmed":
+        assert better
+
+
+@given(st.lists(finite, min_size=5, max_size=40).map(np.array), st.sampled_from(["low", "high"]))
+def test_nothing_changed_is_neither_help_nor_harm(x, better):
+    found = compare(Symptom("x", x, x, better, 0.001))
+    assert not found.harmed
+
+
+@given(
+    st.lists(finite, min_size=8, max_size=30).map(np.array),
+    st.lists(finite, min_size=8, max_size=30).map(np.array),
+    st.sampled_from([2.0, 10.0, 0.5]),
+)
+def test_units_do_not_change_the_verdict(before, after, k):
+    one = judge([Symptom("x", before, after, "low", 1.0)], True)
+    other = judge([Symptom("x", before * k, after * k, "low", 1.0 * k)], True)
+    assert one.verdict == other.verdict
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+def test_symptoms_are_what_was_expected_broken_and_felt():
+    service = Entity("service", "web")
+    mine = {
+        m: Series(m, service)
+        for m in (
+            "service.latency_p95_seconds",
+            "service.error_ratio",
+            "service.busy_ratio",
+            "service.up",
+        )
+    }
+    broken = Series("service.probe_latency_seconds", service)
+
+    class Scene:
+        def series(self, metric):
+            return [mine[metric]] if metric in mine else []
+
+    asked = []
+
+    def read(series, start, end):
+        asked.append((start, end))
+        ts = np.arange(start, end)
+        return ts, np.tile(np.arange(float(len(series))), (len(ts), 1))
+
+    anomaly = Anomaly(
+        broken, 950.0, None, 0.0, 1, 0.9, math.nan, 0.25, 0.6, 9.0, "objective", "slow", harm=True
+    )
+    incident = Incident("i1", 960.0, 990.0, "open", "page", "slow", anomalies=(anomaly,))
+    found = symptoms_of(
+        Scene(), incident, ["service.busy_ratio < baseline.service.busy_ratio * 2.0"], read,
+        acted=1000.0, settled=1030.0, now=1060.0,
+    )  # fmt: skip
+    assert {s.name for s in found} == {str(s) for s in (*mine.values(), broken)}
+    by_name = {s.name: s for s in found}
+    assert (by_name[str(broken)].low, by_name[str(broken)].high) == (None, 0.25)
+    assert by_name[str(mine["service.up"])].better == "high"
+    assert by_name[str(mine["service.busy_ratio"])].floor == 0.05
+    assert asked == [(950.0, 1000.0), (1030.0, 1060.0), (-2650.0, 950.0)]
+    assert len(by_name[str(broken)].before) == 50
+
+
+def test_what_users_feel_is_judged_by_the_signal_that_has_an_objective():
+    service = Entity("service", "web")
+    metrics = ("service.latency_p50_seconds", "service.latency_p95_seconds", "service.error_ratio")
+
+    class Scene:
+        def series(self, metric):
+            return [Series(metric, service)] if metric in metrics else []
+
+    def read(series, start, end):
+        ts = np.arange(start, end)
+        level = {"p50": 0.02 if end <= 1000 else 0.04, "p95": 0.05 if end <= 1000 else 0.08}
+        row = [next((v for k, v in level.items() if k in s.metric), 0.0) for s in series]
+        return ts, np.tile(row, (len(ts), 1))
+
+    incident = Incident("i1", 960.0, 990.0, "open", "page", "worse answers")
+    times = {"acted": 1000.0, "settled": 1010.0, "now": 1060.0}
+    alone = judge(symptoms_of(Scene(), incident, [], read, **times), True)
+    assert alone.verdict == "harmed"
+    limit = Limit("service.latency_p95_seconds", math.nan, 0.25, 3.0, ("service:web",))
+    symptoms = symptoms_of(Scene(), incident, [], read, stated=[limit], **times)
+    assert "service.latency_p50_seconds" not in {s.name.partition("{")[0] for s in symptoms}
+    assert judge(symptoms, True).verdict != "harmed"
+    strict = Limit("service.latency_p95_seconds", math.nan, 0.07, 3.0, ("service:web",))
+    assert (
+        judge(symptoms_of(Scene(), incident, [], read, stated=[strict], **times), True).verdict
+        == "harmed"
+    )
+
+
+def test_what_it_was_not_about_can_show_harm_but_not_help():
+    better = Symptom("probe", np.full(20, 0.8), np.full(20, 0.1), "low", 0.01, proves=False)
+    same = Symptom("accuracy", np.full(20, 0.6), np.full(20, 0.6), "high", 0.01)
+    assert judge([better, same], True).verdict == "cannot_tell"
+    worse = Symptom("probe", np.full(20, 0.1), np.full(20, 0.8), "low", 0.01, proves=False)
+    assert judge([worse, same], True).verdict == "harmed"
+
+
+def test_no_series_no_symptoms():
+    class Scene:
+        def series(self, metric):
+            return []
+
+    incident = Incident("i1", 960.0, 990.0, "open", "page", "slow")
+    assert symptoms_of(Scene(), incident, [], None, acted=1.0, settled=2.0, now=3.0) == []

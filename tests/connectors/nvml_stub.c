@@ -1,0 +1,84 @@
+/* A stand-in for libnvidia-ml.so.1: two GPUs whose state is read from the file $NVML_STUB at every call.
+ *
+ * The file holds one word: healthy, hot, hung (every call blocks), lost (GPU 1 is off the bus), failing (the
+ * driver answers nothing but "unknown error"), absent (no driver). It exports what nvidia-ml-py asks for:
+ * nvmlInit() there calls nvmlInitWithFlags. What it does not export is what an old driver lacks: the clocks
+ * event reasons (so that the older throttle reasons are asked) and the fan.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { OK = 0, NOT_SUPPORTED = 3, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15, UNKNOWN = 999 };
+
+typedef struct { unsigned index; } device;
+typedef struct { unsigned gpu, memory; } utilization;
+typedef struct { unsigned long long total, free, used; } memory_info;
+typedef struct {
+    char busIdLegacy[16];
+    unsigned domain, bus, device, pciDeviceId, pciSubSystemId;
+    char busId[32];
+} pci_info;
+
+static device devices[2] = {{0}, {1}};
+
+static int is(const char *wanted) {
+    char word[32] = "healthy";
+    FILE *file = fopen(getenv("NVML_STUB"), "r");
+    if (file) {
+        if (fscanf(file, "%31s", word) != 1) strcpy(word, "healthy");
+        fclose(file);
+    }
+    return strcmp(word, wanted) == 0;
+}
+
+static int answer(device *gpu) {
+    if (is("hung")) for (;;) pause();
+    if (is("failing")) return UNKNOWN;
+    if (gpu && gpu->index == 1 && is("lost")) return GPU_IS_LOST;
+    return OK;
+}
+
+int nvmlInitWithFlags(unsigned flags) { (void)flags; return is("absent") ? DRIVER_NOT_LOADED : answer(NULL); }
+int nvmlShutdown(void) { return OK; }
+const char *nvmlErrorString(int code) { return code == UNKNOWN ? "Unknown Error" : code == GPU_IS_LOST ? "GPU is lost" : "stub"; }
+int nvmlSystemGetDriverVersion(char *text, unsigned size) { snprintf(text, size, "550.54.15"); return OK; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return answer(NULL); }
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, device **gpu) {
+    *gpu = &devices[index];
+    return answer(*gpu);
+}
+int nvmlDeviceGetUUID(device *gpu, char *text, unsigned size) {
+    snprintf(text, size, "GPU-00000000-0000-0000-0000-00000000000%u", gpu->index);
+    return answer(gpu);
+}
+int nvmlDeviceGetName(device *gpu, char *text, unsigned size) { snprintf(text, size, "Stub H100"); return answer(gpu); }
+int nvmlDeviceGetPciInfo_v3(device *gpu, pci_info *info) {
+    memset(info, 0, sizeof *info);
+    snprintf(info->busId, sizeof info->busId, "00000000:0%u:00.0", gpu->index + 1);
+    return answer(gpu);
+}
+int nvmlDeviceGetUtilizationRates(device *gpu, utilization *u) { u->gpu = 87; u->memory = 40; return answer(gpu); }
+int nvmlDeviceGetMemoryInfo(device *gpu, memory_info *m) {
+    m->total = 80ull << 30; m->used = 60ull << 30; m->free = 20ull << 30;
+    return answer(gpu);
+}
+int nvmlDeviceGetTemperature(device *gpu, int sensor, unsigned *c) { (void)sensor; *c = is("hot") ? 91 : 55; return answer(gpu); }
+int nvmlDeviceGetPowerUsage(device *gpu, unsigned *mw) { *mw = 612500; return answer(gpu); }
+int nvmlDeviceGetEnforcedPowerLimit(device *gpu, unsigned *mw) { *mw = 700000; return answer(gpu); }
+int nvmlDeviceGetClockInfo(device *gpu, int type, unsigned *mhz) { (void)type; *mhz = is("hot") ? 990 : 1980; return answer(gpu); }
+int nvmlDeviceGetMaxClockInfo(device *gpu, int type, unsigned *mhz) { (void)type; *mhz = 1980; return answer(gpu); }
+int nvmlDeviceGetCurrentClocksThrottleReasons(device *gpu, unsigned long long *bits) { *bits = is("hot") ? 0x60 : 0; return answer(gpu); }
+int nvmlDeviceGetTotalEccErrors(device *gpu, int type, int counter, unsigned long long *n) {
+    (void)counter; *n = type == 0 ? 3 : 0;
+    return answer(gpu);
+}
+int nvmlDeviceGetRemappedRows(device *gpu, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failed) {
+    if (gpu->index == 1) return answer(gpu) ? answer(gpu) : NOT_SUPPORTED;
+    *corrected = 1; *uncorrected = 0; *pending = 1; *failed = 0;
+    return answer(gpu);
+}
+int nvmlDeviceGetCurrPcieLinkWidth(device *gpu, unsigned *w) { *w = 8; return answer(gpu); }
+int nvmlDeviceGetMaxPcieLinkWidth(device *gpu, unsigned *w) { *w = 16; return answer(gpu); }

@@ -1,0 +1,333 @@
+"""GPUs through a real nvidia-ml-py and a real child process, on a compiled stand-in for NVML."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from agent.catalogue import SIGNALS
+from agent.errors import Refused, Unavailable
+from agent.model import Entity, Frame, Series
+from agent.ports import Abilities, Source
+from connectors import gpu as gpu_module
+from connectors.gpu import Gpu
+
+FIRST = Entity("gpu", "GPU-00000000-0000-0000-0000-000000000000")
+SECOND = Entity("gpu", "GPU-00000000-0000-0000-0000-000000000001")
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here to make the stand-in for NVML with")
+    folder = tmp_path_factory.mktemp("nvml")
+    source = Path(__file__).with_name("nvml_stub.c")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", str(folder / "libnvidia-ml.so.1"), str(source)],
+        check=True,
+    )
+    return folder
+
+
+class Stub:
+    """What the stand-in is told to be."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.set("healthy")
+
+    def set(self, word: str) -> None:
+        self.file.write_text(word, "ascii")
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    monkeypatch.setenv("NVML_STUB", str(tmp_path / "state"))
+    return Stub(tmp_path / "state")
+
+
+@pytest.fixture
+def gpu(library: Path, stub: Stub):
+    source = Gpu("gpu", Gpu.Config(library=library, timeout=10.0))
+    yield source
+    source.close()
+
+
+def value(frame: Frame, metric: str, entity: Entity, **labels: str) -> float:
+    return float(frame.values[frame.series.index(Series(metric, entity, tuple(sorted(labels.items()))))])  # fmt: skip
+
+
+def pid_of(gpu: Gpu) -> int:
+    assert gpu._child is not None
+    return gpu._child.process.pid
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_two_healthy_gpus(gpu: Gpu):
+    assert isinstance(gpu, Source)
+    assert isinstance(gpu, Abilities)
+    frame = await gpu.poll()
+    assert list(frame.series) == sorted(set(frame.series))
+    assert all(s.metric in SIGNALS for s in frame.series)
+    assert not np.isnan(frame.values).any()
+    assert value(frame, "gpu.reachable", FIRST) == 1.0
+    assert value(frame, "gpu.utilization_ratio", FIRST) == 0.87
+    assert value(frame, "gpu.memory_utilization_ratio", FIRST) == 0.75
+    assert value(frame, "gpu.memory_used_bytes", FIRST) == 60 * 2**30
+    assert value(frame, "gpu.temperature_celsius", FIRST) == 55.0
+    assert value(frame, "gpu.power_watts", FIRST) == 612.5
+    assert value(frame, "gpu.power_limit_watts", FIRST) == 700.0
+    assert value(frame, "gpu.clock_hertz", FIRST) == 1980e6
+    assert value(frame, "gpu.clock_ratio", FIRST) == 1.0
+    assert value(frame, "gpu.throttled", FIRST, reason="thermal") == 0.0
+    assert value(frame, "gpu.ecc_errors_total", FIRST, type="corrected") == 3.0
+    assert value(frame, "gpu.remap_pending", FIRST) == 1.0
+    assert value(frame, "gpu.remap_failed", FIRST) == 0.0
+    assert value(frame, "gpu.pcie_link_ratio", FIRST) == 0.5
+    counts = [v for s, v in zip(frame.series, frame.values, strict=True) if s.metric == "host.gpus_count"]  # fmt: skip
+    assert counts == [2.0]
+
+
+async def test_what_a_gpu_or_a_driver_lacks_is_left_out_and_not_asked_again(gpu: Gpu, stub: Stub):
+    frame = await gpu.poll()
+    metrics = {s.metric for s in frame.series if s.entity == SECOND}
+    assert "gpu.remap_pending" not in metrics
+    assert "gpu.remap_pending" in {s.metric for s in frame.series if s.entity == FIRST}
+    assert "gpu.fan_ratio" not in {s.metric for s in frame.series}
+    again = await gpu.poll()
+    assert again.series is frame.series
+
+
+async def test_gpus_are_sighted_once_with_facts_and_their_host(gpu: Gpu):
+    frame = await gpu.poll()
+    assert [s.entity for s in frame.seen] == [FIRST, SECOND]
+    facts = dict(frame.seen[0].attrs)
+    assert facts == {
+        "name": "Stub H100",
+        "index": "0",
+        "bus": "00000000:01:00.0",
+        "driver": "550.54.15",
+        "memory_bytes": str(80 * 2**30),
+    }
+    (edge,) = frame.seen[0].edges
+    assert (edge.kind, edge.src, edge.dst.kind) == ("runs_on", FIRST, "host")
+    assert (await gpu.poll()).seen == ()
+
+
+async def test_heat_shows_in_temperature_clock_and_reason(gpu: Gpu, stub: Stub):
+    await gpu.poll()
+    stub.set("hot")
+    frame = await gpu.poll()
+    assert value(frame, "gpu.temperature_celsius", FIRST) == 91.0
+    assert value(frame, "gpu.clock_ratio", FIRST) == 0.5
+    assert value(frame, "gpu.throttled", FIRST, reason="thermal") == 1.0
+    assert value(frame, "gpu.throttled", FIRST, reason="hardware_thermal") == 1.0
+    assert value(frame, "gpu.throttled", FIRST, reason="power_cap") == 0.0
+
+
+async def test_a_lost_gpu_keeps_its_series_unknown_and_comes_back(gpu: Gpu, stub: Stub):
+    before = await gpu.poll()
+    stub.set("lost")
+    frame = await gpu.poll()
+    assert frame.series is before.series
+    assert value(frame, "gpu.reachable", SECOND) == 0.0
+    assert np.isnan(value(frame, "gpu.temperature_celsius", SECOND))
+    assert value(frame, "gpu.reachable", FIRST) == 1.0
+    assert value(frame, "gpu.temperature_celsius", FIRST) == 55.0
+    stub.set("healthy")
+    assert value(await gpu.poll(), "gpu.reachable", SECOND) == 1.0
+
+
+async def test_a_hung_driver_costs_one_child_not_the_daemon(library: Path, stub: Stub):
+    gpu = Gpu("gpu", Gpu.Config(library=library, timeout=10.0))
+    try:
+        before = await gpu.poll()
+        hung = pid_of(gpu)
+        stub.set("hung")
+        gpu.config = Gpu.Config(library=library, timeout=0.2)
+        beats = 0
+
+        async def beat() -> None:
+            nonlocal beats
+            while True:
+                await asyncio.sleep(0.01)
+                beats += 1
+
+        heart = asyncio.create_task(beat())
+        start = time.monotonic()
+        with capture_logs() as logs:
+            frame = await gpu.poll()
+        took = time.monotonic() - start
+        heart.cancel()
+        assert took < 5.0
+        assert beats > 3  # others ran meanwhile
+        assert frame.series is before.series
+        assert value(frame, "gpu.reachable", FIRST) == 0.0
+        assert np.isnan(value(frame, "gpu.temperature_celsius", FIRST))
+        assert [entry["event"] for entry in logs] == ["gpu_failed"]
+        assert "gave no answer" in logs[0]["problem"]
+        # while it rests, nothing is asked and nothing is said again
+        with capture_logs() as logs:
+            assert value(await gpu.poll(), "gpu.reachable", FIRST) == 0.0
+        assert logs == []
+        assert gpu._child is None
+        for _ in range(200):
+            gpu._reap()
+            if not gpu._dying:
+                break
+            await asyncio.sleep(0.01)
+        assert not alive(hung)
+        # healthy again, and rested: a new child
+        stub.set("healthy")
+        gpu.config = Gpu.Config(library=library, timeout=10.0)
+        gpu._not_before = 0.0
+        with capture_logs() as logs:
+            frame = await gpu.poll()
+        assert value(frame, "gpu.reachable", FIRST) == 1.0
+        assert pid_of(gpu) != hung
+        assert "gpu_back" in [entry["event"] for entry in logs]
+    finally:
+        gpu.close()
+
+
+async def test_a_driver_that_hangs_from_the_start_is_unavailable(library: Path, stub: Stub):
+    stub.set("hung")
+    gpu = Gpu("gpu", Gpu.Config(library=library, timeout=0.3))
+    try:
+        with pytest.raises(Unavailable, match="NVML gave no answer within 300 ms") as first:
+            await gpu.poll()
+        assert first.value.wait_s == pytest.approx(5.0)
+        with pytest.raises(Unavailable, match="NVML gave no answer"):
+            await gpu.poll()
+        assert gpu._child is None
+    finally:
+        gpu.close()
+
+
+async def test_a_child_that_is_killed_is_replaced(gpu: Gpu):
+    await gpu.poll()
+    first = pid_of(gpu)
+    os.kill(first, signal.SIGKILL)
+    frame = await gpu.poll()
+    assert value(frame, "gpu.reachable", FIRST) == 0.0
+    gpu._not_before = 0.0
+    for _ in range(200):
+        gpu._reap()
+        if not gpu._dying:
+            break
+        await asyncio.sleep(0.01)
+    frame = await gpu.poll()
+    assert value(frame, "gpu.reachable", FIRST) == 1.0
+    assert pid_of(gpu) != first
+
+
+async def test_nvml_that_fails_is_told_and_started_anew(gpu: Gpu, stub: Stub):
+    await gpu.poll()
+    stub.set("failing")
+    with capture_logs() as logs:
+        frame = await gpu.poll()
+    assert value(frame, "gpu.reachable", FIRST) == 0.0
+    assert logs[0]["problem"].startswith("NVML fails: ")
+    assert gpu._child is None
+    assert gpu._problem in (await gpu.describe())[-1]
+
+
+async def test_a_look_that_was_given_up_does_not_answer_the_next(gpu: Gpu, stub: Stub):
+    await gpu.poll()
+    look = asyncio.create_task(gpu.poll())
+    await asyncio.sleep(0)
+    look.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await look
+    stub.set("hot")
+    await asyncio.sleep(0.2)  # the child answers the look that nobody waits for
+    stub.set("healthy")
+    assert value(await gpu.poll(), "gpu.temperature_celsius", FIRST) == 55.0
+
+
+async def test_without_a_driver_it_is_silent_and_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(gpu_module, "_SIGNS", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    gpu = Gpu("gpu", Gpu.Config())
+    with capture_logs() as logs:
+        frame = await gpu.poll()
+        words = await gpu.describe()
+    assert (frame.source, frame.series, frame.values.shape, frame.seen) == ("gpu", (), (0,), ())
+    assert gpu._child is None
+    assert logs == []
+    assert "no NVIDIA driver" in words[0]
+
+
+async def test_signs_of_a_driver_that_is_not_loaded_are_silent_too(gpu: Gpu, stub: Stub):
+    stub.set("absent")
+    with capture_logs() as logs:
+        frame = await gpu.poll()
+        assert (await gpu.poll()).series == ()
+    assert frame.series == ()
+    assert gpu._child is None
+    assert {entry["log_level"] for entry in logs} == {"debug"}
+
+
+async def test_the_library_is_found_through_the_environment(
+    library: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+    gpu = Gpu("gpu", Gpu.Config(timeout=10.0))
+    try:
+        assert value(await gpu.poll(), "gpu.reachable", FIRST) == 1.0
+    finally:
+        gpu.close()
+
+
+async def test_a_wrong_folder_is_refused(tmp_path: Path):
+    gpu = Gpu("gpu", Gpu.Config(library=tmp_path))
+    with pytest.raises(Refused, match=r"no libnvidia-ml\.so\.1 in"):
+        await gpu.poll()
+
+
+async def test_describe_names_the_gpus(gpu: Gpu):
+    words = await gpu.describe()
+    assert words[0].startswith("driver 550.54.15, 2 GPUs")
+    assert "Stub H100" in words[1]
+
+
+def test_the_child_imports_nothing_of_ours_and_ends_with_its_input(library: Path, stub: Stub):
+    program = Path(gpu_module.__file__).with_name("_nvml.py")
+    code = (
+        f"import runpy, sys; runpy.run_path({str(program)!r}, run_name='__main__');"
+        "print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        input=b'{"id": 1}\n{"id": 2}\n',
+        capture_output=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "LD_LIBRARY_PATH": str(library)},
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [a["id"] for a in answers] == [1, 2]
+    loaded = done.stderr.decode()
+    for heavy in ("'agent'", "'connectors'", "'numpy'", "'pydantic'", "'psutil'"):
+        assert heavy not in loaded

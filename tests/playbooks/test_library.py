@@ -1,0 +1,134 @@
+"""The shipped playbooks, against the real verbs, the catalogue and the tree of causes."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from agent import registry
+from agent.causes import matches
+from agent.config import Config
+from agent.match import try_examples
+from agent.model import Cause, Diagnosis, Entity, Incident
+from agent.playbook import Library
+
+registry.load()
+LIBRARY = Library.load([], Config())
+BOOKS = sorted(LIBRARY.playbooks.values(), key=lambda p: p.id)
+NAMES = {
+    "serve-bad-deploy", "serve-noisy-neighbour", "serve-saturation", "feat-schema-change", "concept-drift",
+    "page-harm", "observer-blind",
+}  # fmt: skip
+
+
+def ids(book):
+    return book.id
+
+
+def test_the_library_is_whole_and_free_of_faults():
+    assert {p.id for p in BOOKS} >= NAMES
+
+
+def test_a_file_is_called_as_its_playbook():
+    files = {
+        Path(f.name).stem
+        for f in resources.files("playbooks").iterdir()
+        if f.name.endswith(".yaml")
+    }
+    assert files == {p.id for p in BOOKS}
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=ids)
+def test_its_own_tests_pass(book):
+    assert len(book.tests) >= 2
+    assert {t.fires for t in book.tests} == {True, False}
+    assert try_examples(book) == []
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=ids)
+def test_what_mutates_ships_as_suggest_and_can_be_undone_or_says_why_not(book):
+    if book.mutating:
+        assert book.mode == "suggest"
+        assert book.guard is not None
+        assert book.verify is not None
+        assert any(step.undo == "auto" for step in book.do)
+        assert book.limits.attempts.then == "escalate"
+    else:
+        assert book.mode == "auto"
+    assert not book.irreversible
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=ids)
+def test_times_are_those_of_production(book):
+    limits = book.limits
+    assert limits.cooldown.time >= 300
+    assert limits.rate.per >= 3600
+    if book.verify is not None:
+        assert book.verify.within >= 60
+    for step in book.do:
+        if step.until is not None:
+            assert step.until.for_ >= 60
+
+
+@pytest.mark.parametrize(
+    ("cause", "first"),
+    [
+        ("release.model", "serve-bad-deploy"),
+        ("host.neighbour", "serve-noisy-neighbour"),
+        ("serving.saturation", "serve-saturation"),
+        ("data.contract", "feat-schema-change"),
+        ("concept.drift", "concept-drift"),
+        ("unknown", "page-harm"),
+        ("observer.blind", "observer-blind"),
+    ],
+)
+def test_each_cause_finds_its_playbook(cause, first):
+    assert LIBRARY.for_cause(cause)[0].id == first
+
+
+def test_drift_alone_retrains_nobody():
+    for cause in ("data.drift", "data.contract", "label.bad", "label.late"):
+        assert not any(s.use == "retrain" for p in LIBRARY.for_cause(cause) for s in p.do)
+
+
+def made(book, scene=lambda _: None):
+    cause = Cause(
+        book.because.cause, Entity("process", "b/4711/9"), 0.9,
+        facts={"feature": "age", "model": "fraud", "why": "unit", "command": "burn"},
+    )  # fmt: skip
+    assert matches(book.because.cause, cause.kind)
+    incident = Incident("i-1", 1.0, 1.0, "open", "page", "x", diagnosis=Diagnosis(1.0, (cause,)))
+    known = {"cause.entity": cause.entity.id, **{f"cause.{k}": v for k, v in cause.facts.items()}}
+    return book.plan(Entity(book.target.kind, "fraud"), incident, known.get, "auto", 5.0), cause
+
+
+def test_a_retraining_is_promoted_only_by_what_it_trained():
+    plan, _ = made(LIBRARY.playbooks["concept-drift"])
+    assert [s.use for s in plan.steps] == ["retrain", "promote"]
+    assert plan.steps[1].params == {"version": "${steps.retrain.version}"}
+
+
+def test_the_neighbour_of_the_diagnosis_is_named_and_touched():
+    book = LIBRARY.playbooks["serve-noisy-neighbour"]
+    plan, cause = made(book)
+    assert plan.steps[0].params["process"] == "process:b/4711/9"
+    assert book.touches(Entity("service", "web"), cause) == (Entity("service", "web"), cause.entity)
+
+
+def test_a_broken_feature_is_held_back_replaced_and_put_back():
+    plan, _ = made(LIBRARY.playbooks["feat-schema-change"])
+    assert [s.use for s in plan.steps if s.undo == "auto"] == ["hold_retraining", "deploy_backup"]
+    assert plan.steps[0].params["reason"] == "age broke its contract (i-1)"
+    assert plan.steps[1].params == {"without": "age"}
+    assert all(s.until is not None for s in plan.steps[:2])
+
+
+def test_with_somebody_to_tell_people_are_told():
+    config = Config.model_validate({"page": {"command": ["cat"]}})
+    library = Library.load([], config)
+    plan, _ = made(library.playbooks["feat-schema-change"])
+    page = plan.steps[-1]
+    assert page.use == "page"
+    assert page.params["title"] == "Feature age of fraud broke its contract"
+    assert "${steps.backup.version}" in page.params["text"]
+    assert not library.playbooks["page-harm"].lacking

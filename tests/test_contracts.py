@@ -1,0 +1,647 @@
+"""Every registered plug-in x every check of its contract.
+
+A new plug-in needs one line in a table below: how to build it on a world of its own. An exemption stands in
+`EXEMPT` with its reason in words; one that is no longer needed fails too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import http.server
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent import registry
+from agent.errors import AgentError, Refused
+from agent.model import Entity, Frame, Series
+from agent.ports import Done, Feed, Note, Notifier, Receiver, Source, Step
+from agent.testing import Broken, Check, Stage, check_action, check_detector, check_source
+
+registry.load()
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of Linux")
+
+# ---- exemptions: (plug-in, check) -> why
+
+_NO_MARK = (
+    "what it does leaves no mark that could be seen, so the runner trusts the step's own record"
+)
+EXEMPT: dict[tuple[str, str], str] = {
+    ("wait", "reached"): _NO_MARK,
+    ("page", "reached"): _NO_MARK,
+    ("notify", "reached"): _NO_MARK,
+    ("collect", "reached"): "its file is written once by its key, so a second try is harmless",
+    ("collect", "undo"): "it writes a new file and changes nothing that was there, so there is nothing to put back",
+    ("retrain", "undo"): "the new version stays beside the champion and answers nobody; people may want it",
+}  # fmt: skip
+
+# ---- detectors
+
+DETECTORS = {name: registry.detector.get(name) for name in registry.detector}
+
+
+def detector_checks() -> Iterator[tuple[str, Check]]:
+    for name, cls in DETECTORS.items():
+        yield from (
+            (name, check) for check in check_detector(lambda n, cls=cls: cls(cls.Config(), n))
+        )
+
+
+# ---- connectors that are sources: how to build one
+
+
+@dataclasses.dataclass
+class World:
+    """What sources of the tests look at."""
+
+    folder: Path
+
+    def models(self) -> Path:
+        return model_folder(self.folder / "models")
+
+
+def model_folder(root: Path) -> Path:
+    for version, role, features in (
+        ("1", "candidate", ["age", "area"]),
+        ("2", "candidate", ["age", "area"]),
+        ("3", "candidate", ["age", "area"]),
+        ("b1", "backup", ["age"]),
+    ):
+        folder = root / "fraud" / version
+        folder.mkdir(parents=True)
+        about = {
+            "version": version,
+            "role": role,
+            "features": features,
+            "accuracy": 0.9,
+            "trained_at": 5.0,
+        }
+        (folder / "metadata.json").write_text(json.dumps(about))
+    point(root, "3", ["2", "1"])
+    return root
+
+
+def point(root: Path, version: str, previous: list[str], by: str = "alice") -> None:
+    text = json.dumps({"version": version, "previous": previous, "changed": 5.0, "by": by})
+    (root / "fraud" / "champion.json").write_text(text)
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args):
+        """Say nothing on standard error."""
+
+
+@contextlib.contextmanager
+def plain(world: World) -> Iterator[dict]:
+    yield {}
+
+
+@contextlib.contextmanager
+def in_models(world: World) -> Iterator[dict]:
+    yield {"path": world.models()}
+
+
+@contextlib.contextmanager
+def served(world: World) -> Iterator[dict]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield {"service": "web", "url": f"http://127.0.0.1:{server.server_port}/"}
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def under_gunicorn(world: World) -> Iterator[dict]:
+    """A real gunicorn with one worker."""
+    (world.folder / "app.py").write_text(
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Length', '2')])\n"
+        "    return [b'ok']\n"
+    )
+    pidfile, said = world.folder / "pid", world.folder / "gunicorn.log"
+    with said.open("w") as log:
+        master = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "--workers", "1", "--pid", str(pidfile), "--bind",
+             f"unix:{world.folder}/sock", "app:app"],
+            cwd=world.folder, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        until = time.monotonic() + 30
+        while "Booting worker" not in said.read_text():
+            assert master.poll() is None, said.read_text()
+            assert time.monotonic() < until, said.read_text()
+            time.sleep(0.05)
+        yield {"service": "web", "pidfile": pidfile, "max_workers": 2}
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(master.pid, signal.SIGKILL)
+        master.wait()
+
+
+SOURCES = {
+    "connections": plain,
+    "gpu": plain,
+    "gunicorn": under_gunicorn,
+    "host": plain,
+    "model_directory": in_models,
+    "probe": served,
+    "processes": plain,
+}
+NO_SOURCE = {
+    "page": "it only tells people: see its notifier test below",
+    "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
+    "trainer": "only an ability, used by the action retrain below",
+}
+
+
+def build(name: str, config: dict, folder: Path):
+    cls = registry.connector.get(name)
+    made = cls.Config(**config)
+    state = {"state": folder} if "state" in inspect.signature(cls).parameters else {}
+    return cls(name, made, **state)
+
+
+async def close(source) -> None:
+    end = getattr(source, "close", None)
+    if end is not None:
+        done = end()
+        if inspect.isawaitable(done):
+            await done
+
+
+# Only for the names of the checks: no source is built here.
+SOURCE_CHECKS = [check.name for check in check_source(lambda: None, name="any")]  # type: ignore[arg-type,return-value]
+
+# ---- actions: a stage each
+
+
+class Fleet:
+    """A service whose replicas are a number; compare-and-set as the Scaler contract says."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    async def replicas(self, target: str) -> int:
+        return self.n
+
+    async def set_replicas(self, target: str, n: int, expect: int) -> None:
+        if self.n != expect:
+            raise Refused(f"{target} runs {self.n} replicas, not {expect}")
+        self.n = n
+
+
+class Told:
+    """Somebody who hears notes, each key once."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    async def notify(self, note: Note) -> None:
+        if note.key not in self.keys:
+            self.keys.append(note.key)
+
+
+def step(use: str, target: str, **more) -> Step:
+    return Step(f"run-1/{use}", use, target, {}, by="homeostat:run-1", **more)
+
+
+def act_of(name: str, ability, **params):
+    cls = registry.action.get(name)
+    return cls(cls.Params(**params), ability)
+
+
+def on_models(name: str, facts: dict | None = None, **params):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        root = model_folder(folder / "models")
+        models = build("model_directory", {"path": root}, folder)
+
+        async def world():
+            said = json.loads((root / "fraud" / "champion.json").read_text())
+            return said["version"], said["previous"], (root / "fraud" / "RETRAINING_HELD").exists()
+
+        async def disturb():
+            point(root, "1", ["3"], by="pipeline")
+
+        yield Stage(
+            act_of(name, models, **params), step(name, "model:fraud", facts=facts or {}), world,
+            None if name == "hold_retraining" else disturb,
+        )  # fmt: skip
+        await close(models)
+
+    return stage
+
+
+@contextlib.asynccontextmanager
+async def on_fleet(folder: Path) -> AsyncIterator[Stage]:
+    fleet = Fleet(2)
+
+    async def world():
+        return fleet.n
+
+    async def disturb():
+        fleet.n = 5
+
+    yield Stage(act_of("scale", fleet, by=1, max=4), step("scale", "service:web"), world, disturb)
+
+
+GROUP = textwrap.dedent(
+    """
+    import os, threading, time
+    os.fork()
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    os.write(1, b"ready\\n")  # one write: two processes share this pipe
+    time.sleep(600)
+    """
+)
+
+
+def on_group(name: str):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        from playbooks.actions import _procfs as procfs
+
+        if name == "set_priority" and os.geteuid() != 0:
+            pytest.skip("putting a priority back takes root")
+        with subprocess.Popen(  # noqa: ASYNC220  # nothing else runs in this loop that it could hold up
+            [sys.executable, "-c", GROUP], start_new_session=True, stdout=subprocess.PIPE, text=True
+        ) as leader:
+            try:
+                assert [leader.stdout.readline().strip() for _ in range(2)] == ["ready", "ready"]
+                about = f"process:{procfs.boot_id()}/{leader.pid}/{procfs.read(leader.pid).start}"
+
+                def look():
+                    return {
+                        m.pid: (m.stopped, sorted(procfs.threads(m.pid).values()))
+                        for m in procfs.everyone()
+                        if m.group == leader.pid
+                    }
+
+                async def world():
+                    # a signal takes a moment to arrive
+                    for _ in range(40):
+                        one = look()
+                        await asyncio.sleep(0.05)
+                        if one == look():
+                            break
+                    return one
+
+                async def disturb():
+                    os.setpriority(os.PRIO_PGRP, leader.pid, 3)
+
+                yield Stage(
+                    act_of(name, None), step(name, about), world,
+                    disturb if name == "set_priority" else None,
+                )  # fmt: skip
+            finally:
+                os.killpg(leader.pid, signal.SIGKILL)
+
+    return stage
+
+
+REPORT = {
+    "version": "4",
+    "holdback": {
+        "rows": 200, "champion": {"accuracy": 0.775}, "challenger": {"accuracy": 0.875},
+        "champion_only": 5, "challenger_only": 25,
+    },
+}  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def on_trainer(folder: Path) -> AsyncIterator[Stage]:
+    """A real command that writes a report and counts its runs."""
+    runs = folder / "runs"
+    code = f"open({str(runs)!r}, 'a').write('x'); print({json.dumps(REPORT)!r})"
+    config = {"model": "fraud", "command": [sys.executable, "-c", code], "timeout": 60}
+    trainer = build("trainer", config, folder)
+
+    async def world():
+        return runs.read_text() if runs.exists() else ""
+
+    yield Stage(act_of("retrain", trainer), step("retrain", "model:fraud"), world)
+    await close(trainer)
+
+
+def on_people(name: str):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        told = Told()
+
+        async def world():
+            return list(told.keys)
+
+        yield Stage(
+            act_of(name, told, text="disk full"), step(name, "host:web-1"), world, invisible=True
+        )
+
+    return stage
+
+
+def on_host(name: str, **params):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        where = {"folder": folder / "kept"} if name == "collect" else {}
+
+        async def world():
+            return sorted(path.name for path in (folder / "kept").glob("*"))
+
+        yield Stage(
+            act_of(name, None, **params, **where), step(name, "host:web-1"), world,
+            invisible=name == "wait",
+        )  # fmt: skip
+
+    return stage
+
+
+STAGES = {
+    "collect": on_host("collect", what=["cpu", "memory"]),
+    "deploy_backup": on_models("deploy_backup", {"feature": "area"}),
+    "hold_retraining": on_models("hold_retraining", reason="bad data"),
+    "notify": on_people("notify"),
+    "page": on_people("page"),
+    "pause_process": on_group("pause_process"),
+    "promote": on_models("promote", version="2"),
+    "retrain": on_trainer,
+    "roll_back": on_models("roll_back"),
+    "scale": on_fleet,
+    "set_priority": on_group("set_priority"),
+    "wait": on_host("wait", time=0.0),
+}
+ACTION_CHECKS = [check.name for check in check_action(lambda: None)]  # type: ignore[arg-type,return-value]
+
+
+# ---- the tables are whole
+
+
+def test_every_connector_has_a_stage_or_a_reason():
+    assert set(SOURCES) | set(NO_SOURCE) == set(registry.connector)
+    assert not set(SOURCES) & set(NO_SOURCE)
+    for name in NO_SOURCE:
+        assert not hasattr(registry.connector.get(name), "poll"), f"{name} is a source now"
+
+
+def test_every_action_has_a_stage():
+    assert set(STAGES) == set(registry.action)
+
+
+def test_every_exemption_has_its_reason_and_its_plug_in():
+    known = {*registry.action, *registry.connector, *registry.detector}
+    checks = {*ACTION_CHECKS, *SOURCE_CHECKS, *(check.name for _, check in detector_checks())}
+    for (plug_in, check), reason in EXEMPT.items():
+        assert plug_in in known
+        assert check in checks
+        assert len(reason.split()) > 5
+
+
+# ---- every plug-in x every check
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [pytest.param(name, check, id=f"{name}-{check.name}") for name, check in detector_checks()],
+)
+async def test_detector(name, check):
+    await holds(name, check)
+
+
+@linux
+@pytest.mark.parametrize("name", SOURCES)
+async def test_source(name, tmp_path):
+    """All checks of one source on one world: what they look at may take seconds to start."""
+    faults = []
+    with SOURCES[name](World(tmp_path)) as config:
+        made = iter(range(100))
+        checks = check_source(
+            lambda: build(name, config, tmp_path / str(next(made))), name=name, close=close
+        )
+        assert isinstance(build(name, config, tmp_path / "other"), Source)
+        for check in checks:
+            fault = await check.fault()
+            if (name, check.name) in EXEMPT:
+                assert fault is not None, f"{name} keeps {check.name}: its exemption can go"
+            elif fault is not None:
+                faults.append(fault)
+    assert not faults, "\n".join(faults)
+
+
+@linux
+@pytest.mark.parametrize("check", ACTION_CHECKS)
+@pytest.mark.parametrize("name", STAGES)
+async def test_action(name, check, tmp_path):
+    made = iter(range(100))
+    checks = check_action(lambda: STAGES[name](_fresh(tmp_path / str(next(made)))))
+    await holds(name, next(one for one in checks if one.name == check))
+
+
+def _fresh(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+async def holds(name: str, check: Check) -> None:
+    if (name, check.name) not in EXEMPT:
+        await check.run()
+        return
+    fault = await check.fault()
+    assert fault is not None, f"{name} keeps {check.name}: its exemption can go"
+
+
+async def test_page_tells_once_a_key(tmp_path):
+    heard = tmp_path / "heard"
+    code = f"import sys; open({str(heard)!r}, 'a').write(sys.stdin.read().strip() + chr(10))"
+    page = build("page", {"command": [sys.executable, "-c", code]}, tmp_path)
+    assert isinstance(page, Notifier)
+    note = Note("k1", 1.0, "page", "disk full", "really")
+    await page.notify(note)
+    await page.notify(note)
+    await page.notify(dataclasses.replace(note, key="k2"))
+    assert [json.loads(line)["key"] for line in heard.read_text().splitlines()] == ["k1", "k2"]
+
+
+def test_predictions_is_a_feed_and_a_receiver(tmp_path):
+    made = build("predictions", {"path": tmp_path / "log"}, tmp_path)
+    assert isinstance(made, Feed)
+    assert isinstance(made, Receiver)
+
+
+# ---- the checks themselves can fail: a plug-in that breaks each demand, and what is said of it
+
+
+class Quiet:
+    """A detector that keeps the form and nothing else: every p is 1."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.rows = 0
+
+    def score(self, ts, x):
+        return np.where(np.isnan(x), np.nan, 1.0)
+
+    def learn(self, ts, x, trust):
+        self.rows += 1
+
+    def remap(self, old_index):
+        self.n = len(old_index)
+
+    def dump(self):
+        return bytes(self.rows)
+
+    def load(self, state):
+        self.rows = len(state)
+
+    def explain(self, i):
+        from agent.ports import Why
+
+        return Why("quiet", 0.0, 1.0, 0.0, self.rows, calibrated=False)
+
+
+class Loud(Quiet):
+    """A detector that finds all of it abnormal, and spoils its input."""
+
+    def score(self, ts, x):
+        x += 1.0
+        return np.full(len(x), -0.5)
+
+
+class Global(Quiet):
+    """A detector whose columns know each other."""
+
+    def score(self, ts, x):
+        return np.full(len(x), 1.0 / (1.0 + np.nanmax(np.abs(x), initial=0.0)))
+
+
+async def verdicts(checks) -> dict[str, str | None]:
+    return {check.name: await check.fault() for check in checks}
+
+
+async def test_a_blind_detector_is_found_out():
+    said = await verdicts(check_detector(Quiet))
+    assert said["p_values"] is None
+    assert said["constant_is_quiet"] is None
+    assert said["leap_is_seen"] == "leap_is_seen: a leap from 50 +- 1 to 100 was given p 1"
+    assert "abnormal" not in (said["distrust"] or "")
+    assert "an excursion that was never trusted has p 1 after 200 rows" in said["distrust"]
+    assert "damage: a state empty was taken" in said["damage"]
+    assert "bounded: state grew from 800 to 2400 bytes" in said["bounded"]
+    assert "explained as 0" in said["explains"]
+
+
+async def test_a_wild_detector_is_found_out():
+    said = await verdicts(check_detector(Loud))
+    assert "outside 0..1" in said["p_values"]
+    assert "was given p -0.5" in said["constant_is_quiet"]
+    assert "nan_is_unknown: a missing value was given a p" in said["nan_is_unknown"]
+    said = await verdicts(check_detector(Global))
+    assert "columns_are_alone" in said["columns_are_alone"]
+    assert said["scale"].startswith("scale: a p-value changed by a factor of")
+    assert said["shift"].startswith("shift: a p-value changed by a factor of")
+
+
+class Sloppy:
+    """A source that breaks every demand."""
+
+    interval_s = 0.0
+    slow = False
+
+    async def poll(self):
+        if self.slow:
+            time.sleep(1.2)  # noqa: ASYNC251  # this is what it is accused of
+        host = Entity("gpu", "GPU-1")
+        series = (
+            Series("host.nonsense_count", host),
+            Series("host.load1_count", host, (("b", "1"), ("a", ""))),
+        )
+        return Frame("me", 5.0, series, np.array([np.inf, 1.0]))
+
+
+async def test_a_sloppy_source_is_found_out():
+    said = await verdicts(check_source(Sloppy, name="sloppy"))
+    assert said["interval"] == "interval: interval_s is 0.0"
+    assert "infinite: host.nonsense_count" in said["shape"]
+    assert "stands before" in said["sorted"]
+    assert said["named"] == "named: it calls itself 'me', not 'sloppy'"
+    assert "nobody defined host.nonsense_count" in said["signals"]
+    assert "labels: host.load1_count carries" in said["labels"]
+    assert "2 equal series came as another tuple" in said["same_table"]
+    assert "before the first" in said["time_goes_on"]
+
+
+async def test_a_source_that_holds_up_the_others_is_found_out(monkeypatch):
+    monkeypatch.setattr(Sloppy, "slow", True)
+    check = next(c for c in check_source(Sloppy, name="sloppy") if c.name == "in_turn")
+    assert "nothing else could run for 1." in await check.fault()
+
+
+class Careless:
+    """An action that acts when it only should look, acts twice, and puts nothing back."""
+
+    effect = "strong"
+    ability = None
+    reversible = True
+    shared = False
+    n = 0
+
+    async def observe(self, step):
+        self.n += 1
+        return {"n": {1, 2}}
+
+    def reached(self, step, seen):
+        return True
+
+    async def run(self, step):
+        self.n += 10
+        return Done("", {"n": self.n}, {"n": object()})
+
+    async def undo(self, step, done):
+        return Done("put back")
+
+
+async def test_a_careless_action_is_found_out():
+    @contextlib.asynccontextmanager
+    async def stage():
+        act = Careless()
+
+        async def world():
+            return act.n
+
+        async def disturb():
+            act.n = 100
+
+        yield Stage(act, step("careless", "host:web-1"), world, disturb)
+
+    said = await verdicts(check_action(stage))
+    assert "effect is 'strong'" in said["declared"]
+    assert "observe changed the world from 0 to 2" in said["observing_is_free"]
+    assert all(said[name] is not None for name in said if name != "undo_of_nothing")
+
+
+async def test_a_refusal_is_told_as_what_it_is():
+    async def run():
+        raise Refused("no")
+
+    assert await Check("x", "y", run).fault() == "x: raised Refused: no"
+    assert issubclass(Broken, AgentError)

@@ -1,0 +1,130 @@
+"""Words stay true: every plug-in is documented, the README's commands exist, the wheel holds what it must."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agent import registry
+from agent.catalogue import SIGNALS
+from agent.causes import CAUSES, known
+from agent.config import load
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+SOURCES = sorted(
+    p
+    for room in ("agent", "connectors", "dashboards", "detectors", "playbooks")
+    for p in (ROOT / room).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("kind", ["connector", "detector", "action"])
+def test_every_plugin_is_in_the_readme(kind):
+    names = list(getattr(registry, kind))
+    assert names
+    missing = [n for n in names if f"`{n}`" not in README]
+    assert not missing, f"{kind}s without a word in README.md: run `make readme`"
+
+
+def test_every_playbook_is_in_the_readme_and_names_known_causes_and_signals():
+    shipped = sorted((ROOT / "playbooks").glob("*.yaml"))
+    assert len(shipped) >= 7
+    for path in shipped:
+        book = yaml.safe_load(path.read_text())
+        assert f"`{book['id']}`" in README, f"{book['id']}: run `make readme`"
+        cause = (book.get("because") or {}).get("cause")
+        assert cause is None or known(cause), f"{path.name}: {cause} is no cause"
+
+
+def test_the_readme_names_only_targets_and_commands_that_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target} does not exist"
+    helped = subprocess.run(
+        [sys.executable, "-m", "agent", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    for command in set(re.findall(r"homeostat ([a-z]+)", README)) - {"of", "was"}:
+        assert re.search(rf"\b{command}\b", helped), f"homeostat {command} does not exist"
+
+
+def test_every_cause_can_be_named_by_a_rule_or_is_said_to_come_later():
+    rules = (ROOT / "agent" / "rca" / "rules.py").read_text()
+    later = {
+        "data.stale": "needs freshness of features, which no source tells yet",
+        "data.prior": "needs class-conditional features to tell it from drift",
+        "serving.traffic": "needs the mix of requests, which no source tells yet",
+        "unknown": "what is left when no rule has evidence",
+    }
+    unnamed = {c for c in CAUSES if f'"{c}"' not in rules}
+    assert unnamed == set(later)
+
+
+def test_signals_that_code_names_are_in_the_catalogue():
+    kinds = "|".join(sorted({d.entity_kind for d in SIGNALS.values()}))
+    for path in SOURCES:
+        for name in re.findall(rf'"((?:{kinds})\.[a-z][a-z0-9_]*_[a-z0-9_]+)"', path.read_text()):
+            assert name in SIGNALS, f"{path.relative_to(ROOT)}: {name} is not in agent/catalogue.py"
+
+
+def test_an_import_of_the_daemon_brings_nothing_heavy():
+    code = (
+        "import sys, agent.daemon, agent.registry; agent.registry.load();"
+        "print([m for m in ('sklearn','scipy','torch','pandas','statsmodels','dbos','mlflow','fastapi')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_room_says_what_lives_there():
+    for path in SOURCES:
+        first = path.read_text().removeprefix("#!/usr/bin/env python3\n").removeprefix("r")
+        assert first.startswith('"""'), f"{path.relative_to(ROOT)} does not say what it is"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_five_packages_and_what_they_need_at_run_time(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(ROOT)],
+        check=True, timeout=120,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("homeostat-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names if not n.startswith("homeostat-")} == {
+        "agent", "connectors", "dashboards", "detectors", "playbooks"
+    }  # fmt: skip
+    for needed in (
+        "dashboards/console/index.html", "dashboards/console/uplot/uPlot.iife.min.js",
+        "dashboards/console/uplot/LICENSE", "agent/demo/service.py",
+    ):  # fmt: skip
+        assert needed in names, needed
+    assert len([n for n in names if n.startswith("playbooks/") and n.endswith(".yaml")]) == len(
+        list((ROOT / "playbooks").glob("*.yaml"))
+    )
+    assert not any(n.startswith("tests/") for n in names)
+
+
+def test_the_config_in_the_readme_passes_the_check(tmp_path):
+    (example,) = re.findall(r"```yaml\n(mode: .*?)```", README, re.DOTALL)
+    path = tmp_path / "agent.yaml"
+    path.write_text(example)
+    config = load(path)
+    assert config.services[0].objectives
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "agent", "check", "--config", str(path)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
