@@ -1,8 +1,9 @@
 """Whether an act helped: the verdict from what was expected and from samples before and after. Pure.
 
     helped        everything that was expected held, and a symptom is better than right before the act
-    harmed        a symptom, or what users feel, is worse than before: by more than 3 robust deviations *and* by more
-                  than a practical size, and outside its objective where it has one. Harm outweighs everything
+    harmed        a symptom, or what users feel, is worse than before: by more than 3 robust deviations, by more than
+                  3 standard errors of the comparison *and* by more than a practical size, and outside its objective
+                  where it has one. Harm outweighs everything
     no_effect     what was expected did not come, and nothing is worse
     cannot_tell   values are missing or too few, or things were already getting better when we acted
 
@@ -38,6 +39,8 @@ MIN_ROWS: Final = 3
 """Fewer samples than this on either side prove nothing."""
 HARM_DEVIATIONS: Final = 3.0
 BETTER_DEVIATIONS: Final = 1.0
+HARM_ERRORS: Final = 3.0
+"""Standard errors: noise that came with the act, or that peers have, is no harm by itself."""
 _MAD_TO_SD: Final = 1.4826
 """Standard deviation of a normal distribution per median absolute deviation."""
 _PRACTICAL_SHARE: Final = 0.1
@@ -80,6 +83,7 @@ class Comparison:
 
     change       after - before (less the change of the control); last_change: after - the last third before
     worse        deviations towards the bad end; negative = better. last_worse: the same from the last third
+    error        standard error of `change`, from all sides that were compared, in units
     inside       whether `after` keeps the objective; None = it has none
     """
 
@@ -91,6 +95,7 @@ class Comparison:
     worse: float
     last_worse: float
     size: float
+    error: float
     scale: float
     floor: float
     inside: bool | None
@@ -100,8 +105,10 @@ class Comparison:
 
     @property
     def harmed(self) -> bool:
-        """Worse by deviations and by a practical size, and not within a stated objective."""
-        practical = max(2 * self.floor, _PRACTICAL_SHARE * abs(self.before))
+        """Worse by deviations, beyond doubt and by a practical size, and not within a stated objective."""
+        practical = max(
+            2 * self.floor, _PRACTICAL_SHARE * abs(self.before), HARM_ERRORS * self.error
+        )
         return self.worse > HARM_DEVIATIONS and self.size > practical and self.inside is not True
 
     @property
@@ -124,10 +131,13 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
     sign = {"low": 1.0, "high": -1.0, "": 0.0}[symptom.better]
     drift = 0.0
     controlled = False
+    sides = [before, after]
     if symptom.control is not None:
         there = [_known(side) for side in symptom.control]
         controlled = min(map(len, there)) >= min_rows
-        drift = float(np.median(there[1]) - np.median(there[0])) if controlled else 0.0
+        if controlled:
+            drift = float(np.median(there[1]) - np.median(there[0]))
+            sides += there
     spread = max(_deviation(before), _deviation(_known(symptom.usual)))
     scale = max(spread, symptom.floor, 1e-12)
     was, now = float(np.median(before)), float(np.median(after))
@@ -139,7 +149,8 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
         )
     return Comparison(
         symptom.name, symptom.unit, was, now, change, sign * change / scale,
-        sign * (now - drift - float(np.median(end))) / scale, sign * change, scale, symptom.floor,
+        sign * (now - drift - float(np.median(end))) / scale, sign * change, _error(sides),
+        scale, symptom.floor,
         inside, (len(before), len(after)), controlled, symptom.proves,
     )  # fmt: skip
 
@@ -209,6 +220,11 @@ def _deviation(samples: FloatArray) -> float:
     mad = float(np.median(off))
     # 1.2533 = sqrt(pi / 2): standard deviation of a normal distribution per mean absolute deviation
     return _MAD_TO_SD * mad if mad > 0 else 1.2533 * float(np.mean(off))
+
+
+def _error(sides: Sequence[FloatArray]) -> float:
+    """Return the standard error of a sum of medians; that of a median is 1.2533 deviations / sqrt(n)."""
+    return float(np.sqrt(sum((1.2533 * _deviation(side)) ** 2 / len(side) for side in sides)))
 
 
 # ---------------------------------------------------------------- what to compare

@@ -169,7 +169,7 @@ class SetPriority:
         values["members"] = len(before)
         return Done(
             f"{now['name']} ({len(before)} processes) runs at priority {nice}, {leader_nice} before"
-            + ("" if sessions or not _shares(now) else _SHARED_SESSION),
+            + ("" if now["sessions"] or not _in_sessions(before) else _SHARED_SESSION),
             values,
             undo,
             change(step, about, "act", f"priority {leader_nice}", f"priority {nice}"),
@@ -272,9 +272,9 @@ def _own_sessions(found: list[procfs.Member]) -> dict[str, int]:
     return inside
 
 
-def _shares(seen: Mapping[str, Any]) -> bool:
-    """Tell whether autogroups are at work and this group has none to itself."""
-    return not seen["sessions"] and procfs.autogroup(os.getpid()) is not None
+def _in_sessions(members: Mapping[str, Any]) -> bool:
+    """Tell whether the kernel weighs the sessions of these members first (our own may have none)."""
+    return any(procfs.autogroup(int(key.partition("/")[0])) is not None for key in members)
 
 
 def _set_sessions(

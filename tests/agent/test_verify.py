@@ -14,6 +14,11 @@ from agent.verify import Symptom, compare, judge, symptoms_of
 RNG = np.random.default_rng(5)
 
 
+@pytest.fixture(autouse=True)
+def same_noise_in_any_order():
+    RNG.bit_generator.state = np.random.default_rng(5).bit_generator.state
+
+
 def latency(before, after, **more):
     """Seconds around levels, with noise of a tenth of them."""
 
@@ -115,6 +120,18 @@ def test_what_peers_did_too_is_not_our_merit():
     assert outcome.against == "peers"
     worse_for_all = latency(0.1, 0.8, control=(np.full(30, 0.1), np.full(20, 0.8)))
     assert judge([worse_for_all], False).verdict == "no_effect"
+
+
+def test_noise_is_no_harm():
+    """Noise that grows with the level, as latency does: of 300 comparisons without an effect hardly one is harm."""
+    said = [
+        judge(
+            [latency(0.1, 0.8, control=(np.full(30, 0.1), np.full(20, 0.8)))],
+            False,
+        ).verdict
+        for _ in range(300)
+    ]
+    assert said.count("harmed") <= 6
 
 
 def test_peers_with_too_few_values_do_not_count():
