@@ -76,14 +76,21 @@ def belonging(folder):
     return found
 
 
+# A shell starts what runs in the background deaf to Ctrl-C, and the tests may run there: as in a terminal instead.
+HEARING = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 @pytest.mark.live
 @linux
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_it(number, tmp_path):
     """Ctrl-C cleans up; after kill -9 the leashes do."""
     folder = tmp_path / "kept"
-    argv = [sys.executable, "-P", "-m", "agent", "demo", "--plain", "--seed", "3", "--keep", str(folder),
-            "--json-out", str(tmp_path / "demo.json")]  # fmt: skip
+    argv = [sys.executable, "-c", HEARING, sys.executable, "-P", "-m", "agent", "demo", "--plain", "--seed", "3",
+            "--keep", str(folder), "--json-out", str(tmp_path / "demo.json")]  # fmt: skip
     with subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as demo:
