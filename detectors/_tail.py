@@ -17,10 +17,11 @@ from agent.model import BoolArray, FloatArray
 
 ABOVE: Final = 0.02
 """Share of rows that lies above the quantile."""
-_LOG_ABOVE: Final = float(-np.log(ABOVE))
-_SLOWEST: Final = 0.003
-"""Step of the quantile after its quick start: a change must last a thousand rows to look ordinary."""
-_CAP: Final = 5.0
+LOG_ABOVE: Final = float(-np.log(ABOVE))
+"""Rarity of the quantile itself, in nats."""
+_SLOWEST: Final = 0.001
+"""Step of the quantile after its quick start: a change must last thousands of rows to look ordinary."""
+_CAP: Final = 4.0
 """An excess teaches as if it were at most this many mean excesses: events must not become ordinary."""
 _PRIOR_EXCESSES: Final = 10.0
 _SHAPE_MIN, _SHAPE_MAX = 0.02, 0.5
@@ -70,7 +71,7 @@ class Tail:
         out = np.log1p(over)
         out /= shape
         # Below the quantile: straight to probability 1 at zero.
-        out += _LOG_ABOVE * np.minimum(v / quantile, 1.0)
+        out += LOG_ABOVE * np.minimum(v / quantile, 1.0)
         return out
 
     def learn(self, v: FloatArray, teach: BoolArray, rows: FloatArray) -> None:
@@ -96,3 +97,17 @@ class Tail:
         self.ticks += 1
         if self.ticks % _REFRESH == 0:
             self.refresh()
+
+
+class Quantile:
+    """A moving 98 % quantile of one positive statistic of n series, on a logarithmic scale; value (n,)."""
+
+    def __init__(self, start: float, n: int) -> None:
+        self._least = 0.25 * start
+        self.value: FloatArray = np.full(n, start)
+
+    def learn(self, v: FloatArray, teach: BoolArray, rows: FloatArray) -> None:
+        """Learn a row v (n,) where `teach`; rows (n,) were learnt before it."""
+        rate = np.clip(8.0 / np.maximum(rows, 1.0), 0.5 * _SLOWEST, 0.3) * teach
+        self.value *= np.exp(rate * ((v > self.value) - ABOVE))
+        np.maximum(self.value, self._least, out=self.value)
