@@ -73,6 +73,7 @@ PROMISED = {
     ("nab", "r_at_1"): (">=", 0.90),
     ("nab", "nab_one_row"): (">=", 58.0),
     ("spark", "false_alarms_per_series_day"): ("<=", 2.0),
+    ("spark", "false_alarms_per_series_day_from_first_minute"): ("<=", 2.0),
     ("spark", "false_alarms_per_host_day"): ("<=", 1.0),
     ("cost", "us_per_point_at_2000"): ("<=", 1.0),
     ("cost", "us_per_point_at_400"): ("<=", 2.0),
@@ -161,9 +162,14 @@ def read(folder: Path, file: dict[str, Any]) -> Recording:
         label=column("label") > 0,
         scored=column("scored") > 0,
         labels=np.stack([column(f"l{i}") > 0 for i in columns], axis=1) if file["per_series_labels"] else None,
-        windows=None if windows is None else tuple(tuple(int(np.argmax(ts == at)) for at in w) for w in windows),
+        windows=None if windows is None else tuple(_in_rows(ts, *window) for window in windows),
         probation=int(file.get("probation_rows", 0)),
     )  # fmt: skip
+
+
+def _in_rows(ts: Array, first: float, last: float) -> tuple[int, int]:
+    """Rows at which a window of NAB begins and ends; their times stand in the file."""
+    return int(np.flatnonzero(ts == first)[0]), int(np.flatnonzero(ts == last)[0])
 
 
 # ---------------------------------------------------------------- running
@@ -300,7 +306,11 @@ def measure(task: Task) -> Figures:
         scoring.Events.lay(u, g.recordings[0].step_s) for u, g in zip(units, said, strict=True)
     ]
     own = [g.threshold for g in said]
-    out = _budget_figures(series, own, task) if task.subject == "homeostat" else {}
+    out = {}
+    if task.subject == "homeostat":
+        allowed = task.budget * sum(events.days for events in series)
+        false = scoring.false_alarms(series, own)
+        out = _against_budget(f"budget_{task.budget:g}", false, allowed)
     if not task.full:
         return {task.name: out}
     out |= scoring.event_figures(series, own)
@@ -312,7 +322,10 @@ def measure(task: Task) -> Figures:
     figures = {task.name: out}
     with_machines = [(g, machines(g)) for g in said if any(s.shape[1] > 1 for s in g.scores)]
     if with_machines:
-        out["false_alarms_per_host_day"] = _per_host_day(said, task.subject)
+        false, days = _of_hosts(said, task.subject)
+        out["false_alarms_per_host_day"] = false / days
+        if task.subject == "homeostat":
+            out |= _against_budget(f"host_budget_{HOST_BUDGET:g}", false, HOST_BUDGET * days)
         whole = [scoring.Events.lay(u, g.recordings[0].step_s) for g, u in with_machines]
         of_machines = scoring.event_figures(whole, [g.threshold for g, _ in with_machines])
         of_machines["vus_pr"] = _mean_vus(u for _, group in with_machines for u in group)
@@ -328,12 +341,7 @@ def _mean_vus(units: Iterable[scoring.Unit]) -> float:
     return float(np.mean(areas)) if areas else math.nan
 
 
-def _budget_figures(
-    series: Sequence[scoring.Events], own: Sequence[float], task: Task
-) -> dict[str, float]:
-    name = f"budget_{task.budget:g}"
-    expected = task.budget * sum(events.days for events in series)
-    measured = scoring.false_alarms(series, own)
+def _against_budget(name: str, measured: int, expected: float) -> dict[str, float]:
     return {
         f"{name}_expected": expected,
         f"{name}_measured": measured,
@@ -356,13 +364,14 @@ def _from_first_minute(said: Sequence[Scored]) -> float:
     return false / days
 
 
-def _per_host_day(said: Sequence[Scored], subject: str) -> float:
+def _of_hosts(said: Sequence[Scored], subject: str) -> tuple[int, float]:
+    """False alarms as a person is told of them, and host-days."""
     false, days = 0, 0.0
     for g in said:
         units, limit = hosts(g) if subject == "homeostat" else (machines(g), g.threshold)
         events = scoring.Events.lay(units, g.recordings[0].step_s)
         false, days = false + events.at(limit).false, days + events.days
-    return false / days
+    return false, days
 
 
 def _nab_figures(said: Sequence[Scored]) -> dict[str, float]:
@@ -537,7 +546,9 @@ def plan(data: Path, asked: argparse.Namespace) -> list[Task]:
 
 COLUMNS = {
     "vus_pr": "VUS-PR", "precision": "precis.", "recall": "recall", "f1": "F1", "r_at_1": "R@1", "r_at_01": "R@.1",
-    "false_alarms_per_series_day": "FA/ser-d", "false_alarms_per_host_day": "FA/hst-d", "delay_s": "delay s",
+    "false_alarms_per_series_day": "FA/ser-d",
+    "false_alarms_per_series_day_from_first_minute": "1st min.",
+    "false_alarms_per_host_day": "FA/hst-d", "delay_s": "delay s",
     "nab_one_row": "NAB one", "nab_raw": "NAB raw", "us_per_point": "us/pt",
 }  # fmt: skip
 
@@ -578,19 +589,18 @@ def print_tables(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_budgets(of: dict[tuple[str, str, str], float | None]) -> None:
-    tell(f"\n{'budget':14}{'stated':>8}{'expected':>10}{'measured':>10}{'ratio':>8}")
+    tell(f"\n{'budget':14}{'of':8}{'stated':>8}{'expected':>10}{'measured':>10}{'ratio':>8}")
     for (name, subject, figure), ratio in of.items():
-        if not (figure.startswith("budget_") and figure.endswith("_ratio")):
-            continue
         stem = figure.removesuffix("_ratio")
-        expected, measured = (
-            of[name, subject, f"{stem}_expected"],
-            of[name, subject, f"{stem}_measured"],
-        )
-        verdict = scoring.budget_verdict(int(measured or 0), expected or 0.0)
-        stated = stem.removeprefix("budget_")
+        whose, _, stated = stem.rpartition("budget_")
+        if stem == figure or not stated:
+            continue
+        expected = of[name, subject, f"{stem}_expected"] or 0.0
+        measured = of[name, subject, f"{stem}_measured"] or 0.0
+        verdict = scoring.budget_verdict(int(measured), expected)
+        unit = whose.removesuffix("_") or "series"
         tell(
-            f"{name:14}{stated:>8}{say(expected):>10}{say(measured):>10}{say(ratio):>8}  {verdict}"
+            f"{name:14}{unit:8}{stated:>8}{say(expected):>10}{say(measured):>10}{say(ratio):>8}  {verdict}"
         )
 
 
@@ -605,7 +615,7 @@ def print_promises(of: dict[tuple[str, str, str], float | None]) -> None:
             continue
         kept = value >= limit if sign == ">=" else value <= limit
         tell(
-            f"{name:14}{figure:32}{sign} {say(limit):8}{say(value):>9}  {'kept' if kept else 'missed'}"
+            f"{name:14}{figure:46}{sign} {say(limit):8}{say(value):>9}  {'kept' if kept else 'missed'}"
         )
 
 

@@ -88,7 +88,7 @@ class WindowedGaussian:
         if new.any():
             self.origin[new] = x[new]
         from_origin = x - self.origin
-        score = np.abs(from_origin - self.mean) / self.sigma
+        score: Array = np.abs(from_origin - self.mean) / self.sigma
         score[~ok | (self.sums[0] < LEAST_ROWS)] = 0.0
         at = self.ticks % self.window
         if self.ticks >= self.window:

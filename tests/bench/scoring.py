@@ -167,8 +167,9 @@ class Events:
                 to.append(part)
             at += len(unit.scored) + room
             judged += len(rows)
-        score, row, *others = map(np.concatenate, laid)
-        return Events(step_s, row, score, *others, days=judged * step_s / DAY_S)
+        score, row, starts, ends, quiet_from, quiet_to = map(np.concatenate, laid)
+        days = judged * step_s / DAY_S
+        return Events(step_s, row, score, starts, ends, quiet_from, quiet_to, days)
 
     def above(self, floor: float) -> Events:
         """The same for thresholds from `floor` up, quicker to ask."""
@@ -202,7 +203,8 @@ class Events:
         """Thresholds to try, from the highest: tail shares of all scores, a fifth to a millionth, and around `own`."""
         tail = np.quantile(self.score, 1.0 - np.geomspace(0.2, 1e-6, 30))
         tries = np.unique(np.append(tail, own * np.linspace(0.6, 1.9, 14)))
-        return tries[(tries > 0) & (tries <= self.score.max())][::-1]
+        tries = tries[(tries > 0) & (tries <= self.score.max())]
+        return np.flip(tries)
 
     def recall_at(self, own: float, limits: Sequence[float]) -> list[float]:
         """Best recall at a threshold that costs at most each of `limits` false alarms a series-day."""

@@ -445,7 +445,9 @@ def test_a_set_is_measured_from_its_files(tmp_path, monkeypatch):
     assert smd["budget_0.1_expected"] == pytest.approx(0.1 * days)
     assert smd["budget_0.1_ratio"] == pytest.approx(smd["budget_0.1_measured"] / (0.1 * days))
     assert smd["us_per_point"] > 0
-    assert "false_alarms_per_host_day" in found["smd_machines"]
+    hosts = found["smd_machines"]["false_alarms_per_host_day"]
+    assert smd["host_budget_1_expected"] == pytest.approx(days / 4)
+    assert smd["host_budget_1_ratio"] == pytest.approx(hosts)
     less = detect.measure(detect.Task(tmp_path, "smd", "homeostat", 1.0, full=False, quick=False))
     assert set(less["smd"]) == {f"budget_1_{x}" for x in ("expected", "measured", "ratio", "kept")}
     assert less["smd"]["budget_1_measured"] >= smd["budget_0.1_measured"]
@@ -475,7 +477,7 @@ def test_a_host_view_is_used_once_there_is_one(monkeypatch):
     monkeypatch.setattr(adapters, "host_view", lambda n, step_s: View(), raising=False)
     said = detect.replay("homeostat", [made], 0.1, lambda points: None)
     days = 500 * 300 / 86_400
-    assert detect._per_host_day([said], "homeostat") == pytest.approx(1 / days)
+    assert detect._of_hosts([said], "homeostat") == (1, pytest.approx(days))
 
 
 def test_without_data_it_says_where_they_are(monkeypatch, capsys):
@@ -501,6 +503,27 @@ def test_quick_takes_the_shortest_files(tmp_path):
     (tmp_path / "kpi" / "index.jsonl").write_text("\n".join(lines))
     assert [f["id"] for f in detect.index(tmp_path, "kpi", quick=True)] == ["8", "7", "6", "5"]
     assert len(detect.index(tmp_path, "kpi", quick=False)) == 9
+
+
+def test_tables_say_what_was_promised_and_kept(capsys):
+    figures = {
+        "vus_pr": 0.57, "r_at_1": 0.5, "delay_s": 600.0, "false_alarms_per_series_day": None,
+        "budget_0.1_expected": 0.3, "budget_0.1_measured": 2.0, "budget_0.1_ratio": 6.67,
+        "host_budget_1_expected": 50.0, "host_budget_1_measured": 3.0, "host_budget_1_ratio": 0.06,
+    }  # fmt: skip
+    rows = [
+        {"set": "asd", "subject": "homeostat", "figure": k, "value": v} for k, v in figures.items()
+    ]
+    rows.append({"set": "asd", "subject": "gaussian", "figure": "delay_s", "value": 500.0})
+    detect.print_tables(rows)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["homeostat", "0.570", "0.500", "-", "600"] in lines
+    assert ["gaussian", "-", "-", "-", "500"] in lines
+    assert ["asd", "series", "0.1", "0.300", "2", "6.67", "exceeded"] in lines
+    assert ["asd", "host", "1", "50", "3", "0.060", "kept,", "budget", "unused"] in lines
+    assert ["asd", "vus_pr", ">=", "0.560", "0.570", "kept"] in lines
+    assert ["asd", "r_at_1", ">=", "0.900", "0.500", "missed"] in lines
+    assert ["asd", "delay_s", "<=", "500", "600", "missed"] in lines
 
 
 def test_bytes_are_counted_once():
