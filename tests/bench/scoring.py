@@ -200,9 +200,13 @@ class Events:
         return Count(int(some.sum()), int(false.sum()), delays)
 
     def ladder(self, own: float) -> Array:
-        """Thresholds to try, from the highest: tail shares of all scores, a fifth to a millionth, and around `own`."""
+        """Thresholds to try, from the highest: shares of all scores, from a fifth to a millionth, and around `own`.
+
+        Also just below 1, where scores that are relative to what was seen before crowd.
+        """
         tail = np.quantile(self.score, 1.0 - np.geomspace(0.2, 1e-6, 30))
-        tries = np.unique(np.append(tail, own * np.linspace(0.6, 1.9, 14)))
+        below_one = 1.0 - np.geomspace(0.04, 1e-6, 10)
+        tries = np.unique(np.concatenate((tail, own * np.linspace(0.6, 1.9, 14), below_one)))
         tries = tries[(tries > 0) & (tries <= self.score.max())]
         return np.flip(tries)
 
