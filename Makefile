@@ -1,6 +1,6 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian bench bench-agent bench-crash readme dist clean
+.PHONY: help run demo test check setup debian bench bench-agent bench-crash bench-detect readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -39,13 +39,16 @@ setup: .venv/all ## make ./.venv with everything
 debian: ## install the Debian packages that live tests need (as root)
 	@dpkg -s $(APT_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES) >/dev/null; }
 
-bench: bench-agent bench-crash ## all benchmarks; figures in build/bench/
+bench: bench-agent bench-crash $(if $(HOMEOSTAT_BENCH_DATA),bench-detect) ## all benchmarks; figures in build/bench/
 
 bench-agent: .venv/all ## RSS, CPU and series of the daemon, beside node_exporter
 	$(BIN)/python tests/bench/agent.py
 
 bench-crash: .venv/all ## kill -9 at every point of a run
 	$(BIN)/pytest -q tests/live/test_crash.py
+
+bench-detect: .venv/bench build/rivals ## detection on labelled data (HOMEOSTAT_BENCH_DATA=DIR), beside rivals
+	$(BIN)/python tests/bench/detect.py $(ARGS)
 
 readme: .venv/all ## put what there is into the README's tables
 	$(BIN)/python -m agent.shelf README.md
@@ -67,3 +70,12 @@ clean: ## remove what was built, not what was learnt
 .venv/all: pyproject.toml constraints.txt | .venv/bin/pip
 	$(PIP) --editable '.[all,dev]'
 	@touch .venv/core $@
+
+.venv/bench: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) --editable '.[all,dev,bench]'
+	@touch .venv/core .venv/all $@
+
+# What others bring, timed beside us, in an environment of its own. Where it can not be had the benchmark says so.
+build/rivals: tests/bench/rivals.txt
+	-$(PYTHON) -m venv $@ && $@/bin/pip --disable-pip-version-check install --quiet --requirement $< || rm -rf $@
+	-@touch -c $@
