@@ -322,13 +322,16 @@ async def test_static_files_are_served_and_nothing_above_them(house):
 
 
 async def test_metrics_in_both_dialects(house):
-    house.desk.label(OPERATOR, "inc-1a", false_page=True)
+    house.desk.label(OPERATOR, "inc-1a", "noise")
     plain = await house.http.get("/metrics")
     assert plain.headers["content-type"] == TEXT
     lines = plain.text.splitlines()
     assert 'homeostat_incidents_open{severity="page"} 1.0' in lines
     assert "homeostat_false_pages_last_week 1" in lines
     assert "homeostat_false_pages_budget_per_week 2.0" in lines
+    assert "homeostat_console_notes_budget_per_day 1.0" in lines
+    assert "homeostat_budget_tightness 1.0" in lines
+    assert not [x for x in lines if x.startswith("homeostat_false_pages_per_week{")]  # unknown yet
     assert 'homeostat_source_fresh{source="predictions.feed"} 0.0' in lines
     assert 'homeostat_learning{source="models"} 1.0' in lines
     assert 'homeostat_runs_live{state="waiting_approval"} 1.0' in lines
@@ -370,7 +373,7 @@ async def test_health_fails_when_the_journal_can_not_be_written(house, monkeypat
     journal = house.story.hooks.journal
     monkeypatch.setattr(journal, "_insert", lambda: False)  # as a full disk answers
     with contextlib.suppress(Unavailable):
-        house.desk.label(OPERATOR, "inc-1a", false_page=True)
+        house.desk.label(OPERATOR, "inc-1a", "noise")
     said = await house.http.get("/health")
     assert said.status_code == 503
     assert "journal" in said.json()["problems"][0]
