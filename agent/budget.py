@@ -336,7 +336,7 @@ class Ledger:
         watched = self.watched_s
         n = sum(day.anomalies for day in self.days.values())
         due = sum(day.due for day in self.days.values())
-        return rate(due * DAY_S / watched if watched else math.nan, n, n, watched, DAY_S)
+        return rate(due * DAY_S / watched if due else math.nan, n, n, watched, DAY_S)
 
     # ---- restarts
 

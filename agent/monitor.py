@@ -244,7 +244,9 @@ class Watch:
         self._heat = np.where(np.isnan(p), self._heat, self._heat * _COOL + hot)
         began = self._begin_and_deepen(frame, p, hot, whys)
         notes = self._together(frame, p, hot) if self._groups is not None else 0
-        ledger.count(self._source, frame.ts, np.count_nonzero(~np.isnan(p)) * unit, began, notes)
+        ledger.count(
+            self._source, frame.ts, int(np.count_nonzero(~np.isnan(p))) * unit, began, notes
+        )
         trust = ~hot
         found = []
         for series, episode in list(self._episodes.items()):

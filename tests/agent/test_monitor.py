@@ -1,15 +1,19 @@
 """Objectives from the first minute; unknown neither breaks nor heals; what left has ended."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from agent.budget import Ledger
 from agent.errors import Refused
+from agent.journal import Entry
+from agent.memory import Memory
 from agent.model import Entity, Frame, Series
 from agent.monitor import Monitor, Watch
 from agent.objectives import Limit, entity_globs
+from agent.pipeline import Moment, detect
 from agent.ports import Why
 from detectors.together import Together
 
@@ -255,6 +259,21 @@ def test_noise_asks_one_signal_to_be_rarer_and_never_an_objective():
     row[3] = 0.95
     found = watch.take(Frame("host", 1e5 + 120, MANY, row))
     assert ("objective", MANY[3]) in [(a.road, a.series) for a in found]
+
+
+def test_what_people_label_reaches_the_ledger_with_the_next_tick():
+    memory = Memory()
+    walk = SimpleNamespace(memory=memory, monitor=Monitor(None, ()), bugs=None)
+    body = {"label": "noise", "by": "olga", "note": "", "signals": [str(MANY[3])]}
+    memory.apply(Entry(1, 5.0, "label", "inc-1", body, "", ""))
+    detect(walk, Moment(6.0, [], []))
+    assert walk.monitor.ledger.factors(MANY)[3] == pytest.approx(1 / 3)
+    memory.apply(Entry(2, 7.0, "label", "inc-1", {**body, "label": "real"}, "", ""))
+    detect(walk, Moment(8.0, [], []))
+    assert walk.monitor.ledger.factors(MANY)[3] == pytest.approx(3.0)
+    memory.apply(Entry(3, 9.0, "label", "inc-1", {**body, "label": "wat"}, "", ""))
+    assert memory.labels["inc-1"].word == "real"
+    assert "noise or real" in memory.strange[-1][1]
 
 
 def test_while_histories_are_short_labels_ask_for_more_deviations():
