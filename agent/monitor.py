@@ -36,6 +36,8 @@ _HEAT_ON, _HEAT_OFF, _COOL = 1.5, 0.2, 0.6
 """An episode starts with two abnormal rows close together and ends some quiet rows later."""
 _SLOW_STEP_S: Final = 10.0
 """Where rows are this far apart, one abnormal row is enough: the next would come too late."""
+_JUST_BEYOND: Final = 0.1
+"""A row that begins an episode of a group teaches when it is not rarer than this times its limit."""
 _RELEARN_S: Final = 3600.0
 _RELEARN_ROWS: Final = 60
 """After so long an excursion is the new normal."""
@@ -273,17 +275,20 @@ class Watch:
         asked = np.minimum(p / self._shares, 1.0)
         rare = groups.view.score(frame.ts, asked)
         with np.errstate(invalid="ignore"):
-            now = rare <= groups.shares * (self._ledger.group_rate * self.step_s / DAY_S)
+            limit = groups.shares * (self._ledger.group_rate * self.step_s / DAY_S)
+            now = rare <= limit
         groups.heat = np.where(np.isnan(rare), groups.heat, groups.heat * _COOL + now)
         trust, began = ~now, 0
         for g in map(int, np.flatnonzero(groups.heat >= _HEAT_OFF)):
             if g not in groups.rows and not (now[g] and groups.heat[g] >= self._starts):
                 continue
-            began += g not in groups.rows
-            groups.rows[g] = groups.rows.get(g, 0) + 1
+            rows = groups.rows[g] = groups.rows.get(g, 0) + 1
+            began += rows == 1
             # after so long it is the new normal: it is learnt until it is quiet, and names nobody
-            trust[g] = groups.rows[g] > max(_RELEARN_ROWS, _RELEARN_S / self.step_s)
-            if now[g] and not trust[g]:
+            relearn = rows > max(_RELEARN_ROWS, _RELEARN_S / self.step_s)
+            # a tail that never sees what lies just beyond the limit is cut off there, and would call ever more rare
+            trust[g] = relearn or (rows == 1 and rare[g] > limit[g] * _JUST_BEYOND)
+            if now[g] and not relearn:
                 named = groups.view.carriers(g)
                 hot[named] = True
                 self._heat[named] = np.maximum(self._heat[named], self._starts)
