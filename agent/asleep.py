@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from agent.authority import Person
+from agent.budget import Ledger, Promise
 from agent.config import Config
 from agent.control import NotRunning
 from agent.desk import PlaybookView, SourceView
@@ -38,6 +39,7 @@ class Asleep:
         self.config = config or Config()
         self.world = World()
         self.memory = Memory()
+        self.ledger = Ledger(Promise.of(self.config.budget))
         self.started = 0.0
         self.ready = False
         self.pending = 0

@@ -208,30 +208,39 @@ def _paused(said: Any, as_json: bool) -> None:
 
 
 @command(
-    example='homeostat label inc-7f --false --note "planned load test"',
-    then="homeostat status   (promised and measured false pages)",
+    example=(
+        'homeostat label inc-7f noise --note "planned load test"',
+        "homeostat label last real",
+    ),
+    then="homeostat status   (promised and measured rates, and what labels have changed)",
 )
 def label(
     *,
     incident: Annotated[str, typer.Argument(help="Id, its first letters, or `last`.")],
-    false_page: Annotated[
-        bool, typer.Option("--false/--right", help="Whether it should not have paged.")
-    ] = True,
+    word: Annotated[
+        str, typer.Argument(metavar="noise|real", help="Whether you needed not know, or did.")
+    ],
     text: Annotated[str, typer.Option("--note", help="What it was in truth.")] = "",
     config: ConfigPath = None,
     state: StateFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say that a page was false, or right after all.
+    """Say that an incident was noise, or real.
 
-    The alarm budget is measured by what people say here.
+    The alarm budget is measured by what people say here, and learns from it: after `noise` the series that were
+    abnormal must be 3 times rarer to be named (27 times at most), after `real` they may be more common again. Half of
+    it is forgotten in two weeks. Objectives hold as you stated them, whatever is said here; the newest word counts.
     """
+    if word not in {"noise", "real"}:
+        raise typer.BadParameter(f"{word!r} is neither noise nor real", param_hint="noise|real")
     _, folder = where(config, state)
-    body = {"false_page": false_page, "note": text}
+    body = {"label": word, "note": text}
     said = control.Control(folder).post(f"/api/incidents/{part(incident)}/label", body)
 
     def show(one: Any) -> None:
-        typer.echo(f"{one['incident']} is noted as {'false' if one['false_page'] else 'right'}")
+        typer.echo(f"{one['incident']} is noted as {one['label']}; {one['text']}")
+        for s in one["signals"]:
+            typer.echo(f"  {s['signal']}  x {s['factor']:g}")
 
     emit(said, as_json, show)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -135,6 +136,7 @@ def check(*, config: ConfigPath = None, as_json: AsJson = False) -> None:
 
 def _summary(path: Path | None, config: Config) -> dict[str, Any]:
     """Say what will run, and how far it may go."""
+    from agent.budget import Promise
     from agent.daemon import wanted_connectors
     from agent.playbook import Library
 
@@ -150,7 +152,7 @@ def _summary(path: Path | None, config: Config) -> dict[str, Any]:
         "manages": [m.model_dump(exclude_defaults=True) for m in config.manages],
         "connectors": sorted(wanted_connectors(config)),
         "services": [s.id for s in config.services], "objectives": objectives,
-        "false_pages_per_week": config.budget.false_pages_per_week,
+        "budget": asdict(Promise.of(config.budget)),
         "playbooks": [
             {"id": p.id, "title": p.title, "mode": p.ceiling(config), "cause": p.because.cause}
             for p in library.playbooks.values()

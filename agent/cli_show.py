@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.units import say, say_duration
+from agent.views import rate_words
 
+_MOST_SIGNALS: Final = 5
 _COLOUR: Final = {
     "page": "bold red", "warning": "yellow", "note": "default", "open": "default", "resolved": "green",
     "fresh": "green", "blind": "bold red", "waiting": "default", "helped": "green", "no_effect": "yellow",
@@ -69,6 +71,26 @@ def status(said: Any) -> None:
         f"false pages this week: {budget['false_last_week']} of {budget['pages_last_week']} pages, "
         f"{within} the budget of {budget['promised_per_week']:g}"
     )
+    out.print(f"  measured: {rate_words(budget['pages'])}")
+    out.print(f"console notes: {rate_words(budget['notes'])}")
+    anomalies = f"abnormal series: {rate_words(budget['anomalies'])}"
+    if budget["tightness"] < 1:
+        anomalies += f"; tightened, they must be {1 / budget['tightness']:.2g} times rarer"
+    out.print(anomalies)
+    for s in budget["signals"][:_MOST_SIGNALS]:
+        times = (
+            f"{1 / s['factor']:.2g} times rarer"
+            if s["factor"] < 1
+            else f"{s['factor']:.2g} times more common"
+        )
+        out.print(
+            Text(
+                f"  labels: {s['signal']} {'must' if s['factor'] < 1 else 'may'} be {times}",
+                style="dim",
+            )
+        )
+    if len(budget["signals"]) > _MOST_SIGNALS:
+        out.print(Text(f"  and {len(budget['signals']) - _MOST_SIGNALS} more signals", style="dim"))
     for fault in said["faults"]:
         out.print(Text(f"mend: {fault}", style="red"))
     table = _table("source", "state", "last", "series", "learning", "")
@@ -225,7 +247,12 @@ def check(said: Any) -> None:
     table.add_row("objectives", str(said["objectives"]))
     table.add_row("mode", f"{said['mode']} at most")
     table.add_row("acts on", manages)
-    table.add_row("budget", f"{said['false_pages_per_week']:g} false pages a week")
+    b = said["budget"]
+    table.add_row(
+        "budget",
+        f"{b['pages_per_week']:g} false pages a week; from it {b['notes_per_day']:.2g} console notes a day, "
+        f"{b['anomalies_per_series_day']:.2g} abnormal times a series and day",
+    )
     table.add_row("console", f"http://{said['listen']}/")
     out.print(table)
     if said["playbooks"]:

@@ -82,9 +82,12 @@ class Matcher(Model):
 
 
 class Budget(Model):
-    """How many false pages people accept; everything else follows."""
+    """How many false pages people accept, in the whole installation; everything else follows (`agent/budget.py`)."""
 
     false_pages_per_week: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    """Only harm to users or model results pages, so this is also what people are asked to label."""
+    console_notes_per_day: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Notes that never page: several series of one host or model abnormal together. Default: half of the above."""
 
 
 class Keep(Model):

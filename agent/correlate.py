@@ -3,8 +3,9 @@
     nothing -> open -> (acknowledged) -> (mitigated) -> resolved -> open again, when it comes back soon
 
 A *group* is who it concerns: a service with its models, features and workers; a host; one of our own sources.
-What opens an incident: a broken objective (page when it harms, else warning), blindness (warning), or the host
-view (note): several different signals abnormal together. Everything else abnormal that is near joins as evidence:
+What opens an incident: a broken objective (page when it harms, else warning), blindness (warning), or the group
+view (note): series of a host, a service or a model abnormal together. While its history is too short for that, six
+different signals at once open a note. Everything else abnormal that is near joins as evidence:
 what is wrong on a host joins the incidents of the services that run there, also when it came earlier or later.
 Pure: same input, same incidents; ids are made of what opened them.
 """
@@ -24,9 +25,8 @@ from agent.topology import Topology
 
 MOST_ANOMALIES: Final = 60
 """An incident keeps the strongest; a storm of thousands is still one incident."""
-_HOST_VIEW_SIGNALS: Final = 3
-_HOST_VIEW_PRIOR_SIGNALS: Final = 6
-_HOST_VIEW_FOR_S: Final = 10.0
+_MANY_SIGNALS: Final = 6
+_MANY_FOR_S: Final = 10.0
 _ORDER: Final[dict[Severity, int]] = {"note": 0, "warning": 1, "page": 2}
 
 
@@ -143,7 +143,10 @@ class Correlator:
         severity = self._severity(now, going)
         if severity is None:
             return None
-        lead = max(going, key=lambda a: (a.harm, a.road == "objective", a.deviations))
+        lead = max(
+            going,
+            key=lambda a: (a.harm, a.road == "objective", a.together is not None, a.deviations),
+        )
         for old in reversed(self._ended):
             same = any(_key(a) == _key(lead) for a in old.anomalies)
             if (
@@ -179,12 +182,10 @@ class Correlator:
             return "page"
         if any(a.road == "objective" for a in going):
             return "warning"
-        lasting = [a for a in going if now - a.onset >= _HOST_VIEW_FOR_S]
-        calibrated = {a.series.metric for a in lasting if a.road == "calibrated"}
-        every = {a.series.metric for a in lasting}
-        if len(calibrated) >= _HOST_VIEW_SIGNALS or len(every) >= _HOST_VIEW_PRIOR_SIGNALS:
+        if any(a.together is not None for a in going):
             return "note"
-        return None
+        lasting = {a.series.metric for a in going if now - a.onset >= _MANY_FOR_S}
+        return "note" if len(lasting) >= _MANY_SIGNALS else None
 
     # ---- growing
 

@@ -28,6 +28,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__, guard, registry, web
+from agent.budget import Ledger, Promise
 from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
@@ -40,7 +41,7 @@ from agent.install import sd_notify
 from agent.journal import Entry, Journal, Unwritten
 from agent.match import HoldingState
 from agent.memory import Memory
-from agent.model import Change, Entity, FloatArray, Frame, Incident, Run, Sighting
+from agent.model import Change, Entity, FloatArray, Frame, Incident, IntArray, Run, Sighting
 from agent.models import ModelWatch
 from agent.monitor import Monitor
 from agent.objectives import limits_of
@@ -49,6 +50,7 @@ from agent.playbook import Library
 from agent.ports import (
     Detector,
     Feed,
+    GroupView,
     LabelBatch,
     Note,
     Notifier,
@@ -224,7 +226,10 @@ class Daemon:
         )
         self.walk = Walk(
             config, self.world, self.history,
-            Monitor(_make_detector, limits_of(config), self._step_of),
+            Monitor(
+                _make_detector, limits_of(config), self._step_of, _make_view,
+                Ledger(Promise.of(config.budget)),
+            ),
             self.correlator, Library.load(self._playbook_dirs(), config), self.memory, self.record,
             HoldingState(), bugs=self._bug,
         )  # fmt: skip
@@ -438,6 +443,7 @@ class Daemon:
         self.world.rebase(jump)
         self.collector.rebase(jump, now)
         self.correlator.rebase(jump)
+        self.walk.monitor.ledger.rebase(jump)
         for watch in self.walk.monitor.watches.values():
             watch.rebase(jump)
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
@@ -548,9 +554,11 @@ class Daemon:
     def _load_state(self) -> None:
         folder = self.state / "detectors"
         folder.mkdir(mode=0o700, exist_ok=True)
-        for path in sorted(folder.glob("*.bin")):
+        for path in [*sorted(folder.glob("*.bin")), *folder.glob("budget.json")]:
             try:
-                if path.stem == "models":
+                if path.suffix == ".json":
+                    self.walk.monitor.ledger.load(path.read_bytes())
+                elif path.stem == "models":
                     self.models.load(path.read_bytes())
                 else:
                     self.walk.monitor.watch(path.stem).load(path.read_bytes())
@@ -559,16 +567,18 @@ class Daemon:
 
     def _save_state(self) -> None:
         folder = self.state / "detectors"
-        parts = {name: w.dump() for name, w in self.walk.monitor.watches.items()}
+        monitor = self.walk.monitor
+        parts = {f"{name}.bin": w.dump() for name, w in monitor.watches.items()}
+        parts["budget.json"] = monitor.ledger.dump()
         if self.models.busy:
-            parts["models"] = self.models.dump()
+            parts["models.bin"] = self.models.dump()
         for name, state in parts.items():
             if not state:
                 continue
             try:
                 fresh = folder / f".{name}.new"
                 fresh.write_bytes(state)
-                fresh.replace(folder / f"{name}.bin")
+                fresh.replace(folder / name)
             except OSError as error:
                 log.warning("state_not_saved", what=name, error=str(error))
         self.history.flush()
@@ -605,6 +615,7 @@ class Daemon:
         self.binding.start(self.world.topology)
         self.walk.config, self.walk.library = config, library
         self.walk.monitor.limits = limits_of(config)
+        self.walk.monitor.ledger.promise = Promise.of(config.budget)
         for watch in self.walk.monitor.watches.values():
             watch.relimit(self.walk.monitor.limits)
         self.record("daemon", "reloaded", {"mode": config.mode}, time.time())
@@ -642,6 +653,12 @@ def _correlator(config: Config, world: World) -> Correlator:
 def _make_detector(step_s: float, floors: FloatArray) -> Detector:
     cls = registry.detector.get("bank")
     made: Detector = cls(cls.Config(step_s=step_s), len(floors), floors)
+    return made
+
+
+def _make_view(step_s: float, of: IntArray) -> GroupView:
+    cls = registry.view.get("together")
+    made: GroupView = cls(cls.Config(step_s=step_s), of)
     return made
 
 

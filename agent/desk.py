@@ -23,21 +23,34 @@ from typing_extensions import TypedDict
 
 from agent import __version__, views
 from agent.authority import ROLES, Person, Tokens
+from agent.budget import (
+    DAY_S,
+    LOOK_BACK_DAYS,
+    WEEK_S,
+    Ledger,
+    Word,
+    factor_of,
+    signal_of,
+    steps_of,
+)
 from agent.catalogue import SIGNALS
 from agent.causes import CAUSES, known
 from agent.codec import pack
 from agent.control import paused_file
 from agent.errors import Refused
-from agent.memory import EVERYTHING, Pause, Silence
+from agent.memory import EVERYTHING, Label, Pause, Silence
 from agent.model import ENDED, Anomaly, Decision, Entity, FloatArray, Incident, Run, Series, entity
 from agent.units import read_duration
 from agent.views import (
     ChartView,
     IncidentDetail,
     IncidentView,
+    LabelView,
     MarkView,
     PauseView,
+    RateView,
     RunView,
+    SignalView,
     SilenceView,
     WhyView,
 )
@@ -48,10 +61,11 @@ if TYPE_CHECKING:
     from agent.memory import Memory
     from agent.world import World
 
-WEEK_S: Final = 7 * 86_400.0
 _POINTS: Final = 400
 """Points of a chart: more than a screen has pixels for one line helps nobody."""
 _CHARTS: Final = 8
+_MOST_SIGNALS: Final = 20
+"""Signals that one label speaks of, the most abnormal ones."""
 _LONGEST_SILENCE_S: Final = 30 * 86_400.0
 
 
@@ -97,12 +111,23 @@ class PlaybookView(TypedDict):
 
 
 class BudgetView(TypedDict):
-    """The alarm budget: promised and measured."""
+    """The alarm budget: promised and measured.
+
+    pages       false pages a week; notes: false console notes a day; anomalies: abnormal series a day, true ones too
+    tightness   below 1 = series must be so much rarer, because more were abnormal than was promised
+    signals     what labels have made rarer (factor below 1) or more common, the rarest first; it fades by itself
+    """
 
     promised_per_week: float
     pages_last_week: int
     false_last_week: int
     within: bool
+    pages: RateView
+    notes: RateView
+    anomalies: RateView
+    anomalies_per_series_day: float
+    tightness: float
+    signals: list[SignalView]
 
 
 class CountsView(TypedDict):
@@ -147,14 +172,6 @@ class TokenView(TypedDict):
     created: float
 
 
-class LabelView(TypedDict):
-    """What a person said about an incident."""
-
-    incident: str
-    false_page: bool
-    by: str
-
-
 class Hooks(Protocol):
     """What the desk needs of the daemon; with the daemon dead, `Asleep` stands for it."""
 
@@ -186,6 +203,11 @@ class Hooks(Protocol):
     @property
     def world(self) -> World:
         """What is known now."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """The alarm budget: what is promised, and what was counted."""
         ...
 
     @property
@@ -260,7 +282,6 @@ class Desk:
     def __init__(self, hooks: Hooks, tokens: Tokens) -> None:
         self.hooks = hooks
         self.tokens = tokens
-        self._labels: tuple[int, dict[str, bool]] = (-1, {})
 
     # ---- asking
 
@@ -301,22 +322,39 @@ class Desk:
         }
 
     def budget(self) -> BudgetView:
-        """Return the alarm budget: what was promised and what people measured by labelling pages."""
-        promised = self.hooks.config.budget.false_pages_per_week
-        since = self.hooks.now() - WEEK_S
-        paged = [
-            i
-            for i in self.hooks.memory.incidents.values()
-            if i.severity == "page" and i.opened >= since
+        """Return the alarm budget: what was promised, and what was counted and labelled since."""
+        ledger, memory, now = self.hooks.ledger, self.hooks.memory, self.hooks.now()
+        since = max(ledger.since, now - LOOK_BACK_DAYS * DAY_S)
+        said = {id_: label.word for id_, label in memory.labels.items()}
+
+        def how_many(word: Word, of: Iterable[str]) -> int:
+            return sum(said.get(id_) == word for id_ in of)
+
+        week, paged = memory.paged(now - WEEK_S), memory.paged(since)
+        noted = [
+            i.id for i in memory.incidents.values() if i.severity == "note" and i.opened >= since
         ]
-        labels = self._false_pages()
-        false = sum(1 for i in paged if labels.get(i.id, False))
+        false = how_many("noise", week)
+        pages = ledger.pages(how_many("noise", paged), how_many("real", paged), len(paged))
+        notes = ledger.notes(how_many("noise", noted), how_many("real", noted))
         return {
-            "promised_per_week": promised,
-            "pages_last_week": len(paged),
+            "promised_per_week": ledger.promise.pages_per_week, "pages_last_week": len(week),
             "false_last_week": false,
-            "within": false <= promised,
-        }
+            "within": false <= ledger.promise.pages_per_week and pages.verdict != "above",
+            "pages": views.rate_view(pages), "notes": views.rate_view(notes),
+            "anomalies": views.rate_view(ledger.anomalies()),
+            "anomalies_per_series_day": ledger.promise.anomalies_per_series_day,
+            "tightness": ledger.tightness, "signals": self._signals(),
+        }  # fmt: skip
+
+    def _signals(self, only: Iterable[str] | None = None) -> list[SignalView]:
+        """Return what labels say now, of all signals or of some."""
+        steps = steps_of(self.hooks.memory.labels.values(), self.hooks.now())
+        wanted = steps if only is None else [s for s in only if s in steps]
+        return [
+            {"signal": s, "factor": round(factor_of(steps[s]), 3)}
+            for s in sorted(wanted, key=lambda s: (-steps[s], s))
+        ]
 
     def incidents(self, *, everything: bool = False, limit: int = 100) -> list[IncidentView]:
         """Return incidents: open ones first, harm first, then the newest."""
@@ -325,7 +363,11 @@ class Desk:
             (i for i in self.hooks.memory.incidents.values() if everything or i.state != "resolved"),
             key=lambda i: (i.state == "resolved", 0 if i.state == "resolved" else order[i.severity], -i.opened),
         )  # fmt: skip
-        return [views.incident_view(i, self.name) for i in found[:limit]]
+        said = self.hooks.memory.labels
+        return [
+            views.incident_view(i, self.name, said[i.id].word if i.id in said else "")
+            for i in found[:limit]
+        ]
 
     def incident(self, id_: str) -> IncidentDetail:
         """Return one incident with all its evidence; raises NotThere."""
@@ -335,8 +377,14 @@ class Desk:
         runs = [r for r in self.hooks.memory.runs.values() if r.incident == i.id]
         runs.sort(key=lambda r: (r.started, r.id))
         return views.incident_detail(
-            i, [self._run_view(r) for r in runs], self._decisions(i), self.name
+            i, [self._run_view(r) for r in runs], self._decisions(i), self.name, self._label(i.id)
         )
+
+    def _label(self, id_: str) -> LabelView | None:
+        label = self.hooks.memory.labels.get(id_)
+        if label is None:
+            return None
+        return views.label_view(label, self._signals(label.signals))
 
     def why(self, id_: str) -> WhyView:
         """Return why: about ten lines for people, and what they were made of; raises NotThere."""
@@ -566,12 +614,21 @@ class Desk:
         self._record("resume", key, {"by": person.signed})
         return self.pauses()
 
-    def label(self, person: Person, id_: str, *, false_page: bool, note: str = "") -> LabelView:
-        """Say whether an incident was worth it: what the alarm budget is measured by. Raises NotThere, Forbidden."""
+    def label(self, person: Person, id_: str, word: Word, note: str = "") -> LabelView:
+        """Say whether an incident was noise or real. Raises NotThere, Forbidden.
+
+        It measures the alarm budget, and makes what was abnormal in it count for less or for more: see `agent.budget`.
+        """
         person.must("label")
         i = self._incident(id_)
-        self._record("label", i.id, {"false_page": false_page, "by": person.signed, "note": note})
-        return {"incident": i.id, "false_page": false_page, "by": person.signed}
+        found = sorted(
+            (a for a in i.anomalies if a.road != "objective"), key=lambda a: -a.deviations
+        )
+        signals = list(dict.fromkeys(signal_of(a.series) for a in found))[:_MOST_SIGNALS]
+        body = {"label": word, "by": person.signed, "note": note, "signals": signals}
+        self._record("label", i.id, body)
+        made = Label(i.id, word, person.signed, note, self.hooks.now(), tuple(signals))
+        return self._label(i.id) or views.label_view(made, [])
 
     async def reload(self, person: Person) -> StatusView:
         """Read the config again; raises Forbidden, ConfigError (the old one stays)."""
@@ -697,16 +754,6 @@ class Desk:
             f"no series {text!r} has a history; "
             + (f"near are {_few(near)}" if near else "see /metrics")
         )
-
-    def _false_pages(self) -> dict[str, bool]:
-        """Return incident -> false page, the newest label wins; read again only when the journal has grown."""
-        seq = self.hooks.memory.seq
-        if self._labels[0] != seq:
-            since = self.hooks.now() - 2 * WEEK_S
-            read = self.hooks.journal.read(("label",), since=since)
-            labels = {e.subject: bool(e.body.get("false_page")) for e in read}
-            self._labels = (seq, labels)
-        return self._labels[1]
 
 
 # ---------------------------------------------------------------- reading what people write

@@ -1,11 +1,13 @@
-"""How sure a share is: the Wilson score interval.
+"""How sure a share is (Wilson score interval), and how sure a rate is (Poisson interval).
 
 Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927. Unlike the
-textbook interval it keeps its coverage near 0 and 1 and for few rows.
+textbook interval it keeps its coverage near 0 and 1 and for few rows. Counts: Byar's approximation, in Breslow and
+Day, Statistical Methods in Cancer Research II, 1987; within 1 % of the exact upper bounds, within 0.015 of the lower.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -33,3 +35,16 @@ def wilson(hits: Any, rows: Any, z: float = Z95) -> tuple[FloatArray, FloatArray
         low = np.where(none, np.nan, np.clip(middle - half, 0.0, 1.0))
         high = np.where(none, np.nan, np.clip(middle + half, 0.0, 1.0))
     return low, high
+
+
+def poisson(count: float, z: float = Z95) -> tuple[float, float]:
+    """Return the (low, high) bounds of the mean of which `count` events are one draw.
+
+    `poisson(k, z)[0] > m` is the test of "more than m", one-sided.
+    """
+    above = count + 1.0
+    high = above * (1.0 - 1.0 / (9.0 * above) + z / (3.0 * math.sqrt(above))) ** 3
+    if count <= 0:
+        return 0.0, high
+    low = 1.0 - 1.0 / (9.0 * count) - z / (3.0 * math.sqrt(count))
+    return count * max(low, 0.0) ** 3, high

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from agent.budget import Word
 from agent.causes import matches
 from agent.codec import unpack
 from agent.model import ENDED, Decision, Entity, Incident, Outcome, Run
@@ -67,6 +68,21 @@ class Pause:
     by: str
     reason: str
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a person said an incident was: noise, or real. The newest word on an incident holds.
+
+    signals   the series that were abnormal in it, as `agent.budget.signal_of` names them
+    """
+
+    incident: str
+    word: Word
+    by: str
+    note: str
+    ts: float
+    signals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +149,7 @@ class Memory:
     """The state that the guard, the runner and people ask.
 
     room_runs, room_incidents   how many that have ended are kept
+    labelled  number of the newest label's entry: tells whether there is news
     strange   entries that could not be read: (seq, why); written by another version, or altered
     """
 
@@ -143,26 +160,29 @@ class Memory:
     runs: _Recent[Run] = field(init=False)
     plans: dict[str, Plan] = field(default_factory=dict)
     silences: _Recent[Silence] = field(init=False)
+    labels: _Recent[Label] = field(init=False)
+    labelled: int = 0
     pauses: dict[str, Pause] = field(default_factory=dict)
     approvals: dict[str, Approval] = field(default_factory=dict)
     cancels: dict[str, str] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
     strange: list[tuple[int, str]] = field(default_factory=list, compare=False)
     _decisions: _Recent[Decision] = field(init=False)
-    _notes: _Recent[None] = field(init=False)
+    _notes: _Recent[float] = field(init=False)
     _folds: dict[str, Callable[[Entry], None]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.incidents = _Recent(self.room_incidents, lambda i: i.state != "resolved")
         self.runs = _Recent(self.room_runs, lambda r: r.state not in ENDED)
         self.silences = _Recent(1000)
+        self.labels = _Recent(1000)
         self._decisions = _Recent(5000)
         self._notes = _Recent(10_000)
         self._folds = {
             "incident": self._incident, "run": self._run, "plan": self._plan, "note": self._note,
             "decision": self._decision, "silence": self._silence, "pause": self._pause,
             "resume": self._resume, "approval": self._approval, "cancel": self._cancel,
-            "intent": self._intent, "acted": self._acted,
+            "intent": self._intent, "acted": self._acted, "label": self._label,
         }  # fmt: skip
 
     # ---- folding
@@ -201,6 +221,7 @@ class Memory:
             *self._needed_plans(journal, {e.subject for e in runs}),
             *journal.latest("silence", 1000),
             *journal.latest("note", 10_000),
+            *journal.latest("label", 1000),
             *journal.read(("pause", "resume", "approval", "cancel")),
             *itertools.chain.from_iterable(journal.read(("intent", "acted"), run) for run in alive),
             *_newest_decisions(journal),
@@ -221,6 +242,18 @@ class Memory:
     def notes(self) -> KeysView[str]:
         """Keys of what people have been told."""
         return self._notes.keys()
+
+    def paged(self, since: float) -> set[str]:
+        """Return the incidents that paged at or after `since`: those known, and those that people were told of."""
+        known = {
+            i.id for i in self.incidents.values() if i.severity == "page" and i.opened >= since
+        }
+        told = {
+            key.split(":")[1]
+            for key, ts in self._notes.items()
+            if ts >= since and key.startswith("page:")
+        }
+        return known | told
 
     def open_incidents(self) -> list[Incident]:
         """Return the incidents that are not over, oldest first."""
@@ -372,7 +405,18 @@ class Memory:
         )
 
     def _note(self, entry: Entry) -> None:
-        self._notes.put(entry.subject, None)
+        self._notes.put(entry.subject, entry.ts)
+
+    def _label(self, entry: Entry) -> None:
+        body = entry.body
+        word = body["label"]
+        if word not in {"noise", "real"}:
+            raise ValueError(f"a label says noise or real, not {word!r}")
+        signals = tuple(str(s) for s in body.get("signals", ()))
+        by, note = str(body.get("by", "")), str(body.get("note", ""))
+        label = Label(entry.subject, word, by, note, entry.ts, signals)
+        self.labels.put(entry.subject, label)
+        self.labelled = entry.seq
 
 
 def _id(target: Entity | str) -> str:

@@ -154,6 +154,7 @@ class Anomaly:
                  series' own history; prior: from the shipped tail while the history is short
     family       which detector family fired: spike, level, ... or the objective's name
     harm         users or model results are hurt by it: only harm pages
+    together     p-value of the group (host, service, model) that this series helps to make abnormal; None = on its own
     """
 
     series: Series
@@ -169,6 +170,7 @@ class Anomaly:
     road: Road
     family: str
     harm: bool = False
+    together: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,38 +2,42 @@
 
     frame -> objectives (road "objective", valid from the first minute)
           -> detector   (road "calibrated", or "prior" while the history is short) -> episodes -> Anomaly
+              '-> p-values -> group view: what is abnormal together -> its carriers are episodes, too
 
-The detector measures, the monitor decides, and nobody learns from what was called abnormal. One `Watch` a source;
-state in arrays; objects only for episodes that are going on. No clock: time is in the frame.
+The detector measures, the monitor decides by the alarm budget, and nobody learns from what was called abnormal. One
+`Watch` a source; state in arrays; objects only for episodes that are going on. No clock: time is in the frame.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
+from agent.budget import DAY_S, Ledger, bundle, weight
 from agent.catalogue import SIGNALS
 from agent.errors import Refused
 from agent.model import Anomaly, BoolArray, FloatArray, Frame, IntArray, Series
 from agent.objectives import Limit
-from agent.ports import Detector, Why
+from agent.ports import Detector, GroupView, Why
 
-FALSE_ALARMS_PER_SERIES_DAY: Final = 0.1
-"""What one series may cost the console (never a page: only harm pages)."""
 PRIOR_DEVIATIONS: Final = 8.0
-"""While the history is too short for a small p, a series must be this far out, for some rows, to be named."""
+"""While the history is too short for a small p, a series must be this far out, for some rows, to be named; as far
+again for each factor of ten by which the budget asks it to be rarer."""
 READY_ROWS: Final = 600
 """Rows after which a source no longer counts as learning."""
 _HEAT_ON, _HEAT_OFF, _COOL = 1.5, 0.2, 0.6
 """An episode starts with two abnormal rows close together and ends some quiet rows later."""
 _SLOW_STEP_S: Final = 10.0
 """Where rows are this far apart, one abnormal row is enough: the next would come too late."""
+_JUST_BEYOND: Final = 0.1
+"""A row that begins an episode of a group teaches when it is not rarer than this times its limit."""
 _RELEARN_S: Final = 3600.0
 _RELEARN_ROWS: Final = 60
 """After so long an excursion is the new normal."""
@@ -44,6 +48,14 @@ class MakeDetector(Protocol):
 
     def __call__(self, step_s: float, floors: FloatArray) -> Detector:
         """Return a fresh detector for `len(floors)` series sampled every `step_s` seconds."""
+        ...
+
+
+class MakeView(Protocol):
+    """How the monitor gets a group view for one source, from the registry."""
+
+    def __call__(self, step_s: float, of: IntArray) -> GroupView:
+        """Return a fresh view; `of` is the group of each column."""
         ...
 
 
@@ -96,13 +108,46 @@ class _Episode:
     value: float
     why: Why
     rows: int = 0
+    together: float | None = None
+
+
+@dataclass(slots=True)
+class _Groups:
+    """The groups of one source under their view, and where each stands.
+
+    names    of the groups, as `agent.budget.bundle` gives them
+    shares   (g,) of the console's budget
+    heat     (g,) as that of a series; rows: group -> rows for which it has been abnormal
+    """
+
+    view: GroupView
+    names: list[str] = field(default_factory=list)
+    shares: FloatArray = field(default_factory=lambda: np.zeros(0))
+    heat: FloatArray = field(default_factory=lambda: np.zeros(0))
+    rows: dict[int, int] = field(default_factory=dict)
 
 
 class Watch:
     """One source under watch."""
 
-    def __init__(self, step_s: float, make: MakeDetector | None, limits: Sequence[Limit]) -> None:
+    def __init__(
+        self,
+        step_s: float,
+        make: MakeDetector | None,
+        limits: Sequence[Limit],
+        *,
+        source: str = "",
+        ledger: Ledger | None = None,
+        make_view: MakeView | None = None,
+    ) -> None:
         self.step_s = step_s
+        self._source = source
+        self._ledger = Ledger() if ledger is None else ledger
+        self._make_view = make_view
+        self._groups: _Groups | None = None
+        self._weights = np.zeros(0)
+        self._shares = np.zeros(0)
+        self._heeded = -1
         self.rows = 0
         self.since: float | None = None
         self._make = make
@@ -113,7 +158,7 @@ class Watch:
         self._episodes: dict[Series, _Episode] = {}
         self._broken = _Broken.lay((), ())
         self._last = -math.inf
-        self._kept: tuple[list[str], bytes] | None = None
+        self._kept: tuple[dict[str, Any], bytes] | None = None
         self._index: dict[Series, int] = {}
         self._left: list[Anomaly] = []
 
@@ -182,7 +227,11 @@ class Watch:
         self.since = frame.ts if self.since is None else self.since
         self.rows += 1
         p = self._detector.score(frame.ts, frame.values)
-        alpha = FALSE_ALARMS_PER_SERIES_DAY * self.step_s / 86_400
+        ledger, unit = self._ledger, self.step_s / DAY_S
+        if self._heeded != ledger.version:
+            self._heeded = ledger.version
+            self._shares = self._weights * ledger.factors(self._series)
+        alpha = self._shares * (ledger.series_rate * unit)
         with np.errstate(invalid="ignore"):
             hot = p <= alpha
             # a short history cannot give so small a p: what stands at its floor may still be named, by the prior
@@ -190,11 +239,16 @@ class Watch:
         whys: dict[int, Why] = {}
         for i in map(int, np.flatnonzero(maybe)):
             why = self._detector.explain(i)
-            if why.deviations >= PRIOR_DEVIATIONS:
+            rarer = max(1.0, self._weights[i] / (self._shares[i] * ledger.tightness))
+            if why.deviations >= PRIOR_DEVIATIONS * (1.0 + math.log10(rarer)):
                 hot[i] = True
                 whys[i] = why
         self._heat = np.where(np.isnan(p), self._heat, self._heat * _COOL + hot)
-        self._begin_and_deepen(frame, p, hot, whys)
+        began = self._begin_and_deepen(frame, p, hot, whys)
+        notes = self._together(frame, p, hot) if self._groups is not None else 0
+        ledger.count(
+            self._source, frame.ts, int(np.count_nonzero(~np.isnan(p))) * unit, began, notes
+        )
         trust = ~hot
         found = []
         for series, episode in list(self._episodes.items()):
@@ -209,26 +263,80 @@ class Watch:
         self._detector.learn(frame.ts, frame.values, trust)
         return found
 
+    def _together(self, frame: Frame, p: FloatArray, hot: BoolArray) -> int:
+        """Let the groups that are abnormal name the series that carry it; return how many have begun to be.
+
+        hot   (n,) gets those series, too: what a group is abnormal by is not learnt
+        """
+        groups = self._groups
+        if groups is None:
+            return 0
+        # what is asked to be rarer counts for less in a group, too
+        asked = np.minimum(p / self._shares, 1.0)
+        rare = groups.view.score(frame.ts, asked)
+        with np.errstate(invalid="ignore"):
+            limit = groups.shares * (self._ledger.group_rate * self.step_s / DAY_S)
+            now = rare <= limit
+        groups.heat = np.where(np.isnan(rare), groups.heat, groups.heat * _COOL + now)
+        trust, began = ~now, 0
+        for g in map(int, np.flatnonzero(groups.heat >= _HEAT_OFF)):
+            if g not in groups.rows and not (now[g] and groups.heat[g] >= self._starts):
+                continue
+            rows = groups.rows[g] = groups.rows.get(g, 0) + 1
+            began += rows == 1
+            # after so long it is the new normal: it is learnt until it is quiet, and names nobody
+            relearn = rows > max(_RELEARN_ROWS, _RELEARN_S / self.step_s)
+            # a tail that never sees what lies just beyond the limit is cut off there, and would call ever more rare
+            trust[g] = relearn or (rows == 1 and rare[g] > limit[g] * _JUST_BEYOND)
+            if now[g] and not relearn:
+                named = groups.view.carriers(g)
+                hot[named] = True
+                self._heat[named] = np.maximum(self._heat[named], self._starts)
+                self._begin_and_deepen(frame, p, hot, {}, named=named, together=float(rare[g]))
+        for g in [g for g in groups.rows if groups.heat[g] < _HEAT_OFF]:
+            del groups.rows[g]
+        groups.view.learn(frame.ts, asked, trust)
+        return began
+
+    @property
+    def _starts(self) -> float:
+        return 1.0 if self.step_s >= _SLOW_STEP_S else _HEAT_ON
+
     def _begin_and_deepen(
-        self, frame: Frame, p: FloatArray, hot: BoolArray, whys: dict[int, Why]
-    ) -> None:
-        detector = self._detector
+        self,
+        frame: Frame,
+        p: FloatArray,
+        hot: BoolArray,
+        whys: dict[int, Why],
+        *,
+        named: IntArray | None = None,
+        together: float | None = None,
+    ) -> int:
+        """Begin episodes of series that are hot, or that are `named`; return how many have begun."""
+        detector, began = self._detector, 0
         if detector is None:
-            return
-        starts = 1.0 if self.step_s >= _SLOW_STEP_S else _HEAT_ON
-        for i in map(int, np.flatnonzero(hot & (self._heat >= starts))):
+            return 0
+        begin = np.flatnonzero(hot & (self._heat >= self._starts)) if named is None else named
+        for i in map(int, begin):
             series = self._series[i]
             episode = self._episodes.get(series)
             if episode is None:
                 why = whys.get(i) or detector.explain(i)
                 onset = frame.ts - self.step_s
-                self._episodes[series] = _Episode(onset, float(p[i]), float(frame.values[i]), why)
-            elif p[i] <= episode.p:
+                self._episodes[series] = _Episode(
+                    onset, float(p[i]), float(frame.values[i]), why, together=together
+                )
+                began += 1
+                continue
+            if together is not None and (episode.together is None or together < episode.together):
+                episode.together = together
+            if p[i] <= episode.p:
                 why = whys.get(i) or detector.explain(i)
                 if why.deviations >= episode.why.deviations:
                     self._episodes[series] = replace(
                         episode, p=float(p[i]), value=float(frame.values[i]), why=why
                     )
+        return began
 
     # ---- series come and go; restarts
 
@@ -245,6 +353,7 @@ class Watch:
             set_floors = getattr(self._detector, "set_floors", None)
             if set_floors is not None:
                 set_floors(floors)
+            self._share_out(series)
         self._heat = np.where(old >= 0, self._heat[old] if len(self._heat) else 0.0, 0.0)
         broken, stood = _Broken.lay(series, self._limits), self._broken
         was = {
@@ -268,6 +377,32 @@ class Watch:
         gone = [s for s in self._episodes if s not in self._index]
         self._left += [_excursion(s, self._episodes.pop(s), None) for s in gone]
 
+    def _share_out(self, series: tuple[Series, ...]) -> None:
+        """Take seats at the budget; groups that stay keep what was learnt of them."""
+        self._weights = np.array([weight(s) for s in series])
+        self._heeded = -1
+        found = [bundle(s.entity) for s in series]
+        shares = dict(found)
+        names = sorted(shares)
+        of = np.array([names.index(name) for name, _ in found], dtype=np.int64)
+        if self._make_view is not None:
+            groups = self._groups
+            if groups is None:
+                groups = self._groups = _Groups(self._make_view(self.step_s, of), names)
+                groups.heat = np.zeros(len(names))
+                self._restore_view(groups)
+            before = {name: g for g, name in enumerate(groups.names)}
+            old = np.array([before.get(name, -1) for name in names], dtype=np.int64)
+            groups.view.regroup(of, old)
+            heat = np.append(groups.heat, 0.0)
+            groups.heat = heat[old]
+            groups.rows = {
+                g: groups.rows[o] for g, o in enumerate(map(int, old)) if o in groups.rows
+            }
+            groups.names = names
+            groups.shares = np.array([shares[name] for name in names])
+        self._ledger.seat(self._source, self._weights, np.array([shares[n] for n in names]))
+
     def relimit(self, limits: Sequence[Limit]) -> None:
         """Take new objectives (after a reload), keeping the state of those that stayed."""
         self._limits = tuple(limits)
@@ -286,9 +421,14 @@ class Watch:
         """Return what was learnt, with the names of the series, for the next start."""
         if self._detector is None:
             return b""
-        head = {"rows": self.rows, "since": self.since, "series": [str(s) for s in self._series]}
+        learnt, groups = self._detector.dump(), self._groups
+        head = {
+            "rows": self.rows, "since": self.since, "series": [str(s) for s in self._series],
+            "detector": len(learnt), "groups": groups.names if groups is not None else [],
+        }  # fmt: skip
         raw = json.dumps(head).encode()
-        return struct.pack("<I", len(raw)) + raw + self._detector.dump()
+        seen = groups.view.dump() if groups is not None else b""
+        return struct.pack("<I", len(raw)) + raw + learnt + seen
 
     def load(self, state: bytes) -> None:
         """Keep what `dump` gave until the first frame tells the series; raises Refused when damaged."""
@@ -296,18 +436,34 @@ class Watch:
             (size,) = struct.unpack_from("<I", state)
             head = json.loads(state[4 : 4 + size])
             self.rows, self.since = int(head["rows"]), head["since"]
-            self._kept = (list(head["series"]), state[4 + size :])
+            head = {"detector": len(state), "groups": [], **head}
+            self._kept = ({k: head[k] for k in ("series", "detector", "groups")}, state[4 + size :])
         except (struct.error, ValueError, KeyError, TypeError) as damage:
             raise Refused(f"detector state is damaged ({damage}): it is learnt anew") from None
 
     def _restore(self, series: tuple[Series, ...]) -> None:
         if self._kept is None or self._detector is None:
             return
-        (names, state), self._kept = self._kept, None
-        before = {name: i for i, name in enumerate(names)}
-        self._detector.load(state)
+        (head, state), self._kept = self._kept, None
+        try:
+            self._detector.load(state[: head["detector"]])
+        except Refused:
+            self.rows, self.since = 0, None  # of another version: it is learnt anew, and says so
+            return
+        before = {name: i for i, name in enumerate(head["series"])}
         self._detector.remap(np.array([before.get(str(s), -1) for s in series], dtype=np.int64))
         self._series = series
+        self._kept = (head, state[head["detector"] :])
+
+    def _restore_view(self, groups: _Groups) -> None:
+        """Take up the view where it was, after the detector; one that does not fit is learnt anew."""
+        if self._kept is None:
+            return
+        (head, state), self._kept = self._kept, None
+        with contextlib.suppress(Refused):
+            groups.view.load(state)
+            groups.names = list(head["groups"])
+            groups.heat = np.zeros(len(groups.names))
 
 
 def _excursion(series: Series, e: _Episode, end: float | None) -> Anomaly:
@@ -317,6 +473,7 @@ def _excursion(series: Series, e: _Episode, end: float | None) -> Anomaly:
     return Anomaly(
         series, e.onset, end, e.p, 1 if above else -1, e.value, e.why.low, e.why.high, size,
         e.why.deviations, "calibrated" if e.why.calibrated else "prior", e.why.family,
+        together=e.together,
     )  # fmt: skip
 
 
@@ -326,11 +483,14 @@ class Monitor:
 
     step_of   source -> its usual seconds between frames
     limits    every objective, built-in and stated
+    ledger    the alarm budget that all sources share
     """
 
     make: MakeDetector | None
     limits: tuple[Limit, ...]
     step_of: Callable[[str], float] = field(default=lambda _source: 1.0)
+    make_view: MakeView | None = None
+    ledger: Ledger = field(default_factory=Ledger)
     watches: dict[str, Watch] = field(default_factory=dict)
 
     def take(self, frame: Frame) -> list[Anomaly]:
@@ -341,7 +501,10 @@ class Monitor:
         """Return the watch of a source, made at its first frame."""
         if source not in self.watches:
             make = None if source == "self" else self.make
-            self.watches[source] = Watch(self.step_of(source), make, self.limits)
+            self.watches[source] = Watch(
+                self.step_of(source), make, self.limits,
+                source=source, ledger=self.ledger, make_view=self.make_view,
+            )  # fmt: skip
         return self.watches[source]
 
     def learning(self) -> dict[str, dict[str, float | bool | None]]:

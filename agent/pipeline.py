@@ -99,6 +99,8 @@ def learn(walk: Walk, moment: Moment) -> None:
 
 def detect(walk: Walk, moment: Moment) -> None:
     """Score every frame. A detector with a bug rests for this frame, the others go on."""
+    memory = walk.memory
+    walk.monitor.ledger.heed(memory.labels.values(), memory.labelled, moment.now)
     for frame in moment.frames:
         try:
             moment.anomalies += walk.monitor.take(frame)

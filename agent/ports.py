@@ -163,6 +163,38 @@ class Detector(Protocol):
         ...
 
 
+class GroupView(Protocol):
+    """What is abnormal together: p-values of the series of one source in, a p-value of each of g groups out.
+
+    Registered with `@registry.view`, made with `(Config(...), of)`; `of` (n,) is the group of each column. Calls come
+    as with a `Detector`: score, then learn; no clock, no I/O, no opinion on what is bad.
+    """
+
+    def score(self, ts: float, p: FloatArray) -> FloatArray:
+        """Return p-values (g,) of this row (n,) of p-values; NaN = nothing to go by."""
+        ...
+
+    def learn(self, ts: float, p: FloatArray, trust: BoolArray) -> None:
+        """Learn the row, after `score`; trust[g] False = the group is called abnormal, do not learn it."""
+        ...
+
+    def regroup(self, of: IntArray, old_index: IntArray) -> None:
+        """Columns or groups changed: new group g was old_index[g]; -1 = new, starts from nothing."""
+        ...
+
+    def carriers(self, group: int) -> IntArray:
+        """Return the columns that made the last p-value of a group what it is, the rarest first."""
+        ...
+
+    def dump(self) -> bytes:
+        """Return the state of the groups; `load(dump())` = never stopped. Versioned and checked."""
+        ...
+
+    def load(self, state: bytes) -> None:
+        """Take a state that `dump` gave, with its groups; columns come with the next `regroup`; raises Refused."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of a run, ready to act.

@@ -58,6 +58,7 @@ class Registry:
 connector = Registry("connector")
 detector = Registry("detector")
 drift = Registry("drift detector")
+view = Registry("group view")
 action = Registry("action")
 
 

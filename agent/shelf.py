@@ -56,6 +56,8 @@ def tables() -> str:
         out.append(f"| `{name}` | {_able(cls)} | {_line(cls)} |")
     out += ["", "| detector | |", "|---|---|"]
     out += [f"| `{n}` | {_line(registry.detector.get(n))} |" for n in registry.detector]
+    out += ["", "| group view | |", "|---|---|"]
+    out += [f"| `{n}` | {_line(registry.view.get(n))} |" for n in registry.view]
     out += ["", "| verb | effect | undo | |", "|---|---|---|---|"]
     for name in registry.action:
         cls = registry.action.get(name)

@@ -373,6 +373,8 @@ mode: suggest
 manages: []
 
 # How many false pages a week you accept. Only harm to users or model results pages; the rest waits in the console.
+# Everything else follows: here 1 console note a day, and how rare an abnormal series must be (docs/detection.md).
+# Say what an incident was, and it is measured and learns: `homeostat label ID noise`, `homeostat label ID real`.
 budget:
   false_pages_per_week: 2
 

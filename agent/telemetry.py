@@ -97,6 +97,29 @@ _DEFS: Final = (
     _g("pages_last_week", "incidents of the last seven days that paged"),
     _g("false_pages_last_week", "of those, how many a person called false: the measured rate"),
     _g("false_pages_budget_per_week", "false pages a week that are allowed: the promised rate"),
+    _g(
+        "false_pages_per_week",
+        "measured false pages a week; between low (labelled noise) and high (not labelled real) with 95 %",
+        "bound",
+    ),
+    _g("console_notes_budget_per_day", "false notes a day that are allowed in the console"),
+    _g("console_notes_per_day", "measured false notes a day, as false_pages_per_week", "bound"),
+    _g("anomalies_budget_per_day", "series a day that may be abnormal by chance"),
+    _g(
+        "anomalies_per_day",
+        "series a day that became abnormal, true ones among them; bounds of 95 %",
+        "bound",
+    ),
+    _g(
+        "budget_watched_seconds",
+        "time under watch behind the measured rates, of the last four weeks",
+        unit="seconds",
+    ),
+    _g(
+        "budget_tightness",
+        "1 = as derived from the budget; below: series must be so much rarer, as too many were abnormal",
+    ),
+    _g("signals_labelled", "signals whose sensitivity labels have changed", "direction"),
     # ---- acting
     _c("decisions", "what the guard said", "playbook", "allowed"),
     _c("gates_closed", "times that a gate held a playbook back", "gate"),

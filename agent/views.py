@@ -13,9 +13,10 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from agent.budget import WEEK_S, Rate
 from agent.catalogue import SIGNALS
 from agent.causes import words
-from agent.memory import Pause, Silence
+from agent.memory import Label, Pause, Silence
 from agent.model import (
     ENDED,
     Anomaly,
@@ -82,6 +83,46 @@ class AnomalyView(TypedDict):
     road: str
     family: str
     harm: bool
+    together: float | None
+
+
+class RateView(TypedDict):
+    """A promised rate and the measured one. null = too little time under watch.
+
+    per             what it counts by: week or day
+    sure, perhaps   labelled noise; all that was not labelled real
+    low, high       95 % Poisson bounds: what is surely false, what may be
+    verdict         within | above | unknown
+    watched_s       seconds under watch behind it, of the last four weeks
+    """
+
+    per: str
+    promised: float | None
+    sure: float | None
+    perhaps: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+    watched_s: float
+
+
+class SignalView(TypedDict):
+    """What labels say of a signal. factor 0.33: it must be three times rarer to be named."""
+
+    signal: str
+    factor: float
+
+
+class LabelView(TypedDict):
+    """What a person said about an incident, and what came of it."""
+
+    incident: str
+    label: str
+    by: str
+    note: str
+    ts: float
+    signals: list[SignalView]
+    text: str
 
 
 class ChangeView(TypedDict):
@@ -191,6 +232,7 @@ class IncidentView(TypedDict):
     low_confidence: bool
     entities: list[EntityView]
     runs: list[str]
+    label: str
 
 
 class IncidentDetail(IncidentView):
@@ -203,6 +245,7 @@ class IncidentDetail(IncidentView):
     hurts: list[EntityView]
     run_views: list[RunView]
     decisions: list[DecisionView]
+    labelled: LabelView | None
 
 
 class WhyView(TypedDict):
@@ -369,6 +412,7 @@ def anomaly_view(a: Anomaly, name: Name) -> AnomalyView:
         "entity": entity_view(a.series.entity, name), "text": anomaly_words(a, name),
         "onset": a.onset, "end": a.end, "value": _number(a.value), "low": _number(a.low),
         "high": _number(a.high), "unit": d.unit, "road": a.road, "family": a.family, "harm": a.harm,
+        "together": _number(a.together),
     }  # fmt: skip
 
 
@@ -458,7 +502,49 @@ def _outcome(run: Run) -> OutcomeView | None:
     }  # fmt: skip
 
 
-def incident_view(i: Incident, name: Name) -> IncidentView:
+def rate_view(r: Rate) -> RateView:
+    """Show a promised rate beside the measured one."""
+    return {
+        "per": "week" if r.unit_s == WEEK_S else "day", "promised": _number(r.promised),
+        "sure": _number(r.sure), "perhaps": _number(r.perhaps), "low": _number(r.low),
+        "high": _number(r.high), "verdict": r.verdict, "watched_s": r.watched_s,
+    }  # fmt: skip
+
+
+def rate_words(r: RateView) -> str:
+    """Say how the measured rate stands to the promise."""
+    over = say_duration(r["watched_s"])
+    if r["low"] is None or r["high"] is None:
+        return f"not known yet, it takes a day of watching ({over} so far)"
+    how = {"within": "within", "above": "ABOVE", "unknown": "it can not be told yet whether within"}
+    return (
+        f"{r['low']:.2g} to {r['high']:.2g} a {r['per']} (95 % sure, {over} watched), "
+        f"{how[r['verdict']]} the promised {r['promised'] or 0.0:.3g}"
+    )
+
+
+def label_view(label: Label, signals: list[SignalView]) -> LabelView:
+    """Show a label and what it does now."""
+    rarer = [1.0 / s["factor"] for s in signals if s["factor"] < 1.0]
+    more = [s["factor"] for s in signals if s["factor"] > 1.0]
+    does = []
+    if rarer:
+        does.append(
+            f"{_signals(len(rarer))} must be up to {max(rarer):.2g} times rarer to be named"
+        )
+    if more:
+        does.append(f"{_signals(len(more))} may be up to {max(more):.2g} times more common")
+    return {
+        "incident": label.incident, "label": label.word, "by": label.by, "note": label.note,
+        "ts": label.ts, "signals": signals, "text": "; ".join(does) or "it changes no sensitivity",
+    }  # fmt: skip
+
+
+def _signals(n: int) -> str:
+    return "1 signal" if n == 1 else f"{n} signals"
+
+
+def incident_view(i: Incident, name: Name, label: str = "") -> IncidentView:
     """Show an incident in one line."""
     top = i.diagnosis.top if i.diagnosis else None
     return {
@@ -469,11 +555,16 @@ def incident_view(i: Incident, name: Name) -> IncidentView:
         "probability": top.probability if top else None,
         "low_confidence": bool(i.diagnosis and i.diagnosis.low_confidence),
         "entities": [entity_view(e, name) for e in i.entities], "runs": list(i.runs),
+        "label": label,
     }  # fmt: skip
 
 
 def incident_detail(
-    i: Incident, runs: Sequence[RunView], decisions: Sequence[Decision], name: Name
+    i: Incident,
+    runs: Sequence[RunView],
+    decisions: Sequence[Decision],
+    name: Name,
+    label: LabelView | None = None,
 ) -> IncidentDetail:
     """Show an incident with all its evidence: harm first, then what stands out most."""
 
@@ -483,7 +574,7 @@ def incident_detail(
     ranked = sorted(i.anomalies, key=rank)
     d = i.diagnosis
     return {
-        **incident_view(i, name),
+        **incident_view(i, name, label["label"] if label else ""),
         "anomalies": [anomaly_view(a, name) for a in ranked],
         "changes": [change_view(c, name) for c in sorted(i.changes, key=lambda c: c.ts)],
         "causes": [cause_view(c, name) for c in (d.causes if d else ())],
@@ -491,6 +582,7 @@ def incident_detail(
         "hurts": [entity_view(e, name) for e in (d.hurts if d else ())],
         "run_views": list(runs),
         "decisions": [decision_view(x, name) for x in decisions],
+        "labelled": label,
     }
 
 
@@ -544,17 +636,31 @@ def why_view(detail: IncidentDetail, pauses: Sequence[PauseView], now: float) ->
     lines += [f"Because:  {e['text']}" for e in because]
     if not because:
         lines += [f"Seen:     {a['text']}" for a in detail["anomalies"][:2]]
+    together = [a for a in detail["anomalies"] if a["together"] is not None]
+    if together:
+        p = min(a["together"] or 1.0 for a in together)
+        lines.append(
+            f"Together: {len(together)} series at once, chance {p:.1g} a row: {_few(together)}"
+        )
     if detail["rejected"]:
         lines.append("Not:      " + "; ".join(_against(c) for c in detail["rejected"][:2]))
     lines += [f"Run:      {run_words(r)}" for r in detail["run_views"][-2:]]
     if held and not any(r["live"] for r in detail["run_views"]):
         lines.append(f"Held:     {_gate_line(held[-1])}")
+    if label := detail["labelled"]:
+        note = f" ({label['note']})" if label["note"] else ""
+        lines.append(f"Label:    {label['label']}, by {label['by']}{note}; {label['text']}"[:158])
     step = next_step(detail, held, pauses)
     lines.append(f"Next:     {step}")
     return {
         "incident": shown, "text": lines, "because": because, "rejected": detail["rejected"],
         "runs": detail["run_views"], "held_back": held, "next": step,
     }  # fmt: skip
+
+
+def _few(found: Sequence[AnomalyView], most: int = 3) -> str:
+    names = list(dict.fromkeys(a["title"] for a in found))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _standing(detail: IncidentDetail, now: float) -> str:

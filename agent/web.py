@@ -7,6 +7,7 @@ daemon -> Living (hooks of the desk) -> Desk -> ways -> api.make_app -> doors.op
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,10 +18,10 @@ from pydantic import Field
 
 from agent.api import Views, Way, make_app
 from agent.authority import Person, Tokens
+from agent.budget import Ledger, Word
 from agent.desk import (
     BudgetView,
     Desk,
-    LabelView,
     PlaybookView,
     SourceView,
     StatusView,
@@ -35,6 +36,7 @@ from agent.views import (
     ChartView,
     IncidentDetail,
     IncidentView,
+    LabelView,
     PauseView,
     RunView,
     SilenceView,
@@ -101,8 +103,8 @@ class _Silence(_Reason):
 
 
 class _Label(Model):
-    false_page: bool
-    """Whether it should not have paged."""
+    label: Word
+    """`noise`: it should not have been told; `real`: it was right to tell it."""
     note: Annotated[str, Field(max_length=500)] = ""
 
 
@@ -128,8 +130,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.why(a.path["id"]), returns=WhyView),
         Way("GET", "/api/incidents/{id}/charts", "evidence", "see", "The evidence as charts with the expected band.",
             lambda a: desk.evidence(a.path["id"]), returns=list[ChartView]),
-        Way("POST", "/api/incidents/{id}/label", "label", "label", "Say whether it was worth a page.",
-            lambda a: desk.label(a.person, a.path["id"], false_page=a.body.false_page, note=a.body.note),
+        Way("POST", "/api/incidents/{id}/label", "label", "label", "Say that it was noise, or real.",
+            lambda a: desk.label(a.person, a.path["id"], a.body.label, a.body.note),
             body=_Label, returns=LabelView),
         Way("GET", "/api/runs", "runs", "see", "Runs: those that ask or live first, then the newest.",
             lambda a: desk.runs(everything=a.query.state == "all", limit=a.query.limit),
@@ -212,6 +214,11 @@ class Living:
     def world(self) -> World:
         """What is known now."""
         return self._daemon.world
+
+    @property
+    def ledger(self) -> Ledger:
+        """The alarm budget: what is promised, and what was counted."""
+        return self._daemon.walk.monitor.ledger
 
     @property
     def started(self) -> float:
@@ -380,6 +387,27 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
     telemetry.set("homeostat_pages_last_week", budget["pages_last_week"])
     telemetry.set("homeostat_false_pages_last_week", budget["false_last_week"])
     telemetry.set("homeostat_false_pages_budget_per_week", budget["promised_per_week"])
+    for name, rate in (
+        ("false_pages_per_week", budget["pages"]), ("console_notes_per_day", budget["notes"]),
+        ("anomalies_per_day", budget["anomalies"]),
+    ):  # fmt: skip
+        bounds = {"low": rate["low"], "high": rate["high"]}
+        telemetry.replace(
+            f"homeostat_{name}", {(k,): v for k, v in bounds.items() if v is not None}
+        )
+    for name, promised in (
+        ("console_notes", budget["notes"]["promised"]), ("anomalies", budget["anomalies"]["promised"]),
+    ):  # fmt: skip
+        telemetry.set(
+            f"homeostat_{name}_budget_per_day", math.nan if promised is None else promised
+        )
+    telemetry.set("homeostat_budget_watched_seconds", budget["pages"]["watched_s"])
+    telemetry.set("homeostat_budget_tightness", budget["tightness"])
+    rarer = sum(s["factor"] < 1.0 for s in budget["signals"])
+    telemetry.replace(
+        "homeostat_signals_labelled",
+        {("rarer",): float(rarer), ("more common",): float(len(budget["signals"]) - rarer)},
+    )
     telemetry.set("homeostat_listeners", len(events))
     telemetry.replace("homeostat_events_dropped_total", {(): float(events.dropped)})
     bugs = status["usage"].get("bugs") or {}

@@ -5,3 +5,4 @@ Importing this package registers every built-in detector: one line each.
 
 from detectors import bank as bank
 from detectors import drift as drift
+from detectors import together as together

@@ -21,6 +21,7 @@ import numpy as np
 from agent import doors, web
 from agent.api import Views, make_app
 from agent.authority import Person, Tokens
+from agent.budget import Ledger
 from agent.codec import pack
 from agent.config import Config
 from agent.desk import Desk
@@ -94,6 +95,7 @@ class StoryHooks:
         self.config = Config.model_validate(CONFIG)
         self.journal = Journal(state / "journal.sqlite")
         self.memory = Memory()
+        self.ledger = Ledger()
         self.world = World()
         self.history = History(state / "history", age_s=7200, size_bytes=1e8, tail_s=7200)
         self.started = now - 3600

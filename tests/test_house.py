@@ -25,7 +25,7 @@ SOURCES = sorted(
 )
 
 
-@pytest.mark.parametrize("kind", ["connector", "detector", "action"])
+@pytest.mark.parametrize("kind", ["connector", "detector", "view", "action"])
 def test_every_plugin_is_in_the_readme(kind):
     names = list(getattr(registry, kind))
     assert names

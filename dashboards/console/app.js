@@ -274,6 +274,7 @@ function facts(s) {
   const b = s.budget, fact = (name, value, more) => h("div", {}, h("dt", {}, name), h("dd", {}, value, more ? h("small", {}, ` ${more}`) : null));
   return [
     fact("False pages this week", `${b.false_last_week}`, `of ${b.pages_last_week} pages; promised at most ${b.promised_per_week}`),
+    fact("False pages measured", b.pages.high === null ? "not known yet" : `${b.pages.low.toPrecision(2)} to ${b.pages.high.toPrecision(2)} a week`, b.pages.high === null ? "it takes a day of watching" : b.signals.length ? `labels changed ${b.signals.length} signals` : ""),
     fact("May act on", s.manages ? `${s.manages} ${s.manages === 1 ? "kind of target" : "kinds of targets"}` : "nothing", s.manages ? `up to ${s.mode}` : "it only watches"),
     fact("Watches", `${s.usage.series ?? s.sources.reduce((n, x) => n + x.series, 0)} series`, ""),
     s.silences ? fact("Silences", `${s.silences}`, "") : null,
@@ -354,7 +355,7 @@ function inside(full, charts) {
     full.rejected.length ? others("Looked at and rejected", full.rejected.slice(0, 5)) : null,
     full.changes.length ? h("div", {}, h("h4", {}, "Changes"), h("table", {}, full.changes.map((c) => h("tr", {}, h("th", { scope: "row" }, time(c.ts)),
       h("td", {}, `${c.kind} of ${c.entity.name}${c.before || c.after ? `: ${c.before} → ${c.after}` : ""}${c.by ? ` by ${c.by}` : ""}${c.text ? ` (${c.text})` : ""}`))))) : null,
-    h("p", { class: "soft" }, full.id, " ", full.severity === "page" ? h("button", { type: "button", class: "quiet small", "data-focus": `false ${full.id}`, onclick: () => falsePage(full) }, "It should not have paged") : null),
+    h("p", { class: "soft" }, full.id, " ", full.labelled ? `${full.labelled.label}, by ${full.labelled.by}: ${full.labelled.text}. ` : "", ["noise", "real"].filter((w) => w !== full.label).map((w) => h("button", { type: "button", class: "quiet small", "data-focus": `${w} ${full.id}`, onclick: () => label(full, w) }, `It was ${w}`))),
   ].filter(Boolean);
 }
 
@@ -435,9 +436,10 @@ function resume(key) {
     () => act("/api/resume", { target: key }), { reason: false });
 }
 
-function falsePage(i) {
-  confirmed("It should not have paged", h("p", {}, `${i.title}. The alarm budget counts it as a false page.`), "Say so",
-    (note) => act(`/api/incidents/${i.id}/label`, { false_page: true, note }));
+function label(i, word) {
+  const effect = word === "noise" ? "What was abnormal in it must be rarer from now on, for some weeks." : "What was abnormal in it may be more common again.";
+  confirmed(word === "noise" ? "It was noise" : "It was real", h("p", {}, `${i.title}. The alarm budget counts it. ${effect}`), "Say so",
+    (note) => act(`/api/incidents/${i.id}/label`, { label: word, note }));
 }
 
 /* ---------------------------------------------------------------- sources */

@@ -66,6 +66,7 @@ def test_status_says_what_matters_first(homeostat, daemon):
     for part in (
         "2 open incidents, 1 harm users; 1 runs wait for you",
         "false pages this week: 0 of 2 pages, within the budget of 2",
+        "measured: not known yet, it takes a day of watching",
         "predictions.feed",
         "the log is not there",
         "ready in 8 min 30 s",
@@ -164,10 +165,17 @@ def test_resume_takes_the_file_away_that_the_daemon_may_not(homeostat, daemon, t
 
 def test_label_and_reload(homeostat, daemon):
     where = ("--state", daemon.state)
-    assert homeostat("label", "inc-1a", "--false", "--note", "test", *where)[0] == 0
+    code, out, _ = homeostat("label", "inc-7f", "noise", "--note", "test", *where)
+    assert code == 0
+    assert "is noted as noise; " in out
+    assert "times rarer" in out
     assert daemon.desk.budget()["false_last_week"] == 1
-    assert homeostat("label", "inc-1a", "--right", *where)[0] == 0
+    assert "host.cpu_busy_ratio{host:web-1} must be 3 times rarer" in homeostat("status", *where)[1]
+    code, out, _ = homeostat("label", "inc-7f", "real", "--json", *where)
+    assert json.loads(out)["label"] == "real"
     assert daemon.desk.budget()["false_last_week"] == 0
+    code, _, err = homeostat("label", "inc-7f", "wrong", *where)
+    assert (code, "neither noise nor real" in err) == (2, True)
     assert homeostat("reload", *where)[0] == 0
     assert daemon.story.hooks.told == ["reload"]
 

@@ -1,11 +1,13 @@
 """Anomalies near in time and topology become one incident with one life."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.catalogue import SIGNALS
 from agent.correlate import MOST_ANOMALIES, Correlator
 from agent.model import Anomaly, Change, Edge, Entity, Series
 from agent.topology import Topology
@@ -126,12 +128,23 @@ def test_a_storm_is_one_incident_of_bounded_size(correlator):
     assert len(opened.anomalies) == MOST_ANOMALIES
 
 
-def test_the_host_view_needs_several_different_signals(correlator):
-    metrics = ("host.cpu_busy_ratio", "host.load1_count", "host.context_switches_per_second")
-    some = [anomaly(Series(m, HOST), 80.0, road="calibrated", harm=False) for m in metrics]
-    assert tick(correlator, 100.0, *some[:2]) == []
-    (opened,) = tick(correlator, 101.0, *some)
-    assert opened.severity == "note"
+def test_what_the_group_view_calls_abnormal_opens_a_note_and_leads_it(correlator):
+    lone = anomaly(CPU, road="calibrated", harm=False, deviations=50.0)
+    load = Series("host.load1_count", HOST)
+    joint = replace(anomaly(load, road="calibrated", harm=False), together=1e-7)
+    assert tick(correlator, 100.0, lone) == []
+    (opened,) = tick(correlator, 101.0, lone, joint)
+    assert (opened.severity, opened.about) == ("note", HOST)
+    assert "load average" in opened.title
+    (paged,) = tick(correlator, 102.0, anomaly(P95), joint)[:1]
+    assert paged.severity == "page"
+
+
+def test_while_the_view_learns_six_different_signals_at_once_open_a_note(correlator):
+    metrics = [m for m in SIGNALS if m.startswith("host.")][:6]
+    some = [anomaly(Series(m, HOST), 80.0, road="prior", harm=False) for m in metrics]
+    assert tick(correlator, 100.0, *some[:5]) == []
+    assert tick(correlator, 101.0, *some)[0].severity == "note"
 
 
 def test_open_incidents_are_open_after_a_restart(correlator, topology):

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from desk_story import (
@@ -19,6 +20,7 @@ from pydantic import TypeAdapter
 from agent import desk as desk_module
 from agent import views
 from agent.authority import LOOPBACK, Forbidden, Person, Unknown
+from agent.budget import Day
 from agent.catalogue import SIGNALS
 from agent.control import paused_file, write_paused
 from agent.desk import NotThere, StatusView
@@ -26,7 +28,16 @@ from agent.errors import Refused
 from agent.journal import Journal
 from agent.memory import Memory
 from agent.model import Entity, Series
-from agent.views import ChartView, IncidentDetail, IncidentView, RunView, WhyView, name_of, title_of
+from agent.views import (
+    ChartView,
+    IncidentDetail,
+    IncidentView,
+    LabelView,
+    RunView,
+    WhyView,
+    name_of,
+    title_of,
+)
 
 
 @pytest.fixture
@@ -228,7 +239,7 @@ async def test_who_may_not_is_told_what_they_need(story):
         lambda: story.desk.pause(VIEWER),
         lambda: story.desk.resume(VIEWER),
         lambda: story.desk.silence(VIEWER, "web-1", "1h"),
-        lambda: story.desk.label(VIEWER, "inc-1a", false_page=True),
+        lambda: story.desk.label(VIEWER, "inc-1a", "noise"),
         lambda: story.desk.token_add(OPERATOR, "x", "admin"),
     ):
         before = story.hooks.journal.head
@@ -330,13 +341,58 @@ def test_the_file_paused_stops_everything_until_it_is_resumed(story):
 
 
 def test_the_budget_is_measured_by_what_people_say(story):
-    assert story.desk.budget() == {
-        "promised_per_week": 2.0, "pages_last_week": 2, "false_last_week": 0, "within": True,
-    }  # fmt: skip
-    story.desk.label(OPERATOR, "inc-1a", false_page=True)
+    said = story.desk.budget()
+    fits(desk_module.BudgetView, said)
+    assert (said["promised_per_week"], said["pages_last_week"], said["false_last_week"]) == (
+        2,
+        2,
+        0,
+    )
+    assert (said["pages"]["high"], said["pages"]["verdict"]) == (None, "unknown")
+    assert said["notes"]["promised"] == 1.0
+    story.desk.label(OPERATOR, "inc-1a", "noise")
     assert story.desk.budget()["false_last_week"] == 1
-    story.desk.label(OPERATOR, "inc-1a", false_page=False, note="it was real")
+    story.desk.label(OPERATOR, "inc-1a", "real", note="it was real")
     assert story.desk.budget()["false_last_week"] == 0
+
+
+def test_after_weeks_of_watching_the_measured_rate_has_bounds(story):
+    for day in range(28):
+        story.hooks.ledger.days[int(story.now // 86_400) - day] = Day(86_400.0, 30.0, 10, 0)
+    quiet = story.desk.budget()["pages"]
+    assert (quiet["verdict"], quiet["sure"], quiet["perhaps"]) == ("within", 0.0, 0.5)
+    story.hooks.ledger.promise = replace(story.hooks.ledger.promise, pages_per_week=0.01)
+    assert story.desk.budget()["pages"]["verdict"] == "unknown"
+    story.desk.label(OPERATOR, "inc-1a", "noise")
+    story.desk.label(OPERATOR, "inc-7f", "noise")
+    assert story.desk.budget()["pages"]["verdict"] == "above"
+    assert not story.desk.budget()["within"]
+    story.desk.label(OPERATOR, "inc-1a", "real")
+    story.desk.label(OPERATOR, "inc-7f", "real")
+    assert story.desk.budget()["pages"]["perhaps"] == 0.0
+    assert story.desk.budget()["anomalies"]["promised"] == pytest.approx(30.0)
+
+
+def test_a_label_is_journalled_shown_by_why_and_says_what_it_changes(story):
+    said = story.desk.label(OPERATOR, "inc-7f", "noise", note="planned load test")
+    fits(LabelView, said)
+    signals = {s["signal"]: s["factor"] for s in said["signals"]}
+    assert signals["host.cpu_busy_ratio{host:web-1}"] == pytest.approx(1 / 3, abs=0.01)
+    assert str(LATENCY) not in signals  # an objective holds as it was stated
+    assert "3 times rarer" in said["text"]
+    (entry,) = story.hooks.journal.read(("label",))
+    assert (entry.subject, entry.body["label"]) == (story.noisy.id, "noise")
+    assert "olga" in entry.body["by"]
+    (line,) = [x for x in story.desk.why("inc-7f")["text"] if x.startswith("Label:")]
+    assert "noise, by olga" in line
+    assert "planned load test" in line
+    assert story.desk.incidents()[0]["label"] == "noise"
+    again = Memory()
+    again.load(story.hooks.journal)
+    assert again == story.hooks.memory
+    assert story.desk.budget()["signals"][0]["factor"] < 0.4
+    said = story.desk.label(OPERATOR, "inc-7f", "real")
+    assert all(s["factor"] > 1 for s in said["signals"])
 
 
 def test_tokens_are_journalled_and_never_written_out(story):

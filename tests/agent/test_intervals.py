@@ -1,11 +1,11 @@
-"""Wilson's interval against published numbers and by counting how often it covers."""
+"""Intervals against published numbers and by counting how often they cover."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from agent.intervals import wilson
+from agent.intervals import poisson, wilson
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,14 @@ def test_it_covers_as_often_as_it_says(share):
     hits = rng.binomial(200, share, 20_000)
     low, high = wilson(hits, np.full(20_000, 200))
     assert 0.93 < np.mean((low <= share) & (share <= high)) < 0.985
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    # F. Garwood, Fiducial limits for the Poisson distribution, 1936: exact 95 % bounds
+    [(0, 0.0, 3.689), (1, 0.0253, 5.572), (5, 1.623, 11.668), (10, 4.795, 18.390), (100, 81.36, 121.63)],
+)  # fmt: skip
+def test_counts_are_as_sure_as_the_exact_bounds_say(count, low, high):
+    got = poisson(count)
+    assert got[0] == pytest.approx(low, rel=0.01, abs=0.015)
+    assert got[1] == pytest.approx(high, rel=0.01)

@@ -1,15 +1,21 @@
 """Objectives from the first minute; unknown neither breaks nor heals; what left has ended."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from agent.budget import Ledger
 from agent.errors import Refused
+from agent.journal import Entry
+from agent.memory import Memory
 from agent.model import Entity, Frame, Series
 from agent.monitor import Monitor, Watch
 from agent.objectives import Limit, entity_globs
+from agent.pipeline import Moment, detect
 from agent.ports import Why
+from detectors.together import Together
 
 S = Entity("service", "shop")
 P95 = Series("service.latency_p95_seconds", S)
@@ -180,3 +186,205 @@ def test_where_rows_are_far_apart_one_abnormal_row_is_enough():
     assert not watch.take(Frame("m", 60.0, (P95,), np.array([0.5])))
     found = watch.take(Frame("m", 120.0, watch._series, np.array([1e-9])))
     assert [a.end for a in found] == [None]
+
+
+# ---- the alarm budget
+
+HOST = Entity("host", "h")
+MANY = tuple(Series("host.core_utilization_ratio", HOST, (("core", f"{i:02}"),)) for i in range(12))
+
+
+class Quiet(Fixed):
+    """Nothing is far out: only p decides."""
+
+    def explain(self, i):
+        return Why("spike", 0.0, 0.4, 1.0, 10_000, calibrated=True)
+
+
+def view(step_s, of):
+    return Together(Together.Config(step_s=step_s), of)
+
+
+def made(ledger=None, detector=None, step_s=60.0):
+    return Watch(
+        step_s, lambda _s, f: detector or Quiet(len(f)), [],
+        source="host", ledger=ledger, make_view=view,
+    )  # fmt: skip
+
+
+def walk(watch, rows, start=0.0):
+    found = {}
+    for i, row in enumerate(rows):
+        ts = start + watch.step_s * (i + 1)
+        found[ts] = watch.take(Frame("host", ts, MANY, row))
+    return found
+
+
+def notes(ledger):
+    return sum(day.notes for day in ledger.days.values())
+
+
+def ordinary(rows, seed=0):
+    return np.random.default_rng(seed).uniform(0.002, 1.0, (rows, len(MANY)))
+
+
+def test_a_series_is_named_when_it_is_rarer_than_its_share_of_the_budget():
+    ledger = Ledger()
+    watch = made(ledger)
+    walk(watch, ordinary(100))
+    alpha = 0.1 * 60.0 / 86_400.0
+    row = np.full(len(MANY), 0.5)
+    row[3] = alpha * 0.9
+    assert [a.series for a in watch.take(Frame("host", 1e5, MANY, row))] == [MANY[3]]
+    assert sum(day.anomalies for day in ledger.days.values()) == 1
+    tight = made(Ledger(tightness=0.5))
+    walk(tight, ordinary(100))
+    assert tight.take(Frame("host", 1e5, MANY, row)) == []
+
+
+def test_noise_asks_one_signal_to_be_rarer_and_never_an_objective():
+    class Said:
+        word, ts, signals = "noise", 0.0, (str(MANY[3]),)
+
+    limit = Limit("host.core_utilization_ratio", math.nan, 0.9, 0.0, ("host:*",), name="busy")
+    ledger = Ledger()
+    watch = Watch(60.0, lambda _s, f: Quiet(len(f)), [limit], source="host", ledger=ledger)
+    walk(watch, ordinary(100) * 0.8)
+    ledger.heed([Said], 1, 6000.0)
+    row = np.full(len(MANY), 0.5)
+    row[[3, 4]] = 0.1 * 60.0 / 86_400.0 * 0.9
+    assert [a.series for a in watch.take(Frame("host", 1e5, MANY, row))] == [MANY[4]]
+    row[3] /= 3.0
+    assert MANY[3] in [a.series for a in watch.take(Frame("host", 1e5 + 60, MANY, row))]
+    row[3] = 0.95
+    found = watch.take(Frame("host", 1e5 + 120, MANY, row))
+    assert ("objective", MANY[3]) in [(a.road, a.series) for a in found]
+
+
+def test_what_people_label_reaches_the_ledger_with_the_next_tick():
+    memory = Memory()
+    walk = SimpleNamespace(memory=memory, monitor=Monitor(None, ()), bugs=None)
+    body = {"label": "noise", "by": "olga", "note": "", "signals": [str(MANY[3])]}
+    memory.apply(Entry(1, 5.0, "label", "inc-1", body, "", ""))
+    detect(walk, Moment(6.0, [], []))
+    assert walk.monitor.ledger.factors(MANY)[3] == pytest.approx(1 / 3)
+    memory.apply(Entry(2, 7.0, "label", "inc-1", {**body, "label": "real"}, "", ""))
+    detect(walk, Moment(8.0, [], []))
+    assert walk.monitor.ledger.factors(MANY)[3] == pytest.approx(3.0)
+    memory.apply(Entry(3, 9.0, "label", "inc-1", {**body, "label": "wat"}, "", ""))
+    assert memory.labels["inc-1"].word == "real"
+    assert "noise or real" in memory.strange[-1][1]
+
+
+def test_while_histories_are_short_labels_ask_for_more_deviations():
+    ledger = Ledger(tightness=0.1)
+    far = {0: 15.0}
+
+    class Short(Fixed):
+        def explain(self, i):
+            return Why("spike", 0.0, 0.4, far[0], 100, calibrated=False)
+
+    watch = made(ledger, Short(len(MANY)))
+    walk(watch, ordinary(100))
+    row = np.full(len(MANY), 0.5)
+    row[3] = 5e-4  # as small as so short a history can give
+    assert watch.take(Frame("host", 1e5, MANY, row)) == []
+    far[0] = 17.0
+    assert len(watch.take(Frame("host", 1e5 + 60, MANY, row))) == 1
+
+
+def test_what_is_abnormal_together_is_named_by_its_carriers_and_not_learnt():
+    ledger, detector = Ledger(), Quiet(len(MANY))
+    watch = made(ledger, detector)
+    walk(watch, ordinary(1500))
+    before = notes(ledger)
+    row = np.full(len(MANY), 0.5)
+    row[[2, 7, 11]] = 2e-4  # each of them alone is too common to be named
+    found = watch.take(Frame("host", 1e5, MANY, row))
+    assert {a.series for a in found} == {MANY[2], MANY[7], MANY[11]}
+    assert all(a.together is not None and a.together < 7e-4 for a in found)
+    assert np.flatnonzero(~detector.trusted[-1]).tolist() == [2, 7, 11]
+    assert notes(ledger) == before + 1
+    assert sum(day.anomalies for day in ledger.days.values()) == 0
+    ended = [a for some in walk(watch, ordinary(20, 1), 1e5).values() for a in some if a.end]
+    assert {a.series for a in ended} == {MANY[2], MANY[7], MANY[11]}
+    assert notes(ledger) == before + 1
+
+
+def test_the_row_that_begins_is_learnt_only_when_it_is_just_beyond_the_limit():
+    for share, learnt in ((0.9, True), (0.05, False)):
+        watch = made()
+        walk(watch, ordinary(100))
+        view = watch._groups.view
+        limit = 60.0 / 86_400.0
+        view.score = lambda _ts, _p, p=share * limit: np.array([p])
+        view.carriers = lambda _g: np.array([2, 7])
+        rows = view.rows[0]
+        assert len(watch.take(Frame("host", 1e5, MANY, np.full(len(MANY), 0.5)))) == 2
+        assert view.rows[0] == rows + learnt
+        watch.take(Frame("host", 1e5 + 60, MANY, np.full(len(MANY), 0.5)))
+        assert view.rows[0] == rows + learnt
+
+
+def test_one_leap_is_no_matter_of_the_group():
+    ledger = Ledger()
+    watch = made(ledger)
+    walk(watch, ordinary(1500))
+    before = notes(ledger)
+    row = np.full(len(MANY), 0.5)
+    row[3] = 1e-12
+    (alone,) = watch.take(Frame("host", 1e5, MANY, row))
+    assert alone.together is None
+    assert notes(ledger) == before
+
+
+def test_an_excursion_of_the_group_that_stays_becomes_ordinary():
+    ledger = Ledger()
+    watch = made(ledger)
+    walk(watch, ordinary(1500))
+    before = notes(ledger)
+    row = np.full((400, len(MANY)), 0.5)
+    row[:, [2, 7, 11]] = 2e-4
+    found = walk(watch, row, 1e5)
+    assert any(a.end is None for a in found[1e5 + 60.0 * 30])
+    assert not [a for a in found[1e5 + 60.0 * 400] if a.end is None]
+    assert notes(ledger) == before + 1
+
+
+def test_late_ticks_and_gaps_are_survived_by_the_group():
+    watch = made()
+    walk(watch, ordinary(1500))
+    row = np.full(len(MANY), 0.5)
+    row[[2, 7, 11]] = 2e-4
+    assert watch.take(Frame("host", 1500 * 60.0, MANY, row)) == []  # a repeated tick
+    hole = np.full(len(MANY), np.nan)
+    assert watch.take(Frame("host", 1e5, MANY, hole)) == []
+    assert len(watch.take(Frame("host", 1e5 + 60, MANY, row))) == 3
+
+
+def test_the_group_goes_on_after_a_restart_and_when_series_come_and_go():
+    watch = made()
+    walk(watch, ordinary(1500))
+    again = made()
+    again.load(watch.dump())
+    row = np.full(len(MANY) + 2, 0.5)
+    row[[2, 7, 11]] = 1e-4  # a service has come, and takes its share
+    more = (*MANY, busy := Series("host.cpu_busy_ratio", HOST), P95)
+    found = again.take(Frame("host", 1e5, more, row))
+    assert {a.series for a in found} == {MANY[2], MANY[7], MANY[11]}
+    assert again._groups.names == ["machine", "service:shop"]
+    kept = watch._groups.view.rows[0]
+    assert again._groups.view.rows[0] - kept in {0.0, 1.0}
+    assert again._groups.view.rows[1] == 0.0
+    assert again.take(Frame("host", 1e5 + 60, (busy, P95), np.array([0.5, 0.5])))[0].end is not None
+    assert again._groups.view.rows[0] >= kept
+
+
+def test_a_detector_of_another_version_is_learnt_anew_and_says_so():
+    watch = made()
+    walk(watch, ordinary(700))
+    state = watch.dump().replace(b"state", b"other")
+    again = made()
+    again.load(state)
+    assert again.take(Frame("host", 1e5, MANY, np.full(len(MANY), 0.5))) == []
+    assert again.rows == 1

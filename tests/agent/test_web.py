@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from agent import api, doors, gate, web
 from agent.api import Way
 from agent.authority import NEEDS
+from agent.budget import Day
 from agent.doors import serve, split_address
 from agent.errors import Refused, Unavailable
 from agent.events import Events
@@ -322,13 +323,16 @@ async def test_static_files_are_served_and_nothing_above_them(house):
 
 
 async def test_metrics_in_both_dialects(house):
-    house.desk.label(OPERATOR, "inc-1a", false_page=True)
+    house.desk.label(OPERATOR, "inc-1a", "noise")
     plain = await house.http.get("/metrics")
     assert plain.headers["content-type"] == TEXT
     lines = plain.text.splitlines()
     assert 'homeostat_incidents_open{severity="page"} 1.0' in lines
     assert "homeostat_false_pages_last_week 1" in lines
     assert "homeostat_false_pages_budget_per_week 2.0" in lines
+    assert "homeostat_console_notes_budget_per_day 1.0" in lines
+    assert "homeostat_budget_tightness 1.0" in lines
+    assert not [x for x in lines if x.startswith("homeostat_false_pages_per_week{")]  # unknown yet
     assert 'homeostat_source_fresh{source="predictions.feed"} 0.0' in lines
     assert 'homeostat_learning{source="models"} 1.0' in lines
     assert 'homeostat_runs_live{state="waiting_approval"} 1.0' in lines
@@ -342,6 +346,22 @@ async def test_metrics_in_both_dialects(house):
         x.startswith('homeostat_http_requests_total{route="metrics"')
         for x in other.text.splitlines()
     )
+
+
+async def test_measured_rates_are_in_the_metrics_once_they_are_known(house):
+    today = int(house.story.now // 86_400)
+    house.story.hooks.ledger.days.update({today - n: Day(86_400.0, 30.0, 9, 0) for n in range(7)})
+    house.desk.label(OPERATOR, "inc-1a", "noise")
+    lines = (await house.http.get("/metrics")).text.splitlines()
+    measured = {x.split(" ")[0]: float(x.split(" ")[1]) for x in lines if "{bound=" in x}
+    assert measured['homeostat_false_pages_per_week{bound="low"}'] < 1
+    assert (
+        measured['homeostat_false_pages_per_week{bound="high"}'] > 2
+    )  # the other page has no label
+    assert 6 < measured['homeostat_anomalies_per_day{bound="low"}'] < 9
+    assert "homeostat_anomalies_budget_per_day 30.0" in lines
+    (rarer,) = [x for x in lines if x.startswith('homeostat_signals_labelled{direction="rarer"}')]
+    assert float(rarer.split(" ")[1]) == len(house.desk.budget()["signals"])
 
 
 async def test_what_strangers_call_does_not_become_a_label(house):
@@ -370,7 +390,7 @@ async def test_health_fails_when_the_journal_can_not_be_written(house, monkeypat
     journal = house.story.hooks.journal
     monkeypatch.setattr(journal, "_insert", lambda: False)  # as a full disk answers
     with contextlib.suppress(Unavailable):
-        house.desk.label(OPERATOR, "inc-1a", false_page=True)
+        house.desk.label(OPERATOR, "inc-1a", "noise")
     said = await house.http.get("/health")
     assert said.status_code == 503
     assert "journal" in said.json()["problems"][0]

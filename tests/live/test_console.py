@@ -356,8 +356,8 @@ def test_a_false_page_can_be_said_here(page, house):
     page.js(
         f"sessionStorage.setItem('token', {json.dumps(house.story.tokens.add('olga', 'operator', 0.0))})"
     )
-    page.wait("document.querySelector(\"[data-focus='false inc-7f3a99e0']\")")
-    page.click("[data-focus='false inc-7f3a99e0']")
+    page.wait("document.querySelector(\"[data-focus='noise inc-7f3a99e0']\")")
+    page.click("[data-focus='noise inc-7f3a99e0']")
     page.wait("document.querySelector('#ask-box').open")
     page.click("#ask-go")
     page.wait("document.querySelector('#facts').innerText.includes('1 of 2 pages')")
