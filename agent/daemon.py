@@ -60,6 +60,7 @@ from agent.runner import Plan, Runner
 from agent.scene import Scene
 from agent.telemetry import set_up_logging
 from agent.topology import Binding
+from agent.training import LOOK_EVERY_S, Training
 from agent.world import World
 
 log = structlog.get_logger()
@@ -222,12 +223,20 @@ class Daemon:
                 written=lambda: self.journal.pending == 0,
             ),
         )
+        self.training = Training(
+            config.detectors,
+            self.history,
+            state / "trained",
+            lambda: self.world.now,
+            bugs=self._bug,
+        )
         self.walk = Walk(
             config, self.world, self.history,
-            Monitor(_make_detector, limits_of(config), self._step_of),
+            Monitor(self._make_detector, limits_of(config), self._step_of),
             self.correlator, Library.load(self._playbook_dirs(), config), self.memory, self.record,
             HoldingState(), bugs=self._bug,
         )  # fmt: skip
+        self.training.watches = self.walk.monitor.watches
         self.first_frame = False
         self.ticks = 0
         self.late_ticks = 0
@@ -355,6 +364,7 @@ class Daemon:
         finally:
             sd_notify("STOPPING=1")
             schedule.shutdown(wait=False)
+            await self.training.close()
             await self.collector.close()
             await site.close()
             await self.runner.close()
@@ -440,6 +450,7 @@ class Daemon:
         self.correlator.rebase(jump)
         for watch in self.walk.monitor.watches.values():
             watch.rebase(jump)
+        self.training.rebase(jump)
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
 
     async def _tell(self, note: Note) -> None:
@@ -500,8 +511,9 @@ class Daemon:
 
     def _schedule(self) -> Any:
         schedule = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1})
-        schedule.add_job(self._save_state, "interval", seconds=_SAVE_EVERY_S)
+        schedule.add_job(self._save, "interval", seconds=_SAVE_EVERY_S)
         schedule.add_job(self.runner.idle, "interval", seconds=30)
+        schedule.add_job(self.training.look, "interval", seconds=LOOK_EVERY_S)
         schedule.start()
         return schedule
 
@@ -526,6 +538,11 @@ class Daemon:
         beside = root / "playbooks.d"
         dirs = [root / d for d in self.config.playbooks.dirs]
         return [*([beside] if self.config_path and beside.is_dir() else []), *dirs]
+
+    def _make_detector(self, step_s: float, floors: FloatArray) -> Detector:
+        cls = registry.detector.get("bank")
+        bank: Detector = cls(cls.Config(step_s=step_s), len(floors), floors)
+        return self.training.panel(bank, step_s, len(floors))
 
     def _step_of(self, source: str) -> float:
         health = self.collector.health.get(source)
@@ -557,6 +574,10 @@ class Daemon:
             except (AgentError, OSError) as error:
                 log.warning("state_not_loaded", file=str(path), error=str(error))
 
+    async def _save(self) -> None:
+        """Save on the loop: what is no coroutine the scheduler calls in a thread, while arrays change here."""
+        self._save_state()
+
     def _save_state(self) -> None:
         folder = self.state / "detectors"
         parts = {name: w.dump() for name, w in self.walk.monitor.watches.items()}
@@ -571,6 +592,7 @@ class Daemon:
                 fresh.replace(folder / f"{name}.bin")
             except OSError as error:
                 log.warning("state_not_saved", what=name, error=str(error))
+        self.training.save()
         self.history.flush()
 
     # ---- reload, bugs
@@ -637,12 +659,6 @@ class Daemon:
 def _correlator(config: Config, world: World) -> Correlator:
     d = config.diagnose
     return Correlator(world.topology, d.window, d.resolve_after, d.reopen_within)
-
-
-def _make_detector(step_s: float, floors: FloatArray) -> Detector:
-    cls = registry.detector.get("bank")
-    made: Detector = cls(cls.Config(step_s=step_s), len(floors), floors)
-    return made
 
 
 def run(config_path: Path | None, *, state: Path | None = None, log_json: bool = False) -> int:
