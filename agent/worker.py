@@ -44,6 +44,7 @@ _OOM_SCORE: Final = 800
 """The kernel's first choice when memory runs out; the daemon itself must not be."""
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _LOOK_S: Final = 1.0
+_MERCY_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,9 @@ class Worker:
                     f"training {job.trainer} took longer than {limit} and was ended"
                 ) from None
             except (OSError, EOFError) as broken:
-                code = await self._kill()
+                code = await self._kill(
+                    mercy_s=_MERCY_S
+                )  # it is ending by itself: how, its status tells
                 raise Unavailable(
                     f"training {job.trainer}: the worker process {self._how(code, broken)}"
                 ) from None
@@ -163,15 +166,20 @@ class Worker:
             self._bell.cancel()
             self._bell = None
 
-    async def _kill(self) -> int | None:
-        """End the process now; returns its exit status, None when there was none."""
+    async def _kill(self, mercy_s: float = 0.0) -> int | None:
+        """End the process, after waiting `mercy_s` for it; returns its exit status, None when there was none."""
         process, self._process = self._process, None
         if process is None:
             return None
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
         if process.stdin is not None:
             process.stdin.close()
+        if mercy_s:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(process.wait(), mercy_s)
+        if process.returncode is None:
+            # not process.kill(): that looks first whether it has ended, and then takes its status from asyncio
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         return await process.wait()
 
     def _how(self, code: int | None, broken: Exception) -> str:

@@ -29,6 +29,8 @@ from agent.units import Duration, Model
 from detectors._tail import Tail
 
 CARRIERS: Final = 3
+_CARRIES: Final = 0.3
+"""Who carries less than this share of what the first does is a bystander."""
 _WARMUP_ROWS: Final = 30
 _READY_ROWS: Final = 600
 _LATE_STEPS: Final = 100.0
@@ -36,6 +38,8 @@ _LARGEST: Final = 1e150
 _FARTHEST: Final = 1e6
 _HELD_BACK: Final = 64
 """Every fourth stretch of so many rows is held back from the fit."""
+_LEAST_ROWS: Final = 200
+"""Fewer would leave next to nothing held back."""
 _LEAST_SHARE: Final = 0.8
 """Columns that are known in fewer rows are left out."""
 # Quantile and mean excess of a statistic before anything is learnt; the model scales it so that this holds.
@@ -103,7 +107,7 @@ class Prepared:
         return {"use": self.use, "centre": self.centre, "scale": self.scale, "spread": self.spread}
 
 
-def prepare(values: FloatArray, most_series: int, least_rows: int = 4 * _HELD_BACK) -> Prepared:
+def prepare(values: FloatArray, most_series: int, least_rows: int = _LEAST_ROWS) -> Prepared:
     """Choose and scale columns of values (k, n); raises Refused when rows are too few or nothing moves."""
     if len(values) < least_rows:
         raise Refused(f"history has {len(values)} rows, {least_rows} are needed")
@@ -242,7 +246,7 @@ class Joint:
     def past(self) -> Past:
         """Say what `train` wants to see."""
         c = self.config
-        return Past(c.span, c.step_s, c.rows, 128, 512)
+        return Past(c.span, c.step_s, c.rows, 128, min(512, int(0.8 * c.rows)))
 
     # ---- score
 
@@ -295,7 +299,8 @@ class Joint:
         """Return the positions of the series that carry most of the row, the most first."""
         weight = np.where(known, look.weight, 0.0)
         top = np.argsort(-weight, kind="stable")[:CARRIERS]
-        return s.at[top[weight[top] > 0]]
+        carriers: IntArray = s.at[top[weight[top] > _CARRIES * weight.max(initial=0.0)]]
+        return carriers
 
     # ---- learn
 

@@ -70,7 +70,7 @@ class Conv(Joint):
     def past(self) -> Past:
         """Say what `train` wants to see: longer pieces than others, as a window must not have a gap."""
         c = self.config
-        return Past(c.span, c.step_s, c.rows, 256, 512)
+        return Past(c.span, c.step_s, c.rows, 256, min(512, int(0.8 * c.rows)))
 
     @staticmethod
     def train(config: Config, ts: FloatArray, values: FloatArray) -> bytes:

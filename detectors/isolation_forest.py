@@ -33,7 +33,7 @@ _EULER: Final = 0.5772156649
 @trainer("isolation_forest")
 @detector("isolation_forest")
 class IsolationForest(Joint):
-    """Rows that few random cuts set apart, and the series that make them so (extra `ml`)."""
+    """Rows that few random cuts set apart, and the series that carry them (extra `ml`)."""
 
     kind = "isolation_forest"
     by_series = False

@@ -1,4 +1,4 @@
-"""Trainers, and a detector with one, that the tests of the worker send into its process. Not a test."""
+"""What the tests of the worker send into its process: trainers, and a joint detector no other test must see."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from agent import checkpoint
 from agent.errors import Refused
 from agent.ports import Past, Why
-from agent.registry import detector, trainer
+from agent.registry import trainer
 from agent.units import Model
 
 
@@ -69,7 +69,6 @@ class Anything:
 
 
 @trainer("test_mean")
-@detector("test_mean")
 class Mean:
     """A detector that knows the mean of each series from its training, and nothing else."""
 

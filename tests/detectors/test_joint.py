@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -217,6 +218,33 @@ async def test_a_missing_library_names_its_extra(name, library, extra, tmp_path,
         assert worker.pid is not None
     finally:
         await worker.close()
+
+
+def test_scoring_loads_none_of_the_libraries_that_trained(tmp_path):
+    for name in SMALL:
+        (tmp_path / name).write_bytes(model(name))
+    code = f"""
+import sys, numpy as np
+from pathlib import Path
+from agent import daemon, registry
+registry.load()
+for name, own in {SMALL!r}.items():
+    n = 3 if name == "seasonal" else {N}
+    cls = registry.detector.get(name)
+    one = cls(cls.Config(**own), n)
+    one.take((Path({str(tmp_path)!r}) / name).read_bytes(), np.arange(n))
+    for i in range(40):
+        p = one.score({T0} + i * one.config.step_s, np.full(n, 100.0 + i))
+        one.learn({T0} + i * one.config.step_s, np.full(n, 100.0 + i), np.ones(n, bool))
+    assert np.isfinite(p).any(), name
+    again = cls(cls.Config(**own), n)
+    again.load(one.dump())
+    again.explain(0)
+print([m for m in daemon.HEAVY if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          check=False)  # fmt: skip
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 # ---- forest
