@@ -5,7 +5,7 @@
 
 One training at a time. A model is made anew every `every` (a day by default). What fails is said once, tried again
 after one minute, then two, four, ... up to six hours, and the old model goes on meanwhile. Where history is still too
-short nothing is said: it is looked at again ten minutes later. State is kept for each source and detector with the
+short, that is said once, and it is looked at again ten minutes later. State is kept a source and detector, with the
 names of the series, so that it survives restarts, series that come and go, and being switched off and on.
 """
 
@@ -190,6 +190,7 @@ class Training:
         began = time.monotonic()
         ts, values = await gather(self.history.read, series, past, now)
         if len(ts) < past.least_rows:
+            self._say_waiting(source, name, len(ts), past)
             return False
         own = detector_config(name, self.wanted[name], past_step(detector))
         model = await self.worker.train(Job(name, own.model_dump(mode="json"), ts, values))
@@ -201,6 +202,13 @@ class Training:
         log.info("trained", source=source, detector=name, series=len(series), rows=len(ts),
                  took_s=round(time.monotonic() - began, 1))  # fmt: skip
         return True
+
+    def _say_waiting(self, source: str, name: str, rows: int, past: Past) -> None:
+        turn, text = self._turns[source, name], "history is too short"
+        if turn.said != text:
+            log.info("training_waits", source=source, detector=name, rows=rows,
+                     least_rows=past.least_rows, step_s=past.step_s)  # fmt: skip
+        turn.said = text
 
     def _find(self, source: str, name: str) -> tuple[Any, tuple[Series, ...]]:
         for at, of, detector, series in self._trainable():
