@@ -160,6 +160,24 @@ class ConnectorConfig(Model):
         return dict(self.__pydantic_extra__ or {})
 
 
+class DetectorConfig(Model):
+    """One joint detector, beside the bank that always runs: `use` names it (default: the key), the rest is its own."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    use: str = ""
+    enabled: bool = True
+    sources: list[Name] = []
+    """Which sources it looks at; default: all."""
+    every: Annotated[Duration, Field(gt=0)] = 86_400.0
+    """How old its model may become."""
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What is left for the detector's own Config."""
+        return dict(self.__pydantic_extra__ or {})
+
+
 class Config(Model):
     """The whole of `agent.yaml`."""
 
@@ -190,6 +208,8 @@ class Config(Model):
     playbooks: PlaybookDirs = PlaybookDirs()
     connectors: dict[Name, ConnectorConfig] = {}
     """Host, processes, connections and gpu run by default; `host: {enabled: false}` switches one off."""
+    detectors: dict[Name, DetectorConfig] = {}
+    """Joint detectors over all series of a source: `pca: {}`; none by default. Read at start, not at a reload."""
     services: list[Service] = []
     objectives: list[Objective] = []
     """Objectives on hosts and GPUs."""
@@ -309,6 +329,7 @@ def _cross(
     yield from _scope(config, document)
     yield from _addresses(config, document)
     yield from _connectors(config, document, whole=whole)
+    yield from _detectors(config, document)
     if document.data:
         yield from _playbook_dirs(config, document)
 
@@ -548,6 +569,21 @@ def _connectors(config: Config, document: Document, *, whole: bool) -> Iterator[
             continue
         yield from _known(own, "service", services, document, path)
         yield from _known(own, "model", models, document, path)
+
+
+def _detectors(config: Config, document: Document) -> Iterator[Fault]:
+    """Check names and settings of joint detectors; the step is that of the source, not of a person."""
+    for name, wanted in config.detectors.items():
+        path: Place = ("detectors", name)
+        plugin = wanted.use or name
+        if plugin not in registry.trainer:
+            where = (*path, "use") if wanted.use else path
+            what = "always runs" if plugin in registry.detector else "is no joint detector"
+            remedy = did_you_mean(plugin, list(registry.trainer), show=40)
+            yield document.fault(where, f"`{plugin}` {what}", remedy, key=not wanted.use)
+            continue
+        _, faults = examine(registry.detector.get(plugin).Config, document, path, wanted.own)
+        yield from faults
 
 
 def _known(

@@ -62,6 +62,7 @@ from agent.runner import Plan, Runner
 from agent.scene import Scene
 from agent.telemetry import set_up_logging
 from agent.topology import Binding
+from agent.training import LOOK_EVERY_S, Training
 from agent.world import World
 
 log = structlog.get_logger()
@@ -224,15 +225,23 @@ class Daemon:
                 written=lambda: self.journal.pending == 0,
             ),
         )
+        self.training = Training(
+            config.detectors,
+            self.history,
+            state / "trained",
+            lambda: self.world.now,
+            bugs=self._bug,
+        )
         self.walk = Walk(
             config, self.world, self.history,
             Monitor(
-                _make_detector, limits_of(config), self._step_of, _make_view,
+                self._make_detector, limits_of(config), self._step_of, _make_view,
                 Ledger(Promise.of(config.budget)),
             ),
             self.correlator, Library.load(self._playbook_dirs(), config), self.memory, self.record,
             HoldingState(), bugs=self._bug,
         )  # fmt: skip
+        self.training.watches = self.walk.monitor.watches
         self.first_frame = False
         self.ticks = 0
         self.late_ticks = 0
@@ -360,6 +369,7 @@ class Daemon:
         finally:
             sd_notify("STOPPING=1")
             schedule.shutdown(wait=False)
+            await self.training.close()
             await self.collector.close()
             await site.close()
             await self.runner.close()
@@ -446,6 +456,7 @@ class Daemon:
         self.walk.monitor.ledger.rebase(jump)
         for watch in self.walk.monitor.watches.values():
             watch.rebase(jump)
+        self.training.rebase(jump)
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
 
     async def _tell(self, note: Note) -> None:
@@ -506,8 +517,9 @@ class Daemon:
 
     def _schedule(self) -> Any:
         schedule = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1})
-        schedule.add_job(self._save_state, "interval", seconds=_SAVE_EVERY_S)
+        schedule.add_job(self._save, "interval", seconds=_SAVE_EVERY_S)
         schedule.add_job(self.runner.idle, "interval", seconds=30)
+        schedule.add_job(self.training.look, "interval", seconds=LOOK_EVERY_S)
         schedule.start()
         return schedule
 
@@ -532,6 +544,11 @@ class Daemon:
         beside = root / "playbooks.d"
         dirs = [root / d for d in self.config.playbooks.dirs]
         return [*([beside] if self.config_path and beside.is_dir() else []), *dirs]
+
+    def _make_detector(self, step_s: float, floors: FloatArray) -> Detector:
+        cls = registry.detector.get("bank")
+        bank: Detector = cls(cls.Config(step_s=step_s), len(floors), floors)
+        return self.training.panel(bank, step_s, len(floors))
 
     def _step_of(self, source: str) -> float:
         health = self.collector.health.get(source)
@@ -565,6 +582,10 @@ class Daemon:
             except (AgentError, OSError) as error:
                 log.warning("state_not_loaded", file=str(path), error=str(error))
 
+    async def _save(self) -> None:
+        """Save on the loop: what is no coroutine the scheduler calls in a thread, while arrays change here."""
+        self._save_state()
+
     def _save_state(self) -> None:
         folder = self.state / "detectors"
         monitor = self.walk.monitor
@@ -581,6 +602,7 @@ class Daemon:
                 fresh.replace(folder / name)
             except OSError as error:
                 log.warning("state_not_saved", what=name, error=str(error))
+        self.training.save()
         self.history.flush()
 
     # ---- reload, bugs
@@ -648,12 +670,6 @@ class Daemon:
 def _correlator(config: Config, world: World) -> Correlator:
     d = config.diagnose
     return Correlator(world.topology, d.window, d.resolve_after, d.reopen_within)
-
-
-def _make_detector(step_s: float, floors: FloatArray) -> Detector:
-    cls = registry.detector.get("bank")
-    made: Detector = cls(cls.Config(step_s=step_s), len(floors), floors)
-    return made
 
 
 def _make_view(step_s: float, of: IntArray) -> GroupView:

@@ -162,6 +162,16 @@ class Watch:
         self._index: dict[Series, int] = {}
         self._left: list[Anomaly] = []
 
+    @property
+    def detector(self) -> Detector | None:
+        """The detector of this source; None before its first frame."""
+        return self._detector
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """Who its columns are."""
+        return self._series
+
     def take(self, frame: Frame) -> list[Anomaly]:
         """Return what is abnormal now, and what has just ended (with `end` set)."""
         if frame.series is not self._series:

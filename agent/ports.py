@@ -122,6 +122,7 @@ class Why:
     low, high    the band that was expected, in units of the series
     deviations   distance from it in robust deviations
     learnt_rows  how many rows of history stand behind it; p can not be below 1 / (30 learnt_rows)
+    carriers     positions of the series that are abnormal together with it, the most first; joint detectors only
     """
 
     family: str
@@ -130,6 +131,7 @@ class Why:
     deviations: float
     learnt_rows: int
     calibrated: bool
+    carriers: tuple[int, ...] = ()
 
 
 class Detector(Protocol):
@@ -391,4 +393,46 @@ class ErrorDrift(Protocol):
 
     def load(self, state: FloatArray) -> None:
         """Take what `dump` gave; raises Refused when it does not fit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Which past a training wants to see: rows of `step_s` out of the last `span_s` seconds.
+
+    rows         how many at most; when the span has more, pieces of it are taken, spread evenly
+    piece_rows   how many follow each other without a gap
+    least_rows   fewer are not worth a training
+    """
+
+    span_s: float
+    step_s: float
+    rows: int
+    piece_rows: int
+    least_rows: int
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A detector whose model is made from history, beside the ticks; until then it scores NaN.
+
+    Its class is registered twice, with `@registry.detector` and `@registry.trainer`: the worker process finds
+    `train` by that name. Scoring stays pure numpy, in the daemon; what `train` imports never gets there.
+    """
+
+    def past(self) -> Past:
+        """Say what `train` wants to see."""
+        ...
+
+    def take(self, model: bytes, column: IntArray) -> None:
+        """Score by what `train` returned from now on; series i was column[i] of its rows, -1 = none. Or Refused."""
+        ...
+
+    @staticmethod
+    def train(config: Any, ts: FloatArray, values: FloatArray) -> bytes:
+        """Make a model from rows (k, n), ts ascending, NaN = not known; blocks as long as it takes.
+
+        Only ever called in the worker process. Raises Refused when these rows do not do (too few, nothing moves) or
+        a library is not installed, and says which extra brings it.
+        """
         ...

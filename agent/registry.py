@@ -1,6 +1,6 @@
 """How the agent reaches a guest by name; built-ins are loaded just as other people's plug-ins are.
 
-A plug-in is a class under one of three decorators, with a pydantic `Config` inside when it can be configured:
+A plug-in is a class under one of these decorators, with a pydantic `Config` inside when it can be configured:
 
     @detector("zscore")
     class ZScore:
@@ -57,6 +57,7 @@ class Registry:
 
 connector = Registry("connector")
 detector = Registry("detector")
+trainer = Registry("trainer")
 drift = Registry("drift detector")
 view = Registry("group view")
 action = Registry("action")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import http.server
 import inspect
 import json
@@ -28,7 +29,7 @@ import pytest
 from agent import registry
 from agent.errors import AgentError, Refused
 from agent.model import Entity, Frame, Series
-from agent.ports import Done, Feed, Note, Notifier, Receiver, Source, Step
+from agent.ports import Done, Feed, Note, Notifier, Receiver, Source, Step, Trainable
 from agent.testing import Broken, Check, Stage, check_action, check_detector, check_source
 
 registry.load()
@@ -46,19 +47,56 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("notify", "reached"): _NO_MARK,
     ("collect", "reached"): "its file is written once by its key, so a second try is harmless",
     ("collect", "undo"): "it writes a new file and changes nothing that was there, so there is nothing to put back",
+    **{(name, "columns_are_alone"): "it judges a series by the others of its source: that is what it is for"
+       for name in ("conv", "isolation_forest", "pca")},
+    **{(name, "nan_is_unknown"): "a witness that is silent changes what the others can say of a series"
+       for name in ("conv", "isolation_forest", "pca")},
+    **{(name, "remap"): "its model does not know new series, and says nothing of them until the next one"
+       for name in ("conv", "isolation_forest", "pca", "seasonal")},
+    **{(name, "constant_is_quiet"): "its model was made of series that move: standing still elsewhere is abnormal to it"
+       for name in ("conv", "isolation_forest", "pca", "seasonal")},
+    ("isolation_forest", "bounded"): "its trees are as large for ten series as for a thousand: 300 kB in all",
     ("retrain", "undo"): "the new version stays beside the champion and answers nobody; people may want it",
 }  # fmt: skip
 
-# ---- detectors
+# ---- detectors: those that are trained get a model of ordinary rows, as a worker would have made it
 
 DETECTORS = {name: registry.detector.get(name) for name in registry.detector}
+SETTINGS = {
+    "conv": {"hidden": 4, "epochs": 2},
+    "isolation_forest": {"trees": 32},
+    "seasonal": {"slot": 1.0, "period": 60.0},
+}
+
+
+@functools.cache
+def trained(name: str, n: int) -> bytes:
+    """Return a model of n series of noise, 50 +- 1; with a rhythm for the detector that wants one."""
+    cls = DETECTORS[name]
+    config = cls.Config(**SETTINGS.get(name, {}))
+    rows = 400 if name == "seasonal" else 2000
+    ts = np.arange(rows) + 1_690_000_000.0
+    values = 50.0 + np.random.default_rng(7).normal(size=(n, rows)).T
+    if name == "seasonal":
+        # the same for each column, as it promises that columns do not know each other
+        values = np.tile(values[:, :1] + 2.0 * np.sin(2 * np.pi * ts / 60.0)[:, None], (1, n))
+    return cls.train(config, ts, values)
+
+
+def make(name: str, n: int):
+    cls = DETECTORS[name]
+    made = cls(cls.Config(**SETTINGS.get(name, {})), n)
+    if n and isinstance(made, Trainable):
+        made.take(trained(name, n), np.arange(n))
+    return made
 
 
 def detector_checks() -> Iterator[tuple[str, Check]]:
     for name, cls in DETECTORS.items():
-        yield from (
-            (name, check) for check in check_detector(lambda n, cls=cls: cls(cls.Config(), n))
-        )
+        # a model knows where its series are: what is moved from there is abnormal to it, and so it should be
+        promises = not isinstance(cls(cls.Config(), 0), Trainable)
+        checks = check_detector(functools.partial(make, name), shift=promises, scale=promises)
+        yield from ((name, check) for check in checks)
 
 
 # ---- connectors that are sources: how to build one

@@ -1,0 +1,145 @@
+"""A joint detector as a benchmark sees it: rows in, p-values out, models made on the way, from the past only.
+
+    host = build("pca", n_series=38, step_seconds=60.0)
+    p = host.update(ts, values)      # (38,), NaN until there is a model
+
+One object a host: "joint" means the series of one host. In the daemon a worker makes the models; here they are made in
+the call, after `first` rows and then every `every` rows, from at most the last `keep` rows, so `update` takes long on
+those rows: count its CPU apart (`train_s`). The row itself is scored before it may become part of any model. What has
+p <= `threshold` is not learnt, as the monitor does it, for an hour or 60 rows at most: after that it is the new normal.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agent import registry
+from agent.errors import Refused
+
+NAMES = ("conv", "isolation_forest", "pca", "seasonal")
+
+Array = npt.NDArray[np.float64]
+
+
+class Host:
+    """The series of one host under one joint detector.
+
+    kind, threshold   p-values, and what counts as an alarm: 0.1 false alarms a series and day
+    train_s           seconds of all trainings so far; refused: why the last one made no model, "" = it did
+    """
+
+    kind = "pvalue"
+
+    def __init__(
+        self,
+        name: str,
+        n_series: int,
+        step_seconds: float,
+        *,
+        first: int,
+        every: int,
+        keep: int,
+        **own: Any,
+    ) -> None:
+        registry.load()
+        self._cls = registry.detector.get(name)
+        self._config = self._cls.Config(step_s=step_seconds, **own)
+        self._detector = self._cls(self._config, n_series)
+        self._next, self._every = first, every
+        self._ts = np.zeros(keep)
+        self._values = np.full((keep, n_series), np.nan, dtype=np.float32)
+        self._step = step_seconds
+        self._heat = np.zeros(n_series)
+        self.rows = 0
+        self.threshold = 0.1 * step_seconds / 86_400.0
+        self.train_s = 0.0
+        self.refused = ""
+
+    def update(self, ts: Any, values: Array) -> Array:
+        """Return p (n,) of one row; ts seconds, one number or one for each series (the latest counts)."""
+        if self.rows >= self._next:
+            self._train()
+            self._next += self._every
+        now = float(np.max(ts))
+        x = np.asarray(values, dtype=np.float64)
+        p = self._detector.score(now, x)
+        with np.errstate(invalid="ignore"):
+            hot = p <= self.threshold
+        self._heat = np.where(hot, self._heat + 1, 0.0)
+        longest = max(60.0, 3600.0 / self._step)
+        self._detector.learn(now, x, ~hot | (self._heat > longest))
+        at = self.rows % len(self._ts)
+        self._ts[at], self._values[at] = now, x
+        self.rows += 1
+        return np.asarray(p)
+
+    def carriers(self, i: int) -> tuple[int, ...]:
+        """Return who was abnormal with series i in the last row."""
+        return tuple(self._detector.explain(i).carriers)
+
+    def _train(self) -> None:
+        start = time.perf_counter()
+        have = min(self.rows, len(self._ts))
+        order = (np.arange(have) + (self.rows - have)) % len(self._ts)
+        try:
+            model = self._cls.train(self._config, *self._pieces(order))
+            self._detector.take(model, np.arange(self._values.shape[1]))
+            self.refused = ""
+        except Refused as error:
+            self.refused = str(error)
+        self.train_s += time.perf_counter() - start
+
+    def _pieces(self, order: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+        """Return as much of the past as the daemon would send: pieces, evenly spread; all of it for slow detectors."""
+        past = self._detector.past()
+        if len(order) > past.rows and past.step_s == self._step:
+            k = max(1, past.rows // past.piece_rows)
+            ends = np.linspace(past.piece_rows, len(order), k).astype(int)
+            order = np.concatenate([order[end - past.piece_rows : end] for end in ends])
+            order = order[np.sort(np.unique(self._ts[order], return_index=True)[1])]
+        ts, values = self._ts[order], self._values[order].astype(np.float64)
+        if past.step_s > self._step:
+            ts, values = _means(ts, values, past.step_s)
+        return ts, values
+
+
+def _means(ts: Array, values: Array, step: float) -> tuple[Array, Array]:
+    """Average rows over buckets of `step` seconds, as history does."""
+    bucket = np.floor(ts / step)
+    begin = np.flatnonzero(np.append(True, bucket[1:] != bucket[:-1]))
+    known = np.isfinite(values)
+    total = np.add.reduceat(np.where(known, values, 0.0), begin, axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return bucket[begin] * step, total / np.add.reduceat(known.astype(float), begin, axis=0)
+
+
+def build(
+    name: str,
+    n_series: int,
+    step_seconds: float,
+    *,
+    first: int | None = None,
+    every: int | None = None,
+    keep: int | None = None,
+    **own: Any,
+) -> Host:
+    """Make one of `NAMES` for one host.
+
+    first, every   rows before the first model and between two; by default 1,000 rows (seasonal: three periods and an
+                   hour) and then once a day, but never under 1,000 rows
+    keep           how many rows of past it may look at; by default a week, 20,000 rows at most (seasonal: 14 days)
+    own            settings of the detector's own Config
+    """
+    day = round(86_400.0 / step_seconds)
+    slow = name == "seasonal"
+    if first is None:
+        first = 3 * day + round(3600.0 / step_seconds) + 1 if slow else 1000
+    if every is None:
+        every = max(day, 1000)
+    if keep is None:
+        keep = 14 * day if slow else min(max(7 * day, 2000), 20_000)
+    return Host(name, n_series, step_seconds, first=first, every=every, keep=keep, **own)
