@@ -4,8 +4,9 @@
           -> detector   (road "calibrated", or "prior" while the history is short) -> episodes -> Anomaly
               '-> p-values -> group view: what is abnormal together -> its carriers are episodes, too
 
-The detector measures, the monitor decides by the alarm budget, and nobody learns from what was called abnormal. One
-`Watch` a source; state in arrays; objects only for episodes that are going on. No clock: time is in the frame.
+The detector measures, the monitor decides by the alarm budget, and nobody learns from what was called abnormal
+(`agent/excursions.py` has the rule and its two exceptions). One `Watch` a source; state in arrays; objects only for
+episodes that are going on. No clock: time is in the frame.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from agent.budget import DAY_S, Ledger, bundle, weight
 from agent.catalogue import SIGNALS
 from agent.errors import Refused
+from agent.excursions import Excursions
 from agent.model import Anomaly, BoolArray, FloatArray, Frame, IntArray, Series
 from agent.objectives import Limit
 from agent.ports import Detector, GroupView, Why
@@ -32,15 +34,6 @@ PRIOR_DEVIATIONS: Final = 8.0
 again for each factor of ten by which the budget asks it to be rarer."""
 READY_ROWS: Final = 600
 """Rows after which a source no longer counts as learning."""
-_HEAT_ON, _HEAT_OFF, _COOL = 1.5, 0.2, 0.6
-"""An episode starts with two abnormal rows close together and ends some quiet rows later."""
-_SLOW_STEP_S: Final = 10.0
-"""Where rows are this far apart, one abnormal row is enough: the next would come too late."""
-_JUST_BEYOND: Final = 0.1
-"""A row that begins an episode of a group teaches when it is not rarer than this times its limit."""
-_RELEARN_S: Final = 3600.0
-_RELEARN_ROWS: Final = 60
-"""After so long an excursion is the new normal."""
 
 
 class MakeDetector(Protocol):
@@ -107,7 +100,6 @@ class _Episode:
     p: float
     value: float
     why: Why
-    rows: int = 0
     together: float | None = None
 
 
@@ -117,14 +109,14 @@ class _Groups:
 
     names    of the groups, as `agent.budget.bundle` gives them
     shares   (g,) of the console's budget
-    heat     (g,) as that of a series; rows: group -> rows for which it has been abnormal
+    told     (g,) the excursion that goes on has been counted
     """
 
     view: GroupView
+    excursions: Excursions
     names: list[str] = field(default_factory=list)
     shares: FloatArray = field(default_factory=lambda: np.zeros(0))
-    heat: FloatArray = field(default_factory=lambda: np.zeros(0))
-    rows: dict[int, int] = field(default_factory=dict)
+    told: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
 
 class Watch:
@@ -154,7 +146,7 @@ class Watch:
         self._limits = tuple(limits)
         self._series: tuple[Series, ...] = ()
         self._detector: Detector | None = None
-        self._heat = np.zeros(0)
+        self._excursions = Excursions(0, step_s)
         self._episodes: dict[Series, _Episode] = {}
         self._broken = _Broken.lay((), ())
         self._last = -math.inf
@@ -253,22 +245,19 @@ class Watch:
             if why.deviations >= PRIOR_DEVIATIONS * (1.0 + math.log10(rarer)):
                 hot[i] = True
                 whys[i] = why
-        self._heat = np.where(np.isnan(p), self._heat, self._heat * _COOL + hot)
+        self._excursions.warm(p, hot)
         began = self._begin_and_deepen(frame, p, hot, whys)
         notes = self._together(frame, p, hot) if self._groups is not None else 0
         ledger.count(
             self._source, frame.ts, int(np.count_nonzero(~np.isnan(p))) * unit, began, notes
         )
-        trust = ~hot
+        trust = self._excursions.trust(hot, alpha)
+        going = self._excursions.on & ~self._excursions.old
         found = []
         for series, episode in list(self._episodes.items()):
-            at = self._index[series]
-            episode.rows += 1
-            going = self._heat[at] >= _HEAT_OFF
-            relearn = episode.rows > max(_RELEARN_ROWS, _RELEARN_S / self.step_s)
-            trust[at] = relearn
-            found.append(_excursion(series, episode, None if going and not relearn else frame.ts))
-            if not going or relearn:
+            goes_on = going[self._index[series]]
+            found.append(_excursion(series, episode, None if goes_on else frame.ts))
+            if not goes_on:
                 del self._episodes[series]
         self._detector.learn(frame.ts, frame.values, trust)
         return found
@@ -287,30 +276,20 @@ class Watch:
         with np.errstate(invalid="ignore"):
             limit = groups.shares * (self._ledger.group_rate * self.step_s / DAY_S)
             now = rare <= limit
-        groups.heat = np.where(np.isnan(rare), groups.heat, groups.heat * _COOL + now)
-        trust, began = ~now, 0
-        for g in map(int, np.flatnonzero(groups.heat >= _HEAT_OFF)):
-            if g not in groups.rows and not (now[g] and groups.heat[g] >= self._starts):
-                continue
-            rows = groups.rows[g] = groups.rows.get(g, 0) + 1
-            began += rows == 1
-            # after so long it is the new normal: it is learnt until it is quiet, and names nobody
-            relearn = rows > max(_RELEARN_ROWS, _RELEARN_S / self.step_s)
-            # a tail that never sees what lies just beyond the limit is cut off there, and would call ever more rare
-            trust[g] = relearn or (rows == 1 and rare[g] > limit[g] * _JUST_BEYOND)
-            if now[g] and not relearn:
-                named = groups.view.carriers(g)
-                hot[named] = True
-                self._heat[named] = np.maximum(self._heat[named], self._starts)
-                self._begin_and_deepen(frame, p, hot, {}, named=named, together=float(rare[g]))
-        for g in [g for g in groups.rows if groups.heat[g] < _HEAT_OFF]:
-            del groups.rows[g]
+        state = groups.excursions
+        state.warm(rare, now)
+        began = 0
+        for g in map(int, np.flatnonzero(now & state.hot)):
+            began += not groups.told[g]
+            groups.told[g] = True
+            named = groups.view.carriers(g)
+            hot[named] = True
+            self._excursions.name(named)
+            self._begin_and_deepen(frame, p, hot, {}, named=named, together=float(rare[g]))
+        trust = state.trust(now, limit)
+        groups.told &= state.on
         groups.view.learn(frame.ts, asked, trust)
         return began
-
-    @property
-    def _starts(self) -> float:
-        return 1.0 if self.step_s >= _SLOW_STEP_S else _HEAT_ON
 
     def _begin_and_deepen(
         self,
@@ -326,7 +305,7 @@ class Watch:
         detector, began = self._detector, 0
         if detector is None:
             return 0
-        begin = np.flatnonzero(hot & (self._heat >= self._starts)) if named is None else named
+        begin = np.flatnonzero(hot & self._excursions.hot) if named is None else named
         for i in map(int, begin):
             series = self._series[i]
             episode = self._episodes.get(series)
@@ -364,7 +343,7 @@ class Watch:
             if set_floors is not None:
                 set_floors(floors)
             self._share_out(series)
-        self._heat = np.where(old >= 0, self._heat[old] if len(self._heat) else 0.0, 0.0)
+        self._excursions.remap(old)
         broken, stood = _Broken.lay(series, self._limits), self._broken
         was = {
             (limit, self._series[int(c)]): i
@@ -398,17 +377,15 @@ class Watch:
         if self._make_view is not None:
             groups = self._groups
             if groups is None:
-                groups = self._groups = _Groups(self._make_view(self.step_s, of), names)
-                groups.heat = np.zeros(len(names))
+                groups = self._groups = _Groups(
+                    self._make_view(self.step_s, of), Excursions(len(names), self.step_s), names
+                )
                 self._restore_view(groups)
             before = {name: g for g, name in enumerate(groups.names)}
             old = np.array([before.get(name, -1) for name in names], dtype=np.int64)
             groups.view.regroup(of, old)
-            heat = np.append(groups.heat, 0.0)
-            groups.heat = heat[old]
-            groups.rows = {
-                g: groups.rows[o] for g, o in enumerate(map(int, old)) if o in groups.rows
-            }
+            groups.excursions.remap(old)
+            groups.told = np.zeros(len(names), dtype=bool)
             groups.names = names
             groups.shares = np.array([shares[name] for name in names])
         self._ledger.seat(self._source, self._weights, np.array([shares[n] for n in names]))
@@ -473,7 +450,7 @@ class Watch:
         with contextlib.suppress(Refused):
             groups.view.load(state)
             groups.names = list(head["groups"])
-            groups.heat = np.zeros(len(groups.names))
+            groups.excursions = Excursions(len(groups.names), self.step_s)
 
 
 def _excursion(series: Series, e: _Episode, end: float | None) -> Anomaly:

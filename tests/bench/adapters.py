@@ -1,9 +1,11 @@
 """The shipped defaults, as outside scorers want to hold them; nothing here is tuned, and nothing learns from labels.
 
-    detect(n_series, step_seconds, budget=0.1)    .update(ts (n,), values (n,)) -> p-values (n,), .kind, .threshold
+    detect(n_series, step_seconds, budget=0.1)    .update(ts (n,), values (n,)) -> rates (n,), .kind, .threshold
+    host_view(n_series, step_seconds)             .update(ts, rates (n,)) -> rate of the host
 
 `detect` does what the daemon does with a source: score a row, name what is rarer than the budget allows, and learn
-the row except where an excursion is going on. `budget` is false alarms a series and day.
+the row except where an excursion is going on. `budget` is false alarms a series and day. What it returns is the
+p-value of a row over the step: excursions a second, so that one threshold holds for series of every step.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import detectors as _detectors  # noqa: E402, F401  importing it registers what is shipped
-from agent import monitor, registry  # noqa: E402
+from agent import registry  # noqa: E402
+from agent.budget import Promise  # noqa: E402
+from agent.config import Budget  # noqa: E402
+from agent.excursions import Excursions  # noqa: E402
 
 Array = npt.NDArray[Any]
 
 DETECTOR: Final = "bank"
 """The one that the daemon makes for every source."""
-BUDGET: Final = monitor.FALSE_ALARMS_PER_SERIES_DAY
+BUDGET: Final = Promise.of(Budget()).anomalies_per_series_day
 
 
 def detect(n_series: int, step_seconds: float, budget: float = BUDGET) -> Detect:
@@ -42,45 +47,50 @@ class Detect:
     def __init__(self, n: int, step_s: float, budget: float) -> None:
         cls = registry.detector.get(DETECTOR)
         self.detector = cls(cls.Config(step_s=step_s), n)
-        self.threshold = budget * step_s / 86_400
+        self.threshold = budget / 86_400
+        self._step_s = step_s
         self._set_clock = getattr(self.detector, "set_clock", None)
         self._clock = _Clock(step_s, n)
-        self._excursions = _Excursions(n, step_s)
+        self._excursions = Excursions(n, step_s)
 
     def update(self, ts: Array, values: Array) -> Array:
         """Score a row, then learn from it; ts (n,) may differ from series to series."""
         now = self._clock.tick(ts)
         if self._set_clock is not None and self._clock.moved:
             self._set_clock(self._clock.offsets_s)
-        p: Array = self.detector.score(now, values)
+        rate: Array = self.detector.score(now, values) / self._step_s
         with np.errstate(invalid="ignore"):
-            hot = p <= self.threshold
-        self.detector.learn(now, values, self._excursions.trust(p, hot))
-        return p
+            low = rate <= self.threshold
+        self._excursions.warm(rate, low)
+        trust = self._excursions.trust(low, self.threshold * self._step_s)
+        self.detector.learn(now, values, trust)
+        return rate
 
 
-class _Excursions:
-    """Which series may be learnt: not what is abnormal, until it has been so for long (see `agent.monitor.Watch`)."""
+def host_view(n_series: int, step_seconds: float) -> Host:
+    """Make the daemon's group view for one host."""
+    return Host(n_series, step_seconds)
+
+
+class Host:
+    """The group view with the daemon's rule for what it learns."""
 
     def __init__(self, n: int, step_s: float) -> None:
-        self.heat = np.zeros(n)
-        self.on = np.zeros(n, dtype=bool)
-        self.age = np.zeros(n)
-        self.starts_at = 1.0 if step_s >= monitor._SLOW_STEP_S else monitor._HEAT_ON
-        self.new_normal_rows = max(monitor._RELEARN_ROWS, monitor._RELEARN_S / step_s)
+        cls = registry.view.get("together")
+        self._view = cls(cls.Config(step_s=step_s), np.zeros(n, dtype=np.int64))
+        self._step_s = step_s
+        self._excursions = Excursions(1, step_s)
+        self.threshold = Promise.of(Budget()).notes_per_day / 86_400
 
-    def trust(self, p: Array, hot: Array) -> Array:
-        """Return which series (n,) of this row are learnt."""
-        self.heat = np.where(np.isnan(p), self.heat, self.heat * monitor._COOL + hot)
-        self.on |= hot & (self.heat >= self.starts_at)
-        if not self.on.any():
-            return ~hot
-        self.age = np.where(self.on, self.age + 1, 0.0)
-        relearn = self.age > self.new_normal_rows
-        trust: Array = np.where(self.on, relearn, ~hot)
-        self.on &= ~relearn & (self.heat >= monitor._HEAT_OFF)
-        self.age[~self.on] = 0.0
-        return trust
+    def update(self, ts: float, rates: Array) -> float:
+        """Combine a row of rates (n,), as `detect` gives them; then learn from it."""
+        p = np.minimum(rates * self._step_s, 1.0)
+        rate = self._view.score(ts, p) / self._step_s
+        with np.errstate(invalid="ignore"):
+            low = rate <= self.threshold
+        self._excursions.warm(rate, low)
+        self._view.learn(ts, p, self._excursions.trust(low, self.threshold * self._step_s))
+        return float(rate[0])
 
 
 class _Clock:

@@ -52,10 +52,6 @@ SLOWEST = ("kpi", "smd", "nab", "asd", "spark")
 FIRST_MINUTE_S = 60.0
 
 SUBJECTS = ("homeostat", *rivals.RIVALS, *rivals.POINTS)
-NO_HOST_VIEW = (
-    "host view: there is none yet; the second rarest metric of a machine stands for it, "
-    f"at {HOST_BUDGET:g} false alarm a host and day"
-)
 
 PROMISED = {
     ("asd", "vus_pr"): (">=", 0.56),
@@ -241,19 +237,13 @@ def _rarity(p: Array) -> Array:
     return rarity.astype(np.float32)
 
 
-def _host_views(recordings: Sequence[Recording], parts: Sequence[Array]) -> list[Array] | None:
-    """What the shipped host view says, if there is one: rarity (T,) of each machine.
-
-    `adapters.host_view(n, step_seconds)` makes it; its `update(ts, values (n,), p (n,))` returns the machine's p.
-    """
-    make_view = getattr(adapters, "host_view", None)
-    if make_view is None:
-        return None
+def _host_views(recordings: Sequence[Recording], parts: Sequence[Array]) -> list[Array]:
+    """What the shipped group view says of each machine, from the rates of its series: rarity (T,)."""
     said = []
-    for r, p in zip(recordings, parts, strict=True):
-        view = make_view(p.shape[1], r.step_s)
-        rows = zip(r.ts.tolist(), r.values, p.astype(np.float64), strict=True)
-        said.append(_rarity(np.array([view.update(ts, x, at) for ts, x, at in rows])))
+    for r, rates in zip(recordings, parts, strict=True):
+        view = adapters.host_view(rates.shape[1], r.step_s)
+        rows = zip(r.ts.tolist(), rates.astype(np.float64), strict=True)
+        said.append(_rarity(np.array([view.update(ts, at) for ts, at in rows])))
     return said
 
 
@@ -267,12 +257,10 @@ def machines(scored: Scored) -> list[scoring.Unit]:
 
 
 def hosts(scored: Scored) -> tuple[list[scoring.Unit], float]:
-    """One unit a machine as a person is told of it, and the limit of that: the host view, or what stands for it."""
-    limit = -math.log10(HOST_BUDGET * scored.recordings[0].step_s / scoring.DAY_S)
-    if scored.hosts is None:
-        return machines(scored), limit
-    of = zip(scored.recordings, scored.hosts, strict=True)
-    return [scoring.Unit(s, r.label, r.scored) for r, s in of if r.values.shape[1] > 1], limit
+    """One unit a machine as a person is told of it, the group view, and the limit of that."""
+    of = zip(scored.recordings, scored.hosts or (), strict=True)
+    units = [scoring.Unit(s, r.label, r.scored) for r, s in of if r.values.shape[1] > 1]
+    return units, -math.log10(HOST_BUDGET / scoring.DAY_S)
 
 
 # ---------------------------------------------------------------- figures
@@ -700,7 +688,7 @@ def main() -> int:
     tasks = plan(data, asked)
     found = run_tasks(tasks, asked.jobs)
     told = [(task.subject, found[task]) for task in sorted(tasks, key=_order)]
-    notes = [] if hasattr(adapters, "host_view") else [NO_HOST_VIEW]
+    notes = []
     if asked.quick:
         notes.append("quick: the shortest files only; figures of the whole sets differ")
     if not asked.no_cost:

@@ -11,6 +11,7 @@ import rivals
 import scoring
 from scoring import Events, NabFile, Unit
 
+from agent.excursions import Excursions
 from agent.model import Entity, Frame, Series
 from agent.monitor import Watch
 from agent.ports import Why
@@ -303,13 +304,14 @@ def test_it_learns_what_the_daemon_learns(step_s):
     rows = 300 if step_s > 1 else 4500
     # excursions that flicker, one that never ends, missing rows
     p = np.where(random.random((rows, 6)) < 0.1, threshold / 2, 0.5)
-    p[50:, 1] = threshold / 3
+    p[:50, 1], p[50:, 1] = 0.5, threshold / 3
     p[20:120, 2] = np.where(random.random(100) < 0.6, threshold, 0.9)
     p[random.random((rows, 6)) < 0.05] = np.nan
     table = tuple(Series(f"m{i}", Entity("host", "h")) for i in range(6))
     seen = Scripted(p)
     watch = Watch(step_s, None, [])
-    watch._series, watch._detector, watch._heat = table, seen, np.zeros(6)
+    watch._series, watch._detector, watch._excursions = table, seen, Excursions(6, step_s)
+    watch._weights = np.ones(6)
     watch._index = {s: i for i, s in enumerate(table)}
     for t in range(rows):
         watch._detect(Frame("host", t * step_s + 1, table, np.ones(6)))
@@ -321,11 +323,12 @@ def test_it_learns_what_the_daemon_learns(step_s):
     flat = np.array(seen.trusted)
     assert 0 < (~flat).mean() < 1
     assert flat[100:, 1].any()  # the one that never ends became the new normal
+    assert not flat[60:100, 1].any()
 
 
 def test_the_shipped_detector_finds_a_step_and_keeps_its_budget_elsewhere():
     ours = adapters.detect(5, 60.0)
-    assert (ours.kind, ours.threshold) == ("pvalue", pytest.approx(0.1 * 60 / 86_400))
+    assert (ours.kind, ours.threshold) == ("pvalue", pytest.approx(0.1 / 86_400))
     random = np.random.default_rng(0)
     x = random.normal(100.0, 1.0, (2000, 5))
     x[1900:, 2] += 25.0
@@ -465,16 +468,15 @@ def test_nab_windows_are_judged(tmp_path, monkeypatch):
     assert not any(name.startswith("budget") for name in figures)
 
 
-def test_a_host_view_is_used_once_there_is_one(monkeypatch):
+def test_the_host_view_is_what_false_alarms_of_hosts_are_counted_on(monkeypatch):
     made = recording(1500, 4, [(1200, 1209)])
 
     class View:
-        def update(self, ts, values, p):
+        def update(self, ts, rates):
+            assert rates.shape == (4,)
             return 1e-9 if 1300 <= (ts - 1.6e9) / 300 < 1302 else 0.5
 
-    said = detect.replay("homeostat", [made], 0.1, lambda points: None)
-    assert said.hosts is None
-    monkeypatch.setattr(adapters, "host_view", lambda n, step_s: View(), raising=False)
+    monkeypatch.setattr(adapters, "host_view", lambda n, step_s: View())
     said = detect.replay("homeostat", [made], 0.1, lambda points: None)
     days = 500 * 300 / 86_400
     assert detect._of_hosts([said], "homeostat") == (1, pytest.approx(days))
