@@ -11,6 +11,7 @@ import rivals
 import scoring
 from scoring import Events, NabFile, Unit
 
+from agent.budget import Ledger
 from agent.excursions import Excursions
 from agent.model import Entity, Frame, Series
 from agent.monitor import Watch
@@ -298,7 +299,8 @@ class Scripted:
 
 
 @pytest.mark.parametrize("step_s", [1.0, 60.0, 300.0])
-def test_it_learns_what_the_daemon_learns(step_s):
+def test_it_learns_what_the_daemon_learns(step_s, monkeypatch):
+    monkeypatch.setattr(Ledger, "count", lambda *_: None)  # no controller of a whole installation
     random = np.random.default_rng(3)
     threshold = adapters.BUDGET * step_s / 86_400
     rows = 300 if step_s > 1 else 4500
