@@ -9,7 +9,7 @@
     variability  size of steps, against the usual size                                        1
     range        how far beyond all that was seen, in widths of it                            1.5
     level        local level against the daily profile (where one helps) or the slow level    1.5, as far as it
-    level        two-sided CUSUM                                                              1    exceeds its own
+    level        two-sided CUSUM                                                              0.5  exceeds its own
     flatline     rows without a step, for a series that always moves                          3    98 % quantile
     level        standard deviations from the long mean, of events too                        5, beyond three
 
@@ -89,7 +89,7 @@ _SPIKE, _SHAPE, _VARIABILITY, _RANGE, _LEVEL, _CUSUM, _FLAT = range(7)
 _FAMILY: Final = ("spike", "shape", "variability", "range", "level", "level", "flatline")
 _FULL: Final = 4
 """The first so many count in full; the others as far as they exceed what they usually reach."""
-_WEIGHTS: Final = np.array([[1.5], [2.0], [1.0], [1.5], [1.5], [1.0], [3.0]])
+_WEIGHTS: Final = np.array([[1.5], [2.0], [1.0], [1.5], [1.5], [0.5], [3.0]])
 _FAR_FROM, _FAR_MOST, _FAR_WEIGHT = 3.0, 50.0, 5.0
 """Distance from the long mean counts beyond so many standard deviations, up to so many. It has no tail of its own:
 what is far is far, also for a series that has been there before."""
@@ -97,10 +97,10 @@ what is far is far, also for a series that has been there before."""
 _PRIOR: Final = np.array(
     [[4.0, 1.5], [6.0, 2.0], [1.0, 0.4], [0.05, 0.05], [3.0, 1.0], [10.0, 5.0], [1.0, 1.0]]
 )
-_RATES: Final = np.array([[0.0, 1.0, 1.5, 1e9], [0.0, 5.8, 7.8, 7.8 + 2.4 * np.log(1e9 / 1.5)]])
+_RATES: Final = np.array([[0.0, 1.0, 1.5, 3.2, 1e9], [0.0, 5.6, 7.7, 9.55, 48.7]])
 """Multiples of the 98 % quantile of the sum, and how rare (in nats) excursions as high are: 0.02 of rows lie above
-the quantile, in excursions of half a dozen rows; beyond one and a half quantiles the rate falls with the power 2.4."""
-_YOUNG_ROWS: Final = 4000.0
+the quantile, in excursions of half a dozen rows; far beyond it the rate falls with the square."""
+_YOUNG_ROWS: Final = 6000.0
 """With so many rows learnt an excursion is taken for twice as usual as it looks."""
 _OWN: Final = 0.75
 """How far a series' own 98 % quantile of the sum counts, against that of all series (in logarithms)."""

@@ -241,6 +241,9 @@ def _host_views(recordings: Sequence[Recording], parts: Sequence[Array]) -> list
     """What the shipped group view says of each machine, from the rates of its series: rarity (T,)."""
     said = []
     for r, rates in zip(recordings, parts, strict=True):
+        if rates.shape[1] == 1:
+            said.append(np.zeros(len(rates)))  # no machine
+            continue
         view = adapters.host_view(rates.shape[1], r.step_s)
         rows = zip(r.ts.tolist(), rates.astype(np.float64), strict=True)
         said.append(_rarity(np.array([view.update(ts, at) for ts, at in rows])))
