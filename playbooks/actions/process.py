@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
@@ -22,6 +23,7 @@ from agent.units import Model
 from playbooks.actions import _procfs as procfs
 from playbooks.actions._step import change, nothing, target
 
+_SETTLE_S: Final = 2.0
 _PASSES: Final = 5
 """How often we look again for processes that were forked while we acted."""
 
@@ -410,6 +412,7 @@ class PauseProcess:
             for member in moving:
                 if _signal(member, signal.SIGSTOP):
                     ours[member.id] = True
+            _settle(about, ours)
         # a try of ours that was cut off has stopped some already: they are ours too
         ours |= {m.id: True for m in procfs.members(about)[1] if m.stopped and m.id not in standing}
         values["members"] = len(ours)
@@ -429,21 +432,28 @@ class PauseProcess:
     def _go_on(self, step: Step, done: Mapping[str, Any]) -> Done:
         about = target(step, str(done["process"]))
         standing = set(done["standing"])
-        asleep = [
-            m
-            for m in _survivors(int(done["group"]), done["members"])
-            if m.stopped and m.id not in standing
-        ]
+        ours = [m for m in _survivors(int(done["group"]), done["members"]) if m.id not in standing]
+        asleep = sum(m.stopped for m in ours)
+        if step.dry_run:
+            return Done(f"would let {done['name']} ({asleep} processes) go on")
+        # also those that do not stand still yet: a stop may be on its way to them, and going on takes it back
+        woken = sum(_signal(member, signal.SIGCONT) for member in ours)
         if not asleep:
             return Done(f"{done['name']} runs again already, or has ended")
-        if step.dry_run:
-            return Done(f"would let {done['name']} ({len(asleep)} processes) go on")
-        woken = sum(_signal(member, signal.SIGCONT) for member in asleep)
         return Done(
             f"{done['name']} ({woken} processes) goes on",
             {"members": woken},
             change=change(step, about, "act", "paused", "running"),
         )
+
+
+def _settle(about: Entity, signalled: Mapping[str, bool]) -> None:
+    """Wait, not for long, until those who were told to stop stand still: on a busy host it takes a while."""
+    deadline = time.monotonic() + _SETTLE_S
+    while time.monotonic() < deadline and any(
+        m.id in signalled and not m.stopped for m in procfs.members(about)[1]
+    ):
+        time.sleep(0.01)
 
 
 def _signal(member: procfs.Member, what: signal.Signals) -> bool:
