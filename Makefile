@@ -23,10 +23,10 @@ test: .venv/all ## everything: lint, types, layers, unit, live and demo tests
 
 check: .venv/all lint unit ## lint, types and unit tests, within three minutes
 
-# Unit tests wait more than they compute: four at a time also on two cores. What measures runs alone, in `test`.
+# Two at a time: unit tests wait for processes as much as they compute. What measures runs alone, in `test`.
 .PHONY: lint unit
 unit: .venv/all
-	$(BIN)/pytest -q -n 4 -m "not live and not demo and not slow"
+	$(BIN)/pytest -q -n 2 -m "not live and not demo and not slow"
 
 lint: .venv/all
 	$(BIN)/ruff check .

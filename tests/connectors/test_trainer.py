@@ -264,10 +264,9 @@ async def test_what_takes_too_long_is_ended_with_all_of_its_group(
     make, tmp_path, how, seconds, monkeypatch
 ):
     monkeypatch.setattr("connectors.trainer._MERCY_S", 0.5)
-    one = make(seconds=seconds, how=how, timeout=1.5)
-    with pytest.raises(
-        Refused, match=r"took longer than 2 s and was ended|took longer than 1.5 s and was ended"
-    ):
+    # long enough for an interpreter to start on a busy machine
+    one = make(seconds=seconds, how=how, timeout=4.0)
+    with pytest.raises(Refused, match="took longer than 4 s and was ended"):
         await one.train("fraud", "k")
     assert not alive(runs(tmp_path)[0]["pid"])
 
