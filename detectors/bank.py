@@ -33,7 +33,7 @@ A p is the rate, per row, of excursions as high as this one; an excursion lasts 
 shipped prior, and `explain` says calibrated False. What is not trusted moves only the position,
 never what is ordinary; a trusted row after 60 untrusted ones means "this is the new normal", and the level goes there.
 
-Cost: O(n) a tick without Python per series; 1.3 kB a series. Figures: `make bench-detect`.
+Cost: O(n) a tick without Python per series; 1.5 kB a series. Figures: `make bench-detect`.
 Source: two-sided CUSUM, Page 1954; energy of lagged differences is what k-means on them measures; the tails see
 `detectors/_tail.py`. Weights, hold and the map to p were chosen once, on public labelled sets of other people's
 metrics, and are one setting for everything.
