@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -346,17 +344,11 @@ def test_a_state_of_another_step_is_refused():
         bank(1, step=60.0).load(bank(1).dump())
 
 
-def test_state_is_small_and_a_tick_is_cheap():
+def test_state_is_small_and_does_not_grow():
     n = 300
     detector = bank(n)
-    rows = noise(400, n)
-    feed(detector, rows)
-    assert len(detector.dump()) / n < 3000
-    everything = np.ones(n, bool)
-    best = np.inf
-    for i in range(200):
-        start = time.perf_counter()
-        detector.score(T0 + 400 + i, rows[i])
-        detector.learn(T0 + 400 + i, rows[i], everything)
-        best = min(best, time.perf_counter() - start)
-    assert best < 2e-3, "0.2 ms on a quiet core of 2024"
+    feed(detector, noise(400, n))
+    size = len(detector.dump())
+    assert size / n < 3000
+    feed(detector, noise(400, n, seed=1), start=T0 + 400)
+    assert abs(len(detector.dump()) - size) < 100
