@@ -32,7 +32,7 @@ class Season:
     """Profiles of n series; `at` sets the time, then `rest` and `learn` speak of it.
 
     profile, count   (BINS, n) value by time of day, rows behind it
-    error, plain     (n,) mean absolute rest with the profile, and without
+    errors           (2, n) mean absolute rest with the profile, and without
     """
 
     def __init__(self, n: int, step_s: float) -> None:
@@ -41,15 +41,12 @@ class Season:
         self._bin: int | tuple[IntArray, IntArray] = 0
         self.profile: FloatArray = np.zeros((BINS, n))
         self.count: FloatArray = np.zeros((BINS, n))
-        self.error: FloatArray = np.zeros(n)
-        self.plain: FloatArray = np.zeros(n)
+        self.errors: FloatArray = np.zeros((2, n))
         self.rows: FloatArray = np.zeros(n)
 
     def arrays(self) -> dict[str, FloatArray]:
         """Return the state by name; the last axis is the series."""
-        return {
-            name: getattr(self, name) for name in ("profile", "count", "error", "plain", "rows")
-        }
+        return {name: getattr(self, name) for name in ("profile", "count", "errors", "rows")}
 
     def at(self, ts: float, clock: FloatArray | None) -> None:
         """Set the time of the row: `ts` for all, or plus `clock` (n,) seconds of each series."""
@@ -63,7 +60,7 @@ class Season:
         """Return what is left of x (n,) by the better of profile and slow level."""
         out = x - mean
         if rows.size and rows.max() > self._ready:
-            helps = (self.error < _HELPS * self.plain) & (rows > self._ready)
+            helps = (self.errors[0] < _HELPS * self.errors[1]) & (rows > self._ready)
             helps &= self.count[self._bin] > 0
             np.copyto(out, x - self.profile[self._bin], where=helps)
         return out
@@ -72,15 +69,18 @@ class Season:
         """Learn a row where `teach`; `rate` (n,) is that of the slow level, 0 where nothing is learnt."""
         profile, count = self.profile[self._bin], self.count[self._bin]
         known = count > 0
-        off = np.where(known, x - profile, 0.0)
-        unsure = self.rows < _SURE_ROWS
-        limit = np.where(unsure | (self.error == 0), np.inf, _CLIP * self.error)
-        off = np.minimum(np.maximum(off, -limit), limit)
-        away = np.abs(x - mean)
-        limit = np.where(unsure | (self.plain == 0), np.inf, _CLIP * self.plain)
-        use = rate * known
-        self.error += use * (np.abs(off) - self.error)
-        self.plain += use * (np.minimum(away, limit) - self.plain)
+        off = (x - profile) * known
+        errors = np.empty_like(self.errors)
+        errors[0] = off
+        np.subtract(x, mean, out=errors[1])
+        np.abs(errors, out=errors)
+        limit = self.errors * _CLIP
+        np.copyto(limit, np.inf, where=(self.errors == 0) | (self.rows < _SURE_ROWS))
+        np.minimum(errors, limit, out=errors)
+        off = np.minimum(np.maximum(off, -limit[0]), limit[0])
+        errors -= self.errors
+        errors *= rate * known
+        self.errors += errors
         self.rows += teach
         step = np.maximum(1.0 / (count + 1.0), self._share)
         self.profile[self._bin] = np.where(teach, np.where(known, profile + step * off, x), profile)

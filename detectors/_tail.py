@@ -36,7 +36,7 @@ class Tail:
     """
 
     def __init__(self, start: FloatArray, n: int) -> None:
-        self.start = start
+        self._least = 0.25 * start[:, :1]
         c = len(start)
         self.quantile: FloatArray = np.repeat(start[:, :1], n, axis=1)
         self.excess: FloatArray = np.repeat(start[:, 1:2], n, axis=1)
@@ -76,24 +76,26 @@ class Tail:
 
     def learn(self, v: FloatArray, teach: BoolArray, rows: FloatArray) -> None:
         """Learn a row v (c, n) of the series with teach (n,) True; rows (n,) were learnt before it."""
-        rate = np.clip(8.0 / np.maximum(rows, 1.0), _SLOWEST, 0.3) * teach
+        rate = _rate(rows, _SLOWEST, teach)
         over = v > self.quantile
         over &= teach
-        at = np.nonzero(over)
-        if len(at[0]):
-            mean, seen = self.excess[at], self.seen[at]
-            share = 1.0 / (1.0 + self.streak[at])
-            weight = share / np.minimum(seen + _PRIOR_EXCESSES, 300.0)
-            capped = np.minimum(v[at] - self.quantile[at], _CAP * mean)
-            square = self.square[at]
-            self.square[at] = square + weight * (capped * capped - square)
-            self.excess[at] = mean + weight * (capped - mean)
-            self.seen[at] = seen + share
+        # flat positions, into flat views: few of all cells, and half the price on few series
+        at = over.ravel().nonzero()[0]
+        quantiles = self.quantile.ravel()
+        if len(at):
+            excess, square, seen = self.excess.ravel(), self.square.ravel(), self.seen.ravel()
+            mean, known = excess[at], seen[at]
+            share = 1.0 / (1.0 + self.streak.ravel()[at])
+            weight = share / np.minimum(known + _PRIOR_EXCESSES, 300.0)
+            capped = np.minimum(v.ravel()[at] - quantiles[at], _CAP * mean)
+            square[at] += weight * (capped * capped - square[at])
+            excess[at] = mean + weight * (capped - mean)
+            seen[at] = known + share
         self.streak += 1.0
         self.streak *= over
         self.quantile *= np.exp(-ABOVE * rate)
-        self.quantile[at] *= np.exp(rate)[at[1]]
-        np.maximum(self.quantile, 0.25 * self.start[:, :1], out=self.quantile)
+        quantiles[at] *= np.exp(rate)[at % len(rate)]
+        np.maximum(self.quantile, self._least, out=self.quantile)
         self.ticks += 1
         if self.ticks % _REFRESH == 0:
             self.refresh()
@@ -108,6 +110,14 @@ class Quantile:
 
     def learn(self, v: FloatArray, teach: BoolArray, rows: FloatArray) -> None:
         """Learn a row v (n,) where `teach`; rows (n,) were learnt before it."""
-        rate = np.clip(8.0 / np.maximum(rows, 1.0), 0.5 * _SLOWEST, 0.3) * teach
+        rate = _rate(rows, 0.5 * _SLOWEST, teach)
         self.value *= np.exp(rate * ((v > self.value) - ABOVE))
         np.maximum(self.value, self._least, out=self.value)
+
+
+def _rate(rows: FloatArray, slowest: float, teach: BoolArray) -> FloatArray:
+    """Return the step (n,) of a quantile after so many rows: quick at first; 0 where nothing is learnt."""
+    rate = 8.0 / np.maximum(rows, 1.0)
+    np.minimum(np.maximum(rate, slowest, out=rate), 0.3, out=rate)
+    rate *= teach
+    return rate

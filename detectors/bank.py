@@ -9,7 +9,7 @@
     variability  size of steps, against the usual size                                        1
     range        how far beyond all that was seen, in widths of it                            1.5
     level        local level against the daily profile (where one helps) or the slow level    1.5, as far as it
-    level        two-sided CUSUM                                                              0.5  exceeds its own
+    trend        level of the last hundred rows or so, the same way                           1    exceeds its own
     flatline     rows without a step, for a series that always moves                          3    98 % quantile
     level        standard deviations from the long mean, of events too                        5, beyond three
 
@@ -34,9 +34,9 @@ shipped prior, and `explain` says calibrated False. What is not trusted moves on
 never what is ordinary; a trusted row after 60 untrusted ones means "this is the new normal", and the level goes there.
 
 Cost: O(n) a tick without Python per series; 1.5 kB a series. Figures: `make bench-detect`.
-Source: two-sided CUSUM, Page 1954; energy of lagged differences is what k-means on them measures; the tails see
-`detectors/_tail.py`. Weights, hold and the map to p were chosen once, on public labelled sets of other people's
-metrics, and are one setting for everything.
+Source: levels at several speeds, Roberts 1959; energy of lagged differences is what k-means on them measures; the
+tails see `detectors/_tail.py`. Weights, hold and the map to p were chosen once, on public labelled sets of other
+people's metrics, and are one setting for everything.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from agent.units import Duration, Model
 from detectors._season import Season
 from detectors._tail import LOG_ABOVE, Quantile, Tail
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _SIGMA: Final = 1.25
 """Mean absolute deviation to standard deviation, for a bell."""
 _TINY: Final = 1e-9
@@ -67,11 +67,11 @@ _LARGEST: Final = 1e150
 _CLIP: Final = 5.0
 _LOCAL: Final = 1.0 / 8.0
 """The local level and the local size of steps follow over eight rows."""
+_FOLLOW: Final = np.array([[_LOCAL], [_LOCAL], [_LOCAL], [1.0 / 64.0]])
+"""So do all that is followed, but the level of the last hundred rows or so: what creeps shows there first."""
 _STALE_STEPS: Final = 5.0
 _LATE_STEPS: Final = 100.0
 _NEW_NORMAL_ROWS: Final = 60.0
-_CUSUM_SLACK: Final = 1.0
-_CUSUM_MAX: Final = 100.0
 _FARTHEST: Final = 1e6
 """No statistic is larger: what is infinitely far must not teach infinities."""
 _FLAT_UNIT: Final = 3.0
@@ -85,21 +85,23 @@ _HOLD: Final = 0.92
 _RARITY_MAX: Final = 60.0
 """In nats; more than that says nothing more, and would be held for long."""
 
-_SPIKE, _SHAPE, _VARIABILITY, _RANGE, _LEVEL, _CUSUM, _FLAT = range(7)
-_FAMILY: Final = ("spike", "shape", "variability", "range", "level", "level", "flatline")
+_SPIKE, _SHAPE, _VARIABILITY, _RANGE, _LEVEL, _TREND, _FLAT = range(7)
+_FAMILY: Final = ("spike", "shape", "variability", "range", "level", "trend", "flatline")
 _FULL: Final = 4
 """The first so many count in full; the others as far as they exceed what they usually reach."""
-_WEIGHTS: Final = np.array([[1.5], [2.0], [1.0], [1.5], [1.5], [0.5], [3.0]])
+_COUNTS_BEYOND: Final = np.array([[0.0]] * _FULL + [[LOG_ABOVE]] * 3)
+_WEIGHTS: Final = np.array([[1.5], [2.0], [1.0], [1.5], [1.5], [1.0], [3.0]])
 _FAR_FROM, _FAR_MOST, _FAR_WEIGHT = 3.0, 50.0, 5.0
 """Distance from the long mean counts beyond so many standard deviations, up to so many. It has no tail of its own:
 what is far is far, also for a series that has been there before."""
 # Quantile and mean excess that metrics of hosts show before anything is known of them.
 _PRIOR: Final = np.array(
-    [[4.0, 1.5], [6.0, 2.0], [1.0, 0.4], [0.05, 0.05], [3.0, 1.0], [10.0, 5.0], [1.0, 1.0]]
+    [[4.0, 1.5], [6.0, 2.0], [1.0, 0.4], [0.05, 0.05], [3.0, 1.0], [2.5, 1.0], [1.0, 1.0]]
 )
 _RATES: Final = np.array([[0.0, 1.0, 1.5, 3.2, 1e9], [0.0, 5.6, 7.7, 9.55, 48.7]])
 """Multiples of the 98 % quantile of the sum, and how rare (in nats) excursions as high are: 0.02 of rows lie above
 the quantile, in excursions of half a dozen rows; far beyond it the rate falls with the square."""
+_LOG_KNOTS: Final = np.log(_RATES[0, 1:])
 _YOUNG_ROWS: Final = 6000.0
 """With so many rows learnt an excursion is taken for twice as usual as it looks."""
 _OWN: Final = 0.75
@@ -107,9 +109,17 @@ _OWN: Final = 0.75
 _USUAL_SUM: Final = 9.0
 """98 % quantile of the sum before anything is known."""
 
-_FIELDS: Final = (
-    "rows", "seen", "last", "fast", "mean", "spread", "moves", "move_share", "up", "down", "swing", "swing_usual",
-    "run", "held", "floors", "high", "low", "local", "local_usual", "evidence", "centre", "variance",
+# A tick is some hundred numpy calls, a microsecond each on few series. So state that follows one rule stands in one
+# block (k, n) and is followed in one call; these are the rows of the two blocks.
+_LAST, _FAST, _SWING, _LOCAL_LEVEL, _MIDDLE_LEVEL, _RUN, _EVIDENCE, _STEP, _STEP_BEFORE = range(9)
+_ENERGY: Final = slice(9, 14)
+_CENTRE, _VARIANCE, _MOVE_SHARE, _MEAN, _SPREAD, _LOCAL_USUAL, _MIDDLE_USUAL, _SWING_USUAL = range(
+    8
+)
+_SIZES: Final = slice(4, 8)
+"""Of what is usual, the sizes: one row teaches them at most `_CLIP` times as much as they are."""
+_STATE: Final = (
+    "rows", "seen", "moves", "held", "floors", "reach", "errors", "place", "usual",
 )  # fmt: skip
 
 
@@ -117,30 +127,29 @@ _FIELDS: Final = (
 class _Row:
     """What one row says against the state, kept between score and learn.
 
+    given   the row as it was handed in; x without what is no number
     off     (2, n) distance from the two forecasts: the last value, the local level
-    stats   (7, n) the statistics; rarity (7, n) -log p of each; total (n,) their weighted sum, held
+    both    (2, n) x and -x
+    scales  (3, n) deviation of level, local level and middle level
+    place   (14, n) where the series are with this row, the weighted sum of the rarities, held, among it
+    stats   (7, n) the statistics; rarity (7, n) -log p of each
     """
 
     ts: float
+    given: FloatArray
     x: FloatArray
     ok: BoolArray
     moved: BoolArray
     off: FloatArray
-    smooth: FloatArray
+    both: FloatArray
     rest: FloatArray
-    local: FloatArray
-    fast: FloatArray
-    up: FloatArray
-    down: FloatArray
-    swing: FloatArray
-    run: FloatArray
+    place: FloatArray
     flat_unit: FloatArray
     least: FloatArray
     spike_scale: FloatArray
-    level_scale: FloatArray
+    scales: FloatArray
     stats: FloatArray
     rarity: FloatArray
-    total: FloatArray
     p: FloatArray
 
 
@@ -174,32 +183,17 @@ class Bank:
 
     def _fresh(self, n: int) -> None:
         """Make the state of n series of which nothing is known."""
-        zero = {name: np.zeros(n) for name in _FIELDS}
-        self.rows: FloatArray = zero["rows"]
+        self.rows: FloatArray = np.zeros(n)
         self.seen: FloatArray = np.full(n, -np.inf)
-        self.last: FloatArray = zero["last"]
-        self.fast: FloatArray = zero["fast"]
-        self.mean: FloatArray = zero["mean"]
-        self.spread: FloatArray = zero["spread"]
+        self.moves: FloatArray = np.zeros(n)
+        self.held: FloatArray = np.zeros(n)
+        self.floors: FloatArray = np.zeros(n)
+        self._floors_known = False
+        self.reach: FloatArray = np.zeros((2, n))
+        """Highest value, and highest of -x."""
         self.errors: FloatArray = np.zeros((2, n))
-        self.moves: FloatArray = zero["moves"]
-        self.move_share: FloatArray = zero["move_share"]
-        self.up: FloatArray = zero["up"]
-        self.down: FloatArray = zero["down"]
-        self.swing: FloatArray = zero["swing"]
-        self.swing_usual: FloatArray = zero["swing_usual"]
-        self.run: FloatArray = zero["run"]
-        self.held: FloatArray = zero["held"]
-        self.floors: FloatArray = zero["floors"]
-        self.high: FloatArray = zero["high"]
-        self.low: FloatArray = zero["low"]
-        self.local: FloatArray = zero["local"]
-        self.local_usual: FloatArray = zero["local_usual"]
-        self.evidence: FloatArray = zero["evidence"]
-        self.centre: FloatArray = zero["centre"]
-        self.variance: FloatArray = zero["variance"]
-        self.steps: FloatArray = np.zeros((2, n))
-        self.energy: FloatArray = np.zeros((5, n))
+        self.place: FloatArray = np.zeros((_ENERGY.stop, n))
+        self.usual: FloatArray = np.zeros((_SIZES.stop, n))
         self.season = Season(n, self._config.step_s)
         self.tails = Tail(_PRIOR, n)
         self.usual_sum = Quantile(_USUAL_SUM, n)
@@ -209,6 +203,7 @@ class Bank:
         if len(floors) != len(self.rows):
             raise ValueError(f"{len(floors)} floors for {len(self.rows)} series")
         self.floors = np.nan_to_num(np.maximum(floors, 0.0))
+        self._floors_known = bool(self.floors.any())
         self._row = None
 
     def set_clock(self, offsets_s: FloatArray | None) -> None:
@@ -228,80 +223,111 @@ class Bank:
     def _measure(self, ts: float, given: FloatArray) -> _Row:
         if len(given) != len(self.rows):
             raise ValueError(f"a row of {len(given)} values for {len(self.rows)} series")
-        with np.errstate(
-            over="ignore"
-        ):  # a huge leap from a still series is infinitely rare, rightly
+        # a huge leap from a still series is infinitely rare, rightly
+        with np.errstate(over="ignore"):
             return self._compare(ts, given)
 
     def _compare(self, ts: float, given: FloatArray) -> _Row:
         ok = np.abs(given) < _LARGEST  # False for NaN too
-        x = np.where(ok, given, self.last)
-        last, fast, mean, local = self.last, self.fast, self.mean, self.local
-        steps, energy = self.steps, self.energy
+        before, usual, mean = self.place, self.usual, self.usual[_MEAN]
+        x = np.where(ok, given, before[_LAST])
         self.season.at(ts, self._clock)
         rest = self.season.rest(x, mean, self.rows)
         stale = ts - self.seen > _STALE_STEPS * self._config.step_s
-        if stale.any():
+        if np.count_nonzero(stale):
             # Nothing is known of where it was just now: no spike out of a gap. New series come this way too.
-            last, fast = np.where(stale, x, last), np.where(stale, x, fast)
-            mean = np.where(self.rows > 0, mean, x)
-            rest = np.where(self.rows > 0, rest, 0.0)
-            local = np.where(stale, rest, local)
-            steps, energy = np.where(stale, 0.0, steps), np.where(stale, 0.0, energy)
-        grain = np.abs(mean) * _TINY + 1e-300
-        least = self.floors * (0.25 / _SIGMA) + grain
-        off = np.stack((x - last, x - fast))
-        # The better of two forecasts: the last value (walks, steps) or the local level (noise).
-        residual = np.where(self.errors[0] <= self.errors[1], off[0], off[1])
-        spike_scale = np.maximum(self.errors.min(axis=0), least) * _SIGMA
-        step_scale = np.maximum(self.errors[0], least) * _SIGMA
-        level_scale = np.maximum(self.spread, least) * _SIGMA
-        now, local = fast + off[1] * _LOCAL, local + (rest - local) * _LOCAL
-        up, down = self._shift(x, mean, now, level_scale)
+            before, known = before.copy(), self.rows > 0
+            mean, rest = np.where(known, mean, x), np.where(known, rest, 0.0)
+            for state, now in ((_LAST, x), (_FAST, x), (_LOCAL_LEVEL, rest)):
+                np.copyto(before[state], now, where=stale)
+            np.copyto(before[_STEP:], 0.0, where=stale)
+        grain = np.abs(mean) * _TINY
+        grain += 1e-300
+        least = self.floors * (0.25 / _SIGMA)
+        least += grain
+        off = x - before[_LAST : _FAST + 1]
         moved_by = np.abs(off[0])
         moved = moved_by > grain
-        swing = self.swing + (moved_by - self.swing) * _LOCAL
-        soft = 0.1 * self.swing_usual + least
-        run = np.where(moved, 0.0, self.run + 1.0)
-        smooth = (off[0] + steps[0] + steps[1]) * (1.0 / 3.0)
-        stats = np.empty((7, len(x)))
-        np.divide(residual, spike_scale, out=stats[_SPIKE])
-        np.sqrt(energy.sum(axis=0) + smooth * smooth, out=stats[_SHAPE])
-        stats[_SHAPE] /= step_scale
-        np.divide(local, np.maximum(self.local_usual, least) * _SIGMA, out=stats[_LEVEL])
-        np.maximum(x - self.high, self.low - x, out=stats[_RANGE])
-        np.maximum(stats[_RANGE], 0.0, out=stats[_RANGE])
-        stats[_RANGE] /= np.maximum(self.high - self.low, _RANGE_LEAST * least)
-        np.maximum(up, down, out=stats[_CUSUM])
-        np.log((swing + soft) / (self.swing_usual + soft), out=stats[_VARIABILITY])
-        flat_unit: FloatArray = np.where(self.move_share > 0.9, 1.0 / _FLAT_UNIT, 0.0)
-        np.multiply(run, flat_unit, out=stats[_FLAT])
+        errors, scales = np.maximum(self.errors, least), np.maximum(usual[4:7], least)
+        errors *= _SIGMA
+        scales *= _SIGMA
+        both = np.empty_like(off)
+        both[0] = x
+        np.negative(x, out=both[1])
+        place = self._go(before, x, off, moved_by, rest)
+        np.copyto(place[_RUN], 0.0, where=moved)
+        flat_unit = (usual[_MOVE_SHARE] > 0.9) * (1.0 / _FLAT_UNIT)
+        stats = self._statistics(
+            before=before, place=place, off=off, both=both, least=least, errors=errors, scales=scales
+        )  # fmt: skip
+        np.multiply(place[_RUN], flat_unit, out=stats[_FLAT])
         np.abs(stats, out=stats)
         np.minimum(stats, _FARTHEST, out=stats)
         rarity = self.tails.rarity(stats)
         np.minimum(rarity, _RARITY_MAX, out=rarity)
         total = self._sum(rarity, x, least, np.maximum(np.abs(x - mean), moved_by))
+        place[_EVIDENCE] = total
         p = self._p(total)
         constant = self.moves == 0
-        if constant.any():
+        if np.count_nonzero(constant):
             p = np.where(constant, self._leaves(x, mean, grain), p)
         p[~ok | (self.rows < self._config.warmup_rows)] = np.nan
         return _Row(
-            ts, x, ok, moved, off, smooth, rest, local, now, up, down, swing, run, flat_unit, least,
-            spike_scale, level_scale, stats, rarity, total, p,
+            ts, given, x, ok, moved, off, both, rest, place, flat_unit, least,
+            errors.min(axis=0), scales, stats, rarity, p,
         )  # fmt: skip
 
-    def _shift(
-        self, x: FloatArray, mean: FloatArray, now: FloatArray, scale: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return both sides of the CUSUM with this row in it."""
-        z = (x - mean) / scale
-        np.minimum(np.maximum(z, -3.0, out=z), 3.0, out=z)
-        # Once the local level is back the evidence of a shift fades; a plain CUSUM takes as long to forget it.
-        fade = np.where(np.abs(now - mean) < 0.5 * scale, 0.8, 1.0)
-        up = np.maximum(self.up * fade + z - _CUSUM_SLACK, 0.0)
-        down = np.maximum(self.down * fade - z - _CUSUM_SLACK, 0.0)
-        return np.minimum(up, _CUSUM_MAX, out=up), np.minimum(down, _CUSUM_MAX, out=down)
+    @staticmethod
+    def _go(
+        before: FloatArray, x: FloatArray, off: FloatArray, moved_by: FloatArray, rest: FloatArray
+    ) -> FloatArray:
+        """Return where the series are with this row, as if none of them stood still."""
+        place = np.empty_like(before)
+        follow, followed = place[_FAST : _MIDDLE_LEVEL + 1], before[_FAST : _MIDDLE_LEVEL + 1]
+        follow[0], follow[1], follow[2:] = x, moved_by, rest
+        follow -= followed
+        follow *= _FOLLOW
+        follow += followed
+        place[_LAST], place[_STEP], place[_STEP_BEFORE] = x, off[0], before[_STEP]
+        smooth = off[0] + before[_STEP]
+        smooth += before[_STEP_BEFORE]
+        smooth *= 1.0 / 3.0
+        place[10:14] = before[9:13]
+        np.square(smooth, out=place[_ENERGY.start])
+        np.add(before[_RUN], 1.0, out=place[_RUN])
+        return place
+
+    def _statistics(
+        self,
+        *,
+        before: FloatArray,
+        place: FloatArray,
+        off: FloatArray,
+        both: FloatArray,
+        least: FloatArray,
+        errors: FloatArray,
+        scales: FloatArray,
+    ) -> FloatArray:
+        """Return the statistics but flatline, which depends on more; with their signs."""
+        stats = np.empty((7, place.shape[1]))
+        # The better of two forecasts: the last value (walks, steps) or the local level (noise).
+        walks = self.errors[0] <= self.errors[1]
+        np.divide(np.where(walks, off[0], off[1]), errors.min(axis=0), out=stats[_SPIKE])
+        shape = place[_ENERGY].sum(axis=0)
+        shape += before[_ENERGY.stop - 1]
+        np.divide(np.sqrt(shape, out=shape), errors[0], out=stats[_SHAPE])
+        soft = self.usual[_SWING_USUAL] * 0.1
+        soft += least
+        quiet = place[_SWING] + soft
+        quiet /= self.usual[_SWING_USUAL] + soft
+        np.log(quiet, out=stats[_VARIABILITY])
+        beyond = (both - self.reach).max(axis=0)
+        wide = np.maximum(self.reach[0] + self.reach[1], _RANGE_LEAST * least)
+        np.divide(np.maximum(beyond, 0.0, out=beyond), wide, out=stats[_RANGE])
+        np.divide(
+            place[_LOCAL_LEVEL : _MIDDLE_LEVEL + 1], scales[1:], out=stats[_LEVEL : _TREND + 1]
+        )
+        return stats
 
     def _sum(
         self, rarity: FloatArray, x: FloatArray, least: FloatArray, reach: FloatArray
@@ -310,21 +336,23 @@ class Bank:
 
         reach   how far the row is from anything ordinary: less than a quarter of a floor says nothing, a floor says all
         """
-        counts = rarity.copy()
-        counts[_FULL:] -= LOG_ABOVE
+        counts = rarity - _COUNTS_BEYOND
         np.maximum(counts, 0.0, out=counts)
         counts *= _WEIGHTS
-        far = np.abs(x - self.centre) / (np.sqrt(self.variance) + least)
-        total: FloatArray = np.clip((far - _FAR_FROM) * _FAR_WEIGHT, 0.0, _FAR_MOST * _FAR_WEIGHT)
-        total += counts[:_FLAT].sum(axis=0)
-        if self.floors.any():
+        far: FloatArray = np.abs(x - self.usual[_CENTRE])
+        far /= np.sqrt(self.usual[_VARIANCE]) + least
+        far -= _FAR_FROM
+        np.minimum(np.maximum(far, 0.0, out=far), _FAR_MOST, out=far)
+        far *= _FAR_WEIGHT
+        far += counts[:_FLAT].sum(axis=0)
+        if self._floors_known:
             share = reach / np.where(self.floors > 0, self.floors, 1e-300)
-            total *= np.clip((share - 0.25) / 0.75, 0.0, 1.0)
-        total += counts[_FLAT]
-        np.maximum(total, self.evidence * _HOLD, out=total)
+            far *= np.minimum(np.maximum((share - 0.25) / 0.75, 0.0), 1.0)
+        far += counts[_FLAT]
+        np.maximum(far, self.place[_EVIDENCE] * _HOLD, out=far)
         # what is said before the first p rests on next to nothing and must not be held
-        np.copyto(total, 0.0, where=self.rows < self._config.warmup_rows)
-        return total
+        np.copyto(far, 0.0, where=self.rows < self._config.warmup_rows)
+        return far
 
     def _p(self, total: FloatArray) -> FloatArray:
         """Return how often, per row, evidence like this comes: (n,) in 0..1."""
@@ -356,86 +384,85 @@ class Bank:
         if late > 0:
             np.minimum(self.seen, ts, out=self.seen)
         row = self._row
-        if row is None or row.ts != ts or not np.array_equal(row.x[row.ok], x[row.ok]):
+        if row is None or row.ts != ts or not _same(row.given, x):
             row = self._measure(ts, x)
         self._row = None if row is not self._row else row
         self._last_ts = ts
-        teach = row.ok & trust
-        self._ordinary(row, teach)
-        self._position(row)
-
-    def _position(self, row: _Row) -> None:
-        """Where the series are now: follows every row that has a value, trusted or not."""
-        ok = row.ok
-        for name in ("fast", "up", "down", "swing", "run", "local"):
-            np.copyto(getattr(self, name), getattr(row, name), where=ok)
-        np.copyto(self.evidence, row.total, where=ok)
-        for newest, state in ((row.smooth * row.smooth, self.energy), (row.off[0], self.steps)):
-            np.copyto(state[1:], state[:-1].copy(), where=ok)
-            np.copyto(state[0], newest, where=ok)
-        np.copyto(self.last, row.x, where=ok)
-        np.copyto(self.seen, row.ts, where=ok)
+        self._ordinary(row, row.ok & trust)
+        # where the series are now follows every row that has a value, trusted or not
+        np.copyto(self.place, row.place, where=row.ok)
+        np.copyto(self.seen, row.ts, where=row.ok)
 
     def _ordinary(self, row: _Row, teach: BoolArray) -> None:
         """What is ordinary: follows trusted rows only."""
-        before = self.rows
+        before, usual, x = self.rows, self.usual, row.x
         first = teach & (before == 0)
-        if first.any():
-            for state in (self.mean, self.centre, self.high, self.low):
-                np.copyto(state, row.x, where=first)
+        if np.count_nonzero(first):
+            for state in (usual[_MEAN], usual[_CENTRE]):
+                np.copyto(state, x, where=first)
+            np.copyto(self.reach, row.both, where=first)
         again = teach & (self.held >= _NEW_NORMAL_ROWS)
-        if again.any():
+        if np.count_nonzero(again):
             self._new_normal(row, again)
-        self.held = np.where(teach, 0.0, self.held + row.ok)
+        self.held += row.ok
+        np.copyto(self.held, 0.0, where=teach)
         self.rows = before + teach
         early = before < self._config.warmup_rows
-        rate = np.maximum(1.0 / np.maximum(self.rows, 1.0), 1.0 / self._slow) * teach
-        self.season.learn(row.x, self.mean, rate, teach)
-        away = row.x - self.mean
-        off = row.x - self.centre
-        self.centre += rate * off
-        self.variance += rate * ((1.0 - rate) * off * off - self.variance)
-        away = _clipped(away, np.where(early, 0.0, self.spread))
-        self.mean += rate * away
-        self.spread += rate * (np.abs(away) - self.spread)
-        usual = _clipped(np.abs(row.local), np.where(early, 0.0, self.local_usual))
-        self.local_usual += rate * (usual - self.local_usual)
-        np.copyto(self.high, np.maximum(self.high, row.x), where=teach)
-        np.copyto(self.low, np.minimum(self.low, row.x), where=teach)
-        shrink = (0.5 * _RANGE_FADES) * rate * (self.high - self.low)
-        self.high -= shrink
-        self.low += shrink
+        rate = 1.0 / np.maximum(self.rows, 1.0)
+        np.maximum(rate, 1.0 / self._slow, out=rate)
+        rate *= teach
+        self.season.learn(x, usual[_MEAN], rate, teach)
+        change = np.empty_like(usual)
+        off = np.subtract(x, usual[_CENTRE], out=change[_CENTRE])
+        np.multiply(1.0 - rate, off * off, out=change[_VARIANCE])
+        change[_VARIANCE] -= usual[_VARIANCE]
+        np.subtract(row.moved, usual[_MOVE_SHARE], out=change[_MOVE_SHARE])
+        sizes, step = change[_SIZES], np.abs(row.off)
+        np.subtract(x, usual[_MEAN], out=sizes[0])
+        np.abs(row.place[_LOCAL_LEVEL : _MIDDLE_LEVEL + 1], out=sizes[1:3])
+        sizes[3] = step[0]
+        _clip(sizes, usual[_SIZES], early)
+        change[_MEAN] = sizes[0]
+        np.abs(sizes[0], out=sizes[0])
+        sizes -= usual[_SIZES]
+        change *= rate
+        usual += change
+        np.copyto(self.reach, np.maximum(self.reach, row.both), where=teach)
+        self.reach -= (0.5 * _RANGE_FADES) * rate * (self.reach[0] + self.reach[1])
+        # Sizes of moves are learnt from rows with a move; how often there is one, from all.
         moving = teach & row.moved
         self.moves += moving
-        # Sizes of moves are learnt from rows with a move; how often there is one, from all.
-        rate_moves = np.maximum(1.0 / np.maximum(self.moves, 1.0), 1.0 / self._slow) * moving
-        size = np.abs(row.off)
-        few = self.moves < self._config.warmup_rows
-        self.errors += rate_moves * (_clipped(size, np.where(few, 0.0, self.errors)) - self.errors)
-        swing = _clipped(size[0], np.where(early, 0.0, self.swing_usual))
-        self.swing_usual += rate * (swing - self.swing_usual)
-        self.move_share += rate * (row.moved - self.move_share)
+        rate = 1.0 / np.maximum(self.moves, 1.0)
+        np.maximum(rate, 1.0 / self._slow, out=rate)
+        rate *= moving
+        _clip(step, self.errors, self.moves < self._config.warmup_rows)
+        step -= self.errors
+        step *= rate
+        self.errors += step
         # A run teaches once, with its length, when it ends: while it lasts it must not become ordinary by itself.
         stats = row.stats.copy()
-        stats[_FLAT] = np.where(row.moved, self.run * row.flat_unit, 0.0)
+        np.multiply(self.place[_RUN], row.flat_unit, out=stats[_FLAT])
+        stats[_FLAT] *= row.moved
         settled = teach & ~early
         self.tails.learn(stats, settled, before)
-        self.usual_sum.learn(row.total, settled, before)
+        self.usual_sum.learn(row.place[_EVIDENCE], settled, before)
 
     def _new_normal(self, row: _Row, again: BoolArray) -> None:
         """The monitor trusts again what it has long called abnormal: the level goes to where the series is."""
         # Unless this row leaps away from there: then it is the way back, and what was ordinary still is.
-        again &= np.abs(row.off[1]) <= 3.0 * row.swing
-        moved_on = again & (np.abs(row.fast - self.mean) > 2.0 * row.level_scale)
-        self.season.shift(np.where(moved_on, row.fast - self.mean, 0.0))
-        self.mean = np.where(moved_on, row.fast, self.mean)
-        self.centre = np.where(moved_on, row.fast, self.centre)
-        self.errors = np.where(again, np.maximum(self.errors, row.swing), self.errors)
-        row.local[moved_on] = 0.0
-        self.swing_usual = np.where(again, row.swing, self.swing_usual)
-        self.move_share = np.where(again & (row.run > 0), 0.0, self.move_share)
+        place, usual = row.place, self.usual
+        again &= np.abs(row.off[1]) <= 3.0 * place[_SWING]
+        by = place[_FAST] - usual[_MEAN]
+        moved_on = again & (np.abs(by) > 2.0 * row.scales[0])
+        self.season.shift(np.where(moved_on, by, 0.0))
+        for state in (usual[_MEAN], usual[_CENTRE]):
+            np.copyto(state, place[_FAST], where=moved_on)
+        self.errors = np.where(again, np.maximum(self.errors, place[_SWING]), self.errors)
+        place[_LOCAL_LEVEL : _MIDDLE_LEVEL + 1, moved_on] = 0.0
+        np.copyto(usual[_SWING_USUAL], place[_SWING], where=again)
+        np.copyto(usual[_MOVE_SHARE], 0.0, where=again & (place[_RUN] > 0))
         self.moves += again
-        row.up[again] = row.down[again] = row.total[again] = 0.0
+        place[_EVIDENCE, again] = 0.0
 
     # ------------------------------------------------------------------ series come and go
 
@@ -458,8 +485,7 @@ class Bank:
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Every array of the state by name; the last axis is the series."""
-        out: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in _FIELDS}
-        out |= {name: getattr(self, name) for name in ("errors", "steps", "energy")}
+        out: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in _STATE}
         out |= {f"tails.{name}": array for name, array in self.tails.arrays().items()}
         out |= {f"season.{name}": array for name, array in self.season.arrays().items()}
         out["usual_sum"] = self.usual_sum.value
@@ -509,7 +535,7 @@ class Bank:
         nan = float("nan")
         if row is None:
             return Why("none", nan, nan, 0.0, rows, calibrated=False)
-        x, mean = float(row.x[i]), float(self.mean[i])
+        x, mean = float(row.x[i]), float(self.usual[_MEAN, i])
         if self.moves[i] == 0:
             floor = float(self.floors[i])
             away = abs(x - mean)
@@ -527,15 +553,15 @@ class Bank:
         if family == "spike":
             centre = x - float(row.off[0 if self.errors[0, i] <= self.errors[1, i] else 1, i])
             scale = float(row.spike_scale[i])
-        elif which == _CUSUM:
-            centre, scale, reach = mean, float(row.level_scale[i]), 3.0
-        elif which == _LEVEL:
-            centre = x - float(row.rest[i])
-            scale = max(float(self.local_usual[i]), float(row.least[i])) * _SIGMA
-            x = centre + float(row.local[i])
+        elif which in {_LEVEL, _TREND}:
+            k = which - _LEVEL
+            centre, scale = x - float(row.rest[i]), float(row.scales[1 + k, i])
+            x = centre + float(row.place[_LOCAL_LEVEL + k, i])
+            # what creeps shows over the last hundred rows before it does over the last ten
+            family = "level" if said[_LEVEL] > LOG_ABOVE else "trend"
         elif which == _RANGE:
-            low, high = float(self.low[i]), float(self.high[i])
-            scale = float(row.level_scale[i])
+            low, high = -float(self.reach[1, i]), float(self.reach[0, i])
+            scale = float(row.scales[0, i])
             return Why(family, low, high, max(low - x, x - high, 0.0) / scale, rows, calibrated)
         else:
             deviations = float(np.exp(min(stat, 10.0))) if family == "variability" else stat
@@ -552,12 +578,19 @@ def _nats(b: FloatArray) -> FloatArray:
     Shipped, not learnt: on five kinds of metrics at steps of 1 s to an hour the rate falls with the same power of b,
     and what a series alone could tell of so rare things it would tell too late, or from the very events to be found.
     """
-    knots, nats = _RATES
-    out: FloatArray = np.interp(np.log(np.maximum(b, 1.0)), np.log(knots[1:]), nats[1:])
+    nats = _RATES[1]
+    out: FloatArray = np.interp(np.log(np.maximum(b, 1.0)), _LOG_KNOTS, nats[1:])
     return np.where(b < 1.0, nats[1] * b, out)
 
 
-def _clipped(away: FloatArray, usual: FloatArray) -> FloatArray:
-    """Return what may be learnt of a deviation: at most so many usual ones; all of it where none is known (0)."""
-    limit = np.where(usual == 0, np.inf, _CLIP * usual)
-    return np.minimum(np.maximum(away, -limit), limit)
+def _clip(values: FloatArray, usual: FloatArray, unknown: BoolArray) -> None:
+    """Let values (k, n) teach at most so many usual ones; all of them where none is known (`unknown` (n,), or 0)."""
+    limit = usual * _CLIP
+    np.copyto(limit, np.inf, where=unknown | (usual == 0))
+    np.minimum(values, limit, out=values)
+    np.maximum(values, np.negative(limit, out=limit), out=values)
+
+
+def _same(a: FloatArray, b: FloatArray) -> bool:
+    """Tell whether two rows are one: the very array, as a rule."""
+    return a is b or np.array_equal(a, b, equal_nan=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import Refused
-from detectors.bank import Bank
+from detectors.bank import _LAST, _MEAN, _SPREAD, Bank
 
 T0 = 1_700_000_000.0
 
@@ -81,6 +81,21 @@ def test_a_small_lasting_shift_is_seen_as_level():
     assert np.median(p[20:]) < 5e-4
     assert p[20:].max() < 2e-3
     assert detector.explain(0).family == "level"
+
+
+def test_what_creeps_is_seen_as_trend_before_it_is_anywhere_else():
+    detector = bank(1)
+    feed(detector, 20 + noise(3000))
+    creeping = 20 + noise(240, seed=1) + np.linspace(0, 1.2, 240)[:, None]
+    p = feed(detector, creeping, start=T0 + 3000, trust=np.array([False]))
+    assert p[:120].min() > 1e-3, "half a deviation is nothing yet"
+    families = set()
+    for i, x in enumerate(20 + noise(60, seed=2) + np.linspace(1.2, 1.5, 60)[:, None]):
+        p = detector.score(T0 + 3240 + i, x)
+        families.add(detector.explain(0).family)
+        detector.learn(T0 + 3240 + i, x, np.array([False]))
+    assert p[0] < 1e-3
+    assert "trend" in families
 
 
 def test_shaking_more_is_seen_as_variability():
@@ -183,7 +198,7 @@ def test_what_is_no_measurement_is_skipped(bad):
     detector.learn(T0 + 200, np.array([bad]), np.array([True]))
     after = bank(1)
     after.load(before)
-    np.testing.assert_array_equal(after.mean, detector.mean)
+    np.testing.assert_array_equal(after.usual[_MEAN], detector.usual[_MEAN])
 
 
 def test_a_series_that_never_answers_stays_unknown():
@@ -201,7 +216,7 @@ def test_after_a_gap_there_is_no_spike():
     """A series that wanders may be anywhere after an hour; only its level may speak."""
     detector = bank(1)
     feed(detector, 1000 + noise(2000).cumsum(axis=0))
-    here = detector.last.copy()
+    here = detector.place[_LAST].copy()
     assert detector.score(T0 + 2001, here + 40)[0] < 1e-3
     assert detector.score(T0 + 5600, here + 40)[0] > 1e-3
 
@@ -232,14 +247,18 @@ def test_a_clock_that_was_set_back_does_not_stop_learning():
 def test_what_is_not_trusted_is_not_learnt():
     detector = bank(2)
     feed(detector, 20 + noise(2000, 2))
-    mean, spread, rows = detector.mean.copy(), detector.spread.copy(), detector.rows.copy()
+    mean, spread, rows = (
+        detector.usual[_MEAN].copy(),
+        detector.usual[_SPREAD].copy(),
+        detector.rows.copy(),
+    )
     high = 40 + noise(500, 2, seed=1)
     p = feed(detector, high, start=T0 + 2000, trust=np.array([True, False]))
-    assert detector.mean[1] == mean[1]
-    assert detector.spread[1] == spread[1]
+    assert detector.usual[_MEAN, 1] == mean[1]
+    assert detector.usual[_SPREAD, 1] == spread[1]
     assert detector.rows[1] == rows[1]
     assert (p[:, 1] < 1e-4).all(), "it is as abnormal after 500 rows as it was after one"
-    assert detector.mean[0] > mean[0]
+    assert detector.usual[_MEAN, 0] > mean[0]
     back = feed(detector, 20 + noise(50, 2, seed=2), start=T0 + 2500)
     assert back[20:, 1].min() > 1e-4
 
