@@ -27,7 +27,8 @@ from agent.errors import Refused
 from agent.excursions import Excursions
 from agent.model import Anomaly, BoolArray, FloatArray, Frame, IntArray, Series
 from agent.objectives import Limit
-from agent.ports import Detector, GroupView, Why
+from agent.ports import Detector, GroupView, Knowing, Why
+from agent.traits import traits_of
 
 PRIOR_DEVIATIONS: Final = 8.0
 """While the history is too short for a small p, a series must be this far out, for some rows, to be named; as far
@@ -39,8 +40,8 @@ READY_ROWS: Final = 600
 class MakeDetector(Protocol):
     """How the monitor gets a detector for one source, from the registry."""
 
-    def __call__(self, step_s: float, floors: FloatArray) -> Detector:
-        """Return a fresh detector for `len(floors)` series sampled every `step_s` seconds."""
+    def __call__(self, step_s: float, n: int) -> Detector:
+        """Return a fresh detector for n series sampled every `step_s` seconds."""
         ...
 
 
@@ -332,16 +333,14 @@ class Watch:
     def _retable(self, series: tuple[Series, ...]) -> None:
         before = {s: i for i, s in enumerate(self._series)}
         old = np.array([before.get(s, -1) for s in series], dtype=np.int64)
-        floors = np.array([SIGNALS[s.metric].floor for s in series])
         if self._make is not None:
             if self._detector is None:
-                self._detector = self._make(self.step_s, floors)
+                self._detector = self._make(self.step_s, len(series))
                 self._restore(series)
             else:
                 self._detector.remap(old)
-            set_floors = getattr(self._detector, "set_floors", None)
-            if set_floors is not None:
-                set_floors(floors)
+            if isinstance(self._detector, Knowing):
+                self._detector.set_traits(traits_of(series))
             self._share_out(series)
         self._excursions.remap(old)
         broken, stood = _Broken.lay(series, self._limits), self._broken

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from agent.model import BoolArray, Change, FloatArray, Frame, IntArray
+from agent.traits import Traits
 
 
 @runtime_checkable
@@ -162,6 +163,15 @@ class Detector(Protocol):
 
     def explain(self, i: int) -> Why:
         """Say why series i got its last p-value."""
+        ...
+
+
+@runtime_checkable
+class Knowing(Protocol):
+    """A detector that wants to know what its series are, not only how they move."""
+
+    def set_traits(self, traits: Traits) -> None:
+        """Take what the n series are: after it was made, and after every `remap`, before the next row."""
         ...
 
 

@@ -24,9 +24,11 @@ then is standing still (flatline) a thing to see. *Seasonal*: after two days, if
 leaves at least a tenth less than the slow level does; the time of the day is that of `ts` plus the clock of the series
 (`set_clock`), never a count of rows.
 
-`floors` (n,) are the smallest changes that matter to anybody, in the units of the series (0 = unknown): a quarter of
-one is the least that counts as a deviation, so that a nearly constant series stays quiet. With floors of 0 the
-p-values do not change when a series is shifted or scaled by a positive number.
+What is known of a series (`set_traits`) comes before what is seen. Floors are the smallest changes that matter to
+anybody, in the units of the series (0 = unknown): a quarter of one is the least that counts as a deviation, so that a
+nearly constant series stays quiet. With floors of 0 the p-values do not change when a series is shifted or scaled by a
+positive number. A *state* (0 or 1) has no shape, level or rest: while it is not where it usually is, p is how rarely it
+goes there. Physical limits bound the band that `explain` gives.
 
 A p is the rate, per row, of excursions as high as this one; an excursion lasts about a dozen rows. It is never below
 1 / (30 rows learnt): so few rows can not tell more. While fewer than 600 rows were learnt the tail is partly the
@@ -41,7 +43,7 @@ metrics, and are one setting for everything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -53,11 +55,12 @@ from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Why
 from agent.registry import detector
+from agent.traits import STATE, Traits
 from agent.units import Duration, Model
 from detectors._season import Season
 from detectors._tail import LOG_ABOVE, Quantile, Tail
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _SIGMA: Final = 1.25
 """Mean absolute deviation to standard deviation, for a bell."""
 _TINY: Final = 1e-9
@@ -170,7 +173,7 @@ class Bank:
         self._clock: FloatArray | None = None
         self._fresh(n)
         if floors is not None:
-            self.set_floors(floors)
+            self.set_traits(Traits.neutral(n, floors))
 
     def _fresh(self, n: int) -> None:
         """Make the state of n series of which nothing is known."""
@@ -190,7 +193,6 @@ class Bank:
         self.swing_usual: FloatArray = zero["swing_usual"]
         self.run: FloatArray = zero["run"]
         self.held: FloatArray = zero["held"]
-        self.floors: FloatArray = zero["floors"]
         self.high: FloatArray = zero["high"]
         self.low: FloatArray = zero["low"]
         self.local: FloatArray = zero["local"]
@@ -203,13 +205,20 @@ class Bank:
         self.season = Season(n, self._config.step_s)
         self.tails = Tail(_PRIOR, n)
         self.usual_sum = Quantile(_USUAL_SUM, n)
+        self._know(Traits.neutral(n))
 
-    def set_floors(self, floors: FloatArray) -> None:
-        """Take floors (n,) in the units of the series; NaN and negative ones count as unknown."""
-        if len(floors) != len(self.rows):
-            raise ValueError(f"{len(floors)} floors for {len(self.rows)} series")
-        self.floors = np.nan_to_num(np.maximum(floors, 0.0))
+    def set_traits(self, traits: Traits) -> None:
+        """Take what the series are; the p-values of those of which nothing is known do not change by it."""
+        if len(traits) != len(self.rows):
+            raise ValueError(f"traits of {len(traits)} series for {len(self.rows)}")
+        self._know(traits)
         self._row = None
+
+    def _know(self, traits: Traits) -> None:
+        """Lay out what follows from the traits; None where it holds for no series."""
+        self.traits, self.floors = traits, traits.floors
+        states: BoolArray = traits.kind == STATE
+        self._states = states if states.any() else None
 
     def set_clock(self, offsets_s: FloatArray | None) -> None:
         """Take seconds (n,) to add to `ts` for the time of day of each series (another time zone); None = as ts."""
@@ -281,11 +290,7 @@ class Bank:
         rarity = self.tails.rarity(stats)
         np.minimum(rarity, _RARITY_MAX, out=rarity)
         total = self._sum(rarity, x, least, np.maximum(np.abs(x - mean), moved_by))
-        p = self._p(total)
-        constant = self.moves == 0
-        if constant.any():
-            p = np.where(constant, self._leaves(x, mean, grain), p)
-        p[~ok | (self.rows < self._config.warmup_rows)] = np.nan
+        p = self._judge(total, ok, x, mean, grain)
         return _Row(
             ts, x, ok, moved, off, smooth, rest, local, now, up, down, swing, run, flat_unit, least,
             spike_scale, level_scale, stats, rarity, total, p,
@@ -326,6 +331,19 @@ class Bank:
         np.copyto(total, 0.0, where=self.rows < self._config.warmup_rows)
         return total
 
+    def _judge(
+        self, total: FloatArray, ok: BoolArray, x: FloatArray, mean: FloatArray, grain: FloatArray
+    ) -> FloatArray:
+        """Return the p-values (n,): by the evidence, or by what the series is."""
+        p = self._p(total)
+        constant = self.moves == 0
+        if constant.any():
+            p = np.where(constant, self._leaves(x, mean, grain), p)
+        if self._states is not None:
+            p = np.where(self._states, self._changes(x), p)
+        p[~ok | (self.rows < self._config.warmup_rows)] = np.nan
+        return p
+
     def _p(self, total: FloatArray) -> FloatArray:
         """Return how often, per row, evidence like this comes: (n,) in 0..1."""
         rows = np.maximum(self.rows, 1.0)
@@ -345,6 +363,11 @@ class Bank:
         wide = np.maximum(away / np.where(self.floors > 0, self.floors, np.inf), 1.0)
         p = np.maximum(1.0 / ((rows + 2.0) * wide), 1.0 / (30.0 * rows))
         return np.where(away > grain, p, 1.0)
+
+    def _changes(self, x: FloatArray) -> FloatArray:
+        """P-values of states: 1 where they usually are, else how rarely they leave it, by the rule of succession."""
+        away = np.abs(x - np.rint(self.centre)) > 0.5
+        return np.where(away, (1.0 + 0.5 * self.moves) / (self.rows + 2.0), 1.0)
 
     # ------------------------------------------------------------------ learn
 
@@ -453,6 +476,7 @@ class Bank:
         fresh = self._arrays()
         for name, array in fresh.items():
             array[..., stay] = state[name][..., old[stay]]
+        self._know(self.traits)
         self._clock = None if clock is None else np.where(stay, clock[old], 0.0)
         self._row = None
 
@@ -462,6 +486,10 @@ class Bank:
         out |= {name: getattr(self, name) for name in ("errors", "steps", "energy")}
         out |= {f"tails.{name}": array for name, array in self.tails.arrays().items()}
         out |= {f"season.{name}": array for name, array in self.season.arrays().items()}
+        out |= {
+            f"traits.{name}": getattr(self.traits, name)
+            for name in ("kind", "low", "high", "peers")
+        }
         out["usual_sum"] = self.usual_sum.value
         return out
 
@@ -495,6 +523,7 @@ class Bank:
             if given is None or given.shape != array.shape:
                 raise Refused(f"state of bank has no fitting {name}: it is learnt anew")
             array[...] = given
+        kept._know(kept.traits)
         kept.tails.ticks = ticks
         kept._last_ts = -np.inf if last_ts is None else float(last_ts)
         self.__dict__.update(kept.__dict__)
@@ -502,7 +531,12 @@ class Bank:
     # ------------------------------------------------------------------ explain
 
     def explain(self, i: int) -> Why:
-        """Say why series i got its last p: the rarest family and the band that it left."""
+        """Say why series i got its last p: the rarest family and the band that it left, as far as it is possible."""
+        why = self._why(i)
+        low, high = float(self.traits.low[i]), float(self.traits.high[i])
+        return replace(why, low=_within(why.low, low, high), high=_within(why.high, low, high))
+
+    def _why(self, i: int) -> Why:
         row = self._row
         rows = int(self.rows[i])
         calibrated = rows >= self._config.ready_rows
@@ -510,6 +544,9 @@ class Bank:
         if row is None:
             return Why("none", nan, nan, 0.0, rows, calibrated=False)
         x, mean = float(row.x[i]), float(self.mean[i])
+        if self._states is not None and self._states[i]:
+            usual = float(np.rint(self.centre[i]))
+            return Why("state", usual, usual, 10.0 * (abs(x - usual) > 0.5), rows, calibrated)
         if self.moves[i] == 0:
             floor = float(self.floors[i])
             away = abs(x - mean)
@@ -555,6 +592,12 @@ def _nats(b: FloatArray) -> FloatArray:
     knots, nats = _RATES
     out: FloatArray = np.interp(np.log(np.maximum(b, 1.0)), np.log(knots[1:]), nats[1:])
     return np.where(b < 1.0, nats[1] * b, out)
+
+
+def _within(value: float, low: float, high: float) -> float:
+    """Clip a value to limits; NaN in any place stays open."""
+    value = low if value < low else value  # noqa: FURB136  # max and min take NaN by the order of arguments
+    return high if value > high else value  # noqa: FURB136  # as above
 
 
 def _clipped(away: FloatArray, usual: FloatArray) -> FloatArray:
