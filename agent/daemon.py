@@ -236,7 +236,7 @@ class Daemon:
             config, self.world, self.history,
             Monitor(
                 self._make_detector, limits_of(config), self._step_of, _make_view,
-                Ledger(Promise.of(config.budget)),
+                Ledger(Promise.of(config.budget)), self.world.topology,
             ),
             self.correlator, Library.load(self._playbook_dirs(), config), self.memory, self.record,
             HoldingState(), bugs=self._bug,

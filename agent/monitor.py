@@ -28,6 +28,7 @@ from agent.excursions import Excursions
 from agent.model import Anomaly, BoolArray, FloatArray, Frame, IntArray, Series
 from agent.objectives import Limit
 from agent.ports import Detector, GroupView, Knowing, Why
+from agent.topology import Topology
 from agent.traits import traits_of
 
 PRIOR_DEVIATIONS: Final = 8.0
@@ -132,8 +133,10 @@ class Watch:
         source: str = "",
         ledger: Ledger | None = None,
         make_view: MakeView | None = None,
+        topology: Topology | None = None,
     ) -> None:
         self.step_s = step_s
+        self._topology = topology
         self._source = source
         self._ledger = Ledger() if ledger is None else ledger
         self._make_view = make_view
@@ -340,7 +343,7 @@ class Watch:
             else:
                 self._detector.remap(old)
             if isinstance(self._detector, Knowing):
-                self._detector.set_traits(traits_of(series))
+                self._detector.set_traits(traits_of(series, self._topology))
             self._share_out(series)
         self._excursions.remap(old)
         broken, stood = _Broken.lay(series, self._limits), self._broken
@@ -470,6 +473,7 @@ class Monitor:
     step_of   source -> its usual seconds between frames
     limits    every objective, built-in and stated
     ledger    the alarm budget that all sources share
+    topology  what tells apart entities of one kind that are not alike
     """
 
     make: MakeDetector | None
@@ -477,6 +481,7 @@ class Monitor:
     step_of: Callable[[str], float] = field(default=lambda _source: 1.0)
     make_view: MakeView | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    topology: Topology | None = None
     watches: dict[str, Watch] = field(default_factory=dict)
 
     def take(self, frame: Frame) -> list[Anomaly]:
@@ -489,7 +494,7 @@ class Monitor:
             make = None if source == "self" else self.make
             self.watches[source] = Watch(
                 self.step_of(source), make, self.limits,
-                source=source, ledger=self.ledger, make_view=self.make_view,
+                source=source, ledger=self.ledger, make_view=self.make_view, topology=self.topology,
             )  # fmt: skip
         return self.watches[source]
 

@@ -1,6 +1,6 @@
-"""What the series of a source are, by metadata: the smallest change that matters, kind, physical limits.
+"""What the series of a source are, by metadata: smallest change that matters, kind, limits, peers.
 
-    Series + catalogue --traits_of--> Traits --set_traits--> every detector that wants it
+    Series + catalogue + topology --traits_of--> Traits --set_traits--> every detector that wants it
 
 Made by the monitor when the series of a source change, never in between; columnar, so that a detector needs no look
 at names. NaN, 0, UNKNOWN and -1 all mean "nobody knows", and then a detector decides by the data.
@@ -9,13 +9,15 @@ at names. NaN, 0, UNKNOWN and -1 all mean "nobody knows", and then a detector de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from agent.catalogue import SIGNALS
 from agent.model import FloatArray, IntArray, Series
+from agent.peers import peers_of
+from agent.topology import Topology
 
 UNKNOWN, GAUGE, STATE, RATE = range(4)
 """Kinds of series: RATE is what the collector makes of a counter."""
@@ -54,7 +56,7 @@ class Traits:
         return len(self.floors)
 
 
-def traits_of(series: Sequence[Series]) -> Traits:
+def traits_of(series: Sequence[Series], topology: Topology | None = None) -> Traits:
     """Look up what series are; a signal that the catalogue does not know stays unknown."""
     out = Traits.neutral(len(series))
     for i, one in enumerate(series):
@@ -65,4 +67,4 @@ def traits_of(series: Sequence[Series]) -> Traits:
         out.low[i], out.high[i] = known.limits
         state = known.kind == "state"
         out.kind[i] = STATE if state else RATE if one.metric in _RATES else GAUGE
-    return out
+    return replace(out, peers=peers_of(series, topology))

@@ -12,6 +12,7 @@
     level        two-sided CUSUM                                                              0.5  exceeds its own
     flatline     rows without a step, for a series that always moves                          3    98 % quantile
     level        standard deviations from the long mean, of events too                        5, beyond three
+    peers        distance from its likes, for series that have some (`detectors/_peers.py`)   5, as CUSUM
 
 Good for metrics sampled every second to every few minutes: gauges, counts, rates, shares, bursts. Not for raw
 counters (send rates). x (n,) base units, NaN and what is beyond 1e150 are skipped; p (n,), NaN there and for the
@@ -57,6 +58,7 @@ from agent.ports import Why
 from agent.registry import detector
 from agent.traits import STATE, Traits
 from agent.units import Duration, Model
+from detectors._peers import Peers, Stand
 from detectors._season import Season
 from detectors._tail import LOG_ABOVE, Quantile, Tail
 
@@ -93,6 +95,8 @@ _FAMILY: Final = ("spike", "shape", "variability", "range", "level", "level", "f
 _FULL: Final = 4
 """The first so many count in full; the others as far as they exceed what they usually reach."""
 _WEIGHTS: Final = np.array([[1.5], [2.0], [1.0], [1.5], [1.5], [0.5], [3.0]])
+_PEERS_WEIGHT: Final = 5.0
+"""Distance from its peers counts as far as it exceeds its own 98 % quantile."""
 _FAR_FROM, _FAR_MOST, _FAR_WEIGHT = 3.0, 50.0, 5.0
 """Distance from the long mean counts beyond so many standard deviations, up to so many. It has no tail of its own:
 what is far is far, also for a series that has been there before."""
@@ -143,6 +147,7 @@ class _Row:
     level_scale: FloatArray
     stats: FloatArray
     rarity: FloatArray
+    stand: Stand | None
     total: FloatArray
     p: FloatArray
 
@@ -205,6 +210,7 @@ class Bank:
         self.season = Season(n, self._config.step_s)
         self.tails = Tail(_PRIOR, n)
         self.usual_sum = Quantile(_USUAL_SUM, n)
+        self.peers = Peers(n, self._slow, self._config.warmup_rows)
         self._know(Traits.neutral(n))
 
     def set_traits(self, traits: Traits) -> None:
@@ -219,6 +225,7 @@ class Bank:
         self.traits, self.floors = traits, traits.floors
         states: BoolArray = traits.kind == STATE
         self._states = states if states.any() else None
+        self.peers.group(traits.peers)
 
     def set_clock(self, offsets_s: FloatArray | None) -> None:
         """Take seconds (n,) to add to `ts` for the time of day of each series (another time zone); None = as ts."""
@@ -289,11 +296,12 @@ class Bank:
         np.minimum(stats, _FARTHEST, out=stats)
         rarity = self.tails.rarity(stats)
         np.minimum(rarity, _RARITY_MAX, out=rarity)
-        total = self._sum(rarity, x, least, np.maximum(np.abs(x - mean), moved_by))
+        stand = self.peers.stand(now, ok, least) if self.peers.any else None
+        total = self._sum(rarity, x, least, np.maximum(np.abs(x - mean), moved_by), stand)
         p = self._judge(total, ok, x, mean, grain)
         return _Row(
             ts, x, ok, moved, off, smooth, rest, local, now, up, down, swing, run, flat_unit, least,
-            spike_scale, level_scale, stats, rarity, total, p,
+            spike_scale, level_scale, stats, rarity, stand, total, p,
         )  # fmt: skip
 
     def _shift(
@@ -309,7 +317,12 @@ class Bank:
         return np.minimum(up, _CUSUM_MAX, out=up), np.minimum(down, _CUSUM_MAX, out=down)
 
     def _sum(
-        self, rarity: FloatArray, x: FloatArray, least: FloatArray, reach: FloatArray
+        self,
+        rarity: FloatArray,
+        x: FloatArray,
+        least: FloatArray,
+        reach: FloatArray,
+        stand: Stand | None,
     ) -> FloatArray:
         """Return the weighted evidence of all families (n,), no less than what is left of earlier evidence.
 
@@ -326,10 +339,20 @@ class Bank:
             share = reach / np.where(self.floors > 0, self.floors, 1e-300)
             total *= np.clip((share - 0.25) / 0.75, 0.0, 1.0)
         total += counts[_FLAT]
+        if stand is not None:
+            total += self._apart(stand)
         np.maximum(total, self.evidence * _HOLD, out=total)
         # what is said before the first p rests on next to nothing and must not be held
         np.copyto(total, 0.0, where=self.rows < self._config.warmup_rows)
         return total
+
+    def _apart(self, stand: Stand) -> FloatArray:
+        """Return the evidence (n,) of distance from peers: less than a quarter of a floor says nothing, a floor all."""
+        share = np.abs(stand.away) / np.where(self.floors > 0, self.floors, 1e-300)
+        counts = np.minimum(stand.rarity, _RARITY_MAX) - LOG_ABOVE
+        np.maximum(counts, 0.0, out=counts)
+        out: FloatArray = counts * np.clip((share - 0.25) / 0.75, 0.0, 1.0) * _PEERS_WEIGHT
+        return out
 
     def _judge(
         self, total: FloatArray, ok: BoolArray, x: FloatArray, mean: FloatArray, grain: FloatArray
@@ -444,6 +467,8 @@ class Bank:
         settled = teach & ~early
         self.tails.learn(stats, settled, before)
         self.usual_sum.learn(row.total, settled, before)
+        if row.stand is not None:
+            self.peers.learn(row.stand, teach, again)
 
     def _new_normal(self, row: _Row, again: BoolArray) -> None:
         """The monitor trusts again what it has long called abnormal: the level goes to where the series is."""
@@ -469,9 +494,10 @@ class Bank:
             raise ValueError(
                 f"remap asks for column {int(old.max())} of a bank of {len(self.rows)} series"
             )
-        state, ticks, clock = self._arrays(), self.tails.ticks, self._clock
+        state, clock = self._arrays(), self._clock
+        ticks = self.tails.ticks, self.peers.tail.ticks
         self._fresh(len(old))
-        self.tails.ticks = ticks
+        self.tails.ticks, self.peers.tail.ticks = ticks
         stay = old >= 0
         fresh = self._arrays()
         for name, array in fresh.items():
@@ -486,6 +512,7 @@ class Bank:
         out |= {name: getattr(self, name) for name in ("errors", "steps", "energy")}
         out |= {f"tails.{name}": array for name, array in self.tails.arrays().items()}
         out |= {f"season.{name}": array for name, array in self.season.arrays().items()}
+        out |= {f"peers.{name}": array for name, array in self.peers.arrays().items()}
         out |= {
             f"traits.{name}": getattr(self.traits, name)
             for name in ("kind", "low", "high", "peers")
@@ -500,7 +527,7 @@ class Bank:
         last_ts = self._last_ts if np.isfinite(self._last_ts) else None
         meta = {
             "n": len(self.rows), "step_s": self._config.step_s, "last_ts": last_ts,
-            "ticks": self.tails.ticks,
+            "ticks": [self.tails.ticks, self.peers.tail.ticks],
         }  # fmt: skip
         return checkpoint.write("bank", _VERSION, meta, self._arrays())
 
@@ -509,7 +536,7 @@ class Bank:
         meta, arrays = checkpoint.read("bank", _VERSION, state)
         try:
             n, step_s, last_ts = int(meta["n"]), float(meta["step_s"]), meta["last_ts"]
-            ticks = int(meta["ticks"])
+            ticks = [int(one) for one in meta["ticks"]]
         except (KeyError, TypeError, ValueError) as damage:
             raise Refused(f"state of bank is damaged ({damage}): it is learnt anew") from None
         if step_s != self._config.step_s:
@@ -524,7 +551,7 @@ class Bank:
                 raise Refused(f"state of bank has no fitting {name}: it is learnt anew")
             array[...] = given
         kept._know(kept.traits)
-        kept.tails.ticks = ticks
+        kept.tails.ticks, kept.peers.tail.ticks = ticks
         kept._last_ts = -np.inf if last_ts is None else float(last_ts)
         self.__dict__.update(kept.__dict__)
 
@@ -557,6 +584,12 @@ class Bank:
         said = row.rarity[:, i].copy()
         if np.delete(said, _RANGE).max() > LOG_ABOVE:
             said[_RANGE] = 0.0
+        stand = row.stand
+        if stand is not None and stand.rarity[i] > max(said.max(), LOG_ABOVE):
+            centre, scale = x - float(stand.away[i]), float(stand.scale[i])
+            reach = max(float(self.peers.tail.quantile[0, i]), 3.0) * scale
+            away = min(abs(float(stand.away[i])) / scale, 1e6)
+            return Why("peers", centre - reach, centre + reach, away, rows, calibrated)
         which = int(np.argmax(said))
         family = _FAMILY[which]
         stat = float(row.stats[which, i])
