@@ -316,6 +316,7 @@ class Watch:
             if episode is None:
                 why = whys.get(i) or detector.explain(i)
                 onset = frame.ts - self.step_s
+                onset = onset if why.since is None else min(onset, why.since)
                 self._episodes[series] = _Episode(
                     onset, float(p[i]), float(frame.values[i]), why, together=together
                 )
@@ -323,9 +324,13 @@ class Watch:
                 continue
             if together is not None and (episode.together is None or together < episode.together):
                 episode.together = together
-            if p[i] <= episode.p:
+            silent, fell_silent = math.isnan(episode.value), math.isnan(frame.values[i])
+            # an excursion that ends in silence stays what it was; one that was silence is over when values are back
+            if fell_silent and not silent:
+                continue
+            if p[i] <= episode.p or (silent and not fell_silent):
                 why = whys.get(i) or detector.explain(i)
-                if why.deviations >= episode.why.deviations:
+                if why.deviations >= episode.why.deviations or silent != fell_silent:
                     self._episodes[series] = replace(
                         episode, p=float(p[i]), value=float(frame.values[i]), why=why
                     )
@@ -457,10 +462,11 @@ class Watch:
 
 def _excursion(series: Series, e: _Episode, end: float | None) -> Anomaly:
     above = math.isnan(e.why.high) or e.value > e.why.high
+    direction = 0 if math.isnan(e.value) else 1 if above else -1
     edge = e.why.high if above else e.why.low
-    size = abs(e.value - edge) if not math.isnan(edge) else 0.0
+    size = 0.0 if math.isnan(edge) or math.isnan(e.value) else abs(e.value - edge)
     return Anomaly(
-        series, e.onset, end, e.p, 1 if above else -1, e.value, e.why.low, e.why.high, size,
+        series, e.onset, end, e.p, direction, e.value, e.why.low, e.why.high, size,
         e.why.deviations, "calibrated" if e.why.calibrated else "prior", e.why.family,
         together=e.together,
     )  # fmt: skip

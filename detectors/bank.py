@@ -15,8 +15,9 @@
     peers        distance from its likes, for series that have some (`detectors/_peers.py`)   5, as CUSUM
 
 Good for metrics sampled every second to every few minutes: gauges, counts, rates, shares, bursts. Not for raw
-counters (send rates). x (n,) base units, NaN and what is beyond 1e150 are skipped; p (n,), NaN there and for the
-first 30 rows of a series.
+counters (send rates). x (n,) base units, NaN and what is beyond 1e150 are skipped; p (n,), NaN for the first 30 rows of
+a series and where it has no value, unless its kind is known and it has been silent for rarely long
+(`detectors/_silence.py`).
 
 What a series is, is seen from its data. *Constant*: never moved; it has p 1 as long as it stays, and a prior says how
 rare the move is when it leaves. *Discrete* and *bursty*: rests in most rows; the scale of its moves is learnt from
@@ -56,10 +57,11 @@ from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Why
 from agent.registry import detector
-from agent.traits import STATE, Traits
+from agent.traits import STATE, UNKNOWN, Traits
 from agent.units import Duration, Model
 from detectors._peers import Peers, Stand
 from detectors._season import Season
+from detectors._silence import Silence
 from detectors._tail import LOG_ABOVE, Quantile, Tail
 
 _VERSION: Final = 3
@@ -211,6 +213,7 @@ class Bank:
         self.tails = Tail(_PRIOR, n)
         self.usual_sum = Quantile(_USUAL_SUM, n)
         self.peers = Peers(n, self._slow, self._config.warmup_rows)
+        self.silence = Silence(n)
         self._know(Traits.neutral(n))
 
     def set_traits(self, traits: Traits) -> None:
@@ -225,6 +228,8 @@ class Bank:
         self.traits, self.floors = traits, traits.floors
         states: BoolArray = traits.kind == STATE
         self._states = states if states.any() else None
+        heard: BoolArray = traits.kind != UNKNOWN
+        self._heard = heard if heard.any() else None
         self.peers.group(traits.peers)
 
     def set_clock(self, offsets_s: FloatArray | None) -> None:
@@ -364,7 +369,11 @@ class Bank:
             p = np.where(constant, self._leaves(x, mean, grain), p)
         if self._states is not None:
             p = np.where(self._states, self._changes(x), p)
-        p[~ok | (self.rows < self._config.warmup_rows)] = np.nan
+        young = self.rows < self._config.warmup_rows
+        p[~ok | young] = np.nan
+        if self._heard is not None:
+            silent = self.silence.p(ok, self.rows, self._heard & ~young)
+            p = p if silent is None else np.where(ok, p, silent)
         return p
 
     def _p(self, total: FloatArray) -> FloatArray:
@@ -407,6 +416,8 @@ class Bank:
         self._row = None if row is not self._row else row
         self._last_ts = ts
         teach = row.ok & trust
+        if self._heard is not None:
+            self.silence.learn(row.ok, teach)
         self._ordinary(row, teach)
         self._position(row)
 
@@ -512,6 +523,7 @@ class Bank:
         out |= {name: getattr(self, name) for name in ("errors", "steps", "energy")}
         out |= {f"tails.{name}": array for name, array in self.tails.arrays().items()}
         out |= {f"season.{name}": array for name, array in self.season.arrays().items()}
+        out |= {f"silence.{name}": array for name, array in self.silence.arrays().items()}
         out |= {f"peers.{name}": array for name, array in self.peers.arrays().items()}
         out |= {
             f"traits.{name}": getattr(self.traits, name)
@@ -570,6 +582,9 @@ class Bank:
         nan = float("nan")
         if row is None:
             return Why("none", nan, nan, 0.0, rows, calibrated=False)
+        if not row.ok[i] and np.isfinite(row.p[i]):
+            since = float(self.seen[i])
+            return Why("silence", nan, nan, self.silence.times(i), rows, calibrated, since=since)
         x, mean = float(row.x[i]), float(self.mean[i])
         if self._states is not None and self._states[i]:
             usual = float(np.rint(self.centre[i]))
@@ -580,6 +595,12 @@ class Bank:
             moved = away > abs(mean) * _TINY
             deviations = min(away / floor, 1e5) * 4.0 if floor > 0 else 10.0 * moved
             return Why("constant", mean - floor, mean + floor, deviations, rows, calibrated=False)
+        return self._rarest(i, row, calibrated=calibrated)
+
+    def _rarest(self, i: int, row: _Row, *, calibrated: bool) -> Why:
+        """Say which family finds the last row of series i rarest."""
+        rows, nan = int(self.rows[i]), float("nan")
+        x, mean = float(row.x[i]), float(self.mean[i])
         # To be beyond the range says less about what happened than any other family does.
         said = row.rarity[:, i].copy()
         if np.delete(said, _RANGE).max() > LOG_ABOVE:
