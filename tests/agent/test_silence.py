@@ -98,6 +98,13 @@ def test_it_is_said_in_words_and_survives_the_journal(series):
     assert anomaly_view(back.anomalies[0], lambda e: e.key) == view
 
 
+def test_a_state_that_a_detector_names_is_said_in_words():
+    down = replace(silence(TABLE[3]), value=0.0, direction=-1, low=1.0, high=1.0, family="state")
+    said = anomaly_view(down, lambda e: e.key)["text"]
+    assert said.endswith("of h is not so, which is unusual")
+    assert "eth0" in said
+
+
 def test_what_is_silent_is_not_taken_for_busy():
     cpu = Series("host.cpu_busy_ratio", HOST)
     disk = Series("host.disk_utilization_ratio", HOST, (("mount", "/"),))
