@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from agent.catalogue import SIGNALS
-from agent.model import Entity, Frame, Series
-from agent.monitor import Watch
+from agent.model import Entity, Frame, Series, Sighting
+from agent.monitor import Monitor, Watch
 from agent.panel import Panel
 from agent.ports import Knowing
+from agent.topology import Topology
 from agent.traits import GAUGE, RATE, STATE, UNKNOWN, Traits, traits_of
 from detectors.bank import Bank
 
@@ -83,3 +84,14 @@ def test_a_panel_hands_traits_to_all_who_want_them_and_to_those_made_later():
     panel.load(Bank(Bank.Config(), 2).dump())
     panel.score(0.0, np.ones(2))  # after a load the others are made anew
     assert made[1].traits.kind.tolist() == [STATE, RATE]
+
+
+def test_the_monitor_finds_peers_by_name_and_topology():
+    cards = [Entity("gpu", f"G{i}") for i in range(6)]
+    topology = Topology()
+    for i, card in enumerate(cards):
+        topology.take(Sighting(card, (("name", "H100" if i < 3 else "T4"),)))
+    table = tuple(Series("gpu.power_watts", card) for card in cards)
+    monitor = Monitor(lambda _s, n: Bank(Bank.Config(), n), (), topology=topology)
+    monitor.take(Frame("gpu", 0.0, table, np.ones(6)))
+    assert monitor.watches["gpu"].detector.traits.peers.tolist() == [0, 0, 0, 1, 1, 1]

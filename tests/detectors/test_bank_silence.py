@@ -11,6 +11,7 @@ from test_bank import T0, bank, feed, noise
 from agent.testing import check_detector
 from agent.traits import GAUGE, Traits
 from detectors._silence import Silence
+from detectors.bank import Bank
 
 
 def heard(n, kind=GAUGE):
@@ -147,3 +148,34 @@ CHECKED = {"nan_is_unknown", "gap_is_survived", "score_is_pure", "bounded", "res
 )
 async def test_the_contract_holds_for_series_of_known_kind(check):
     await check.run()
+
+
+class Mute(Bank):
+    """A bank that calls silence by another name."""
+
+    def explain(self, i):
+        why = super().explain(i)
+        return replace(why, family="spike") if why.family == "silence" else why
+
+
+class Hasty(Bank):
+    """A bank that misses also a source as a whole."""
+
+    def score(self, ts, x):
+        return np.where(np.isnan(x) & (self.rows > 0), 0.5, super().score(ts, x))
+
+    def explain(self, i):
+        return replace(super().explain(i), family="silence")
+
+
+@pytest.mark.parametrize(
+    ("cls", "says"), [(Mute, "explained as 'spike'"), (Hasty, "where nobody has a value")]
+)
+async def test_the_contract_finds_out_what_is_no_silence(cls, says):
+    def make(n):
+        detector = cls(Bank.Config(), n)
+        detector.set_traits(replace(Traits.neutral(n), kind=np.full(n, GAUGE)))
+        return detector
+
+    (check,) = [c for c in check_detector(make) if c.name == "nan_is_unknown"]
+    assert says in await check.fault()
