@@ -292,6 +292,8 @@ def _title(lead: Anomaly) -> str:
     definition = SIGNALS[lead.series.metric]
     what = re.sub(r"\s*\([^)]*\)", "", definition.help)
     who = lead.series.entity.key
+    if math.isnan(lead.value):
+        return f"{who}: {what} has no value"
     if definition.kind == "state":
         fact = what.removeprefix("whether ").partition(":")[0]
         return f"{who}: {fact}" if lead.value > 0.5 else f"{who}: it is not so that {fact}"

@@ -41,7 +41,7 @@ from agent.install import sd_notify
 from agent.journal import Entry, Journal, Unwritten
 from agent.match import HoldingState
 from agent.memory import Memory
-from agent.model import Change, Entity, FloatArray, Frame, Incident, IntArray, Run, Sighting
+from agent.model import Change, Entity, Frame, Incident, IntArray, Run, Sighting
 from agent.models import ModelWatch
 from agent.monitor import Monitor
 from agent.objectives import limits_of
@@ -236,7 +236,7 @@ class Daemon:
             config, self.world, self.history,
             Monitor(
                 self._make_detector, limits_of(config), self._step_of, _make_view,
-                Ledger(Promise.of(config.budget)),
+                Ledger(Promise.of(config.budget)), self.world.topology,
             ),
             self.correlator, Library.load(self._playbook_dirs(), config), self.memory, self.record,
             HoldingState(), bugs=self._bug,
@@ -545,10 +545,10 @@ class Daemon:
         dirs = [root / d for d in self.config.playbooks.dirs]
         return [*([beside] if self.config_path and beside.is_dir() else []), *dirs]
 
-    def _make_detector(self, step_s: float, floors: FloatArray) -> Detector:
+    def _make_detector(self, step_s: float, n: int) -> Detector:
         cls = registry.detector.get("bank")
-        bank: Detector = cls(cls.Config(step_s=step_s), len(floors), floors)
-        return self.training.panel(bank, step_s, len(floors))
+        bank: Detector = cls(cls.Config(step_s=step_s), n)
+        return self.training.panel(bank, step_s, n)
 
     def _step_of(self, source: str) -> float:
         health = self.collector.health.get(source)

@@ -147,8 +147,9 @@ class Anomaly:
 
     onset, end   first and last abnormal moment; end None = still going on
     p            how probable so much or more is when all is well (objectives: 0)
-    direction    +1 above, -1 below
-    value        at its worst so far; low, high: the band that was expected (NaN = open)
+    direction    +1 above, -1 below, 0 no value
+    value        at its worst so far, NaN = it has had no value since the onset
+    low, high    the band that was expected (NaN = open)
     size         distance from that band in the units of the series; deviations: in robust deviations
     road         objective: stated by a person, valid from the first minute; calibrated: from this
                  series' own history; prior: from the shipped tail while the history is short

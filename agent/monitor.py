@@ -27,7 +27,9 @@ from agent.errors import Refused
 from agent.excursions import Excursions
 from agent.model import Anomaly, BoolArray, FloatArray, Frame, IntArray, Series
 from agent.objectives import Limit
-from agent.ports import Detector, GroupView, Why
+from agent.ports import Detector, GroupView, Knowing, Why
+from agent.topology import Topology
+from agent.traits import traits_of
 
 PRIOR_DEVIATIONS: Final = 8.0
 """While the history is too short for a small p, a series must be this far out, for some rows, to be named; as far
@@ -39,8 +41,8 @@ READY_ROWS: Final = 600
 class MakeDetector(Protocol):
     """How the monitor gets a detector for one source, from the registry."""
 
-    def __call__(self, step_s: float, floors: FloatArray) -> Detector:
-        """Return a fresh detector for `len(floors)` series sampled every `step_s` seconds."""
+    def __call__(self, step_s: float, n: int) -> Detector:
+        """Return a fresh detector for n series sampled every `step_s` seconds."""
         ...
 
 
@@ -131,8 +133,10 @@ class Watch:
         source: str = "",
         ledger: Ledger | None = None,
         make_view: MakeView | None = None,
+        topology: Topology | None = None,
     ) -> None:
         self.step_s = step_s
+        self._topology = topology
         self._source = source
         self._ledger = Ledger() if ledger is None else ledger
         self._make_view = make_view
@@ -312,6 +316,7 @@ class Watch:
             if episode is None:
                 why = whys.get(i) or detector.explain(i)
                 onset = frame.ts - self.step_s
+                onset = onset if why.since is None else min(onset, why.since)
                 self._episodes[series] = _Episode(
                     onset, float(p[i]), float(frame.values[i]), why, together=together
                 )
@@ -319,9 +324,13 @@ class Watch:
                 continue
             if together is not None and (episode.together is None or together < episode.together):
                 episode.together = together
-            if p[i] <= episode.p:
+            silent, fell_silent = math.isnan(episode.value), math.isnan(frame.values[i])
+            # an excursion that ends in silence stays what it was; one that was silence is over when values are back
+            if fell_silent and not silent:
+                continue
+            if p[i] <= episode.p or (silent and not fell_silent):
                 why = whys.get(i) or detector.explain(i)
-                if why.deviations >= episode.why.deviations:
+                if why.deviations >= episode.why.deviations or silent != fell_silent:
                     self._episodes[series] = replace(
                         episode, p=float(p[i]), value=float(frame.values[i]), why=why
                     )
@@ -332,16 +341,14 @@ class Watch:
     def _retable(self, series: tuple[Series, ...]) -> None:
         before = {s: i for i, s in enumerate(self._series)}
         old = np.array([before.get(s, -1) for s in series], dtype=np.int64)
-        floors = np.array([SIGNALS[s.metric].floor for s in series])
         if self._make is not None:
             if self._detector is None:
-                self._detector = self._make(self.step_s, floors)
+                self._detector = self._make(self.step_s, len(series))
                 self._restore(series)
             else:
                 self._detector.remap(old)
-            set_floors = getattr(self._detector, "set_floors", None)
-            if set_floors is not None:
-                set_floors(floors)
+            if isinstance(self._detector, Knowing):
+                self._detector.set_traits(traits_of(series, self._topology))
             self._share_out(series)
         self._excursions.remap(old)
         broken, stood = _Broken.lay(series, self._limits), self._broken
@@ -455,10 +462,11 @@ class Watch:
 
 def _excursion(series: Series, e: _Episode, end: float | None) -> Anomaly:
     above = math.isnan(e.why.high) or e.value > e.why.high
+    direction = 0 if math.isnan(e.value) else 1 if above else -1
     edge = e.why.high if above else e.why.low
-    size = abs(e.value - edge) if not math.isnan(edge) else 0.0
+    size = 0.0 if math.isnan(edge) or math.isnan(e.value) else abs(e.value - edge)
     return Anomaly(
-        series, e.onset, end, e.p, 1 if above else -1, e.value, e.why.low, e.why.high, size,
+        series, e.onset, end, e.p, direction, e.value, e.why.low, e.why.high, size,
         e.why.deviations, "calibrated" if e.why.calibrated else "prior", e.why.family,
         together=e.together,
     )  # fmt: skip
@@ -471,6 +479,7 @@ class Monitor:
     step_of   source -> its usual seconds between frames
     limits    every objective, built-in and stated
     ledger    the alarm budget that all sources share
+    topology  what tells apart entities of one kind that are not alike
     """
 
     make: MakeDetector | None
@@ -478,6 +487,7 @@ class Monitor:
     step_of: Callable[[str], float] = field(default=lambda _source: 1.0)
     make_view: MakeView | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    topology: Topology | None = None
     watches: dict[str, Watch] = field(default_factory=dict)
 
     def take(self, frame: Frame) -> list[Anomaly]:
@@ -490,7 +500,7 @@ class Monitor:
             make = None if source == "self" else self.make
             self.watches[source] = Watch(
                 self.step_of(source), make, self.limits,
-                source=source, ledger=self.ledger, make_view=self.make_view,
+                source=source, ledger=self.ledger, make_view=self.make_view, topology=self.topology,
             )  # fmt: skip
         return self.watches[source]
 

@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 
 from agent.model import BoolArray, FloatArray, IntArray
-from agent.ports import Detector, Why
+from agent.ports import Detector, Knowing, Why
+from agent.traits import Traits
 
 _FIRST_PAYS: Final = 1.5
 _OTHERS_PAY: Final = 3.0
@@ -44,6 +45,7 @@ class Panel:
         self._make = others
         self._bugs = bugs
         self._broken: set[str] = set()
+        self._traits: Traits | None = None
         self._n = n
         self.others: dict[str, Detector] = dict(others(n))
         self._by: dict[int, str] = {}
@@ -114,12 +116,19 @@ class Panel:
         # How many series the state has shows in the remap or row that follows; until then nothing fits.
         self._n = -1
 
-    def set_floors(self, floors: FloatArray) -> None:
-        """Hand the smallest changes that matter to whoever wants them."""
-        for one in (self.first, *self.others.values()):
-            take = getattr(one, "set_floors", None)
-            if take is not None:
-                take(floors)
+    def set_traits(self, traits: Traits) -> None:
+        """Hand what the series are to whoever wants to know."""
+        self._traits = traits
+        self._tell(self.first)
+        for name, other in list(self.others.items()):
+            try:
+                self._tell(other)
+            except Exception as error:  # noqa: BLE001  # as in score
+                self._rest(name, error)
+
+    def _tell(self, one: Detector) -> None:
+        if self._traits is not None and isinstance(one, Knowing):
+            one.set_traits(self._traits)
 
     def _fit(self, n: int) -> None:
         if n != self._n:
@@ -127,7 +136,11 @@ class Panel:
             self._n = n
 
     def _fresh(self, n: int) -> dict[str, Detector]:
-        return {k: v for k, v in self._make(n).items() if k not in self._broken}
+        made = {k: v for k, v in self._make(n).items() if k not in self._broken}
+        if self._traits is not None and len(self._traits) == n:
+            for one in made.values():
+                self._tell(one)
+        return made
 
     def _rest(self, name: str, error: Exception) -> None:
         self._broken.add(name)

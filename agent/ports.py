@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from agent.model import BoolArray, Change, FloatArray, Frame, IntArray
+from agent.traits import Traits
 
 
 @runtime_checkable
@@ -118,11 +119,12 @@ class Feed(Protocol):
 class Why:
     """Why a detector says that a series is abnormal.
 
-    family       spike, level, trend, shape, variability, flatline, ...
+    family       spike, level, trend, shape, variability, flatline, peers, silence, ...
     low, high    the band that was expected, in units of the series
     deviations   distance from it in robust deviations
     learnt_rows  how many rows of history stand behind it; p can not be below 1 / (30 learnt_rows)
     carriers     positions of the series that are abnormal together with it, the most first; joint detectors only
+    since        when it began, where the detector knows better than its caller (silence: the last value)
     """
 
     family: str
@@ -132,6 +134,7 @@ class Why:
     learnt_rows: int
     calibrated: bool
     carriers: tuple[int, ...] = ()
+    since: float | None = None
 
 
 class Detector(Protocol):
@@ -141,7 +144,11 @@ class Detector(Protocol):
     """
 
     def score(self, ts: float, x: FloatArray) -> FloatArray:
-        """Return p-values (n,) of this row against what was learnt before it; NaN = not ready or x NaN."""
+        """Return p-values (n,) of this row against what was learnt before it; NaN = not ready or x NaN.
+
+        A series that has answered may be given a p where x is NaN: how rare it is that it is silent for so long,
+        explained as "silence". Where others of the row have no value either, nobody is.
+        """
         ...
 
     def learn(self, ts: float, x: FloatArray, trust: BoolArray) -> None:
@@ -162,6 +169,15 @@ class Detector(Protocol):
 
     def explain(self, i: int) -> Why:
         """Say why series i got its last p-value."""
+        ...
+
+
+@runtime_checkable
+class Knowing(Protocol):
+    """A detector that wants to know what its series are, not only how they move."""
+
+    def set_traits(self, traits: Traits) -> None:
+        """Take what the n series are: after it was made, and after every `remap`, before the next row."""
         ...
 
 

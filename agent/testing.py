@@ -116,7 +116,10 @@ def check_detector(
         ("constant_is_quiet", "a series that never moves never scores below 0.1"),
         ("leap_is_seen", "a leap of fifty deviations after 2,000 rows of noise has p below 0.01"),
         ("honest_floor", "p is never below 1 / (30 rows learnt)"),
-        ("nan_is_unknown", "no value, no p-value; the other series do not notice"),
+        (
+            "nan_is_unknown",
+            "no value, no p-value, unless it was learnt and is said to be silence; the others do not notice",
+        ),
         ("gap_is_survived", "after a day without rows it scores on, and noise is still ordinary"),
         ("late_and_repeated", "rows that come late or twice are not learnt"),
         ("score_is_pure", "scoring changes nothing that is dumped"),
@@ -213,11 +216,27 @@ class _Detectors:
         missing = np.random.default_rng(1).random(600) < 0.4
         holes[missing, 1] = np.nan
         holes[:, 2] = np.nan
-        p = self.feed(self.make(3), holes)
+        holes[400:430, 1] = np.nan
+        missing = np.isnan(holes[:, 1])
+        detector = self.make(3)
+        p = np.full(holes.shape, np.nan)
+        for i, row in enumerate(holes):
+            p[i] = self.feed(detector, row[None], i)[0]
+            for j in np.flatnonzero(np.isfinite(p[i]) & np.isnan(row)):
+                known = int(np.isfinite(holes[:i, j]).sum())
+                said = detector.explain(int(j)).family
+                _must(known > 0, "nan_is_unknown", "a series that never answered was given a p")
+                _must(said == "silence", "nan_is_unknown", f"no value is explained as {said!r}")
+                _must(
+                    p[i, j] >= (1 - 1e-9) / (30 * known),
+                    "nan_is_unknown",
+                    f"silence has p {p[i, j]:g} after {known} values, below 1 / (30 x {known})",
+                )
+        nothing = detector.score(_T0 + 600 * self.step_s, np.full(3, np.nan))
         _must(
-            bool(np.isnan(p[np.isnan(holes)]).all()),
+            bool(np.isnan(nothing).all()),
             "nan_is_unknown",
-            "a missing value was given a p",
+            "where nobody has a value, a series was given a p",
         )
         answered = p[300:, 1][~missing[300:]]
         _must(

@@ -368,9 +368,13 @@ def expected(low: float, high: float, unit: str) -> str:
 def anomaly_words(a: Anomaly, name: Name) -> str:
     """Say an anomaly in one line."""
     unit = SIGNALS[a.series.metric].unit
-    if unit == "bool":
-        return a.family or SIGNALS[a.series.metric].help
     what = f"{title_of(a.series)} of {name(a.series.entity)}"
+    if math.isnan(a.value):
+        return f"{what} has had no value since {clock(a.onset, a.onset)}"
+    if unit == "bool" and a.road == "objective":
+        return a.family or SIGNALS[a.series.metric].help
+    if unit == "bool":
+        return what + (" is so" if a.value > 0.5 else " is not so") + ", which is unusual"
     return f"{what} is {say(a.value, unit)}, expected {expected(a.low, a.high, unit)}"
 
 

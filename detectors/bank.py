@@ -12,10 +12,12 @@
     trend        level of the last hundred rows or so, the same way                           1    exceeds its own
     flatline     rows without a step, for a series that always moves                          3    98 % quantile
     level        standard deviations from the long mean, of events too                        5, beyond three
+    peers        distance from its likes, for series that have some (`detectors/_peers.py`)   5, as trend
 
 Good for metrics sampled every second to every few minutes: gauges, counts, rates, shares, bursts. Not for raw
-counters (send rates). x (n,) base units, NaN and what is beyond 1e150 are skipped; p (n,), NaN there and for the
-first 30 rows of a series.
+counters (send rates). x (n,) base units, NaN and what is beyond 1e150 are skipped; p (n,), NaN for the first 30 rows of
+a series and where it has no value, unless its kind is known and it has been silent for rarely long
+(`detectors/_silence.py`).
 
 What a series is, is seen from its data. *Constant*: never moved; it has p 1 as long as it stays, and a prior says how
 rare the move is when it leaves. *Discrete* and *bursty*: rests in most rows; the scale of its moves is learnt from
@@ -24,9 +26,11 @@ then is standing still (flatline) a thing to see. *Seasonal*: after two days, if
 leaves at least a tenth less than the slow level does; the time of the day is that of `ts` plus the clock of the series
 (`set_clock`), never a count of rows.
 
-`floors` (n,) are the smallest changes that matter to anybody, in the units of the series (0 = unknown): a quarter of
-one is the least that counts as a deviation, so that a nearly constant series stays quiet. With floors of 0 the
-p-values do not change when a series is shifted or scaled by a positive number.
+What is known of a series (`set_traits`) comes before what is seen. Floors are the smallest changes that matter to
+anybody, in the units of the series (0 = unknown): a quarter of one is the least that counts as a deviation, so that a
+nearly constant series stays quiet. With floors of 0 the p-values do not change when a series is shifted or scaled by a
+positive number. A *state* (0 or 1) has no shape, level or rest: while it is not where it usually is, p is how rarely it
+goes there. Physical limits bound the band that `explain` gives.
 
 A p is the rate, per row, of excursions as high as this one; an excursion lasts about a dozen rows. It is never below
 1 / (30 rows learnt): so few rows can not tell more. While fewer than 600 rows were learnt the tail is partly the
@@ -41,7 +45,7 @@ people's metrics, and are one setting for everything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -53,8 +57,11 @@ from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Why
 from agent.registry import detector
+from agent.traits import STATE, UNKNOWN, Traits
 from agent.units import Duration, Model
+from detectors._peers import Peers, Stand
 from detectors._season import Season
+from detectors._silence import Silence
 from detectors._tail import LOG_ABOVE, Quantile, Tail
 
 _VERSION: Final = 3
@@ -91,6 +98,8 @@ _FULL: Final = 4
 """The first so many count in full; the others as far as they exceed what they usually reach."""
 _COUNTS_BEYOND: Final = np.array([[0.0]] * _FULL + [[LOG_ABOVE]] * 3)
 _WEIGHTS: Final = np.array([[1.5], [2.0], [1.0], [1.5], [1.5], [1.0], [3.0]])
+_PEERS_WEIGHT: Final = 5.0
+"""Distance from its peers counts as far as it exceeds its own 98 % quantile."""
 _FAR_FROM, _FAR_MOST, _FAR_WEIGHT = 3.0, 50.0, 5.0
 """Distance from the long mean counts beyond so many standard deviations, up to so many. It has no tail of its own:
 what is far is far, also for a series that has been there before."""
@@ -150,6 +159,7 @@ class _Row:
     scales: FloatArray
     stats: FloatArray
     rarity: FloatArray
+    stand: Stand | None
     p: FloatArray
 
 
@@ -179,7 +189,7 @@ class Bank:
         self._clock: FloatArray | None = None
         self._fresh(n)
         if floors is not None:
-            self.set_floors(floors)
+            self.set_traits(Traits.neutral(n, floors))
 
     def _fresh(self, n: int) -> None:
         """Make the state of n series of which nothing is known."""
@@ -187,8 +197,6 @@ class Bank:
         self.seen: FloatArray = np.full(n, -np.inf)
         self.moves: FloatArray = np.zeros(n)
         self.held: FloatArray = np.zeros(n)
-        self.floors: FloatArray = np.zeros(n)
-        self._floors_known = False
         self.reach: FloatArray = np.zeros((2, n))
         """Highest value, and highest of -x."""
         self.errors: FloatArray = np.zeros((2, n))
@@ -197,14 +205,26 @@ class Bank:
         self.season = Season(n, self._config.step_s)
         self.tails = Tail(_PRIOR, n)
         self.usual_sum = Quantile(_USUAL_SUM, n)
+        self.peers = Peers(n, self._slow, self._config.warmup_rows)
+        self.silence = Silence(n)
+        self._know(Traits.neutral(n))
 
-    def set_floors(self, floors: FloatArray) -> None:
-        """Take floors (n,) in the units of the series; NaN and negative ones count as unknown."""
-        if len(floors) != len(self.rows):
-            raise ValueError(f"{len(floors)} floors for {len(self.rows)} series")
-        self.floors = np.nan_to_num(np.maximum(floors, 0.0))
-        self._floors_known = bool(self.floors.any())
+    def set_traits(self, traits: Traits) -> None:
+        """Take what the series are; the p-values of those of which nothing is known do not change by it."""
+        if len(traits) != len(self.rows):
+            raise ValueError(f"traits of {len(traits)} series for {len(self.rows)}")
+        self._know(traits)
         self._row = None
+
+    def _know(self, traits: Traits) -> None:
+        """Lay out what follows from the traits; None where it holds for no series."""
+        self.traits, self.floors = traits, traits.floors
+        self._floors_known = bool(self.floors.any())
+        states: BoolArray = traits.kind == STATE
+        self._states = states if states.any() else None
+        heard: BoolArray = traits.kind != UNKNOWN
+        self._heard = heard if heard.any() else None
+        self.peers.group(traits.peers)
 
     def set_clock(self, offsets_s: FloatArray | None) -> None:
         """Take seconds (n,) to add to `ts` for the time of day of each series (another time zone); None = as ts."""
@@ -265,16 +285,13 @@ class Bank:
         np.minimum(stats, _FARTHEST, out=stats)
         rarity = self.tails.rarity(stats)
         np.minimum(rarity, _RARITY_MAX, out=rarity)
-        total = self._sum(rarity, x, least, np.maximum(np.abs(x - mean), moved_by))
+        stand = self.peers.stand(place[_FAST], ok, least) if self.peers.any else None
+        total = self._sum(rarity, x, least, np.maximum(np.abs(x - mean), moved_by), stand)
         place[_EVIDENCE] = total
-        p = self._p(total)
-        constant = self.moves == 0
-        if np.count_nonzero(constant):
-            p = np.where(constant, self._leaves(x, mean, grain), p)
-        p[~ok | (self.rows < self._config.warmup_rows)] = np.nan
+        p = self._judge(total, ok, x, mean, grain)
         return _Row(
             ts, given, x, ok, moved, off, both, rest, place, flat_unit, least,
-            errors.min(axis=0), scales, stats, rarity, p,
+            errors.min(axis=0), scales, stats, rarity, stand, p,
         )  # fmt: skip
 
     @staticmethod
@@ -330,7 +347,12 @@ class Bank:
         return stats
 
     def _sum(
-        self, rarity: FloatArray, x: FloatArray, least: FloatArray, reach: FloatArray
+        self,
+        rarity: FloatArray,
+        x: FloatArray,
+        least: FloatArray,
+        reach: FloatArray,
+        stand: Stand | None,
     ) -> FloatArray:
         """Return the weighted evidence of all families (n,), no less than what is left of earlier evidence.
 
@@ -349,10 +371,39 @@ class Bank:
             share = reach / np.where(self.floors > 0, self.floors, 1e-300)
             far *= np.minimum(np.maximum((share - 0.25) / 0.75, 0.0), 1.0)
         far += counts[_FLAT]
+        if stand is not None:
+            far += self._apart(stand)
         np.maximum(far, self.place[_EVIDENCE] * _HOLD, out=far)
         # what is said before the first p rests on next to nothing and must not be held
         np.copyto(far, 0.0, where=self.rows < self._config.warmup_rows)
         return far
+
+    def _apart(self, stand: Stand) -> FloatArray:
+        """Return the evidence (n,) of distance from peers: less than a quarter of a floor says nothing, a floor all."""
+        share = np.abs(stand.away) / np.where(self.floors > 0, self.floors, 1e-300)
+        counts = np.minimum(stand.rarity, _RARITY_MAX) - LOG_ABOVE
+        np.maximum(counts, 0.0, out=counts)
+        out: FloatArray = (
+            counts * np.minimum(np.maximum((share - 0.25) / 0.75, 0.0), 1.0) * _PEERS_WEIGHT
+        )
+        return out
+
+    def _judge(
+        self, total: FloatArray, ok: BoolArray, x: FloatArray, mean: FloatArray, grain: FloatArray
+    ) -> FloatArray:
+        """Return the p-values (n,): by the evidence, or by what the series is."""
+        p = self._p(total)
+        constant = self.moves == 0
+        if np.count_nonzero(constant):
+            p = np.where(constant, self._leaves(x, mean, grain), p)
+        if self._states is not None:
+            p = np.where(self._states, self._changes(x), p)
+        young = self.rows < self._config.warmup_rows
+        p[~ok | young] = np.nan
+        if self._heard is not None:
+            silent = self.silence.p(ok, self.rows, self._heard & ~young)
+            p = p if silent is None else np.where(ok, p, silent)
+        return p
 
     def _p(self, total: FloatArray) -> FloatArray:
         """Return how often, per row, evidence like this comes: (n,) in 0..1."""
@@ -374,6 +425,11 @@ class Bank:
         p = np.maximum(1.0 / ((rows + 2.0) * wide), 1.0 / (30.0 * rows))
         return np.where(away > grain, p, 1.0)
 
+    def _changes(self, x: FloatArray) -> FloatArray:
+        """P-values of states: 1 where they usually are, else how rarely they leave it, by the rule of succession."""
+        away = np.abs(x - np.rint(self.usual[_CENTRE])) > 0.5
+        return np.where(away, (1.0 + 0.5 * self.moves) / (self.rows + 2.0), 1.0)
+
     # ------------------------------------------------------------------ learn
 
     def learn(self, ts: float, x: FloatArray, trust: BoolArray) -> None:
@@ -388,7 +444,10 @@ class Bank:
             row = self._measure(ts, x)
         self._row = None if row is not self._row else row
         self._last_ts = ts
-        self._ordinary(row, row.ok & trust)
+        teach = row.ok & trust
+        if self._heard is not None:
+            self.silence.learn(row.ok, teach)
+        self._ordinary(row, teach)
         # where the series are now follows every row that has a value, trusted or not
         np.copyto(self.place, row.place, where=row.ok)
         np.copyto(self.seen, row.ts, where=row.ok)
@@ -429,7 +488,19 @@ class Bank:
         usual += change
         np.copyto(self.reach, np.maximum(self.reach, row.both), where=teach)
         self.reach -= (0.5 * _RANGE_FADES) * rate * (self.reach[0] + self.reach[1])
-        # Sizes of moves are learnt from rows with a move; how often there is one, from all.
+        self._moved(row, step, teach)
+        # A run teaches once, with its length, when it ends: while it lasts it must not become ordinary by itself.
+        stats = row.stats.copy()
+        np.multiply(self.place[_RUN], row.flat_unit, out=stats[_FLAT])
+        stats[_FLAT] *= row.moved
+        settled = teach & ~early
+        self.tails.learn(stats, settled, before)
+        self.usual_sum.learn(row.place[_EVIDENCE], settled, before)
+        if row.stand is not None:
+            self.peers.learn(row.stand, teach, again)
+
+    def _moved(self, row: _Row, step: FloatArray, teach: BoolArray) -> None:
+        """Learn sizes of moves (2, n), from rows with a move; how often there is one was learnt from all."""
         moving = teach & row.moved
         self.moves += moving
         rate = 1.0 / np.maximum(self.moves, 1.0)
@@ -439,13 +510,6 @@ class Bank:
         step -= self.errors
         step *= rate
         self.errors += step
-        # A run teaches once, with its length, when it ends: while it lasts it must not become ordinary by itself.
-        stats = row.stats.copy()
-        np.multiply(self.place[_RUN], row.flat_unit, out=stats[_FLAT])
-        stats[_FLAT] *= row.moved
-        settled = teach & ~early
-        self.tails.learn(stats, settled, before)
-        self.usual_sum.learn(row.place[_EVIDENCE], settled, before)
 
     def _new_normal(self, row: _Row, again: BoolArray) -> None:
         """The monitor trusts again what it has long called abnormal: the level goes to where the series is."""
@@ -473,13 +537,15 @@ class Bank:
             raise ValueError(
                 f"remap asks for column {int(old.max())} of a bank of {len(self.rows)} series"
             )
-        state, ticks, clock = self._arrays(), self.tails.ticks, self._clock
+        state, clock = self._arrays(), self._clock
+        ticks = self.tails.ticks, self.peers.tail.ticks
         self._fresh(len(old))
-        self.tails.ticks = ticks
+        self.tails.ticks, self.peers.tail.ticks = ticks
         stay = old >= 0
         fresh = self._arrays()
         for name, array in fresh.items():
             array[..., stay] = state[name][..., old[stay]]
+        self._know(self.traits)
         self._clock = None if clock is None else np.where(stay, clock[old], 0.0)
         self._row = None
 
@@ -488,6 +554,12 @@ class Bank:
         out: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in _STATE}
         out |= {f"tails.{name}": array for name, array in self.tails.arrays().items()}
         out |= {f"season.{name}": array for name, array in self.season.arrays().items()}
+        out |= {f"silence.{name}": array for name, array in self.silence.arrays().items()}
+        out |= {f"peers.{name}": array for name, array in self.peers.arrays().items()}
+        out |= {
+            f"traits.{name}": getattr(self.traits, name)
+            for name in ("kind", "low", "high", "peers")
+        }
         out["usual_sum"] = self.usual_sum.value
         return out
 
@@ -498,7 +570,7 @@ class Bank:
         last_ts = self._last_ts if np.isfinite(self._last_ts) else None
         meta = {
             "n": len(self.rows), "step_s": self._config.step_s, "last_ts": last_ts,
-            "ticks": self.tails.ticks,
+            "ticks": [self.tails.ticks, self.peers.tail.ticks],
         }  # fmt: skip
         return checkpoint.write("bank", _VERSION, meta, self._arrays())
 
@@ -507,7 +579,7 @@ class Bank:
         meta, arrays = checkpoint.read("bank", _VERSION, state)
         try:
             n, step_s, last_ts = int(meta["n"]), float(meta["step_s"]), meta["last_ts"]
-            ticks = int(meta["ticks"])
+            ticks = [int(one) for one in meta["ticks"]]
         except (KeyError, TypeError, ValueError) as damage:
             raise Refused(f"state of bank is damaged ({damage}): it is learnt anew") from None
         if step_s != self._config.step_s:
@@ -521,31 +593,55 @@ class Bank:
             if given is None or given.shape != array.shape:
                 raise Refused(f"state of bank has no fitting {name}: it is learnt anew")
             array[...] = given
-        kept.tails.ticks = ticks
+        kept._know(kept.traits)
+        kept.tails.ticks, kept.peers.tail.ticks = ticks
         kept._last_ts = -np.inf if last_ts is None else float(last_ts)
         self.__dict__.update(kept.__dict__)
 
     # ------------------------------------------------------------------ explain
 
     def explain(self, i: int) -> Why:
-        """Say why series i got its last p: the rarest family and the band that it left."""
+        """Say why series i got its last p: the rarest family and the band that it left, as far as it is possible."""
+        why = self._why(i)
+        low, high = float(self.traits.low[i]), float(self.traits.high[i])
+        return replace(why, low=_within(why.low, low, high), high=_within(why.high, low, high))
+
+    def _why(self, i: int) -> Why:
         row = self._row
         rows = int(self.rows[i])
         calibrated = rows >= self._config.ready_rows
         nan = float("nan")
         if row is None:
             return Why("none", nan, nan, 0.0, rows, calibrated=False)
+        if not row.ok[i] and np.isfinite(row.p[i]):
+            since = float(self.seen[i])
+            return Why("silence", nan, nan, self.silence.times(i), rows, calibrated, since=since)
         x, mean = float(row.x[i]), float(self.usual[_MEAN, i])
+        if self._states is not None and self._states[i]:
+            usual = float(np.rint(self.usual[_CENTRE, i]))
+            return Why("state", usual, usual, 10.0 * (abs(x - usual) > 0.5), rows, calibrated)
         if self.moves[i] == 0:
             floor = float(self.floors[i])
             away = abs(x - mean)
             moved = away > abs(mean) * _TINY
             deviations = min(away / floor, 1e5) * 4.0 if floor > 0 else 10.0 * moved
             return Why("constant", mean - floor, mean + floor, deviations, rows, calibrated=False)
+        return self._rarest(i, row, calibrated=calibrated)
+
+    def _rarest(self, i: int, row: _Row, *, calibrated: bool) -> Why:
+        """Say which family finds the last row of series i rarest."""
+        rows, nan = int(self.rows[i]), float("nan")
+        x = float(row.x[i])
         # To be beyond the range says less about what happened than any other family does.
         said = row.rarity[:, i].copy()
         if np.delete(said, _RANGE).max() > LOG_ABOVE:
             said[_RANGE] = 0.0
+        stand = row.stand
+        if stand is not None and stand.rarity[i] > max(said.max(), LOG_ABOVE):
+            centre, scale = x - float(stand.away[i]), float(stand.scale[i])
+            reach = max(float(self.peers.tail.quantile[0, i]), 3.0) * scale
+            away = min(abs(float(stand.away[i])) / scale, 1e6)
+            return Why("peers", centre - reach, centre + reach, away, rows, calibrated)
         which = int(np.argmax(said))
         family = _FAMILY[which]
         stat = float(row.stats[which, i])
@@ -594,3 +690,9 @@ def _clip(values: FloatArray, usual: FloatArray, unknown: BoolArray) -> None:
 def _same(a: FloatArray, b: FloatArray) -> bool:
     """Tell whether two rows are one: the very array, as a rule."""
     return a is b or np.array_equal(a, b, equal_nan=True)
+
+
+def _within(value: float, low: float, high: float) -> float:
+    """Clip a value to limits; NaN in any place stays open."""
+    value = low if value < low else value  # noqa: FURB136  # max and min take NaN by the order of arguments
+    return high if value > high else value  # noqa: FURB136  # as above

@@ -592,7 +592,7 @@ async def test_a_wild_detector_is_found_out():
     said = await verdicts(check_detector(Loud))
     assert "outside 0..1" in said["p_values"]
     assert "was given p -0.5" in said["constant_is_quiet"]
-    assert "nan_is_unknown: a missing value was given a p" in said["nan_is_unknown"]
+    assert "nan_is_unknown: a series that never answered was given a p" in said["nan_is_unknown"]
     said = await verdicts(check_detector(Global))
     assert "columns_are_alone" in said["columns_are_alone"]
     assert said["scale"].startswith("scale: a p-value changed by a factor of")

@@ -293,7 +293,10 @@ def release_of_service(look: Look) -> list[Case]:
 def _poor(look: Look, model: Entity) -> bool:
     """Tell whether the quality of a model is below its objective, or far below its own past."""
     if any(
-        a.series.entity == model and a.series.metric in _QUALITY and a.end is None
+        a.series.entity == model
+        and a.series.metric in _QUALITY
+        and a.end is None
+        and not math.isnan(a.value)
         for a in look.incident.anomalies
     ):
         return True
@@ -487,7 +490,10 @@ def hardware(look: Look) -> list[Case]:
             found = [
                 a
                 for a in look.incident.anomalies
-                if a.series.metric in metrics and a.end is None and _throttled_so(kind, a)
+                if a.series.metric in metrics
+                and a.end is None
+                and _throttled_so(kind, a)
+                and not math.isnan(a.value)  # what is silent is unknown, not busy
             ]
             for entity in sorted({a.series.entity for a in found}):
                 mine = [a for a in found if a.series.entity == entity]

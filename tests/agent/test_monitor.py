@@ -142,7 +142,7 @@ class Fixed:
 
 def test_one_abnormal_row_is_no_episode_two_are_and_nobody_learns_from_them():
     detector = Fixed(1)
-    watch = Watch(1.0, lambda _s, _f: detector, [])
+    watch = Watch(1.0, lambda _s, _n: detector, [])
     seen = run(watch, [0.5, 1e-9, 0.5, 0.5, 1e-9, 1e-9, 1e-9] + [0.5] * 10)
     assert not seen[1.0]
     going = [ts for ts, found in seen.items() if found and found[0].end is None]
@@ -154,17 +154,17 @@ def test_one_abnormal_row_is_no_episode_two_are_and_nobody_learns_from_them():
 
 def test_late_and_duplicate_ticks_teach_nothing():
     detector = Fixed(1)
-    watch = Watch(1.0, lambda _s, _f: detector, [])
+    watch = Watch(1.0, lambda _s, _n: detector, [])
     for ts in (1.0, 2.0, 2.0, 1.5, 3.0):
         watch.take(Frame("m", ts, watch._series or (P95,), np.array([0.5])))
     assert len(detector.trusted) == 3
 
 
 def test_state_comes_back_after_a_restart_for_series_that_are_still_there():
-    watch = Watch(1.0, lambda _s, f: Fixed(len(f)), [])
+    watch = Watch(1.0, lambda _s, n: Fixed(n), [])
     run(watch, [0.5] * 700)
     state = watch.dump()
-    again = Watch(1.0, lambda _s, f: Fixed(len(f)), [])
+    again = Watch(1.0, lambda _s, n: Fixed(n), [])
     again.load(state)
     assert again.rows == 700
     assert again.take(Frame("models", 700.0, (P95, RPS), np.array([0.5, 0.5]))) == []
@@ -173,7 +173,7 @@ def test_state_comes_back_after_a_restart_for_series_that_are_still_there():
 
 
 def test_learning_is_told_per_source():
-    monitor = Monitor(lambda _s, f: Fixed(len(f)), ())
+    monitor = Monitor(lambda _s, n: Fixed(n), ())
     monitor.take(Frame("host", 10.0, (P95,), np.array([0.5])))
     state = monitor.learning()["host"]
     assert state["since"] == 10.0
@@ -182,7 +182,7 @@ def test_learning_is_told_per_source():
 
 
 def test_where_rows_are_far_apart_one_abnormal_row_is_enough():
-    watch = Watch(60.0, lambda _s, _f: Fixed(1), [])
+    watch = Watch(60.0, lambda _s, _n: Fixed(1), [])
     assert not watch.take(Frame("m", 60.0, (P95,), np.array([0.5])))
     found = watch.take(Frame("m", 120.0, watch._series, np.array([1e-9])))
     assert [a.end for a in found] == [None]
@@ -207,7 +207,7 @@ def view(step_s, of):
 
 def made(ledger=None, detector=None, step_s=60.0):
     return Watch(
-        step_s, lambda _s, f: detector or Quiet(len(f)), [],
+        step_s, lambda _s, n: detector or Quiet(n), [],
         source="host", ledger=ledger, make_view=view,
     )  # fmt: skip
 
@@ -248,7 +248,7 @@ def test_noise_asks_one_signal_to_be_rarer_and_never_an_objective():
 
     limit = Limit("host.core_utilization_ratio", math.nan, 0.9, 0.0, ("host:*",), name="busy")
     ledger = Ledger()
-    watch = Watch(60.0, lambda _s, f: Quiet(len(f)), [limit], source="host", ledger=ledger)
+    watch = Watch(60.0, lambda _s, n: Quiet(n), [limit], source="host", ledger=ledger)
     walk(watch, ordinary(100) * 0.8)
     ledger.heed([Said], 1, 6000.0)
     row = np.full(len(MANY), 0.5)

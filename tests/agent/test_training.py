@@ -22,6 +22,7 @@ from agent.monitor import Monitor
 from agent.panel import Panel
 from agent.ports import Detector, Past, Why
 from agent.training import Training, gather, pieces
+from agent.traits import Traits
 from agent.worker import Worker
 
 HERE = Path(__file__).parent
@@ -56,7 +57,7 @@ class Bank:
 
     def __init__(self) -> None:
         self.learnt = 0
-        self.floors = None
+        self.traits = None
 
     def score(self, ts, x):
         return np.where(np.isnan(x), np.nan, 0.5)
@@ -76,8 +77,8 @@ class Bank:
     def explain(self, i):
         return Why("bank", 0.0, 1.0, 1.0, 1, calibrated=True)
 
-    def set_floors(self, floors):
-        self.floors = floors
+    def set_traits(self, traits):
+        self.traits = traits
 
 
 @dataclasses.dataclass
@@ -332,8 +333,8 @@ def test_a_kept_state_of_the_bank_fits_whether_or_not_joint_detectors_are_on():
     panel.remap(np.array([5, 6, -1, 7]))
     assert len(panel.others["a"].mean) == 4
     assert panel.score(T0, np.zeros(4)).tolist() == [0.5] * 4
-    panel.set_floors(np.ones(4))
-    assert panel.first.floors.tolist() == [1, 1, 1, 1]
+    panel.set_traits(Traits.neutral(4, np.ones(4)))
+    assert panel.first.traits.floors.tolist() == [1, 1, 1, 1]
 
 
 def test_nothing_is_wrapped_when_nothing_is_wanted(tmp_path):
@@ -345,7 +346,7 @@ def test_nothing_is_wrapped_when_nothing_is_wanted(tmp_path):
 
 def test_the_monitor_names_what_a_joint_detector_finds():
     panel = Panel(Bank(), lambda n: {"a": Fixed([1e-12, 1.0, 1.0])}, 3)
-    monitor = Monitor(lambda step_s, floors: panel, ())
+    monitor = Monitor(lambda step_s, n: panel, ())
     found = []
     for i in range(5):
         found = monitor.take(Frame("host", T0 + i, NAMES[:3], np.zeros(3)))

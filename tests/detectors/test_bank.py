@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import Refused
+from agent.traits import STATE, Traits
 from detectors.bank import _LAST, _MEAN, _SPREAD, Bank
 
 T0 = 1_700_000_000.0
@@ -209,7 +212,8 @@ def test_a_series_that_never_answers_stays_unknown():
 def test_a_huge_leap_teaches_no_infinities():
     detector = bank(1)
     feed(detector, np.concatenate([np.zeros((100, 1)), np.full((5, 1), 1e149), noise(500)]))
-    assert all(np.isfinite(array).all() for array in detector._arrays().values())
+    learnt = {k: v for k, v in detector._arrays().items() if not k.startswith("traits.")}
+    assert all(np.isfinite(array).all() for array in learnt.values())
 
 
 def test_after_a_gap_there_is_no_spike():
@@ -330,8 +334,8 @@ def test_rows_of_another_width_are_a_bug():
     detector = bank(2)
     with pytest.raises(ValueError, match="a row of 1 values for 2 series"):
         detector.score(T0, np.zeros(1))
-    with pytest.raises(ValueError, match="3 floors for 2 series"):
-        detector.set_floors(np.zeros(3))
+    with pytest.raises(ValueError, match="traits of 3 series for 2"):
+        detector.set_traits(Traits.neutral(3))
 
 
 def test_dump_and_load_is_as_if_it_never_stopped():
@@ -371,3 +375,97 @@ def test_state_is_small_and_does_not_grow():
     assert size / n < 3000
     feed(detector, noise(400, n, seed=1), start=T0 + 400)
     assert abs(len(detector.dump()) - size) < 100
+
+
+# ---- what is known of the series
+
+
+def known(n, **given):
+    """Traits of n series of which only `given` is known."""
+    base = Traits.neutral(n)
+    return replace(base, **{name: np.asarray(value) for name, value in given.items()})
+
+
+def ragged(rows, seed=3):
+    """All kinds of series, some with holes, one with a leap."""
+    rng = np.random.default_rng(seed)
+    out = np.stack([make(rng, rows) for make in KINDS.values()] * 2, axis=1)
+    out[:, 7:] += 0.5 * np.sin(np.arange(rows) / 40)[:, None]
+    out[rng.random(out.shape) < 0.05] = np.nan
+    out[rows // 2 : rows // 2 + 40, 3] += 20.0
+    return out
+
+
+def test_neutral_traits_change_no_bit():
+    rows = ragged(1500)
+    told = bank(rows.shape[1])
+    told.set_traits(Traits.neutral(rows.shape[1]))
+    np.testing.assert_array_equal(feed(told, rows), feed(bank(rows.shape[1]), rows))
+
+
+def test_what_is_known_of_some_changes_no_bit_of_the_others():
+    rows = ragged(1500)
+    n = rows.shape[1]
+    told = bank(n)
+    kind = np.zeros(n, dtype=np.int64)
+    kind[:7] = STATE
+    told.set_traits(known(n, kind=kind, low=np.where(kind == STATE, 0.0, np.nan)))
+    p, plain = feed(told, rows), feed(bank(n), rows)
+    np.testing.assert_array_equal(p[:, 7:], plain[:, 7:])
+    assert (p[1000:, 0] != plain[1000:, 0]).any()
+
+
+def test_a_state_is_judged_by_how_rarely_it_changes():
+    detector = bank(3)
+    detector.set_traits(known(3, kind=np.array([STATE, STATE, 0])))
+    rng = np.random.default_rng(0)
+    rows = np.ones((3000, 3))
+    rows[:, 1:] = (rng.random((3000, 1)) > 0.3).astype(float)  # it toggles all the time
+    assert np.nanmin(feed(detector, rows)[:, :2]) > 0.05
+    # standing still is nothing for a state that toggles, and all is well for one that stays
+    p = feed(detector, np.ones((200, 3)), start=T0 + 3000, trust=np.zeros(3, bool))
+    assert (p[:, :2] == 1.0).all()
+    assert p[100:, 2].max() < 0.01, "to rest is rare for a gauge of the same values"
+    p = feed(detector, np.zeros((50, 3)), start=T0 + 3200, trust=np.zeros(3, bool))
+    assert p[:, 0] == pytest.approx(1 / 3002)
+    assert p[:, 1].min() > 0.1
+    why = detector.explain(0)
+    assert (why.family, why.low, why.high, why.learnt_rows) == ("state", 1.0, 1.0, 3000)
+    back = feed(detector, np.ones((5, 3)), start=T0 + 3250)
+    assert (back[:, 0] == 1.0).all()
+
+
+def test_a_state_that_left_some_times_is_less_rare_each_time():
+    detector = bank(1)
+    detector.set_traits(known(1, kind=np.array([STATE])))
+    rows = np.ones((4000, 1))
+    rows[500::500] = 0.0
+    p = feed(detector, rows)
+    away = p[500::500, 0]
+    assert away[0] == pytest.approx(1 / 502)
+    assert away[-1] == pytest.approx((1 + 6) / 3502)
+
+
+def test_the_expected_band_keeps_to_what_is_possible():
+    rows = 0.01 + 0.001 * noise(1500, 2)
+    told, plain = bank(2), bank(2)
+    told.set_traits(known(2, low=np.array([0.0095, np.nan]), high=np.array([1.0, np.nan])))
+    feed(told, rows)
+    feed(plain, rows)
+    row = np.array([0.4, 0.4])
+    np.testing.assert_array_equal(told.score(T0 + 1500, row), plain.score(T0 + 1500, row))
+    assert plain.explain(0).low < 0.0095
+    assert told.explain(0) == replace(plain.explain(0), low=0.0095)
+    assert told.explain(1) == plain.explain(1)
+
+
+def test_traits_travel_with_their_series():
+    detector = bank(3)
+    detector.set_traits(known(3, kind=np.array([0, STATE, 0]), high=np.array([1.0, 2.0, 3.0])))
+    feed(detector, np.ones((50, 3)))
+    second = bank(1)
+    second.load(detector.dump())
+    second.remap(np.array([2, -1, 1]))
+    assert second.traits.kind.tolist() == [0, 0, STATE]
+    np.testing.assert_array_equal(second.traits.high, [3.0, np.nan, 2.0])
+    assert second.score(T0 + 50, np.array([1.0, 1.0, 0.0]))[2] == pytest.approx(1 / 52)
