@@ -2,7 +2,7 @@
 
     python tests/bench/live.py [--minutes 60] [--faults cpu,memory_leak,disk,network,hung] [--seed 0] [--keep]
 
-    real daemon: host and processes at 1 s, probes of two small services at 1 s
+    real daemon: host and processes at 1 s, two small services probed at 1 s, one not probed
       |  --minutes of ordinary work (live_work.py): what is told now is a false alarm
       v
     each fault (live_faults.py) for --seconds, then --recover seconds of rest; the work goes on all the time
@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 import live_report  # noqa: E402
 import yaml  # noqa: E402
-from live_faults import FAULTS, NET, SERVE, Ground, Missing, namespaced, small_disk  # noqa: E402
+from live_faults import FAULTS, NET, SERVE, Ground, Missing, leaking, namespaced, small_disk  # noqa: E402
 from live_match import read  # noqa: E402
 from live_report import Seen  # noqa: E402
 from live_work import Work, running  # noqa: E402
@@ -130,8 +130,9 @@ def go(asked: argparse.Namespace, folder: Path) -> Seen:
         ports = {name: free_port() for name in ("shop", "files", "edge", "api")}
         shop = enter(running([sys.executable, "-c", SERVE, "127.0.0.1", str(ports["shop"])]))
         edge, no_edge = enter(namespaced(ports["edge"]))
+        leaky, leak_mb = enter(leaking(asked.seconds))
         ground = Ground(
-            asked.seconds, shop, mount, None if no_edge else edge,
+            asked.seconds, shop, leaky, leak_mb, mount, None if no_edge else edge,
             {"disk": no_disk, "network": no_edge},
         )  # fmt: skip
         www = folder / "www"
@@ -142,7 +143,7 @@ def go(asked: argparse.Namespace, folder: Path) -> Seen:
         ]  # fmt: skip
         enter(running(server))
         urls = {"shop": f"http://127.0.0.1:{ports['shop']}/"}
-        pids = {"shop": shop.pid}
+        pids = {"shop": shop.pid, "cart": leaky.pid}
         if ground.inside is not None:
             urls["edge"] = f"http://{NET[1]}:{ports['edge']}/"
             pids["edge"] = ground.inside.pid

@@ -3,7 +3,7 @@
 A fault is a context manager over a `Ground`: entering breaks something and yields what was broken, leaving heals it.
 
     cpu           a busy loop on each core, nice 0
-    memory_leak   a process that grows by 30 MB/s, to at most half of what is free
+    memory_leak   a service, quiet until then, grows by 30 MB/s, to at most half of what is free
     disk          a file that grows on a small ext4 of its own (a loop mount: tmpfs of one's own are not watched)
     network       packets of a service in a network namespace get lost
     hung          SIGSTOP of a service
@@ -48,12 +48,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
 """
 LEAK = """
-import sys, time
-kept, most = [], int(sys.argv[2])
+import signal, sys, time
+kept, leaks = [], False
+def begin(*_):
+    global leaks
+    leaks = True
+def heal(*_):
+    global leaks
+    leaks = False
+    kept.clear()
+signal.signal(signal.SIGUSR1, begin)
+signal.signal(signal.SIGUSR2, heal)
 while True:
-    if len(kept) * 3 < most:
-        kept.append(bytearray(b"x") * (3 << 20))
     time.sleep(3 / float(sys.argv[1]))
+    if leaks and len(kept) * 3 < int(sys.argv[2]):
+        kept.append(bytearray(b"x") * (3 << 20))
 """
 
 
@@ -66,11 +75,13 @@ class Ground:
     """What the faults are made on: it is there from the beginning, so that it has a history.
 
     mount     a small file system of its own, None where it can not be had; likewise `inside`, the namespaced service
-    service   the service that will hang
+    service   the service that will hang; leaky: the one that will leak, leak_mb at most
     """
 
     seconds: float
     service: subprocess.Popen[bytes] | None = None
+    leaky: subprocess.Popen[bytes] | None = None
+    leak_mb: int = 0
     mount: Path | None = None
     inside: subprocess.Popen[bytes] | None = None
     missing: dict[str, str] = field(default_factory=dict)
@@ -175,11 +186,27 @@ def cpu(ground: Ground) -> Iterator[Broken]:
         )  # fmt: skip
 
 
+def free_mb() -> float:
+    return float(psutil.virtual_memory().available) / 2**20
+
+
+@contextlib.contextmanager
+def leaking(seconds: float) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A service that is quiet until it leaks; yields it and to how many MB it would grow."""
+    most = int(min(LEAK_MB_S * seconds, free_mb() / 2))
+    with running([sys.executable, "-c", LEAK, str(LEAK_MB_S), str(most)]) as process:
+        yield process, most
+
+
 @contextlib.contextmanager
 def memory_leak(ground: Ground) -> Iterator[Broken]:
-    most = min(LEAK_MB_S * ground.seconds, psutil.virtual_memory().available / 2 / 2**20)
+    if ground.leaky is None:
+        raise Missing("the service is not running")
+    if free_mb() < 2 * ground.leak_mb:
+        raise Missing(f"{free_mb():.0f} MB are free, twice {ground.leak_mb} MB are needed")
     began = time.time()
-    with running([sys.executable, "-c", LEAK, str(LEAK_MB_S), str(int(most))]) as leak:
+    os.kill(ground.leaky.pid, signal.SIGUSR1)
+    try:
         yield Broken(
             "memory_leak", began, began + ground.seconds,
             (
@@ -191,10 +218,13 @@ def memory_leak(ground: Ground) -> Iterator[Broken]:
                 Sign("host.memory_bytes", labels={"use": "available"}, direction=-1),
                 Sign("host.memory_bytes", labels={"use": "committed*"}, direction=1),
                 Sign("host.pressure_ratio", labels={"resource": "memory"}, direction=1),
-                Sign("process.memory_bytes", f"process:*/{leak.pid}/*", direction=1),
+                Sign("process.memory_bytes", f"process:*/{ground.leaky.pid}/*", direction=1),
             ),
-            f"{LEAK_MB_S} MB/s to {most:.0f} MB",
+            f"a service leaks {LEAK_MB_S} MB/s, to {ground.leak_mb} MB",
         )  # fmt: skip
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(ground.leaky.pid, signal.SIGUSR2)
 
 
 @contextlib.contextmanager

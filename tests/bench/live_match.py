@@ -4,7 +4,7 @@
                                                                         '--ordinary--> false alarms by metric and family
 
 A fault is found when something that names it begins within it: the signal and the thing must be among those that the
-fault moves, in the direction in which it moves them. What went on already when it began names nothing.
+fault moves, not in the other direction. What went on already when it began names nothing.
 
 Pure: no clock, no files. Times are unix seconds.
 """
@@ -48,6 +48,18 @@ class Told:
     alone: bool = True
 
     @property
+    def side(self) -> int:
+        """+1 above the band, -1 below it, 0 = it can not be told.
+
+        Not `direction`: of a mean that has moved, or of a shape, the value of the row itself says nothing.
+        """
+        if self.value is None:
+            return 0
+        above = self.high is not None and self.value > self.high
+        below = self.low is not None and self.value < self.low
+        return int(above) - int(below)
+
+    @property
     def series(self) -> str:
         """The series as people read it."""
         inner = ",".join(f"{k}={v}" for k, v in self.labels)
@@ -56,7 +68,10 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """Something that a fault moves. Globs over metric and entity id; labels that must be there; direction 0 = any."""
+    """Something that a fault moves. Globs over metric and entity id; labels that must be there; direction 0 = any.
+
+    What does not say in which direction it went counts, too.
+    """
 
     metric: str
     entity: str = "host:*"
@@ -70,7 +85,7 @@ class Sign:
             fnmatchcase(told.metric, self.metric)
             and fnmatchcase(told.entity, self.entity)
             and all(fnmatchcase(there.get(k, ""), v) for k, v in self.labels.items())
-            and self.direction in {0, told.direction}
+            and (self.direction == 0 or told.side in {0, self.direction})
         )
 
 
@@ -121,10 +136,8 @@ def read(lines: Iterable[Mapping[str, Any]]) -> list[Told]:
             one["harm"], one["together"] is None,
         )  # fmt: skip
         before = out.get(key)
-        # who named it first, by what road, stays; how far it went and when it ended comes later
-        out[key] = told if before is None else replace(
-            before, end=told.end, p=min(before.p, told.p), deviations=max(before.deviations, told.deviations),
-        )  # fmt: skip
+        # how it was told first stays; when it ended comes later
+        out[key] = told if before is None else replace(before, end=told.end)
     return sorted(out.values(), key=lambda t: (t.at, t.series))
 
 

@@ -2,11 +2,14 @@
 
 import argparse
 import json
+import sys
+import time
 from fnmatch import filter as matching
 
 import live
 import live_faults
 import live_report
+import live_work
 import pytest
 from live_match import Broken, Sign, Told, by_signal, chance, find, outside, read
 from live_work import Done
@@ -21,7 +24,15 @@ SHOP = Sign("service.up", "service:shop", direction=-1)
 
 def told(at=1010.0, metric="host.cpu_busy_ratio", entity="host:h", **more):
     given = {"onset": at - 1, "end": None, "source": "host", "labels": (), "road": "calibrated"}
-    given |= {"family": "level", "direction": 1, "p": 1e-7, "deviations": 9.0, **more}
+    given |= {
+        "family": "level",
+        "direction": 1,
+        "p": 1e-7,
+        "deviations": 9.0,
+        "value": 1.0,
+        "high": 0.5,
+        **more,
+    }
     return Told(at=at, metric=metric, entity=entity, **given)
 
 
@@ -72,7 +83,7 @@ def test_lines_of_one_stretch_are_joined_and_who_was_first_stays_first():
         ]
     )
     assert (one.at, one.road, one.family, one.alone) == (1010.0, "prior", "spike", True)
-    assert (one.end, one.p, one.deviations) == (1029.0, 1e-9, 40.0)
+    assert (one.end, one.p, one.deviations) == (1029.0, 1e-7, 9.0)
     assert one.series == "host.cpu_busy_ratio{a=1,b=2}"
 
 
@@ -108,15 +119,36 @@ def test_a_sign_is_signal_thing_labels_and_direction(sign, shown):
     assert sign.shows(told(labels=(("mode", "user"),))) is shown
 
 
+@pytest.mark.parametrize(
+    ("band", "side"),
+    [
+        ({"value": 1.0, "low": 0.0, "high": 0.5}, 1),
+        ({"value": -1.0, "low": 0.0, "high": 0.5}, -1),
+        ({"value": 0.2, "low": 0.0, "high": 0.5}, 0),
+        ({"value": 0.2, "low": None, "high": None}, 0),
+        ({"value": 0.2, "low": 0.5, "high": None}, -1),
+        ({"value": None, "low": 0.0, "high": 0.5}, 0),
+    ],
+)
+def test_only_a_value_beyond_the_band_says_in_which_direction(band, side):
+    one = told(**band)
+    assert one.side == side
+    assert Sign("host.cpu_*", direction=1).shows(one) is (side >= 0)
+
+
 def test_every_sign_of_every_fault_is_a_signal_that_there_is(tmp_path):
-    class Alive:
-        pid = 2**22 + 1  # no process has it: nothing is signalled
+    quiet = [sys.executable, "-c", live_faults.LEAK, "1", "3"]
 
     def signs():
-        ground = live_faults.Ground(0.01, Alive(), tmp_path, None, {"network": "not here"})
-        for name in ("cpu", "memory_leak", "disk"):
-            with live_faults.FAULTS[name](ground) as one:
-                yield from one.signs
+        with live_work.running(quiet) as leaky:
+            time.sleep(1.0)  # it must have taken the signals over
+            ground = live_faults.Ground(
+                0.01, None, leaky, 3, tmp_path, None, {"network": "not here"}
+            )
+            for name in ("cpu", "memory_leak", "disk"):
+                with live_faults.FAULTS[name](ground) as one:
+                    yield from one.signs
+            assert leaky.poll() is None
 
     found = list(signs())
     assert len(found) > 15
@@ -125,8 +157,13 @@ def test_every_sign_of_every_fault_is_a_signal_that_there_is(tmp_path):
 
 
 def test_a_fault_that_can_not_be_made_says_why():
-    ground = live_faults.Ground(1.0, None, None, None, {"disk": "no root", "network": "no tc"})
-    for name, why in (("disk", "no root"), ("network", "no tc"), ("hung", "not running")):
+    ground = live_faults.Ground(1.0, missing={"disk": "no root", "network": "no tc"})
+    for name, why in (
+        ("disk", "no root"),
+        ("network", "no tc"),
+        ("hung", "not running"),
+        ("memory_leak", "not running"),
+    ):
         with pytest.raises(live_faults.Missing, match=why), live_faults.FAULTS[name](ground):
             pass
 
@@ -156,7 +193,7 @@ def test_found_by_the_first_sign_with_the_delay_of_each_road():
         told(1010.0, onset=900.0),  # it went on already
         told(1080.0, onset=1059.0),  # told when all was over
         told(1010.0, metric="host.load1_count"),
-        told(1010.0, direction=-1),
+        told(1010.0, value=0.1, low=0.2),
     ],
 )
 def test_missed_when_nothing_names_it_within_it(other):
