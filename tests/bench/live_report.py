@@ -19,6 +19,8 @@ from live_work import Done
 from agent.budget import Promise
 
 MOST_LISTED = 30
+ECHO_S = 30.0
+"""A page comes when its incident has been looked at for a while: perhaps after the fault."""
 
 
 @dataclass(slots=True)
@@ -64,7 +66,7 @@ def ordinary(seen: Seen, promise: Promise) -> dict[str, float]:
         "hours": hours,
         "pages": sum(inside(p["ts"]) for p in paged),
         "pages_budget": promise.pages_per_week * hours / 168,
-        "pages_outside_faults": sum(outside(p["ts"], seen.faults, 5.0) for p in paged),
+        "pages_outside_faults": sum(outside(p["ts"], seen.faults, ECHO_S) for p in paged),
         "incidents": len(opened),
         "host_alarms": counted(seen, "notes"),
         "host_alarms_budget": promise.notes_per_day * hours / 24,
