@@ -102,7 +102,10 @@ def status(said: Any) -> None:
             else f"ready in {say_duration(learns['ready_in_s'])}"
         )
         age = "" if s["age_s"] is None else say_duration(s["age_s"])
-        table.add_row(s["name"], _word(s["state"]), age, str(s["series"]), learning, s["error"])
+        said_of = s["error"] or (
+            f"{s['impossible']} impossible values, taken as unknown" if s["impossible"] else ""
+        )
+        table.add_row(s["name"], _word(s["state"]), age, str(s["series"]), learning, said_of)
     out.print(table)
     cost = said["usage"]
     if cost.get("rss_bytes"):

@@ -83,7 +83,10 @@ class LearningView(TypedDict):
 
 
 class SourceView(TypedDict):
-    """One of our eyes. state: fresh | blind | waiting (has not answered yet, and need not have)."""
+    """One of our eyes. state: fresh | blind | waiting (has not answered yet, and need not have).
+
+    impossible   values that it gave and that can not be (a share of 140 %), taken as unknown
+    """
 
     name: str
     state: str
@@ -94,6 +97,7 @@ class SourceView(TypedDict):
     series: int
     poll_s: float
     cpu_ratio: float
+    impossible: int
     trust: str
     learning: LearningView | None
 

@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -54,7 +54,10 @@ class MakeView(Protocol):
 
 @dataclass(slots=True)
 class _Broken:
-    """Where each (limit, column) pair of one source stands."""
+    """Where each (limit, column) pair of one source stands.
+
+    misses   limits that some series would be meant by, were it not for its labels
+    """
 
     limit: list[Limit]
     column: IntArray
@@ -65,9 +68,10 @@ class _Broken:
     well: FloatArray
     on: BoolArray
     worst: FloatArray
+    misses: tuple[Limit, ...]
 
     @staticmethod
-    def lay(series: Sequence[Series], limits: Iterable[Limit]) -> _Broken:
+    def lay(series: Sequence[Series], limits: Sequence[Limit]) -> _Broken:
         """Find which limit is over which column."""
         of_metric: dict[str, list[int]] = {}
         for i, one in enumerate(series):
@@ -78,7 +82,14 @@ class _Broken:
             for i in of_metric.get(limit.signal, ())
             if limit.over(series[i])
         ]
-        n = len(pairs)
+        n, laid = len(pairs), {limit for limit, _ in pairs}
+        misses = tuple(
+            limit
+            for limit in limits
+            if limit.labels and limit not in laid
+            for anyone in (replace(limit, labels=()),)
+            if any(anyone.over(series[i]) for i in of_metric.get(limit.signal, ()))
+        )
         return _Broken(
             limit=[limit for limit, _ in pairs],
             column=np.array([i for _, i in pairs], dtype=np.int64),
@@ -89,7 +100,13 @@ class _Broken:
             well=np.full(n, np.nan),
             on=np.zeros(n, dtype=bool),
             worst=np.full(n, np.nan),
+            misses=misses,
         )
+
+    def depth(self, x: FloatArray) -> FloatArray:
+        """Return how far beyond its limit each value is; the nearer one where there are two."""
+        depth: FloatArray = np.fmax(self.low - x, x - self.high)
+        return depth
 
 
 @dataclass(slots=True)
@@ -164,6 +181,16 @@ class Watch:
         """Who its columns are."""
         return self._series
 
+    @property
+    def misses(self) -> tuple[Limit, ...]:
+        """Limits that no series here is meant by, as none has the labels."""
+        return self._broken.misses
+
+    @property
+    def laid(self) -> set[Limit]:
+        """Limits that lie over a series here."""
+        return set(self._broken.limit)
+
     def take(self, frame: Frame) -> list[Anomaly]:
         """Return what is abnormal now, and what has just ended (with `end` set)."""
         if frame.series is not self._series:
@@ -190,8 +217,7 @@ class Watch:
         b.since[known & ~out & ~b.on] = np.nan
         b.well[known & out] = np.nan
         b.well[known & ~out & np.isnan(b.well)] = ts
-        over = np.where(np.isnan(b.high), b.low - x, x - b.high)
-        deeper = known & out & (np.isnan(b.worst) | (over > self._depth(b)))
+        deeper = known & out & (np.isnan(b.worst) | (b.depth(x) > b.depth(b.worst)))
         b.worst[deeper] = x[deeper]
         with np.errstate(invalid="ignore"):
             starts = ~b.on & known & out & (ts - b.since >= b.for_s)
@@ -203,11 +229,6 @@ class Watch:
             b.on[i] = False
             b.since[i] = b.worst[i] = np.nan
         return found
-
-    @staticmethod
-    def _depth(b: _Broken) -> FloatArray:
-        depth: FloatArray = np.where(np.isnan(b.high), b.low - b.worst, b.worst - b.high)
-        return depth
 
     def _breach(self, i: int, end: float | None) -> Anomaly:
         b = self._broken
@@ -493,6 +514,13 @@ class Monitor:
                 source=source, ledger=self.ledger, make_view=self.make_view,
             )  # fmt: skip
         return self.watches[source]
+
+    def idle(self) -> list[Limit]:
+        """Return the limits whose signal is measured where they look, but nowhere with their labels."""
+        missed = {limit for watch in self.watches.values() for limit in watch.misses}
+        if missed:
+            missed -= {limit for watch in self.watches.values() for limit in watch.laid}
+        return [limit for limit in self.limits if limit in missed]
 
     def learning(self) -> dict[str, dict[str, float | bool | None]]:
         """Say per source since when it learns, from how many rows, and whether it knows enough."""

@@ -88,6 +88,7 @@ _DEFS: Final = (
     _c("bugs", "errors of a plug-in that nobody expected", "plugin"),
     _g("anomalies_active", "series that are abnormal now"),
     _g("series", "series that are known", "source"),
+    _c("impossible_values", "values outside of what a signal can be, taken as unknown", "source"),
     _g("source_fresh", "1 = the source answers, 0 = we are blind there", "source"),
     _g("learning", "1 = the history of the source is still too short to judge by", "source"),
     # ---- incidents and the alarm budget

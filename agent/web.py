@@ -267,6 +267,7 @@ class Living:
                 "name": name, "state": state, "age_s": max(0.0, now - h.last_ok) if answered else None,
                 "interval_s": h.interval_s, "stretched": h.stretched_s > h.interval_s,
                 "error": h.error, "series": h.series, "poll_s": h.poll_s, "cpu_ratio": h.cpu_ratio,
+                "impossible": d.collector.possible.refused.get(name, 0),
                 "trust": d.world.trusts.get(name, "local"),
                 "learning": None if learns is None else {
                     "ready": bool(learns["ready"]), "rows": int(learns["rows"] or 0),
@@ -280,6 +281,9 @@ class Living:
         d = self._daemon
         out = [f"history: {d.history.fault}"] if d.history.fault else []
         out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
+        for limit in d.walk.monitor.idle():
+            labels = ", ".join(f"{k}={v}" for k, v in limit.labels)
+            out.append(f"objective {limit.name}: no series has {labels}, so it holds for nothing")
         if d.memory.strange:
             seq, why = d.memory.strange[-1]
             out.append(
@@ -371,6 +375,10 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
     telemetry.replace("homeostat_incidents_open", counts)
     telemetry.replace("homeostat_runs_live", live)
     telemetry.replace("homeostat_series", {(s["name"],): float(s["series"]) for s in sources})
+    telemetry.replace(
+        "homeostat_impossible_values_total",
+        {(s["name"],): float(s["impossible"]) for s in sources},
+    )
     telemetry.replace(
         "homeostat_source_fresh", {(s["name"],): float(s["state"] == "fresh") for s in sources}
     )

@@ -504,6 +504,19 @@ async def test_a_sloppy_source_is_found_out():
     assert "before the first" in said["time_goes_on"]
 
 
+class Impossible(Sloppy):
+    """A source that measures what can not be."""
+
+    async def poll(self):
+        series = (Series("host.cpu_busy_ratio", Entity("host", "h")),)
+        return Frame("sloppy", time.time(), series, np.array([1.4]))
+
+
+async def test_a_source_that_measures_what_can_not_be_is_found_out():
+    said = await verdicts(check_source(Impossible, name="sloppy"))
+    assert said["signals"] == "signals: host.cpu_busy_ratio{host:h} is 1.4, possible is 0 to 1"
+
+
 async def test_a_source_that_holds_up_the_others_is_found_out(monkeypatch):
     monkeypatch.setattr(Sloppy, "slow", True)
     check = next(c for c in check_source(Sloppy, name="sloppy") if c.name == "in_turn")

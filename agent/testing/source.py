@@ -14,6 +14,7 @@ import numpy as np
 from agent.catalogue import SIGNALS
 from agent.model import Frame
 from agent.ports import Source
+from agent.possible import reach
 from agent.testing._check import Broken, Check, must
 
 _LOOP_S: Final = 1.0
@@ -137,6 +138,11 @@ class _Sources:
                     kind.kind != "counter" or not value < 0,
                     "signals",
                     f"counter {series} is {value:g}",
+                )
+                must(
+                    not (value < kind.least or value > kind.most),
+                    "signals",
+                    f"{series} is {value:g}, possible is {reach(series.metric)}",
                 )
 
     async def labels(self) -> None:

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from agent.budget import Ledger
+from agent.catalogue import SIGNALS
+from agent.config import Config
 from agent.errors import Refused
 from agent.journal import Entry
 from agent.memory import Memory
 from agent.model import Entity, Frame, Series
 from agent.monitor import Monitor, Watch
-from agent.objectives import Limit, entity_globs
+from agent.objectives import Limit, entity_globs, limits_of
 from agent.pipeline import Moment, detect
 from agent.ports import Why
 from detectors.together import Together
@@ -70,6 +72,63 @@ def test_a_lower_limit():
     found = watch.take(Frame("m", 1.0, (RPS,), np.array([0.2])))
     assert found[0].direction == -1
     assert found[0].size == pytest.approx(0.8)
+
+
+def test_a_limit_on_both_sides_tells_the_worst_on_either():
+    both = Limit("service.requests_per_second", 10.0, 20.0, 0.0, ("service:*",), name="within")
+    for values, side, worst, size in (
+        ((8.0, 1.0, 5.0), -1, 1.0, 9.0),
+        ((22.0, 60.0, 30.0), 1, 60.0, 40.0),
+    ):
+        seen = run(Watch(1.0, None, [both]), values, table=(RPS,))
+        (anomaly,) = seen[2.0]
+        assert (anomaly.direction, anomaly.value, anomaly.size) == (side, worst, size)
+        assert (anomaly.low, anomaly.high) == (10.0, 20.0)
+
+
+def test_every_signal_can_have_a_limit_that_holds_from_the_first_row():
+    kinds = [s for s in SIGNALS.values() if s.kind != "counter"]
+    assert len(kinds) > 100
+    for s in kinds:
+        series = Series(s.name, Entity(s.entity_kind, "one"), (("mount", "/"),))
+        for key, limit, x in (("max", 0.25, 0.75), ("min", 0.75, 0.25)):
+            config = Config(
+                objectives=[{"signal": s.name, key: limit, "for": "0s", "labels": {"mount": "/"}}]
+            )
+            watch = Watch(1.0, None, limits_of(config))
+            found = {a.family: a for a in watch.take(Frame("any", 1e9, (series,), np.array([x])))}
+            name = f"{s.name} at {'most' if key == 'max' else 'least'} {limit:g}"
+            assert found[name].road == "objective", s.name
+            assert found[name].harm == s.harm
+            assert found[name].direction == (1 if key == "max" else -1)
+
+
+def test_an_objective_names_both_of_its_sides():
+    config = Config(objectives=[{"signal": "host.load1_count", "min": 1, "max": 8}])
+    assert limits_of(config)[-1].name == "host.load1_count at least 1 and at most 8"
+
+
+def test_an_objective_whose_labels_nothing_has_is_told():
+    def disk(mount):
+        return {"signal": "host.disk_utilization_ratio", "max": 0.9, "labels": {"mount": mount}}
+
+    limits = limits_of(
+        Config(
+            objectives=[
+                disk("/"),
+                disk("/dta"),
+                {"signal": "gpu.fan_ratio", "max": 0.9, "labels": {"a": "b"}},
+            ]
+        )
+    )
+    monitor = Monitor(None, limits)
+    assert monitor.idle() == []
+    root = Series("host.disk_utilization_ratio", Entity("host", "h"), (("mount", "/"),))
+    monitor.take(Frame("host", 1.0, (root,), np.array([0.5])))
+    assert [limit.labels for limit in monitor.idle()] == [(("mount", "/dta"),)]
+    late = Series("host.disk_utilization_ratio", Entity("host", "h"), (("mount", "/dta"),))
+    monitor.take(Frame("slow", 2.0, (late,), np.array([0.5])))
+    assert monitor.idle() == []
 
 
 def test_what_left_with_its_series_has_ended():
