@@ -93,6 +93,8 @@ def status(said: Any) -> None:
         out.print(Text(f"  and {len(budget['signals']) - _MOST_SIGNALS} more signals", style="dim"))
     for fault in said["faults"]:
         out.print(Text(f"mend: {fault}", style="red"))
+    for hint in said["hints"]:
+        out.print(Text(hint, style="yellow"))
     table = _table("source", "state", "last", "series", "learning", "")
     for s in said["sources"]:
         learns = s["learning"]

@@ -163,6 +163,7 @@ class StatusView(TypedDict):
     journal_pending: int
     journal_entries: int
     faults: list[str]
+    hints: list[str]
     usage: dict[str, Any]
     config: str
     state: str
@@ -255,6 +256,10 @@ class Hooks(Protocol):
         """What a person must mend: history on a full disk, connectors that could not be made."""
         ...
 
+    def hints(self) -> list[str]:
+        """What may be meant otherwise: objectives that hold for nothing."""
+        ...
+
     def playbooks(self) -> list[PlaybookView]:
         """What is loaded."""
         ...
@@ -320,6 +325,7 @@ class Desk:
             "journal_pending": h.pending,
             "journal_entries": entries,
             "faults": h.faults(),
+            "hints": h.hints(),
             "usage": h.usage(),
             "config": str(h.config_path or ""),
             "state": str(h.state),

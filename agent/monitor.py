@@ -126,14 +126,12 @@ class _Groups:
 
     names    of the groups, as `agent.budget.bundle` gives them
     shares   (g,) of the console's budget
-    told     (g,) the excursion that goes on has been counted
     """
 
     view: GroupView
     excursions: Excursions
     names: list[str] = field(default_factory=list)
     shares: FloatArray = field(default_factory=lambda: np.zeros(0))
-    told: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
 
 class Watch:
@@ -268,10 +266,8 @@ class Watch:
                 whys[i] = why
         self._excursions.warm(p, hot)
         began = self._begin_and_deepen(frame, p, hot, whys)
-        notes = self._together(frame, p, hot) if self._groups is not None else 0
-        ledger.count(
-            self._source, frame.ts, int(np.count_nonzero(~np.isnan(p))) * unit, began, notes
-        )
+        self._together(frame, p, hot)
+        ledger.count(self._source, frame.ts, int(np.count_nonzero(~np.isnan(p))) * unit, began)
         trust = self._excursions.trust(hot, alpha)
         going = self._excursions.on & ~self._excursions.old
         found = []
@@ -283,14 +279,14 @@ class Watch:
         self._detector.learn(frame.ts, frame.values, trust)
         return found
 
-    def _together(self, frame: Frame, p: FloatArray, hot: BoolArray) -> int:
-        """Let the groups that are abnormal name the series that carry it; return how many have begun to be.
+    def _together(self, frame: Frame, p: FloatArray, hot: BoolArray) -> None:
+        """Let the groups that are abnormal name the series that carry it.
 
         hot   (n,) gets those series, too: what a group is abnormal by is not learnt
         """
         groups = self._groups
         if groups is None:
-            return 0
+            return
         # what is asked to be rarer counts for less in a group, too
         asked = np.minimum(p / self._shares, 1.0)
         rare = groups.view.score(frame.ts, asked)
@@ -299,18 +295,13 @@ class Watch:
             now = rare <= limit
         state = groups.excursions
         state.warm(rare, now)
-        began = 0
         for g in map(int, np.flatnonzero(now & state.hot)):
-            began += not groups.told[g]
-            groups.told[g] = True
             named = groups.view.carriers(g)
             hot[named] = True
             self._excursions.name(named)
             self._begin_and_deepen(frame, p, hot, {}, named=named, together=float(rare[g]))
         trust = state.trust(now, limit)
-        groups.told &= state.on
         groups.view.learn(frame.ts, asked, trust)
-        return began
 
     def _begin_and_deepen(
         self,
@@ -406,7 +397,6 @@ class Watch:
             old = np.array([before.get(name, -1) for name in names], dtype=np.int64)
             groups.view.regroup(of, old)
             groups.excursions.remap(old)
-            groups.told = np.zeros(len(names), dtype=bool)
             groups.names = names
             groups.shares = np.array([shares[name] for name in names])
         self._ledger.seat(self._source, self._weights, np.array([shares[n] for n in names]))

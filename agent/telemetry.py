@@ -108,8 +108,13 @@ _DEFS: Final = (
     _g("anomalies_budget_per_day", "series a day that may be abnormal by chance"),
     _g(
         "anomalies_per_day",
-        "series a day that became abnormal, true ones among them; bounds of 95 %",
+        "series a day that became abnormal by themselves, true ones among them; bounds of 95 %",
         "bound",
+    ),
+    _g(
+        "budget_unused",
+        "1 = less than a quarter of what was promised so far can have been false; absent while unknown",
+        "budget",
     ),
     _g(
         "budget_watched_seconds",

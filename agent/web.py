@@ -281,15 +281,19 @@ class Living:
         d = self._daemon
         out = [f"history: {d.history.fault}"] if d.history.fault else []
         out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
-        for limit in d.walk.monitor.idle():
-            labels = ", ".join(f"{k}={v}" for k, v in limit.labels)
-            out.append(f"objective {limit.name}: no series has {labels}, so it holds for nothing")
         if d.memory.strange:
             seq, why = d.memory.strange[-1]
             out.append(
                 f"{len(d.memory.strange)} journal entries could not be read, the last is {seq}: {why}"
             )
         return out
+
+    def hints(self) -> list[str]:
+        """What may be meant otherwise."""
+        return [
+            f"objective {limit.name}: no series has {', '.join(f'{k}={v}' for k, v in limit.labels)}"
+            for limit in self._daemon.walk.monitor.idle()
+        ]
 
     def playbooks(self) -> list[PlaybookView]:
         """What is loaded."""
@@ -409,6 +413,10 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
         telemetry.set(
             f"homeostat_{name}_budget_per_day", math.nan if promised is None else promised
         )
+    telemetry.replace("homeostat_budget_unused", {
+        (name,): float(budget[name]["unused"])
+        for name in ("pages", "notes", "anomalies") if budget[name]["high"] is not None
+    })  # fmt: skip
     telemetry.set("homeostat_budget_watched_seconds", budget["pages"]["watched_s"])
     telemetry.set("homeostat_budget_tightness", budget["tightness"])
     rarer = sum(s["factor"] < 1.0 for s in budget["signals"])

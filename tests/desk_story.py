@@ -153,6 +153,9 @@ class StoryHooks:
     def faults(self):
         return []
 
+    def hints(self):
+        return ["objective host.disk_utilization_ratio at most 0.9: no series has mount=/dta"]
+
     def playbooks(self):
         return [
             {"id": "calm-neighbour", "title": "Lower the priority of a noisy neighbour", "owner": "",
