@@ -385,7 +385,8 @@ class Watch:
         found = [bundle(s.entity) for s in series]
         shares = dict(found)
         names = sorted(shares)
-        of = np.array([names.index(name) for name, _ in found], dtype=np.int64)
+        place = {name: g for g, name in enumerate(names)}
+        of = np.array([place[name] for name, _ in found], dtype=np.int64)
         if self._make_view is not None:
             groups = self._groups
             if groups is None:

@@ -134,7 +134,8 @@ class StoryHooks:
             }
             return {
                 "name": name, "state": state, "age_s": age, "interval_s": 1.0, "stretched": False,
-                "error": error, "series": series, "poll_s": 0.004, "cpu_ratio": 0.004, "impossible": 0, "trust": trust,
+                "error": error, "series": series, "poll_s": 0.004, "cpu_ratio": 0.004,
+                "impossible": 2 if name == "host" else 0, "trust": trust,
                 "learning": learning,
             }  # fmt: skip
 

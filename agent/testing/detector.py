@@ -13,7 +13,7 @@ from agent.ports import Detector, Why
 from agent.testing._check import Check, must
 from agent.testing._state import SERIES_BYTES, T0, equal, faded, linear, refuses, unchanged
 
-_WIDE: Final = 67
+_WIDE: Final = 33
 """Columns of a source that is not small, and no multiple of what a processor adds up at once."""
 
 Make = Callable[[int], Detector]
@@ -255,7 +255,7 @@ class _Detectors:
         rows[:, 2] = 0.0
         rows[250:, 3] *= 1e6
         wide = _noise(500, _WIDE, seed=8)
-        at = [0, 17, 42, _WIDE - 1]
+        at = [0, 9, 21, _WIDE - 1]
         wide[:, at] = rows
         four, many = self.feed(self.make(4), rows), self.feed(self.make(_WIDE), wide)
         for j in range(4):

@@ -17,6 +17,7 @@ from agent.monitor import Monitor, Watch
 from agent.objectives import Limit, entity_globs, limits_of
 from agent.pipeline import Moment, detect
 from agent.ports import Why
+from agent.web import Living
 from detectors.together import Together
 
 S = Entity("service", "shop")
@@ -126,6 +127,8 @@ def test_an_objective_whose_labels_nothing_has_is_told():
     root = Series("host.disk_utilization_ratio", Entity("host", "h"), (("mount", "/"),))
     monitor.take(Frame("host", 1.0, (root,), np.array([0.5])))
     assert [limit.labels for limit in monitor.idle()] == [(("mount", "/dta"),)]
+    said = Living(SimpleNamespace(walk=SimpleNamespace(monitor=monitor))).hints()
+    assert said == ["objective host.disk_utilization_ratio at most 0.9: no series has mount=/dta"]
     late = Series("host.disk_utilization_ratio", Entity("host", "h"), (("mount", "/dta"),))
     monitor.take(Frame("slow", 2.0, (late,), np.array([0.5])))
     assert monitor.idle() == []
