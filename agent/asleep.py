@@ -83,6 +83,10 @@ class Asleep:
         """What is wrong is said once, by whoever asked."""
         return []
 
+    def hints(self) -> list[str]:
+        """Nothing is measured, so nothing is missed."""
+        return []
+
     def playbooks(self) -> list[PlaybookView]:
         """Nothing is loaded."""
         return []

@@ -45,6 +45,9 @@ LOOK_BACK_DAYS: Final = 28
 """What was measured is said over at most so long."""
 _LEAST_WATCHED_S: Final = DAY_S
 """Before that a rate a week or a day is unknown."""
+_UNUSED: Final = 0.25
+_ENOUGH_DUE: Final = 4.0
+"""With fewer promised so far, none at all would be no news."""
 _LONGEST_TICK_S: Final = 60.0
 """Between two rows more than this was not watched."""
 _USERS: Final = frozenset({"service", "replica", "model", "version", "feature", "dependency"})
@@ -169,6 +172,7 @@ class Rate:
 
     low, high   95 % Poisson bounds: low by what is surely false, high by all that may be; NaN = too little time
     verdict     within: not even `high` breaks the promise; above: even `low` does; unknown: it can not be told yet
+    unused      at most a quarter of what was promised can have been false: the budget could be spent on seeing more
     """
 
     promised: float
@@ -179,6 +183,7 @@ class Rate:
     watched_s: float
     unit_s: float
     verdict: Verdict
+    unused: bool = False
 
 
 def rate(promised: float, sure: int, perhaps: int, watched_s: float, unit_s: float) -> Rate:
@@ -189,7 +194,9 @@ def rate(promised: float, sure: int, perhaps: int, watched_s: float, unit_s: flo
     per = unit_s / watched_s
     low, high = poisson(sure)[0] * per, poisson(perhaps)[1] * per
     verdict: Verdict = "above" if low > promised else "within" if high <= promised else "unknown"
-    return Rate(promised, sure * per, perhaps * per, low, high, watched_s, unit_s, verdict)
+    due = promised / per
+    unused = due >= _ENOUGH_DUE and perhaps < due * _UNUSED
+    return Rate(promised, sure * per, perhaps * per, low, high, watched_s, unit_s, verdict, unused)
 
 
 @dataclass(slots=True)
@@ -264,21 +271,15 @@ class Ledger:
 
     # ---- counting
 
-    def count(self, source: str, ts: float, series_days: float, anomalies: int, notes: int) -> None:
+    def count(self, source: str, ts: float, series_days: float, anomalies: int) -> None:
         """Count a row of a source: what it watched, and what began in it."""
-        number = int(ts // DAY_S)
-        day = self.days.get(number)
-        if day is None:
-            day = self.days[number] = Day()
-            for old in [n for n in self.days if not 0 <= number - n < LOOK_BACK_DAYS]:
-                del self.days[old]
+        day = self._day(ts)
         if ts > self._last:
             day.watched_s += min(ts - self._last, _LONGEST_TICK_S) if self._last > 0 else 0.0
             self._last = ts
         due = series_days * self.promise.anomalies_per_series_day
         day.due += due
         self._due += due
-        day.notes += notes
         if anomalies:
             day.anomalies += anomalies
             if ts - self._onset.get(source, -math.inf) > _ONE_TROUBLE_S:
@@ -287,6 +288,19 @@ class Ledger:
         if not 0 <= ts - self._looked < _LOOK_S:
             self._looked = ts
             self.adjust()
+
+    def note(self, ts: float) -> None:
+        """Count a note that the console was given: an incident, however often its group came and went in it."""
+        self._day(ts).notes += 1
+
+    def _day(self, ts: float) -> Day:
+        number = int(ts // DAY_S)
+        day = self.days.get(number)
+        if day is None:
+            day = self.days[number] = Day()
+            for old in [n for n in self.days if not 0 <= number - n < LOOK_BACK_DAYS]:
+                del self.days[old]
+        return day
 
     def adjust(self) -> None:
         """Tighten by half when clearly more began than was promised; loosen by a quarter when not.

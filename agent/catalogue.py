@@ -7,21 +7,13 @@ makes of them; only rates flow on from there.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
 SignalKind = Literal["gauge", "counter", "state"]
 Unit = Literal["seconds", "bytes", "ratio", "celsius", "watts", "hertz", "count", "per_second", "bytes_per_second", "bool"]  # fmt: skip
-
-_NAN: Final = float("nan")
-_POSITIVE: Final = (0.0, _NAN)
-_ANY: Final = (_NAN, _NAN)
-_SPANS: Final[dict[str, tuple[float, float]]] = {
-    "seconds": _POSITIVE, "bytes": _POSITIVE, "ratio": (0.0, 1.0), "celsius": (-273.15, _NAN), "watts": _POSITIVE,
-    "hertz": _POSITIVE, "count": _POSITIVE, "per_second": _POSITIVE, "bytes_per_second": _POSITIVE, "bool": (0.0, 1.0),
-}  # fmt: skip
-"""Physical limits of what is measured in a unit, unless a signal says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +24,8 @@ class SignalDef:
     better   "low" or "high" when one end is good for users; "" when neither is
     floor    smallest change that can matter to anybody, in base units: keeps a nearly constant series quiet
     harm     a breach of an objective on it hurts users or model results: it may page
-    span     physical limits where they are not those of the unit; NaN = none
+    least, most   what is possible: outside of that it is bad data, and unknown (`agent/possible.py`). A rate has no
+             `most`: two readings whose times are a little off make a share above 1, most of all on a busy host
     """
 
     name: str
@@ -43,12 +36,8 @@ class SignalDef:
     better: Literal["", "low", "high"] = ""
     floor: float = 0.0
     harm: bool = False
-    span: tuple[float, float] | None = None
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The lowest and the highest value there can be; NaN = none."""
-        return _SPANS[self.unit] if self.span is None else self.span
+    least: float = 0.0
+    most: float = math.inf
 
     @property
     def entity_kind(self) -> str:
@@ -61,25 +50,34 @@ class SignalDef:
         return "homeostat_" + self.name.replace(".", "_").removesuffix("_count")
 
 
+_OPEN: Final = math.inf
+"""Where a share may be above 1: what it is held against can be lowered, or is no limit."""
+
+
 def _g(name: str, unit: Unit, help_: str, *, better: Literal["", "low", "high"] = "", floor: float = 0.0,
-       harm: bool = False, span: tuple[float, float] | None = None) -> SignalDef:  # fmt: skip
-    return SignalDef(name, unit, "gauge", help_, better=better, floor=floor, harm=harm, span=span)
+       harm: bool = False, least: float | None = None, most: float | None = None) -> SignalDef:  # fmt: skip
+    if least is None:
+        least = -273.15 if unit == "celsius" else 0.0
+    if most is None:
+        most = 1.0 if unit == "ratio" else math.inf
+    return SignalDef(
+        name, unit, "gauge", help_, better=better, floor=floor, harm=harm, least=least, most=most
+    )
 
 
 def _s(
     name: str, help_: str, *, better: Literal["", "low", "high"] = "", harm: bool = False
 ) -> SignalDef:
-    return SignalDef(name, "bool", "state", help_, better=better, floor=0.5, harm=harm)
+    return SignalDef(name, "bool", "state", help_, better=better, floor=0.5, harm=harm, most=1.0)
 
 
 def _c(name: str, rate: str, unit: Unit, help_: str, *, floor: float = 0.0,
-       better: Literal["", "low", "high"] = "",
-       span: tuple[float, float] | None = None) -> tuple[SignalDef, SignalDef]:  # fmt: skip
+       better: Literal["", "low", "high"] = "") -> tuple[SignalDef, SignalDef]:  # fmt: skip
     """Define a counter and the rate of it: `seconds` of counting become a ratio, others per second."""
     counted: Unit = {"ratio": "seconds", "bytes_per_second": "bytes"}.get(unit, "count")  # type: ignore[assignment]
     return (
         SignalDef(name, counted, "counter", help_ + ", counted", rate=rate),
-        SignalDef(rate, unit, "gauge", help_, floor=floor, better=better, span=span),
+        SignalDef(rate, unit, "gauge", help_, floor=floor, better=better),
     )
 
 
@@ -97,7 +95,7 @@ _DEFS: Final = (
     _g("host.load15_count", "count", "load average of fifteen minutes", floor=0.2),
     _g("host.processes_count", "count", "processes by state (label state: running, blocked, total, zombie, stopped)", floor=2),
     _g("host.threads_count", "count", "threads", floor=5),
-    _g("host.threads_ratio", "ratio", "threads against the limit", better="low", floor=0.005),
+    _g("host.threads_ratio", "ratio", "threads against the limit", better="low", floor=0.005, most=_OPEN),
     _c("host.context_switches_total", "host.context_switches_per_second", "per_second", "context switches", floor=100),
     _c("host.interrupts_total", "host.interrupts_per_second", "per_second", "interrupts", floor=100),
     _c("host.softirqs_total", "host.softirqs_per_second", "per_second", "soft interrupts (label type)", floor=50),
@@ -105,7 +103,7 @@ _DEFS: Final = (
     _g("host.entropy_count", "count", "bits of entropy that the kernel holds", floor=16),
     _g("host.memory_bytes", "bytes", "memory by use (label use: used, free, cached, ...)", floor=16e6),
     _g("host.memory_utilization_ratio", "ratio", "share of memory that is not available", better="low", floor=0.01),
-    _g("host.memory_commit_ratio", "ratio", "memory that was promised against what may be promised", floor=0.01, span=_POSITIVE),
+    _g("host.memory_commit_ratio", "ratio", "memory that was promised against what may be promised", floor=0.01, most=_OPEN),
     _g("host.swap_bytes", "bytes", "swap by use (label use)", floor=1e6),
     _g("host.swap_utilization_ratio", "ratio", "share of swap in use", better="low", floor=0.01),
     _c("host.page_faults_total", "host.page_faults_per_second", "per_second", "page faults (label type: minor, major)", floor=100),
@@ -121,11 +119,11 @@ _DEFS: Final = (
     _g("host.temperature_celsius", "celsius", "temperature of a sensor (labels chip, sensor)", floor=1.0, better="low"),
     _g("host.fan_rpm_count", "count", "fan speed in revolutions a minute (labels chip, sensor)", floor=100),
     _g("host.file_descriptors_count", "count", "open files on the host", floor=50),
-    _g("host.file_descriptors_ratio", "ratio", "open files against the limit", better="low", floor=0.005),
+    _g("host.file_descriptors_ratio", "ratio", "open files against the limit", better="low", floor=0.005, most=_OPEN),
     _g("host.inodes_count", "count", "inodes that the kernel holds in memory", floor=1000),
     _g("host.dentries_count", "count", "directory entries that the kernel holds in memory", floor=1000),
     _g("host.users_count", "count", "sessions of people", floor=1),
-    _g("host.time_offset_seconds", "seconds", "jump of the wall clock against the monotonic clock", floor=0.5, span=_ANY),
+    _g("host.time_offset_seconds", "seconds", "jump of the wall clock against the monotonic clock", floor=0.5, least=-math.inf),
     _g("host.disk_bytes", "bytes", "space of a file system by use (labels mount, use: used, free)", floor=16e6),
     _g("host.disk_utilization_ratio", "ratio", "share of a file system in use (label mount)", better="low", floor=0.005),
     _g("host.disk_inodes_ratio", "ratio", "share of the inodes of a file system in use (label mount)", better="low", floor=0.005),
@@ -162,15 +160,15 @@ _DEFS: Final = (
     _c("host.udp_datagrams_total", "host.udp_datagrams_per_second", "per_second", "UDP datagrams (label type: in, out, no_port, in_errors, ...)", floor=5),
     _g("host.sockets_count", "count", "sockets in use by kind (label kind)", floor=5),
     _g("host.socket_memory_bytes", "bytes", "memory of socket buffers (label kind)", floor=1e6),
-    _g("host.tcp_memory_ratio", "ratio", "memory of TCP buffers against the limit", better="low", floor=0.01),
+    _g("host.tcp_memory_ratio", "ratio", "memory of TCP buffers against the limit", better="low", floor=0.01, most=_OPEN),
     _g("host.conntrack_count", "count", "connections that the firewall tracks", floor=100),
-    _g("host.conntrack_ratio", "ratio", "connections that the firewall tracks against its limit", better="low", floor=0.01),
+    _g("host.conntrack_ratio", "ratio", "connections that the firewall tracks against its limit", better="low", floor=0.01, most=_OPEN),
     _g("host.connections_count", "count", "TCP connections by state (label state)", floor=5),
     _g("host.gpus_count", "count", "GPUs that answer", better="high", floor=0.5),
     _g("host.cgroup_memory_bytes", "bytes", "memory of our own container", floor=16e6),
-    _g("host.cgroup_memory_ratio", "ratio", "memory of our own container against its limit", better="low", floor=0.01),
+    _g("host.cgroup_memory_ratio", "ratio", "memory of our own container against its limit", better="low", floor=0.01, most=_OPEN),
     _g("host.cgroup_cpu_limit_count", "count", "cores that our own container may use"),
-    _c("host.cgroup_throttled_seconds_total", "host.cgroup_throttled_ratio", "ratio", "share of time that our own container is throttled", better="low", floor=0.02, span=_POSITIVE),
+    _c("host.cgroup_throttled_seconds_total", "host.cgroup_throttled_ratio", "ratio", "share of time that our own container is throttled", better="low", floor=0.02),
     _c("host.cgroup_cpu_seconds_total", "host.cgroup_cpu_cores", "count", "cores in use by our own container", floor=0.05),
     _c("host.cgroup_oom_kills_total", "host.cgroup_oom_kills_per_second", "per_second", "processes of our own container killed for want of memory", better="low"),
     _c("host.cgroup_pressure_seconds_total", "host.cgroup_pressure_ratio", "ratio", "share of time that tasks of our own container wait for a resource (labels resource, who)", better="low", floor=0.02),
@@ -181,10 +179,10 @@ _DEFS: Final = (
     _g("process.processes_count", "count", "processes in the group", floor=1),
     _g("process.threads_count", "count", "threads in the group", floor=2),
     _g("process.file_descriptors_count", "count", "open files of the group; missing where we may not look", floor=5),
-    _g("process.nice_count", "count", "scheduling priority of the leader, -20..19", floor=1, span=_ANY),
+    _g("process.nice_count", "count", "scheduling priority of the leader, -20..19", floor=1, least=-20, most=19),
     _c("process.read_bytes_total", "process.read_bytes_per_second", "bytes_per_second", "bytes that the group read from disks", floor=1e5),
     _c("process.written_bytes_total", "process.written_bytes_per_second", "bytes_per_second", "bytes that the group wrote to disks", floor=1e5),
-    _g("process.age_seconds", "seconds", "time since the leader started"),
+    _g("process.age_seconds", "seconds", "time since the leader started", least=-math.inf),
     _g("process.accept_queue_count", "count", "connections that wait to be accepted by a process group (label port)", better="low", floor=2),
     # ---- gpu
     _g("gpu.utilization_ratio", "ratio", "share of time that kernels ran", floor=0.05),
@@ -194,13 +192,13 @@ _DEFS: Final = (
     _g("gpu.power_watts", "watts", "power drawn", floor=5.0),
     _g("gpu.power_limit_watts", "watts", "power that it may draw", floor=1.0),
     _g("gpu.clock_hertz", "hertz", "clock of the multiprocessors", floor=3e7),
-    _g("gpu.clock_ratio", "ratio", "clock against its maximum", better="high", floor=0.03),
+    _g("gpu.clock_ratio", "ratio", "clock against its maximum", better="high", floor=0.03, most=_OPEN),
     _s("gpu.throttled", "whether heat or power hold the clock back (label reason)", better="low"),
     _c("gpu.ecc_errors_total", "gpu.ecc_errors_per_second", "per_second", "memory errors (label type: corrected, uncorrected)", better="low"),
     _s("gpu.remap_pending", "whether a memory row waits to be remapped", better="low"),
     _s("gpu.remap_failed", "whether remapping a memory row failed", better="low"),
     _g("gpu.pcie_link_ratio", "ratio", "PCIe width against its maximum", better="high", floor=0.05),
-    _g("gpu.fan_ratio", "ratio", "fan speed", floor=0.05, span=_POSITIVE),
+    _g("gpu.fan_ratio", "ratio", "fan speed", floor=0.05, most=_OPEN),
     _s("gpu.reachable", "whether the GPU answers", better="high"),
     # ---- service
     _g("service.requests_per_second", "per_second", "requests served", floor=0.5),
@@ -209,7 +207,7 @@ _DEFS: Final = (
     _g("service.latency_p99_seconds", "seconds", "latency that 99 % of requests stay under, as clients see it", better="low", floor=0.01, harm=True),
     _g("service.error_ratio", "ratio", "share of requests that failed", better="low", floor=0.005, harm=True),
     _g("service.replicas_count", "count", "replicas or workers that serve", floor=0.5),
-    _g("service.busy_ratio", "ratio", "work that the workers do against what they can do", better="low", floor=0.05, span=_POSITIVE),
+    _g("service.busy_ratio", "ratio", "work that the workers do against what they can do", better="low", floor=0.05, most=_OPEN),
     _g("service.processing_p50_seconds", "seconds", "median time of a request inside a worker, without waiting", better="low", floor=0.002),
     _s("service.up", "whether the service answers a probe", better="high", harm=True),
     _g("service.probe_latency_seconds", "seconds", "time of our own probe", better="low", floor=0.005, harm=True),
@@ -224,11 +222,11 @@ _DEFS: Final = (
     _g("model.prediction_drift_psi", "count", "population stability index of the predictions against the reference", better="low", floor=0.05),
     _g("model.feature_drift_psi", "count", "largest population stability index of the features", better="low", floor=0.05),
     _g("model.label_coverage_ratio", "ratio", "share of predictions whose label has come within its usual delay", better="high", floor=0.02),
-    _g("model.label_delay_seconds", "seconds", "median age of labels when they come", better="low", floor=1.0),
+    _g("model.label_delay_seconds", "seconds", "median age of labels when they come", better="low", floor=1.0, least=-math.inf),
     _g("model.labelled_rows_count", "count", "labelled rows behind the accuracy"),
     _g("model.positive_prediction_ratio", "ratio", "share of the most common reference class among predictions", floor=0.01),
     _g("model.positive_label_ratio", "ratio", "share of the most common reference class among labels", floor=0.01),
-    _g("model.age_seconds", "seconds", "time since the version in use was trained"),
+    _g("model.age_seconds", "seconds", "time since the version in use was trained", least=-math.inf),
     _s("model.quality_lost", "whether labels prove the version in use worse than its reference", better="low", harm=True),
     _s("model.worse_than_previous", "whether labels prove the version in use worse than the one before it was", better="low", harm=True),
     _s("model.retraining_held", "whether retraining is held back", better="low"),
@@ -240,12 +238,12 @@ _DEFS: Final = (
     _g("feature.missing_ratio", "ratio", "share of rows without a value", better="low", floor=0.01),
     _g("feature.out_of_range_ratio", "ratio", "share of rows outside the range of the reference", better="low", floor=0.01),
     _g("feature.drift_psi", "count", "population stability index against the reference", better="low", floor=0.05),
-    _g("feature.scale_ratio", "ratio", "median against the reference median", floor=0.05, span=_ANY),
+    _g("feature.scale_ratio", "ratio", "median against the reference median", floor=0.05, least=-math.inf, most=_OPEN),
     _s("feature.contract_broken", "whether the data contract is broken: missing, unit, range, stuck", better="low", harm=True),
     # ---- source: our own eyes
-    _g("source.age_seconds", "seconds", "time since a source last answered", better="low", floor=1.0),
+    _g("source.age_seconds", "seconds", "time since a source last answered", better="low", floor=1.0, least=-math.inf),
     _g("source.poll_seconds", "seconds", "time that a poll took", better="low", floor=0.01),
-    _g("source.poll_cpu_ratio", "ratio", "CPU that polling costs, of one core", better="low", floor=0.001, span=_POSITIVE),
+    _g("source.poll_cpu_ratio", "ratio", "CPU that polling costs, of one core", better="low", floor=0.001, most=_OPEN),
     _s("source.blind", "whether a source has not answered for three of its intervals", better="low"),
     _g("source.series_count", "count", "series of a source", floor=1),
 )

@@ -93,6 +93,8 @@ def status(said: Any) -> None:
         out.print(Text(f"  and {len(budget['signals']) - _MOST_SIGNALS} more signals", style="dim"))
     for fault in said["faults"]:
         out.print(Text(f"mend: {fault}", style="red"))
+    for hint in said["hints"]:
+        out.print(Text(hint, style="yellow"))
     table = _table("source", "state", "last", "series", "learning", "")
     for s in said["sources"]:
         learns = s["learning"]
@@ -102,7 +104,10 @@ def status(said: Any) -> None:
             else f"ready in {say_duration(learns['ready_in_s'])}"
         )
         age = "" if s["age_s"] is None else say_duration(s["age_s"])
-        table.add_row(s["name"], _word(s["state"]), age, str(s["series"]), learning, s["error"])
+        said_of = s["error"] or (
+            f"{s['impossible']} impossible values, taken as unknown" if s["impossible"] else ""
+        )
+        table.add_row(s["name"], _word(s["state"]), age, str(s["series"]), learning, said_of)
     out.print(table)
     cost = said["usage"]
     if cost.get("rss_bytes"):

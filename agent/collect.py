@@ -1,6 +1,6 @@
 """The first edge: asks every source in its own rhythm, with a time limit, and never lets one hurt another.
 
-    source.poll() --(time limit, cost meter)--> rates --> inbox  (drained once a tick, in order of source name)
+    source.poll() --(time limit, cost meter)--> rates --> possible? --> inbox  (drained once a tick, in order of name)
 
 A source that throws rests and is asked again with growing pauses; one that hangs is given up after its time limit;
 both are *blind* until they answer: a fact in the frame "self", so blindness is seen like any other trouble.
@@ -22,6 +22,7 @@ import structlog
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Entity, Frame, Series
 from agent.ports import Arrival, Feed, Source
+from agent.possible import Possible
 from agent.rates import Rates
 
 log = structlog.get_logger()
@@ -91,6 +92,7 @@ class Collector:
     cpu_budget: float = 0.05
     clock: Callable[[], float] = time.time
     health: dict[str, Health] = field(default_factory=dict)
+    possible: Possible = field(default_factory=Possible)
     _rates: Rates = field(default_factory=Rates)
     _inbox: list[Frame | Arrival] = field(default_factory=list)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -109,8 +111,8 @@ class Collector:
         self._tasks[key] = asyncio.create_task(self._read(key, feed), name=f"feed {name}")
 
     def push(self, arrivals: Sequence[Arrival]) -> None:
-        """Take what a receiver was sent."""
-        self._inbox.extend(arrivals)
+        """Take what a receiver was sent, or a log held."""
+        self._inbox.extend(self.possible.apply(x) if isinstance(x, Frame) else x for x in arrivals)
 
     async def close(self) -> None:
         """Stop asking; a source that does not stop in time is left behind."""
@@ -122,6 +124,7 @@ class Collector:
 
     async def remove(self, name: str) -> None:
         """Stop asking one source (after a reload)."""
+        self.possible.forget(name)
         for key in (name, f"{name}.feed"):
             task = self._tasks.pop(key, None)
             self.health.pop(key, None)
@@ -186,15 +189,14 @@ class Collector:
                 raise Refused(
                     f"source {name} calls its frame {frame.source!r}: use the name it was given"
                 )
-            self._inbox.append(self._rates.apply(frame, time.monotonic()))
+            self._inbox.append(self.possible.apply(self._rates.apply(frame, time.monotonic())))
             return len(frame.series)
 
         await self._forever(name, once)
 
     async def _read(self, name: str, feed: Feed) -> None:
         async def once() -> int:
-            arrivals = await feed.read()
-            self._inbox.extend(arrivals)
+            self.push(await feed.read())
             return 0
 
         await self._forever(name, once)

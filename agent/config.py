@@ -29,6 +29,7 @@ from agent import registry
 from agent.catalogue import SIGNALS, SignalDef
 from agent.errors import ConfigError, Fault
 from agent.model import EntityKind, Mode
+from agent.possible import reach
 from agent.strict import Document, Place, did_you_mean, examine, read
 from agent.units import Bytes, Duration, Model, Quantity, Ratio
 
@@ -383,8 +384,9 @@ def _objective(
         yield document.fault(path, "an objective needs a limit", "add `max:` or `min:`")
     if objective.max is not None and objective.min is not None and objective.min > objective.max:
         yield document.fault((*path, "min"), "`min` is above `max`", "swap them")
-    for key in ("max", "min"):
-        yield from _unit(definition, document, (*path, key))
+    for key, limit in (("max", objective.max), ("min", objective.min)):
+        wrong = list(_unit(definition, document, (*path, key)))
+        yield from wrong or _reach(definition, limit, document, (*path, key))
     yield from _subject(objective, definition, document, path, service)
 
 
@@ -448,6 +450,18 @@ def kind_of_literal(raw: str) -> str:
 _EXAMPLES: Final = {
     "seconds": "250ms or 1.5", "ratio": "95% or 0.95", "bytes": "2GB", "bytes_per_second": "10MB",
 }  # fmt: skip
+
+
+def _reach(
+    definition: SignalDef, limit: float | None, document: Document, path: Place
+) -> Iterator[Fault]:
+    """Check that a limit lies where the signal can be: elsewhere it is broken always, or never."""
+    if limit is not None and not definition.least <= limit <= definition.most:
+        yield document.fault(
+            path,
+            f"`{definition.name}` is {reach(definition.name)}, a limit of {limit:g} means nothing",
+            "write one that it can cross",
+        )
 
 
 def _unit(definition: SignalDef, document: Document, path: Place) -> Iterator[Fault]:

@@ -83,7 +83,10 @@ class LearningView(TypedDict):
 
 
 class SourceView(TypedDict):
-    """One of our eyes. state: fresh | blind | waiting (has not answered yet, and need not have)."""
+    """One of our eyes. state: fresh | blind | waiting (has not answered yet, and need not have).
+
+    impossible   values that it gave and that can not be (a share of 140 %), taken as unknown
+    """
 
     name: str
     state: str
@@ -94,6 +97,7 @@ class SourceView(TypedDict):
     series: int
     poll_s: float
     cpu_ratio: float
+    impossible: int
     trust: str
     learning: LearningView | None
 
@@ -159,6 +163,7 @@ class StatusView(TypedDict):
     journal_pending: int
     journal_entries: int
     faults: list[str]
+    hints: list[str]
     usage: dict[str, Any]
     config: str
     state: str
@@ -251,6 +256,10 @@ class Hooks(Protocol):
         """What a person must mend: history on a full disk, connectors that could not be made."""
         ...
 
+    def hints(self) -> list[str]:
+        """What may be meant otherwise: objectives that hold for nothing."""
+        ...
+
     def playbooks(self) -> list[PlaybookView]:
         """What is loaded."""
         ...
@@ -316,6 +325,7 @@ class Desk:
             "journal_pending": h.pending,
             "journal_entries": entries,
             "faults": h.faults(),
+            "hints": h.hints(),
             "usage": h.usage(),
             "config": str(h.config_path or ""),
             "state": str(h.state),

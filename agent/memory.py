@@ -409,7 +409,11 @@ class Memory:
 
     def _label(self, entry: Entry) -> None:
         body = entry.body
-        word = body["label"]
+        if "label" not in body and isinstance(body.get("false_page"), bool):
+            # as it was written before labels had words; its signals were not kept, so it is counted and nothing more
+            word: Any = "noise" if body["false_page"] else "real"
+        else:
+            word = body["label"]
         if word not in {"noise", "real"}:
             raise ValueError(f"a label says noise or real, not {word!r}")
         signals = tuple(str(s) for s in body.get("signals", ()))

@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -56,7 +56,10 @@ class MakeView(Protocol):
 
 @dataclass(slots=True)
 class _Broken:
-    """Where each (limit, column) pair of one source stands."""
+    """Where each (limit, column) pair of one source stands.
+
+    misses   limits that some series would be meant by, were it not for its labels
+    """
 
     limit: list[Limit]
     column: IntArray
@@ -67,9 +70,10 @@ class _Broken:
     well: FloatArray
     on: BoolArray
     worst: FloatArray
+    misses: tuple[Limit, ...]
 
     @staticmethod
-    def lay(series: Sequence[Series], limits: Iterable[Limit]) -> _Broken:
+    def lay(series: Sequence[Series], limits: Sequence[Limit]) -> _Broken:
         """Find which limit is over which column."""
         of_metric: dict[str, list[int]] = {}
         for i, one in enumerate(series):
@@ -80,7 +84,14 @@ class _Broken:
             for i in of_metric.get(limit.signal, ())
             if limit.over(series[i])
         ]
-        n = len(pairs)
+        n, laid = len(pairs), {limit for limit, _ in pairs}
+        misses = tuple(
+            limit
+            for limit in limits
+            if limit.labels and limit not in laid
+            for anyone in (replace(limit, labels=()),)
+            if any(anyone.over(series[i]) for i in of_metric.get(limit.signal, ()))
+        )
         return _Broken(
             limit=[limit for limit, _ in pairs],
             column=np.array([i for _, i in pairs], dtype=np.int64),
@@ -91,7 +102,13 @@ class _Broken:
             well=np.full(n, np.nan),
             on=np.zeros(n, dtype=bool),
             worst=np.full(n, np.nan),
+            misses=misses,
         )
+
+    def depth(self, x: FloatArray) -> FloatArray:
+        """Return how far beyond its limit each value is; the nearer one where there are two."""
+        depth: FloatArray = np.fmax(self.low - x, x - self.high)
+        return depth
 
 
 @dataclass(slots=True)
@@ -111,14 +128,12 @@ class _Groups:
 
     names    of the groups, as `agent.budget.bundle` gives them
     shares   (g,) of the console's budget
-    told     (g,) the excursion that goes on has been counted
     """
 
     view: GroupView
     excursions: Excursions
     names: list[str] = field(default_factory=list)
     shares: FloatArray = field(default_factory=lambda: np.zeros(0))
-    told: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
 
 class Watch:
@@ -168,6 +183,16 @@ class Watch:
         """Who its columns are."""
         return self._series
 
+    @property
+    def misses(self) -> tuple[Limit, ...]:
+        """Limits that no series here is meant by, as none has the labels."""
+        return self._broken.misses
+
+    @property
+    def laid(self) -> set[Limit]:
+        """Limits that lie over a series here."""
+        return set(self._broken.limit)
+
     def take(self, frame: Frame) -> list[Anomaly]:
         """Return what is abnormal now, and what has just ended (with `end` set)."""
         if frame.series is not self._series:
@@ -194,8 +219,7 @@ class Watch:
         b.since[known & ~out & ~b.on] = np.nan
         b.well[known & out] = np.nan
         b.well[known & ~out & np.isnan(b.well)] = ts
-        over = np.where(np.isnan(b.high), b.low - x, x - b.high)
-        deeper = known & out & (np.isnan(b.worst) | (over > self._depth(b)))
+        deeper = known & out & (np.isnan(b.worst) | (b.depth(x) > b.depth(b.worst)))
         b.worst[deeper] = x[deeper]
         with np.errstate(invalid="ignore"):
             starts = ~b.on & known & out & (ts - b.since >= b.for_s)
@@ -207,11 +231,6 @@ class Watch:
             b.on[i] = False
             b.since[i] = b.worst[i] = np.nan
         return found
-
-    @staticmethod
-    def _depth(b: _Broken) -> FloatArray:
-        depth: FloatArray = np.where(np.isnan(b.high), b.low - b.worst, b.worst - b.high)
-        return depth
 
     def _breach(self, i: int, end: float | None) -> Anomaly:
         b = self._broken
@@ -251,10 +270,8 @@ class Watch:
                 whys[i] = why
         self._excursions.warm(p, hot)
         began = self._begin_and_deepen(frame, p, hot, whys)
-        notes = self._together(frame, p, hot) if self._groups is not None else 0
-        ledger.count(
-            self._source, frame.ts, int(np.count_nonzero(~np.isnan(p))) * unit, began, notes
-        )
+        self._together(frame, p, hot)
+        ledger.count(self._source, frame.ts, int(np.count_nonzero(~np.isnan(p))) * unit, began)
         trust = self._excursions.trust(hot, alpha)
         going = self._excursions.on & ~self._excursions.old
         found = []
@@ -266,14 +283,14 @@ class Watch:
         self._detector.learn(frame.ts, frame.values, trust)
         return found
 
-    def _together(self, frame: Frame, p: FloatArray, hot: BoolArray) -> int:
-        """Let the groups that are abnormal name the series that carry it; return how many have begun to be.
+    def _together(self, frame: Frame, p: FloatArray, hot: BoolArray) -> None:
+        """Let the groups that are abnormal name the series that carry it.
 
         hot   (n,) gets those series, too: what a group is abnormal by is not learnt
         """
         groups = self._groups
         if groups is None:
-            return 0
+            return
         # what is asked to be rarer counts for less in a group, too
         asked = np.minimum(p / self._shares, 1.0)
         rare = groups.view.score(frame.ts, asked)
@@ -282,18 +299,13 @@ class Watch:
             now = rare <= limit
         state = groups.excursions
         state.warm(rare, now)
-        began = 0
         for g in map(int, np.flatnonzero(now & state.hot)):
-            began += not groups.told[g]
-            groups.told[g] = True
             named = groups.view.carriers(g)
             hot[named] = True
             self._excursions.name(named)
             self._begin_and_deepen(frame, p, hot, {}, named=named, together=float(rare[g]))
         trust = state.trust(now, limit)
-        groups.told &= state.on
         groups.view.learn(frame.ts, asked, trust)
-        return began
 
     def _begin_and_deepen(
         self,
@@ -380,7 +392,8 @@ class Watch:
         found = [bundle(s.entity) for s in series]
         shares = dict(found)
         names = sorted(shares)
-        of = np.array([names.index(name) for name, _ in found], dtype=np.int64)
+        place = {name: g for g, name in enumerate(names)}
+        of = np.array([place[name] for name, _ in found], dtype=np.int64)
         if self._make_view is not None:
             groups = self._groups
             if groups is None:
@@ -392,7 +405,6 @@ class Watch:
             old = np.array([before.get(name, -1) for name in names], dtype=np.int64)
             groups.view.regroup(of, old)
             groups.excursions.remap(old)
-            groups.told = np.zeros(len(names), dtype=bool)
             groups.names = names
             groups.shares = np.array([shares[name] for name in names])
         self._ledger.seat(self._source, self._weights, np.array([shares[n] for n in names]))
@@ -503,6 +515,13 @@ class Monitor:
                 source=source, ledger=self.ledger, make_view=self.make_view, topology=self.topology,
             )  # fmt: skip
         return self.watches[source]
+
+    def idle(self) -> list[Limit]:
+        """Return the limits whose signal is measured where they look, but nowhere with their labels."""
+        missed = {limit for watch in self.watches.values() for limit in watch.misses}
+        if missed:
+            missed -= {limit for watch in self.watches.values() for limit in watch.laid}
+        return [limit for limit in self.limits if limit in missed]
 
     def learning(self) -> dict[str, dict[str, float | bool | None]]:
         """Say per source since when it learns, from how many rows, and whether it knows enough."""

@@ -76,10 +76,10 @@ def limits_of(config: Config) -> tuple[Limit, ...]:
 def _limit(o: Objective, globs: tuple[str, ...], harm: bool) -> Limit:
     low = math.nan if o.min is None else float(o.min)
     high = math.nan if o.max is None else float(o.max)
-    side = f"at least {o.min:g}" if o.max is None else f"at most {o.max:g}"
-    return Limit(
-        o.signal, low, high, o.for_, globs, tuple(sorted(o.labels.items())), f"{o.signal} {side}", harm
-    )  # fmt: skip
+    sides = [f"at least {o.min:g}"] if o.min is not None else []
+    sides += [f"at most {o.max:g}"] if o.max is not None else []
+    name = f"{o.signal} {' and '.join(sides)}"
+    return Limit(o.signal, low, high, o.for_, globs, tuple(sorted(o.labels.items())), name, harm)
 
 
 def entity_globs(kind: str, service: str, models: Sequence[str]) -> tuple[str, ...]:

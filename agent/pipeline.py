@@ -117,6 +117,8 @@ def correlate(walk: Walk, moment: Moment) -> None:
     held = {run.incident for run in walk.memory.live_runs()}
     for incident in walk.correlator.update(moment.now, moment.anomalies, moment.changes, held=held):
         moment.touched[incident.id] = incident
+        if incident.severity == "note" and incident.id not in walk.memory.incidents:
+            walk.monitor.ledger.note(moment.now)
 
 
 def explain(walk: Walk, moment: Moment) -> None:

@@ -140,7 +140,8 @@ class Why:
 class Detector(Protocol):
     """Numbers in, p-values out: columnar over all series of one source, causal, deterministic.
 
-    A detector keeps its state in arrays (n, ...). It has no clock, no I/O, no log and no opinion on what is bad.
+    A detector keeps its state in arrays (n, ...), at most 3 kB a series. It has no clock, no I/O, no log and no opinion
+    on what is bad. `agent.testing.check_detector` tries all of this.
     """
 
     def score(self, ts: float, x: FloatArray) -> FloatArray:
@@ -152,7 +153,10 @@ class Detector(Protocol):
         ...
 
     def learn(self, ts: float, x: FloatArray, trust: BoolArray) -> None:
-        """Learn the row, after `score`; trust[i] False = it is called abnormal, do not learn it."""
+        """Learn the row, after `score`; trust[i] False = it is called abnormal, do not learn it.
+
+        Rows that come late or twice teach nothing. Rows of the past may come without a `score` before them.
+        """
         ...
 
     def remap(self, old_index: IntArray) -> None:
@@ -185,11 +189,12 @@ class GroupView(Protocol):
     """What is abnormal together: p-values of the series of one source in, a p-value of each of g groups out.
 
     Registered with `@registry.view`, made with `(Config(...), of)`; `of` (n,) is the group of each column. Calls come
-    as with a `Detector`: score, then learn; no clock, no I/O, no opinion on what is bad.
+    as with a `Detector`: score, then learn; no clock, no I/O, no opinion on what is bad. The order of the columns does
+    not matter, and groups do not influence each other. `agent.testing.check_view` tries all of this.
     """
 
     def score(self, ts: float, p: FloatArray) -> FloatArray:
-        """Return p-values (g,) of this row (n,) of p-values; NaN = nothing to go by."""
+        """Return p-values (g,) of this row (n,) of p-values; NaN = not ready, or fewer than two have a p."""
         ...
 
     def learn(self, ts: float, p: FloatArray, trust: BoolArray) -> None:

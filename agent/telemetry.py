@@ -88,6 +88,7 @@ _DEFS: Final = (
     _c("bugs", "errors of a plug-in that nobody expected", "plugin"),
     _g("anomalies_active", "series that are abnormal now"),
     _g("series", "series that are known", "source"),
+    _c("impossible_values", "values outside of what a signal can be, taken as unknown", "source"),
     _g("source_fresh", "1 = the source answers, 0 = we are blind there", "source"),
     _g("learning", "1 = the history of the source is still too short to judge by", "source"),
     # ---- incidents and the alarm budget
@@ -107,8 +108,13 @@ _DEFS: Final = (
     _g("anomalies_budget_per_day", "series a day that may be abnormal by chance"),
     _g(
         "anomalies_per_day",
-        "series a day that became abnormal, true ones among them; bounds of 95 %",
+        "series a day that became abnormal by themselves, true ones among them; bounds of 95 %",
         "bound",
+    ),
+    _g(
+        "budget_unused",
+        "1 = less than a quarter of what was promised so far can have been false; absent while unknown",
+        "budget",
     ),
     _g(
         "budget_watched_seconds",

@@ -3,7 +3,7 @@
     Series + catalogue + topology --traits_of--> Traits --set_traits--> every detector that wants it
 
 Made by the monitor when the series of a source change, never in between; columnar, so that a detector needs no look
-at names. NaN, 0, UNKNOWN and -1 all mean "nobody knows", and then a detector decides by the data.
+at names. Infinities, 0, UNKNOWN and -1 all mean "nobody knows", and then a detector decides by the data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Traits:
 
     floors      smallest change that matters to anybody, in units of the series; 0 = unknown
     kind        UNKNOWN, GAUGE, STATE or RATE
-    low, high   physical limits: a share lies in 0..1, a count of bytes is not negative; NaN = none
+    low, high   physical limits: a share lies in 0..1, a count of bytes is not negative; infinite = none
     peers       id of the group of like series; -1 = no peers
     """
 
@@ -46,8 +46,8 @@ class Traits:
         return Traits(
             np.zeros(n) if floors is None else np.nan_to_num(np.maximum(floors, 0.0)),
             np.full(n, UNKNOWN, dtype=np.int64),
-            np.full(n, np.nan),
-            np.full(n, np.nan),
+            np.full(n, -np.inf),
+            np.full(n, np.inf),
             np.full(n, -1, dtype=np.int64),
         )
 
@@ -64,7 +64,7 @@ def traits_of(series: Sequence[Series], topology: Topology | None = None) -> Tra
         if known is None:
             continue
         out.floors[i] = known.floor
-        out.low[i], out.high[i] = known.limits
+        out.low[i], out.high[i] = known.least, known.most
         state = known.kind == "state"
         out.kind[i] = STATE if state else RATE if one.metric in _RATES else GAUGE
     return replace(out, peers=peers_of(series, topology))

@@ -94,6 +94,7 @@ class RateView(TypedDict):
     low, high       95 % Poisson bounds: what is surely false, what may be
     verdict         within | above | unknown
     watched_s       seconds under watch behind it, of the last four weeks
+    unused          less than a quarter of what was promised so far can have been false
     """
 
     per: str
@@ -104,6 +105,7 @@ class RateView(TypedDict):
     high: float | None
     verdict: str
     watched_s: float
+    unused: bool
 
 
 class SignalView(TypedDict):
@@ -511,7 +513,7 @@ def rate_view(r: Rate) -> RateView:
     return {
         "per": "week" if r.unit_s == WEEK_S else "day", "promised": _number(r.promised),
         "sure": _number(r.sure), "perhaps": _number(r.perhaps), "low": _number(r.low),
-        "high": _number(r.high), "verdict": r.verdict, "watched_s": r.watched_s,
+        "high": _number(r.high), "verdict": r.verdict, "watched_s": r.watched_s, "unused": r.unused,
     }  # fmt: skip
 
 
@@ -524,6 +526,7 @@ def rate_words(r: RateView) -> str:
     return (
         f"{r['low']:.2g} to {r['high']:.2g} a {r['per']} (95 % sure, {over} watched), "
         f"{how[r['verdict']]} the promised {r['promised'] or 0.0:.3g}"
+        + (", budget unused" if r["unused"] else "")
     )
 
 

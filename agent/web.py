@@ -267,6 +267,7 @@ class Living:
                 "name": name, "state": state, "age_s": max(0.0, now - h.last_ok) if answered else None,
                 "interval_s": h.interval_s, "stretched": h.stretched_s > h.interval_s,
                 "error": h.error, "series": h.series, "poll_s": h.poll_s, "cpu_ratio": h.cpu_ratio,
+                "impossible": d.collector.possible.refused.get(name, 0),
                 "trust": d.world.trusts.get(name, "local"),
                 "learning": None if learns is None else {
                     "ready": bool(learns["ready"]), "rows": int(learns["rows"] or 0),
@@ -286,6 +287,13 @@ class Living:
                 f"{len(d.memory.strange)} journal entries could not be read, the last is {seq}: {why}"
             )
         return out
+
+    def hints(self) -> list[str]:
+        """What may be meant otherwise."""
+        return [
+            f"objective {limit.name}: no series has {', '.join(f'{k}={v}' for k, v in limit.labels)}"
+            for limit in self._daemon.walk.monitor.idle()
+        ]
 
     def playbooks(self) -> list[PlaybookView]:
         """What is loaded."""
@@ -372,6 +380,10 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
     telemetry.replace("homeostat_runs_live", live)
     telemetry.replace("homeostat_series", {(s["name"],): float(s["series"]) for s in sources})
     telemetry.replace(
+        "homeostat_impossible_values_total",
+        {(s["name"],): float(s["impossible"]) for s in sources},
+    )
+    telemetry.replace(
         "homeostat_source_fresh", {(s["name"],): float(s["state"] == "fresh") for s in sources}
     )
     telemetry.replace(
@@ -401,6 +413,10 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
         telemetry.set(
             f"homeostat_{name}_budget_per_day", math.nan if promised is None else promised
         )
+    telemetry.replace("homeostat_budget_unused", {
+        (name,): float(budget[name]["unused"])
+        for name in ("pages", "notes", "anomalies") if budget[name]["high"] is not None
+    })  # fmt: skip
     telemetry.set("homeostat_budget_watched_seconds", budget["pages"]["watched_s"])
     telemetry.set("homeostat_budget_tightness", budget["tightness"])
     rarer = sum(s["factor"] < 1.0 for s in budget["signals"])

@@ -604,7 +604,8 @@ class Bank:
         """Say why series i got its last p: the rarest family and the band that it left, as far as it is possible."""
         why = self._why(i)
         low, high = float(self.traits.low[i]), float(self.traits.high[i])
-        return replace(why, low=_within(why.low, low, high), high=_within(why.high, low, high))
+        # NaN, where there is no band, stays first and so stays
+        return replace(why, low=min(max(why.low, low), high), high=min(max(why.high, low), high))
 
     def _why(self, i: int) -> Why:
         row = self._row
@@ -690,9 +691,3 @@ def _clip(values: FloatArray, usual: FloatArray, unknown: BoolArray) -> None:
 def _same(a: FloatArray, b: FloatArray) -> bool:
     """Tell whether two rows are one: the very array, as a rule."""
     return a is b or np.array_equal(a, b, equal_nan=True)
-
-
-def _within(value: float, low: float, high: float) -> float:
-    """Clip a value to limits; NaN in any place stays open."""
-    value = low if value < low else value  # noqa: FURB136  # max and min take NaN by the order of arguments
-    return high if value > high else value  # noqa: FURB136  # as above

@@ -134,7 +134,8 @@ class StoryHooks:
             }
             return {
                 "name": name, "state": state, "age_s": age, "interval_s": 1.0, "stretched": False,
-                "error": error, "series": series, "poll_s": 0.004, "cpu_ratio": 0.004, "trust": trust,
+                "error": error, "series": series, "poll_s": 0.004, "cpu_ratio": 0.004,
+                "impossible": 2 if name == "host" else 0, "trust": trust,
                 "learning": learning,
             }  # fmt: skip
 
@@ -152,6 +153,9 @@ class StoryHooks:
 
     def faults(self):
         return []
+
+    def hints(self):
+        return ["objective host.disk_utilization_ratio at most 0.9: no series has mount=/dta"]
 
     def playbooks(self):
         return [

@@ -1,4 +1,4 @@
-"""Every registered plug-in x every check of its contract.
+"""Every registered source and action x every check of its contract; detectors and views: `tests/detectors/`.
 
 A new plug-in needs one line in a table below: how to build it on a world of its own. An exemption stands in
 `EXEMPT` with its reason in words; one that is no longer needed fails too.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import http.server
 import inspect
 import json
@@ -29,8 +28,8 @@ import pytest
 from agent import registry
 from agent.errors import AgentError, Refused
 from agent.model import Entity, Frame, Series
-from agent.ports import Done, Feed, Note, Notifier, Receiver, Source, Step, Trainable
-from agent.testing import Broken, Check, Stage, check_action, check_detector, check_source
+from agent.ports import Done, Feed, Note, Notifier, Receiver, Source, Step
+from agent.testing import Broken, Check, Stage, check_action, check_source
 
 registry.load()
 
@@ -47,57 +46,8 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("notify", "reached"): _NO_MARK,
     ("collect", "reached"): "its file is written once by its key, so a second try is harmless",
     ("collect", "undo"): "it writes a new file and changes nothing that was there, so there is nothing to put back",
-    **{(name, "columns_are_alone"): "it judges a series by the others of its source: that is what it is for"
-       for name in ("conv", "isolation_forest", "pca")},
-    **{(name, "nan_is_unknown"): "a witness that is silent changes what the others can say of a series"
-       for name in ("conv", "isolation_forest", "pca")},
-    **{(name, "remap"): "its model does not know new series, and says nothing of them until the next one"
-       for name in ("conv", "isolation_forest", "pca", "seasonal")},
-    **{(name, "constant_is_quiet"): "its model was made of series that move: standing still elsewhere is abnormal to it"
-       for name in ("conv", "isolation_forest", "pca", "seasonal")},
-    ("isolation_forest", "bounded"): "its trees are as large for ten series as for a thousand: 300 kB in all",
     ("retrain", "undo"): "the new version stays beside the champion and answers nobody; people may want it",
 }  # fmt: skip
-
-# ---- detectors: those that are trained get a model of ordinary rows, as a worker would have made it
-
-DETECTORS = {name: registry.detector.get(name) for name in registry.detector}
-SETTINGS = {
-    "conv": {"hidden": 4, "epochs": 2},
-    "isolation_forest": {"trees": 32},
-    "seasonal": {"slot": 1.0, "period": 60.0},
-}
-
-
-@functools.cache
-def trained(name: str, n: int) -> bytes:
-    """Return a model of n series of noise, 50 +- 1; with a rhythm for the detector that wants one."""
-    cls = DETECTORS[name]
-    config = cls.Config(**SETTINGS.get(name, {}))
-    rows = 400 if name == "seasonal" else 2000
-    ts = np.arange(rows) + 1_690_000_000.0
-    values = 50.0 + np.random.default_rng(7).normal(size=(n, rows)).T
-    if name == "seasonal":
-        # the same for each column, as it promises that columns do not know each other
-        values = np.tile(values[:, :1] + 2.0 * np.sin(2 * np.pi * ts / 60.0)[:, None], (1, n))
-    return cls.train(config, ts, values)
-
-
-def make(name: str, n: int):
-    cls = DETECTORS[name]
-    made = cls(cls.Config(**SETTINGS.get(name, {})), n)
-    if n and isinstance(made, Trainable):
-        made.take(trained(name, n), np.arange(n))
-    return made
-
-
-def detector_checks() -> Iterator[tuple[str, Check]]:
-    for name, cls in DETECTORS.items():
-        # a model knows where its series are: what is moved from there is abnormal to it, and so it should be
-        promises = not isinstance(cls(cls.Config(), 0), Trainable)
-        checks = check_detector(functools.partial(make, name), shift=promises, scale=promises)
-        yield from ((name, check) for check in checks)
-
 
 # ---- connectors that are sources: how to build one
 
@@ -447,8 +397,8 @@ def test_every_action_has_a_stage():
 
 
 def test_every_exemption_has_its_reason_and_its_plug_in():
-    known = {*registry.action, *registry.connector, *registry.detector}
-    checks = {*ACTION_CHECKS, *SOURCE_CHECKS, *(check.name for _, check in detector_checks())}
+    known = {*registry.action, *registry.connector}
+    checks = {*ACTION_CHECKS, *SOURCE_CHECKS}
     for (plug_in, check), reason in EXEMPT.items():
         assert plug_in in known
         assert check in checks
@@ -456,14 +406,6 @@ def test_every_exemption_has_its_reason_and_its_plug_in():
 
 
 # ---- every plug-in x every check
-
-
-@pytest.mark.parametrize(
-    ("name", "check"),
-    [pytest.param(name, check, id=f"{name}-{check.name}") for name, check in detector_checks()],
-)
-async def test_detector(name, check):
-    await holds(name, check)
 
 
 @linux
@@ -529,74 +471,8 @@ def test_predictions_is_a_feed_and_a_receiver(tmp_path):
 # ---- the checks themselves can fail: a plug-in that breaks each demand, and what is said of it
 
 
-class Quiet:
-    """A detector that keeps the form and nothing else: every p is 1."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self.rows = 0
-
-    def score(self, ts, x):
-        return np.where(np.isnan(x), np.nan, 1.0)
-
-    def learn(self, ts, x, trust):
-        self.rows += 1
-
-    def remap(self, old_index):
-        self.n = len(old_index)
-
-    def dump(self):
-        return bytes(self.rows)
-
-    def load(self, state):
-        self.rows = len(state)
-
-    def explain(self, i):
-        from agent.ports import Why
-
-        return Why("quiet", 0.0, 1.0, 0.0, self.rows, calibrated=False)
-
-
-class Loud(Quiet):
-    """A detector that finds all of it abnormal, and spoils its input."""
-
-    def score(self, ts, x):
-        x += 1.0
-        return np.full(len(x), -0.5)
-
-
-class Global(Quiet):
-    """A detector whose columns know each other."""
-
-    def score(self, ts, x):
-        return np.full(len(x), 1.0 / (1.0 + np.nanmax(np.abs(x), initial=0.0)))
-
-
 async def verdicts(checks) -> dict[str, str | None]:
     return {check.name: await check.fault() for check in checks}
-
-
-async def test_a_blind_detector_is_found_out():
-    said = await verdicts(check_detector(Quiet))
-    assert said["p_values"] is None
-    assert said["constant_is_quiet"] is None
-    assert said["leap_is_seen"] == "leap_is_seen: a leap from 50 +- 1 to 100 was given p 1"
-    assert "abnormal" not in (said["distrust"] or "")
-    assert "an excursion that was never trusted has p 1 after 200 rows" in said["distrust"]
-    assert "damage: a state empty was taken" in said["damage"]
-    assert "bounded: state grew from 800 to 2400 bytes" in said["bounded"]
-    assert "explained as 0" in said["explains"]
-
-
-async def test_a_wild_detector_is_found_out():
-    said = await verdicts(check_detector(Loud))
-    assert "outside 0..1" in said["p_values"]
-    assert "was given p -0.5" in said["constant_is_quiet"]
-    assert "nan_is_unknown: a series that never answered was given a p" in said["nan_is_unknown"]
-    said = await verdicts(check_detector(Global))
-    assert "columns_are_alone" in said["columns_are_alone"]
-    assert said["scale"].startswith("scale: a p-value changed by a factor of")
-    assert said["shift"].startswith("shift: a p-value changed by a factor of")
 
 
 class Sloppy:
@@ -626,6 +502,19 @@ async def test_a_sloppy_source_is_found_out():
     assert "labels: host.load1_count carries" in said["labels"]
     assert "2 equal series came as another tuple" in said["same_table"]
     assert "before the first" in said["time_goes_on"]
+
+
+class Impossible(Sloppy):
+    """A source that measures what can not be."""
+
+    async def poll(self):
+        series = (Series("host.cpu_busy_ratio", Entity("host", "h")),)
+        return Frame("sloppy", time.time(), series, np.array([1.4]))
+
+
+async def test_a_source_that_measures_what_can_not_be_is_found_out():
+    said = await verdicts(check_source(Impossible, name="sloppy"))
+    assert said["signals"] == "signals: host.cpu_busy_ratio{host:h} is 1.4, possible is 0 to 1"
 
 
 async def test_a_source_that_holds_up_the_others_is_found_out(monkeypatch):

@@ -122,12 +122,21 @@ def test_a_rate_is_unknown_for_a_day_and_then_says_how_sure_it_is():
     assert (half.verdict, half.low < 2.0 < half.high) == ("unknown", True)
 
 
+def test_a_budget_of_which_next_to_nothing_was_spent_is_said_to_be_unused():
+    weeks = 4 * WEEK_S
+    assert rate(2.0, 0, 1, weeks, WEEK_S).unused  # 1 of 8
+    assert not rate(2.0, 0, 2, weeks, WEEK_S).unused  # 2 of 8 is a quarter
+    assert not rate(2.0, 0, 0, WEEK_S, WEEK_S).unused  # of 2 promised so far, none is no news
+    assert not rate(math.nan, 0, 0, weeks, WEEK_S).unused
+    assert not rate(2.0, 0, 0, 3600.0, WEEK_S).unused
+
+
 def spend(ledger, days, per_day, series=300, start=0.0, seed=0):
     """Count rows of a minute over some days, with anomalies at random."""
     rng = np.random.default_rng(seed)
     for minute in range(int(days * 1440)):
         began = int(rng.poisson(per_day / 1440))
-        ledger.count("host", start + 60.0 * (minute + 1), series / 1440, began, 0)
+        ledger.count("host", start + 60.0 * (minute + 1), series / 1440, began)
 
 
 def test_too_many_anomalies_tighten_slowly_to_a_bound_and_loosen_again():
@@ -145,7 +154,7 @@ def test_too_many_anomalies_tighten_slowly_to_a_bound_and_loosen_again():
 def test_one_trouble_with_many_series_tightens_nothing():
     ledger = Ledger()
     for second in range(7200):
-        ledger.count("host", 1.0 + second, 300 / DAY_S, 5 * (1000 < second < 1060), 0)
+        ledger.count("host", 1.0 + second, 300 / DAY_S, 5 * (1000 < second < 1060))
     assert ledger.tightness == 1.0
     assert ledger.anomalies().perhaps != 0.0
     assert sum(day.anomalies for day in ledger.days.values()) == 5 * 59
@@ -164,8 +173,9 @@ def test_a_promise_that_is_kept_tightens_next_to_nothing():
 def test_only_what_was_watched_counts_and_four_weeks_are_kept():
     ledger = Ledger()
     for day in range(40):
-        ledger.count("host", day * DAY_S + 10.0, 0.0, 0, 0)
-        ledger.count("host", day * DAY_S + 20.0, 0.0, 0, 1)
+        ledger.count("host", day * DAY_S + 10.0, 0.0, 0)
+        ledger.count("host", day * DAY_S + 20.0, 0.0, 0)
+        ledger.note(day * DAY_S + 20.0)
     assert ledger.watched_s == pytest.approx(28 * 70.0, abs=70)
     assert len(ledger.days) == 28
     assert sum(day.notes for day in ledger.days.values()) == 28
@@ -198,7 +208,7 @@ def test_what_was_measured_survives_a_restart_and_damage_is_refused_whole():
 
 def test_a_clock_that_was_set_is_no_time_under_watch():
     ledger = Ledger()
-    ledger.count("host", 1e6, 0.0, 0, 0)
+    ledger.count("host", 1e6, 0.0, 0)
     ledger.rebase(-3600.0)
-    ledger.count("host", 1e6 - 3599.0, 0.0, 0, 0)
+    ledger.count("host", 1e6 - 3599.0, 0.0, 0)
     assert ledger.watched_s == pytest.approx(1.0)

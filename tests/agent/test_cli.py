@@ -67,6 +67,8 @@ def test_status_says_what_matters_first(homeostat, daemon):
         "2 open incidents, 1 harm users; 1 runs wait for you",
         "false pages this week: 0 of 2 pages, within the budget of 2",
         "measured: not known yet, it takes a day of watching",
+        "objective host.disk_utilization_ratio at most 0.9: no series has mount=/dta",
+        "2 impossible values",
         "predictions.feed",
         "the log is not there",
         "ready in 8 min 30 s",

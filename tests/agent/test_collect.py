@@ -127,6 +127,28 @@ async def test_nan_passes_as_nan(collector):
     assert collector.health["nan"].error == ""
 
 
+async def test_what_can_not_be_is_unknown_counted_and_said_once(collector):
+    class Absurd(Good):
+        name = "absurd"
+
+        async def poll(self):
+            return Frame("absurd", 1.0, TABLE, np.array([1.4]))
+
+    with structlog.testing.capture_logs() as logs:
+        collector.add("absurd", Absurd())
+        await asyncio.sleep(0.2)
+    frames, _ = collector.drain()
+    assert len(frames) > 3
+    assert all(np.isnan(f.values).all() for f in frames)
+    assert collector.possible.refused == {"absurd": len(frames)}
+    (said,) = [x for x in logs if x["event"] == "impossible_values"]
+    assert said["values"] == ["host.cpu_busy_ratio{host:h} = 1.4, possible is 0 to 1"]
+    assert collector.health["absurd"].error == "", "the source answers: it is not blind"
+    collector.push([Frame("pushed", 1.0, TABLE, np.array([-0.2]))])
+    assert np.isnan(collector.drain()[0][-1].values).all()
+    assert collector.possible.refused["pushed"] == 1
+
+
 async def test_the_interval_stretches_when_polling_costs_more_than_its_share():
     class Dear(Good):
         name = "dear"

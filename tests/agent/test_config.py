@@ -138,6 +138,8 @@ def test_calls_name_services_or_addresses(folder):
         ("{signal: service.latency_p95_seconds, max: 2GB}", "is in seconds; write it like 250ms"),
         ("{signal: model.feature_drift_psi, max: 20%}", "`20%` is a share"),
         ("{signal: model.accuracy_ratio, min: 95}", "`95` means 9500 % of `model.accuracy_ratio`; write 95% or 0.95"),
+        ("{signal: service.error_ratio, max: 150%}", "`service.error_ratio` is 0 to 1, a limit of 1.5 means nothing"),
+        ("{signal: process.memory_bytes, min: -1}", "`process.memory_bytes` is 0 or more, a limit of -1 means nothing"),
         ("{signal: service.error_ratio, min: 10%, max: 1%}", "`min` is above `max`"),
         ("{signal: host.cpu_busy_ratio, max: 90%}", "on a host, which no service owns; move it to `objectives:`"),
         ("{signal: service.up, min: 1, entity: churn}", "`churn` is no entity; write `service:NAME`"),
@@ -172,6 +174,8 @@ def test_a_model_objective_needs_a_model(folder):
         "{signal: feature.scale_ratio, max: 5}",
         "{signal: process.memory_bytes, max: 2GB, entity: 'process:*'}",
         "{signal: process.memory_bytes, max: 2e9}",
+        "{signal: service.busy_ratio, min: 0, max: 150%}",
+        "{signal: service.up, min: 1}",
     ],
 )
 def test_fitting_objectives_are_taken(folder, objective):

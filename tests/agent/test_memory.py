@@ -364,3 +364,20 @@ def test_loading_does_not_read_what_was_overtaken(tmp_path):
         assert counted == [3000]
         assert memory.runs["r1"].updated == 2999.0
         assert memory.seq == 3000
+
+
+def test_a_label_of_the_old_form_is_counted_as_what_it_meant(told):
+    for id_, false_page in (("i1", True), ("i2", False)):
+        told("label", id_, {"false_page": false_page, "by": "olga", "note": "load test"})
+    memory = told.memory
+    assert [(x.word, x.by, x.note, x.signals) for x in memory.labels.values()] == [
+        ("noise", "olga", "load test", ()),
+        ("real", "olga", "load test", ()),
+    ]
+    assert memory.strange == []
+    told("label", "i1", {"label": "real", "by": "olga", "signals": ["a"]})
+    assert memory.labels["i1"].word == "real"
+    for body in ({"false_page": "yes"}, {}, {"label": "perhaps"}):
+        told("label", "i3", body)
+    assert len(memory.strange) == 3
+    assert "i3" not in memory.labels

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -27,15 +25,15 @@ def test_the_catalogue_says_what_series_are():
     traits = traits_of((UP, BUSY, MEMORY, NICE))
     assert traits.kind.tolist() == [STATE, RATE, GAUGE, GAUGE]
     assert traits.floors.tolist() == [0.5, 0.05, 16e6, 1.0]
-    np.testing.assert_array_equal(traits.low, [0.0, 0.0, 0.0, np.nan])
-    np.testing.assert_array_equal(traits.high, [1.0, 1.0, np.nan, np.nan])
+    np.testing.assert_array_equal(traits.low, [0.0, 0.0, 0.0, -20.0])
+    np.testing.assert_array_equal(traits.high, [1.0, np.inf, np.inf, 19.0])
 
 
 def test_a_signal_that_nobody_defined_is_unknown():
     traits = traits_of((Series("weather.rain_count", HOST), UP))
     assert traits.kind.tolist() == [UNKNOWN, STATE]
     assert traits.floors.tolist() == [0.0, 0.5]
-    assert math.isnan(traits.low[0])
+    assert traits.low[0] == -np.inf
 
 
 def test_floors_that_are_no_numbers_count_as_unknown():
@@ -44,8 +42,8 @@ def test_floors_that_are_no_numbers_count_as_unknown():
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_limits_leave_room_for_values(name):
-    low, high = SIGNALS[name].limits
-    assert not low >= high
+    low, high = SIGNALS[name].least, SIGNALS[name].most
+    assert low < high
     assert SIGNALS[name].kind != "state" or (low, high) == (0.0, 1.0)
 
 

@@ -335,6 +335,7 @@ async def test_metrics_in_both_dialects(house):
     assert not [x for x in lines if x.startswith("homeostat_false_pages_per_week{")]  # unknown yet
     assert 'homeostat_source_fresh{source="predictions.feed"} 0.0' in lines
     assert 'homeostat_learning{source="models"} 1.0' in lines
+    assert 'homeostat_impossible_values_total{source="host"} 2.0' in lines
     assert 'homeostat_runs_live{state="waiting_approval"} 1.0' in lines
     assert any(
         x.startswith('homeostat_service_latency_p95_seconds{entity="service:wine"}') for x in lines

@@ -409,7 +409,7 @@ def test_what_is_known_of_some_changes_no_bit_of_the_others():
     told = bank(n)
     kind = np.zeros(n, dtype=np.int64)
     kind[:7] = STATE
-    told.set_traits(known(n, kind=kind, low=np.where(kind == STATE, 0.0, np.nan)))
+    told.set_traits(known(n, kind=kind, low=np.where(kind == STATE, 0.0, -np.inf)))
     p, plain = feed(told, rows), feed(bank(n), rows)
     np.testing.assert_array_equal(p[:, 7:], plain[:, 7:])
     assert (p[1000:, 0] != plain[1000:, 0]).any()
@@ -449,7 +449,7 @@ def test_a_state_that_left_some_times_is_less_rare_each_time():
 def test_the_expected_band_keeps_to_what_is_possible():
     rows = 0.01 + 0.001 * noise(1500, 2)
     told, plain = bank(2), bank(2)
-    told.set_traits(known(2, low=np.array([0.0095, np.nan]), high=np.array([1.0, np.nan])))
+    told.set_traits(known(2, low=np.array([0.0095, -np.inf]), high=np.array([1.0, np.inf])))
     feed(told, rows)
     feed(plain, rows)
     row = np.array([0.4, 0.4])
@@ -467,5 +467,5 @@ def test_traits_travel_with_their_series():
     second.load(detector.dump())
     second.remap(np.array([2, -1, 1]))
     assert second.traits.kind.tolist() == [0, 0, STATE]
-    np.testing.assert_array_equal(second.traits.high, [3.0, np.nan, 2.0])
+    np.testing.assert_array_equal(second.traits.high, [3.0, np.inf, 2.0])
     assert second.score(T0 + 50, np.array([1.0, 1.0, 0.0]))[2] == pytest.approx(1 / 52)
