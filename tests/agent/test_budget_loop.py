@@ -64,7 +64,7 @@ class House:
         config = Config(objectives=[limit])
         bank, together = registry.detector.get("bank"), registry.view.get("together")
         self.monitor = Monitor(
-            lambda step, traits: bank(bank.Config(step_s=step), len(traits)),
+            lambda step, n: bank(bank.Config(step_s=step), n),
             limits_of(config),
             lambda _source: STEP,
             lambda step, of: together(together.Config(step_s=step), of),
