@@ -34,6 +34,10 @@ from agent.traits import traits_of
 PRIOR_DEVIATIONS: Final = 8.0
 """While the history is too short for a small p, a series must be this far out, for some rows, to be named; as far
 again for each factor of ten by which the budget asks it to be rarer."""
+_PRIOR_ROWS: Final = 60
+"""Before so many rows not even the prior speaks."""
+_PRIOR_TOKENS: Final = 3.0
+"""Most anomalies of a source that the prior may name at once."""
 READY_ROWS: Final = 600
 """Rows after which a source no longer counts as learning."""
 
@@ -166,6 +170,7 @@ class Watch:
         self._series: tuple[Series, ...] = ()
         self._detector: Detector | None = None
         self._excursions = Excursions(0, step_s)
+        self._tokens = _PRIOR_TOKENS
         self._episodes: dict[Series, _Episode] = {}
         self._broken = _Broken.lay((), ())
         self._last = -math.inf
@@ -259,16 +264,10 @@ class Watch:
         alpha = self._shares * (ledger.series_rate * unit)
         with np.errstate(invalid="ignore"):
             hot = p <= alpha
-            # a short history cannot give so small a p: what stands at its floor may still be named, by the prior
-            maybe = ~hot & (p <= 1.0 / max(30.0, 15.0 * self.rows)) & (self.rows > 60)
-        whys: dict[int, Why] = {}
-        for i in map(int, np.flatnonzero(maybe)):
-            why = self._detector.explain(i)
-            rarer = max(1.0, self._weights[i] / (self._shares[i] * ledger.tightness))
-            if why.deviations >= PRIOR_DEVIATIONS * (1.0 + math.log10(rarer)):
-                hot[i] = True
-                whys[i] = why
+        whys = self._by_prior(p, hot, int(np.count_nonzero(~np.isnan(p))) * unit)
         self._excursions.warm(p, hot)
+        if whys:
+            self._afford(whys, hot)
         began = self._begin_and_deepen(frame, p, hot, whys)
         self._together(frame, p, hot)
         ledger.count(self._source, frame.ts, int(np.count_nonzero(~np.isnan(p))) * unit, began)
@@ -282,6 +281,37 @@ class Watch:
                 del self._episodes[series]
         self._detector.learn(frame.ts, frame.values, trust)
         return found
+
+    def _by_prior(self, p: FloatArray, hot: BoolArray, days: float) -> dict[int, Why]:
+        """Mark in `hot` (n,) what a short history can not give so small a p, but the shipped prior names; say why.
+
+        Paid from the budget, too: a few tokens, which come back with the days (series times time) that were watched.
+        So the first minutes of a source, when everything is new, name the few that are farthest out.
+        """
+        ledger, whys = self._ledger, dict[int, Why]()
+        self._tokens = min(self._tokens + ledger.series_rate * days, _PRIOR_TOKENS)
+        with np.errstate(invalid="ignore"):
+            at_floor = ~hot & (p <= 1.0 / max(30.0, 15.0 * self.rows))
+        if self.rows <= _PRIOR_ROWS or not at_floor.any() or self._detector is None:
+            return whys
+        for i in map(int, np.flatnonzero(at_floor)):
+            why = self._detector.explain(i)
+            rarer = max(1.0, self._weights[i] / (self._shares[i] * ledger.tightness))
+            if why.deviations >= PRIOR_DEVIATIONS * (1.0 + math.log10(rarer)):
+                whys[i] = why
+        hot[list(whys)] = True
+        return whys
+
+    def _afford(self, whys: dict[int, Why], hot: BoolArray) -> None:
+        """Take out of `hot` (n,) what the prior would name beyond its tokens: the least far out of those that begin."""
+        begin = [
+            i for i in whys
+            if self._excursions.hot[i] and self._series[i] not in self._episodes
+        ]  # fmt: skip
+        begin.sort(key=lambda i: -whys[i].deviations)
+        many = int(self._tokens)
+        hot[begin[many:]] = False
+        self._tokens -= len(begin[:many])
 
     def _together(self, frame: Frame, p: FloatArray, hot: BoolArray) -> None:
         """Let the groups that are abnormal name the series that carry it.

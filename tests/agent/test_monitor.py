@@ -1,6 +1,8 @@
 """Objectives from the first minute; unknown neither breaks nor heals; what left has ended."""
 
+import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -349,6 +351,27 @@ def test_while_histories_are_short_labels_ask_for_more_deviations():
     assert watch.take(Frame("host", 1e5, MANY, row)) == []
     far[0] = 17.0
     assert len(watch.take(Frame("host", 1e5 + 60, MANY, row))) == 1
+
+
+def test_the_prior_names_only_the_few_that_are_farthest_out():
+    class Young(Fixed):
+        def explain(self, i):
+            return Why("spike", 0.0, 0.4, 20.0 + i, 100, calibrated=False)
+
+    wide = tuple(replace(MANY[0], labels=(("core", f"{i:03}"),)) for i in range(200))
+    watch = Watch(60.0, lambda _s, n: Young(n), [], source="host")
+    calm, storm = np.full(200, 0.5), np.full(200, 1e-4)
+    clock = itertools.count(60, 60)
+
+    def feed(row, rows):
+        found = [watch.take(Frame("host", float(next(clock)), wide, row)) for _ in range(rows)]
+        return {a.series for a in found[-1] if a.end is None}
+
+    feed(calm, 100)
+    assert feed(storm, 1) == set(wide[-3:])
+    assert feed(storm, 3) == set(wide[-3:]), "no more of them while the tokens are spent"
+    assert feed(calm, 100) == set()
+    assert len(feed(storm, 1)) in {1, 2}, "tokens come back with the days that are watched"
 
 
 def test_what_is_abnormal_together_is_named_by_its_carriers_and_not_learnt():
