@@ -8,7 +8,7 @@
     shape        energy of the last six smoothed steps                                        2
     variability  size of steps, against the usual size                                        1
     range        how far beyond all that was seen, in widths of it                            1.5
-    level        local level against the daily profile (where one helps) or the slow level    1.5, as far as it
+    level        local level against the profile by the clock (where one helps) or slow level  1.5, as far as it
     trend        level of the last hundred rows or so, the same way                           1    exceeds its own
     flatline     rows without a step, for a series that always moves                          3    98 % quantile
     level        standard deviations from the long mean, of events too                        5, beyond three
@@ -23,8 +23,8 @@ What a series is, is seen from its data. *Constant*: never moved; it has p 1 as 
 rare the move is when it leaves. *Discrete* and *bursty*: rests in most rows; the scale of its moves is learnt from
 the rows in which it moves, so that the usual burst is one deviation. *Gauge*: moves in nearly every row, and only
 then is standing still (flatline) a thing to see. *Seasonal*: after two days, if the profile by the time of the day
-leaves at least a tenth less than the slow level does; the time of the day is that of `ts` plus the clock of the series
-(`set_clock`), never a count of rows.
+leaves at least a tenth less than the slow level does, and after two weeks, if one by the hour of the week leaves a
+tenth less still; the time is that of `ts` plus the clock of the series (`set_clock`), never a count of rows.
 
 What is known of a series (`set_traits`) comes before what is seen. Floors are the smallest changes that matter to
 anybody, in the units of the series (0 = unknown): a quarter of one is the least that counts as a deviation, so that a
@@ -37,7 +37,7 @@ A p is the rate, per row, of excursions as high as this one; an excursion lasts 
 shipped prior, and `explain` says calibrated False. What is not trusted moves only the position,
 never what is ordinary; a trusted row after 60 untrusted ones means "this is the new normal", and the level goes there.
 
-Cost: O(n) a tick without Python per series; 1.5 kB a series. Figures: `make bench-detect`.
+Cost: O(n) a tick without Python per series; 2.8 kB a series. Figures: `make bench-detect`.
 Source: levels at several speeds, Roberts 1959; energy of lagged differences is what k-means on them measures; the
 tails see `detectors/_tail.py`. Weights, hold and the map to p were chosen once, on public labelled sets of other
 people's metrics, and are one setting for everything.
