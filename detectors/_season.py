@@ -33,6 +33,8 @@ _LEARNS: Final = 0.1
 _CLIP: Final = 5.0
 _SURE_ROWS: Final = 200.0
 """Before so many rows nobody knows what an unusual error is."""
+_LARGEST: Final = 1e30
+"""Single precision holds no more of a week."""
 
 Half = npt.NDArray[np.float32]
 
@@ -106,6 +108,7 @@ class Season:
         np.copyto(limit, np.inf, where=(self.errors == 0) | (self.rows < _SURE_ROWS))
         np.minimum(errors, limit, out=errors)
         off = np.minimum(np.maximum(off, -limit[0]), limit[0])
+        np.minimum(limit[2], _LARGEST, out=limit[2])
         again = np.minimum(np.maximum(again, -limit[2]), limit[2])
         errors -= self.errors
         errors *= rate * known
