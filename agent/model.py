@@ -147,7 +147,7 @@ class Anomaly:
 
     onset, end   first and last abnormal moment; end None = still going on
     p            how probable so much or more is when all is well (objectives: 0)
-    direction    +1 above, -1 below, 0 no value
+    direction    +1 above, -1 below, 0 no value or no band; within the band: of its middle
     value        at its worst so far, NaN = it has had no value since the onset
     low, high    the band that was expected (NaN = open)
     size         distance from that band in the units of the series; deviations: in robust deviations

@@ -503,15 +503,26 @@ class Watch:
 
 
 def _excursion(series: Series, e: _Episode, end: float | None) -> Anomaly:
-    above = math.isnan(e.why.high) or e.value > e.why.high
-    direction = 0 if math.isnan(e.value) else 1 if above else -1
-    edge = e.why.high if above else e.why.low
-    size = 0.0 if math.isnan(edge) or math.isnan(e.value) else abs(e.value - edge)
+    direction, size = _side(e.value, e.why.low, e.why.high)
     return Anomaly(
         series, e.onset, end, e.p, direction, e.value, e.why.low, e.why.high, size,
         e.why.deviations, "calibrated" if e.why.calibrated else "prior", e.why.family,
         together=e.together,
     )  # fmt: skip
+
+
+def _side(value: float, low: float, high: float) -> tuple[int, float]:
+    """Return on which side of its band a value is, and how far beyond it.
+
+    A family may judge more than this row: then the row lies within the band, on one side of its middle. Without a band,
+    or without a value, there is no side (0).
+    """
+    if value > high:
+        return 1, value - high
+    if value < low:
+        return -1, low - value
+    off = value - (low + high) / 2.0
+    return (0 if math.isnan(off) else int(np.sign(off))), 0.0
 
 
 @dataclass(slots=True)

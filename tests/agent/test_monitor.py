@@ -353,6 +353,30 @@ def test_while_histories_are_short_labels_ask_for_more_deviations():
     assert len(watch.take(Frame("host", 1e5 + 60, MANY, row))) == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "low", "high", "side", "size"),
+    [
+        (5.0, 1.0, 3.0, 1, 2.0),
+        (0.5, 1.0, 3.0, -1, 0.5),
+        (2.5, 1.0, 3.0, 1, 0.0),
+        (1.5, 1.0, 3.0, -1, 0.0),
+        (5.0, math.nan, math.nan, 0, 0.0),
+        (math.nan, 1.0, 3.0, 0, 0.0),
+        (5.0, -math.inf, 3.0, 1, 2.0),
+    ],
+)
+def test_an_anomaly_says_on_which_side_of_its_band_it_is(value, low, high, side, size):
+    class Band(Fixed):
+        def score(self, ts, x):
+            return np.full(self.n, 1e-9)
+
+        def explain(self, i):
+            return Why("level", low, high, 9.0, 10_000, calibrated=True)
+
+    (found,) = run(Watch(60.0, lambda _s, n: Band(n), []), [value])[0.0]
+    assert (found.direction, found.size) == (side, pytest.approx(size))
+
+
 def test_the_prior_names_only_the_few_that_are_farthest_out():
     class Young(Fixed):
         def explain(self, i):
