@@ -32,7 +32,11 @@ def cross(look: Look, cases: list[Case]) -> None:
     own = {id(c): c.logit for c in cases}
     sure = [c for c in cases if own[id(c)] > _SURE]
     best = _best(sure)
-    called = any(c.kind == "serving.dependency" and own[id(c)] > 0 for c in cases)
+    called = any(
+        own[id(c)] > 0
+        and (c.kind == "serving.dependency" or (c.kind == "host.network" and c.entity != look.host))
+        for c in cases
+    )
     for case in cases:
         branch = case.kind.partition(".")[0]
         if "hardware" in best and branch in {"data", "concept", "label"}:
@@ -58,7 +62,7 @@ def cross(look: Look, cases: list[Case]) -> None:
         if "release" in best and case.kind in _SOFT and _same_side(best["release"], case):
             said = best["release"].evidence[0].text
             case.add("release first", f"a release in the window is the first suspect: {said}")
-        if called and case.kind == "host.network":
+        if called and case.kind == "host.network" and case.entity == look.host:
             case.add("a callee explains the wait", "what it calls is slow, which explains the wait")
         if case.kind == "host.cpu" and best.keys() & {
             "host.neighbour",

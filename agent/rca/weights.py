@@ -37,6 +37,7 @@ WEIGHTS: Final[dict[str, float]] = {
     "callee unwell": 2.5,
     "callee down": 3.5,
     "callee no earlier": -1.0,
+    "callee flat inside": -3.0,
     "own work as usual": 0.5,
     "more work a request": 2.5,
     "mix: traffic flat": 0.5,

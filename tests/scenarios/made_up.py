@@ -62,6 +62,7 @@ WORK, RPS = s("service.processing_p50_seconds", SHOP), s("service.requests_per_s
 ERRORS, UP = s("service.error_ratio", SHOP), s("service.up", SHOP)
 COUNT, BUSY = s("service.replicas_count", SHOP), s("service.busy_ratio", SHOP)
 STORE_P95, STORE_UP = s("service.latency_p95_seconds", STORE), s("service.up", STORE)
+STORE_WORK = s("service.processing_p50_seconds", STORE)
 STORE_RPS = s("service.requests_per_second", STORE)
 DB_PROBE = s("service.probe_latency_seconds", DB)
 QUEUE = s("process.accept_queue_count", MASTER, port="8000")
@@ -69,6 +70,7 @@ CORES = {e: s("process.cpu_cores", e) for e in (MASTER, BATCH, BACKUP, ME)}
 WRITTEN = {e: s("process.written_bytes_per_second", e) for e in (MASTER, BATCH, BACKUP)}
 AGE = s("process.age_seconds", MASTER)
 CPU, STEAL = s("host.cpu_busy_ratio", HOST), s("host.cpu_utilization_ratio", HOST, mode="steal")
+THROTTLED = s("host.cgroup_throttled_ratio", HOST)
 WAIT_CPU, WAIT_MEMORY, WAIT_IO = (
     s("host.pressure_ratio", HOST, resource=r, who="some") for r in ("cpu", "memory", "io")
 )
@@ -102,11 +104,13 @@ BLIND = [s("source.blind", e) for e in EYES]
 
 CALM: dict[Series, tuple[float, float]] = {
     P50: (0.012, 0.001), P95: (0.03, 0.003), WORK: (0.01, 0.0005), RPS: (40.0, 2.0), ERRORS: (0.0, 0.0), UP: (1.0, 0.0),
-    COUNT: (4.0, 0.0), BUSY: (0.35, 0.03), STORE_P95: (0.01, 0.001), STORE_UP: (1.0, 0.0), STORE_RPS: (60.0, 3.0),
+    COUNT: (4.0, 0.0), BUSY: (0.35, 0.03), STORE_P95: (0.01, 0.001), STORE_UP: (1.0, 0.0),
+    STORE_WORK: (0.006, 0.0004), STORE_RPS: (60.0, 3.0),
     DB_PROBE: (0.002, 0.0002), QUEUE: (0.0, 0.1), AGE: (90_000.0, 0.0),
     CORES[MASTER]: (0.5, 0.03), CORES[BATCH]: (0.02, 0.005), CORES[BACKUP]: (0.01, 0.003), CORES[ME]: (0.02, 0.005),
     **dict.fromkeys(WRITTEN.values(), (2e5, 5e4)),
-    CPU: (0.3, 0.02), STEAL: (0.0, 0.001), WAIT_CPU: (0.05, 0.02), WAIT_MEMORY: (0.0, 0.001), WAIT_IO: (0.01, 0.004),
+    CPU: (0.3, 0.02), STEAL: (0.0, 0.001), THROTTLED: (0.0, 0.001), WAIT_CPU: (0.05, 0.02),
+    WAIT_MEMORY: (0.0, 0.001), WAIT_IO: (0.01, 0.004),
     MEMORY: (0.55, 0.003), SWAP: (0.01, 0.001), KILLS: (0.0, 0.0), DISK: (0.5, 0.001), DISK_BUSY: (0.1, 0.02),
     WRITES: (0.001, 0.0002), MOUNT: (1.0, 0.0), DROPS: (0.0, 0.1), AGAIN: (0.3, 0.2),
     ACC: (0.95, 0.005), MIX_PSI: (0.01, 0.003), INPUT_PSI: (0.02, 0.005), WORSE: (0.0, 0.0), COVERAGE: (0.97, 0.01),

@@ -33,6 +33,7 @@ from made_up import (
     ECC,
     ERRORS,
     EYES,
+    FAR,
     FEATURES,
     GPUS,
     HERE,
@@ -61,8 +62,10 @@ from made_up import (
     STORE,
     STORE_P95,
     STORE_UP,
+    STORE_WORK,
     SWAP,
     TEMP,
+    THROTTLED,
     UP,
     USED,
     WAIT_CPU,
@@ -137,6 +140,10 @@ PAIRS: dict[str, tuple[Picture, Picture]] = {
         pic("host.cpu", HOST, {**WORN, STEAL: 0.5, CPU: 0.97, WAIT_CPU: 0.7}),
         pic("host.neighbour", BATCH, NEIGHBOUR),
     ),
+    "a limit throttles us; not: because a neighbour in the same container takes all": (
+        pic("host.cpu", HOST, {**WORN, THROTTLED: 0.6, WAIT_CPU: 0.5}),
+        pic("host.neighbour", BATCH, {**NEIGHBOUR, THROTTLED: 0.6}),
+    ),
     "out of memory, workers are killed; not: workers crash with memory to spare": (
         pic("host.memory", HOST, {
             **SLOW, MEMORY: 0.985, SWAP: 0.7, WAIT_MEMORY: 0.4, KILLS: 0.5, COUNT: 2.0, UP: 0.0, ERRORS: 0.3,
@@ -175,11 +182,15 @@ PAIRS: dict[str, tuple[Picture, Picture]] = {
     ),
     "one replica apart after a release of all; not: all slow with no release and a slow callee": (
         pic("serving.crash", REPLICAS[1], {P95: 0.5, REPLICA_P95[1]: 2.0}, changes=[change("release", SHOP)]),
-        pic("serving.dependency", STORE, {**SLOW, P50: 0.3, STORE_P95: 0.5}),
+        pic("serving.dependency", STORE, {**SLOW, P50: 0.3, STORE_P95: 0.5, STORE_WORK: 0.3}),
     ),
     "a callee is slow; not: it is as quick as ever and the way to us is not": (
-        pic("serving.dependency", STORE, {**SLOW, P50: 0.3, STORE_P95: 0.5}),
+        pic("serving.dependency", STORE, {**SLOW, P50: 0.3, STORE_P95: 0.5, STORE_WORK: 0.3}),
         pic("host.network", HOST, {**SLOW, P50: 0.3, AGAIN: 25.0}),
+    ),
+    "the network at a callee: its callers wait, its work is as quick as ever; not: its work is slow": (
+        pic("host.network", FAR, {**SLOW, P50: 0.3, STORE_P95: 0.5}),
+        pic("serving.dependency", STORE, {**WORN, P50: 0.3, STORE_P95: 0.5, STORE_WORK: 0.4}),
     ),
     "heavier requests; not: a release that makes them heavier": (
         pic("serving.traffic", SHOP, HEAVIER),

@@ -18,6 +18,7 @@ from made_up import (
     SHOP,
     SLOW,
     STORE,
+    STORE_WORK,
     WAIT_CPU,
     WORK,
     Picture,
@@ -64,7 +65,7 @@ def test_a_cause_that_is_seen_late_joins_and_becomes_the_first(tmp_path):
         row = np.array([0.9 if bad else 0.02, 0.5 if bad else 0.01]) * rng.uniform(0.97, 1.03, 2)
         return [Frame("prometheus", then, (late, calls), row)] if then >= 0 else []
 
-    stage = Stage(Picture("", STORE, {**SLOW, P50: 0.3}), tmp_path, extra=lagging)
+    stage = Stage(Picture("", STORE, {**SLOW, P50: 0.3, STORE_WORK: 0.4}), tmp_path, extra=lagging)
     stage._tables = {n: tuple(x for x in t if x != calls) for n, t in stage._tables.items()}
     stage.go(ONSET + 20)
     first = stage.incident

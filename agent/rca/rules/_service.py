@@ -21,9 +21,9 @@ def slow(look: Look) -> bool:
     return look.broken(*LATENCY)
 
 
-def traffic(look: Look) -> Measured | None:
-    """Measure the requests served."""
-    return look.measure("service.requests_per_second", look.group)
+def traffic(look: Look, who: Entity | None = None) -> Measured | None:
+    """Measure the requests served, by the group or by somebody else."""
+    return look.measure("service.requests_per_second", who or look.group)
 
 
 def rose(m: Measured) -> bool:
@@ -31,21 +31,45 @@ def rose(m: Measured) -> bool:
     return m.ratio >= 1.25 and m.deviations > 2
 
 
-def waiting(look: Look) -> tuple[Measured | None, Measured | None]:
+def waiting(look: Look, who: Entity | None = None) -> tuple[Measured | None, Measured | None]:
     """Return (latency, processing): what clients see and what a worker needs."""
+    whom = who or look.group
     return (
-        look.measure("service.latency_p50_seconds", look.group),
-        look.measure("service.processing_p50_seconds", look.group),
+        look.measure("service.latency_p50_seconds", whom),
+        look.measure("service.processing_p50_seconds", whom),
     )
 
 
-def processes(look: Look) -> list[Entity]:
+def between(look: Look, who: Entity) -> tuple[Measured, Measured, bool] | None:
+    """Return (latency, work, sure) when callers wait while work, traffic and queue are as ever; else None.
+
+    sure    that nothing queues is known, not only not seen
+    A network delays all requests alike, so the median moves; where it is not told, the tail must do.
+    """
+    latency, work = waiting(look, who)
+    latency = latency or look.measure("service.latency_p95_seconds", who)
+    came = traffic(look, who)
+    if latency is None or work is None or came is None:
+        return None
+    if latency.deviations < 5 or latency.ratio < 1.5 or abs(work.deviations) >= 3 or rose(came):
+        return None
+    queues = [look.measure("process.accept_queue_count", e) for e in processes(look, who)]
+    busy = look.measure("service.busy_ratio", who)
+    known = [q for q in queues if q is not None]
+    if any(q.deviations > 3 for q in known) or (
+        busy is not None and busy.now > 0.85 and busy.deviations > 3
+    ):
+        return None  # it waits for a worker, not for the network
+    return latency, work, bool(known) or busy is not None
+
+
+def processes(look: Look, who: Entity | None = None) -> list[Entity]:
     """Return the process groups that serve it."""
-    edges = look.topology.edges(look.group)
+    whom = who or look.group
     return [
         e.src
-        for e in edges
-        if e.kind == "serves" and e.dst == look.group and e.src.kind == "process"
+        for e in look.topology.edges(whom)
+        if e.kind == "serves" and e.dst == whom and e.src.kind == "process"
     ]
 
 

@@ -105,15 +105,7 @@ def machine(look: Look) -> list[Case]:
         weigh(look, case, host, signs)
         if not case.evidence:
             continue
-        taken = [
-            e
-            for e in case.evidence
-            if e.series and e.series.metric in _TAKEN_FROM_US and e.weight > 0
-        ]
-        if kind == "host.cpu" and taken:
-            case.add(
-                "stolen or throttled", "that CPU is taken from outside, nobody here asks for more"
-            )
+        taken = kind == "host.cpu" and _taken_from_us(look, case, host)
         decisive = max(e.weight for e in case.evidence) >= WEIGHTS["strong"]
         if look.group.kind == "service" and not decisive and not taken:
             text = "on its own this rarely explains the trouble of a service"
@@ -123,32 +115,47 @@ def machine(look: Look) -> list[Case]:
 
 
 def network_between(look: Look) -> list[Case]:
-    """Callers see it slow while the callee's own work, traffic and queue are as ever: the network at the callee."""
-    host = look.host
-    if look.group.kind != "service" or not service.slow(look) or host is None:
+    """Callers see it slow while the callee's own work, traffic and queue are as ever: the network at the callee.
+
+    The callee is the service itself, or one that it calls.
+    """
+    if look.group.kind != "service" or not service.slow(look):
         return []
-    latency, work = service.waiting(look)
-    traffic = service.traffic(look)
-    if latency is None or work is None or traffic is None:
-        return []
-    flat = abs(work.deviations) < 3 and not service.rose(traffic)
-    if latency.deviations < 5 or latency.ratio < 1.5 or not flat:
-        return []
-    queues = [look.measure("process.accept_queue_count", e) for e in service.processes(look)]
-    busy = look.measure("service.busy_ratio", look.group)
-    if any(q is not None and q.deviations > 3 for q in queues) or (
-        busy is not None and busy.now > 0.85 and busy.deviations > 3
-    ):
-        return []  # it waits for a worker, not for the network
-    # a network delays all requests alike; a few slow ones move the tail and not the median
-    case = Case("host.network", host, facts={"service": look.group.key})
-    text = f"callers wait {numbers(latency)}, the work itself takes {numbers(work)}: the network between them"
-    sure = any(q is not None for q in queues) or busy is not None
-    case.add("caller slow, callee flat", text, latency, 1.0 if sure else 0.75)
-    again = look.measure("host.tcp_retransmits_per_second", host)
-    if again is not None and again.deviations > 3:
-        case.add("sent again", f"segments are sent again {numbers(again)}", again)
-    return [case]
+    out = []
+    for callee in (look.group, *look.callees()):
+        found = service.between(look, callee)
+        if found is None:
+            continue
+        latency, work, sure = found
+        where = look.topology.nearest(callee, "host") or callee
+        case = Case("host.network", where, facts={"service": callee.key})
+        text = (
+            f"callers of {callee.key} wait {numbers(latency)}, the work itself takes"
+            f" {numbers(work)}: the network between them"
+        )
+        case.add("caller slow, callee flat", text, latency, 1.0 if sure else 0.75)
+        again = look.measure("host.tcp_retransmits_per_second", where)
+        if again is not None and again.deviations > 3:
+            case.add("sent again", f"segments are sent again {numbers(again)}", again)
+        out.append(case)
+    return out
+
+
+def _taken_from_us(look: Look, case: Case, host: Entity) -> bool:
+    """Weigh CPU that the hypervisor gives to others, or a limit holds back, while nobody here asks for more."""
+    told = [e for e in case.evidence if e.series and e.series.metric in _TAKEN_FROM_US]
+    if not any(e.weight > 0 for e in told):
+        return False
+    own = service.cores(look)
+    asked = sum(
+        excess for _, excess, _ in _grown(look, _strangers(look, host, "process.cpu_cores"))
+    )
+    asked += own[0] - own[1] if own is not None else 0.0
+    if asked > 0.15 * _cores(look, host):
+        return False
+    text = "that CPU is taken from outside, nobody here asks for more"
+    case.add("stolen or throttled", text)
+    return True
 
 
 # ---------------------------------------------------------------- who takes it

@@ -135,6 +135,11 @@ def dependency(look: Look) -> list[Case]:
                     case.add("callee no earlier", f"but only {late} after the trouble began")
                 break
         if case.evidence:
+            if service.between(look, callee) is not None:
+                text = (
+                    f"but the work of {callee.key} takes as long as ever: only who calls it waits"
+                )
+                case.add("callee flat inside", text)
             _own_work(look, case)
             out.append(case)
     return out
