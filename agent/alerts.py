@@ -73,7 +73,8 @@ def subject(labels: Mapping[str, str], world: World) -> Entity | None:
         known = {e.key: e for e in world.entities(kind)} if set(names) & set(labels) else {}
         for name in names:
             said = labels.get(name, "")
-            found = known.get(said) or known.get(said.rpartition(":")[0])
+            whom = said.rpartition(":")[0] or said
+            found = known.get(said) or known.get(whom) or known.get(whom.partition(".")[0])
             if found is not None and f"{kind}.alert_firing" in SIGNALS:
                 return found
     return None

@@ -216,8 +216,8 @@ def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
     """Write an incident when a person would see a difference, not at each tick of an excursion."""
     top = incident.diagnosis.top if incident.diagnosis else None
     seen = (
-        incident.turns[-1:], incident.severity, len(incident.changes), incident.also,
-        incident.more.bit_length(), bool(incident.traces),
+        incident.turns[-1:], incident.severity, len(incident.changes), _roughly(len(incident.also)),
+        incident.absorbed, _roughly(incident.more), bool(incident.traces),
         frozenset((str(a.series), a.end is None) for a in incident.anomalies if a.road == "objective"),
         len(incident.anomalies) // 5, top and (top.kind, top.entity, round(top.probability * 5)),
     )  # fmt: skip
@@ -227,6 +227,11 @@ def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
     if incident.state == "resolved":
         del walk.journalled[incident.id]
     walk.record("incident", incident.id, pack(incident), moment.now)
+
+
+def _roughly(n: int) -> int:
+    """Count small numbers exactly and large ones in doublings: a storm that grows is not written at each step."""
+    return n if n < 16 else 16 + n.bit_length()
 
 
 def _page(walk: Walk, incident: Incident, moment: Moment) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.alerts import Alerts
+from agent.alerts import Alerts, subject
 from agent.codec import pack, unpack
 from agent.correlate import MOST_ANOMALIES, Correlator
 from agent.errors import Refused
@@ -186,6 +186,29 @@ def test_an_alert_of_a_source_that_is_not_trusted_opens_nothing_but_joins():
     assert c.update(100.0, found) == []
     (ours,) = c.update(101.0, [bad(), *alerts.take(101.0, [], world)])
     assert {a.series.metric for a in ours.anomalies} == {P95.metric, "host.alert_firing"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "whom"),
+    [
+        ({"instance": "h:9100", "job": "node"}, HOST),
+        ({"instance": "h.example.com:9100"}, HOST),
+        ({"job": "shop", "instance": "h:8000"}, SHOP),
+        ({"app": "store", "node": "h"}, STORE),
+        ({"instance": "10.0.0.7:9100"}, None),
+        ({"severity": "page"}, None),
+    ],
+)
+def test_the_labels_of_an_alert_name_whom_it_is_about_the_most_particular_first(labels, whom):
+    assert subject(labels, World(topology=graph())) == whom
+
+
+def test_an_alert_about_nobody_we_know_is_about_its_source():
+    world = World(topology=graph())
+    world.trusts["am"] = "local"
+    theirs = Signal(99.0, "X", "am", firing=True, labels=(("region", "eu"),))
+    (found,) = Alerts().take(100.0, [theirs], world)
+    assert found.series.entity == Entity("source", "am")
 
 
 def test_an_alert_that_is_never_heard_of_again_ends():
