@@ -62,7 +62,7 @@ def reason_of(lead: Anomaly) -> str:
 def title_of(lead: Anomaly) -> str:
     """Say what is wrong with whom, in the catalogue's words without its footnotes."""
     definition = SIGNALS[lead.series.metric]
-    what = re.sub(r"\s*\([^)]*\)", "", definition.help)
+    what = re.sub(r"\s*\([^)]*\)", "", definition.help).partition(", ")[0]
     who = lead.series.entity.key
     if definition.kind == "state":
         fact = what.removeprefix("whether ").partition(":")[0]

@@ -125,7 +125,10 @@ def _evidence(
         room = _WIDE - len(line) - 2 if line else _WIDE
         lines.append(cut(f"Because:  {e['text']}", room) + (f"  {line}" if line else ""))
     if not because:
-        for a in detail["anomalies"][:2]:
+        first = {
+            a["series"]: a for a in reversed(detail["anomalies"])
+        }  # its objective, then itself
+        for a in [a for a in detail["anomalies"] if first[a["series"]] is a][:2]:
             line = drawn.get(a["series"], "")
             lines.append(f"Seen:     {a['text']}" + (f"  {line}" if line else ""))
     together = [a for a in detail["anomalies"] if a["together"] is not None]
@@ -160,7 +163,8 @@ def _others(detail: IncidentDetail) -> list[str]:
         )
         lines.append(f"Or:       {', '.join(said)}")
     if detail["rejected"]:
-        lines.append("Not:      " + "; ".join(_against(c) for c in detail["rejected"][:2]))
+        kinds = {c["kind"]: c for c in reversed(detail["rejected"])}
+        lines.append("Not:      " + "; ".join(_against(c) for c in list(kinds.values())[:-3:-1]))
     return lines
 
 

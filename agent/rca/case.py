@@ -50,6 +50,11 @@ class Case:
         )
 
 
+def what(metric: str) -> str:
+    """Return what a signal is, in the catalogue's words without what stands behind them."""
+    return SIGNALS[metric].help.partition(" (")[0].partition(", ")[0]
+
+
 def numbers(m: Measured) -> str:
     """Say how a signal is and how it usually is."""
     unit = SIGNALS[m.series.metric].unit

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agent.catalogue import SIGNALS
 from agent.model import Anomaly, Entity
-from agent.rca.case import Case, numbers
+from agent.rca.case import Case, numbers, what
 from agent.rca.look import Look, Measured
 from agent.units import say
 
@@ -38,7 +38,7 @@ class Sign:
     @property
     def what(self) -> str:
         """What it says, for people."""
-        return self.said or SIGNALS[self.metric].help.partition(" (")[0]
+        return self.said or what(self.metric)
 
 
 def weigh(look: Look, case: Case, entity: Entity, signs: Sequence[Sign]) -> None:
@@ -97,4 +97,4 @@ def _words(sign: Sign, m: Measured, value: float) -> str:
         unit = SIGNALS[sign.metric].unit
         number = "" if unit == "bool" else f" ({say(value, unit)})"
         return sign.what + (f" ({inner})" if inner and unit == "bool" else "") + number
-    return f"{sign.what} is {numbers(m)}"
+    return f"{sign.what} ({numbers(m)})" if sign.alone else f"{sign.what} is {numbers(m)}"

@@ -153,7 +153,7 @@ def _taken_from_us(look: Look, case: Case, host: Entity) -> bool:
     asked += own[0] - own[1] if own is not None else 0.0
     if asked > 0.15 * _cores(look, host):
         return False
-    text = "that CPU is taken from outside, nobody here asks for more"
+    text = "CPU is taken from outside (hypervisor or a limit), nobody here asks for more"
     case.add("stolen or throttled", text)
     return True
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from agent.catalogue import SIGNALS
 from agent.model import Entity
-from agent.rca.case import Case, numbers
+from agent.rca.case import Case, numbers, what
 from agent.rca.look import Look, Measured
 from agent.rca.rules import _service as service
 from agent.units import say, say_duration
@@ -128,8 +128,8 @@ def dependency(look: Look) -> list[Case]:
         ):
             m = look.measure(metric, callee)
             if m is not None and m.deviations > 4:
-                what = SIGNALS[metric].help
-                case.add("callee unwell", f"{callee.key} itself is unwell: {what} {numbers(m)}", m)
+                text = f"{callee.key} itself is unwell: {what(metric)} {numbers(m)}"
+                case.add("callee unwell", text, m)
                 if m.onset is not None and m.onset > look.onset + 15.0:
                     late = say_duration(m.onset - look.onset)
                     case.add("callee no earlier", f"but only {late} after the trouble began")
@@ -206,7 +206,7 @@ def apart(look: Look) -> list[Case]:
         case = Case("serving.crash", odd, facts={"replica": odd.key.rpartition("/")[2]})
         case.add(
             "apart from peers",
-            f"{odd.key} alone is unwell: {SIGNALS[metric].help} {say(m.now, unit)},"
+            f"{odd.key} alone is unwell: {what(metric)} {say(m.now, unit)},"
             f" its {len(found) - 1} peers {say(others, unit)}",
             m,
         )
