@@ -59,6 +59,10 @@ def weigh(look: Look, case: Case, entity: Entity, signs: Sequence[Sign]) -> None
             elif stated is not None:
                 text = f"{sign.what} is {say(stated.value, SIGNALS[sign.metric].unit)}"
                 road = stated.road == "objective"
+                # with no past yet there still is something to draw
+                m = m or Measured(
+                    series, stated.value, math.nan, 1.0, 0, stated.onset, look.trusted(series)
+                )
                 tail = " (beyond its objective)" if road else " (out of its band)"
                 one.add("stated" if road else "out of its band", text + tail, m)
             elif m is not None and _moved(m, sign):
