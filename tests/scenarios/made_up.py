@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +157,7 @@ class Picture:
     trusts: Mapping[str, str] = field(default_factory=dict)
     signals: Sequence[Signal] = ()
     gone: frozenset[Series] = frozenset()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 CONFIG = {
@@ -179,6 +180,36 @@ CONFIG = {
     ],
     "diagnose": {"window": "60s", "baseline": "380s", "release_window": "120s", "settle": "10s"},
 }  # fmt: skip
+
+
+def renamed(picture: Picture, names: Mapping[str, str]) -> Picture:
+    """Return the same picture of a shop in which everything is called otherwise; names: part of a key -> new part."""
+
+    def who(e: Entity) -> Entity:
+        return Entity(e.kind, "/".join(names.get(part, part) for part in e.key.split("/")))
+
+    def what(x: Series) -> Series:
+        return Series(x.metric, who(x.entity), x.labels)
+
+    return replace(
+        picture, entity=who(picture.entity), during={what(x): v for x, v in picture.during.items()},
+        changes=[replace(c, entity=who(c.entity)) for c in picture.changes],
+        attrs={who(e): a for e, a in picture.attrs.items()},
+        edges=[replace(e, src=who(e.src), dst=who(e.dst)) for e in picture.edges],
+        gone=frozenset(map(what, picture.gone)), names=names,
+    )  # fmt: skip
+
+
+def _said_with(config: Any, names: Mapping[str, str]) -> Any:
+    """Return a config in which services and models have other names."""
+    if isinstance(config, dict):
+        return {k: _said_with(v, names) for k, v in config.items()}
+    if isinstance(config, list):
+        return [_said_with(v, names) for v in config]
+    if not isinstance(config, str):
+        return config
+    head, colon, tail = config.partition(":")
+    return head + colon + names.get(tail, tail) if colon else names.get(config, config)
 
 
 def _source(series: Series) -> str:
@@ -215,21 +246,26 @@ class Stage:
         self.journal: list[SimpleNamespace] = []
         self._folder = folder
         self._rng = np.random.default_rng(seed)
+        calm = renamed(replace(picture, during=CALM, edges=EDGES, attrs=ATTRS), picture.names)
+        self._calm, self._edges, self._attrs = calm.during, calm.edges, calm.attrs
+        exact = renamed(replace(picture, during=dict.fromkeys(EXACT, 0.0)), picture.names)
+        self._exact = set(exact.during)
         tables: dict[str, list[Series]] = {}
-        for series in sorted({*CALM, *picture.during}):
+        for series in sorted({*self._calm, *picture.during}):
             tables.setdefault(_source(series), []).append(series)
         self._tables = {name: tuple(some) for name, some in tables.items()}
         self._start()
 
     def _start(self) -> None:
-        picture, config = self.picture, Config.model_validate(CONFIG)
+        picture = self.picture
+        config = Config.model_validate(_said_with(CONFIG, picture.names))
         world, self.memory = World(), Memory()
         for entry in self.journal:
             self.memory.apply(entry)
-        for edge in (*EDGES, *picture.edges):
+        for edge in (*self._edges, *picture.edges):
             world.topology.link(edge)
-        for entity in {*ATTRS, *picture.attrs}:
-            both = {**ATTRS.get(entity, {}), **picture.attrs.get(entity, {})}
+        for entity in {*self._attrs, *picture.attrs}:
+            both = {**self._attrs.get(entity, {}), **picture.attrs.get(entity, {})}
             world.topology.take(Sighting(entity, tuple(both.items())))
         world.trusts.update(dict.fromkeys(("host", "gpu", "models", "self"), "local"))
         world.trusts.update(picture.trusts)
@@ -277,14 +313,14 @@ class Stage:
         self.walk.history.close()
 
     def _level(self, series: Series, now: float) -> float:
-        usual, noise = CALM.get(series, (0.0, 0.0))
+        usual, noise = self._calm.get(series, (0.0, 0.0))
         level: Level = usual
         if now >= ONSET and series in self.picture.gone:
             return math.nan
         if now >= ONSET and series in self.picture.during:
             level = self.picture.during[series]
             level = level(now - ONSET) if callable(level) else level
-            noise = max(noise, 0.02 * abs(level)) if series not in EXACT else 0.0
+            noise = max(noise, 0.02 * abs(level)) if series not in self._exact else 0.0
         return float(max(0.0, level + noise * self._rng.standard_normal()))
 
     @property

@@ -77,6 +77,7 @@ from made_up import (
     Level,
     Picture,
     play,
+    renamed,
 )  # fmt: skip
 
 from agent.causes import CAUSES
@@ -291,6 +292,22 @@ def test_every_kind_has_a_scenario_and_every_pair_is_of_two_causes():
     for name, (first, twin) in PAIRS.items():
         assert (first.kind, first.entity) != (twin.kind, twin.entity), name
         assert set(first.during) | set(twin.during) <= set(CALM), name
+
+
+NAMES = {
+    "h": "zz-9", "far": "aa-1", "shop": "q", "store": "zzz", "db:5432": "a:1", "fraud": "m0", "GPU-1": "A",
+}  # fmt: skip
+ALIKE = (
+    "serving.dependency", "host.neighbour", "data.contract", "hardware.gpu.slow", "release.code",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_what_things_are_called_decides_nothing(kind, tmp_path):
+    picture = renamed(next(p for _, p in PICTURES if p.kind == kind), NAMES)
+    assert not {"service:shop", "host:h"} & {s.entity.id for s in picture.during}
+    top = play(picture, tmp_path, seed=len(kind)).incident.diagnosis.top
+    assert (top.kind, top.entity) == (kind, picture.entity)
 
 
 def test_without_metric_evidence_it_says_whose_logs_to_read(tmp_path):
