@@ -235,10 +235,14 @@ class Correlator:
         merged = replace(merged, resolved=now, merged_into=kept)
         self._ended = [*self._ended, merged][-200:]
         changes = tuple(sorted({*one.changes, *other.changes}, key=lambda c: (c.ts, c.entity)))
+        worse = ORDER[other.severity] > ORDER[one.severity]
         self.incidents[kept] = replace(
-            one, changes=changes, absorbed=(*one.absorbed, gone, *other.absorbed)[-50:],
-            severity=max(one.severity, other.severity, key=ORDER.__getitem__),
-        )  # fmt: skip
+            one,
+            title=other.title if worse else one.title,
+            severity=other.severity if worse else one.severity,
+            changes=changes,
+            absorbed=(*one.absorbed, gone, *other.absorbed)[-50:],
+        )
         for from_beneath in (False, True):
             some = [a for a in other.anomalies if (key_of(a) in its.evidence) is from_beneath]
             self._join(now, kept, some, evidence=from_beneath)
@@ -400,14 +404,16 @@ class Correlator:
             key=ORDER.__getitem__,
         )
         strongest = sorted(kept.values(), key=strength)[:MOST_ANOMALIES]
+        worse = ORDER[severity] > ORDER[incident.severity] and not evidence
+        called = title_of(strongest[0]) if worse else incident.title  # by what hurts most
         anomalies = tuple(sorted(strongest, key=lambda a: (a.onset, order_of(a.series))))
         going = sum(a.end is None for a in strongest)
         entities = tuple(sorted({*life.groups, *(a.series.entity for a in anomalies)}))
         about = _about(incident)
         also = tuple(g for g in life.groups if g != about)
         self.incidents[id_] = replace(
-            incident, anomalies=anomalies, entities=entities, severity=severity, updated=now,
-            also=also, more=len(life.live) - going,
+            incident, title=called, anomalies=anomalies, entities=entities, severity=severity,
+            updated=now, also=also, more=len(life.live) - going,
         )  # fmt: skip
 
     def _share_evidence(

@@ -234,6 +234,15 @@ def test_caller_and_callee_that_begin_together_share_an_incident_strangers_do_no
     assert len({i.id for i in late.update(300.0, [bad(), bad(STORE_P95, onset=300.0)])}) == 2
 
 
+def test_when_it_gets_worse_it_is_called_by_what_hurts():
+    c = correlator()
+    (warned,) = c.update(100.0, [bad(Series("service.busy_ratio", SHOP), harm=False)])
+    assert "work that the workers do" in warned.title
+    (paged,) = c.update(101.0, [bad(Series("service.busy_ratio", SHOP), harm=False), bad()])
+    assert (paged.id, paged.severity) == (warned.id, "page")
+    assert paged.title == "shop: latency that 95 % of requests stay under is above its objective"
+
+
 def test_an_ancestor_seen_late_with_an_earlier_onset_joins_and_decides_nothing():
     c = correlator(graph(calls=True))
     (opened,) = c.update(100.0, [bad()])
