@@ -177,6 +177,10 @@ PAIRS: dict[str, tuple[Picture, Picture]] = {
         pic("serving.crash", SHOP, {ERRORS: 0.4, AGE: lambda t: t, COUNT: 3.0}),
         pic("release.code", SHOP, {ERRORS: 0.4, AGE: lambda t: t}, changes=[change("release", SHOP)]),
     ),
+    "it restarts by itself; not: we restarted it": (
+        pic("serving.crash", SHOP, {ERRORS: 0.4, AGE: lambda t: t, COUNT: 3.0}),
+        pic("unknown", SHOP, {ERRORS: 0.4, AGE: lambda t: t}, changes=[change("restart", SHOP, by="homeostat:run-1")]),
+    ),
     "one replica apart from its peers; not: all of them, after a release": (
         pic("serving.crash", REPLICAS[2], {P95: 0.5, REPLICA_P95[2]: 2.0}),
         RELEASED,

@@ -17,6 +17,8 @@ from agent.units import say, say_duration
 _PEERS: Final = 3
 """Fewer replicas than this have no peers to be apart from."""
 _APART: Final = 5.0
+_TOLD_S: Final = 60.0
+"""A change so near to the start of a process explains that start."""
 OF_REPLICA: Final = (
     "service.error_ratio", "service.latency_p95_seconds", "service.latency_p50_seconds",
     "service.processing_p50_seconds", "service.probe_latency_seconds",
@@ -107,9 +109,15 @@ def _restarts(look: Look, case: Case) -> None:
             continue
         text = f"a process of it started {say_duration(age.now)} ago, after the trouble began"
         case.add("restarted", text, age)
-        change = look.release(look.group, "restart", "release", "config", "scale")
-        if change is not None:
-            case.add("restarted by somebody", f"{change.kind} by {change.by or 'somebody'}")
+        began = look.now - age.now
+        told = [  # our own acts, too: who restarts it knows why it is young
+            c
+            for c in look.changes
+            if c.entity in {look.group, process} and abs(c.ts - began) <= _TOLD_S
+        ]
+        if told:
+            text = f"{told[-1].kind} by {told[-1].by or 'somebody'} at that time"
+            case.add("restarted by somebody", text)
         return
 
 
