@@ -15,12 +15,14 @@ import numpy as np
 
 from agent.authority import Person
 from agent.budget import Ledger, Promise
+from agent.codec import pack
 from agent.config import Config
 from agent.control import NotRunning
 from agent.desk import PlaybookView, SourceView
 from agent.journal import Journal, JournalReader
+from agent.life import Event, turned
 from agent.memory import Memory
-from agent.model import FloatArray, Run, Series
+from agent.model import FloatArray, Incident, Run, Series
 from agent.world import World
 
 if TYPE_CHECKING:
@@ -94,6 +96,12 @@ class Asleep:
     def usage(self) -> dict[str, Any]:
         """Costs nothing."""
         return {}
+
+    def turn(self, incident_id: str, event: Event, person: Person, why: str) -> Incident:
+        """Write a turn in the life of an incident: the daemon takes it up when it starts."""
+        turned_ = turned(self.memory.incidents[incident_id], event, self.now(), person.signed, why)
+        self.record("incident", incident_id, pack(turned_), self.now())
+        return turned_
 
     async def answer(self, run_id: str, person: Person, yes: bool, plan_hash: str) -> None:
         """A run can only be answered when somebody carries it out."""

@@ -31,11 +31,12 @@ Role = Literal["viewer", "operator", "author", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 Verb = Literal[
-    "see", "approve", "deny", "silence", "pause", "resume", "label", "push", "reload", "token",
+    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "push", "reload", "token",
 ]  # fmt: skip
 
 NEEDS: Final[dict[Verb, Role]] = {
     "see": "viewer",  # incidents, runs, charts, metrics, the journal's words
+    "ack": "operator",  # "I have it": an incident is in a person's hands
     "approve": "operator",  # a playbook may ask for a higher role than this
     "deny": "operator",
     "silence": "operator",

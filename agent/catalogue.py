@@ -240,6 +240,13 @@ _DEFS: Final = (
     _g("feature.drift_psi", "count", "population stability index against the reference", better="low", floor=0.05),
     _g("feature.scale_ratio", "ratio", "median against the reference median", floor=0.05, least=-math.inf, most=_OPEN),
     _s("feature.contract_broken", "whether the data contract is broken: missing, unit, range, stuck", better="low", harm=True),
+    # ---- alerts from elsewhere, on whom their labels name
+    _s("host.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
+    _s("gpu.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
+    _s("service.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
+    _s("dependency.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
+    _s("model.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
+    _s("source.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
     # ---- source: our own eyes
     _g("source.age_seconds", "seconds", "time since a source last answered", better="low", floor=1.0, least=-math.inf),
     _g("source.poll_seconds", "seconds", "time that a poll took", better="low", floor=0.01),

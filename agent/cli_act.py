@@ -64,6 +64,33 @@ def approve(
 
 
 @command(
+    example='homeostat ack inc-7f --reason "looking at it"',
+    then="homeostat why inc-7f (everybody sees that you have it)",
+)
+def ack(
+    *,
+    incident: Annotated[str, typer.Argument(help="Id, its first letters, or `last`.")],
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say that you have taken an incident.
+
+    Others see who has it, since when and why; playbooks go on as they may. It holds until the incident is over:
+    when it comes back later, it asks again.
+    """
+    _, folder = where(config, state)
+    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/ack", {"reason": reason})
+
+    def show(one: Any) -> None:
+        typer.echo(f"{one['id']} is {one['state']}, it is yours: {one['title']}")
+        typer.echo(f"Next:  homeostat why {one['id']}")
+
+    emit(said, as_json, show)
+
+
+@command(
     example='homeostat deny run-22 --reason "the batch must finish"',
     then="homeostat silence TARGET --for 2h, when it shall not ask again",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any, Final
 
 from rich.console import Console
@@ -13,8 +14,10 @@ from rich.text import Text
 
 from agent.units import say, say_duration
 from agent.views import rate_words
+from agent.why import SPARKS
 
 _MOST_SIGNALS: Final = 5
+_INDENT: Final = 10
 _COLOUR: Final = {
     "page": "bold red", "warning": "yellow", "note": "default", "open": "default", "resolved": "green",
     "fresh": "green", "blind": "bold red", "waiting": "default", "helped": "green", "no_effect": "yellow",
@@ -135,15 +138,23 @@ def incidents(found: Sequence[Any]) -> None:
 
 
 def why(said: Any) -> None:
-    """Show the answer to why: the first word of each line tells what it is."""
+    """Show the answer to why: the first word of each line tells what it is; long lines go on under their text."""
     out = _console()
     first, *rest = said["text"]
     out.print(Text(first, style="bold"))
     for line in rest:
-        head, colon, tail = line.partition(":")
-        text = Text(f"{head}{colon}", style="dim")
-        text.append(tail, style="bold" if head == "Cause" else "default")
-        out.print(text)
+        head, colon, tail = _drawable(line).partition(":")
+        rows = wrap(tail.strip(), max(20, out.width - _INDENT), break_long_words=False) or [""]
+        text = Text().append(f"{head}{colon}".ljust(_INDENT), style="dim")
+        text.append(f"\n{' ' * _INDENT}".join(rows), style="bold" if head == "Cause" else None)
+        out.print(text, soft_wrap=True)
+
+
+def _drawable(line: str) -> str:
+    """Draw small charts with letters where the terminal has no blocks."""
+    if "utf" in (sys.stdout.encoding or "").lower():
+        return line
+    return line.translate(str.maketrans(SPARKS + "·", "_.,-~=*#'"))
 
 
 def runs(found: Sequence[Any]) -> None:

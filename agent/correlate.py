@@ -1,42 +1,77 @@
 """Anomalies and changes that are near in time and topology become one incident with one life.
 
-    nothing -> open -> (acknowledged) -> (mitigated) -> resolved -> open again, when it comes back soon
+    anomalies --group--> home: an incident that has the group, else one near by, else a new one
+    what it depends on (host, callees) --> joins as evidence, also when it began earlier or is seen later
+    a cause that two incidents share   --> one of them becomes part of the other
 
 A *group* is who it concerns: a service with its models, features and workers; a host; one of our own sources.
 What opens an incident: a broken objective (page when it harms, else warning), blindness (warning), or the group
 view (note): series of a host, a service or a model abnormal together. While its history is too short for that, six
-different signals at once open a note. Everything else abnormal that is near joins as evidence:
-what is wrong on a host joins the incidents of the services that run there, also when it came earlier or later.
-Pure: same input, same incidents; ids are made of what opened them.
+different signals at once open a note. Caller and callee that begin about the same time share an incident, as do many
+groups of one machine that begin at once (a storm). `agent/life.py` has the states and who may change them.
+Pure: same input, same incidents; ids are made of what opened them. Cost: O(anomalies) a tick, 60 are kept of each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from agent.catalogue import SIGNALS
-from agent.model import Anomaly, Change, Entity, Incident, Severity
+from agent.errors import Refused
+from agent.life import OURSELVES, Event, turned
+from agent.model import Anomaly, Change, Entity, Incident, Series
 from agent.topology import Topology
+from agent.trouble import (
+    ORDER,
+    Key,
+    key_of,
+    order_of,
+    reason_of,
+    severity_of,
+    strength,
+    title_of,
+    worst,
+)
 
 MOST_ANOMALIES: Final = 60
 """An incident keeps the strongest; a storm of thousands is still one incident."""
-_MANY_SIGNALS: Final = 6
-_MANY_FOR_S: Final = 10.0
-_ORDER: Final[dict[Severity, int]] = {"note": 0, "warning": 1, "page": 2}
+MOST_LIVE: Final = 2000
+"""What is followed beyond those; the rest is told again by the next tick while it goes on."""
+_STORM_GROUPS: Final = 4
+_STORM_S: Final = 30.0
+_HOPS: Final = 3
+"""How far down the calls a cause may lie and still join as evidence."""
+_SURE: Final = 0.5
+"""Two incidents are one when both name the same cause with at least this probability."""
+_CALMER: Final = 5
+"""What came back so often must be well up to so many times longer, and may come back so much later."""
+_CONFIRM_S: Final = 60.0
 
 
 @dataclass(slots=True)
 class _Life:
-    """What an open incident remembers beside its value."""
+    """What an open incident remembers beside its value.
 
-    group: Entity
+    well_since   since when what opened it is well; free_since: and no run works on it
+    relapses     how often it was well and then not; it must be well longer each time to count again
+    evidence     what joined from beneath: it explains, and decides neither how bad it is nor when it is over
+    unsure       what was going on before a restart and nobody has confirmed since
+    """
+
+    groups: dict[Entity, None]
     well_since: float | None = None
-    live: dict[tuple[str, str], Anomaly] = field(default_factory=dict)
+    free_since: float | None = None
+    relapses: int = 0
+    live: dict[Key, Anomaly] = field(default_factory=dict)
+    evidence: set[Key] = field(default_factory=set)
+    unsure: dict[Key, float] = field(default_factory=dict)
+
+
+def _always(_: Series) -> bool:
+    return True
 
 
 @dataclass(slots=True)
@@ -44,15 +79,18 @@ class Correlator:
     """Keeps the lives of incidents.
 
     window_s        how far apart in time things may be and still belong together
-    resolve_after_s how long all must be well
+    resolve_after_s how long all must be well; a quarter of it counts as mitigated
+    fresh           tells whether a series is seen now: only then does silence mean that it is well
     """
 
     topology: Topology
     window_s: float = 300.0
     resolve_after_s: float = 120.0
     reopen_within_s: float = 600.0
+    fresh: Callable[[Series], bool] = _always
     incidents: dict[str, Incident] = field(default_factory=dict)
     _lives: dict[str, _Life] = field(default_factory=dict)
+    _homes: dict[Entity, str] = field(default_factory=dict)
     _changes: list[Change] = field(default_factory=list)
     _ended: list[Incident] = field(default_factory=list)
 
@@ -62,10 +100,14 @@ class Correlator:
             if incident.state == "resolved":
                 self._ended.append(incident)
                 continue
-            self.incidents[incident.id] = incident
-            group = _about(incident)
-            live = {_key(a): a for a in incident.anomalies if a.end is None}
-            self._lives[incident.id] = _Life(group, live=live)
+            live = {key_of(a): a for a in incident.anomalies if a.end is None}
+            groups = dict.fromkeys((_about(incident), *incident.also))
+            self._adopt(incident, groups, live)
+            life = self._lives[incident.id]
+            life.unsure = dict.fromkeys(live, math.nan)
+            # right after a start the graph may be empty: then nothing is known to be from beneath
+            under = set(self._beneath(groups))
+            life.evidence = {k for k in live if self.topology.group(k[0].entity) in under}
 
     def update(
         self,
@@ -73,42 +115,57 @@ class Correlator:
         anomalies: Sequence[Anomaly],
         changes: Sequence[Change] = (),
         *,
-        held: Iterable[str] = (),
+        held: Iterable[str] | Mapping[str, str] = (),
     ) -> list[Incident]:
         """Take one tick; return the incidents that are new or changed.
 
-        held: incidents that a run is still working on; they are not resolved under its hands.
+        held: incidents that a run is still working on (perhaps with its id); they are not resolved under its hands.
         """
         self._changes = [c for c in self._changes if now - c.ts <= self.window_s] + [
             c for c in changes if not c.ours
         ]
         # the order in which sources answered must not change what we say
-        anomalies = sorted(anomalies, key=lambda a: (a.series, a.family, a.onset))
+        anomalies = sorted(anomalies, key=lambda a: (order_of(a.series), a.family, a.onset))
         touched: dict[str, None] = {}
-        for group, found in self._by_group(anomalies).items():
-            incident = self._home(group) or self._opened(now, group, found)
-            if incident is None:
-                continue
-            touched[incident.id] = None
-            self._join(now, incident.id, found)
-        self._share_host_evidence(now, anomalies, touched)
+        groups = self._by_group(anomalies)
+        storms = self._storms(now, groups, touched)
+        theirs: dict[str, list[Anomaly]] = {}
+        for group, found in groups.items():
+            id_ = self._homes.get(group) or self._opened(now, group, found, storms)
+            if id_ is not None:
+                theirs.setdefault(id_, []).extend(found)
+        for id_, found in theirs.items():  # once each: a storm is many groups and one incident
+            touched[id_] = None
+            self._join(now, id_, found)
+        self._share_evidence(now, groups, touched)
+        runs = dict(held) if isinstance(held, Mapping) else dict.fromkeys(held, "")
         for id_ in list(self.incidents):
             self._join_changes(now, id_, touched)
-            self._age(now, id_, set(held), touched)
+            self._confirm(now, id_, touched)
+            self._age(now, id_, runs, touched)
         out = [self.incidents[i] for i in touched if i in self.incidents]
         out += [x for x in self._ended if x.updated == now and x.id in touched]
         return out
 
     def put(self, incident: Incident) -> None:
-        """Take an incident back that a later stage completed (diagnosis, runs, state)."""
+        """Take an incident back that a later stage completed (diagnosis, runs, traces)."""
         if incident.id in self.incidents:
             self.incidents[incident.id] = incident
+
+    def turn(self, id_: str, event: Event, now: float, by: str, why: str) -> Incident:
+        """Return an open incident after a person's word; `put` makes it hold. Raises Refused."""
+        if id_ not in self.incidents:
+            raise Refused(f"incident {id_} is over: it can not be {event} any more")
+        return turned(self.incidents[id_], event, now, by, why)
 
     def rebase(self, jump: float) -> None:
         """Move the waiting times along with a wall clock that was set; what is written stays as it was."""
         for life in self._lives.values():
             if life.well_since is not None:
                 life.well_since += jump
+            if life.free_since is not None:
+                life.free_since += jump
+            life.unsure = {k: since + jump for k, since in life.unsure.items()}
 
     def ordinary(self, group: Entity, start: float, end: float) -> list[tuple[float, float]]:
         """Return the spans in [start, end] in which this group had incidents: no part of any baseline."""
@@ -118,132 +175,292 @@ class Correlator:
                 x.resolved or math.inf,
             )
             for x in (*self._ended, *self.incidents.values())
-            if x.about == group
+            if x.about == group or group in x.also
         ]
         return [(a, b) for a, b in spans if b >= start and a <= end]
+
+    # ---- one cause, one incident
+
+    def join_causes(self, now: float, held: Iterable[str] = ()) -> list[Incident]:
+        """Make one of incidents that a common cause explains; return all that changed, the survivor last.
+
+        Common: both name the same cause, surely enough, and began near each other; or what one blames has an incident
+        of its own, for a cause of the same branch or as a callee. A run at work keeps its incident.
+        """
+        busy, out = set(held), {}
+        for a in list(self.incidents.values()):
+            for b in self._same_cause(a):
+                if a.id not in self.incidents or b.id not in self.incidents:
+                    continue
+                kept, gone = sorted(
+                    (a, b),
+                    key=lambda i: (i.id not in busy, -ORDER[i.severity], i.opened, i.id),
+                )
+                if gone.id not in busy:
+                    top = gone.diagnosis.top if gone.diagnosis else None
+                    said = f"same cause: {top.kind} on {top.entity.id}" if top else "same cause"
+                    for changed in self._merge(now, kept.id, gone.id, said):
+                        out[changed.id] = changed
+        return list(out.values())
+
+    def _same_cause(self, a: Incident) -> list[Incident]:
+        top = a.diagnosis.top if a.diagnosis else None
+        if top is None or top.kind == "unknown" or top.probability < _SURE:
+            return []
+        blamed = self._homes.get(self.topology.group(top.entity))
+        out = []
+        for b in self.incidents.values():
+            if b.id == a.id or abs(_began(a) - _began(b)) > self.window_s:
+                continue
+            other = b.diagnosis.top if b.diagnosis else None
+            same = (
+                other is not None
+                and (other.kind, other.entity) == (top.kind, top.entity)
+                and other.probability >= _SURE
+            )
+            # a neighbour takes the CPU that a machine is short of: two words for one trouble
+            akin = other is not None and other.kind.partition(".")[0] == top.kind.partition(".")[0]
+            if same or (b.id == blamed and (akin or top.kind == "serving.dependency")):
+                out.append(b)
+        return out
+
+    def _merge(self, now: float, kept: str, gone: str, why: str) -> list[Incident]:
+        """Let one incident become part of another; returns both, as they are now."""
+        one, other = self.incidents[kept], self.incidents.pop(gone)
+        life, its = self._lives[kept], self._lives.pop(gone)
+        life.groups.update(its.groups)
+        for group in its.groups:
+            self._homes[group] = kept
+        merged = turned(other, "merged", now, OURSELVES, f"merged into {kept}: {why}")
+        merged = replace(merged, resolved=now, merged_into=kept)
+        self._ended = [*self._ended, merged][-200:]
+        changes = tuple(sorted({*one.changes, *other.changes}, key=lambda c: (c.ts, c.entity)))
+        worse = ORDER[other.severity] > ORDER[one.severity]
+        self.incidents[kept] = replace(
+            one,
+            title=other.title if worse else one.title,
+            severity=other.severity if worse else one.severity,
+            changes=changes,
+            absorbed=(*one.absorbed, gone, *other.absorbed)[-50:],
+        )
+        for from_beneath in (False, True):
+            some = [a for a in other.anomalies if (key_of(a) in its.evidence) is from_beneath]
+            self._join(now, kept, some, evidence=from_beneath)
+        life.unsure.update(its.unsure)
+        return [merged, self.incidents[kept]]
 
     # ---- opening
 
     def _by_group(self, anomalies: Sequence[Anomaly]) -> dict[Entity, list[Anomaly]]:
+        of: dict[Entity, Entity] = {}
         out: dict[Entity, list[Anomaly]] = {}
         for anomaly in anomalies:
-            out.setdefault(self.topology.group(anomaly.series.entity), []).append(anomaly)
+            who = anomaly.series.entity
+            if who not in of:
+                of[who] = self._group(who, of)
+            out.setdefault(of[who], []).append(anomaly)
         # those that can open go first, so that evidence finds its home in the same tick
-        return dict(sorted(out.items(), key=lambda kv: (-_worst(kv[1]), kv[0])))
+        return dict(sorted(out.items(), key=lambda kv: (-worst(kv[1]), kv[0])))
 
-    def _home(self, group: Entity) -> Incident | None:
-        """Return the open incident of a group."""
-        for id_, life in self._lives.items():
-            if life.group == group and id_ in self.incidents:
-                return self.incidents[id_]
+    def _group(self, who: Entity, of: dict[Entity, Entity]) -> Entity:
+        """Return the group of an entity; features and versions ask for their model once, however many they are."""
+        if who.kind in {"feature", "version"}:
+            for edge in self.topology.edges(who):
+                if edge.src == who and edge.dst.kind == "model":
+                    if edge.dst not in of:
+                        of[edge.dst] = self.topology.group(edge.dst)
+                    return of[edge.dst]
+        return self.topology.group(who)
+
+    def _storms(
+        self, now: float, groups: Mapping[Entity, Sequence[Anomaly]], touched: dict[str, None]
+    ) -> dict[Entity, str]:
+        """Return group -> incident ("" = the first of them opens it) for groups of a domain that begin all at once."""
+        opening: dict[tuple[str, Entity | None], list[Entity]] = {}
+        for group, found in groups.items():
+            going = [a for a in found if a.end is None]
+            if group not in self._homes and severity_of(now, going) is not None:
+                opening.setdefault(self._domain(group), []).append(group)
+        out: dict[Entity, str] = {}
+        for domain, some in opening.items():
+            young = [
+                i
+                for i in self.incidents.values()
+                if now - i.opened <= _STORM_S and self._domain(_about(i)) == domain
+            ]
+            if len(some) + sum(1 + len(i.also) for i in young) < _STORM_GROUPS:
+                continue
+            young.sort(key=lambda i: (-ORDER[i.severity], i.opened, i.id))
+            for gone in young[1:]:
+                self._merge(now, young[0].id, gone.id, "many began at once")
+                touched[gone.id] = None
+            out.update(dict.fromkeys(some, young[0].id if young else ""))
+        return out
+
+    def _domain(self, group: Entity) -> tuple[str, Entity | None]:
+        """Say what groups must share to be part of one storm: the machine, or being a machine or an eye of ours."""
+        if group.kind in {"host", "source"}:
+            return group.kind, None
+        return "on", self.topology.nearest(group, "host")
+
+    def _near(self, group: Entity, onset: float) -> str | None:
+        """Return the open incident of a caller or callee that began at about the same time."""
+        for edge in self.topology.edges(group):
+            if edge.kind != "calls":
+                continue
+            other = edge.dst if edge.src == group else edge.src
+            id_ = self._homes.get(other)
+            if id_ is not None and abs(_began(self.incidents[id_]) - onset) <= self.window_s:
+                return id_
         return None
 
-    def _opened(self, now: float, group: Entity, found: Sequence[Anomaly]) -> Incident | None:
+    def _opened(
+        self, now: float, group: Entity, found: Sequence[Anomaly], storms: dict[Entity, str]
+    ) -> str | None:
         going = [a for a in found if a.end is None]
-        severity = self._severity(now, going)
+        severity = severity_of(now, going)
         if severity is None:
             return None
         lead = max(
             going,
             key=lambda a: (a.harm, a.road == "objective", a.together is not None, a.deviations),
         )
-        for old in reversed(self._ended):
-            same = any(_key(a) == _key(lead) for a in old.anomalies)
-            if (
-                same
-                and old.resolved is not None
-                and now - old.resolved <= self.reopen_within_s
-                and old.about == group
-            ):
-                self._ended.remove(old)
-                incident = replace(
-                    old, state="open", resolved=None, reopened=old.reopened + 1, updated=now,
-                    diagnosis=None,
-                )  # fmt: skip
-                break
-        else:
+        near = storms.get(group) or self._near(group, lead.onset)
+        if near and near in self.incidents:
+            self._lives[near].groups[group] = None
+            self._homes[group] = near
+            return near
+        incident = self._again(now, group, going, lead)
+        if incident is None:
             digest = hashlib.sha256(f"{group.id}|{lead.series}|{lead.onset:.3f}|{now:.3f}".encode())
             incident = Incident(
-                digest.hexdigest()[:10],
-                now,
-                now,
-                "open",
-                severity,
-                _title(lead),
-                entities=(group,),
-                about=group,
-            )
-        self.incidents[incident.id] = incident
-        self._lives[incident.id] = _Life(group)
-        return incident
+                digest.hexdigest()[:10], now, now, "open", severity, title_of(lead),
+                entities=(group,), about=group,
+            )  # fmt: skip
+            incident = turned(incident, "opened", now, OURSELVES, reason_of(lead))
+        self._adopt(incident, dict.fromkeys((_about(incident), *incident.also)), {})
+        for other, where in storms.items():
+            if where == "" and self._domain(other) == self._domain(group):
+                storms[other] = incident.id
+        return incident.id
 
-    def _severity(self, now: float, going: Sequence[Anomaly]) -> Severity | None:
-        if any(a.harm for a in going):
-            return "page"
-        if any(a.road == "objective" for a in going):
-            return "warning"
-        if any(a.together is not None for a in going):
-            return "note"
-        lasting = {a.series.metric for a in going if now - a.onset >= _MANY_FOR_S}
-        return "note" if len(lasting) >= _MANY_SIGNALS else None
+    def _again(
+        self, now: float, group: Entity, going: Sequence[Anomaly], lead: Anomaly
+    ) -> Incident | None:
+        """Return an incident that comes back: the same trouble of the same group, soon enough."""
+        keys = {key_of(lead), *(key_of(a) for a in going if a.road == "objective")}
+        for old in reversed(self._ended):
+            soon = self.reopen_within_s * min(max(1, old.reopened), _CALMER)
+            if (
+                old.resolved is not None
+                and now - old.resolved <= soon
+                and not old.merged_into
+                and (old.about == group or group in old.also)
+                and any(key_of(a) in keys for a in old.anomalies)
+            ):
+                self._ended.remove(old)
+                well = now - old.resolved
+                back = turned(
+                    old, "reopened", now, OURSELVES, f"{reason_of(lead)}, after {well:.0f} s"
+                )
+                return replace(back, resolved=None, reopened=old.reopened + 1, diagnosis=None)
+        return None
+
+    def _adopt(
+        self, incident: Incident, groups: dict[Entity, None], live: dict[Key, Anomaly]
+    ) -> None:
+        self.incidents[incident.id] = incident
+        self._lives[incident.id] = _Life(groups, live=live)
+        for group in groups:
+            self._homes.setdefault(group, incident.id)
 
     # ---- growing
 
-    def _join(self, now: float, id_: str, found: Sequence[Anomaly]) -> None:
+    def _join(
+        self, now: float, id_: str, found: Iterable[Anomaly], *, evidence: bool = False
+    ) -> None:
         incident, life = self.incidents[id_], self._lives[id_]
-        kept = {_key(a): a for a in incident.anomalies}
+        kept = {key_of(a): a for a in incident.anomalies}
         for anomaly in found:
-            if anomaly.end is not None and _key(anomaly) not in kept:
+            key = key_of(anomaly)
+            first = kept.get(key) or life.live.get(key)
+            if anomaly.end is not None and first is None:
                 continue  # it ended before anybody missed it
-            first = kept.get(_key(anomaly))
             if first is not None:
                 anomaly = replace(anomaly, onset=min(first.onset, anomaly.onset))  # noqa: PLW2901  # the same excursion, from its first moment
-            kept[_key(anomaly)] = anomaly
+            kept[key] = anomaly
+            life.unsure.pop(key, None)
+            (life.evidence.add if evidence else life.evidence.discard)(key)
             if anomaly.end is None:
-                life.live[_key(anomaly)] = anomaly
+                life.live[key] = anomaly
             else:
-                life.live.pop(_key(anomaly), None)
+                life.live.pop(key, None)
+                life.evidence.discard(key)
+        if len(life.live) > MOST_LIVE:
+            strong = sorted(life.live.items(), key=lambda kv: strength(kv[1]))[:MOST_LIVE]
+            life.live = dict(strong)
         severity = max(
-            (incident.severity, self._severity(now, list(life.live.values())) or "note"),
-            key=_ORDER.__getitem__,
+            (incident.severity, severity_of(now, _deciding(life)) or "note"),
+            key=ORDER.__getitem__,
         )
-        strongest = sorted(
-            kept.values(), key=lambda a: (not a.harm, a.road != "objective", -a.deviations)
-        )
-        anomalies = tuple(sorted(strongest[:MOST_ANOMALIES], key=lambda a: (a.onset, a.series)))
-        entities = tuple(sorted({life.group, *(a.series.entity for a in anomalies)}))
+        strongest = sorted(kept.values(), key=strength)[:MOST_ANOMALIES]
+        worse = ORDER[severity] > ORDER[incident.severity] and not evidence
+        called = title_of(strongest[0]) if worse else incident.title  # by what hurts most
+        anomalies = tuple(sorted(strongest, key=lambda a: (a.onset, order_of(a.series))))
+        going = sum(a.end is None for a in strongest)
+        entities = tuple(sorted({*life.groups, *(a.series.entity for a in anomalies)}))
+        about = _about(incident)
+        also = tuple(g for g in life.groups if g != about)
         self.incidents[id_] = replace(
-            incident, anomalies=anomalies, entities=entities, severity=severity, updated=now
-        )
+            incident, title=called, anomalies=anomalies, entities=entities, severity=severity,
+            updated=now, also=also, more=len(life.live) - going,
+        )  # fmt: skip
 
-    def _share_host_evidence(
-        self, now: float, anomalies: Sequence[Anomaly], touched: dict[str, None]
+    def _share_evidence(
+        self, now: float, groups: Mapping[Entity, Sequence[Anomaly]], touched: dict[str, None]
     ) -> None:
-        """Let what is wrong with a host stand in the incidents of the services on it."""
+        """Let what is wrong with what an incident's groups depend on stand in it, also what is seen late.
+
+        It may have begun earlier than all that is known, and then it is the first suspect when causes are ranked.
+        """
         for id_, life in self._lives.items():
-            if life.group.kind not in {"service", "model"} or id_ not in self.incidents:
-                continue
-            host = self.topology.nearest(life.group, "host")
-            near = [
-                a
-                for a in anomalies
-                if host is not None
-                and self.topology.group(a.series.entity) == host
-                and abs(a.onset - self.incidents[id_].opened) <= self.window_s
-            ]
+            opened = self.incidents[id_].opened
+            near: list[Anomaly] = []
+            for under in self._beneath(life.groups):
+                near += [a for a in groups.get(under, ()) if abs(a.onset - opened) <= self.window_s]
             if near:
                 touched[id_] = None
-                self._join(now, id_, near)
+                self._join(now, id_, near, evidence=True)
+
+    def _beneath(self, groups: Iterable[Entity]) -> list[Entity]:
+        """Return what services and models depend on and is not theirs: hosts, and services that they call."""
+        mine = [g for g in groups if g.kind in {"service", "model"}]
+        seen = dict.fromkeys(mine)
+        layer = mine
+        for _ in range(_HOPS):
+            layer = [
+                edge.dst
+                for here in layer
+                for edge in self.topology.edges(here)
+                if edge.kind == "calls" and edge.src == here and edge.dst not in seen
+            ]
+            seen.update(dict.fromkeys(layer))
+        hosts = [self.topology.nearest(g, "host") for g in mine]
+        theirs = set(groups)
+        return [e for e in dict.fromkeys((*hosts, *seen)) if e is not None and e not in theirs]
 
     def _join_changes(self, now: float, id_: str, touched: dict[str, None]) -> None:
+        if not self._changes:
+            return
         incident, life = self.incidents[id_], self._lives[id_]
         known = set(incident.changes)
-        onset = min([incident.opened, *(a.onset for a in incident.anomalies)])
+        theirs = {*life.groups, *self._beneath(life.groups)}
+        onset = _began(incident)
         fresh = [
             c
             for c in self._changes
             if c not in known
-            and self.topology.group(c.entity) == life.group
+            and self.topology.group(c.entity) in theirs
             and onset - self.window_s <= c.ts <= incident.opened + self.window_s
         ]
         if fresh:
@@ -253,24 +470,54 @@ class Correlator:
 
     # ---- ending
 
-    def _age(self, now: float, id_: str, held: set[str], touched: dict[str, None]) -> None:
+    def _confirm(self, now: float, id_: str, touched: dict[str, None]) -> None:
+        """End what was going on before a restart and is not said to be abnormal by anybody who sees it now."""
+        life = self._lives[id_]
+        for key, since in list(life.unsure.items()):
+            if math.isnan(since) or not self.fresh(key[0]):
+                life.unsure[key] = now
+            elif now - since >= max(self.resolve_after_s, _CONFIRM_S):
+                touched[id_] = None
+                said = key in life.evidence
+                self._join(now, id_, [replace(life.live[key], end=since)], evidence=said)
+
+    def _age(self, now: float, id_: str, runs: Mapping[str, str], touched: dict[str, None]) -> None:
         incident, life = self.incidents[id_], self._lives[id_]
         # what only joined as evidence does not keep an incident open when what opened it is well
-        deciding = [
-            a for a in life.live.values() if a.road == "objective" or incident.severity == "note"
-        ]
-        if deciding or id_ in held:
-            life.well_since = None
+        if any(a.road == "objective" or incident.severity == "note" for a in _deciding(life)):
+            life.well_since = life.free_since = None
+            if incident.state == "mitigated":
+                life.relapses += 1
+                self.incidents[id_] = turned(
+                    incident, "relapsed", now, OURSELVES, "it is not well after all"
+                )
+                touched[id_] = None
             return
-        if life.well_since is None:
-            life.well_since = now
-        if now - life.well_since < self.resolve_after_s:
+        life.well_since = now if life.well_since is None else life.well_since
+        life.free_since = None if id_ in runs else (life.free_since or now)
+        well = now - life.well_since
+        patience = self.resolve_after_s * min(max(1, incident.reopened), _CALMER)
+        # longer after each relapse, so that flapping does not fill the record
+        shown = min(0.25 * 2.0**life.relapses * self.resolve_after_s, patience)
+        if incident.state != "mitigated" and well >= shown:
+            by = f"{OURSELVES}:{runs[id_]}" if runs.get(id_) else OURSELVES
+            why = "what opened it is well" + (" while a run holds" if id_ in runs else "")
+            self.incidents[id_] = turned(incident, "mitigated", now, by, why)
+            touched[id_] = None
+        if life.free_since is None or now - life.free_since < patience:
             return
+        incident = self.incidents[id_]
         done = tuple(a if a.end is not None else replace(a, end=now) for a in incident.anomalies)
-        ended = replace(incident, state="resolved", resolved=now, updated=now, anomalies=done)
+        ended = turned(incident, "resolved", now, OURSELVES, f"well for {well:.0f} s")
+        ended = replace(ended, resolved=now, anomalies=done, more=0)
         del self.incidents[id_], self._lives[id_]
+        self._homes = {g: home for g, home in self._homes.items() if home != id_}
         self._ended = [*self._ended, ended][-200:]
         touched[id_] = None
+
+
+def _deciding(life: _Life) -> list[Anomaly]:
+    return [a for k, a in life.live.items() if k not in life.evidence]
 
 
 def _about(incident: Incident) -> Entity:
@@ -278,24 +525,5 @@ def _about(incident: Incident) -> Entity:
     return incident.about or incident.entities[0]
 
 
-def _key(anomaly: Anomaly) -> tuple[str, str]:
-    """Say which excursion it is: the series, and the objective where there is one."""
-    return str(anomaly.series), anomaly.family if anomaly.road == "objective" else ""
-
-
-def _worst(found: Sequence[Anomaly]) -> int:
-    return max((2 if a.harm else 1 if a.road == "objective" else 0) for a in found)
-
-
-def _title(lead: Anomaly) -> str:
-    """Say what is wrong with whom, in the catalogue's words without its footnotes."""
-    definition = SIGNALS[lead.series.metric]
-    what = re.sub(r"\s*\([^)]*\)", "", definition.help)
-    who = lead.series.entity.key
-    if math.isnan(lead.value):
-        return f"{who}: {what} has no value"
-    if definition.kind == "state":
-        fact = what.removeprefix("whether ").partition(":")[0]
-        return f"{who}: {fact}" if lead.value > 0.5 else f"{who}: it is not so that {fact}"
-    side = "above" if lead.direction > 0 else "below"
-    return f"{who}: {what} is {side} {'its objective' if lead.road == 'objective' else 'ordinary'}"
+def _began(incident: Incident) -> float:
+    return min([incident.opened, *(a.onset for a in incident.anomalies)])

@@ -39,6 +39,7 @@ from agent.hands import RealHands
 from agent.history import History
 from agent.install import sd_notify
 from agent.journal import Entry, Journal, Unwritten
+from agent.life import Event
 from agent.match import HoldingState
 from agent.memory import Memory
 from agent.model import Change, Entity, Frame, Incident, IntArray, Run, Sighting
@@ -56,6 +57,7 @@ from agent.ports import (
     Notifier,
     PredictionBatch,
     Receiver,
+    Signal,
     Source,
 )
 from agent.runner import Plan, Runner
@@ -289,6 +291,13 @@ class Daemon:
         """Return an incident as it is now."""
         return self.correlator.incidents.get(id_) or self.memory.incidents.get(id_)
 
+    def turn(self, id_: str, event: Event, by: str, why: str) -> Incident:
+        """Turn the life of an incident at a person's word: journal first, then the walk goes on with it."""
+        turned = self.correlator.turn(id_, event, self.world.now, by, why)
+        self.record("incident", id_, pack(turned), self.world.now)
+        self.correlator.put(turned)
+        return turned
+
     async def start_run(self, plan: Plan) -> None:
         """Hand a plan to the durable runner."""
         await self.runner.start(plan)
@@ -411,7 +420,7 @@ class Daemon:
         now, jump = self.clock.now()
         if jump:
             self._jumped(now, jump)
-        frames, changes = self._gathered(now)
+        frames, changes, signals = self._gathered(now)
         for name, health in self.collector.health.items():
             self.world.patience[name] = health.patience_s
         self._bind(now)
@@ -420,7 +429,7 @@ class Daemon:
             log.info("journal_written_again")
             self._unwritten = False
         self.walk.journal_well = self.journal.pending == 0
-        moment = self.walk.step(now, frames, changes)
+        moment = self.walk.step(now, frames, changes, signals)
         self.first_frame = self.first_frame or bool(frames)
         self.ticks += 1
         for plan in moment.plans:
@@ -432,12 +441,14 @@ class Daemon:
         for publish in self.published:
             publish(moment)
 
-    def _gathered(self, now: float) -> tuple[list[Frame], list[Change]]:
+    def _gathered(self, now: float) -> tuple[list[Frame], list[Change], list[Signal]]:
         """Take what has come since the last tick; predictions become a frame of model metrics."""
         frames, arrivals = self.collector.drain()
         for arrival in arrivals:
             if isinstance(arrival, PredictionBatch | LabelBatch):
                 self.models.take(arrival)
+                if isinstance(arrival, PredictionBatch):
+                    self.walk.examples.take(arrival)
             elif isinstance(arrival, Frame):
                 frames.append(arrival)
         # measured before the clock was set back, come after it: the future would make all the rest look stale
@@ -445,7 +456,8 @@ class Daemon:
         if self.models.busy:
             frames.append(self.models.frame(now))
         frames.append(self.collector.self_frame(now))
-        return frames, [a for a in arrivals if isinstance(a, Change)]
+        changes = [a for a in arrivals if isinstance(a, Change)]
+        return frames, changes, [a for a in arrivals if isinstance(a, Signal)]
 
     def _jumped(self, now: float, jump: float) -> None:
         """Move everything that remembers a time along with the clock, so that nothing looks stale or early."""
@@ -669,7 +681,7 @@ class Daemon:
 
 def _correlator(config: Config, world: World) -> Correlator:
     d = config.diagnose
-    return Correlator(world.topology, d.window, d.resolve_after, d.reopen_within)
+    return Correlator(world.topology, d.window, d.resolve_after, d.reopen_within, world.fresh)
 
 
 def _make_view(step_s: float, of: IntArray) -> GroupView:

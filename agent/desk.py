@@ -38,6 +38,7 @@ from agent.causes import CAUSES, known
 from agent.codec import pack
 from agent.control import paused_file
 from agent.errors import Refused
+from agent.life import Event, acknowledged_by
 from agent.memory import EVERYTHING, Label, Pause, Silence
 from agent.model import ENDED, Anomaly, Decision, Entity, FloatArray, Incident, Run, Series, entity
 from agent.units import read_duration
@@ -48,12 +49,14 @@ from agent.views import (
     LabelView,
     MarkView,
     PauseView,
+    PointsView,
     RateView,
     RunView,
     SignalView,
     SilenceView,
     WhyView,
 )
+from agent.why import spark, why_view
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -64,6 +67,8 @@ if TYPE_CHECKING:
 _POINTS: Final = 400
 """Points of a chart: more than a screen has pixels for one line helps nobody."""
 _CHARTS: Final = 8
+_SPARKS: Final = 6
+_SPARK_POINTS: Final = 24
 _MOST_SIGNALS: Final = 20
 """Signals that one label speaks of, the most abnormal ones."""
 _LONGEST_SILENCE_S: Final = 30 * 86_400.0
@@ -268,6 +273,10 @@ class Hooks(Protocol):
         """What the daemon costs."""
         ...
 
+    def turn(self, incident_id: str, event: Event, person: Person, why: str) -> Incident:
+        """Turn the life of an incident, in the journal and for the walk; raises Refused, Unavailable."""
+        ...
+
     async def answer(self, run_id: str, person: Person, yes: bool, plan_hash: str) -> None:
         """Hand a person's answer to a run that waits for it; raises Refused."""
         ...
@@ -398,7 +407,36 @@ class Desk:
 
     def why(self, id_: str) -> WhyView:
         """Return why: about ten lines for people, and what they were made of; raises NotThere."""
-        return views.why_view(self.incident(id_), self.pauses(), self.hooks.now())
+        i = self._incident(id_)
+        return why_view(self._detail(i), self.pauses(), self.hooks.now(), self._points(i))
+
+    def _points(self, i: Incident) -> list[PointsView]:
+        """Return small charts of what the cause rests on, or of what is abnormal: one read of history for all."""
+        top = i.diagnosis.top if i.diagnosis else None
+        said = top.evidence if top else ()
+        speak = sorted((e for e in said if e.weight > 0), key=lambda e: -e.weight)
+        abnormal = sorted(
+            i.anomalies, key=lambda a: (not a.harm, a.road != "objective", -a.deviations)
+        )
+        wanted = dict.fromkeys([e.series for e in speak if e.series] + [a.series for a in abnormal])
+        drawn = [s for s in wanted if s.metric in SIGNALS and SIGNALS[s.metric].unit != "bool"]
+        drawn = drawn[:_SPARKS]
+        if not drawn:
+            return []
+        until = min(self.hooks.now(), (i.resolved or math.inf) + 60.0)
+        began = min([i.opened, *(a.onset for a in i.anomalies)])
+        since = began - max(60.0, 0.5 * (until - began))
+        step = max(1.0, (until - since) / _SPARK_POINTS)
+        ts, values = self.hooks.read(drawn, since, until, step)
+        out: list[PointsView] = []
+        for j, series in enumerate(drawn):
+            column = [_six(v) for v in values[:, j]] if len(values) else []
+            out.append({
+                "series": str(series), "title": views.title_of(series), "unit": SIGNALS[series.metric].unit,
+                "data": [[float(t) for t in ts], column],
+                "spark": spark(column, SIGNALS[series.metric].floor),
+            })  # fmt: skip
+        return out
 
     def runs(self, *, everything: bool = True, limit: int = 100) -> list[RunView]:
         """Return runs: those that ask or live first, then the newest."""
@@ -516,7 +554,7 @@ class Desk:
         column = values[:, 0] if values.size else np.empty(0)
         data: list[list[float | None]] = [
             [float(t) for t in ts],
-            [float(f"{v:.6g}") if math.isfinite(v) else None for v in column],
+            [_six(v) for v in column],
         ]
         return {
             "series": str(series), "title": views.title_of(series), "subject": self.name(series.entity),
@@ -561,6 +599,20 @@ class Desk:
         else:
             await self.hooks.answer(run.id, person, yes=False, plan_hash=asked)
         return self._run_view(self.hooks.memory.runs.get(run.id, run))
+
+    def acknowledge(self, person: Person, id_: str, reason: str = "") -> IncidentDetail:
+        """Say that a person has taken an incident. Raises NotThere, Forbidden, Refused."""
+        person.must("ack")
+        i = self._incident(id_)
+        if i.merged_into:
+            raise Refused(
+                f"incident {i.id} is part of {i.merged_into}; run: homeostat ack {i.merged_into}"
+            )
+        taken = acknowledged_by(i)
+        if taken is not None and i.state != "resolved":
+            raise Refused(f"incident {i.id} is acknowledged already, by {taken.by}; nothing to do")
+        self.hooks.turn(i.id, "acknowledged", person, reason)
+        return self.incident(i.id)
 
     def silence(
         self, person: Person, target: str, lasts: str, *, cause: str = "", reason: str = ""
@@ -845,6 +897,11 @@ def _when(text: str, now: float, default: float) -> float:
             raise Refused(
                 f"not a time: {text!r}; write 15m (ago), unix seconds or 2026-11-23T14:00"
             ) from None
+
+
+def _six(value: float) -> float | None:
+    """Round to six digits, as many as anybody can see; None = unknown."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _edges(a: Anomaly) -> list[MarkView]:

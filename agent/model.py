@@ -208,13 +208,17 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Ranked causes of one incident; `rejected` are the alternatives with the reason against each."""
+    """Ranked causes of one incident; `rejected` are the alternatives with the reason against each.
+
+    logs_of   where to look when no metric says why: whom the symptom points to, then what it calls
+    """
 
     ts: float
     causes: tuple[Cause, ...]
     rejected: tuple[Cause, ...] = ()
     hurts: tuple[Entity, ...] = ()
     low_confidence: bool = False
+    logs_of: tuple[Entity, ...] = ()
 
     @property
     def top(self) -> Cause | None:
@@ -227,12 +231,32 @@ Severity = Literal["page", "warning", "note"]
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn in the life of an incident: what happened, the state after it, who did it and why.
+
+    event   a word of `agent.life.TRANSITIONS`
+    by      a person, `homeostat`, or `homeostat:<run id>`
+    """
+
+    ts: float
+    event: str
+    state: IncidentState
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
     """Anomalies and changes that belong together in time and topology: one life, one thread, one page.
 
     severity   page only where users or model results are hurt; the rest waits in console and digest
     reopened   how often it came back after it was resolved
     about      whose trouble it is: the service, model, host or source that its members belong to
+    also       further ones that share it: callers and callees, others of one storm, those of merged incidents
+    more       abnormal series beyond those that are kept in `anomalies`
+    turns      its life, oldest first (the opening and the newest)
+    merged_into, absorbed   the incident that it became part of; those that became part of it
+    traces     ids of requests that failed or were slow, where a source carries them
     """
 
     id: str
@@ -249,6 +273,12 @@ class Incident:
     resolved: float | None = None
     reopened: int = 0
     about: Entity | None = None
+    also: tuple[Entity, ...] = ()
+    more: int = 0
+    turns: tuple[Turn, ...] = ()
+    merged_into: str = ""
+    absorbed: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from agent import guard, match, rca
+from agent.alerts import Alerts
 from agent.causes import words
 from agent.codec import pack
 from agent.correlate import Correlator
+from agent.examples import Examples
 from agent.model import Anomaly, Cause, Change, Decision, Entity, Frame, Incident, Run
-from agent.ports import Note
+from agent.ports import Note, Signal
 from agent.rca import Look
 from agent.scene import Scene
 from agent.world import World
@@ -41,6 +43,7 @@ class Moment:
     now: float
     frames: Sequence[Frame]
     changes: list[Change]
+    signals: Sequence[Signal] = ()
     anomalies: list[Anomaly] = field(default_factory=list)
     touched: dict[str, Incident] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
@@ -65,11 +68,19 @@ class Walk:
     journal_well: bool = True
     bugs: Callable[[str, Exception], None] | None = None
     changes: list[Change] = field(default_factory=list)
+    alerts: Alerts = field(default_factory=Alerts)
+    examples: Examples = field(default_factory=Examples)
     journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def step(self, now: float, frames: Sequence[Frame], changes: Sequence[Change] = ()) -> Moment:
+    def step(
+        self,
+        now: float,
+        frames: Sequence[Frame],
+        changes: Sequence[Change] = (),
+        signals: Sequence[Signal] = (),
+    ) -> Moment:
         """Walk one tick; returns what came of it. Plans are already recorded: start them."""
-        moment = Moment(now, frames, [*changes, *(c for f in frames for c in f.changes)])
+        moment = Moment(now, frames, [*changes, *(c for f in frames for c in f.changes)], signals)
         for stage in STAGES:
             stage(self, moment)
         return moment
@@ -93,6 +104,7 @@ def learn(walk: Walk, moment: Moment) -> None:
     walk.world.now = max(walk.world.now, moment.now)
     for change in moment.changes:
         walk.record("change", change.entity.id, pack(change), moment.now)
+    walk.examples.forget(moment.now)
     far = moment.now - walk.config.diagnose.release_window - walk.config.diagnose.window
     walk.changes = [c for c in walk.changes if c.ts >= far] + moment.changes
 
@@ -114,7 +126,8 @@ def detect(walk: Walk, moment: Moment) -> None:
 
 def correlate(walk: Walk, moment: Moment) -> None:
     """Join anomalies and changes into incidents."""
-    held = {run.incident for run in walk.memory.live_runs()}
+    moment.anomalies += walk.alerts.take(moment.now, moment.signals, walk.world)
+    held = {run.incident: run.id for run in walk.memory.live_runs()}
     for incident in walk.correlator.update(moment.now, moment.anomalies, moment.changes, held=held):
         moment.touched[incident.id] = incident
         if incident.severity == "note" and incident.id not in walk.memory.incidents:
@@ -138,10 +151,13 @@ def explain(walk: Walk, moment: Moment) -> None:
             diagnosis = replace(
                 diagnosis, ts=incident.diagnosis.ts if incident.diagnosis else diagnosis.ts
             )
-        updated = replace(incident, diagnosis=diagnosis)
+        updated = replace(incident, diagnosis=diagnosis, traces=_traces(walk, incident))
         walk.correlator.put(updated)
         if incident.id in moment.touched or not rca.same_answer(diagnosis, incident.diagnosis):
             moment.touched[incident.id] = updated
+    held = {run.incident for run in walk.memory.live_runs()}
+    for incident in walk.correlator.join_causes(moment.now, held):
+        moment.touched[incident.id] = incident
     for incident in moment.touched.values():
         _journal(walk, incident, moment)
 
@@ -163,6 +179,8 @@ STAGES: Final[tuple[Stage, ...]] = (learn, detect, correlate, explain, decide)
 
 def ongoing(incident: Incident) -> bool:
     """Tell whether what opened an incident goes on, or whether it only waits to be resolved."""
+    if incident.state in {"mitigated", "resolved"}:
+        return False
     going = [a for a in incident.anomalies if a.end is None]
     return any(a.road == "objective" for a in going) or (
         incident.severity == "note" and bool(going)
@@ -187,11 +205,21 @@ def look(walk: Walk, incident: Incident, now: float) -> Look:
     return replace(found, trouble=trouble)
 
 
+def _traces(walk: Walk, incident: Incident) -> tuple[str, ...]:
+    """Return examples of bad requests in an incident; those that were found stay when nothing newer is."""
+    groups = [g for g in (incident.about, *incident.also) if g is not None and g.kind != "host"]
+    models = [m.key for g in groups for m in walk.world.topology.related(g, "model")]
+    began = min([incident.opened, *(a.onset for a in incident.anomalies if a.harm)])
+    found = walk.examples.of(dict.fromkeys(models), began)
+    return found if len(found) >= len(incident.traces) else incident.traces
+
+
 def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
     """Write an incident when a person would see a difference, not at each tick of an excursion."""
     top = incident.diagnosis.top if incident.diagnosis else None
     seen = (
-        incident.state, incident.severity, incident.reopened, len(incident.changes),
+        incident.turns[-1:], incident.severity, len(incident.changes), _roughly(len(incident.also)),
+        incident.absorbed, _roughly(incident.more), bool(incident.traces),
         frozenset((str(a.series), a.end is None) for a in incident.anomalies if a.road == "objective"),
         len(incident.anomalies) // 5, top and (top.kind, top.entity, round(top.probability * 5)),
     )  # fmt: skip
@@ -201,6 +229,11 @@ def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
     if incident.state == "resolved":
         del walk.journalled[incident.id]
     walk.record("incident", incident.id, pack(incident), moment.now)
+
+
+def _roughly(n: int) -> int:
+    """Count small numbers exactly and large ones in doublings: a storm that grows is not written at each step."""
+    return n if n < 16 else 16 + n.bit_length()
 
 
 def _page(walk: Walk, incident: Incident, moment: Moment) -> None:

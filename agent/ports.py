@@ -44,6 +44,7 @@ class PredictionBatch:
     latency_s        (n,) as the client saw it, waiting included; NaN = not logged
     processing_s     (n,) inside the worker, without waiting; NaN = not logged
     status           (n,) HTTP-like code; 200 = served
+    traces           (n,) trace ids of the requests, "" = none; () where the source carries none
     """
 
     model: str
@@ -56,6 +57,7 @@ class PredictionBatch:
     latency_s: FloatArray
     processing_s: FloatArray
     status: IntArray
+    traces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from typing_extensions import TypedDict
 
 from agent.budget import WEEK_S, Rate
 from agent.catalogue import SIGNALS
 from agent.causes import words
+from agent.life import acknowledged_by
 from agent.memory import Label, Pause, Silence
 from agent.model import (
     ENDED,
@@ -56,7 +56,7 @@ class EvidenceView(TypedDict):
 
 
 class CauseView(TypedDict):
-    """One hypothesis."""
+    """One hypothesis. metrics: the series that speak for it, the strongest first."""
 
     kind: str
     words: str
@@ -64,6 +64,7 @@ class CauseView(TypedDict):
     others: list[EntityView]
     probability: float
     evidence: list[EvidenceView]
+    metrics: list[str]
     facts: dict[str, str]
 
 
@@ -216,8 +217,28 @@ class RunView(TypedDict):
     gates: list[GateView]
 
 
+class TurnView(TypedDict):
+    """One turn in the life of an incident."""
+
+    ts: float
+    event: str
+    state: str
+    by: str
+    why: str
+
+
+class PointsView(TypedDict):
+    """A small chart: data = [seconds, values], null = unknown; spark: the same for a terminal."""
+
+    series: str
+    title: str
+    unit: str
+    data: list[list[float | None]]
+    spark: str
+
+
 class IncidentView(TypedDict):
-    """An incident in one line."""
+    """An incident in one line. acknowledged_by: who has taken it, "" = nobody; merged_into: what it is part of now."""
 
     id: str
     state: str
@@ -227,6 +248,8 @@ class IncidentView(TypedDict):
     updated: float
     resolved: float | None
     reopened: int
+    acknowledged_by: str
+    merged_into: str
     cause: str
     cause_words: str
     cause_entity: EntityView | None
@@ -238,8 +261,20 @@ class IncidentView(TypedDict):
 
 
 class IncidentDetail(IncidentView):
-    """An incident with all its evidence."""
+    """An incident with all its evidence.
 
+    more      abnormal series beyond those in `anomalies`
+    also      further groups that share it; absorbed: incidents that became part of it
+    logs_of   where to look when no metric says why
+    traces    ids of requests that failed or were slow
+    """
+
+    more: int
+    also: list[EntityView]
+    absorbed: list[str]
+    turns: list[TurnView]
+    logs_of: list[EntityView]
+    traces: list[str]
     anomalies: list[AnomalyView]
     changes: list[ChangeView]
     causes: list[CauseView]
@@ -256,7 +291,12 @@ class WhyView(TypedDict):
     incident: IncidentView
     text: list[str]
     because: list[EvidenceView]
+    causes: list[CauseView]
     rejected: list[CauseView]
+    charts: list[PointsView]
+    logs_of: list[EntityView]
+    traces: list[str]
+    turns: list[TurnView]
     runs: list[RunView]
     held_back: list[DecisionView]
     next: str
@@ -400,13 +440,19 @@ def evidence_view(e: Evidence) -> EvidenceView:
     }  # fmt: skip
 
 
+def metrics_of(c: Cause) -> list[str]:
+    """Return the series that speak for a cause, those with most weight first."""
+    speak = sorted((e for e in c.evidence if e.series and e.weight > 0), key=lambda e: -e.weight)
+    return list(dict.fromkeys(str(e.series) for e in speak))
+
+
 def cause_view(c: Cause, name: Name) -> CauseView:
     """Show a hypothesis, its strongest evidence first."""
     evidence = sorted(c.evidence, key=lambda e: -abs(e.weight))
     return {
         "kind": c.kind, "words": words(c.kind), "entity": entity_view(c.entity, name),
         "others": [entity_view(e, name) for e in c.others], "probability": c.probability,
-        "evidence": [evidence_view(e) for e in evidence], "facts": dict(c.facts),
+        "evidence": [evidence_view(e) for e in evidence], "metrics": metrics_of(c), "facts": dict(c.facts),
     }  # fmt: skip
 
 
@@ -554,9 +600,11 @@ def _signals(n: int) -> str:
 def incident_view(i: Incident, name: Name, label: str = "") -> IncidentView:
     """Show an incident in one line."""
     top = i.diagnosis.top if i.diagnosis else None
+    taken = acknowledged_by(i)
     return {
         "id": i.id, "state": i.state, "severity": i.severity, "title": i.title, "opened": i.opened,
         "updated": i.updated, "resolved": i.resolved, "reopened": i.reopened,
+        "acknowledged_by": taken.by if taken else "", "merged_into": i.merged_into,
         "cause": top.kind if top else "", "cause_words": words(top.kind) if top else "",
         "cause_entity": entity_view(top.entity, name) if top else None,
         "probability": top.probability if top else None,
@@ -587,6 +635,15 @@ def incident_detail(
         "causes": [cause_view(c, name) for c in (d.causes if d else ())],
         "rejected": [cause_view(c, name) for c in (d.rejected if d else ())],
         "hurts": [entity_view(e, name) for e in (d.hurts if d else ())],
+        "more": i.more,
+        "also": [entity_view(e, name) for e in i.also],
+        "absorbed": list(i.absorbed),
+        "turns": [
+            {"ts": t.ts, "event": t.event, "state": t.state, "by": t.by, "why": t.why}
+            for t in i.turns
+        ],
+        "logs_of": [entity_view(e, name) for e in (d.logs_of if d else ())],
+        "traces": list(i.traces),
         "run_views": list(runs),
         "decisions": [decision_view(x, name) for x in decisions],
         "labelled": label,
@@ -604,124 +661,3 @@ def silence_view(s: Silence) -> SilenceView:
         "id": s.id, "target": s.target, "cause": s.cause, "until": s.until, "by": s.by,
         "reason": s.reason, "created": s.created,
     }  # fmt: skip
-
-
-# ---------------------------------------------------------------- why
-
-_STATE_WORDS = {
-    "waiting_approval": "waits for a person", "acting": "is acting", "verifying": "is being checked",
-    "holding": "holds a temporary measure", "undoing": "is being undone", "paused": "is paused",
-    "done": "done", "failed": "failed", "denied": "denied", "expired": "expired: nobody answered",
-    "suggested": "suggested",
-}  # fmt: skip
-_VERDICT_WORDS = {
-    "helped": "helped", "no_effect": "had no effect", "harmed": "did harm",
-    "cannot_tell": "can not be told from chance",
-}  # fmt: skip
-
-
-def run_words(run: RunView) -> str:
-    """Say a run in one line."""
-    outcome = run["outcome"]
-    said = f"{run['playbook']} on {run['target']['name']}: "
-    if outcome is not None:
-        undone = ", undone" if outcome["undone"] else ""
-        return (
-            said
-            + f"{_VERDICT_WORDS.get(outcome['verdict'], outcome['verdict'])}{undone} ({outcome['summary']})"
-        )
-    return said + _STATE_WORDS.get(run["state"], run["state"])
-
-
-def why_view(detail: IncidentDetail, pauses: Sequence[PauseView], now: float) -> WhyView:
-    """Answer `why` in about ten lines: what, cause, evidence, what it is not, what was done, what comes next."""
-    shown: Any = {k: detail[k] for k in IncidentView.__annotations__}  # type: ignore[literal-required]  # its own keys
-    top = detail["causes"][0] if detail["causes"] else None
-    because = [e for e in top["evidence"] if e["weight"] > 0][:3] if top else []
-    held = [d for d in detail["decisions"] if not d["allowed"]]
-    lines = [f"{detail['id']}  {detail['title']}", _standing(detail, now), _cause_line(detail, top)]
-    lines += [f"Because:  {e['text']}" for e in because]
-    if not because:
-        lines += [f"Seen:     {a['text']}" for a in detail["anomalies"][:2]]
-    together = [a for a in detail["anomalies"] if a["together"] is not None]
-    if together:
-        p = min(a["together"] or 1.0 for a in together)
-        lines.append(
-            f"Together: {len(together)} series at once, chance {p:.1g} a row: {_few(together)}"
-        )
-    if detail["rejected"]:
-        lines.append("Not:      " + "; ".join(_against(c) for c in detail["rejected"][:2]))
-    lines += [f"Run:      {run_words(r)}" for r in detail["run_views"][-2:]]
-    if held and not any(r["live"] for r in detail["run_views"]):
-        lines.append(f"Held:     {_gate_line(held[-1])}")
-    if label := detail["labelled"]:
-        note = f" ({label['note']})" if label["note"] else ""
-        lines.append(f"Label:    {label['label']}, by {label['by']}{note}; {label['text']}"[:158])
-    step = next_step(detail, held, pauses)
-    lines.append(f"Next:     {step}")
-    return {
-        "incident": shown, "text": lines, "because": because, "rejected": detail["rejected"],
-        "runs": detail["run_views"], "held_back": held, "next": step,
-    }  # fmt: skip
-
-
-def _few(found: Sequence[AnomalyView], most: int = 3) -> str:
-    names = list(dict.fromkeys(a["title"] for a in found))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _standing(detail: IncidentDetail, now: float) -> str:
-    since = clock(detail["opened"], now)
-    if detail["resolved"] is not None:
-        lasted = say_duration(detail["resolved"] - detail["opened"])
-        return (
-            f"State:    resolved, it lasted {lasted} ({since} to {clock(detail['resolved'], now)})"
-        )
-    again = f", came back {detail['reopened']} times" if detail["reopened"] else ""
-    lasts = say_duration(max(0.0, now - detail["opened"]))
-    return f"State:    {detail['state']} for {lasts}, since {since} ({detail['severity']}){again}"
-
-
-def _cause_line(detail: IncidentDetail, top: CauseView | None) -> str:
-    if top is None:
-        return "Cause:    not diagnosed yet, evidence is being gathered"
-    if top["kind"] == "unknown":
-        return f"Cause:    {top['words']}"
-    doubt = ", low confidence" if detail["low_confidence"] else ""
-    sure = f"{100 * top['probability']:.0f} % sure{doubt}"
-    return f"Cause:    {top['words']}: {top['entity']['name']} ({top['kind']}, {sure})"
-
-
-def _against(cause: CauseView) -> str:
-    reason = next(
-        (e["text"] for e in cause["evidence"] if e["weight"] < 0), "too little speaks for it"
-    )
-    return f"{cause['kind']} ({reason})"
-
-
-def _gate_line(decision: DecisionView) -> str:
-    gate = next((g for g in decision["gates"] if not g["passed"]), None)
-    why = f"gate {gate['name']}: {gate['reason'] or gate['value']}" if gate else "by the guard"
-    return f"{decision['playbook']} on {decision['target']['name']}, {why}"
-
-
-def next_step(
-    detail: IncidentDetail, held: Sequence[DecisionView], pauses: Sequence[PauseView]
-) -> str:
-    """Say what the reader can do now."""
-    if detail["state"] == "resolved":
-        return "nothing; it is over"
-    everything = next((p for p in pauses if p["key"] == "*"), None)
-    asking = next((r for r in reversed(detail["run_views"]) if r["asks"]), None)
-    live = next((r for r in reversed(detail["run_views"]) if r["live"] and not r["asks"]), None)
-    if everything is not None:
-        return f"everything is paused by {everything['by'] or 'somebody'}; homeostat resume lets it act again"
-    if live is not None:
-        return f"wait: run {live['id']} {_STATE_WORDS.get(live['state'], live['state'])}"
-    if asking is not None:
-        return f"your turn: homeostat approve {asking['id']} (or deny it)"
-    if held:
-        return "no playbook may act (see Held); a person has to look"
-    if not detail["causes"]:
-        return "wait a moment for the diagnosis"
-    return "no playbook is meant for this; a person has to look"

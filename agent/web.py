@@ -29,7 +29,8 @@ from agent.desk import (
 )
 from agent.doors import Site, open_doors, split_address
 from agent.events import Events
-from agent.model import FloatArray, Run, Series
+from agent.life import Event
+from agent.model import FloatArray, Incident, Run, Series
 from agent.telemetry import Telemetry
 from agent.units import Model
 from agent.views import (
@@ -128,6 +129,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.incident(a.path["id"]), returns=IncidentDetail),
         Way("GET", "/api/incidents/{id}/why", "why", "see", "What, why, what it is not, what was done, what is next.",
             lambda a: desk.why(a.path["id"]), returns=WhyView),
+        Way("POST", "/api/incidents/{id}/ack", "ack", "ack", "Say that you have taken it; others see by whom and why.",
+            lambda a: desk.acknowledge(a.person, a.path["id"], a.body.reason), body=_Reason, returns=IncidentDetail),
         Way("GET", "/api/incidents/{id}/charts", "evidence", "see", "The evidence as charts with the expected band.",
             lambda a: desk.evidence(a.path["id"]), returns=list[ChartView]),
         Way("POST", "/api/incidents/{id}/label", "label", "label", "Say that it was noise, or real.",
@@ -307,6 +310,10 @@ class Living:
     def usage(self) -> dict[str, Any]:
         """What the daemon costs."""
         return self._daemon.usage()
+
+    def turn(self, incident_id: str, event: Event, person: Person, why: str) -> Incident:
+        """Turn the life of an incident."""
+        return self._daemon.turn(incident_id, event, person.signed, why)
 
     async def answer(self, run_id: str, person: Person, yes: bool, plan_hash: str) -> None:
         """Hand a person's answer to the runner."""

@@ -133,9 +133,13 @@ class World:
         """Tell whether a series has a value that is not stale."""
         return self.get(series) is not None
 
+    def source(self, series: Series) -> str:
+        """Return the source that tells a series; "" when nobody does."""
+        return self._where.get(series, "")
+
     def trust(self, series: Series) -> Trust:
         """Say how far the word of the series' source goes; nothing known = untrusted."""
-        return self.trusts.get(self._where.get(series, ""), "untrusted")
+        return self.trusts.get(self.source(series), "untrusted")
 
     def attrs(self, entity: Entity) -> Mapping[str, str]:
         """Return the attributes of an entity."""

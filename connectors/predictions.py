@@ -1,7 +1,8 @@
 """Prediction logs and labels: files of JSON lines that grow, and the same records pushed over HTTP.
 
     {"id": "r-17", "ts": 1764000000.1, "model": "fraud", "version": "3", "features": {"age": 41.0, "country": "DE"},
-     "pred": "0", "proba": 0.93, "latency_ms": 21.5, "processing_ms": 3.1, "status": 200}
+     "pred": "0", "proba": 0.93, "latency_ms": 21.5, "processing_ms": 3.1, "status": 200,
+     "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}
     {"id": "r-17", "model": "fraud", "label": "1", "ts": 1764003600.0}
 
 Only `ts` is needed of a prediction, `id`, `label` and `ts` of a label. A record with both is both.
@@ -36,6 +37,8 @@ from connectors._tail import Position, Tail, unpack
 log = structlog.get_logger()
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_TRACE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+"""W3C and B3 ids are 16 to 32 hex digits; others are words. They are shown on terminals: nothing else comes in."""
 _MOST_FEATURES: Final = 2000
 _MOST_TEXT: Final = 256
 _MOST_PUSHED: Final = 20_000
@@ -391,7 +394,17 @@ class Reader:
 class _Group:
     """The rows of one model and version, as lists."""
 
-    __slots__ = ("features", "ids", "latency", "pred", "proba", "processing", "status", "ts")
+    __slots__ = (
+        "features",
+        "ids",
+        "latency",
+        "pred",
+        "proba",
+        "processing",
+        "status",
+        "traces",
+        "ts",
+    )
 
     def __init__(self) -> None:
         self.ts: list[float] = []
@@ -402,6 +415,7 @@ class _Group:
         self.latency: list[float] = []
         self.processing: list[float] = []
         self.status: list[int] = []
+        self.traces: list[str] = []
 
 
 class Rows:
@@ -476,6 +490,7 @@ class Rows:
         group.latency.append(_seconds(record.get("latency_ms")))
         group.processing.append(_seconds(record.get("processing_ms")))
         group.status.append(status)
+        group.traces.append(_trace(record.get("trace_id")))
 
     def arrivals(self) -> list[Arrival]:
         """Return the columns: a batch for each model and version, then a batch of labels for each model."""
@@ -491,6 +506,7 @@ class Rows:
                 latency_s=np.array(group.latency),
                 processing_s=np.array(group.processing),
                 status=np.array(group.status, dtype=np.int64),
+                traces=tuple(group.traces) if any(group.traces) else (),
             )
             for (model, version), group in self._groups.items()
         ]
@@ -506,6 +522,11 @@ def _id(value: Any) -> str:
     if type(text) is not str or len(text) > _MOST_TEXT:
         raise ValueError(f"`id` must be a text of at most {_MOST_TEXT} characters")
     return text
+
+
+def _trace(value: Any) -> str:
+    """Return a trace id; "" for what is none: a row without one is as good as any."""
+    return value if type(value) is str and _TRACE.fullmatch(value) else ""
 
 
 def _answer(value: Any, task: Task) -> str | float:

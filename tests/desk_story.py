@@ -28,6 +28,7 @@ from agent.desk import Desk
 from agent.events import Events
 from agent.history import History
 from agent.journal import Journal
+from agent.life import turned
 from agent.memory import Memory
 from agent.model import (
     Anomaly,
@@ -171,6 +172,11 @@ class StoryHooks:
             "series": 433,
             "bugs": {},
         }
+
+    def turn(self, incident_id, event, person, why):
+        i = turned(self.memory.incidents[incident_id], event, self._now, person.signed, why)
+        self.record("incident", incident_id, pack(i), self._now)
+        return i
 
     async def answer(self, run_id, person, yes, plan_hash):
         body = {"person": person.signed, "yes": yes, "plan_hash": plan_hash}

@@ -1,10 +1,11 @@
 """Root cause: ranked hypotheses for one incident, each with its evidence, and why the others were rejected.
 
-    incident -> Look (what moved, from when, against its own past) -> rules -> log-odds -> probabilities -> Diagnosis
+    incident -> Look (what moved, from when, against its own past) -> cases -> cross -> probabilities -> Diagnosis
 
-Rules are short functions in `rules.py`, one a family of causes; each returns a `Case`: a kind of cause on an entity
-with evidence as log-odds. `unknown` stands at zero, so that weak evidence names nobody. Pure: reads world and history,
-writes nothing.
+`rules/` has short functions, a file for each branch of the tree of causes; each returns cases: a kind of cause on an
+entity with evidence as log-odds (`weights.py`). `diagnose.py` weighs them together with those of other makers, after
+`cross.py` has let them weigh on each other. `unknown` stands at zero, so that weak evidence names nobody. Pure: reads
+world and history, writes nothing.
 """
 
 from agent.rca.diagnose import diagnose, same_answer

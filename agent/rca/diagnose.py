@@ -1,23 +1,50 @@
-"""Weigh the cases that the rules make, and say which were rejected and why."""
+"""Weigh all cases of an incident together, and say which were rejected and why.
+
+for each group of the incident: MAKERS (the rules; a ranker may stand beside them) -> cases
+-> the best of each (kind, entity) -> cross -> log-odds -> probabilities, `unknown` at zero -> Diagnosis
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from agent.model import Anomaly, Cause, Diagnosis, Entity
+from agent.rca.case import Case
+from agent.rca.cross import cross
 from agent.rca.look import Look
-from agent.rca.rules import RULES, Case
+from agent.rca.rules import NEEDS, RULES
 
 _REJECT_BELOW: Final = 0.10
 _MOST_CAUSES: Final = 5
 _MOST_REJECTED: Final = 8
+_MOST_LOGS: Final = 6
+
+Maker = Callable[[Look], list[Case]]
+"""Looks at one group of an incident and returns hypotheses, with log-odds on the scale of `agent.rca.weights`."""
 
 
-def diagnose(look: Look) -> Diagnosis:
+def by_rules(look: Look) -> list[Case]:
+    """Return the cases of all rules."""
+    look.gather(NEEDS)
+    return [case for rule in RULES for case in rule(look)]
+
+
+MAKERS: Final[tuple[Maker, ...]] = (by_rules,)
+"""Who makes cases. Two that name the same cause on the same entity are one: the surer one counts, never the sum."""
+
+
+def diagnose(look: Look, makers: Sequence[Maker] = MAKERS) -> Diagnosis:
     """Rank the causes of `look.incident`; `unknown` is one of them when nothing has enough evidence."""
-    cases = [case for rule in RULES for case in rule(look)]
-    _cross(cases)
+    best: dict[tuple[str, Entity], Case] = {}
+    for view in look.views():
+        for case in (case for make in makers for case in make(view)):
+            key = case.kind, case.entity
+            if key not in best or case.logit > best[key].logit:
+                best[key] = case
+    cases = list(best.values())
+    cross(look, cases)
     top = max((c.logit for c in cases), default=0.0)
     shift = max(top, 0.0)
     total = math.exp(-shift) + sum(math.exp(c.logit - shift) for c in cases)
@@ -36,6 +63,7 @@ def diagnose(look: Look) -> Diagnosis:
         low_confidence=kept[0].probability < 0.5
         or kept[0].kind == "unknown"
         or _only_prior(look.incident.anomalies),
+        logs_of=_logs_of(look) if kept[0].kind == "unknown" else (),
     )  # fmt: skip
 
 
@@ -46,17 +74,18 @@ def _cause(case: Case, probability: float) -> Cause:
     )  # fmt: skip
 
 
-def _cross(cases: list[Case]) -> None:
-    """Rules between causes: what is surely true of one weighs on the others."""
-    hardware = max((c.logit for c in cases if c.kind.startswith("hardware.")), default=-9.0)
-    contract = max((c.logit for c in cases if c.kind == "data.contract"), default=-9.0)
-    for case in cases:
-        if hardware > 1.0 and case.kind.split(".")[0] in {"data", "concept", "label"}:
-            case.add(-2.0, "hardware evidence beats model evidence when both are fresh")
-        if contract > 1.0 and case.kind in {"data.drift", "concept.drift", "data.prior"}:
-            case.add(
-                -3.0, "a broken data contract explains it; drift cannot be judged on broken data"
-            )
+def _logs_of(look: Look) -> tuple[Entity, ...]:
+    """Say where to look when no metric says why: whom the symptom points to, and what it calls."""
+    harmed = [
+        a for a in look.incident.anomalies if a.end is None and (a.harm or a.road == "objective")
+    ]
+    worst = max(harmed, key=lambda a: (a.harm, a.deviations, a.series), default=None)
+    whom = look.topology.group(worst.series.entity) if worst is not None else look.group
+    first = (
+        worst.series.entity if worst is not None and worst.series.entity.kind == "replica" else whom
+    )
+    called = [e.dst for e in look.topology.edges(whom) if e.kind == "calls" and e.src == whom]
+    return tuple(dict.fromkeys((first, whom, *called)))[:_MOST_LOGS]
 
 
 def _only_prior(anomalies: tuple[Anomaly, ...]) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,10 @@ from agent.world import World
 
 _ENOUGH_ROWS: Final = 10
 """Fewer rows of past than this say nothing about what is ordinary."""
+_EARLIER_S: Final = 60.0
+"""An onset is looked for from so long before the incident's own."""
+_MOST_VIEWS: Final = 8
+_MOST_NEAR: Final = 500
 _GUARD_S: Final = 2.0
 """The last moments before an onset may already belong to it."""
 
@@ -30,6 +35,7 @@ class Measured:
     deviations   (now - usual) / scale
     onset        when it left half of the way behind, or None
     rows         of past behind it
+    trusted      False when its source is stated to be untrusted
     """
 
     series: Series
@@ -38,6 +44,7 @@ class Measured:
     scale: float
     rows: int
     onset: float | None = None
+    trusted: bool = True
 
     @property
     def deviations(self) -> float:
@@ -61,7 +68,8 @@ class Measured:
 class Look:
     """Everything that rules may read about one incident.
 
-    ordinary  spans with other incidents of the group: they are no part of the baseline
+    trouble   spans with other incidents of the group: they are no part of the baseline
+    subject   whose view rules take: each group of the incident in turn; None = whose incident it is
     """
 
     now: float
@@ -73,6 +81,8 @@ class Look:
     release_window_s: float
     trouble: Sequence[tuple[float, float]] = ()
     changes: Sequence[Change] = ()
+    subject: Entity | None = None
+    _seen: dict[Series, Measured | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def topology(self) -> Topology:
@@ -88,8 +98,25 @@ class Look:
 
     @property
     def group(self) -> Entity:
-        """Whose incident it is."""
-        return self.incident.about or self.incident.entities[0]
+        """Whose view it is: one group of the incident."""
+        return self.subject or self.incident.about or self.incident.entities[0]
+
+    @property
+    def host(self) -> Entity | None:
+        """The machine that the group runs on, or is."""
+        return self.topology.nearest(self.group, "host")
+
+    def views(self) -> list[Look]:
+        """Return one view for each group of the incident; machines only where there is nothing that runs on them."""
+        first = self.incident.about or self.incident.entities[0]
+        groups = list(dict.fromkeys((first, *self.incident.also)))
+        served = [g for g in groups if g.kind != "host"]
+        return [replace(self, subject=g) for g in (served or groups)[:_MOST_VIEWS]]
+
+    def callees(self) -> list[Entity]:
+        """Return what the group calls."""
+        edges = self.topology.edges(self.group)
+        return [e.dst for e in edges if e.kind == "calls" and e.src == self.group]
 
     def near(self, kind: str) -> list[Entity]:
         """Return the relatives of the group of one kind, nearest first; a host's services are not its own."""
@@ -110,13 +137,33 @@ class Look:
 
     def measure(self, metric: str, entity: Entity, **labels: str) -> Measured | None:
         """Measure one signal of one entity; None when it, or its past, is unknown."""
-        found = [
-            s for s in self.world.find(metric, entity) if labels.items() <= dict(s.labels).items()
-        ]
+        found = self.find(metric, entity, **labels)
         return self.measure_all(found[:1])[0] if found else None
 
+    def find(self, metric: str, entity: Entity, **labels: str) -> list[Series]:
+        """Return the series of a signal of one entity, of those with such labels."""
+        found = self.world.find(metric, entity)
+        return [s for s in found if labels.items() <= dict(s.labels).items()] if labels else found
+
+    def state(self, metric: str, entity: Entity, usual: float = 0.0) -> Measured | None:
+        """Return the newest value of a state, beside the one that is well; None = unknown."""
+        value = self.world.value(metric, entity)
+        found = self.find(metric, entity)
+        if value is None or not found:
+            return None
+        return Measured(found[0], value, usual, 1.0, 0, None, self.trusted(found[0]))
+
+    def trusted(self, series: Series) -> bool:
+        """Tell whether a series counts in full; only a source that is *stated* to be untrusted does not."""
+        return self.world.trusts.get(self.world.source(series)) != "untrusted"
+
     def measure_all(self, series: Sequence[Series]) -> list[Measured | None]:
-        """Measure many series at once: one read of history."""
+        """Measure many series at once: one read of history for those that were not asked for before."""
+        fresh = [s for s in dict.fromkeys(series) if s not in self._seen]
+        self._seen.update(zip(fresh, self._measure(fresh), strict=True))
+        return [self._seen[s] for s in series]
+
+    def _measure(self, series: Sequence[Series]) -> list[Measured | None]:
         if not series:
             return []
         onset = self.onset
@@ -130,10 +177,35 @@ class Look:
                 past &= (ts < a - _GUARD_S) | (ts > b)
         # the newest part of the incident says how it is now; its first moments may still be half well
         recent = ts >= max(onset, self.now - self.window_s)
+        ordinary: list[Measured | None] = [None] * len(series)
+        # columns of one source have the same gaps: each such group is one dense table
+        for seen, columns in _alike(rows):
+            some = [series[j] for j in columns]
+            measured = _measured(
+                some, ts[seen], rows[seen][:, columns],
+                past=past[seen], recent=recent[seen], onset=onset,
+            )  # fmt: skip
+            for j, m in zip(columns, measured, strict=True):
+                ordinary[j] = m
         return [
-            _measured(one, ts, rows[:, j], past=past, recent=recent, onset=onset)
-            for j, one in enumerate(series)
+            m if m is None or self.trusted(m.series) else replace(m, trusted=False)
+            for m in ordinary
         ]
+
+    def gather(self, needs: Mapping[str, Sequence[str]]) -> None:
+        """Measure what rules will ask for, in one read of history. needs: kind of entity -> signals."""
+        near = [e for e, _ in itertools.islice(self.topology.around(self.group), _MOST_NEAR)]
+        host = self.host
+        if host is not None:
+            near += [e.src for e in self.topology.edges(host) if e.src.kind == "gpu"]
+        self.measure_all(
+            [
+                s
+                for e in dict.fromkeys(near)
+                for metric in needs.get(e.kind, ())
+                for s in self.world.find(metric, e)
+            ]
+        )
 
     def release(self, entity: Entity, *kinds: str) -> Change | None:
         """Return the newest change of an entity that can have caused this, not one of our own."""
@@ -148,32 +220,43 @@ class Look:
         return None
 
 
+def _alike(rows: FloatArray) -> list[tuple[BoolArray, list[int]]]:
+    """Group columns by where they have values: (rows that have, columns)."""
+    has = ~np.isnan(rows)
+    groups: dict[bytes, tuple[BoolArray, list[int]]] = {}
+    for j in range(rows.shape[1]):
+        groups.setdefault(has[:, j].tobytes(), (has[:, j], []))[1].append(j)
+    return list(groups.values())
+
+
 def _measured(
-    series: Series,
+    series: Sequence[Series],
     ts: FloatArray,
     x: FloatArray,
     *,
     past: BoolArray,
     recent: BoolArray,
     onset: float,
-) -> Measured | None:
-    before = x[past & ~np.isnan(x)]
-    during = recent & ~np.isnan(x)
-    if not during.any():
-        return None
-    after = x[during]
-    now = float(np.median(after[-max(3, len(after) // 2) :]))
-    if len(before) < _ENOUGH_ROWS:
-        return None
-    usual = float(np.median(before))
-    spread = np.percentile(before, (5, 25, 75, 95))
-    floor = SIGNALS[series.metric].floor
-    scale = max(
-        (spread[2] - spread[1]) / 1.349, (spread[3] - spread[0]) / 3.29, 0.02 * abs(usual), floor, 1e-9
+) -> list[Measured | None]:
+    """Measure the columns of x (rows, n), which has no gaps."""
+    before, after = x[past], x[recent]
+    if not len(after) or len(before) < _ENOUGH_ROWS:
+        return [None] * len(series)
+    now = np.median(after[-max(3, len(after) // 2) :], axis=0)
+    low, q1, usual, q3, high = np.percentile(before, (5, 25, 50, 75, 95), axis=0)
+    floor = np.array([SIGNALS[s.metric].floor for s in series])
+    scale = np.maximum.reduce(
+        [(q3 - q1) / 1.349, (high - low) / 3.29, 0.02 * np.abs(usual), floor, np.full(len(series), 1e-9)]
     )  # fmt: skip
     half = usual + (now - usual) / 2
-    left = (x > half) if now > usual else (x < half)
-    began = np.flatnonzero(left & (ts >= onset - 60.0))
-    return Measured(
-        series, now, usual, float(scale), len(before), float(ts[began[0]]) if len(began) else None
-    )
+    late = ts >= onset - _EARLIER_S
+    left = np.where(now > usual, x[late] > half, x[late] < half)
+    first = left.argmax(axis=0)
+    began = ts[late]
+    return [
+        Measured(
+            s, float(now[j]), float(usual[j]), float(scale[j]), len(before),
+            float(began[first[j]]) if left[first[j], j] else None,
+        )
+        for j, s in enumerate(series)
+    ]  # fmt: skip

@@ -317,7 +317,9 @@ function incident(element, i) {
   fill(line, JSON.stringify([i, since]), () => [
     h("h3", {}, i.title),
     h("span", { class: "meta" }, h("span", { class: `chip ${over ? "resolved" : i.severity}` }, over ? "resolved" : i.severity === "page" ? "hurts users" : i.severity),
-      i.state === "acknowledged" || i.state === "mitigated" ? h("span", { class: "chip" }, i.state) : null,
+      i.merged_into ? h("span", { class: "chip" }, `part of ${i.merged_into}`) : null,
+      i.state === "mitigated" ? h("span", { class: "chip" }, i.state) : null,
+      !over && i.acknowledged_by ? h("span", { class: "chip" }, `${i.acknowledged_by.split(" (")[0]} has it`) : null,
       i.reopened ? h("span", { class: "chip" }, `came back ${i.reopened}×`) : null, h("span", {}, since)),
     h("span", { class: "cause" }, ...cause(i)),
   ]);
@@ -350,11 +352,16 @@ function inside(full, charts) {
       h("p", { class: "legend" }, h("span", {}, h("i", {}), "expected"), h("span", {}, h("i", { class: "mark" }), "it began"),
         charts.some((c) => c.marks.some((m) => m.kind === "change")) ? h("span", {}, h("i", { class: "mark change" }), "changed") : null,
         charts.some((c) => c.marks.some((m) => m.kind === "act")) ? h("span", {}, h("i", { class: "mark act" }), "homeostat acted") : null)) : null,
+    full.logs_of.length ? h("p", {}, `No metric says why: look at the logs of ${full.logs_of.map((e) => e.name).join(", then ")}.`) : null,
+    full.more || full.also.length > 1 ? h("p", { class: "soft" }, `${full.anomalies.length} abnormal series${full.more ? ` and ${full.more} more` : ""}, shared by ${full.also.length + 1}.`) : null,
     top && top.kind !== "unknown" ? h("div", {}, h("h4", {}, `Why ${top.entity.name} (${top.kind})`), reasons(top.evidence)) : null,
     full.causes.length > 1 ? others("Other causes that are possible", full.causes.slice(1, 4)) : null,
     full.rejected.length ? others("Looked at and rejected", full.rejected.slice(0, 5)) : null,
     full.changes.length ? h("div", {}, h("h4", {}, "Changes"), h("table", {}, full.changes.map((c) => h("tr", {}, h("th", { scope: "row" }, time(c.ts)),
       h("td", {}, `${c.kind} of ${c.entity.name}${c.before || c.after ? `: ${c.before} → ${c.after}` : ""}${c.by ? ` by ${c.by}` : ""}${c.text ? ` (${c.text})` : ""}`))))) : null,
+    full.traces.length ? h("p", { class: "soft" }, `Requests that failed or were slow: ${full.traces.join(", ")}`) : null,
+    full.turns.length ? h("details", {}, h("summary", {}, "Its life"), h("table", {}, full.turns.map((t) => h("tr", {}, h("th", { scope: "row" }, time(t.ts)), h("td", {}, `${t.event} by ${t.by}${t.why ? `: ${t.why}` : ""}`))))) : null,
+    full.state !== "resolved" && !full.acknowledged_by ? h("p", {}, h("button", { type: "button", class: "quiet small", "data-focus": `ack ${full.id}`, onclick: () => ack(full) }, "I have it")) : null,
     h("p", { class: "soft" }, full.id, " ", full.labelled ? `${full.labelled.label}, by ${full.labelled.by}: ${full.labelled.text}. ` : "", ["noise", "real"].filter((w) => w !== full.label).map((w) => h("button", { type: "button", class: "quiet small", "data-focus": `${w} ${full.id}`, onclick: () => label(full, w) }, `It was ${w}`))),
   ].filter(Boolean);
 }
@@ -434,6 +441,11 @@ function pauseAll() {
 function resume(key) {
   confirmed(key === "*" ? "Let it act again?" : `Let it act on ${key} again?`, h("p", {}, "Playbooks may act again, within the mode and what is managed."), "Resume",
     () => act("/api/resume", { target: key }), { reason: false });
+}
+
+function ack(i) {
+  confirmed("I have it", [h("p", {}, i.title), h("p", {}, "Others see that you have taken it, and why. It holds until it is over.")], "I have it",
+    (reason) => act(`/api/incidents/${i.id}/ack`, { reason }));
 }
 
 function label(i, word) {

@@ -123,6 +123,15 @@ def test_approve_takes_exactly_what_was_shown(homeostat, daemon, monkeypatch):
     assert (code, "nobody is asked" in err) == (1, True)
 
 
+def test_ack_says_whose_it_is_and_why_shows_it(homeostat, daemon):
+    code, out, _ = homeostat("ack", "inc-7f", "--reason", "looking", "--state", daemon.state)
+    assert code == 0
+    assert out.startswith("inc-7f3a99e0 is acknowledged, it is yours: Latency p95")
+    code, _, err = homeostat("ack", "inc-7f", "--state", daemon.state)
+    assert (code, "is acknowledged already" in err) == (1, True)
+    assert homeostat("ack", "inc-1a", "--state", daemon.state)[0] == 1
+
+
 def test_deny(homeostat, daemon):
     code, out, _ = homeostat("deny", "run-22", "--reason", "no", "--state", daemon.state)
     assert (code, out.strip()) == (0, "run-22c0ffee is denied")

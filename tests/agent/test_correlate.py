@@ -75,7 +75,8 @@ def test_what_is_wrong_with_the_host_joins_as_evidence_also_when_it_came_earlier
 def test_it_resolves_when_all_was_well_long_enough_and_not_under_the_hands_of_a_run(correlator):
     (opened,) = tick(correlator, 100.0, anomaly(P95))
     tick(correlator, 105.0, anomaly(P95, end=104.0))
-    assert tick(correlator, 114.0, held=[opened.id]) == []
+    (calmed,) = tick(correlator, 114.0, held=[opened.id])
+    assert calmed.state == "mitigated"
     tick(correlator, 115.0)
     (done,) = tick(correlator, 125.0)
     assert (done.state, done.resolved) == ("resolved", 125.0)

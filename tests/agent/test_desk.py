@@ -230,12 +230,27 @@ async def test_a_yes_to_another_plan_is_no_yes(story):
     await story.desk.approve("run-22", OPERATOR, plan_hash=story.run.plan_hash)
 
 
+def test_who_takes_an_incident_is_journalled_and_seen_and_taken_once(story):
+    said = story.desk.acknowledge(OPERATOR, "inc-7f", "looking")
+    assert said["state"] == "acknowledged"
+    entry = list(story.hooks.journal.read(("incident",), "inc-7f3a99e0"))[-1]
+    turn = entry.body["turns"][-1]
+    assert (turn["state"], turn["by"], turn["why"]) == (
+        "acknowledged", "olga (operator, token)", "looking",
+    )  # fmt: skip
+    with pytest.raises(Refused, match="acknowledged already, by olga"):
+        story.desk.acknowledge(ADMIN, "inc-7f")
+    with pytest.raises(Refused, match="is resolved: it can not be acknowledged"):
+        story.desk.acknowledge(OPERATOR, "inc-1a")
+
+
 async def test_who_may_not_is_told_what_they_need(story):
     with pytest.raises(Forbidden, match="victor is viewer, approve needs operator"):
         await story.desk.approve("run-22", VIEWER)
     with pytest.raises(Unknown, match="homeostat token add"):
         await story.desk.deny("run-22", LOOPBACK)
     for call in (
+        lambda: story.desk.acknowledge(VIEWER, "inc-7f"),
         lambda: story.desk.pause(VIEWER),
         lambda: story.desk.resume(VIEWER),
         lambda: story.desk.silence(VIEWER, "web-1", "1h"),

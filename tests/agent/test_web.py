@@ -105,6 +105,24 @@ async def test_a_token_may_what_its_role_may(house, role, status):
     assert bool(house.desk.pauses()) == (status == 200)
 
 
+@pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("operator", 200), ("admin", 200)])
+async def test_who_may_take_an_incident_takes_it_once(house, role, status):
+    path, body, headers = "/api/incidents/inc-7f/ack", {"reason": "mine"}, house.token(role)
+    assert (await house.http.post(path, json=body)).status_code == 401
+    said = await house.http.post(path, json=body, headers=headers)
+    assert said.status_code == status
+    seen = (await house.http.get("/api/incidents/inc-7f")).json()
+    if status != 200:
+        assert (seen["state"], seen["turns"]) == ("open", [])
+        return
+    assert seen["state"] == "acknowledged"
+    assert (seen["turns"][-1]["by"], seen["turns"][-1]["why"]) == (
+        f"a-{role} ({role}, token)",
+        "mine",
+    )
+    assert (await house.http.post(path, json=body, headers=headers)).status_code == 409
+
+
 @pytest.mark.parametrize("header", ["Bearer nonsense", "Basic YTpi", "Bearer", ""])
 async def test_a_wrong_token_is_nobody_even_for_reading(house, header):
     said = await house.http.get("/api/status", headers={"authorization": header})

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from agent.errors import Refused, Unavailable
 from agent.ports import Feed, LabelBatch, PredictionBatch, Receiver
 from connectors._tail import Tail, unpack
-from connectors.predictions import Predictions, Reader
+from connectors.predictions import Predictions, Reader, Rows
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """Test machines are busy."""
@@ -788,3 +788,15 @@ async def test_without_files_it_only_listens(tmp_path):
 def test_config_is_strict(config):
     with pytest.raises(ValidationError):
         Predictions.Config(**config)
+
+
+def test_trace_ids_come_along_and_what_is_none_is_left_out():
+    rows = Rows("auto")
+    for trace in ("4bf92f3577b34da6a3ce929d0e0e4736", None, "\x1b[31mred", 7, "x" * 65, "req-1:2"):
+        rows.take({"ts": 1.0, "pred": "1", "trace_id": trace}, "fraud")
+    (batch,) = rows.arrivals()
+    assert rows.bad == 0
+    assert batch.traces == ("4bf92f3577b34da6a3ce929d0e0e4736", "", "", "", "", "req-1:2")
+    rows = Rows("auto")
+    rows.take({"ts": 1.0, "pred": "1"}, "fraud")
+    assert rows.arrivals()[0].traces == ()

@@ -1,0 +1,280 @@
+"""Rules of the branch `host`: what a machine is short of, who takes it, and the network between caller and callee."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from agent.model import Entity, Evidence, Series
+from agent.rca.case import Case, numbers
+from agent.rca.look import Look
+from agent.rca.rules import _service as service
+from agent.rca.rules._signs import Sign, weigh
+from agent.rca.weights import WEIGHTS
+from agent.units import say
+
+_SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
+    "host.memory": (
+        Sign(
+            "host.oom_kills_per_second",
+            0.0,
+            alone="decisive",
+            said="the kernel kills processes for want of memory",
+        ),
+        Sign(
+            "host.cgroup_oom_kills_per_second",
+            0.0,
+            alone="decisive",
+            said="the container's processes are killed for want of memory",
+        ),
+        Sign("host.memory_utilization_ratio", 0.9),
+        Sign("host.swap_utilization_ratio", 0.2),
+        Sign(
+            "host.pressure_ratio",
+            0.1,
+            labels=(("resource", "memory"), ("who", "some")),
+            said="the time that tasks wait for memory",
+        ),
+        Sign("host.allocation_stalls_per_second"),
+        Sign("host.cgroup_memory_ratio", 0.95),
+    ),
+    "host.disk": (
+        Sign(
+            "host.mount_reachable", 0.5, -1, alone="decisive", said="a file system does not answer"
+        ),
+        Sign("host.disk_utilization_ratio", 0.99, alone="strong", said="a file system is full"),
+        Sign("host.disk_inodes_ratio", 0.99, alone="strong", said="the inodes are used up"),
+        Sign("host.disk_utilization_ratio", 0.95),
+        Sign("host.disk_inodes_ratio", 0.95),
+        Sign("host.disk_busy_ratio", 0.9),
+        Sign("host.disk_write_latency_seconds", 0.01),
+        Sign("host.disk_read_latency_seconds", 0.01),
+        Sign("host.disk_flush_latency_seconds", 0.05),
+        Sign(
+            "host.pressure_ratio",
+            0.2,
+            labels=(("resource", "io"), ("who", "some")),
+            said="the time that tasks wait for a disk",
+        ),
+    ),
+    "host.network": (
+        Sign("host.network_up", 0.5, -1, said="an interface is down"),
+        Sign("host.network_errors_per_second", 1.0),
+        Sign("host.network_drops_per_second", 5.0),
+        Sign("host.tcp_retransmits_per_second", 2.0),
+        Sign("host.conntrack_ratio", 0.9),
+    ),
+    "host.cpu": (
+        Sign(
+            "host.cpu_utilization_ratio",
+            0.1,
+            labels=(("mode", "steal"),),
+            said="CPU time that the hypervisor gives to others",
+        ),
+        Sign("host.cgroup_throttled_ratio", 0.1),
+        Sign("host.cpu_busy_ratio", 0.9),
+        Sign("host.load1_count"),
+        Sign(
+            "host.pressure_ratio",
+            0.3,
+            labels=(("resource", "cpu"), ("who", "some")),
+            said="the time that tasks wait for a CPU",
+        ),
+    ),
+}
+SIGNALS_READ: Final = tuple(dict.fromkeys(s.metric for some in _SIGNS.values() for s in some))
+_TAKEN_FROM_US: Final = ("host.cpu_utilization_ratio", "host.cgroup_throttled_ratio")
+_DISK: Final = (
+    "host.disk_write_latency_seconds",
+    "host.disk_read_latency_seconds",
+    "host.disk_busy_ratio",
+)
+
+
+def machine(look: Look) -> list[Case]:
+    """A resource of the machine is short: by objective, by a detector, or measured against its own past."""
+    host = look.host
+    if host is None:
+        return []
+    out = []
+    for kind, signs in _SIGNS.items():
+        case = Case(kind, host)
+        weigh(look, case, host, signs)
+        if not case.evidence:
+            continue
+        taken = kind == "host.cpu" and _taken_from_us(look, case, host)
+        decisive = max(e.weight for e in case.evidence) >= WEIGHTS["strong"]
+        if look.group.kind == "service" and not decisive and not taken:
+            text = "on its own this rarely explains the trouble of a service"
+            case.add("rarely explains a service", text)
+        out.append(case)
+    return out
+
+
+def network_between(look: Look) -> list[Case]:
+    """Callers see it slow while the callee's own work, traffic and queue are as ever: the network at the callee.
+
+    The callee is the service itself, or one that it calls.
+    """
+    if look.group.kind != "service" or not service.slow(look):
+        return []
+    out = []
+    for callee in (look.group, *look.callees()):
+        found = service.between(look, callee)
+        if found is None:
+            continue
+        latency, work, sure = found
+        where = look.topology.nearest(callee, "host") or callee
+        case = Case("host.network", where, facts={"service": callee.key})
+        text = (
+            f"callers of {callee.key} wait {numbers(latency)}, the work itself takes"
+            f" {numbers(work)}: the network between them"
+        )
+        case.add("caller slow, callee flat", text, latency, 1.0 if sure else 0.75)
+        again = look.measure("host.tcp_retransmits_per_second", where)
+        if again is not None and again.deviations > 3:
+            case.add("sent again", f"segments are sent again {numbers(again)}", again)
+        out.append(case)
+    return out
+
+
+def _taken_from_us(look: Look, case: Case, host: Entity) -> bool:
+    """Weigh CPU that the hypervisor gives to others, or a limit holds back, while nobody here asks for more."""
+    told = [e for e in case.evidence if e.series and e.series.metric in _TAKEN_FROM_US]
+    if not any(e.weight > 0 for e in told):
+        return False
+    own = service.cores(look)
+    asked = sum(
+        excess for _, excess, _ in _grown(look, _strangers(look, host, "process.cpu_cores"))
+    )
+    asked += own[0] - own[1] if own is not None else 0.0
+    if asked > 0.15 * _cores(look, host):
+        return False
+    text = "CPU is taken from outside (hypervisor or a limit), nobody here asks for more"
+    case.add("stolen or throttled", text)
+    return True
+
+
+# ---------------------------------------------------------------- who takes it
+
+
+def neighbour(look: Look) -> list[Case]:
+    """Other processes take CPU or disk: theirs is up, own traffic is flat, the work itself takes longer."""
+    if look.group.kind != "service" or not service.slow(look):
+        return []
+    host = look.host
+    if host is None:
+        return []
+    others = _strangers(look, host, "process.cpu_cores")
+    grown = _grown(look, others)
+    case = Case("host.neighbour", grown[0][0] if grown else host)
+    total = _cores(look, host)
+    taken = sum(excess for _, excess, _ in grown)
+    if grown and taken >= 0.15 * total:
+        share = min(1.0, (1.0 + 4.0 * taken / total) / WEIGHTS["neighbour took"])
+        text = f"processes outside the service took {taken:.1f} more cores; most of it "
+        _blame(look, case, grown, text, share)
+    elif not _disk_hog(look, case, host):
+        case.add(
+            "nobody took more", f"no process outside the service took more CPU ({taken:.2f} cores)"
+        )
+    traffic = service.traffic(look)
+    if traffic is not None and traffic.ratio < 1.2:
+        case.add("own traffic flat", f"own traffic is flat ({numbers(traffic)})", traffic)
+    elif traffic is not None and traffic.deviations > 2:
+        case.add("own traffic up", f"own traffic is up ({numbers(traffic)})", traffic)
+    _, work = service.waiting(look)
+    if work is not None and work.deviations > 3 and work.ratio > 1.3:
+        case.add("work takes longer", f"the work itself takes longer ({numbers(work)})", work)
+    pressure = look.measure("host.pressure_ratio", host, resource="cpu", who="some")
+    if pressure is not None and pressure.deviations > 3:
+        text = f"tasks wait for a CPU {numbers(pressure)} of the time"
+        case.add("tasks wait", text, pressure)
+    return [case]
+
+
+def _blame(
+    look: Look, case: Case, grown: list[tuple[Entity, float, Evidence]], text: str, share: float
+) -> None:
+    first, most, found = grown[0]
+    case.entity = first
+    case.others = [e for e, excess, _ in grown[1:4] if excess >= 0.25 * most]
+    attrs = look.world.attrs(first)
+    name = attrs.get("command") or attrs.get("name", first.key)
+    case.facts = {"command": name}
+    weight = WEIGHTS["neighbour took"] * share
+    case.logit += weight
+    case.evidence.append(replace(found, text=text + name, weight=weight))
+
+
+def _disk_hog(look: Look, case: Case, host: Entity) -> bool:
+    """Blame a process that reads or writes so much more that a disk has become slow."""
+    slow = [
+        m
+        for metric in _DISK
+        for m in look.measure_all(look.find(metric, host))
+        if m is not None and m.deviations > 6 and m.moved > 0.005
+    ]
+    if not slow:
+        return False
+    for metric in ("process.written_bytes_per_second", "process.read_bytes_per_second"):
+        grown = _grown(look, _strangers(look, host, metric), least=1e6)
+        if grown and grown[0][1] > 5e6:
+            rate = say(sum(excess for _, excess, _ in grown), "bytes_per_second")
+            word = "wrote" if "written" in metric else "read"
+            _blame(
+                look,
+                case,
+                grown,
+                f"processes outside the service {word} {rate} more; most of it ",
+                0.85,
+            )
+            case.add("disk slow", f"a disk became slow with it ({numbers(slow[0])})", slow[0])
+            return True
+    return False
+
+
+def _strangers(look: Look, host: Entity, metric: str) -> list[Series]:
+    """Return the series of processes on the machine that are neither the service's nor ours."""
+    return [
+        s
+        for s in look.world.find(metric)
+        if look.topology.group(s.entity) == host
+        and look.world.attrs(s.entity).get("self") != "yes"
+        and look.world.get(s) is not None
+    ]
+
+
+def _grown(
+    look: Look, series: Sequence[Series], least: float = 0.05
+) -> list[tuple[Entity, float, Evidence]]:
+    """Return (process, what it takes beyond its usual, numbers), largest first.
+
+    Means over the whole incident, so that one busy second does not name anybody. Only the busiest processes are
+    sampled: where one is not, it took next to nothing.
+    """
+    if not series:
+        return []
+    onset = look.onset
+    ts, rows = look.read(series, onset - look.baseline_s, look.now + 0.001)
+    before, during = ts < onset - 2.0, ts >= onset
+    if not during.any():
+        return []
+    taken = np.nan_to_num(rows[during]).mean(axis=0)
+    usual = np.nan_to_num(rows[before]).mean(axis=0) if before.any() else np.zeros(len(series))
+    out = [
+        (s.entity, float(now - was), Evidence("", 0.0, s, float(now), float(was), onset))
+        for s, now, was in zip(series, taken, usual, strict=True)
+        if now - was > least
+    ]
+    return sorted(out, key=lambda x: (-x[1], x[0]))
+
+
+def _cores(look: Look, host: Entity) -> float:
+    try:
+        return max(1.0, float(look.world.attrs(host).get("cores", "")))
+    except ValueError:
+        return max(1.0, float(len(look.world.find("host.core_utilization_ratio", host))))

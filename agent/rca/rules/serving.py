@@ -1,0 +1,234 @@
+"""Rules of the branch `serving`: too much traffic, replicas that crash or hang, what is called, another mix."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from agent.catalogue import SIGNALS
+from agent.model import Entity
+from agent.rca.case import Case, numbers, what
+from agent.rca.look import Look, Measured
+from agent.rca.rules import _service as service
+from agent.units import say, say_duration
+
+_PEERS: Final = 3
+"""Fewer replicas than this have no peers to be apart from."""
+_APART: Final = 5.0
+_TOLD_S: Final = 60.0
+"""A change so near to the start of a process explains that start."""
+OF_REPLICA: Final = (
+    "service.error_ratio", "service.latency_p95_seconds", "service.latency_p50_seconds",
+    "service.processing_p50_seconds", "service.probe_latency_seconds",
+)  # fmt: skip
+
+
+def saturation(look: Look) -> list[Case]:
+    """More traffic than the replicas can carry: traffic up, waiting up, the work itself as quick as ever."""
+    if look.group.kind != "service" or not service.slow(look):
+        return []
+    case = Case("serving.saturation", look.group)
+    traffic = service.traffic(look)
+    if traffic is None:
+        case.say("traffic is not known")
+    elif service.rose(traffic):
+        share = min(1.0, 0.25 + 0.625 * math.log2(traffic.ratio))
+        case.add(
+            "traffic up", f"traffic is {traffic.ratio:.1f} times the usual ({numbers(traffic)})",
+            traffic, share,
+        )  # fmt: skip
+    else:
+        case.add(
+            "traffic flat, not saturated", f"traffic is as usual ({numbers(traffic)})", traffic
+        )
+    latency, work = service.waiting(look)
+    if latency is not None and work is not None:
+        waits = latency.now - work.now
+        if waits > max(0.01, 0.5 * latency.now) and work.ratio < 1.6:
+            case.add(
+                "requests wait",
+                f"requests wait {say(waits, 'seconds')} for a worker,"
+                f" the work itself takes {numbers(work)}",
+                latency,
+            )
+        elif work.ratio >= 1.6:
+            text = f"the work itself has become slower ({numbers(work)})"
+            case.add("work itself slower", text, work)
+    busy = look.measure("service.busy_ratio", look.group)
+    if busy is not None and busy.now > 0.85 and busy.deviations > 3:
+        case.add("workers busy", f"the workers are {numbers(busy)} busy", busy)
+    return [case]
+
+
+def crash(look: Look) -> list[Case]:
+    """Replicas are gone, do not answer, or let nothing through."""
+    if look.group.kind != "service":
+        return []
+    case = Case("serving.crash", look.group)
+    up = look.state("service.up", look.group, 1.0)
+    replicas = look.measure("service.replicas_count", look.group)
+    errors = look.measure("service.error_ratio", look.group)
+    if up is not None and up.now < 0.5:
+        case.add("no answer", "the service does not answer a probe", up)
+    if replicas is not None and replicas.moved <= -1:
+        text = f"replicas fell to {replicas.now:.0f} from {replicas.usual:.0f}"
+        case.add("replicas gone", text, replicas)
+    if errors is not None and errors.now > 0.05 and errors.deviations > 3:
+        case.add("requests fail", f"requests fail ({numbers(errors)})", errors)
+    _hang(look, case)
+    _restarts(look, case)
+    return [case] if any(e.weight > 0 for e in case.evidence) else []
+
+
+def _hang(look: Look, case: Case) -> None:
+    """Weigh whether it lives and yet hardly anything comes through, while connections wait to be taken."""
+    served = service.traffic(look)
+    if served is None or served.ratio > 0.3 or served.deviations > -3:
+        return
+    queues = [
+        m
+        for e in service.processes(look)
+        if (m := look.measure("process.accept_queue_count", e)) is not None and m.deviations > 3
+    ]
+    if queues:
+        text = (
+            f"hardly anything comes through ({numbers(served)}), while {queues[0].now:.0f}"
+            " connections wait to be accepted"
+        )
+        case.add("nothing comes through", text, served)
+
+
+def _restarts(look: Look, case: Case) -> None:
+    """Weigh whether processes of the service are younger than the trouble, and nobody says that they were restarted."""
+    age_s = look.now - look.onset
+    for process in service.processes(look):
+        age = look.state("process.age_seconds", process)
+        if age is None or age.now > age_s + 5.0:
+            continue
+        text = f"a process of it started {say_duration(age.now)} ago, after the trouble began"
+        case.add("restarted", text, age)
+        began = look.now - age.now
+        told = [  # our own acts, too: who restarts it knows why it is young
+            c
+            for c in look.changes
+            if c.entity in {look.group, process} and abs(c.ts - began) <= _TOLD_S
+        ]
+        if told:
+            text = f"{told[-1].kind} by {told[-1].by or 'somebody'} at that time"
+            case.add("restarted by somebody", text)
+        return
+
+
+def dependency(look: Look) -> list[Case]:
+    """Something that the service calls is slow or down, while the service's own work is as usual."""
+    out = []
+    for callee in look.callees():
+        case = Case("serving.dependency", callee)
+        up = look.state("service.up", callee, 1.0)
+        if up is not None and up.now < 0.5:
+            case.add("callee down", f"{callee.key} does not answer a probe", up)
+        for metric in (
+            "service.latency_p95_seconds",
+            "service.error_ratio",
+            "service.probe_latency_seconds",
+        ):
+            m = look.measure(metric, callee)
+            if m is not None and m.deviations > 4:
+                text = f"{callee.key} itself is unwell: {what(metric)} {numbers(m)}"
+                case.add("callee unwell", text, m)
+                if m.onset is not None and m.onset > look.onset + 15.0:
+                    late = say_duration(m.onset - look.onset)
+                    case.add("callee no earlier", f"but only {late} after the trouble began")
+                break
+        if case.evidence:
+            if service.between(look, callee) is not None:
+                text = (
+                    f"but the work of {callee.key} takes as long as ever: only who calls it waits"
+                )
+                case.add("callee flat inside", text)
+            _own_work(look, case)
+            out.append(case)
+    return out
+
+
+def _own_work(look: Look, case: Case) -> None:
+    _, work = service.waiting(look)
+    if work is not None and abs(work.deviations) < 3:
+        case.add("own work as usual", f"its own work takes {numbers(work)}", work)
+
+
+def mix(look: Look) -> list[Case]:
+    """The requests are others: as many as ever, and each makes more work, for no reason of ours."""
+    if look.group.kind != "service" or not service.slow(look):
+        return []
+    traffic = service.traffic(look)
+    own = service.cores(look)
+    if traffic is None or service.rose(traffic) or own is None:
+        return []
+    each = (own[0] / max(traffic.now, 1e-9)) / max(own[1] / max(traffic.usual, 1e-9), 1e-9)
+    case = Case("serving.traffic", look.group)
+    if each >= 1.4 and own[0] - own[1] > 0.1:
+        text = f"each request makes {each:.1f} times the work (CPU of the service a request)"
+        case.add("more work a request", text, own[2])
+        case.add("mix: traffic flat", f"traffic is as usual ({numbers(traffic)})", traffic)
+    elif not case.evidence:
+        return []
+    moved = max(
+        (m for model in look.near("model")
+         if (m := look.measure("model.feature_drift_psi", model)) is not None and m.now > 0.25),
+        key=lambda m: m.now, default=None,
+    )  # fmt: skip
+    if moved is not None and moved.deviations > 3:
+        text = f"the requests look different (largest PSI {moved.now:.2f})"
+        case.add("requests look different", text, moved)
+    change = look.release(look.group, "release", "config", "flag")
+    if change is not None:
+        case.add("mix: released", f"a {change.kind} explains more work a request")
+    return [case]
+
+
+# ---------------------------------------------------------------- one of several
+
+
+def apart(look: Look) -> list[Case]:
+    """One replica is apart from its peers: then it is the replica, whatever else the whole service shows."""
+    if look.group.kind != "service":
+        return []
+    replicas = look.topology.related(look.group, "replica")
+    if len(replicas) < _PEERS:
+        return []
+    for metric in OF_REPLICA:
+        found: dict[Entity, Measured] = {}
+        for replica in replicas:
+            m = look.measure(metric, replica)
+            if m is not None:
+                found[replica] = m
+        odd = _odd(found)
+        if odd is None:
+            continue
+        m = found[odd]
+        others = float(np.median([x.now for r, x in found.items() if r != odd]))
+        unit = SIGNALS[metric].unit
+        case = Case("serving.crash", odd, facts={"replica": odd.key.rpartition("/")[2]})
+        case.add(
+            "apart from peers",
+            f"{odd.key} alone is unwell: {what(metric)} {say(m.now, unit)},"
+            f" its {len(found) - 1} peers {say(others, unit)}",
+            m,
+        )
+        return [case]
+    return []
+
+
+def _odd(found: dict[Entity, Measured]) -> Entity | None:
+    """Return the one that is far from all others, which are near each other and as they always were."""
+    if len(found) < _PEERS:
+        return None
+    first, second = sorted(found, key=lambda e: -found[e].now)[:2]
+    rest = [m for e, m in found.items() if e != first]
+    scale = max(*(m.scale for m in found.values()), float(np.std([m.now for m in rest])))
+    alone = (found[first].now - found[second].now) / scale
+    calm = all(m.deviations < _APART for m in rest)
+    return first if alone > _APART and found[first].deviations > _APART and calm else None

@@ -1,0 +1,269 @@
+"""The answer to `why`: about ten lines that a tired person understands, and all that they were made of.
+
+    incident with its evidence + points of history -> lines (what, state, cause, because, not, done, next) -> WhyView
+
+The first word of a line tells what it is. Lines that help least give way when there are too many. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from agent.units import say_duration
+from agent.views import (
+    AnomalyView,
+    CauseView,
+    DecisionView,
+    IncidentDetail,
+    IncidentView,
+    PauseView,
+    PointsView,
+    RunView,
+    WhyView,
+    clock,
+)
+
+MOST_LINES: Final = 11
+_WIDE: Final = 158
+"""Longer lines are cut: two rows of a terminal of 80 columns."""
+_TRACES: Final = 2
+SPARKS: Final = "▁▂▃▄▅▆▇█"
+_GAP: Final = "·"
+
+_STATE_WORDS: Final = {
+    "waiting_approval": "waits for a person", "acting": "is acting", "verifying": "is being checked",
+    "holding": "holds a temporary measure", "undoing": "is being undone", "paused": "is paused",
+    "done": "done", "failed": "failed", "denied": "denied", "expired": "expired: nobody answered",
+    "suggested": "suggested",
+}  # fmt: skip
+_VERDICT_WORDS: Final = {
+    "helped": "helped", "no_effect": "had no effect", "harmed": "did harm",
+    "cannot_tell": "can not be told from chance",
+}  # fmt: skip
+_GIVES_WAY: Final = ("Together", "Label", "Traces", "More", "Or", "Held")
+"""Kinds of lines that go first when there are too many, in this order."""
+
+
+def spark(values: Sequence[float | None], floor: float = 0.0) -> str:
+    """Draw numbers as one line of blocks, low to high; a gap where nothing is known.
+
+    floor   a range smaller than this, or than a quarter of the level, does not fill the height: what can not matter
+            shall not look dramatic
+    """
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    span = max(high - low, floor, 0.25 * abs(high), 1e-12)
+    top = len(SPARKS) - 1
+    return "".join(
+        SPARKS[round(top * (v - low) / span)] if v is not None and math.isfinite(v) else _GAP
+        for v in values
+    )
+
+
+def why_view(
+    detail: IncidentDetail,
+    pauses: Sequence[PauseView],
+    now: float,
+    charts: Sequence[PointsView] = (),
+) -> WhyView:
+    """Answer `why`: what, cause, evidence, what it is not, what was done, what comes next."""
+    shown: Any = {k: detail[k] for k in IncidentView.__annotations__}  # type: ignore[literal-required]  # its own keys
+    top = detail["causes"][0] if detail["causes"] else None
+    because = [e for e in top["evidence"] if e["weight"] > 0][:3] if top else []
+    held = [d for d in detail["decisions"] if not d["allowed"]]
+    drawn = {c["series"]: c["spark"] for c in charts if c["spark"]}
+    lines = [f"{detail['id']}  {detail['title']}", _standing(detail, now), _cause_line(detail, top)]
+    lines += _evidence(detail, because, drawn)
+    lines += _others(detail)
+    lines += [f"Run:      {run_words(r)}" for r in detail["run_views"][-2:]]
+    if held and not any(r["live"] for r in detail["run_views"]):
+        lines.append(f"Held:     {_gate_line(held[-1])}")
+    if label := detail["labelled"]:
+        note = f" ({label['note']})" if label["note"] else ""
+        lines.append(f"Label:    {label['label']}, by {label['by']}{note}; {label['text']}")
+    if found := detail["traces"]:
+        rest = f" and {len(found) - _TRACES} more, see --json" if len(found) > _TRACES else ""
+        lines.append(f"Traces:   {', '.join(found[:_TRACES])}{rest}")
+    step = next_step(detail, held, pauses)
+    lines.append(f"Next:     {step}")
+    return {
+        "incident": shown, "text": _fitted(lines), "because": because, "causes": detail["causes"],
+        "rejected": detail["rejected"], "charts": list(charts), "logs_of": detail["logs_of"],
+        "traces": found, "turns": detail["turns"], "runs": detail["run_views"], "held_back": held,
+        "next": step,
+    }  # fmt: skip
+
+
+def _fitted(lines: list[str]) -> list[str]:
+    """Let the lines that help least go, until they are few enough; cut what is too long."""
+    out = list(lines)
+    for word in _GIVES_WAY:
+        if len(out) <= MOST_LINES:
+            break
+        out = [line for line in out if not line.startswith(f"{word}:")]
+    return [cut(line) for line in out]
+
+
+def cut(line: str, wide: int = _WIDE) -> str:
+    """Cut a line that is too long, and show that it was."""
+    return line if len(line) <= wide else line[: wide - 3].rstrip() + "..."
+
+
+# ---------------------------------------------------------------- lines
+
+
+def _evidence(
+    detail: IncidentDetail, because: Sequence[Any], drawn: Mapping[str, str]
+) -> list[str]:
+    lines = []
+    for e in because:
+        line = drawn.get(e["series"] or "", "")
+        room = _WIDE - len(line) - 2 if line else _WIDE
+        lines.append(cut(f"Because:  {e['text']}", room) + (f"  {line}" if line else ""))
+    if not because:
+        first = {
+            a["series"]: a for a in reversed(detail["anomalies"])
+        }  # its objective, then itself
+        for a in [a for a in detail["anomalies"] if first[a["series"]] is a][:2]:
+            line = drawn.get(a["series"], "")
+            lines.append(f"Seen:     {a['text']}" + (f"  {line}" if line else ""))
+    together = [a for a in detail["anomalies"] if a["together"] is not None]
+    if together:
+        p = min(a["together"] or 1.0 for a in together)
+        lines.append(
+            f"Together: {len(together)} series at once, chance {p:.1g} a row: {_few(together)}"
+        )
+    if detail["more"] or len(detail["also"]) > 1:
+        lines.append(f"More:     {_how_much(detail)}")
+    return lines
+
+
+def _how_much(detail: IncidentDetail) -> str:
+    """Say how large a storm is, in one line."""
+    kept = len(detail["anomalies"])
+    series = f"{kept} abnormal series" + (f" and {detail['more']} more" if detail["more"] else "")
+    names = [e["name"] for e in detail["also"]]
+    if not names:
+        return series
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{series}; it is shared by {', '.join(names[:3])}{rest}"
+
+
+def _others(detail: IncidentDetail) -> list[str]:
+    lines = []
+    second = [c for c in detail["causes"][1:] if c["kind"] != "unknown"]
+    if second:
+        said = (
+            f"{c['kind']} of {c['entity']['name']} ({100 * c['probability']:.0f} %)"
+            for c in second[:2]
+        )
+        lines.append(f"Or:       {', '.join(said)}")
+    if detail["rejected"]:
+        kinds = {c["kind"]: c for c in reversed(detail["rejected"])}
+        lines.append("Not:      " + "; ".join(_against(c) for c in list(kinds.values())[:-3:-1]))
+    return lines
+
+
+def run_words(run: RunView) -> str:
+    """Say a run in one line."""
+    outcome = run["outcome"]
+    said = f"{run['playbook']} on {run['target']['name']}: "
+    if outcome is not None:
+        undone = ", undone" if outcome["undone"] else ""
+        return (
+            said
+            + f"{_VERDICT_WORDS.get(outcome['verdict'], outcome['verdict'])}{undone} ({outcome['summary']})"
+        )
+    return said + _STATE_WORDS.get(run["state"], run["state"])
+
+
+def _few(found: Sequence[AnomalyView], most: int = 3) -> str:
+    names = list(dict.fromkeys(a["title"] for a in found))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _standing(detail: IncidentDetail, now: float) -> str:
+    since = clock(detail["opened"], now)
+    if detail["merged_into"]:
+        why = detail["turns"][-1]["why"].partition(": ")[2] if detail["turns"] else ""
+        return f"State:    merged into {detail['merged_into']}" + (f" ({why})" if why else "")
+    if detail["resolved"] is not None:
+        lasted = say_duration(detail["resolved"] - detail["opened"])
+        return (
+            f"State:    resolved, it lasted {lasted} ({since} to {clock(detail['resolved'], now)})"
+        )
+    times = detail["reopened"]
+    again = f", came back {times} time{'s' if times > 1 else ''}" if times else ""
+    lasts = say_duration(max(0.0, now - detail["opened"]))
+    return (
+        f"State:    {detail['state']} for {lasts}, since {since} ({detail['severity']})"
+        f"{again}{_taken(detail)}"
+    )
+
+
+def _taken(detail: IncidentDetail) -> str:
+    """Say who has it, and what they said."""
+    by = detail["acknowledged_by"]
+    if not by:
+        return ""
+    turn = next(t for t in reversed(detail["turns"]) if t["event"] == "acknowledged")
+    why = f": {turn['why']}" if turn["why"] else ""
+    return f"; {by.partition(' (')[0]} has it{why}"
+
+
+def _cause_line(detail: IncidentDetail, top: CauseView | None) -> str:
+    if top is None:
+        return "Cause:    not diagnosed yet, evidence is being gathered"
+    if top["kind"] == "unknown":
+        where = [e["name"] for e in detail["logs_of"]]
+        if not where:
+            return f"Cause:    {top['words']}"
+        called = f", then of {', '.join(where[1:])} which it calls" if len(where) > 1 else ""
+        return f"Cause:    no metric evidence: look at the logs of {where[0]}{called}"
+    doubt = ", low confidence" if detail["low_confidence"] else ""
+    sure = f"{100 * top['probability']:.0f} % sure{doubt}"
+    return f"Cause:    {top['words']}: {top['entity']['name']} ({top['kind']}, {sure})"
+
+
+def _against(cause: CauseView) -> str:
+    reason = next(
+        (e["text"] for e in cause["evidence"] if e["weight"] < 0), "too little speaks for it"
+    )
+    return f"{cause['kind']} ({reason})"
+
+
+def _gate_line(decision: DecisionView) -> str:
+    gate = next((g for g in decision["gates"] if not g["passed"]), None)
+    why = f"gate {gate['name']}: {gate['reason'] or gate['value']}" if gate else "by the guard"
+    return f"{decision['playbook']} on {decision['target']['name']}, {why}"
+
+
+def next_step(
+    detail: IncidentDetail, held: Sequence[DecisionView], pauses: Sequence[PauseView]
+) -> str:
+    """Say what the reader can do now."""
+    if detail["merged_into"]:
+        return f"homeostat why {detail['merged_into']}"
+    if detail["state"] == "resolved":
+        return "nothing; it is over"
+    everything = next((p for p in pauses if p["key"] == "*"), None)
+    asking = next((r for r in reversed(detail["run_views"]) if r["asks"]), None)
+    live = next((r for r in reversed(detail["run_views"]) if r["live"] and not r["asks"]), None)
+    if everything is not None:
+        return f"everything is paused by {everything['by'] or 'somebody'}; homeostat resume lets it act again"
+    if live is not None:
+        return f"wait: run {live['id']} {_STATE_WORDS.get(live['state'], live['state'])}"
+    if asking is not None:
+        return f"your turn: homeostat approve {asking['id']} (or deny it)"
+    if detail["state"] == "mitigated":
+        return "wait: it is well, and has to stay so for a while"
+    if not detail["causes"]:
+        return "wait a moment for the diagnosis"
+    look = "a person has to look"
+    if not detail["acknowledged_by"]:
+        look += f"; take it: homeostat ack {detail['id']}"
+    return f"no playbook {'may act (see Held)' if held else 'is meant for this'}; {look}"
