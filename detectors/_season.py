@@ -27,12 +27,15 @@ _MONDAY_S: Final = 3 * _DAY_S
 _CYCLES: Final = 2.0
 """Before so many days, or weeks, a profile is an echo of the last one."""
 _HELPS: Final = 0.9
+_HELPS_WEEK: Final = 0.9
 """A profile is used where it leaves less than this share of what is left without it."""
 _LEARNS: Final = 0.1
 """Share of the difference of one cycle that a profile takes over."""
 _CLIP: Final = 5.0
 _SURE_ROWS: Final = 200.0
 """Before so many rows nobody knows what an unusual error is."""
+_MOST_ROWS: Final = 65_000
+"""Enough to be sure; two bytes count no farther."""
 _LARGEST: Final = 1e30
 """Single precision holds no more of a week."""
 
@@ -44,7 +47,7 @@ class Season:
 
     profile, count   (BINS, n) value by time of day, rows behind it
     week, weeks      (HOURS, n) what the daily profile leaves, by hour of the week, rows behind it; single precision,
-                     for they are differences and there are many
+                     and two bytes, for they are differences and there are many
     errors           (3, n) mean absolute rest: by the daily profile, the slow level, the weekly profile
     """
 
@@ -57,11 +60,11 @@ class Season:
         self.profile: FloatArray = np.zeros((BINS, n))
         self.count: Half = np.zeros((BINS, n), dtype=np.float32)
         self.week: Half = np.zeros((HOURS, n), dtype=np.float32)
-        self.weeks: Half = np.zeros((HOURS, n), dtype=np.float32)
+        self.weeks: npt.NDArray[np.uint16] = np.zeros((HOURS, n), dtype=np.uint16)
         self.errors: FloatArray = np.zeros((3, n))
         self.rows: FloatArray = np.zeros(n)
 
-    def arrays(self) -> dict[str, npt.NDArray[np.floating]]:
+    def arrays(self) -> dict[str, npt.NDArray[np.floating | np.uint16]]:
         """Return the state by name; the last axis is the series."""
         names = ("profile", "count", "week", "weeks", "errors", "rows")
         return {name: getattr(self, name) for name in names}
@@ -88,7 +91,7 @@ class Season:
             left = x - self.profile[self._bin]
             np.copyto(out, left, where=helps)
             if oldest > self._week_rows:
-                helps = (weekly < _HELPS * np.minimum(daily, plain)) & (rows > self._week_rows)
+                helps = (weekly < _HELPS_WEEK * np.minimum(daily, plain)) & (rows > self._week_rows)
                 helps &= self.weeks[self._hour] > 0
                 np.copyto(out, left - self.week[self._hour], where=helps)
         return out
@@ -121,7 +124,7 @@ class Season:
         teach = teach & known
         step = np.maximum(1.0 / (weeks + 1.0), self._week_share)
         self.week[self._hour] = week + step * again * teach
-        self.weeks[self._hour] = weeks + teach
+        self.weeks[self._hour] = weeks + (teach & (weeks < _MOST_ROWS))
 
     def shift(self, by: FloatArray) -> None:
         """Move whole profiles (n,): the level is another one from now on, the habit is the same."""

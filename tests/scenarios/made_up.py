@@ -274,7 +274,7 @@ class Stage:
         self.walk = Walk(
             config, world, History(self._folder, age_s=7200, size_bytes=1e8),
             Monitor(
-                lambda step, floors: bank(bank.Config(step_s=step), len(floors), floors),
+                lambda step, n: bank(bank.Config(step_s=step), n),
                 limits_of(config), lambda _source: STEP,
             ),
             Correlator(world.topology, d.window, d.resolve_after, d.reopen_within, world.fresh),
