@@ -20,7 +20,7 @@ from agent.control import NotRunning
 from agent.desk import PlaybookView, SourceView
 from agent.journal import Journal, JournalReader
 from agent.memory import Memory
-from agent.model import FloatArray, Run, Series
+from agent.model import Change, FloatArray, Run, Series
 from agent.world import World
 
 if TYPE_CHECKING:
@@ -74,6 +74,10 @@ class Asleep:
         write(self.state, kind, subject, body, ts)
         self.memory = Memory()
         self.memory.load(self.journal)
+
+    def push(self, change: Change) -> None:
+        """A change joins incidents; without a daemon there is nobody to let it."""
+        raise _dead(f"the change of {change.entity.id} is not taken")
 
     def sources(self) -> list[SourceView]:
         """We have no eyes now."""

@@ -120,6 +120,37 @@ def runs(
     emit(found, as_json, cli_show.runs)
 
 
+@command(
+    example=("homeostat changes --since 2h", "homeostat changes checkout"),
+    then="homeostat why last   (which of them is a suspect)",
+)
+def changes(
+    *,
+    target: Annotated[
+        str, typer.Argument(help="Only of this, and of what it depends on: id, or part of a name.")
+    ] = "",
+    since: Annotated[
+        str, typer.Option("--since", help="2h, 1d (ago), unix seconds or ISO 8601.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 50,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what was changed, by whom, the newest first.
+
+    Releases, settings, scaling, restarts, and what homeostat itself did. Answers from the journal when the daemon is
+    dead; `target` then means just that entity.
+    """
+    from agent import cli_show
+
+    found = ask(
+        config, state, "/api/changes", {"target": target, "since": since, "limit": limit},
+        lambda desk: desk.changes(target, since, limit=limit),
+    )  # fmt: skip
+    emit(found, as_json, cli_show.changes)
+
+
 @command("verify", parent=audit_app, example="homeostat audit verify")
 def audit_verify(
     *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False

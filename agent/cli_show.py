@@ -197,6 +197,22 @@ def run(r: Any) -> None:
         out.print(f"asks for a yes of {r['approve']['by']} within {say_duration(left)}")
 
 
+def changes(found: Sequence[Any]) -> None:
+    """Show what was changed."""
+    out = _console()
+    if not found:
+        out.print("no changes are known")
+        return
+    table = _table("since", "what", "of", "from", "to", "by", "")
+    for c in found:
+        who = Text(c["by"], style="cyan" if c["ours"] else "default")
+        more = " ".join(x for x in (c["text"], c["url"]) if x)
+        table.add_row(
+            _ago(c["ts"]), c["kind"], c["entity"]["name"], c["before"], c["after"], who, more
+        )
+    out.print(table)
+
+
 def silences(found: Sequence[Any]) -> None:
     """Show silences."""
     out = _console()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import guard, match, rca
 from agent.causes import words
+from agent.changes import Changes
 from agent.codec import pack
 from agent.correlate import Correlator
 from agent.model import Anomaly, Cause, Change, Decision, Entity, Frame, Incident, Run
@@ -65,11 +66,12 @@ class Walk:
     journal_well: bool = True
     bugs: Callable[[str, Exception], None] | None = None
     changes: list[Change] = field(default_factory=list)
+    noticed: Changes = field(default_factory=Changes)
     journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def step(self, now: float, frames: Sequence[Frame], changes: Sequence[Change] = ()) -> Moment:
         """Walk one tick; returns what came of it. Plans are already recorded: start them."""
-        moment = Moment(now, frames, [*changes, *(c for f in frames for c in f.changes)])
+        moment = Moment(now, frames, list(changes))
         for stage in STAGES:
             stage(self, moment)
         return moment
@@ -86,11 +88,14 @@ class Walk:
 
 
 def learn(walk: Walk, moment: Moment) -> None:
-    """Put frames into the world and into history; remember changes."""
+    """Put frames into the world and into history; remember changes, each once."""
+    past = list(walk.memory.changes.values())
+    moment.changes = walk.noticed.take(moment.frames, moment.changes, past)
     for frame in moment.frames:
         walk.world.take(frame)
         walk.history.append(frame)
     walk.world.now = max(walk.world.now, moment.now)
+    walk.world.topology.fade(moment.now)
     for change in moment.changes:
         walk.record("change", change.entity.id, pack(change), moment.now)
     far = moment.now - walk.config.diagnose.release_window - walk.config.diagnose.window

@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from desk_story import Story, free_port, living
+from desk_story import HOST, MODEL, Story, free_port, living
 
 from agent import cli, cli_act, cli_ask, cli_local
 from agent.authority import Tokens
 from agent.journal import Journal
 from agent.memory import Memory
+from agent.model import Change
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def test_incidents_why_and_runs(homeostat, daemon):
 @pytest.mark.parametrize(
     "words",
     [("status",), ("incidents", "--all"), ("why", "inc-1a"), ("runs",), ("runs", "run-22"), ("silence",),
-     ("token", "list"), ("audit", "verify"), ("version",)],
+     ("changes",), ("token", "list"), ("audit", "verify"), ("version",)],
     ids=" ".join,
 )  # fmt: skip
 def test_every_answer_can_be_read_by_programs(homeostat, daemon, words):
@@ -220,6 +221,38 @@ def test_no_daemon_at_all(homeostat, tmp_path, words):
     assert "homeostat run" in err
     code, out, _ = homeostat(*words, "--state", tmp_path / "none", "--json")
     assert (code, json.loads(out)["exit"]) == (3, 3)
+
+
+# ---- changes
+
+
+def test_changes_are_listed_with_who_and_what(homeostat, daemon, tmp_path):
+    assert "no changes are known" in homeostat("changes", "--state", daemon.state)[1]
+    hooks = daemon.story.hooks
+    ours = Change(hooks.now() - 60, MODEL, "release", "4", "3", "homeostat:run-11", "roll_back")
+    theirs = Change(hooks.now() - 90, HOST, "config", "", "", "ann", "sysctl", "https://ci/7")
+    for change in (ours, theirs):
+        daemon.call(hooks.push, change)
+    code, out, _ = homeostat("changes", "--state", daemon.state)
+    assert code == 0
+    first, second = out.splitlines()[1:3]
+    assert "release" in first
+    assert "homeostat:run-11" in first
+    assert "sysctl https://ci/7" in second
+    _, out, _ = homeostat("changes", "web-1", "--state", daemon.state, "--json")
+    assert [c["kind"] for c in json.loads(out)] == ["config"]
+    assert homeostat("changes", "wbe-1", "--state", daemon.state)[0] == 1
+    assert homeostat("changes", "--since", "soon", "--state", daemon.state)[0] == 1
+
+
+def test_changes_of_a_dead_daemon_are_in_its_journal(homeostat, tmp_path):
+    story = Story(tmp_path / "state", now=time.time())
+    story.hooks.push(Change(time.time() - 5, HOST, "config", "a", "b", "ann"))
+    story.close()
+    code, out, err = homeostat("changes", "--state", tmp_path / "state")
+    assert code == 0
+    assert "ann" in out
+    assert "this is what the journal knows" in err
 
 
 # ---- a dead daemon
