@@ -495,7 +495,6 @@ class Daemon:
         """Fold the journal: incidents, runs, cooldowns, silences and pauses are as they were."""
         self.memory.load(self.journal)
         self.correlator.restore(self.memory.incidents.values())
-        self.walk.changes = list(self.memory.changes.values())
 
     def _start_sources(self) -> None:
         wanted = wanted_connectors(self.config)

@@ -99,7 +99,8 @@ def learn(walk: Walk, moment: Moment) -> None:
     for change in moment.changes:
         walk.record("change", change.entity.id, pack(change), moment.now)
     far = moment.now - walk.config.diagnose.release_window - walk.config.diagnose.window
-    walk.changes = [c for c in walk.changes if c.ts >= far] + moment.changes
+    # the memory knows our own acts, too, and what was before a restart
+    walk.changes = [c for c in walk.memory.changes.values() if c.ts >= far]
 
 
 def detect(walk: Walk, moment: Moment) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from agent.catalogue import SIGNALS
 from agent.model import Anomaly, Change, Entity, Evidence, Series
-from agent.rca.look import Look, Measured
+from agent.rca.look import Look, Measured, Suspect
 from agent.units import say, say_duration
 
 _LATENCY: Final = (
@@ -103,7 +103,8 @@ def saturation(look: Look) -> list[Case]:
             f"traffic is {traffic.ratio:.1f} times the usual ({_numbers(traffic)})", traffic,
         )  # fmt: skip
     else:
-        case.add(-2.5, f"traffic is as usual ({_numbers(traffic)})", traffic)
+        fewer = _fewer(look, case)
+        case.add(0.0 if fewer else -2.5, f"traffic is as usual ({_numbers(traffic)})", traffic)
     latency, work = _waiting(look)
     if latency is not None and work is not None:
         waits = latency.now - work.now
@@ -117,6 +118,27 @@ def saturation(look: Look) -> list[Case]:
         elif work.ratio >= 1.6:
             case.add(-1.0, f"the work itself has become slower ({_numbers(work)})", work)
     return [case]
+
+
+def _fewer(look: Look, case: Case) -> bool:
+    """Weigh that the same traffic meets fewer replicas than before; True when that is so."""
+    for suspect in look.suspects():
+        change = suspect.change
+        if suspect.steps == 0 and change.kind == "scale" and _count(change.after) < _count(change.before):  # fmt: skip
+            by = f" by {change.by}" if change.by else ""
+            text = f"replicas went from {change.before} to {change.after}{by} {suspect.when}"
+            # when nobody says that they did it, they may have died
+            case.add((3.5 if change.by else 1.5) * suspect.nearness, text)
+            case.facts = {"before": change.before, "after": change.after}
+            return True
+    return False
+
+
+def _count(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def neighbour(look: Look) -> list[Case]:
@@ -208,6 +230,16 @@ def crash(look: Look) -> list[Case]:
         case.add(2.5, f"replicas fell to {replicas.now:.0f} from {replicas.usual:.0f}", replicas)
     if errors is not None and errors.now > 0.05:
         case.add(1.0, f"requests fail ({_numbers(errors)})", errors)
+    if _slow(look) or case.evidence:
+        for suspect in look.suspects():
+            change = suspect.change
+            if suspect.steps == 0 and change.kind == "restart":
+                by = f" by {change.by}" if change.by else ""
+                case.add(2.0 * suspect.nearness, f"it was restarted{by} {suspect.when}")
+                break
+            if suspect.steps == 0 and change.kind == "scale" and change.by and case.evidence:
+                case.add(-2.0, f"{change.by} scaled it from {change.before} to {change.after}")
+                break
     return [case] if case.evidence else []
 
 
@@ -265,26 +297,88 @@ def release_of_model(look: Look) -> list[Case]:
     return out
 
 
-def release_of_service(look: Look) -> list[Case]:
-    """Code or configuration of the service changed shortly before it became slow or failed."""
+_CHANGED: Final[dict[tuple[str, str], tuple[str, float]]] = {
+    ("service", "release"): ("release.code", 3.5),
+    ("service", "config"): ("release.config", 3.5),
+    ("service", "flag"): ("release.config", 3.5),
+    ("service", "restart"): ("serving.crash", 2.0),
+    ("service", "scale"): ("serving.saturation", 2.0),
+    ("dependency", "release"): ("release.code", 3.0),
+    ("dependency", "config"): ("release.config", 3.0),
+    ("dependency", "restart"): ("serving.crash", 2.0),
+    ("host", "release"): ("release.config", 2.5),
+    ("host", "config"): ("release.config", 2.5),
+    ("model", "release"): ("release.model", 3.0),
+}
+"""(kind of what was changed, kind of change) -> the cause that it makes likely, and how much right at the onset."""
+_A_STEP: Final = 0.6
+"""How much less likely a change is with each edge between it and who is in trouble."""
+
+
+def changes(look: Look) -> list[Case]:
+    """Weigh what was changed, of a service or of what it depends on, shortly before it became slow or failed."""
     if look.group.kind != "service":
         return []
     if not (_slow(look) or look.broken("service.error_ratio", "service.up")):
         return []
-    kinds: dict[str, str] = {
-        "release": "release.code",
-        "config": "release.config",
-        "flag": "release.config",
-    }
-    change: Change | None = look.release(look.group, *kinds)
-    if change is None:
-        return []
-    case = Case(
-        kinds[change.kind], look.group, facts={"before": change.before, "after": change.after}
-    )
-    ago = say_duration(abs(look.onset - change.ts))
-    case.add(3.5, f"{change.kind} from {change.before} to {change.after} {ago} before the onset")
-    return [case]
+    cases: dict[tuple[str, Entity], Case] = {}
+    for suspect in look.suspects():
+        change = suspect.change
+        own = suspect.steps == 0
+        kind, most = _CHANGED.get((change.entity.kind, change.kind), ("", 0.0))
+        if not kind or (own and change.kind in {"restart", "scale"}):
+            continue  # its own restarts and replicas stand among the reasons of other rules
+        if change.kind == "scale" and _count(change.after) > _count(change.before):
+            continue
+        if kind == "release.model" and _poor(look, change.entity):
+            continue  # its own rule
+        case = cases.get((kind, change.entity))
+        if case is None:
+            case = cases[kind, change.entity] = Case(kind, change.entity, facts=_facts(change))
+            weight = most * suspect.nearness - _A_STEP * max(0, suspect.steps - 1)
+            case.add(weight, _said(suspect, look.group))
+            if not own:
+                _there(look, case)
+        else:
+            case.add(0.0, _said(suspect, look.group))
+    return list(cases.values())
+
+
+def _facts(change: Change) -> dict[str, str]:
+    if change.kind == "release" and change.entity.kind == "model":
+        return {"version": change.after, "previous_version": change.before}
+    found = {"before": change.before, "after": change.after, "by": change.by, "url": change.url}
+    return {k: v for k, v in found.items() if v or k in {"before", "after"}}
+
+
+def _said(suspect: Suspect, group: Entity) -> str:
+    c = suspect.change
+    what = f"from {c.before} to {c.after}" if c.before else f"to {c.after}" if c.after else c.text
+    by = f" by {c.by}" if c.by else ""
+    if suspect.steps == 0:
+        return f"{c.kind} {what}{by} {suspect.when}"
+    far = f"{suspect.steps} steps from" if suspect.steps > 1 else "next to"
+    return f"{c.kind} of {c.entity.id}, {far} {group.key}, {what}{by} {suspect.when}"
+
+
+def _there(look: Look, case: Case) -> None:
+    """Weigh whether what was changed is itself unwell."""
+    if case.entity.kind == "model":
+        _, work = _waiting(look)
+        if work is not None and work.deviations > 3 and work.ratio > 1.3:
+            case.add(1.0, f"the work itself takes longer ({_numbers(work)})", work)
+        elif work is not None:
+            case.add(-1.5, f"the work itself is as quick as ever ({_numbers(work)})", work)
+        return
+    found = [
+        m for metric in ("service.latency_p95_seconds", "service.error_ratio")
+        if case.entity.kind == "service" and (m := look.measure(metric, case.entity)) is not None
+    ]  # fmt: skip
+    bad = next((m for m in found if m.deviations > 4), None)
+    if bad is not None:
+        case.add(1.5, f"{case.entity.key} itself is unwell ({_numbers(bad)})", bad)
+    elif found:
+        case.add(-2.0, f"{case.entity.key} itself is well ({_numbers(found[0])})", found[0])
 
 
 # ---------------------------------------------------------------- data and models
@@ -523,6 +617,6 @@ def blind(look: Look) -> list[Case]:
 
 Rule = Callable[[Look], list[Case]]
 RULES: Final[tuple[Rule, ...]] = (
-    saturation, neighbour, crash, dependency, release_of_model, release_of_service,
+    saturation, neighbour, crash, dependency, release_of_model, changes,
     contract, concept, drift, labels, hardware, blind,
 )  # fmt: skip
