@@ -117,6 +117,7 @@ def make_app(
     )
     routes = [
         StarletteRoute("/", _static("index.html"), name="console"),
+        StarletteRoute("/topology", _static("topology.html"), name="topology page"),
         StarletteRoute("/static/{path:path}", _static(), name="static"),
         StarletteRoute("/metrics", _metrics(views), name="metrics"),
         StarletteRoute("/health", _health(views.health), name="health"),

@@ -121,6 +121,34 @@ def runs(
 
 
 @command(
+    example=("homeostat topology", "homeostat topology checkout --json"),
+    then="http://127.0.0.1:8787/topology shows it as a graph; edit it under topology: in agent.yaml",
+)
+def topology(
+    *,
+    target: Annotated[
+        str, typer.Argument(help="Only what is around this: id, or part of a name.")
+    ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also features, sources, idle versions, processes.")
+    ] = False,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show who is there, and who depends on whom.
+
+    Services, what they call, the models that they serve, and the replicas, GPUs and hosts that carry them: each with
+    how it is, each edge with what it carries and who says so.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    said = control.Control(folder).get("/api/topology", target=target, everything=everything)
+    emit(said, as_json, cli_show.topology)
+
+
+@command(
     example=("homeostat changes --since 2h", "homeostat changes checkout"),
     then="homeostat why last   (which of them is a suspect)",
 )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from typing_extensions import TypedDict
 
-from agent import __version__, views
+from agent import __version__, graph, views
 from agent.authority import ROLES, Person, Tokens
 from agent.budget import (
     DAY_S,
@@ -446,6 +446,14 @@ class Desk:
         ]
         found.sort(key=lambda c: -c.ts)
         return [views.change_view(c, self.name) for c in found[:limit]]
+
+    def topology(self, target: str = "", *, everything: bool = False) -> graph.TopologyView:
+        """Return who is there and who depends on whom, or the part around one of them; raises NotThere, Refused."""
+        h = self.hooks
+        about = self._entity(target) if target else None
+        return graph.view(
+            h.world, h.memory.open_incidents(), self.name, about=about, everything=everything
+        )
 
     def silences(self) -> list[SilenceView]:
         """Return the silences that hold now, the one that ends first on top."""

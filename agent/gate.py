@@ -49,7 +49,7 @@ HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_PUBLIC: Final = frozenset({"/", "/health", "/ready"})
+_PUBLIC: Final = frozenset({"/", "/topology", "/health", "/ready"})
 """What anybody may have who names us rightly: an empty page, and whether we live."""
 
 

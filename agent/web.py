@@ -30,6 +30,7 @@ from agent.desk import (
 )
 from agent.doors import Site, open_doors, split_address
 from agent.events import Events
+from agent.graph import TopologyView
 from agent.model import Change, FloatArray, Run, Series
 from agent.telemetry import Telemetry
 from agent.units import Model
@@ -120,6 +121,15 @@ class _Changes(Model):
     limit: Annotated[int, Field(ge=1, le=500)] = 100
 
 
+class _Around(Model):
+    """A part of the graph."""
+
+    target: Annotated[str, Field(max_length=300)] = ""
+    """Only what is around this: id, or a unique part of a name."""
+    everything: bool = False
+    """Also features, sources, versions that do not serve and processes that serve nobody."""
+
+
 class _Change(Model):
     """What was changed: sent by a pipeline, a person, a script."""
 
@@ -173,6 +183,9 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.approve(a.path["id"], a.person, a.body.plan_hash), body=_Approve, returns=RunView),
         Way("POST", "/api/runs/{id}/deny", "deny", "deny", "Say no; one that acts is stopped and put back.",
             lambda a: desk.deny(a.path["id"], a.person, a.body.reason), body=_Reason, returns=RunView),
+        Way("GET", "/api/topology", "topology", "see", "Who is there, how they are, who depends on whom, who says so.",
+            lambda a: desk.topology(a.query.target, everything=a.query.everything),
+            query=_Around, returns=TopologyView),
         Way("GET", "/api/changes", "changes", "see", "What was changed, by others and by us, the newest first.",
             lambda a: desk.changes(a.query.target, a.query.since, limit=a.query.limit),
             query=_Changes, returns=list[ChangeView]),

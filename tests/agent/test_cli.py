@@ -14,7 +14,7 @@ from agent import cli, cli_act, cli_ask, cli_local
 from agent.authority import Tokens
 from agent.journal import Journal
 from agent.memory import Memory
-from agent.model import Change
+from agent.model import Change, Edge, Entity
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_incidents_why_and_runs(homeostat, daemon):
 @pytest.mark.parametrize(
     "words",
     [("status",), ("incidents", "--all"), ("why", "inc-1a"), ("runs",), ("runs", "run-22"), ("silence",),
-     ("changes",), ("token", "list"), ("audit", "verify"), ("version",)],
+     ("changes",), ("topology",), ("token", "list"), ("audit", "verify"), ("version",)],
     ids=" ".join,
 )  # fmt: skip
 def test_every_answer_can_be_read_by_programs(homeostat, daemon, words):
@@ -221,6 +221,36 @@ def test_no_daemon_at_all(homeostat, tmp_path, words):
     assert "homeostat run" in err
     code, out, _ = homeostat(*words, "--state", tmp_path / "none", "--json")
     assert (code, json.loads(out)["exit"]) == (3, 3)
+
+
+# ---- the graph
+
+
+def test_the_graph_is_a_tree_of_what_each_needs(homeostat, daemon):
+    code, out, _ = homeostat("topology", "--state", daemon.state)
+    assert code == 0
+    lines = out.splitlines()
+    wine = next(i for i, line in enumerate(lines) if line.startswith("service wine"))
+    assert "page inc-7f3a99e0" in lines[wine]
+    below = "\n".join(lines[wine + 1 :])
+    for part in (
+        "runs on host web-1",
+        "served by process gunicorn (pid 4100)",
+        "serves model wine",
+    ):
+        assert part in below
+    assert "nightly-batch (pid 5200)  note inc-7f3a99e0  suspect" in out
+    _, out, _ = homeostat("topology", "web-1", "--state", daemon.state, "--json")
+    assert {"nodes", "edges"} <= set(json.loads(out))
+
+
+def test_a_graph_with_a_circle_is_shown_once(homeostat, daemon):
+    names = [Entity("service", n) for n in "abc"]
+    for one, other in zip(names, [*names[1:], names[0]], strict=True):
+        daemon.call(daemon.story.hooks.world.topology.link, Edge("calls", one, other), "mesh")
+    _, out, _ = homeostat("topology", "--state", daemon.state)
+    assert [line.count("service a") for line in out.splitlines() if "service a" in line] == [1, 1]
+    assert "calls service a  silent  (mesh) as above" in out
 
 
 # ---- changes

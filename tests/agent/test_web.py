@@ -765,3 +765,26 @@ async def test_a_signed_path_opens_nothing_else(tmp_path):
         for path in ("/api/status", "/metrics", "/ingest/hook/more"):
             assert (await house.http.get(path, headers=there)).status_code in {401, 404}
         assert (await house.http.get("/api/status", headers=there)).status_code == 401
+
+
+# ---- the graph
+
+
+async def test_the_graph_page_and_its_script_are_there_and_need_no_inline_anything(house):
+    page = await house.http.get("/topology")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
+        assert (await house.http.get(name)).status_code == 200, name
+    assert not re.search(r"<script(?! defer src)|style=|\son[a-z]+=", page.text)
+    assert 'href="/topology"' in (await house.http.get("/")).text
+
+
+async def test_the_graph_is_asked_for_whole_or_around_something(house):
+    whole = (await house.http.get("/api/topology")).json()
+    assert {n["id"] for n in whole["nodes"]} >= {"service:wine", "host:web-1", "model:wine"}
+    part = (await house.http.get("/api/topology", params={"target": "web-1"})).json()
+    assert "host:web-1" in {n["id"] for n in part["nodes"]}
+    assert (await house.http.get("/api/topology", params={"target": "wbe-1"})).status_code == 404
+    more = (await house.http.get("/api/topology", params={"everything": "true"})).json()
+    assert len(more["nodes"]) >= len(whole["nodes"])
