@@ -31,6 +31,8 @@ CONFIG: Final = "agent.yaml"
 BINDING: Final = "binding"
 """Who told which process is which service: pidfile, port or command."""
 _FADE_EVERY_S: Final = 15.0
+_LIFTED_LASTS_S: Final = 3600.0
+"""A call of a service stays known for so long after its processes have closed their last connection."""
 _CARRIERS: Final = frozenset({"host", "gpu"})
 """What several may share: a walk goes down to them and further down, never up again to somebody else."""
 
@@ -299,7 +301,8 @@ def _needed(edge: Edge, here: Entity, *, first: bool) -> Entity | None:
 class Binding:
     """Ties process groups to the services of config by pidfile, port or command.
 
-    Called when processes are sighted or pidfiles change; edges: process serves service, service runs_on host.
+    Called when processes are sighted or pidfiles change; edges: process serves service, service runs_on host. What
+    the processes of a service call, the service calls; `localhost:port` is the service that listens there.
     """
 
     def __init__(self, services: Iterable[Service], host: Entity) -> None:
@@ -344,6 +347,7 @@ class Binding:
             if edge is not None:
                 topology.link(edge, BINDING, now)
                 self._bound[process] = edge
+        self._lift(topology, found, now)
         alive = set(processes)
         self._bound = {p: e for p, e in self._bound.items() if p in alive}
         changes = []
@@ -358,6 +362,23 @@ class Binding:
                 text = "all its processes are new"
                 changes.append(Change(began, service, "restart", was, now_is, text=text))
         return changes
+
+    def _lift(
+        self, topology: Topology, found: Mapping[Entity, Sequence[Entity]], now: float
+    ) -> None:
+        """Let services call what their processes have open connections to."""
+        at: dict[str, Entity] = {}
+        for service, processes in found.items():
+            for process in processes:
+                for port in topology.attrs(process).get("listen", "").split(","):
+                    at[f"localhost:{port}"] = service
+        for service, processes in found.items():
+            for process in processes:
+                for edge in topology.edges(process):
+                    callee = at.get(edge.dst.key, edge.dst)
+                    if edge.kind == "calls" and edge.src == process and callee != service:
+                        call = Edge("calls", service, callee)
+                        topology.link(call, BINDING, now, _LIFTED_LASTS_S)
 
 
 def _label(topology: Topology, process: Entity) -> str:

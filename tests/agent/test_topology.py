@@ -273,3 +273,23 @@ def test_one_more_process_or_another_leader_is_no_restart():
     topology.take(Sighting(Entity("process", "b/6/6"), gone=True))
     topology.take(Sighting(heir, (("command", "guni"), ("pgid", "6"), ("pid", "7"))))
     assert binding.update(topology, {}, 110.0) == []
+
+
+def test_a_service_calls_what_its_processes_are_connected_to():
+    topology = Topology()
+    binding = Binding([Service(id="shop", process="guni*"), Service(id="store", port=9000)], HOST)
+    processes(topology, 5)
+    (mine,) = topology.entities("process")
+    other = Entity("process", "b/9/9")
+    topology.take(Sighting(other, (("listen", "9000"), ("pid", "9"))))
+    here, there = Entity("dependency", "localhost:9000"), Entity("dependency", "10.0.0.7:5432")
+    edges = tuple(Edge("calls", mine, x) for x in (here, there))
+    topology.take(Sighting(mine, (("listen", "8080"),), edges, lasts_s=900.0), "connections", 100.0)
+    binding.update(topology, {}, 100.0)
+    called = {e.dst for e in topology.edges(SHOP) if e.kind == "calls"}
+    assert called == {STORE, there}
+    topology.fade(2000.0)
+    binding.update(topology, {}, 2000.0)
+    assert {e.dst for e in topology.edges(SHOP) if e.kind == "calls"} == called
+    topology.fade(4000.0)
+    assert not [e for e in topology.edges(SHOP) if e.kind == "calls"]
