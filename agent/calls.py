@@ -65,32 +65,18 @@ class Names:
 class Call:
     """What one foreign series tells of a call.
 
-    what    requests, errors (a part of the requests, counted again) or seconds (the time they took, summed)
-    scale   multiply its values by this to get our unit
-    also    the same series counts as this, too: errors are requests
+    edge     caller calls callee
+    side     whose view it is
+    counts   our series that it is an addend of: requests; errors (a part of the requests, so perhaps both); or the
+             seconds that they took, summed
+    scale    multiply its values by this to get our unit
     """
 
-    src: Entity
-    dst: Entity
+    edge: Edge
     side: Side
-    what: What
+    counts: tuple[Series, ...]
     scale: float = 1.0
-    also: What | None = None
     dialect: str = ""
-
-    @property
-    def edge(self) -> Edge:
-        """`src` calls `dst`."""
-        return Edge("calls", self.src, self.dst)
-
-    @property
-    def series(self) -> Series:
-        """Our series that it is (one of the addends of): several foreign series may be the same."""
-        return self.series_of(self.what)
-
-    def series_of(self, what: What) -> Series:
-        """Our series of what this call carries."""
-        return Series(SIGNAL[what], self.src, (("callee", self.dst.id), ("side", self.side)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +197,8 @@ def read(metric: str, labels: Mapping[str, str], names: Names | None = None) -> 
     if any(labels.get(label) != pattern for label, pattern in rule.needs):
         return None
     names = names or Names()
-    what, also = _counted(metric, rule, labels)
-    if what is None:
+    counted = _counted(metric, rule, labels)
+    if not counted:
         return None
     side = (
         rule.side if isinstance(rule.side, str) else rule.side[1].get(labels.get(rule.side[0], ""))
@@ -221,19 +207,17 @@ def read(metric: str, labels: Mapping[str, str], names: Names | None = None) -> 
     dst = _callee(rule, labels, names)
     if side is None or src is None or dst is None or src == dst:
         return None
-    return Call(src, dst, side, what, rule.scale, also, rule.dialect)
+    its = (("callee", dst.id), ("side", side))
+    counts = tuple(Series(SIGNAL[what], src, its) for what in counted)
+    return Call(Edge("calls", src, dst), side, counts, rule.scale, rule.dialect)
 
 
-def _counted(
-    metric: str, rule: _Rule, labels: Mapping[str, str]
-) -> tuple[What | None, What | None]:
-    """Return what a sample counts, and what it counts beside that."""
+def _counted(metric: str, rule: _Rule, labels: Mapping[str, str]) -> tuple[What, ...]:
+    """Return what a sample counts; nothing when another metric of the same dialect counts it."""
     bad = any(re.fullmatch(pattern, labels.get(label, "")) for label, pattern in rule.failed)
     if metric in _COUNTS_ALL:
-        return ("errors", "requests") if bad else (rule.what, None)
-    if rule.failed and not bad:
-        return None, None
-    return rule.what, None
+        return ("errors", "requests") if bad else (rule.what,)
+    return (rule.what,) if bad or not rule.failed else ()
 
 
 def _caller(rule: _Rule, labels: Mapping[str, str], names: Names) -> Entity | None:
@@ -289,7 +273,7 @@ def _unhosted(host: str) -> tuple[str, str]:
 
 
 class Tally:
-    """Adds foreign series up into ours: many pods, codes and paths are one call.
+    """Adds foreign counters up into ours: many pods, codes and paths are one call.
 
     Made anew when the table of a source changes; then a tick is two passes of numpy. Where two dialects tell of the
     same calls, only the better one counts.
@@ -309,7 +293,7 @@ class Tally:
             for i, c in enumerate(calls)
             if c is not None and DIALECTS.index(c.dialect) == best[c.edge, c.side]
         ]
-        parts = [(i, c.series_of(w), c.scale) for i, c in kept for w in (c.what, c.also) if w]
+        parts = [(i, series, c.scale) for i, c in kept for series in c.counts]
         self.series = tuple(sorted({series for _, series, _ in parts}))
         self.edges = tuple(dict.fromkeys(c.edge for _, c in kept))
         at = {series: j for j, series in enumerate(self.series)}
@@ -320,13 +304,19 @@ class Tally:
         self._rows = np.array([i for i, _ in kept], dtype=np.int64)
         self._edge = np.array([of[c.edge] for _, c in kept], dtype=np.int64)
 
-    def add(self, values: FloatArray) -> FloatArray:
-        """Return our values (m,) from a row (n,) of the foreign table; NaN only where no addend answered."""
-        x = values[self._from] * self._scale
-        known = ~np.isnan(x)
-        n = len(self.series)
-        total = np.bincount(self._into[known], x[known], minlength=n)
-        answered = np.bincount(self._into[known], minlength=n)
+    def gains(self, before: FloatArray, now: FloatArray) -> FloatArray:
+        """Return what our series (m,) gained between two rows (n,) of the foreign table; NaN where no addend answered.
+
+        By each counter and not by their sum: a pod that leaves takes its count along, and the calls did not fall. One
+        that fell was reset and counts from zero; one that is new has gained nothing yet, for we do not know since when.
+        """
+        b, n = before[self._from], now[self._from]
+        known = ~np.isnan(n)
+        gain = np.where(n >= b, n - b, n)
+        gain = np.where(known & ~np.isnan(b), gain, 0.0) * self._scale
+        m = len(self.series)
+        total = np.bincount(self._into, gain, minlength=m)
+        answered = np.bincount(self._into[known], minlength=m)
         return np.where(answered > 0, total, np.nan)
 
     def moved(self, before: FloatArray, now: FloatArray) -> list[Edge]:

@@ -374,7 +374,7 @@ def tried(said: Any, most: int | None) -> None:
     for what, n in said["records"].items():
         out.print(f"{n} {what} in the log")
     for path in said["ways_in"]:
-        out.print(f"takes POST {path} (with a token of role operator)")
+        out.print(f"takes POST {path}")
     for one in said["seen"][: most or None]:
         attrs = ", ".join(f"{k}={v}" for k, v in one["attrs"].items())
         out.print(

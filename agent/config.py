@@ -685,6 +685,13 @@ def _connectors(config: Config, document: Document, *, whole: bool) -> Iterator[
             continue
         yield from _known(own, "service", services, document, path)
         yield from _known(own, "model", models, document, path)
+        given = getattr(own, "services", None)
+        for what, service in given.items() if isinstance(given, dict) else ():
+            if service not in services:
+                remedy = did_you_mean(service, services) or "add it under `services:`"
+                yield document.fault(
+                    (*path, "services", what), f"no service is called `{service}`", remedy
+                )
 
 
 def _detectors(config: Config, document: Document) -> Iterator[Fault]:

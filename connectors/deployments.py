@@ -78,14 +78,6 @@ class Deployments:
             self._route("generic", _generic, _hmac(c.generic, "x-signature-256")),
         )
 
-    async def describe(self) -> Sequence[str]:
-        """Say which ways in there are, and what each asks of its sender."""
-        return [
-            f"takes POST {route.path}, "
-            + ("signed with your secret" if route.vouch else "with a token of role operator")
-            for route in self.routes()
-        ]
-
     def _route(
         self,
         name: str,

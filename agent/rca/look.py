@@ -165,18 +165,25 @@ class Look:
         None of our own acts, and no release that another one has replaced before the onset: it runs no more. What
         is changed further away must come first; the clock of who tells it may be a little off.
         """
+        onset = self.onset
+        recent = [
+            c
+            for c in dict.fromkeys(self.changes)
+            if not c.ours and -self.window_s <= onset - c.ts <= self.release_window_s
+        ]
+        if not recent:
+            return []  # the walk below is long where many call each other
         steps = dict(self.topology.upstream(self.group))
         found = []
         runs: dict[tuple[Entity, str], Change] = {
             (c.entity, c.kind): c
             for c in sorted(self.changes, key=lambda c: c.ts)
-            if c.kind in {"release", "scale"} and c.ts <= self.onset
+            if c.kind in {"release", "scale"} and c.ts <= onset
         }
-        for change in dict.fromkeys(self.changes):
+        for change in recent:
             away = steps.get(change.entity)
-            before_s = self.onset - change.ts
-            latest = self.window_s if away == 0 else _SLACK_S
-            if away is None or change.ours or not -latest <= before_s <= self.release_window_s:
+            before_s = onset - change.ts
+            if away is None or (away > 0 and before_s < -_SLACK_S):
                 continue
             if before_s >= 0 and runs.get((change.entity, change.kind), change) != change:
                 continue

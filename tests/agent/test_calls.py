@@ -52,9 +52,10 @@ def test_each_dialect_is_read(metric, labels, src, dst, side, what, scale):
     call = read(metric, labels)
     assert call is not None
     assert call.edge == Edge("calls", service(src), service(dst))
-    assert (call.side, call.what, call.scale) == (side, what, scale)
-    assert call.series.metric == SIGNAL[what]
-    assert dict(call.series.labels) == {"callee": f"service:{dst}", "side": side}
+    assert (call.side, call.scale) == (side, scale)
+    (series,) = call.counts
+    assert (series.metric, series.entity) == (SIGNAL[what], service(src))
+    assert dict(series.labels) == {"callee": f"service:{dst}", "side": side}
 
 
 @pytest.mark.parametrize(
@@ -82,14 +83,19 @@ def test_what_is_no_call_is_none(metric, labels):
     assert read(metric, labels) is None
 
 
+def counted(labels):
+    """What a request that Istio counted is, by the signals it adds to."""
+    names = {signal: what for what, signal in SIGNAL.items()}
+    return [names[s.metric] for s in read("istio_requests_total", labels).counts]
+
+
 @pytest.mark.parametrize("code", ["500", "503", "0"])
 def test_a_failed_request_of_istio_is_an_error_and_a_request(code):
-    call = read("istio_requests_total", ISTIO | {"response_code": code})
-    assert (call.what, call.also) == ("errors", "requests")
-    assert read("istio_requests_total", ISTIO | {"response_code": "404"}).what == "requests"
+    assert counted(ISTIO | {"response_code": code}) == ["errors", "requests"]
+    assert counted(ISTIO | {"response_code": "404"}) == ["requests"]
     grpc = ISTIO | {"request_protocol": "grpc", "grpc_response_status": "14"}
-    assert read("istio_requests_total", grpc).what == "errors"
-    assert read("istio_requests_total", grpc | {"grpc_response_status": "0"}).what == "requests"
+    assert counted(grpc) == ["errors", "requests"]
+    assert counted(grpc | {"grpc_response_status": "0"}) == ["requests"]
 
 
 @pytest.mark.parametrize(
@@ -105,35 +111,37 @@ def test_a_failed_request_of_istio_is_an_error_and_a_request(code):
 )
 def test_cluster_names_of_envoy(cluster, callee):
     labels = {"envoy_cluster_name": cluster, "app": "frontend"}
-    assert read("envoy_cluster_upstream_rq_total", labels).dst.id == callee
+    assert read("envoy_cluster_upstream_rq_total", labels).edge.dst.id == callee
 
 
 def test_an_outside_host_of_istio_is_a_dependency():
     outbound = "outbound|443||api.stripe.com"
     call = read("envoy_cluster_upstream_rq_total", {"envoy_cluster_name": outbound, "job": "shop"})
-    assert call.dst == Entity("dependency", "api.stripe.com")
+    assert call.edge.dst == Entity("dependency", "api.stripe.com")
 
 
 @pytest.mark.parametrize("kind", ["database", "messaging_system"])
 def test_stores_are_dependencies(kind):
     labels = {"client": "cart", "server": "redis", "connection_type": kind}
-    assert read("traces_service_graph_request_total", labels).dst == Entity("dependency", "redis")
+    assert read("traces_service_graph_request_total", labels).edge.dst == Entity(
+        "dependency", "redis"
+    )
 
 
 def test_names_of_labels_become_service_ids():
     names = Names({"frontend": "shop", "cart-*": "cart", "api.stripe.com": "stripe"})
     labels = {"client": "frontend", "server": "cart-blue"}
     call = read("traces_service_graph_request_total", labels, names)
-    assert (call.src.key, call.dst.key) == ("shop", "cart")
+    assert (call.edge.src.key, call.edge.dst.key) == ("shop", "cart")
     labels = {"client": "a", "server": "api.stripe.com"}
-    assert read("traces_service_graph_request_total", labels, names).dst == service("stripe")
+    assert read("traces_service_graph_request_total", labels, names).edge.dst == service("stripe")
 
 
 def test_namespaces_tell_two_services_of_one_name_apart():
     names = Names(qualify=True)
     there = ISTIO | {"destination_workload_namespace": "prod", "source_workload_namespace": "test"}
     call = read("istio_requests_total", there, names)
-    assert (call.src.key, call.dst.key) == ("test/productpage", "prod/reviews")
+    assert (call.edge.src.key, call.edge.dst.key) == ("test/productpage", "prod/reviews")
 
 
 def test_every_rule_names_a_signal_and_a_dialect_that_there_is():
@@ -155,29 +163,38 @@ def at(tally, signal, values):
     return values[j]
 
 
+ZERO = np.zeros
+
+
 def test_pods_and_codes_are_one_call():
     tally = Tally([istio(), None, istio(pod="b"), istio("503")])
-    out = tally.add(np.array([10.0, 99.0, 5.0, 2.0]))
+    out = tally.gains(ZERO(4), np.array([10.0, 99.0, 5.0, 2.0]))
     assert at(tally, "service.call_requests_total", out) == 17.0
     assert at(tally, "service.call_errors_total", out) == 2.0
 
 
 def test_what_did_not_answer_is_unknown_and_adds_nothing():
     tally = Tally([istio(), istio(pod="b")])
-    assert tally.add(np.array([math.nan, 5.0]))[0] == 5.0
-    assert np.isnan(tally.add(np.array([math.nan, math.nan]))).all()
+    assert tally.gains(ZERO(2), np.array([math.nan, 5.0]))[0] == 5.0
+    assert np.isnan(tally.gains(ZERO(2), np.array([math.nan, math.nan]))).all()
+
+
+def test_a_counter_that_was_reset_counts_from_zero_and_a_new_one_from_where_it_is():
+    tally = Tally([istio()])
+    assert tally.gains(np.array([1000.0]), np.array([7.0]))[0] == 7.0
+    assert tally.gains(np.array([math.nan]), np.array([7000.0]))[0] == 0.0
 
 
 def test_milliseconds_become_seconds():
     tally = Tally([read("istio_request_duration_milliseconds_sum", ISTIO)])
-    assert tally.add(np.array([1500.0]))[0] == 1.5
+    assert tally.gains(ZERO(1), np.array([1500.0]))[0] == 1.5
 
 
 def test_a_call_that_two_dialects_count_is_counted_once():
     envoy = read("envoy_cluster_upstream_rq_total", ENVOY)
     tally = Tally([istio(), envoy])
-    assert tally.add(np.array([10.0, 1000.0])).tolist() == [10.0]
-    assert Tally([envoy]).add(np.array([1000.0])).tolist() == [1000.0]
+    assert tally.gains(ZERO(2), np.array([10.0, 1000.0])).tolist() == [10.0]
+    assert Tally([envoy]).gains(ZERO(1), np.array([1000.0])).tolist() == [1000.0]
 
 
 def test_only_edges_whose_counters_move_are_in_use():
@@ -193,5 +210,5 @@ def test_only_edges_whose_counters_move_are_in_use():
 def test_nothing_in_nothing_out():
     tally = Tally([None, None])
     assert tally.series == ()
-    assert tally.add(np.zeros(2)).shape == (0,)
+    assert tally.gains(np.zeros(2), np.zeros(2)).shape == (0,)
     assert tally.moved(np.zeros(2), np.ones(2)) == []

@@ -312,3 +312,15 @@ def test_faults_of_the_graph_are_told_with_place_and_remedy(folder, words, said)
     (fault,) = faults(folder, SHOPS + f"topology:\n  {words}\n")
     assert fault.startswith("agent.yaml:5:")
     assert said in fault
+
+
+def test_services_that_a_connector_names_must_be_there(folder, monkeypatch):
+    class Hooks:
+        class Config(Model):
+            services: dict[str, str] = {}
+
+    registry.connector("hooks")(Hooks)
+    text = SHOPS + "connectors:\n  hooks:\n    services: {acme/web: shpo}\n"
+    assert faults(folder, text) == [
+        "agent.yaml:6:26: no service is called `shpo`; did you mean `shop`?"
+    ]

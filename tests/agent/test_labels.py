@@ -1,13 +1,18 @@
 """Labels of scrapes into entities and edges, and a survey that says them again while they are so."""
 
+import math
+
 import numpy as np
 import pytest
 
+from agent import graph
 from agent.calls import Names
 from agent.labels import read, workload
-from agent.model import Edge, Entity
+from agent.model import Edge, Entity, Frame
+from agent.rates import Rates
 from agent.survey import TARGETS_LAST_S, Survey
 from agent.topology import Topology
+from agent.world import World
 
 UUID = "GPU-1c2d3e4f-1111-2222-3333-444455556666"
 POD = {
@@ -183,16 +188,28 @@ def test_a_call_that_nobody_makes_any_more_fades_and_one_that_is_made_stays():
     assert 1000.0 + 15 * 99 - word.seen <= 60.0
 
 
-def test_calls_are_counted_while_the_table_changes():
+def test_calls_are_counted_while_pods_come_and_go():
+    """What counts is what each pod's counter gained: one that leaves takes nothing from the calls."""
     survey = Survey()
-    survey.table([CALL])
-    values, _ = survey.look(1.0, np.array([5.0]))
+    other = (CALL[0], CALL[1] | {"pod": "b"})
+    survey.table([CALL, other])
+    got = [
+        survey.look(1.0, np.array([500.0, 900.0]))[0],
+        survey.look(2.0, np.array([510.0, 905.0]))[0],
+    ]
     assert [s.metric for s in survey.series] == ["service.call_requests_total"]
-    assert values.tolist() == [5.0]
     survey.table([("up", POD), CALL])
-    values, seen = survey.look(2.0, np.array([1.0, 5.0]))
-    assert values.tolist() == [5.0]
+    values, seen = survey.look(3.0, np.array([1.0, 530.0]))
     assert REPLICA in {s.entity for s in seen}
+    got.append(values)
+    got.append(survey.look(4.0, np.array([1.0, math.nan]))[0])
+    got.append(survey.look(5.0, np.array([1.0, 540.0]))[0])
+    survey.table([("up", POD), CALL, other])
+    got.append(survey.look(6.0, np.array([1.0, 541.0, 40.0]))[0])
+    got.append(survey.look(7.0, np.array([1.0, 3.0, 41.0]))[0])
+    assert np.array_equal(
+        np.concatenate(got), [0.0, 15.0, 35.0, math.nan, 45.0, 46.0, 50.0], equal_nan=True
+    )
 
 
 def test_it_is_quiet_between_the_minutes_and_reads_a_label_set_once(monkeypatch):
@@ -212,3 +229,20 @@ def test_a_label_of_many_values_is_no_version():
     survey.table([("up", POD | {"pod": f"checkout-{i}", "version": str(i)}) for i in range(20)])
     _, seen = survey.look(1.0, np.ones(20))
     assert dict(next(s for s in seen if s.entity == CHECKOUT).attrs)["version"] == ""
+
+
+def test_from_the_counters_of_a_mesh_to_what_an_edge_carries():
+    """Through the rates of the collector and the world, as a connector's frames go."""
+    survey, rates, world = Survey(), Rates(), World()
+    failed = ("traces_service_graph_request_failed_total", CALL[1])
+    spent = ("traces_service_graph_request_client_seconds_sum", CALL[1])
+    survey.table([CALL, failed, spent])
+    for i in range(4):
+        values, seen = survey.look(100.0 + 15 * i, np.array([600.0 * i, 30.0 * i, 45.0 * i]))
+        frame = Frame("mesh", 100.0 + 15 * i, survey.series, values, seen)
+        world.take(rates.apply(frame, 100.0 + 15 * i))
+    view = graph.view(world, (), lambda e: e.key)
+    (edge,) = view["edges"]
+    assert (edge["src"], edge["dst"]) == ("service:checkout", "service:pay")
+    assert edge["carries"] == {"requests": 40.0, "errors": 2.0, "busy": 3.0}
+    assert edge["sources"][0]["source"] == "mesh"

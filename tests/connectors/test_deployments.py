@@ -218,12 +218,6 @@ def test_a_secret_stands_nowhere_but_by_reference():
         Deployments.Config(github="hunter2hunter2")
 
 
-async def test_it_says_what_it_takes():
-    lines = await Deployments("d", Deployments.Config(github="env:HOOK")).describe()
-    assert any("github, signed" in line for line in lines)
-    assert any("argocd, with a token" in line for line in lines)
-
-
 @pytest.mark.parametrize(
     ("said", "ts"),
     [
