@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent import guard, match, rca
 from agent.alerts import Alerts
 from agent.causes import words
+from agent.changes import Changes
 from agent.codec import pack
 from agent.correlate import Correlator
 from agent.examples import Examples
@@ -70,6 +71,7 @@ class Walk:
     changes: list[Change] = field(default_factory=list)
     alerts: Alerts = field(default_factory=Alerts)
     examples: Examples = field(default_factory=Examples)
+    noticed: Changes = field(default_factory=Changes)
     journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def step(
@@ -80,7 +82,7 @@ class Walk:
         signals: Sequence[Signal] = (),
     ) -> Moment:
         """Walk one tick; returns what came of it. Plans are already recorded: start them."""
-        moment = Moment(now, frames, [*changes, *(c for f in frames for c in f.changes)], signals)
+        moment = Moment(now, frames, list(changes), signals)
         for stage in STAGES:
             stage(self, moment)
         return moment
@@ -97,16 +99,20 @@ class Walk:
 
 
 def learn(walk: Walk, moment: Moment) -> None:
-    """Put frames into the world and into history; remember changes."""
+    """Put frames into the world and into history; remember changes, each once."""
+    past = list(walk.memory.changes.values())
+    moment.changes = walk.noticed.take(moment.frames, moment.changes, past)
     for frame in moment.frames:
         walk.world.take(frame)
         walk.history.append(frame)
     walk.world.now = max(walk.world.now, moment.now)
+    walk.world.topology.fade(moment.now)
     for change in moment.changes:
         walk.record("change", change.entity.id, pack(change), moment.now)
     walk.examples.forget(moment.now)
     far = moment.now - walk.config.diagnose.release_window - walk.config.diagnose.window
-    walk.changes = [c for c in walk.changes if c.ts >= far] + moment.changes
+    # the memory knows our own acts, too, and what was before a restart
+    walk.changes = [c for c in walk.memory.changes.values() if c.ts >= far]
 
 
 def detect(walk: Walk, moment: Moment) -> None:

@@ -354,7 +354,7 @@ function inside(full, charts) {
     full.causes.length > 1 ? others("Other causes that are possible", full.causes.slice(1, 4)) : null,
     full.rejected.length ? others("Looked at and rejected", full.rejected.slice(0, 5)) : null,
     full.changes.length ? h("div", {}, h("h4", {}, "Changes"), h("table", {}, full.changes.map((c) => h("tr", {}, h("th", { scope: "row" }, time(c.ts)),
-      h("td", {}, `${c.kind} of ${c.entity.name}${c.before || c.after ? `: ${c.before} → ${c.after}` : ""}${c.by ? ` by ${c.by}` : ""}${c.text ? ` (${c.text})` : ""}`))))) : null,
+      h("td", {}, `${c.kind} of ${c.entity.name}${c.before || c.after ? `: ${c.before} → ${c.after}` : ""}${c.by ? ` by ${c.by}` : ""}${c.text ? ` (${c.text})` : ""}`, /^https?:/.test(c.url) ? [" ", h("a", { href: c.url, rel: "noopener noreferrer", target: "_blank" }, "more")] : null))))) : null,
     h("p", { class: "soft" }, full.id, " ", full.labelled ? `${full.labelled.label}, by ${full.labelled.by}: ${full.labelled.text}. ` : "", ["noise", "real"].filter((w) => w !== full.label).map((w) => h("button", { type: "button", class: "quiet small", "data-focus": `${w} ${full.id}`, onclick: () => label(full, w) }, `It was ${w}`))),
   ].filter(Boolean);
 }

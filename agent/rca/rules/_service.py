@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from agent.model import Entity
@@ -37,6 +38,14 @@ def waiting(look: Look) -> tuple[Measured | None, Measured | None]:
         look.measure("service.latency_p50_seconds", look.group),
         look.measure("service.processing_p50_seconds", look.group),
     )
+
+
+def count(text: str) -> float:
+    """Read a number of replicas; NaN when it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def processes(look: Look) -> list[Entity]:
