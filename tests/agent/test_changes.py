@@ -14,7 +14,7 @@ from agent.config import Config, Service
 from agent.journal import Journal
 from agent.memory import Memory
 from agent.model import Change, Entity, Frame, Series, Sighting
-from agent.pipeline import Moment, learn
+from agent.pipeline import Moment, Walk, learn
 from agent.world import World
 
 SHOP = Entity("service", "shop")
@@ -188,22 +188,23 @@ def test_an_edited_objective_is_a_change_of_its_service_and_an_owner_is_none():
 
 
 class Ground:
-    """What `learn` needs of a walk, over a real journal."""
+    """The first stage of a walk, over a real journal; the rooms behind it are not entered."""
 
     def __init__(self, folder):
         self.journal = Journal(folder / "journal.sqlite")
-        self.memory = Memory()
+        self.memory, self.world = Memory(), World()
         self.memory.load(self.journal)
-        self.world, self.noticed, self.changes = World(), Changes(), []
-        self.config = Config()
-        self.history = SimpleNamespace(append=lambda frame: None)
+        nowhere = SimpleNamespace(append=lambda frame: None)
+        self.walk = Walk(
+            Config(), self.world, nowhere, None, None, None, self.memory, self.record, None
+        )
 
     def record(self, kind, subject, body, ts):
         self.memory.apply(self.journal.append(kind, subject, body, ts))
 
     def step(self, now, frames=(), changes=()):
         moment = Moment(now, frames, list(changes))
-        learn(self, moment)
+        learn(self.walk, moment)
         return moment.changes
 
 
@@ -211,7 +212,7 @@ def test_a_change_survives_a_restart_and_is_not_taken_again(tmp_path):
     ground = Ground(tmp_path)
     change = told(1000.0, id="gh:1", by="ci", url="https://ci/1")
     assert ground.step(1001.0, changes=[change, change]) == [change]
-    assert ground.changes == [change]
+    assert ground.walk.changes == [change]
     assert ground.step(1002.0, changes=[change]) == []
     ground.journal.close()
     again = Ground(tmp_path)
