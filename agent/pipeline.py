@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from agent.playbook import Library
     from agent.runner import Plan
 
+_MOST_CHANGES: Final = 20
+"""Suspects that an incident keeps, the nearest ones."""
+
 Record = Callable[[str, str, dict[str, Any], float], None]
 """(kind, subject, body, ts): append to the journal and fold into memory."""
 
@@ -137,12 +140,13 @@ def explain(walk: Walk, moment: Moment) -> None:
             walk.memory.live_runs_of(incident.id) or not ongoing(incident)
         ):
             continue  # while a run acts, what moves is its doing; what is over has been explained
-        diagnosis = rca.diagnose(look(walk, incident, moment.now))
+        seen = look(walk, incident, moment.now)
+        diagnosis = rca.diagnose(seen)
         if rca.same_answer(diagnosis, incident.diagnosis):
             diagnosis = replace(
                 diagnosis, ts=incident.diagnosis.ts if incident.diagnosis else diagnosis.ts
             )
-        updated = replace(incident, diagnosis=diagnosis)
+        updated = replace(incident, diagnosis=diagnosis, changes=changes_of(incident, seen))
         walk.correlator.put(updated)
         if incident.id in moment.touched or not rca.same_answer(diagnosis, incident.diagnosis):
             moment.touched[incident.id] = updated
@@ -189,6 +193,18 @@ def look(walk: Walk, incident: Incident, now: float) -> Look:
         if b < onset
     ]
     return replace(found, trouble=trouble)
+
+
+def changes_of(incident: Incident, seen: Look) -> tuple[Change, ...]:
+    """Return the changes of an incident, with those of what it depends on that may have caused it."""
+    near = [s.change for s in seen.suspects()][:_MOST_CHANGES]
+    return tuple(
+        sorted({*incident.changes, *near}, key=lambda c: (c.ts, c.entity, c.kind, c.after))
+    )
+
+
+def _order(c: Change) -> tuple[Any, ...]:
+    return c.ts, c.entity, c.kind, c.before, c.after, c.by, c.id, c.text
 
 
 def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
