@@ -198,9 +198,7 @@ def look(walk: Walk, incident: Incident, now: float) -> Look:
 def changes_of(incident: Incident, seen: Look) -> tuple[Change, ...]:
     """Return the changes of an incident, with those of what it depends on that may have caused it."""
     near = [s.change for s in seen.suspects()][:_MOST_CHANGES]
-    return tuple(
-        sorted({*incident.changes, *near}, key=lambda c: (c.ts, c.entity, c.kind, c.after))
-    )
+    return tuple(sorted({*incident.changes, *near}, key=_order))
 
 
 def _order(c: Change) -> tuple[Any, ...]:
