@@ -133,6 +133,8 @@ def _shown(world: World, e: Entity) -> bool:
     if e.kind in _ASIDE:
         return False
     attrs = world.attrs(e)
+    if e.kind == "dependency" and not world.topology.edges(e):
+        return False  # a person took its edges away
     if e.kind == "process":
         return any(x.kind == "serves" for x in world.topology.edges(e))
     idle = attrs.get("serving", "no" if attrs.get("champion") == "false" else "") == "no"

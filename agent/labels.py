@@ -39,18 +39,20 @@ _NODE: Final = (
 _SPACE: Final = ("namespace", "exported_namespace", "kubernetes_namespace", "k8s_namespace_name")
 _GPU: Final = ("UUID", "uuid", "gpu_uuid", "GPU_UUID")
 _EXPORTER: Final = re.compile(
-    r"(?i).*(exporter|kubelet|cadvisor|kube-state-metrics|prometheus|alertmanager|pushgateway|apiserver|coredns"
-    r"|etcd|collector|node|blackbox|scrape|federate).*"
+    r"(?i)(.*[-_/.])?(\w*exporter|kubelet|c?advisor|kube-state-metrics|ksm|prometheus|alertmanager|pushgateway"
+    r"|apiserver|coredns|nodes?|nodes-cadvisor|blackbox|federate|otel-collector)"
 )
 """Jobs that tell of others: neither their name nor their own pod is who a series is about."""
 _OTHERS: Final = re.compile(r"(kube_|container_|node_|DCGM_|nvidia_|probe_|machine_|kubelet_)")
 """Metrics about others, whatever the job is called."""
+_RANDOM: Final = "[bcdfghjklmnpqrstvwxz2456789]"
+"""What Kubernetes makes names of: no vowels and no digits that look like some, so that no words come of it."""
 _WORKLOAD: Final = (
-    re.compile(r"(?P<name>.+)-[a-z0-9]{6,10}-[a-z0-9]{5}"),  # Deployment: name-<replica set>-<pod>
-    re.compile(r"(?P<name>.+)-\d{1,4}"),  # StatefulSet: name-<ordinal>
     re.compile(
-        r"(?P<name>.+)-[bcdfghjklmnpqrstvwxz2456789]{5}"
-    ),  # DaemonSet, ReplicaSet: no vowels, no 0 1 3
+        rf"(?P<name>.+)-{_RANDOM}{{6,10}}-{_RANDOM}{{5}}"
+    ),  # Deployment: name-<replica set>-<pod>
+    re.compile(r"(?P<name>.+)-\d{1,4}"),  # StatefulSet: name-<ordinal>
+    re.compile(rf"(?P<name>.+)-{_RANDOM}{{5}}"),  # DaemonSet, ReplicaSet, Job
 )
 _MODELS: Final = (
     ("nv_inference_", "model", "version"),
@@ -105,7 +107,7 @@ class Told:
 def read(metric: str, labels: Labels, names: Names | None = None) -> Told:
     """Return what a series tells of who is there; nothing when its labels name nobody."""
     names = names or Names()
-    others = bool(_OTHERS.match(metric)) or bool(_EXPORTER.fullmatch(labels.get("job", "")))
+    others = bool(_OTHERS.match(metric)) or _exporter(labels.get("job", ""))
     pod = _pod(labels, others=others)
     service = _service(labels, pod, names, others=others)
     host = _host(metric, labels)
@@ -137,6 +139,10 @@ def workload(pod: str) -> str:
     return pod
 
 
+def _exporter(name: str) -> bool:
+    return _EXPORTER.fullmatch(name) is not None
+
+
 def _one(labels: Labels, keys: tuple[str, ...]) -> str:
     """Return the first label that says something."""
     return next((labels[k] for k in keys if labels.get(k, "").lower() not in NOBODY), "")
@@ -147,7 +153,7 @@ def _pod(labels: Labels, *, others: bool) -> str:
     if others and labels.get("exported_pod"):
         return labels["exported_pod"]
     pod = _one(labels, _POD)
-    return "" if others and _EXPORTER.fullmatch(pod) else pod
+    return "" if others and _exporter(workload(pod)) else pod
 
 
 def _service(labels: Labels, pod: str, names: Names, *, others: bool) -> Entity | None:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from agent.playbook import Library
     from agent.runner import Plan
 
+_MOST_CHANGES: Final = 20
+"""Suspects that an incident keeps, the nearest ones."""
+
 Record = Callable[[str, str, dict[str, Any], float], None]
 """(kind, subject, body, ts): append to the journal and fold into memory."""
 
@@ -150,12 +153,16 @@ def explain(walk: Walk, moment: Moment) -> None:
             walk.memory.live_runs_of(incident.id) or not ongoing(incident)
         ):
             continue  # while a run acts, what moves is its doing; what is over has been explained
-        diagnosis = rca.diagnose(look(walk, incident, moment.now))
+        seen = look(walk, incident, moment.now)
+        diagnosis = rca.diagnose(seen)
         if rca.same_answer(diagnosis, incident.diagnosis):
             diagnosis = replace(
                 diagnosis, ts=incident.diagnosis.ts if incident.diagnosis else diagnosis.ts
             )
-        updated = replace(incident, diagnosis=diagnosis, traces=_traces(walk, incident))
+        updated = replace(
+            incident, diagnosis=diagnosis, traces=_traces(walk, incident),
+            changes=changes_of(incident, seen),
+        )  # fmt: skip
         walk.correlator.put(updated)
         if incident.id in moment.touched or not rca.same_answer(diagnosis, incident.diagnosis):
             moment.touched[incident.id] = updated
@@ -216,6 +223,16 @@ def _traces(walk: Walk, incident: Incident) -> tuple[str, ...]:
     began = min([incident.opened, *(a.onset for a in incident.anomalies if a.harm)])
     found = walk.examples.of(dict.fromkeys(models), began)
     return found if len(found) >= len(incident.traces) else incident.traces
+
+
+def changes_of(incident: Incident, seen: Look) -> tuple[Change, ...]:
+    """Return the changes of an incident, with those of what it depends on that may have caused it."""
+    near = [s.change for s in seen.suspects()][:_MOST_CHANGES]
+    return tuple(sorted({*incident.changes, *near}, key=_order))
+
+
+def _order(c: Change) -> tuple[Any, ...]:
+    return c.ts, c.entity, c.kind, c.before, c.after, c.by, c.id, c.text
 
 
 def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:

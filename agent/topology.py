@@ -151,7 +151,10 @@ class Topology:
 
     def _hear(self, key: Entity | Edge, source: str, now: float, lasts_s: float) -> None:
         words = self._words.setdefault(key, {})
-        words[source] = Word(source, now, now + lasts_s)
+        # what one part of a source holds for good, another does not shorten
+        before = words.get(source)
+        until = max(now + lasts_s, before.until if before is not None else -math.inf)
+        words[source] = Word(source, now, until)
         if lasts_s < math.inf:
             self._mortal[key] = None
 

@@ -9,6 +9,7 @@ from desk_story import ALCOHOL, BATCH, HOST, MODEL, V3, WINE, WORKERS, Story
 
 from agent import graph
 from agent.model import Edge, Entity, Frame, Series, Sighting
+from agent.topology import EdgePattern
 from agent.world import World
 
 CART = Entity("service", "cart")
@@ -91,6 +92,15 @@ def test_the_first_picture_leaves_out_what_serves_nobody(story):
     assert idle.id not in found
     assert old.id not in found
     assert {idle.id, old.id} <= set(nodes(story.desk.topology(everything=True)))
+
+
+def test_what_is_left_without_edges_by_a_person_is_not_shown(story):
+    topology = story.hooks.world.topology
+    db = Entity("dependency", "db:5432")
+    topology.link(Edge("calls", WINE, db), "mesh")
+    assert db.id in nodes(story.desk.topology())
+    topology.configure([], [EdgePattern("", "*", "dependency:db:*")])
+    assert db.id not in nodes(story.desk.topology())
 
 
 def test_the_part_around_one_is_its_kin_its_needs_and_its_callers(story):

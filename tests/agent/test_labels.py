@@ -33,7 +33,8 @@ def edges(metric, labels, names=None):
     ("pod", "name"),
     [
         ("checkout-7d9f8b6c5d-x2x4z", "checkout"), ("db-0", "db"), ("kube-proxy-x7k2p", "kube-proxy"),
-        ("cart", "cart"), ("vllm-llama-3-8b-5f7d8c9b4-abcde", "vllm-llama-3-8b"), ("my-shop", "my-shop"),
+        ("cart", "cart"), ("payment-service-x7k2p", "payment-service"),
+        ("vllm-llama-3-8b-5f7d8c9b4-x2x4z", "vllm-llama-3-8b"), ("my-shop", "my-shop"),
     ],
 )  # fmt: skip
 def test_a_pod_is_one_of_a_workload(pod, name):
@@ -66,10 +67,23 @@ def test_an_exporter_is_not_what_it_tells_of():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("job", "tells"),
+    [
+        ("node-exporter", True), ("kubernetes-nodes-cadvisor", True),
+        ("monitoring/kube-state-metrics", True), ("dcgm-exporter", True), ("nodes", True), ("kubelet", True),
+        ("nodejs-api", False), ("node-api", False), ("collector-of-orders", False), ("shop", False),
+    ],
+)  # fmt: skip
+def test_which_jobs_tell_of_others(job, tells):
+    named = read("http_requests_total", {"job": job, "instance": "10.0.0.1:80"}).entities
+    assert (named == set()) == tells
+
+
 def test_a_gpu_its_host_and_who_uses_it():
     labels = {
         "gpu": "0", "UUID": UUID, "modelName": "NVIDIA A100", "Hostname": "n1", "job": "dcgm-exporter",
-        "pod": "dcgm-exporter-abcde", "exported_pod": "vllm-0", "exported_namespace": "ml",
+        "pod": "dcgm-exporter-x7k2p", "exported_pod": "vllm-0", "exported_namespace": "ml",
     }  # fmt: skip
     assert edges("DCGM_FI_DEV_GPU_UTIL", labels) == {
         ("runs_on", f"gpu:{UUID}", "host:n1"), ("runs_on", "replica:vllm/vllm-0", f"gpu:{UUID}"),
@@ -157,8 +171,8 @@ CALL = ("traces_service_graph_request_total", {"client": "checkout", "server": "
 
 def test_a_deployment_moves_the_graph():
     topology, survey = Topology(), Survey()
-    old, new = POD | {"version": "v1"}, POD | {"pod": "checkout-9c9c9c9c9c-aaaaa", "version": "v2"}
-    fresh = Entity("replica", "checkout/checkout-9c9c9c9c9c-aaaaa")
+    old, new = POD | {"version": "v1"}, POD | {"pod": "checkout-9c9c9c9c9c-bbbbb", "version": "v2"}
+    fresh = Entity("replica", "checkout/checkout-9c9c9c9c9c-bbbbb")
     survey.table([("up", old)])
     walk(topology, survey, 1000.0, [1.0])
     assert topology.attrs(CHECKOUT)["version"] == "v1"

@@ -6,12 +6,13 @@ Each world is made of plain series (noise with a seed, a step at the onset), as 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from agent.model import Anomaly, Change, Edge, Entity, Frame, Incident, Series, Sighting
+from agent.pipeline import changes_of
 from agent.rca import Look, diagnose, same_answer
 from agent.world import World
 
@@ -63,6 +64,10 @@ def calm_but(changes: dict[Series, float]) -> dict:
 
 
 def solve(case: Case, seed: int = 0):
+    return diagnose(looked(case, seed))
+
+
+def looked(case: Case, seed: int = 0) -> Look:
     rng = np.random.default_rng(seed)
     table = tuple(sorted(case.levels))
     ts = np.arange(0.0, NOW + STEP, STEP)
@@ -101,7 +106,7 @@ def solve(case: Case, seed: int = 0):
         "i", ONSET, NOW, "open", "page", "t", anomalies,
         entities=tuple(sorted({group, *(b.entity for b in case.broken)})), about=group,
     )  # fmt: skip
-    return diagnose(Look(NOW, incident, world, read, 300.0, 500.0, 120.0, changes=case.changes))
+    return Look(NOW, incident, world, read, 300.0, 500.0, 120.0, changes=case.changes)
 
 
 F0 = FEATURES[0]
@@ -353,3 +358,14 @@ def test_a_restart_right_before_is_named():
     top = solve(Case(levels, [errors, P95], [restart])).top
     assert (top.kind, top.entity) == ("serving.crash", SHOP)
     assert any("restarted 4 s before the onset" in e.text for e in top.evidence)
+
+
+def test_an_incident_shows_the_changes_of_what_it_depends_on(calling):
+    own, far, ours, other = (
+        Change(ONSET - 8, SHOP, "config", "a", "b"), Change(ONSET - 9, DEEP, "release", "1", "2"),
+        Change(ONSET - 8, STORE, "scale", "2", "3", by="homeostat:run-1"),
+        Change(ONSET - 8, Entity("service", "elsewhere"), "release", "1", "2"),
+    )  # fmt: skip
+    seen = looked(Case(SLOW, [P95], [own, far, ours, other]))
+    incident = replace(seen.incident, changes=(own,))
+    assert changes_of(incident, seen) == (far, own)

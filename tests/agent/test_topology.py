@@ -123,6 +123,14 @@ def test_an_entity_that_fades_takes_its_edges_with_their_own_time():
     assert edge not in topology.edges(SHOP)
 
 
+def test_what_a_source_holds_for_good_is_not_shortened_by_its_own_guess():
+    topology = shop()
+    topology.link(CALL, "connections", 0.0)
+    topology.link(CALL, "connections", 10.0, lasts_s=60.0)
+    topology.fade(1e6)
+    assert CALL in topology.edges(SHOP)
+
+
 def test_a_clock_that_was_set_makes_nothing_fade():
     topology = shop()
     topology.link(CALL, "mesh", 0.0, lasts_s=100.0)
