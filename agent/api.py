@@ -26,7 +26,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
 
 from agent import openapi
-from agent.authority import Person, Tokens, Verb
+from agent.authority import Person, Tokens, Unknown, Verb
 from agent.desk import NotThere
 from agent.errors import AgentError, Refused
 from agent.events import Events
@@ -117,6 +117,7 @@ def make_app(
     )
     routes = [
         StarletteRoute("/", _static("index.html"), name="console"),
+        StarletteRoute("/topology", _static("topology.html"), name="topology page"),
         StarletteRoute("/static/{path:path}", _static(), name="static"),
         StarletteRoute("/metrics", _metrics(views), name="metrics"),
         StarletteRoute("/health", _health(views.health), name="health"),
@@ -125,6 +126,7 @@ def make_app(
     ]
     taken = {route.path for route in routes}
     ingest: set[str] = set()
+    signed: set[str] = set()
     for source, some in (receivers or {}).items():
         for one in some:
             # two connectors of one kind ask for the same path: the second gets its name behind it
@@ -134,6 +136,8 @@ def make_app(
                     f"receiver {source}: the path {path} is taken; give it one of its own"
                 )
             ingest.add(path)
+            if one.vouch is not None:
+                signed.add(path)
             handler = _receiver(source, one, push or (lambda _: None), telemetry)
             routes.append(StarletteRoute(path, handler, methods=["POST"], name=f"ingest {source}"))
     inner = Starlette(
@@ -142,7 +146,11 @@ def make_app(
             AgentError: told, HTTPException: told, pydantic.ValidationError: told, Exception: told,
         },
     )  # fmt: skip
-    return Gate(inner, tokens, telemetry, public_url=public_url, ingest=frozenset(ingest))
+    pushed = {way.path for way in ways if way.method == "POST" and way.verb == "push"}
+    return Gate(
+        inner, tokens, telemetry, public_url=public_url, ingest=frozenset(ingest | pushed),
+        signed=frozenset(signed),
+    )  # fmt: skip
 
 
 def _own_ways(events: Events) -> tuple[Way, ...]:
@@ -182,8 +190,13 @@ def _receiver(
 ) -> Callable[[Request], Any]:
     async def serve(request: Request) -> Response:
         try:
-            request.scope["state"]["person"].must("push")
-            raw = await read_body(request, route.max_bytes)
+            person: Person = request.scope["state"]["person"]
+            if route.vouch is None or person.may("push"):
+                person.must("push")
+                raw = await read_body(request, route.max_bytes)
+            else:
+                raw = await read_body(request, route.max_bytes)
+                _vouched(route.vouch, request, raw)
             try:
                 arrivals = route.handle(raw, request.headers.get("content-type", ""))
             except Refused as error:
@@ -196,6 +209,16 @@ def _receiver(
         return answer({"accepted": len(arrivals)}, 202)
 
     return serve
+
+
+def _vouched(
+    vouch: Callable[[Mapping[str, str], bytes], None], request: Request, raw: bytes
+) -> None:
+    """Let a sender in who has signed what it sends; raises Unknown."""
+    try:
+        vouch(request.headers, raw)
+    except Refused as error:
+        raise Unknown(str(error)) from None
 
 
 def _metrics(views: Views) -> Callable[[Request], Any]:

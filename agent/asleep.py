@@ -22,7 +22,7 @@ from agent.desk import PlaybookView, SourceView
 from agent.journal import Journal, JournalReader
 from agent.life import Event, turned
 from agent.memory import Memory
-from agent.model import FloatArray, Incident, Run, Series
+from agent.model import Change, FloatArray, Incident, Run, Series
 from agent.world import World
 
 if TYPE_CHECKING:
@@ -76,6 +76,10 @@ class Asleep:
         write(self.state, kind, subject, body, ts)
         self.memory = Memory()
         self.memory.load(self.journal)
+
+    def push(self, change: Change) -> None:
+        """A change joins incidents; without a daemon there is nobody to let it."""
+        raise _dead(f"the change of {change.entity.id} is not taken")
 
     def sources(self) -> list[SourceView]:
         """We have no eyes now."""

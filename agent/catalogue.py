@@ -211,6 +211,10 @@ _DEFS: Final = (
     _g("service.processing_p50_seconds", "seconds", "median time of a request inside a worker, without waiting", better="low", floor=0.002),
     _s("service.up", "whether the service answers a probe", better="high", harm=True),
     _g("service.probe_latency_seconds", "seconds", "time of our own probe", better="low", floor=0.005, harm=True),
+    # ---- calls of a service (labels callee: entity id; side: client, server = who measured)
+    _c("service.call_requests_total", "service.call_requests_per_second", "per_second", "calls to another service or dependency (labels callee, side)", floor=0.2),
+    _c("service.call_errors_total", "service.call_errors_per_second", "per_second", "calls to another service or dependency that failed (labels callee, side)", floor=0.05, better="low"),
+    _c("service.call_seconds_total", "service.call_busy_count", "count", "calls to another service or dependency under way at once: their seconds per second (labels callee, side)", floor=0.05, better="low"),
     # ---- model and version (label version only on per-version signals)
     _g("model.predictions_per_second", "per_second", "predictions logged", floor=0.5),
     _g("model.accuracy_ratio", "ratio", "share of recent labelled predictions that were right", better="high", floor=0.01, harm=True),

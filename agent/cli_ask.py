@@ -120,6 +120,65 @@ def runs(
     emit(found, as_json, cli_show.runs)
 
 
+@command(
+    example=("homeostat topology", "homeostat topology checkout --json"),
+    then="http://127.0.0.1:8787/topology shows it as a graph; edit it under topology: in agent.yaml",
+)
+def topology(
+    *,
+    target: Annotated[
+        str, typer.Argument(help="Only what is around this: id, or part of a name.")
+    ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also features, sources, idle versions, processes.")
+    ] = False,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show who is there, and who depends on whom.
+
+    Services, what they call, the models that they serve, and the replicas, GPUs and hosts that carry them: each with
+    how it is, each edge with what it carries and who says so.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    said = control.Control(folder).get("/api/topology", target=target, everything=everything)
+    emit(said, as_json, cli_show.topology)
+
+
+@command(
+    example=("homeostat changes --since 2h", "homeostat changes checkout"),
+    then="homeostat why last   (which of them is a suspect)",
+)
+def changes(
+    *,
+    target: Annotated[
+        str, typer.Argument(help="Only of this, and of what it depends on: id, or part of a name.")
+    ] = "",
+    since: Annotated[
+        str, typer.Option("--since", help="2h, 1d (ago), unix seconds or ISO 8601.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 50,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what was changed, by whom, the newest first.
+
+    Releases, settings, scaling, restarts, and what homeostat itself did. Answers from the journal when the daemon is
+    dead; `target` then means just that entity.
+    """
+    from agent import cli_show
+
+    found = ask(
+        config, state, "/api/changes", {"target": target, "since": since, "limit": limit},
+        lambda desk: desk.changes(target, since, limit=limit),
+    )  # fmt: skip
+    emit(found, as_json, cli_show.changes)
+
+
 @command("verify", parent=audit_app, example="homeostat audit verify")
 def audit_verify(
     *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False

@@ -11,6 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from agent.units import say, say_duration
 from agent.views import rate_words
@@ -213,6 +214,96 @@ def run(r: Any) -> None:
         out.print(f"asks for a yes of {r['approve']['by']} within {say_duration(left)}")
 
 
+def topology(said: Any) -> None:
+    """Show the graph as trees: what stands below something is what it needs."""
+    out = _console()
+    nodes = {n["id"]: n for n in said["nodes"]}
+    if not nodes:
+        out.print("nothing is known yet")
+        return
+    below: dict[str, list[tuple[str, str, Any]]] = {}
+    above: set[str] = set()
+    for e in said["edges"]:
+        words, up, down = _sense(e)
+        below.setdefault(up, []).append((words, down, e))
+        above.add(down)
+    shown: set[str] = set()
+    # who nobody needs stands first; what is left then stands in a circle
+    roots = [i for i in nodes if i not in above]
+    for root in [*roots, *nodes]:
+        if root not in shown:
+            tree = Tree(_node(nodes[root], ""), guide_style="dim")
+            _grow(tree, root, nodes, below, shown)
+            out.print(tree)
+    if said["left_out"]:
+        out.print(Text(f"and {said['left_out']} more; ask for the part around one", style="dim"))
+
+
+def _sense(e: Any) -> tuple[str, str, str]:
+    """Return how an edge reads from the one that needs to the one that is needed."""
+    if e["kind"] == "serves" and e["dst"].startswith("service:"):
+        return "served by", e["dst"], e["src"]
+    if e["kind"] == "serves" and e["src"].startswith("replica:"):
+        return "on", e["dst"], e["src"]
+    if e["kind"] in {"version_of", "feeds"}:
+        return {"version_of": "in", "feeds": "fed by"}[e["kind"]], e["dst"], e["src"]
+    return e["kind"].replace("_", " "), e["src"], e["dst"]
+
+
+def _node(n: Any, words: str) -> Text:
+    text = Text(f"{words} " if words else "", style="dim")
+    if n["kind"] not in n["name"]:
+        text.append(f"{n['kind']} ", style="dim")
+    text.append(n["name"], style="default")
+    if n["state"] in {"page", "warning", "note"}:
+        text.append(f"  {n['state']} {n['incident']}", style=_COLOUR[n["state"]])
+    elif n["state"] == "silent":
+        text.append("  silent", style="dim")
+    if n["suspect"]:
+        text.append("  suspect", style="bold yellow")
+    if n["attrs"].get("version"):
+        text.append(f"  {n['attrs']['version']}", style="dim")
+    return text
+
+
+def _grow(
+    tree: Tree, at: str, nodes: Any, below: dict[str, list[tuple[str, str, Any]]], shown: set[str]
+) -> None:
+    shown.add(at)
+    for words, down, edge in below.get(at, ()):
+        text = _node(nodes[down], words)
+        carries = [
+            f"{say(edge['carries'][k], unit)} {word}"
+            for k, unit, word in (("requests", "per_second", ""), ("errors", "per_second", "fail"))
+            if k in edge["carries"]
+        ]
+        if carries:
+            text.append(f"  {', '.join(c.strip() for c in carries)}", style="cyan")
+        told = ", ".join(w["source"] for w in edge["sources"] if w["source"])
+        text.append(f"  ({told})" if told else "", style="dim")
+        if down in shown and below.get(down):
+            text.append(" as above", style="dim")
+        branch = tree.add(text)
+        if down not in shown:
+            _grow(branch, down, nodes, below, shown)
+
+
+def changes(found: Sequence[Any]) -> None:
+    """Show what was changed."""
+    out = _console()
+    if not found:
+        out.print("no changes are known")
+        return
+    table = _table("since", "what", "of", "from", "to", "by", "")
+    for c in found:
+        who = Text(c["by"], style="cyan" if c["ours"] else "default")
+        more = " ".join(x for x in (c["text"], c["url"]) if x)
+        table.add_row(
+            _ago(c["ts"]), c["kind"], c["entity"]["name"], c["before"], c["after"], who, more
+        )
+    out.print(table)
+
+
 def silences(found: Sequence[Any]) -> None:
     """Show silences."""
     out = _console()
@@ -299,7 +390,7 @@ def tried(said: Any, most: int | None) -> None:
     for what, n in said["records"].items():
         out.print(f"{n} {what} in the log")
     for path in said["ways_in"]:
-        out.print(f"takes POST {path} (with a token of role operator)")
+        out.print(f"takes POST {path}")
     for one in said["seen"][: most or None]:
         attrs = ", ".join(f"{k}={v}" for k, v in one["attrs"].items())
         out.print(

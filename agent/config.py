@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from agent import registry
 from agent.catalogue import SIGNALS, SignalDef
 from agent.errors import ConfigError, Fault
-from agent.model import EntityKind, Mode
+from agent.model import Edge, EdgeKind, EntityKind, Mode, entity
 from agent.possible import reach
 from agent.strict import Document, Place, did_you_mean, examine, read
 from agent.units import Bytes, Duration, Model, Quantity, Ratio
@@ -139,6 +139,30 @@ class WatchModels(Model):
     """Requests of this long make rate, latency and errors of the service."""
 
 
+class EdgeSpec(Model):
+    """One edge of the graph: `{from: service:shop, to: dependency:db:5432}`."""
+
+    src: Annotated[str, Field(alias="from")]
+    """Entity id (`service:shop`); under `remove:` with * allowed."""
+    dst: Annotated[str, Field(alias="to")]
+    kind: EdgeKind | None = None
+    """calls, runs_on, serves, version_of or feeds; default: calls, under `remove:` any."""
+
+
+class Map(Model):
+    """What a person knows better about who depends on whom; everything else is learnt."""
+
+    add: list[EdgeSpec] = []
+    remove: list[EdgeSpec] = []
+    """These edges are not there, whatever tells them."""
+    names: dict[str, Name] = {}
+    """What labels call it -> service id: `{reviews-v1: reviews}`; * in the former is a glob."""
+    qualify: bool = False
+    """Put the namespace before the names that labels give (`prod/cart`): the same name means two services."""
+    forget: Annotated[Duration, Field(ge=60)] = 3600.0
+    """How long a call that is not seen any more stays in the graph."""
+
+
 class PlaybookDirs(Model):
     """Where a team's own playbooks lie; they win over built-in ones of the same id, field by field."""
 
@@ -206,6 +230,7 @@ class Config(Model):
     page: Page = Page()
     diagnose: Diagnose = Diagnose()
     models: WatchModels = WatchModels()
+    topology: Map = Map()
     playbooks: PlaybookDirs = PlaybookDirs()
     connectors: dict[Name, ConnectorConfig] = {}
     """Host, processes, connections and gpu run by default; `host: {enabled: false}` switches one off."""
@@ -327,6 +352,7 @@ def _cross(
     for i, objective in enumerate(config.objectives):
         yield from _objective(objective, document, ("objectives", i), None)
     yield from _services(origins, whole=whole)
+    yield from _map(config, origins, document, whole=whole)
     yield from _scope(config, document)
     yield from _addresses(config, document)
     yield from _connectors(config, document, whole=whole)
@@ -489,6 +515,96 @@ def _unit(definition: SignalDef, document: Document, path: Place) -> Iterator[Fa
             )
 
 
+_ENDS: Final[Mapping[EdgeKind, tuple[frozenset[str], frozenset[str]]]] = {
+    "calls": (frozenset({"service"}), frozenset({"service", "dependency"})),
+    "runs_on": (
+        frozenset({"service", "replica", "process", "gpu"}),
+        frozenset({"process", "gpu", "host"}),
+    ),
+    "serves": (
+        frozenset({"process", "replica", "service"}),
+        frozenset({"service", "model", "version"}),
+    ),
+    "version_of": (frozenset({"version"}), frozenset({"model"})),
+    "feeds": (frozenset({"feature"}), frozenset({"model"})),
+}
+"""Which kinds of entities an edge may join: from, to."""
+
+
+def _map(
+    config: Config, origins: Sequence[_Origin], document: Document, *, whole: bool
+) -> Iterator[Fault]:
+    """Check `topology:`: kinds of ends, services that must be defined, edges both added and removed."""
+    services = [one.service.id for one in origins]
+    removed = [(e.src, e.dst, e.kind) for e in config.topology.remove]
+    for what, edges in (("add", config.topology.add), ("remove", config.topology.remove)):
+        for i, edge in enumerate(edges):
+            path: Place = ("topology", what, i)
+            kind = edge.kind or ("calls" if what == "add" else None)
+            wrong = list(_ends(edge, kind, document, path))
+            if what == "add" and whole and not wrong:
+                wrong = list(_defined(edge, services, document, path))
+            yield from wrong
+            if what == "add" and not wrong:
+                if edge.src == edge.dst:
+                    yield document.fault(path, "an edge from a thing to itself", "take it away")
+                elif any(
+                    fnmatchcase(edge.src, s) and fnmatchcase(edge.dst, d) and k in {None, kind}
+                    for s, d, k in removed
+                ):
+                    yield document.fault(
+                        path, "this edge is also taken away under `remove`", "keep one of them"
+                    )
+    for name, service in config.topology.names.items() if whole else ():
+        if service not in services:
+            remedy = did_you_mean(service, services) or "add it under `services:`"
+            yield document.fault(
+                ("topology", "names", name), f"no service is called `{service}`", remedy
+            )
+
+
+def _ends(
+    edge: EdgeSpec, kind: EdgeKind | None, document: Document, path: Place
+) -> Iterator[Fault]:
+    """Check that both ends are entities, of kinds that such an edge may join."""
+    kinds = [k for k in get_args(EntityKind) if k != "source"]
+    for at, (key, text) in enumerate((("from", edge.src), ("to", edge.dst))):
+        said, colon, rest = text.partition(":")
+        if not (colon and rest) or said not in {*kinds, "*"}:
+            remedy = did_you_mean(said, kinds, show=0) if colon else f"write `service:{text}`"
+            yield document.fault(
+                (*path, key),
+                f"`{text}` is no entity",
+                remedy or f"write KIND:NAME, kinds: {', '.join(kinds)}",
+            )
+        elif kind is not None and said not in {*_ENDS[kind][at], "*"}:
+            yield document.fault(
+                (*path, key),
+                f"`{kind}` can not go {key} a {said}",
+                f"{key} one of: {', '.join(sorted(_ENDS[kind][at]))}",
+            )
+
+
+def _defined(
+    edge: EdgeSpec, services: Sequence[str], document: Document, path: Place
+) -> Iterator[Fault]:
+    """Check that an edge that is added names two things, and services that are there."""
+    for key, text in (("from", edge.src), ("to", edge.dst)):
+        kind, _, rest = text.partition(":")
+        if "*" in text:
+            yield document.fault(
+                (*path, key), f"`{text}` is not one entity", "write the whole of its id"
+            )
+        elif kind == "service" and rest not in services:
+            remedy = did_you_mean(rest, services) or "add it under `services:`"
+            yield document.fault((*path, key), f"no service is called `{rest}`", remedy)
+
+
+def edges_of(config: Config) -> list[Edge]:
+    """Return the edges that a person added."""
+    return [Edge(e.kind or "calls", entity(e.src), entity(e.dst)) for e in config.topology.add]
+
+
 _SHARED_KINDS: Final = frozenset({"service", "replica", "model", "version"})
 """What several agents may see at once: an endpoint, an alias, a deployment."""
 
@@ -583,6 +699,13 @@ def _connectors(config: Config, document: Document, *, whole: bool) -> Iterator[
             continue
         yield from _known(own, "service", services, document, path)
         yield from _known(own, "model", models, document, path)
+        given = getattr(own, "services", None)
+        for what, service in given.items() if isinstance(given, dict) else ():
+            if service not in services:
+                remedy = did_you_mean(service, services) or "add it under `services:`"
+                yield document.fault(
+                    (*path, "services", what), f"no service is called `{service}`", remedy
+                )
 
 
 def _detectors(config: Config, document: Document) -> Iterator[Fault]:

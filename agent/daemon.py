@@ -29,10 +29,12 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__, guard, registry, web
 from agent.budget import Ledger, Promise
+from agent.calls import Names
+from agent.changes import of_reload
 from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
-from agent.config import Config, ConnectorConfig, load
+from agent.config import Config, ConnectorConfig, edges_of, load
 from agent.correlate import Correlator
 from agent.errors import AgentError, ConfigError, Fault, Refused
 from agent.hands import RealHands
@@ -63,7 +65,7 @@ from agent.ports import (
 from agent.runner import Plan, Runner
 from agent.scene import Scene
 from agent.telemetry import set_up_logging
-from agent.topology import Binding
+from agent.topology import BINDING, Binding, EdgePattern
 from agent.training import LOOK_EVERY_S, Training
 from agent.world import World
 
@@ -126,7 +128,8 @@ class Connectors:
             if name in self.built:
                 continue
             try:
-                self.built[name] = make_connector(name, wanted, self._state)
+                names = Names(self._config.topology.names, self._config.topology.qualify)
+                self.built[name] = make_connector(name, wanted, self._state, names)
             except AgentError as error:
                 self.faults[name] = str(error)
                 log.error("connector_refused", connector=name, error=str(error))
@@ -176,21 +179,24 @@ def wanted_connectors(config: Config) -> dict[str, ConnectorConfig]:
     return {name: c for name, c in out.items() if c.enabled}
 
 
-def make_connector(name: str, wanted: ConnectorConfig, state: Path) -> Any:
-    """Build one connector; raises Refused for a bad name or config (which `check` would have told)."""
+def make_connector(
+    name: str, wanted: ConnectorConfig, state: Path, names: Names | None = None
+) -> Any:
+    """Build one connector; raises Refused for a bad name or config (which `check` would have told).
+
+    It gets `state=` (the state folder) and `names=` (how labels become service ids) when its signature asks.
+    """
     cls = registry.connector.get(wanted.use or name)
     try:
         own = cls.Config(**wanted.own)
     except ValueError as error:
         raise Refused(f"connector {name}: {error}") from None
-    made = cls(name, own, state=state) if _takes_state(cls) else cls(name, own)
+    asks = inspect.signature(cls).parameters
+    offered = {"state": state, "names": names or Names()}
+    made = cls(name, own, **{k: v for k, v in offered.items() if k in asks})
     if not hasattr(made, "config"):
         made.config = own
     return made
-
-
-def _takes_state(cls: type[Any]) -> bool:
-    return "state" in inspect.signature(cls).parameters
 
 
 class Daemon:
@@ -364,7 +370,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hup)
         self.connectors.build()
         self.world.topology.take(Sighting(self.host))
-        self.binding.start(self.world.topology)
+        self._map()
         self._start_sources()
         self._load_state()
         site = await web.start(self)
@@ -423,7 +429,7 @@ class Daemon:
         frames, changes, signals = self._gathered(now)
         for name, health in self.collector.health.items():
             self.world.patience[name] = health.patience_s
-        self._bind(now)
+        changes += self._bind(now)
         self.walk.paused_file = self._paused_file()
         if self.journal.pending and self.journal.flush() == 0:
             log.info("journal_written_again")
@@ -466,6 +472,7 @@ class Daemon:
         self.collector.rebase(jump, now)
         self.correlator.rebase(jump)
         self.walk.monitor.ledger.rebase(jump)
+        self.walk.noticed.rebase(jump)
         for watch in self.walk.monitor.watches.values():
             watch.rebase(jump)
         self.training.rebase(jump)
@@ -535,16 +542,24 @@ class Daemon:
         schedule.start()
         return schedule
 
-    def _bind(self, now: float) -> None:
+    def _map(self) -> None:
+        """Put onto the map what a person wrote: services, edges that there are, edges that there are not."""
+        graph = self.config.topology
+        hide = [EdgePattern(e.kind or "", e.src, e.dst) for e in graph.remove]
+        self.world.topology.configure(edges_of(self.config), hide, time.time())
+        self.world.topology.drop(BINDING)
+        self.binding.start(self.world.topology)
+
+    def _bind(self, now: float) -> list[Change]:
         if now - self._bound < _BIND_EVERY_S and now >= self._bound:
-            return
+            return []
         self._bound = now
         pids = {}
         for service in self.config.services:
             if service.pidfile is not None:
                 with contextlib.suppress(OSError, ValueError, IndexError):
                     pids[service.id] = os.getpgid(int(service.pidfile.read_text().split()[0]))
-        self.binding.update(self.world.topology, pids)
+        return self.binding.update(self.world.topology, pids, now)
 
     def _paused_file(self) -> bool:
         """Look for the file PAUSED beside agent.yaml, and in the state folder when there is no agent.yaml."""
@@ -634,7 +649,12 @@ class Daemon:
             sd_notify("READY=1")
             raise
         old, new = wanted_connectors(self.config), wanted_connectors(config)
-        for name in [n for n in self.connectors.built if n not in new or old.get(n) != new[n]]:
+        self.collector.push(of_reload(self.config.services, config.services, time.time()))
+        renamed = _naming(self.config) != _naming(config)
+        for name, built in list(self.connectors.built.items()):
+            names_it = renamed and "names" in inspect.signature(type(built)).parameters
+            if name in new and old.get(name) == new[name] and not names_it:
+                continue
             await self.collector.remove(name)
             self.world.drop(name)
             self.connectors.built.pop(name, None)
@@ -646,7 +666,8 @@ class Daemon:
         if config.page.command:
             self._add_page()
         self.binding = Binding(config.services, self.host)
-        self.binding.start(self.world.topology)
+        self._map()
+        self._bound = 0.0
         self.walk.config, self.walk.library = config, library
         self.walk.monitor.limits = limits_of(config)
         self.walk.monitor.ledger.promise = Promise.of(config.budget)
@@ -677,6 +698,10 @@ class Daemon:
             "modules_heavy": [m for m in HEAVY if m in sys.modules],
             "bugs": dict(self.bugs),
         }
+
+
+def _naming(config: Config) -> tuple[dict[str, str], bool]:
+    return config.topology.names, config.topology.qualify
 
 
 def _correlator(config: Config, world: World) -> Correlator:

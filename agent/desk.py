@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from typing_extensions import TypedDict
 
-from agent import __version__, views
+from agent import __version__, graph, views
 from agent.authority import ROLES, Person, Tokens
 from agent.budget import (
     DAY_S,
@@ -40,9 +40,21 @@ from agent.control import paused_file
 from agent.errors import Refused
 from agent.life import Event, acknowledged_by
 from agent.memory import EVERYTHING, Label, Pause, Silence
-from agent.model import ENDED, Anomaly, Decision, Entity, FloatArray, Incident, Run, Series, entity
+from agent.model import (
+    ENDED,
+    Anomaly,
+    Change,
+    Decision,
+    Entity,
+    FloatArray,
+    Incident,
+    Run,
+    Series,
+    entity,
+)
 from agent.units import read_duration
 from agent.views import (
+    ChangeView,
     ChartView,
     IncidentDetail,
     IncidentView,
@@ -72,6 +84,9 @@ _SPARK_POINTS: Final = 24
 _MOST_SIGNALS: Final = 20
 """Signals that one label speaks of, the most abnormal ones."""
 _LONGEST_SILENCE_S: Final = 30 * 86_400.0
+_OLDEST_CHANGE_S: Final = 7 * 86_400.0
+_AHEAD_S: Final = 300.0
+"""Clocks of those who tell of changes may be so far ahead of ours."""
 
 
 class NotThere(Refused):
@@ -174,6 +189,14 @@ class StatusView(TypedDict):
     state: str
 
 
+class ToldView(TypedDict):
+    """A change that was told. new: False = it is known by its id already, and nothing was done."""
+
+    id: str
+    new: bool
+    change: ChangeView
+
+
 class TokenView(TypedDict):
     """A token, without itself."""
 
@@ -251,6 +274,10 @@ class Hooks(Protocol):
 
     def record(self, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
         """Write to the journal and fold into memory; raises Unavailable when it can not be kept."""
+        ...
+
+    def push(self, change: Change) -> None:
+        """Hand a change to the next tick, which records it and lets it join incidents."""
         ...
 
     def sources(self) -> list[SourceView]:
@@ -449,6 +476,32 @@ class Desk:
     def run(self, id_: str) -> RunView:
         """Return one run, step by step; raises NotThere."""
         return self._run_view(self._run(id_))
+
+    def changes(self, target: str = "", since: str = "", *, limit: int = 100) -> list[ChangeView]:
+        """Return what was changed, by others and by us, the newest first; raises NotThere, Refused.
+
+        target: only of this entity, and of what it depends on; since: `2h` (ago), unix seconds or ISO
+        """
+        now = self.hooks.now()
+        of = None
+        if target:
+            of = {e for e, _ in self.hooks.world.topology.upstream(self._entity(target))}
+        start = _when(since, now, 0.0)
+        found = [
+            c
+            for c in self.hooks.memory.changes.values()
+            if c.ts >= start and (of is None or c.entity in of)
+        ]
+        found.sort(key=lambda c: -c.ts)
+        return [views.change_view(c, self.name) for c in found[:limit]]
+
+    def topology(self, target: str = "", *, everything: bool = False) -> graph.TopologyView:
+        """Return who is there and who depends on whom, or the part around one of them; raises NotThere, Refused."""
+        h = self.hooks
+        about = self._entity(target) if target else None
+        return graph.view(
+            h.world, h.memory.open_incidents(), self.name, about=about, everything=everything
+        )
 
     def silences(self) -> list[SilenceView]:
         """Return the silences that hold now, the one that ends first on top."""
@@ -676,6 +729,34 @@ class Desk:
         self._record("resume", key, {"by": person.signed})
         return self.pauses()
 
+    def tell_change(self, person: Person, change: Change) -> ToldView:
+        """Take a change that somebody tells: a release, a setting. Raises Forbidden, NotThere, Refused.
+
+        entity of `change` may be a name in part, as key of kind `service`; no `ts` (0) = now; no `by` = the person.
+        Sent again with the same id it is the same change, and nothing happens.
+        """
+        person.must("push")
+        now = self.hooks.now()
+        ts = change.ts or now
+        if not now - _OLDEST_CHANGE_S <= ts <= now + _AHEAD_S:
+            raise Refused(
+                f"ts {ts:.0f} is {'ahead of' if ts > now else 'more than 7 d before'} now ({now:.0f}); "
+                "give it in unix seconds, or leave it out"
+            )
+        if change.by.startswith("homeostat:"):
+            raise Refused("by `homeostat:...` is the name of our own acts; write who did it")
+        id_ = change.id or f"chg-{secrets.token_hex(6)}"
+        old = self.hooks.memory.changes.get(id_)
+        if old is not None:
+            return {"id": id_, "new": False, "change": views.change_view(old, self.name)}
+        told = replace(change, ts=min(ts, now), id=id_, by=change.by or person.name)
+        self.hooks.push(told)
+        return {"id": id_, "new": True, "change": views.change_view(told, self.name)}
+
+    def meant(self, text: str) -> Entity:
+        """Return the entity that was meant by an id, a name, or a unique part of one; raises NotThere, Refused."""
+        return self._entity(text)
+
     def label(self, person: Person, id_: str, word: Word, note: str = "") -> LabelView:
         """Say whether an incident was noise or real. Raises NotThere, Forbidden.
 
@@ -786,6 +867,7 @@ class Desk:
             found[run.target] = None
         for i in self.hooks.memory.open_incidents():
             found.update(dict.fromkeys(i.entities))
+        found.update(dict.fromkeys(c.entity for c in self.hooks.memory.changes.values()))
         return {e.id: self.name(e) for e in found}
 
     def _entity(self, text: str) -> Entity:

@@ -49,7 +49,7 @@ HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_PUBLIC: Final = frozenset({"/", "/health", "/ready"})
+_PUBLIC: Final = frozenset({"/", "/topology", "/health", "/ready"})
 """What anybody may have who names us rightly: an empty page, and whether we live."""
 
 
@@ -72,6 +72,7 @@ class Gate:
         *,
         public_url: str = "",
         ingest: frozenset[str] = frozenset(),
+        signed: frozenset[str] = frozenset(),
     ) -> None:
         self._app = app
         self._tokens = tokens
@@ -80,6 +81,7 @@ class Gate:
         self._public = public.hostname or ""
         self._origin = f"{public.scheme}://{public.netloc}".lower() if public.netloc else ""
         self._ingest = ingest
+        self._signed = signed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP is closed."""
@@ -119,7 +121,8 @@ class Gate:
         """Return who asks; raises Forbidden, Unknown or NotThere."""
         door = request.scope["state"].get("door", "console")
         path = request.url.path
-        allowed = {"metrics": path == "/metrics", "ingest": path in self._ingest}.get(door, True)
+        pushes = path in self._ingest and request.method == "POST"
+        allowed = {"metrics": path == "/metrics", "ingest": pushes}.get(door, True)
         if not allowed:
             raise NotThere(f"{path} is not served here; this address is for {door} only")
         near = door in {"console", "socket"}
@@ -142,6 +145,9 @@ class Gate:
             return peer(uid)
         if near and self._from_here(request):
             return LOOPBACK
+        if path in self._signed:
+            # its receiver asks for a signature of the body, which has not been read yet
+            return Person("somebody who signs", "viewer", "nowhere")
         if near and (path in _PUBLIC or path.startswith("/static/")):
             return Person("somebody", "viewer", "nowhere")
         raise Unknown(

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from agent.budget import Word
 from agent.causes import matches
 from agent.codec import unpack
-from agent.model import ENDED, Decision, Entity, Incident, Outcome, Run
+from agent.model import ENDED, Change, Decision, Entity, Incident, Outcome, Run
 from agent.runner import Plan
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ V = TypeVar("V")
 
 EVERYTHING: Final = "*"
 """The pause that covers every target."""
+_CHANGES: Final = 500
+"""Changes that are remembered: those of some weeks; the journal has the rest."""
 _ACTED: Final = frozenset({"done", "adopted", "uncertain", "undone"})
 """States of a step after which the world is, or may be, not as it was."""
 
@@ -149,6 +151,7 @@ class Memory:
     """The state that the guard, the runner and people ask.
 
     room_runs, room_incidents   how many that have ended are kept
+    changes   what was changed, by us and by others, in the order in which it was told; by id, or by entry
     labelled  number of the newest label's entry: tells whether there is news
     strange   entries that could not be read: (seq, why); written by another version, or altered
     """
@@ -161,6 +164,7 @@ class Memory:
     plans: dict[str, Plan] = field(default_factory=dict)
     silences: _Recent[Silence] = field(init=False)
     labels: _Recent[Label] = field(init=False)
+    changes: _Recent[Change] = field(init=False)
     labelled: int = 0
     pauses: dict[str, Pause] = field(default_factory=dict)
     approvals: dict[str, Approval] = field(default_factory=dict)
@@ -176,6 +180,7 @@ class Memory:
         self.runs = _Recent(self.room_runs, lambda r: r.state not in ENDED)
         self.silences = _Recent(1000)
         self.labels = _Recent(1000)
+        self.changes = _Recent(_CHANGES)
         self._decisions = _Recent(5000)
         self._notes = _Recent(10_000)
         self._folds = {
@@ -183,6 +188,7 @@ class Memory:
             "decision": self._decision, "silence": self._silence, "pause": self._pause,
             "resume": self._resume, "approval": self._approval, "cancel": self._cancel,
             "intent": self._intent, "acted": self._acted, "label": self._label,
+            "change": self._change,
         }  # fmt: skip
 
     # ---- folding
@@ -222,6 +228,7 @@ class Memory:
             *journal.latest("silence", 1000),
             *journal.latest("note", 10_000),
             *journal.latest("label", 1000),
+            *journal.read(("change",), limit=_CHANGES, newest_first=True),
             *journal.read(("pause", "resume", "approval", "cancel")),
             *itertools.chain.from_iterable(journal.read(("intent", "acted"), run) for run in alive),
             *_newest_decisions(journal),
@@ -406,6 +413,10 @@ class Memory:
 
     def _note(self, entry: Entry) -> None:
         self._notes.put(entry.subject, entry.ts)
+
+    def _change(self, entry: Entry) -> None:
+        change = unpack(Change, entry.body)
+        self.changes.put(change.id or f"#{entry.seq}", change)
 
     def _label(self, entry: Entry) -> None:
         body = entry.body

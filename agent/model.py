@@ -9,6 +9,7 @@ Times are unix seconds, UTC. Numbers are in base units (seconds, bytes, ratio 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -86,14 +87,16 @@ class Edge:
 class Sighting:
     """What a source learnt about an entity: its attributes and edges. Sent when new or changed.
 
-    attrs   sorted (name, value) pairs for people and `where:` (name, product, command, pid)
-    gone    the entity has ended: its series leave, its edges go
+    attrs     sorted (name, value) pairs for people and `where:` (name, product, command, pid, version)
+    gone      the entity has ended: its series leave, its edges go
+    lasts_s   how long it holds when it is not sent again: for what is inferred and can not be told to have ended
     """
 
     entity: Entity
     attrs: tuple[tuple[str, str], ...] = ()
     edges: tuple[Edge, ...] = ()
     gone: bool = False
+    lasts_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class Change:
 
     kind   release | config | scale | restart | act | flag
     by     a person, a pipeline, or `homeostat:<run id>` for our own acts (which never trigger us)
+    url    where to read more: a pipeline, a pull request
+    id     what its sender calls it: sent again, it is the same change; "" = nobody named it
     """
 
     ts: float
@@ -111,6 +116,8 @@ class Change:
     after: str
     by: str = ""
     text: str = ""
+    url: str = ""
+    id: str = ""
 
     @property
     def ours(self) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent import guard, match, rca
 from agent.alerts import Alerts
 from agent.causes import words
+from agent.changes import Changes
 from agent.codec import pack
 from agent.correlate import Correlator
 from agent.examples import Examples
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from agent.monitor import Monitor
     from agent.playbook import Library
     from agent.runner import Plan
+
+_MOST_CHANGES: Final = 20
+"""Suspects that an incident keeps, the nearest ones."""
 
 Record = Callable[[str, str, dict[str, Any], float], None]
 """(kind, subject, body, ts): append to the journal and fold into memory."""
@@ -70,6 +74,7 @@ class Walk:
     changes: list[Change] = field(default_factory=list)
     alerts: Alerts = field(default_factory=Alerts)
     examples: Examples = field(default_factory=Examples)
+    noticed: Changes = field(default_factory=Changes)
     journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def step(
@@ -80,7 +85,7 @@ class Walk:
         signals: Sequence[Signal] = (),
     ) -> Moment:
         """Walk one tick; returns what came of it. Plans are already recorded: start them."""
-        moment = Moment(now, frames, [*changes, *(c for f in frames for c in f.changes)], signals)
+        moment = Moment(now, frames, list(changes), signals)
         for stage in STAGES:
             stage(self, moment)
         return moment
@@ -97,16 +102,20 @@ class Walk:
 
 
 def learn(walk: Walk, moment: Moment) -> None:
-    """Put frames into the world and into history; remember changes."""
+    """Put frames into the world and into history; remember changes, each once."""
+    past = list(walk.memory.changes.values())
+    moment.changes = walk.noticed.take(moment.frames, moment.changes, past)
     for frame in moment.frames:
         walk.world.take(frame)
         walk.history.append(frame)
     walk.world.now = max(walk.world.now, moment.now)
+    walk.world.topology.fade(moment.now)
     for change in moment.changes:
         walk.record("change", change.entity.id, pack(change), moment.now)
     walk.examples.forget(moment.now)
     far = moment.now - walk.config.diagnose.release_window - walk.config.diagnose.window
-    walk.changes = [c for c in walk.changes if c.ts >= far] + moment.changes
+    # the memory knows our own acts, too, and what was before a restart
+    walk.changes = [c for c in walk.memory.changes.values() if c.ts >= far]
 
 
 def detect(walk: Walk, moment: Moment) -> None:
@@ -146,12 +155,16 @@ def explain(walk: Walk, moment: Moment) -> None:
             walk.memory.live_runs_of(incident.id) or not ongoing(incident)
         ):
             continue  # while a run acts, what moves is its doing; what is over has been explained
-        diagnosis = rca.diagnose(look(walk, incident, moment.now))
+        seen = look(walk, incident, moment.now)
+        diagnosis = rca.diagnose(seen)
         if rca.same_answer(diagnosis, incident.diagnosis):
             diagnosis = replace(
                 diagnosis, ts=incident.diagnosis.ts if incident.diagnosis else diagnosis.ts
             )
-        updated = replace(incident, diagnosis=diagnosis, traces=_traces(walk, incident))
+        updated = replace(
+            incident, diagnosis=diagnosis, traces=_traces(walk, incident),
+            changes=changes_of(incident, seen),
+        )  # fmt: skip
         walk.correlator.put(updated)
         if incident.id in moment.touched or not rca.same_answer(diagnosis, incident.diagnosis):
             moment.touched[incident.id] = updated
@@ -212,6 +225,16 @@ def _traces(walk: Walk, incident: Incident) -> tuple[str, ...]:
     began = min([incident.opened, *(a.onset for a in incident.anomalies if a.harm)])
     found = walk.examples.of(dict.fromkeys(models), began)
     return found if len(found) >= len(incident.traces) else incident.traces
+
+
+def changes_of(incident: Incident, seen: Look) -> tuple[Change, ...]:
+    """Return the changes of an incident, with those of what it depends on that may have caused it."""
+    near = [s.change for s in seen.suspects()][:_MOST_CHANGES]
+    return tuple(sorted({*incident.changes, *near}, key=_order))
+
+
+def _order(c: Change) -> tuple[Any, ...]:
+    return c.ts, c.entity, c.kind, c.before, c.after, c.by, c.id, c.text
 
 
 def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:

@@ -90,11 +90,15 @@ class Route:
     """One way in that a receiver asks for; the daemon mounts it with limits and authority.
 
     handle   body and content type in, arrivals out; raises Refused for what is malformed (answered 4xx)
+    vouch    for senders that sign and can carry no token of ours: headers (lower case) and body in; raises Refused
+             unless the signature is right (answered 401). It is asked before `handle`, and instead of a token; a
+             request with a token of ours needs no signature. None = a token with the role for `push`, always.
     """
 
     path: str
     handle: Callable[[bytes, str], Sequence[Arrival]]
     max_bytes: int = 8 << 20
+    vouch: Callable[[Mapping[str, str], bytes], None] | None = None
 
 
 @runtime_checkable

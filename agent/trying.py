@@ -49,7 +49,10 @@ async def look(name: str, config: Config, own: Mapping[str, Any]) -> dict[str, A
 async def _ask(name: str, kind: str, made: Any) -> dict[str, Any]:
     out: dict[str, Any] = {
         "source": name, "kind": kind, "series": [], "seen": [], "changes": [], "records": {},
-        "ways_in": [r.path for r in made.routes()] if isinstance(made, Receiver) else [],
+        "ways_in": [
+            f"{r.path} ({'signed' if r.vouch else 'with a token of role operator'})"
+            for r in (made.routes() if isinstance(made, Receiver) else ())
+        ],
         "may": _may(made), "says": [], "poll_s": None,
     }  # fmt: skip
     if isinstance(made, Source):

@@ -139,6 +139,8 @@ class ChangeView(TypedDict):
     by: str
     text: str
     ours: bool
+    url: str
+    id: str
 
 
 class GateView(TypedDict):
@@ -472,7 +474,7 @@ def change_view(c: Change, name: Name) -> ChangeView:
     """Show a change."""
     return {
         "ts": c.ts, "entity": entity_view(c.entity, name), "kind": c.kind, "before": c.before,
-        "after": c.after, "by": c.by, "text": c.text, "ours": c.ours,
+        "after": c.after, "by": c.by, "text": c.text, "ours": c.ours, "url": c.url, "id": c.id,
     }  # fmt: skip
 
 

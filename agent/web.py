@@ -26,14 +26,17 @@ from agent.desk import (
     SourceView,
     StatusView,
     TokenView,
+    ToldView,
 )
 from agent.doors import Site, open_doors, split_address
 from agent.events import Events
+from agent.graph import TopologyView
 from agent.life import Event
-from agent.model import FloatArray, Incident, Run, Series
+from agent.model import Change, FloatArray, Incident, Run, Series
 from agent.telemetry import Telemetry
 from agent.units import Model
 from agent.views import (
+    ChangeView,
     ChartView,
     IncidentDetail,
     IncidentView,
@@ -109,6 +112,44 @@ class _Label(Model):
     note: Annotated[str, Field(max_length=500)] = ""
 
 
+class _Changes(Model):
+    """Changes of somebody, since some time."""
+
+    target: Annotated[str, Field(max_length=300)] = ""
+    """Only of this entity, and of what it depends on; id, or a unique part of its name."""
+    since: Annotated[str, Field(max_length=40)] = ""
+    """`2h` (ago), unix seconds, or ISO 8601; empty = as far as is remembered."""
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+
+
+class _Around(Model):
+    """A part of the graph."""
+
+    target: Annotated[str, Field(max_length=300)] = ""
+    """Only what is around this: id, or a unique part of a name."""
+    everything: bool = False
+    """Also features, sources, versions that do not serve and processes that serve nobody."""
+
+
+class _Change(Model):
+    """What was changed: sent by a pipeline, a person, a script."""
+
+    entity: Annotated[str, Field(min_length=1, max_length=300)]
+    """Whose change it is: `service:checkout`, or a unique part of a name that we know."""
+    kind: Literal["release", "config", "scale", "restart", "flag"]
+    before: Annotated[str, Field(alias="from", max_length=200)] = ""
+    """What was there; for a release left out: the last one that we know."""
+    after: Annotated[str, Field(alias="to", max_length=200)] = ""
+    by: Annotated[str, Field(max_length=100)] = ""
+    """Who did it; empty = the owner of the token."""
+    ts: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Unix seconds, at most a week ago; left out = now."""
+    url: Annotated[str, Field(max_length=500, pattern=r"^(https?://\S+)?$")] = ""
+    text: Annotated[str, Field(max_length=500)] = ""
+    id: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._:/@+-]*$")] = ""
+    """Your name of it: sent again, it is the same change."""
+
+
 class _Token(Model):
     name: str
     role: Literal["viewer", "operator", "author", "admin"] = "viewer"
@@ -145,6 +186,14 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.approve(a.path["id"], a.person, a.body.plan_hash), body=_Approve, returns=RunView),
         Way("POST", "/api/runs/{id}/deny", "deny", "deny", "Say no; one that acts is stopped and put back.",
             lambda a: desk.deny(a.path["id"], a.person, a.body.reason), body=_Reason, returns=RunView),
+        Way("GET", "/api/topology", "topology", "see", "Who is there, how they are, who depends on whom, who says so.",
+            lambda a: desk.topology(a.query.target, everything=a.query.everything),
+            query=_Around, returns=TopologyView),
+        Way("GET", "/api/changes", "changes", "see", "What was changed, by others and by us, the newest first.",
+            lambda a: desk.changes(a.query.target, a.query.since, limit=a.query.limit),
+            query=_Changes, returns=list[ChangeView]),
+        Way("POST", "/api/changes", "change", "push", "Tell of a release, a setting, a restart; once for each id.",
+            lambda a: desk.tell_change(a.person, _told(desk, a.body)), body=_Change, returns=ToldView),
         Way("GET", "/api/chart", "chart", "see", "One series over a time, with the band that was expected.",
             lambda a: desk.chart(a.query.series, a.query.start, a.query.end), query=_Span, returns=ChartView),
         Way("GET", "/api/sources", "sources", "see", "Our eyes: fresh, blind, learning since.",
@@ -177,6 +226,14 @@ def ways(desk: Desk) -> tuple[Way, ...]:
         Way("DELETE", "/api/tokens/{name}", "token_revoke", "token", "Take a token away.",
             lambda a: desk.token_revoke(a.person, a.path["name"]), returns=TokenView),
     )  # fmt: skip
+
+
+def _told(desk: Desk, body: _Change) -> Change:
+    """Turn the body of a request into a change of the entity that is meant."""
+    about = desk.meant(body.entity)
+    return Change(
+        body.ts, about, body.kind, body.before, body.after, body.by, body.text, body.url, body.id
+    )
 
 
 # ---------------------------------------------------------------- the living daemon behind the desk
@@ -255,6 +312,10 @@ class Living:
     def record(self, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
         """Write to the journal and fold into memory."""
         self._daemon.record(kind, subject, body, ts)
+
+    def push(self, change: Change) -> None:
+        """Hand a change to the next tick."""
+        self._daemon.collector.push([change])
 
     def sources(self) -> list[SourceView]:
         """How our eyes are."""

@@ -48,7 +48,7 @@ class World:
     def take(self, frame: Frame) -> None:
         """Learn a frame (after rates). A frame older than what is known only fills what was unknown."""
         for sighting in frame.seen:
-            self.topology.take(sighting)
+            self.topology.take(sighting, frame.source, frame.ts)
         table = self._tables.get(frame.source)
         if table is None or table.series is not frame.series:
             table = self._rebuild(frame, table)
@@ -84,7 +84,8 @@ class World:
         return table
 
     def drop(self, source: str) -> None:
-        """Forget a source that was taken out of config."""
+        """Forget a source that was taken out of config, and what only it told of the graph."""
+        self.topology.drop(source)
         if self._tables.pop(source, None) is not None:
             self._where = {s: src for src, t in self._tables.items() for s in t.series}
             self._of_metric = {}
@@ -152,6 +153,7 @@ class World:
     def rebase(self, jump: float) -> None:
         """Move every remembered time along with a wall clock that was set by `jump` seconds."""
         self.now += jump
+        self.topology.rebase(jump)
         for table in self._tables.values():
             table.when += jump
 

@@ -5,6 +5,7 @@ methods that need them.
 """
 
 from connectors import connections as connections
+from connectors import deployments as deployments
 from connectors import gpu as gpu
 from connectors import gunicorn as gunicorn
 from connectors import host as host

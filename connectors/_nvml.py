@@ -4,7 +4,8 @@ Run as a program by `connectors.gpu`: it reads one line of JSON for each look ({
 imports nothing of ours, for it must stay small (14 MB) and be started in tens of milliseconds. It ends with its input.
 
     {"id": 7, "driver": "550.54", "gpus": [{"uuid": ..., "index": 0, "name": ..., "bus": ..., "memory_bytes": ...,
-                                             "lost": false, "values": [["gpu.power_watts", {}, 231.4], ...]}]}
+                                             "lost": false, "values": [["gpu.power_watts", {}, 231.4], ...],
+                                             "pids": [4711]}]}
     {"id": 7, "absent": "no driver here"}      there is nothing to look at: ask no more
     {"id": 7, "failed": "Unknown Error"}       NVML answers, but not this
 
@@ -178,7 +179,21 @@ class Eye:
                     return {**facts, "lost": True, "values": []}
                 if error.value in _UNSUPPORTED:
                     self._unsupported.add(what)
-        return {**facts, "lost": False, "values": values}
+        return {**facts, "lost": False, "values": values, "pids": self._pids(gpu, uuid)}
+
+    def _pids(self, gpu: Any, uuid: str) -> list[int]:
+        """Return the programs that compute on a GPU; nobody when it does not say."""
+        what = (uuid, "pids")
+        if what in self._unsupported:
+            return []
+        try:
+            return sorted({int(p.pid) for p in nv.nvmlDeviceGetComputeRunningProcesses(gpu)})
+        except nv.NVMLLibraryMismatchError:
+            self._unsupported.add(what)
+        except nv.NVMLError as error:
+            if error.value in _UNSUPPORTED:
+                self._unsupported.add(what)
+        return []
 
     @staticmethod
     def _facts(gpu: Any) -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""TCP connections by state, and which process group listens on which port.
+"""TCP connections by state, which process group listens on which port, and which calls whom.
 
 /proc/net/tcp, tcp6 --> states, listening sockets --> /proc/<pid>/fd, only for sockets not known yet --> who
+                    '-> connections that were opened from here --(now and then)--> who --> calls dependency host:port
 """
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
@@ -23,7 +25,7 @@ from agent.errors import Refused, Unavailable
 from agent.model import Edge, Entity, Frame, IntArray, Series, Sighting
 from agent.registry import connector
 from agent.units import Duration, Model
-from connectors._proc import leader, pids, process_entity, scan, this_host
+from connectors._proc import Stat, leader, pids, process_entity, scan, this_host
 
 log = structlog.get_logger()
 
@@ -34,6 +36,9 @@ STATES: Final = {
 """States as the kernel numbers them (include/net/tcp_states.h); 0C is a request that is not yet a connection."""
 
 _CHUNK_BYTES: Final = 1 << 16
+_MOST_PEERS: Final = 5000
+_MOST_CALLS: Final = 30
+"""Others that one process group is said to call, at most; the busiest first."""
 _FORGET_S: Final = 300.0
 """A socket whose owner could not be found is looked for again after so long."""
 
@@ -55,6 +60,8 @@ class _Row:
     states: Counter[str] = field(default_factory=Counter)
     listeners: dict[int, _Listener] = field(default_factory=dict)
     whole: bool = True
+    peers: dict[int, tuple[bytes, bytes]] | None = None
+    """Inode -> local and remote address of established connections, as the kernel writes them; None = not wanted."""
 
 
 @connector("connections")
@@ -63,7 +70,9 @@ class Connections:
 
     Emits `host.connections_count` for eleven states (NaN when there are more connections than `most`, for then the
     count is not known), `process.accept_queue_count` for each listening port whose owner is known, and sightings:
-    attribute `listen` (ports, ascending, with commas) on the process group, and its edge to the host.
+    attribute `listen` (ports, ascending, with commas) on the process group, its edge to the host, and whom it calls:
+    `dependency:host:port` of connections that it opened, `localhost` for this host. These hold for three looks.
+    Connections that live shorter than it takes to look are missed at most looks; pools are seen.
     The owner of a socket is found once, among all processes, within `search_time`; a search that runs out of time
     goes on at the next poll. Sockets of other users' processes are found only with root or CAP_SYS_PTRACE.
 
@@ -79,6 +88,8 @@ class Connections:
         """Connections that are counted at most."""
         search_time: Annotated[Duration, Field(gt=0, le=1)] = 0.05
         """How long one poll may search for the owners of new listening sockets."""
+        calls_every: Annotated[Duration, Field(ge=30)] = 300.0
+        """How often it is looked up who has opened connections to whom."""
         procfs: Path = Path("/proc")
 
     interval_s = 30.0
@@ -95,13 +106,14 @@ class Connections:
         self._series: tuple[Series, ...] = ()
         self._order: IntArray = np.zeros(0, dtype=np.int64)
         self._was_whole = True
+        self._called_at = -math.inf
 
     async def poll(self) -> Frame:
         """Count connections and find out who listens."""
         ts = time.time()
         now = time.monotonic()
-        row = self._count()
-        seen = self._own(row.listeners, now)
+        row = self._count(now)
+        seen = self._own(row, now)
         waiting: dict[tuple[Entity, int], float] = {}
         for one in self._listeners.values():
             for owner in one.owners:
@@ -139,14 +151,14 @@ class Connections:
 
     # ---- the tables of the kernel
 
-    def _count(self) -> _Row:
+    def _count(self, now: float) -> _Row:
         """Read the tables, at most `most` lines of each."""
         if not sys.platform.startswith("linux"):
             raise Refused(
                 "connections are read from /proc/net, which this system has not; "
                 "switch the source off in agent.yaml: connections: {enabled: false}"
             )
-        row = _Row()
+        row = _Row(peers={} if self._due(now) else None)
         read = 0
         for name in ("tcp", "tcp6"):
             path = self.config.procfs / "net" / name
@@ -187,8 +199,13 @@ class Connections:
 
     # ---- who listens
 
-    def _own(self, listeners: dict[int, _Listener], now: float) -> tuple[Sighting, ...]:
-        """Find the owners of listening sockets, told when they have changed."""
+    def _due(self, now: float) -> bool:
+        """Tell whether it is time to look who calls whom."""
+        return now - self._called_at >= self.config.calls_every
+
+    def _own(self, row: _Row, now: float) -> tuple[Sighting, ...]:
+        """Find the owners of listening sockets, told when they have changed; now and then, whom they call."""
+        listeners = row.listeners
         unknown: set[int] = set()
         for inode, one in listeners.items():
             known = self._listeners.get(inode)
@@ -197,8 +214,9 @@ class Connections:
             if self._stale(one, now):
                 unknown.add(inode)
         self._listeners = listeners
-        if unknown:
-            self._find(unknown, now)
+        calls: list[tuple[Entity, tuple[Edge, ...]]] = []
+        if unknown or row.peers is not None:
+            calls = self._find(unknown, row, now)
         ports: dict[Entity, set[int]] = {}
         for one in listeners.values():
             for owner in one.owners:
@@ -214,6 +232,11 @@ class Connections:
             alive = self._alive(entity)
             seen.append(Sighting(entity, (("listen", ""),) if alive else (), gone=not alive))
         self._told = told
+        lasts_s = 3 * self.config.calls_every + self.interval_s
+        seen += [
+            Sighting(who, (("listen", told.get(who, "")),), edges, lasts_s=lasts_s)
+            for who, edges in calls
+        ]
         return tuple(seen)
 
     def _stale(self, one: _Listener, now: float) -> bool:
@@ -231,15 +254,17 @@ class Connections:
             return False
         return line[line.rindex(b")") + 2 :].split()[19] == start.encode()
 
-    def _find(self, unknown: set[int], now: float) -> None:
-        """Search the open files of all processes for these sockets, for at most `search_time`."""
+    def _find(
+        self, unknown: set[int], row: _Row, now: float
+    ) -> list[tuple[Entity, tuple[Edge, ...]]]:
+        """Search the open files of all processes for these sockets, at most `search_time`; return who calls whom."""
         if self._search is None:
             self._search, self._found = self._sockets(), {}
         end = time.monotonic() + self.config.search_time
         for inode, pid in self._search:
             self._found.setdefault(inode, set()).add(pid)
             if time.monotonic() > end:
-                return  # go on from here at the next poll
+                return []  # go on from here at the next poll
         self._search = None
         folder = os.open(self.config.procfs, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -257,7 +282,36 @@ class Connections:
             one = self._listeners[inode]
             one.owners = tuple(sorted(process_entity(h.pid, h.start_ticks) for h in heads))
             one.looked_at = now
+        calls = []
+        if row.peers is not None:
+            self._called_at = now
+            calls = self._calls(row, stats, groups)
         self._found = {}
+        return calls
+
+    def _calls(
+        self, row: _Row, stats: Mapping[int, Stat], groups: Mapping[int, list[int]]
+    ) -> list[tuple[Entity, tuple[Edge, ...]]]:
+        """Return the edges of each process group to those it has open connections to."""
+        listened = {one.port for one in row.listeners.values()}
+        pairs = {i: (_address(a), _address(b)) for i, (a, b) in (row.peers or {}).items()}
+        own = {host for (host, _), _ in pairs.values()}
+        counted: dict[int, Counter[str]] = {}
+        for inode, ((_, port), (host, to)) in pairs.items():
+            if port in listened:
+                continue  # somebody called us
+            here = to in listened and (host in own or ipaddress.ip_address(host).is_loopback)
+            shown = "localhost" if here else f"[{host}]" if ":" in host else host
+            for number in {stats[p].group for p in self._found.get(inode, ()) if p in stats}:
+                counted.setdefault(number, Counter())[f"{shown}:{to}"] += 1
+        out = []
+        for number, some in sorted(counted.items()):
+            head = leader([stats[pid] for pid in groups[number]])
+            me = process_entity(head.pid, head.start_ticks)
+            busiest = sorted(some, key=lambda key: (-some[key], key))[:_MOST_CALLS]
+            edges = tuple(Edge("calls", me, Entity("dependency", key)) for key in sorted(busiest))
+            out.append((me, edges))
+        return out
 
     def _sockets(self) -> Iterator[tuple[int, int]]:
         """Give (inode, pid) of every open socket of every process we may look into, and (0, pid) after each process."""
@@ -298,6 +352,19 @@ def _take(line: bytes, row: _Row) -> None:
         port = int(token[1].rpartition(b":")[2], 16)
         # of a listener, the receive queue is the number that waits to be accepted
         row.listeners[int(token[9])] = _Listener(port, int(token[4].partition(b":")[2], 16))
+    elif row.peers is not None and state == "established" and len(row.peers) < _MOST_PEERS:
+        row.peers[int(token[9])] = token[1], token[2]
+
+
+def _address(written: bytes) -> tuple[str, int]:
+    """Read `0100007F:1F90`: words of four bytes in the order of this machine, then the port."""
+    host, _, port = written.partition(b":")
+    raw = bytes.fromhex(host.decode("ascii"))
+    if sys.byteorder == "little":
+        raw = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
+    ip = ipaddress.ip_address(raw)
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip), int(port, 16)
 
 
 def _sockets_in(folder: int) -> list[int]:

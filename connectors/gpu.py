@@ -26,7 +26,7 @@ from agent.errors import Refused, Unavailable
 from agent.model import Edge, Entity, Frame, Series, Sighting
 from agent.registry import connector
 from agent.units import Duration, Model, say
-from connectors._proc import this_host
+from connectors._proc import parse_stat, process_entity, this_host
 
 log = structlog.get_logger()
 
@@ -36,6 +36,10 @@ _SIGNS: Final = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/
 _ABSENT_S: Final = 60.0
 """Where there are signs of a driver but NVML says there is none, it is asked again after so long."""
 _LONGEST_REST_S: Final = 60.0
+_AGAIN_S: Final = 60.0
+"""How often it is told again who computes on which GPU."""
+_FIRST_NAMESPACE: Final = "pid:[4026531836]"
+"""include/linux/proc_ns.h: PROC_PID_INIT_INO."""
 
 
 @dataclass(slots=True)
@@ -64,8 +68,10 @@ class Gpu:
     """Utilization, memory, heat, power, clocks, throttling, memory errors, link and fan of each NVIDIA GPU.
 
     Emits `gpu.*` on `gpu:<UUID>` (16 to 20 series each; what a GPU does not support is left out), `host.gpus_count`,
-    and a sighting of each GPU with its edge to the host. A GPU that was seen once and does not answer keeps its series:
-    `gpu.reachable` is 0 and the rest NaN. So it is for all of them while NVML itself hangs.
+    a sighting of each GPU with its edge to the host, and edges of the process groups that compute on it (not from
+    inside a container with process numbers of its own: NVML speaks of those of the host). A GPU that was seen once
+    and does not answer keeps its series: `gpu.reachable` is 0 and the rest NaN. So it is for all of them while NVML
+    itself hangs.
 
     Without a driver it is silent: empty frames, no child, no log above debug, four looks for a file a poll.
     Cost with one: a child of about 14 MB, and about 0.2 ms of CPU a poll here, 0.1 to 2 ms a GPU there.
@@ -99,6 +105,9 @@ class Gpu:
         self._series: tuple[Series, ...] = ()
         self._column: dict[Series, int] = {}
         self._driver = ""
+        self._users: dict[Entity, tuple[Edge, ...]] = {}
+        self._users_at = -math.inf
+        self._pids_are_ours = _host_pids()
 
     async def poll(self) -> Frame:
         """Look at every GPU once."""
@@ -298,7 +307,45 @@ class Gpu:
             row[self._column[series]] = 0.0
         for series, value in values.items():
             row[self._column[series]] = value
-        return Frame(self.name, ts, self._series, row, seen=tuple(seen))
+        return Frame(self.name, ts, self._series, row, seen=(*seen, *self._using(answer)))
+
+    def _using(self, answer: dict[str, Any]) -> list[Sighting]:
+        """Return the process groups that compute on each GPU: who is new, and each minute all of them."""
+        if not self._pids_are_ours:
+            return []
+        found: dict[Entity, list[Edge]] = {}
+        for gpu in answer.get("gpus", ()):
+            card = self._cards[gpu["uuid"]].entity
+            for who in sorted({e for pid in gpu.get("pids", ()) if (e := _group_of(pid))}):
+                found.setdefault(who, []).append(Edge("runs_on", who, card))
+        users = {who: tuple(edges) for who, edges in found.items()}
+        now = time.monotonic()
+        again = now - self._users_at >= _AGAIN_S
+        told, self._users = self._users, users
+        self._users_at = now if again else self._users_at
+        return [
+            Sighting(who, edges=edges, lasts_s=3 * _AGAIN_S)
+            for who, edges in sorted(users.items())
+            if again or told.get(who) != edges
+        ]
+
+
+def _host_pids() -> bool:
+    """Tell whether process numbers here are those of the host: the first namespace has a number of its own."""
+    try:
+        return Path("/proc/self/ns/pid").readlink().name == _FIRST_NAMESPACE
+    except OSError:
+        return False
+
+
+def _group_of(pid: int) -> Entity | None:
+    """Return the process group that a process is in, by its leader; None when either has ended."""
+    try:
+        group = parse_stat(Path(f"/proc/{pid}/stat").read_bytes()).group
+        head = parse_stat(Path(f"/proc/{group}/stat").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return process_entity(head.pid, head.start_ticks)
 
 
 def _fd(pipe: Any) -> int:

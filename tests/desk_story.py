@@ -125,6 +125,9 @@ class StoryHooks:
         for told in self.wrote:
             told(entry)
 
+    def push(self, change):
+        self.record("change", change.entity.id, pack(change), self._now)
+
     def sources(self):
         def one(name, state, age, series, *, ready=True, error="", trust="local"):
             learning = {

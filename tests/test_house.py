@@ -130,3 +130,16 @@ def test_the_config_in_the_readme_passes_the_check(tmp_path):
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_config_in_the_page_on_the_graph_passes_the_check(tmp_path):
+    blocks = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "topology.md").read_text(), re.DOTALL
+    )
+    assert len(blocks) == 2
+    services = "services:\n- {id: shop, port: 80}\n- {id: reviews}\n"
+    path = tmp_path / "agent.yaml"
+    path.write_text(services + "".join(blocks))
+    config = load(path)
+    assert len(config.topology.add) == 2
+    assert config.connectors["deployments"].own["environments"] == ["production"]

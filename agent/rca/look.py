@@ -14,6 +14,7 @@ from agent.catalogue import SIGNALS
 from agent.model import BoolArray, Change, Entity, FloatArray, Incident, Series
 from agent.scene import Reader
 from agent.topology import Topology
+from agent.units import say_duration
 from agent.world import World
 
 _ENOUGH_ROWS: Final = 10
@@ -22,6 +23,8 @@ _EARLIER_S: Final = 60.0
 """An onset is looked for from so long before the incident's own."""
 _MOST_VIEWS: Final = 8
 _MOST_NEAR: Final = 500
+_SLACK_S: Final = 30.0
+"""A change of something else may be told so much too late and still have come first."""
 _GUARD_S: Final = 2.0
 """The last moments before an onset may already belong to it."""
 
@@ -62,6 +65,27 @@ class Measured:
     def moved(self) -> float:
         """Now minus usual, in units of the series."""
         return self.now - self.usual
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A change that can have caused an incident.
+
+    steps     how many edges lie between the group and what was changed; 0 = the group itself
+    before_s  how long before the onset it was; negative = after it
+    nearness  1 at the onset, down to a half at the end of the release window
+    """
+
+    change: Change
+    steps: int
+    before_s: float
+    nearness: float
+
+    @property
+    def when(self) -> str:
+        """Say when it was, for people."""
+        side = "before" if self.before_s >= 0 else "after"
+        return f"{say_duration(abs(self.before_s))} {side} the onset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +219,7 @@ class Look:
     def gather(self, needs: Mapping[str, Sequence[str]]) -> None:
         """Measure what rules will ask for, in one read of history. needs: kind of entity -> signals."""
         near = [e for e, _ in itertools.islice(self.topology.around(self.group), _MOST_NEAR)]
+        near += [e for e, _ in itertools.islice(self.topology.upstream(self.group), _MOST_NEAR)]
         host = self.host
         if host is not None:
             near += [e.src for e in self.topology.edges(host) if e.src.kind == "gpu"]
@@ -206,6 +231,38 @@ class Look:
                 for s in self.world.find(metric, e)
             ]
         )
+
+    def suspects(self) -> list[Suspect]:
+        """Return changes of the group and of what it depends on that can have caused this, the nearest first.
+
+        None of our own acts, and no release that another one has replaced before the onset: it runs no more. What
+        is changed further away must come first; the clock of who tells it may be a little off.
+        """
+        onset = self.onset
+        recent = [
+            c
+            for c in dict.fromkeys(self.changes)
+            if not c.ours and -self.window_s <= onset - c.ts <= self.release_window_s
+        ]
+        if not recent:
+            return []  # the walk below is long where many call each other
+        steps = dict(self.topology.upstream(self.group))
+        found = []
+        runs: dict[tuple[Entity, str], Change] = {
+            (c.entity, c.kind): c
+            for c in sorted(self.changes, key=lambda c: c.ts)
+            if c.kind in {"release", "scale"} and c.ts <= onset
+        }
+        for change in recent:
+            away = steps.get(change.entity)
+            before_s = onset - change.ts
+            if away is None or (away > 0 and before_s < -_SLACK_S):
+                continue
+            if before_s >= 0 and runs.get((change.entity, change.kind), change) != change:
+                continue
+            age = max(0.0, before_s) / max(1.0, self.release_window_s)
+            found.append(Suspect(change, away, before_s, 1.0 - 0.5 * age))
+        return sorted(found, key=lambda s: (s.steps, abs(s.before_s), s.change.entity))
 
     def release(self, entity: Entity, *kinds: str) -> Change | None:
         """Return the newest change of an entity that can have caused this, not one of our own."""

@@ -358,7 +358,7 @@ function inside(full, charts) {
     full.causes.length > 1 ? others("Other causes that are possible", full.causes.slice(1, 4)) : null,
     full.rejected.length ? others("Looked at and rejected", full.rejected.slice(0, 5)) : null,
     full.changes.length ? h("div", {}, h("h4", {}, "Changes"), h("table", {}, full.changes.map((c) => h("tr", {}, h("th", { scope: "row" }, time(c.ts)),
-      h("td", {}, `${c.kind} of ${c.entity.name}${c.before || c.after ? `: ${c.before} → ${c.after}` : ""}${c.by ? ` by ${c.by}` : ""}${c.text ? ` (${c.text})` : ""}`))))) : null,
+      h("td", {}, `${c.kind} of ${c.entity.name}${c.before || c.after ? `: ${c.before} → ${c.after}` : ""}${c.by ? ` by ${c.by}` : ""}${c.text ? ` (${c.text})` : ""}`, /^https?:/.test(c.url) ? [" ", h("a", { href: c.url, rel: "noopener noreferrer", target: "_blank" }, "more")] : null))))) : null,
     full.traces.length ? h("p", { class: "soft" }, `Requests that failed or were slow: ${full.traces.join(", ")}`) : null,
     full.turns.length ? h("details", {}, h("summary", {}, "Its life"), h("table", {}, full.turns.map((t) => h("tr", {}, h("th", { scope: "row" }, time(t.ts)), h("td", {}, `${t.event} by ${t.by}${t.why ? `: ${t.why}` : ""}`))))) : null,
     full.state !== "resolved" && !full.acknowledged_by ? h("p", {}, h("button", { type: "button", class: "quiet small", "data-focus": `ack ${full.id}`, onclick: () => ack(full) }, "I have it")) : null,

@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from desk_story import Story, free_port, living
+from desk_story import HOST, MODEL, Story, free_port, living
 
 from agent import cli, cli_act, cli_ask, cli_local
 from agent.authority import Tokens
 from agent.journal import Journal
 from agent.memory import Memory
+from agent.model import Change, Edge, Entity
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def test_incidents_why_and_runs(homeostat, daemon):
 @pytest.mark.parametrize(
     "words",
     [("status",), ("incidents", "--all"), ("why", "inc-1a"), ("runs",), ("runs", "run-22"), ("silence",),
-     ("token", "list"), ("audit", "verify"), ("version",)],
+     ("changes",), ("topology",), ("token", "list"), ("audit", "verify"), ("version",)],
     ids=" ".join,
 )  # fmt: skip
 def test_every_answer_can_be_read_by_programs(homeostat, daemon, words):
@@ -231,6 +232,68 @@ def test_no_daemon_at_all(homeostat, tmp_path, words):
     assert "homeostat run" in err
     code, out, _ = homeostat(*words, "--state", tmp_path / "none", "--json")
     assert (code, json.loads(out)["exit"]) == (3, 3)
+
+
+# ---- the graph
+
+
+def test_the_graph_is_a_tree_of_what_each_needs(homeostat, daemon):
+    code, out, _ = homeostat("topology", "--state", daemon.state)
+    assert code == 0
+    lines = out.splitlines()
+    wine = next(i for i, line in enumerate(lines) if line.startswith("service wine"))
+    assert "page inc-7f3a99e0" in lines[wine]
+    below = "\n".join(lines[wine + 1 :])
+    for part in (
+        "runs on host web-1",
+        "served by process gunicorn (pid 4100)",
+        "serves model wine",
+    ):
+        assert part in below
+    assert "nightly-batch (pid 5200)  note inc-7f3a99e0  suspect" in out
+    _, out, _ = homeostat("topology", "web-1", "--state", daemon.state, "--json")
+    assert {"nodes", "edges"} <= set(json.loads(out))
+
+
+def test_a_graph_with_a_circle_is_shown_once(homeostat, daemon):
+    names = [Entity("service", n) for n in "abc"]
+    for one, other in zip(names, [*names[1:], names[0]], strict=True):
+        daemon.call(daemon.story.hooks.world.topology.link, Edge("calls", one, other), "mesh")
+    _, out, _ = homeostat("topology", "--state", daemon.state)
+    assert [line.count("service a") for line in out.splitlines() if "service a" in line] == [1, 1]
+    assert "calls service a  silent  (mesh) as above" in out
+
+
+# ---- changes
+
+
+def test_changes_are_listed_with_who_and_what(homeostat, daemon, tmp_path):
+    assert "no changes are known" in homeostat("changes", "--state", daemon.state)[1]
+    hooks = daemon.story.hooks
+    ours = Change(hooks.now() - 60, MODEL, "release", "4", "3", "homeostat:run-11", "roll_back")
+    theirs = Change(hooks.now() - 90, HOST, "config", "", "", "ann", "sysctl", "https://ci/7")
+    for change in (ours, theirs):
+        daemon.call(hooks.push, change)
+    code, out, _ = homeostat("changes", "--state", daemon.state)
+    assert code == 0
+    first, second = out.splitlines()[1:3]
+    assert "release" in first
+    assert "homeostat:run-11" in first
+    assert "sysctl https://ci/7" in second
+    _, out, _ = homeostat("changes", "web-1", "--state", daemon.state, "--json")
+    assert [c["kind"] for c in json.loads(out)] == ["config"]
+    assert homeostat("changes", "wbe-1", "--state", daemon.state)[0] == 1
+    assert homeostat("changes", "--since", "soon", "--state", daemon.state)[0] == 1
+
+
+def test_changes_of_a_dead_daemon_are_in_its_journal(homeostat, tmp_path):
+    story = Story(tmp_path / "state", now=time.time())
+    story.hooks.push(Change(time.time() - 5, HOST, "config", "a", "b", "ann"))
+    story.close()
+    code, out, err = homeostat("changes", "--state", tmp_path / "state")
+    assert code == 0
+    assert "ann" in out
+    assert "this is what the journal knows" in err
 
 
 # ---- a dead daemon

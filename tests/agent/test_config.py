@@ -1,7 +1,7 @@
 import pytest
 
 from agent import registry
-from agent.config import Config, address, covers, kind_of_literal, load
+from agent.config import Config, address, covers, edges_of, kind_of_literal, load
 from agent.config import Matcher as Which
 from agent.errors import ConfigError
 from agent.units import Duration, Model
@@ -273,3 +273,58 @@ def test_names_are_not_blamed_while_a_file_with_services_is_broken(folder):
     )
     assert len(found) == 1
     assert "unknown key `prot`; did you mean `port`?" in found[0]
+
+
+# ---- the graph
+
+SHOPS = "services:\n- {id: shop}\n- {id: store}\n"
+
+
+def test_edges_and_names_are_read(folder):
+    config = loaded(folder, SHOPS + "topology:\n  add:\n  - {from: service:shop, to: dependency:db:5432}\n"
+                    "  - {from: replica:shop/a, to: gpu:GPU-1, kind: runs_on}\n"
+                    "  remove:\n  - {from: service:*, to: service:store}\n"
+                    "  names: {store-v1: store, 'old-*': shop}\n  forget: 2h\n")  # fmt: skip
+    first, second = edges_of(config)
+    assert (first.kind, first.src.id, first.dst.id) == ("calls", "service:shop", "dependency:db:5432")  # fmt: skip
+    assert (second.kind, second.dst.kind) == ("runs_on", "gpu")
+    assert config.topology.forget == 7200.0
+    assert config.topology.names["store-v1"] == "store"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("add: [{from: service:shp, to: service:store}]",
+         "no service is called `shp`; did you mean `shop`?"),
+        ("add: [{from: shop, to: service:store}]", "`shop` is no entity; write `service:shop`"),
+        ("add: [{from: servcie:shop, to: service:store}]",
+         "`servcie:shop` is no entity; did you mean `service`?"),
+        ("add: [{from: service:shop, to: host:a}]",
+         "`calls` can not go to a host; to one of: dependency, service"),
+        ("add: [{from: service:shop, to: service:shop}]", "an edge from a thing to itself; take it away"),
+        ("add: [{from: service:s*, to: service:store}]", "`service:s*` is not one entity; write the whole of its id"),
+        ("add: [{from: service:shop, to: service:store}]\n  remove: [{from: service:*, to: service:*}]",
+         "this edge is also taken away under `remove`; keep one of them"),
+        ("add: [{from: service:shop, to: service:store, kind: cals}]", "`cals`"),
+        ("names: {a: shpo}", "no service is called `shpo`; did you mean `shop`?"),
+        ("forgt: 1h", "did you mean `forget`?"),
+        ("forget: 1s", "60"),
+    ],
+)  # fmt: skip
+def test_faults_of_the_graph_are_told_with_place_and_remedy(folder, words, said):
+    (fault,) = faults(folder, SHOPS + f"topology:\n  {words}\n")
+    assert fault.startswith("agent.yaml:5:")
+    assert said in fault
+
+
+def test_services_that_a_connector_names_must_be_there(folder, monkeypatch):
+    class Hooks:
+        class Config(Model):
+            services: dict[str, str] = {}
+
+    registry.connector("hooks")(Hooks)
+    text = SHOPS + "connectors:\n  hooks:\n    services: {acme/web: shpo}\n"
+    assert faults(folder, text) == [
+        "agent.yaml:6:26: no service is called `shpo`; did you mean `shop`?"
+    ]

@@ -9,6 +9,7 @@ from agent.journal import Entry, Journal
 from agent.memory import EVERYTHING, Memory, Silence, acted_at
 from agent.model import (
     ENDED,
+    Change,
     Decision,
     Entity,
     Gate,
@@ -284,6 +285,9 @@ def tellings(draw):
     if kind == "decision":
         d = decision(id_, target, draw(ids), ts, allowed=draw(st.booleans()))
         return kind, f"{d.playbook}|{d.target.id}", pack(d), ts
+    if kind == "change":
+        named = draw(st.sampled_from(["", id_]))
+        return kind, target.id, pack(Change(ts, target, "release", "1", "2", id=named)), ts
     if kind == "silence":
         return kind, id_, pack(Silence(id_, "*", draw(times), "ann")), ts
     if kind in {"pause", "resume"}:

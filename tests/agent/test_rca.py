@@ -6,12 +6,13 @@ Each world is made of plain series (noise with a seed, a step at the onset), as 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from agent.model import Anomaly, Change, Edge, Entity, Frame, Incident, Series, Sighting
+from agent.pipeline import changes_of
 from agent.rca import Look, diagnose, same_answer
 from agent.world import World
 
@@ -63,6 +64,10 @@ def calm_but(changes: dict[Series, float]) -> dict:
 
 
 def solve(case: Case, seed: int = 0):
+    return diagnose(looked(case, seed))
+
+
+def looked(case: Case, seed: int = 0) -> Look:
     rng = np.random.default_rng(seed)
     table = tuple(sorted(case.levels))
     ts = np.arange(0.0, NOW + STEP, STEP)
@@ -101,7 +106,7 @@ def solve(case: Case, seed: int = 0):
         "i", ONSET, NOW, "open", "page", "t", anomalies,
         entities=tuple(sorted({group, *(b.entity for b in case.broken)})), about=group,
     )  # fmt: skip
-    return diagnose(Look(NOW, incident, world, read, 300.0, 500.0, 120.0, changes=case.changes))
+    return Look(NOW, incident, world, read, 300.0, 500.0, 120.0, changes=case.changes)
 
 
 F0 = FEATURES[0]
@@ -229,3 +234,138 @@ def test_renaming_everything_gives_the_same_probabilities():
     b = solve(Case(case.levels, case.broken, attrs={BATCH: {"command": "zzz"}}), 4)
     assert [c.probability for c in a.causes] == [c.probability for c in b.causes]
     assert same_answer(a, b)
+
+
+# ---- what was changed, near and far
+
+STORE, DEEP = Entity("service", "store"), Entity("service", "deep")
+SLOW = calm_but({P50: 0.05, P95: 0.4, WORK: 0.04})
+STORE_P95 = s("service.latency_p95_seconds", STORE)
+COUNT = s("service.replicas_count", SHOP)
+CALLS = (Edge("calls", SHOP, STORE), Edge("calls", STORE, DEEP))
+
+
+@pytest.fixture
+def calling(monkeypatch):
+    """Shop calls store, store calls deep."""
+    original = World.take
+
+    def take(self, frame):
+        for edge in CALLS:
+            self.topology.link(edge)
+        original(self, frame)
+
+    monkeypatch.setattr(World, "take", take)
+
+
+def of(diagnosis, kind, entity):
+    return next(
+        (c for c in (*diagnosis.causes, *diagnosis.rejected) if (c.kind, c.entity) == (kind, entity)), None
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (Change(ONSET - 8, STORE, "release", "1", "2", by="ci"), ("release.code", STORE)),
+        (Change(ONSET - 8, STORE, "config", "", "", "ann", "pool size"), ("release.config", STORE)),
+        (Change(ONSET - 8, HOST, "release", "6.1", "6.2"), ("release.config", HOST)),
+        (Change(ONSET - 8, MODEL, "release", "3", "4", by="ci"), ("release.model", MODEL)),
+        (Change(ONSET - 8, SHOP, "release", "1", "2"), ("release.code", SHOP)),
+        (Change(ONSET - 8, SHOP, "flag", "off", "on", by="ann"), ("release.config", SHOP)),
+    ],
+)
+def test_a_change_of_what_a_service_depends_on_is_a_suspect(calling, change, cause):
+    ill = {STORE_P95: (0.01, 0.001, 0.5)} if change.entity == STORE else {}
+    top = solve(Case({**SLOW, **ill}, [P95], [change])).top
+    assert (top.kind, top.entity) == cause
+    said = next(e.text for e in top.evidence if "8 s before the onset" in e.text)
+    assert cause[1] == SHOP or f"next to {SHOP.key}" in said
+
+
+def test_the_nearer_change_is_the_likelier_one(calling):
+    case = Case(SLOW, [P95], [Change(ONSET - 8, who, "release", "1", "2") for who in (DEEP, STORE, SHOP)])  # fmt: skip
+    diagnosis = solve(case)
+    p = [of(diagnosis, "release.code", who).probability for who in (SHOP, STORE, DEEP)]
+    assert p[0] > p[1] * 0.99
+    assert p[1] > p[2]
+    assert "2 steps from shop" in of(diagnosis, "release.code", DEEP).evidence[0].text
+
+
+def test_a_change_long_before_weighs_less_and_one_far_away_must_come_first(calling):
+    def weight(ts, who=STORE):
+        found = of(solve(Case(SLOW, [P95], [Change(ts, who, "release", "1", "2")])), "release.code", who)  # fmt: skip
+        return None if found is None else max(e.weight for e in found.evidence)
+
+    assert weight(ONSET - 8) > weight(ONSET - 100) > 0
+    assert weight(ONSET - 130) is None
+    assert weight(ONSET + 40) is None
+    assert weight(ONSET + 10) is not None
+    assert weight(ONSET + 10, SHOP) is not None
+
+
+def test_a_callee_that_is_well_is_a_weaker_suspect(calling):
+    change = Change(ONSET - 8, STORE, "release", "1", "2")
+    ill = solve(Case({**SLOW, STORE_P95: (0.01, 0.001, 0.5)}, [P95], [change]))
+    well = solve(Case({**SLOW, STORE_P95: (0.01, 0.001, 0.01)}, [P95], [change]))
+    assert of(ill, "release.code", STORE).probability > 0.5
+    assert of(well, "release.code", STORE).probability < 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Change(ONSET - 8, STORE, "release", "1", "2", by="homeostat:run-1"),
+        Change(ONSET - 8, Entity("service", "elsewhere"), "release", "1", "2"),
+        Change(ONSET - 8, Entity("host", "other"), "config", "", "x"),
+    ],
+)
+def test_our_own_acts_and_what_it_does_not_depend_on_are_no_suspects(calling, change):
+    diagnosis = solve(Case(SLOW, [P95], [change]))
+    found = {c.kind for c in (*diagnosis.causes, *diagnosis.rejected)}
+    assert not found & {"release.code", "release.config"}
+
+
+def test_a_release_that_was_taken_back_before_is_no_suspect(calling):
+    bad = Change(ONSET - 60, STORE, "release", "1", "2", by="ci")
+    back = Change(ONSET - 20, STORE, "release", "2", "1", by="homeostat:run-1")
+    assert of(solve(Case(SLOW, [P95], [bad])), "release.code", STORE)
+    assert of(solve(Case(SLOW, [P95], [bad, back])), "release.code", STORE) is None
+
+
+def test_the_same_traffic_on_fewer_replicas_is_saturation():
+    levels = {**calm_but({P50: 0.4, P95: 0.9}), COUNT: (4.0, 0.0, 2.0)}
+    scaled = Change(ONSET - 8, SHOP, "scale", "4", "2", by="ann")
+    top = solve(Case(levels, [P95], [scaled])).top
+    assert (top.kind, top.entity) == ("serving.saturation", SHOP)
+    assert top.facts == {"before": "4", "after": "2"}
+    assert any("replicas went from 4 to 2 by ann" in e.text for e in top.evidence)
+    more = Change(ONSET - 8, SHOP, "scale", "2", "4", by="ann")
+    assert solve(Case(levels, [P95], [more])).top.kind != "serving.saturation"
+
+
+def test_replicas_that_nobody_says_to_have_taken_away_have_crashed():
+    levels = {**SCENARIOS["serving.crash"].levels}
+    noticed = Change(ONSET - 8, SHOP, "scale", "3", "1")
+    top = solve(Case(levels, SCENARIOS["serving.crash"].broken, [noticed])).top
+    assert (top.kind, top.entity) == ("serving.crash", SHOP)
+
+
+def test_a_restart_right_before_is_named():
+    restart = Change(ONSET - 4, SHOP, "restart", "gunicorn 5", "gunicorn 6")
+    errors = s("service.error_ratio", SHOP)
+    levels = {**calm_but({P95: 0.4}), errors: (0.0, 0.0, 0.4)}
+    top = solve(Case(levels, [errors, P95], [restart])).top
+    assert (top.kind, top.entity) == ("serving.crash", SHOP)
+    assert any("restarted 4 s before the onset" in e.text for e in top.evidence)
+
+
+def test_an_incident_shows_the_changes_of_what_it_depends_on(calling):
+    own, far, ours, other = (
+        Change(ONSET - 8, SHOP, "config", "a", "b"), Change(ONSET - 9, DEEP, "release", "1", "2"),
+        Change(ONSET - 8, STORE, "scale", "2", "3", by="homeostat:run-1"),
+        Change(ONSET - 8, Entity("service", "elsewhere"), "release", "1", "2"),
+    )  # fmt: skip
+    seen = looked(Case(SLOW, [P95], [own, far, ours, other]))
+    incident = replace(seen.incident, changes=(own,))
+    assert changes_of(incident, seen) == (far, own)

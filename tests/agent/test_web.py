@@ -663,3 +663,147 @@ def test_importing_the_doors_pulls_in_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# ---- changes that are told
+
+
+async def test_a_change_is_told_by_an_operator_and_counts_once(house):
+    body = {"entity": "service:wine", "kind": "release", "from": "1.2", "to": "1.3", "id": "ci/812",
+            "url": "https://ci.example/812", "by": "ann"}  # fmt: skip
+    assert (await house.http.post("/api/changes", json=body)).status_code == 401
+    said = await house.http.post("/api/changes", json=body, headers=house.token("viewer"))
+    assert said.status_code == 403
+    mine = house.token("operator")
+    first = (await house.http.post("/api/changes", json=body, headers=mine)).json()
+    assert (first["id"], first["new"], first["change"]["by"]) == ("ci/812", True, "ann")
+    again = (await house.http.post("/api/changes", json=body | {"to": "9"}, headers=mine)).json()
+    assert (again["new"], again["change"]["after"]) == (False, "1.3")
+    (listed,) = [c for c in (await house.http.get("/api/changes")).json() if c["id"] == "ci/812"]
+    assert (listed["before"], listed["after"], listed["url"]) == ("1.2", "1.3", "https://ci.example/812")  # fmt: skip
+    assert listed["ts"] == house.story.now
+    assert not listed["ours"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "said"),
+    [
+        ({"kind": "act"}, 400, "kind"),
+        ({"entity": "service:wien"}, 404, "did you mean service:wine"),
+        ({"entity": ""}, 400, "entity"),
+        ({"url": "javascript:alert(1)"}, 400, "url"),
+        ({"id": "a b"}, 400, "id"),
+        ({"to": "x" * 201}, 400, "to"),
+        ({"ts": 1.0}, 409, "more than 7 d before"),
+        ({"ts": 1_795_000_000.0 + 3600}, 409, "ahead of"),
+        ({"by": "homeostat:run-1"}, 409, "our own acts"),
+        ({"verison": "1"}, 400, "verison"),
+    ],
+)
+async def test_a_change_that_can_not_be_is_refused_in_words(house, wrong, status, said):
+    body = {"entity": "service:wine", "kind": "release", "to": "2", **wrong}
+    answer = await house.http.post("/api/changes", json=body, headers=house.token("operator"))
+    assert answer.status_code == status
+    assert said in answer.text
+
+
+async def test_without_words_it_is_now_and_by_the_owner_of_the_token(house):
+    body = {"entity": "service:wine", "kind": "restart"}
+    told = (
+        await house.http.post("/api/changes", json=body, headers=house.token("operator"))
+    ).json()
+    assert told["new"]
+    assert told["id"].startswith("chg-")
+    assert told["change"]["by"] == "a-operator"
+    assert told["change"]["ts"] == house.story.now
+
+
+async def test_changes_of_what_a_thing_depends_on(house):
+    mine = house.token("operator")
+    for entity in ("host:web-1", "process:b00t/5200/9950"):
+        await house.http.post("/api/changes", json={"entity": entity, "kind": "config"}, headers=mine)  # fmt: skip
+    found = (await house.http.get("/api/changes", params={"target": "service:wine"})).json()
+    assert [c["entity"]["id"] for c in found] == ["host:web-1"]
+    old = (await house.http.get("/api/changes", params={"since": "1s"})).json()
+    assert len(old) == 2
+
+
+async def test_a_pipeline_elsewhere_tells_changes_at_the_door_for_pushing(tmp_path):
+    port = free_port()
+    async with open_house(tmp_path, ingest=f"127.0.0.1:{port}") as house:
+        body = {"entity": "service:wine", "kind": "release", "to": "2"}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as there:
+            assert (await there.post("/api/changes", json=body)).status_code == 401
+            mine = house.token("operator")
+            assert (await there.post("/api/changes", json=body, headers=mine)).status_code == 200
+            assert (await there.get("/api/changes", headers=mine)).status_code == 404
+            assert (await there.post("/api/pause", json={}, headers=mine)).status_code == 404
+
+
+def _vouch(headers, body):
+    if headers.get("x-sign") != "sha256=" + str(len(body)):
+        raise Refused("the signature is wrong; sign with the secret")
+
+
+async def test_a_sender_that_signs_needs_no_token_and_one_that_does_not_is_refused(tmp_path):
+    port = free_port()
+    signed = Route("/ingest/hook", lambda body, _: [body], vouch=_vouch)
+    plain = Route("/ingest/plain", lambda body, _: [body])
+    receivers = {"hooks": [signed, plain]}
+    async with open_house(tmp_path, receivers=receivers, ingest=f"127.0.0.1:{port}") as house:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as there:
+            right = {"x-sign": "sha256=4"}
+            assert (
+                await there.post("/ingest/hook", content=b"body", headers=right)
+            ).status_code == 202
+            for wrong in ({}, {"x-sign": "sha256=5"}):
+                said = await there.post("/ingest/hook", content=b"body", headers=wrong)
+                assert said.status_code == 401
+                assert said.json()["remedy"] == "sign with the secret"
+            assert (
+                await there.post("/ingest/plain", content=b"body", headers=right)
+            ).status_code == 401
+            mine = house.token("operator")
+            assert (
+                await there.post("/ingest/hook", content=b"tok", headers=mine)
+            ).status_code == 202
+            bad = {"authorization": "Bearer nonsense", **right}
+            assert (
+                await there.post("/ingest/hook", content=b"body", headers=bad)
+            ).status_code == 401
+        near = await house.http.post("/ingest/hook", content=b"loop")
+        assert near.status_code == 401
+        assert house.pushed == [b"body", b"tok"]
+
+
+async def test_a_signed_path_opens_nothing_else(tmp_path):
+    signed = Route("/ingest/hook", lambda body, _: [body], vouch=_vouch)
+    async with open_house(tmp_path, receivers={"x": [signed]}, public_url="https://heal.example") as house:  # fmt: skip
+        there = {"host": "heal.example", "x-sign": "sha256=0"}
+        assert (await house.http.post("/ingest/hook", headers=there)).status_code == 202
+        for path in ("/api/status", "/metrics", "/ingest/hook/more"):
+            assert (await house.http.get(path, headers=there)).status_code in {401, 404}
+        assert (await house.http.get("/api/status", headers=there)).status_code == 401
+
+
+# ---- the graph
+
+
+async def test_the_graph_page_and_its_script_are_there_and_need_no_inline_anything(house):
+    page = await house.http.get("/topology")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
+        assert (await house.http.get(name)).status_code == 200, name
+    assert not re.search(r"<script(?! defer src)|style=|\son[a-z]+=", page.text)
+    assert 'href="/topology"' in (await house.http.get("/")).text
+
+
+async def test_the_graph_is_asked_for_whole_or_around_something(house):
+    whole = (await house.http.get("/api/topology")).json()
+    assert {n["id"] for n in whole["nodes"]} >= {"service:wine", "host:web-1", "model:wine"}
+    part = (await house.http.get("/api/topology", params={"target": "web-1"})).json()
+    assert "host:web-1" in {n["id"] for n in part["nodes"]}
+    assert (await house.http.get("/api/topology", params={"target": "wbe-1"})).status_code == 404
+    more = (await house.http.get("/api/topology", params={"everything": "true"})).json()
+    assert len(more["nodes"]) >= len(whole["nodes"])

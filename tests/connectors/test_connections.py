@@ -21,7 +21,7 @@ from agent.errors import Refused, Unavailable
 from agent.model import Entity, Frame, Series, Sighting
 from agent.ports import Abilities, Source
 from connectors._proc import boot_id, parse_stat, this_host
-from connectors.connections import STATES, Connections
+from connectors.connections import STATES, Connections, _address
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a Linux /proc")
 
@@ -249,3 +249,49 @@ async def test_a_host_without_the_tables_is_told(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(Refused, match="switch the source off"):
         await source.poll()
+
+
+# ---- who calls whom
+
+
+def calls_of(frame: Frame) -> dict[Entity, set[str]]:
+    return {
+        s.entity: {e.dst.key for e in s.edges if e.kind == "calls"}
+        for s in frame.seen
+        if any(e.kind == "calls" for e in s.edges)
+    }
+
+
+async def test_whoever_has_opened_a_connection_calls_who_listens(server: Server):
+    source = Connections("connections", Connections.Config(search_time=1.0, calls_every=30.0))
+    # this very process is in a group of the test run
+    me = group_entity(os.getpgid(0))
+    with socket.create_connection(("127.0.0.1", server.port)):
+        frame = await source.poll()
+        called = calls_of(frame)
+        assert f"localhost:{server.port}" in called[me]
+        assert server.entity not in called
+        (mine,) = [
+            s for s in frame.seen if s.entity == me and any(e.kind == "calls" for e in s.edges)
+        ]
+        assert 90.0 <= mine.lasts_s < 300.0
+        assert calls_of(await source.poll()) == {}  # not at every poll
+        source._called_at -= 60.0
+        assert me in calls_of(await source.poll())
+    source._called_at -= 60.0
+    again = calls_of(await source.poll())
+    assert f"localhost:{server.port}" not in again.get(me, set())
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="recorded on a little-endian machine")
+@pytest.mark.parametrize(
+    ("written", "host", "port"),
+    [
+        (b"0100007F:1F90", "127.0.0.1", 8080),
+        (b"0700000A:1538", "10.0.0.7", 5432),
+        (b"00000000000000000000000001000000:0050", "::1", 80),
+        (b"0000000000000000FFFF00000700000A:01BB", "10.0.0.7", 443),
+    ],
+)
+def test_addresses_as_the_kernel_writes_them(written: bytes, host: str, port: int):
+    assert _address(written) == (host, port)

@@ -133,6 +133,32 @@ async def test_gpus_are_sighted_once_with_facts_and_their_host(gpu: Gpu):
     assert (await gpu.poll()).seen == ()
 
 
+async def test_a_process_runs_on_the_gpus_that_it_computes_on(gpu: Gpu, monkeypatch):
+    """One group on two GPUs; the chain from a service goes on to both."""
+    monkeypatch.setenv("NVML_STUB_PID", str(os.getpid()))
+    gpu._pids_are_ours = True
+    frame = await gpu.poll()
+    (mine,) = [s for s in frame.seen if s.entity.kind == "process"]
+    assert mine.entity.key.split("/")[1] == str(os.getpgid(0))
+    assert {(e.kind, e.dst) for e in mine.edges} == {("runs_on", FIRST), ("runs_on", SECOND)}
+    assert mine.lasts_s < 600
+    assert (await gpu.poll()).seen == ()
+    gpu._users_at -= 61.0
+    assert [s.entity for s in (await gpu.poll()).seen] == [mine.entity]
+
+
+async def test_process_numbers_of_another_namespace_mean_nobody(gpu: Gpu, monkeypatch):
+    monkeypatch.setenv("NVML_STUB_PID", str(os.getpid()))
+    gpu._pids_are_ours = False
+    assert {s.entity.kind for s in (await gpu.poll()).seen} == {"gpu"}
+
+
+async def test_a_process_that_has_ended_is_nobody(gpu: Gpu, monkeypatch):
+    monkeypatch.setenv("NVML_STUB_PID", str(2**22 - 1))
+    gpu._pids_are_ours = True
+    assert {s.entity.kind for s in (await gpu.poll()).seen} == {"gpu"}
+
+
 async def test_heat_shows_in_temperature_clock_and_reason(gpu: Gpu, stub: Stub):
     await gpu.poll()
     stub.set("hot")

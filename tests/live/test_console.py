@@ -450,3 +450,21 @@ def test_the_page_needs_no_exception_from_its_policy():
         assert "http://" not in text.replace("http://www.w3.org", "")
         assert "https://" not in text
         assert "innerHTML" not in text
+
+
+@pytest.mark.live
+def test_the_graph_shows_who_is_ill_and_what_is_around_them(page, house):
+    page.open(f"{house.url}/topology")
+    page.wait("document.querySelector('.node.page')")
+    names = "[...document.querySelectorAll('.node{}')].map((n) => n.dataset.id)"
+    assert page.js(names.format(".page")) == ["service:wine"]
+    assert "process:b00t/5200/9950" in page.js(names.format(".suspect"))
+    assert "not well" in page.text("#said")
+    joined = page.js("document.querySelectorAll('path.edge').length")
+    assert joined >= 5
+    page.js("document.querySelector('.node.page').dispatchEvent(new MouseEvent('click'))")
+    page.wait("document.querySelector('#about ul li')")
+    assert "service:wine serves model:wine" in page.text("#about")
+    page.js("document.querySelector('#about button').click()")
+    page.wait("document.querySelector('#find').value === 'service:wine'")
+    page.wait(f"!{names.format('')}.includes('process:b00t/5200/9950')")

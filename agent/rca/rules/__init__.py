@@ -18,14 +18,14 @@ from agent.rca.rules.data import contract, drift, labels, prior
 from agent.rca.rules.hardware import gpus
 from agent.rca.rules.host import machine, neighbour, network_between
 from agent.rca.rules.observer import blind
-from agent.rca.rules.release import concept, release_of_model, release_of_service
+from agent.rca.rules.release import changed, concept, release_of_model
 from agent.rca.rules.serving import OF_REPLICA, apart, crash, dependency, mix, saturation
 
 Rule = Callable[[Look], list[Case]]
 
 RULES: Final[tuple[Rule, ...]] = (
     saturation, crash, apart, dependency, mix, neighbour, network_between, machine, gpus,
-    release_of_model, release_of_service, contract, prior, drift, concept, labels, blind,
+    release_of_model, changed, contract, prior, drift, concept, labels, blind,
 )  # fmt: skip
 """In no order: each is asked, all are weighed together."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from agent.model import Entity
@@ -61,6 +62,14 @@ def between(look: Look, who: Entity) -> tuple[Measured, Measured, bool] | None:
     ):
         return None  # it waits for a worker, not for the network
     return latency, work, bool(known) or busy is not None
+
+
+def count(text: str) -> float:
+    """Read a number of replicas; NaN when it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def processes(look: Look, who: Entity | None = None) -> list[Entity]:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import Final
 
-from agent.model import Change
+from agent.model import Change, Entity
 from agent.rca.case import Case, numbers
-from agent.rca.look import Look
+from agent.rca.look import Look, Suspect
 from agent.rca.rules import _model as of
 from agent.rca.rules import _service as service
 from agent.units import say, say_duration
 
-_SERVICE_CHANGES: Final[dict[str, str]] = {
-    "release": "release.code",
-    "config": "release.config",
-    "flag": "release.config",
+_CAUSES: Final[dict[tuple[str, str], tuple[str, str]]] = {
+    ("service", "release"): ("release.code", "callee changed before"),
+    ("service", "config"): ("release.config", "callee changed before"),
+    ("service", "flag"): ("release.config", "callee changed before"),
+    ("service", "restart"): ("serving.crash", "callee restarted or scaled before"),
+    ("service", "scale"): ("serving.saturation", "callee restarted or scaled before"),
+    ("dependency", "release"): ("release.code", "callee changed before"),
+    ("dependency", "config"): ("release.config", "callee changed before"),
+    ("dependency", "restart"): ("serving.crash", "callee restarted or scaled before"),
+    ("host", "release"): ("release.config", "host changed before"),
+    ("host", "config"): ("release.config", "host changed before"),
+    ("model", "release"): ("release.model", "model changed before"),
 }
+"""(kind of what was changed, kind of change) -> the cause that it makes likely, and the reason."""
 _AFTER_S: Final = 30.0
 """A change that was seen so much later than the trouble did not cause it; less may be the clock of whoever told it."""
 
@@ -60,30 +69,92 @@ def release_of_model(look: Look) -> list[Case]:
     return out
 
 
-def release_of_service(look: Look) -> list[Case]:
-    """Code or configuration of the service changed shortly before it became slow or failed."""
+def changed(look: Look) -> list[Case]:
+    """Weigh what was changed, of a service or of what it depends on, shortly before it became slow or failed."""
     if look.group.kind != "service":
         return []
     if not (service.slow(look) or look.broken("service.error_ratio", "service.up")):
         return []
-    change = look.release(look.group, *_SERVICE_CHANGES)
-    if change is None:
-        return []
-    case = Case(
-        _SERVICE_CHANGES[change.kind], look.group,
-        facts={"before": change.before, "after": change.after},
-    )  # fmt: skip
-    text = f"{change.kind} from {change.before} to {change.after} {_when(look, change)}"
-    case.add("service released before", text)
-    ago = look.onset - change.ts
-    if ago < -_AFTER_S:
+    cases: dict[tuple[str, Entity], Case] = {}
+    for suspect in look.suspects():
+        kind = _cause(look, suspect)
+        if not kind:
+            continue
+        known = cases.get((kind, suspect.change.entity))
+        if known is not None:
+            known.say(_said(suspect, look.group))
+        else:
+            cases[kind, suspect.change.entity] = _weighed(look, suspect, kind)
+    return list(cases.values())
+
+
+def _cause(look: Look, suspect: Suspect) -> str:
+    """Return the cause that a change makes likely, "" for none."""
+    change = suspect.change
+    if suspect.steps == 0 and change.kind in {"restart", "scale"}:
+        return ""  # its own restarts and replicas stand among the reasons of other rules
+    if change.kind == "scale" and service.count(change.after) > service.count(change.before):
+        return ""
+    kind, _ = _CAUSES.get((change.entity.kind, change.kind), ("", ""))
+    # a model that has become worse has a rule of its own
+    return "" if kind == "release.model" and of.poor(look, change.entity) else kind
+
+
+def _weighed(look: Look, suspect: Suspect, kind: str) -> Case:
+    change, own = suspect.change, suspect.steps == 0
+    case = Case(kind, change.entity, facts=_facts(change))
+    _, reason = _CAUSES[change.entity.kind, change.kind]
+    reason = "service released before" if own else reason
+    case.add(reason, _said(suspect, look.group), share=suspect.nearness)
+    for _ in range(suspect.steps - 1):
+        case.add("an edge further", f"{suspect.steps} edges from {look.group.key}")
+    if suspect.before_s < -_AFTER_S:
         case.add("released after", "it came after the trouble had begun")
-    elif ago > 0.5 * look.release_window_s:
-        case.add("long before", f"it was well for {say_duration(ago)} with it")
-    _, work = service.waiting(look)
-    if work is not None and work.deviations > 3 and work.ratio > 1.3:
-        case.add("work takes longer", f"the work itself takes longer ({numbers(work)})", work)
-    return [case]
+    elif suspect.before_s > 0.5 * look.release_window_s:
+        case.add("long before", f"it was well for {say_duration(suspect.before_s)} with it")
+    _there(look, case, own=own)
+    return case
+
+
+def _facts(change: Change) -> dict[str, str]:
+    if change.kind == "release" and change.entity.kind == "model":
+        return {"version": change.after, "previous_version": change.before}
+    found = {"before": change.before, "after": change.after, "by": change.by, "url": change.url}
+    return {k: v for k, v in found.items() if v or k in {"before", "after"}}
+
+
+def _said(suspect: Suspect, group: Entity) -> str:
+    c = suspect.change
+    what = f"from {c.before} to {c.after}" if c.before else f"to {c.after}" if c.after else c.text
+    by = f" by {c.by}" if c.by else ""
+    if suspect.steps == 0:
+        return f"{c.kind} {what}{by} {suspect.when}"
+    far = f"{suspect.steps} steps from" if suspect.steps > 1 else "next to"
+    return f"{c.kind} of {c.entity.id}, {far} {group.key}, {what}{by} {suspect.when}"
+
+
+def _there(look: Look, case: Case, *, own: bool) -> None:
+    """Weigh whether what was changed is itself unwell."""
+    if own or case.entity.kind == "model":
+        _, work = service.waiting(look)
+        if work is not None and work.deviations > 3 and work.ratio > 1.3:
+            case.add("work takes longer", f"the work itself takes longer ({numbers(work)})", work)
+        elif work is not None and not own:
+            text = f"the work itself is as quick as ever ({numbers(work)})"
+            case.add("what changed is well", text, work)
+        return
+    found = [
+        m for metric in ("service.latency_p95_seconds", "service.error_ratio")
+        if case.entity.kind == "service" and (m := look.measure(metric, case.entity)) is not None
+    ]  # fmt: skip
+    bad = next((m for m in found if m.deviations > 4), None)
+    if bad is not None:
+        case.add(
+            "what changed is unwell", f"{case.entity.key} itself is unwell ({numbers(bad)})", bad
+        )
+    elif found:
+        text = f"{case.entity.key} itself is well ({numbers(found[0])})"
+        case.add("what changed is well", text, found[0])
 
 
 def concept(look: Look) -> list[Case]:

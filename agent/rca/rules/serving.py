@@ -39,6 +39,8 @@ def saturation(look: Look) -> list[Case]:
             "traffic up", f"traffic is {traffic.ratio:.1f} times the usual ({numbers(traffic)})",
             traffic, share,
         )  # fmt: skip
+    elif _fewer(look, case):
+        case.say(f"traffic is as usual ({numbers(traffic)})", 0.0, traffic)
     else:
         case.add(
             "traffic flat, not saturated", f"traffic is as usual ({numbers(traffic)})", traffic
@@ -62,6 +64,20 @@ def saturation(look: Look) -> list[Case]:
     return [case]
 
 
+def _fewer(look: Look, case: Case) -> bool:
+    """Weigh that the same traffic meets fewer replicas than before; True when that is so."""
+    for suspect in look.suspects():
+        c = suspect.change
+        if suspect.steps == 0 and c.kind == "scale" and service.count(c.after) < service.count(c.before):  # fmt: skip
+            # when nobody says that they did it, they may have died
+            reason = "scaled down by somebody" if c.by else "fewer replicas"
+            text = f"replicas went from {c.before} to {c.after}{f' by {c.by}' if c.by else ''} {suspect.when}"
+            case.add(reason, text, share=suspect.nearness)
+            case.facts = {"before": c.before, "after": c.after}
+            return True
+    return False
+
+
 def crash(look: Look) -> list[Case]:
     """Replicas are gone, do not answer, or let nothing through."""
     if look.group.kind != "service":
@@ -79,7 +95,22 @@ def crash(look: Look) -> list[Case]:
         case.add("requests fail", f"requests fail ({numbers(errors)})", errors)
     _hang(look, case)
     _restarts(look, case)
+    if service.slow(look) or case.evidence:
+        _moved(look, case)
     return [case] if any(e.weight > 0 for e in case.evidence) else []
+
+
+def _moved(look: Look, case: Case) -> None:
+    """Weigh that it was restarted right before, or made smaller on purpose."""
+    for suspect in look.suspects():
+        c = suspect.change
+        if suspect.steps == 0 and c.kind == "restart" and suspect.before_s >= 0:
+            text = f"it was restarted{f' by {c.by}' if c.by else ''} {suspect.when}"
+            case.add("restarted right before", text, share=suspect.nearness)
+            return
+        if suspect.steps == 0 and c.kind == "scale" and c.by and case.evidence:
+            case.add("scaled on purpose", f"{c.by} scaled it from {c.before} to {c.after}")
+            return
 
 
 def _hang(look: Look, case: Case) -> None:
