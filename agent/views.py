@@ -679,7 +679,8 @@ def _cause_line(detail: IncidentDetail, top: CauseView | None) -> str:
     if top is None:
         return "Cause:    not diagnosed yet, evidence is being gathered"
     if top["kind"] == "unknown":
-        return f"Cause:    {top['words']}"
+        said = "".join(f"; {e['text']}" for e in top["evidence"][:1])
+        return f"Cause:    {top['words']}{said}"
     doubt = ", low confidence" if detail["low_confidence"] else ""
     sure = f"{100 * top['probability']:.0f} % sure{doubt}"
     return f"Cause:    {top['words']}: {top['entity']['name']} ({top['kind']}, {sure})"

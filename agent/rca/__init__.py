@@ -3,7 +3,8 @@
     incident -> Look (what moved, from when, against its own past) -> rules -> log-odds -> probabilities -> Diagnosis
 
 Rules are short functions in `rules.py`, one a family of causes; each returns a `Case`: a kind of cause on an entity
-with evidence as log-odds. `unknown` stands at zero, so that weak evidence names nobody. Pure: reads world and history,
+with evidence as log-odds. `unknown` stands at zero, so that weak evidence names nobody; it then says who has moved most
+(`general.py`, on the ranker in `rank.py`), or that the metrics show nothing. Pure: reads world and history,
 writes nothing.
 """
 

@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from agent.model import Anomaly, Cause, Diagnosis, Entity
+from agent.rca.general import unnamed
 from agent.rca.look import Look
 from agent.rca.rules import RULES, Case
 
@@ -15,7 +16,7 @@ _MOST_REJECTED: Final = 8
 
 
 def diagnose(look: Look) -> Diagnosis:
-    """Rank the causes of `look.incident`; `unknown` is one of them when nothing has enough evidence."""
+    """Rank the causes of `look.incident`; `unknown`, with who moved most, is the first when no rule has enough."""
     cases = [case for rule in RULES for case in rule(look)]
     _cross(cases)
     top = max((c.logit for c in cases), default=0.0)
@@ -25,10 +26,10 @@ def diagnose(look: Look) -> Diagnosis:
         (_cause(c, math.exp(c.logit - shift) / total) for c in cases),
         key=lambda c: (-c.probability, c.kind, c.entity),
     )
-    unknown = Cause("unknown", look.group, math.exp(-shift) / total)
+    unknown = math.exp(-shift) / total
     kept = [c for c in ranked if c.probability >= _REJECT_BELOW][:_MOST_CAUSES]
-    if not kept or unknown.probability > kept[0].probability:
-        kept.insert(0, unknown)
+    if not kept or unknown > kept[0].probability:
+        kept.insert(0, unnamed(look, unknown))
     rejected = [c for c in ranked if c not in kept][:_MOST_REJECTED]
     harmed = {a.series.entity for a in look.incident.anomalies if a.harm and a.end is None}
     return Diagnosis(

@@ -351,6 +351,7 @@ function inside(full, charts) {
         charts.some((c) => c.marks.some((m) => m.kind === "change")) ? h("span", {}, h("i", { class: "mark change" }), "changed") : null,
         charts.some((c) => c.marks.some((m) => m.kind === "act")) ? h("span", {}, h("i", { class: "mark act" }), "homeostat acted") : null)) : null,
     top && top.kind !== "unknown" ? h("div", {}, h("h4", {}, `Why ${top.entity.name} (${top.kind})`), reasons(top.evidence)) : null,
+    top && top.kind === "unknown" && top.evidence.length ? h("div", {}, h("h4", {}, "What the metrics say"), reasons(top.evidence)) : null,
     full.causes.length > 1 ? others("Other causes that are possible", full.causes.slice(1, 4)) : null,
     full.rejected.length ? others("Looked at and rejected", full.rejected.slice(0, 5)) : null,
     full.changes.length ? h("div", {}, h("h4", {}, "Changes"), h("table", {}, full.changes.map((c) => h("tr", {}, h("th", { scope: "row" }, time(c.ts)),
