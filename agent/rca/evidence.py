@@ -20,11 +20,11 @@ import numpy as np
 from agent.model import BoolArray, FloatArray, IntArray
 
 BLOCKS: Final = 12
-"""An incident of many rows is cut into so many blocks: single samples of 1 s are noise."""
+"""The shorter of past and incident is cut into so many blocks: single samples of 1 s are noise."""
 WIDE: Final = 3
 """Blocks under one median: two of three must agree."""
 LEAD: Final = 0.25
-"""Share of the incident's length that it may have begun before it was seen; a row at least."""
+"""Share of the incident's length (or of the past, if that is less) by which it may have begun before it was seen."""
 ORDINARY: Final = 0.9
 """Quantile of the past that still counts as ordinary. Not higher: pasts hold trouble of their own."""
 LEVEL: Final = 0.02
@@ -97,7 +97,8 @@ def begins(times: FloatArray, at: float) -> int:
     first = int(np.searchsorted(times, at))
     if first == len(times):
         return first
-    return max(0, first - max(1, int(LEAD * (len(times) - first))))
+    lead = min(int(LEAD * (len(times) - first)), int(LEAD * first))
+    return max(0, first - max(1, lead))
 
 
 def moved(blocks: Blocks, usual: FloatArray, scale: FloatArray) -> Moves:
@@ -166,7 +167,7 @@ def _past(
 
 def _cut(past: FloatArray, now: FloatArray) -> Blocks:
     """Cut both sides into blocks of equal length, counted away from the border; rests at the far ends are left out."""
-    rows = max(1, len(now) // BLOCKS)
+    rows = max(1, min(len(now), len(past)) // BLOCKS)
     if rows == 1:
         return Blocks(past, now)
     p, q = len(past) // rows * rows, len(now) // rows * rows

@@ -5,7 +5,8 @@
     explains          = own, as a share of the excess at the symptom: 1 = all of it began here
 
 An excess is what a cost rose by over its usual level, less what is ordinary for it. Only numbers of one metric are
-compared. A callee that was never called before takes nothing from its caller: that it is called is the caller's doing.
+compared. Whose requests are not told is taken to have those of its busiest caller. A callee that was never called
+before takes nothing from its caller: that it is called is the caller's doing.
 Traffic runs the other way: when the calls of a callee fall and those of its caller do not, the caller lost them.
 Cost: O(columns x blocks + columns x callers of an entity).
 """
@@ -68,26 +69,14 @@ def attribute(
     of_group, of_entity = pair // m, pair % m
     of_kind = np.zeros(len(pair), dtype=np.int64)
     of_kind[key] = kind[climbing]
-    pairs = Blocks(
-        *(
-            _mean_of(x[:, climbing], key, len(pair))
-            for x in (evidence.blocks.past, evidence.blocks.now)
-        )
-    )
     busy = np.flatnonzero(kind == Kind.TRAFFIC)
-    traffic = Blocks(
-        *(
-            _mean_of(x[:, busy], entity[busy], m)
-            for x in (evidence.blocks.past, evidence.blocks.now)
-        )
-    )
-    excess, rarity = _excess(_failures(pairs, of_kind), traffic, of_group, of_entity)
+    pairs = _means_of(evidence.blocks, climbing, key, len(pair))
+    traffic = _means_of(evidence.blocks, busy, entity[busy], m)
+    excess, rarity = _excess(_failures(pairs, of_kind), _lent(traffic, edges), of_group, of_entity)
     mine = _less_callees(pair, excess, edges, m)
 
-    most, size = (
-        np.zeros(int(group.max()) + 1),
-        np.bincount(of_group, minlength=int(group.max()) + 1),
-    )
+    groups = int(group.max()) + 1
+    most, size = np.zeros(groups), np.bincount(of_group, minlength=groups)
     np.maximum.at(most, of_group, mine)
     explains, rare = None, 0.0
     if symptom is not None:
@@ -97,7 +86,8 @@ def attribute(
         if np.count_nonzero(asked) > _MOST * len(np.unique(of_entity)) and most[symptom.group] > 0:
             explains = np.zeros(m)
             explains[of_entity[asked]] = mine[asked] / most[symptom.group]
-            rare = float(rarity[here].max(initial=0.0))
+            # a symptom that is not measured is taken at its word
+            rare = float(rarity[here].max()) if here.any() else np.inf
     largest = most[of_group]
     share = np.where(largest > 0, mine / np.where(largest > 0, largest, 1.0), 0.0)
     if symptom is not None:
@@ -160,11 +150,22 @@ def _excess(
     usual = np.nan_to_num(usual)
     top = np.max(np.abs(now), axis=0, initial=0.0, where=np.isfinite(now)) / 10.0
     scale = np.where(scale > 0, scale, np.where(top > 0, top, 1.0))
-    # a block without calls is one without excess
-    past, now = past - usual, now - usual
-    filled = Blocks(np.where(np.isnan(past), 0.0, past), np.where(np.isnan(now), 0.0, now))
-    moves = moved(filled, np.zeros(len(usual)), scale)
+    moves = moved(Blocks(past, now), usual, scale)
     return moves.rise, moves.up
+
+
+def _lent(traffic: Blocks, edges: IntArray) -> Blocks:
+    """Give entities whose requests are not told those of their busiest caller; (r, m)."""
+    told: BoolArray = np.asarray(np.isfinite(traffic.now).any(axis=0))
+    lent = edges[told[edges[:, 0]] & ~told[edges[:, 1]]]
+    if not len(lent):
+        return traffic
+    out = []
+    for x in (traffic.past, traffic.now):
+        rows = x.T.copy()
+        np.fmax.at(rows, lent[:, 1], rows[lent[:, 0]])
+        out.append(rows.T)
+    return Blocks(out[0], out[1])
 
 
 def _failures(x: Blocks, kind: IntArray) -> Blocks:
@@ -174,6 +175,10 @@ def _failures(x: Blocks, kind: IntArray) -> Blocks:
         return x
     top = 100.0 if np.nanmax(x.past[:, good], initial=0.0) > 1.5 else 1.0
     return Blocks(*(np.where(good, 1.0 - y / top, y) for y in (x.past, x.now)))
+
+
+def _means_of(blocks: Blocks, columns: IntArray, key: IntArray, count: int) -> Blocks:
+    return Blocks(*(_mean_of(x[:, columns], key, count) for x in (blocks.past, blocks.now)))
 
 
 def _mean_of(x: FloatArray, key: IntArray, count: int) -> FloatArray:

@@ -36,6 +36,8 @@ ENOUGH: Final = 0.5
 """From this share of the strongest evidence on, an entity is believed as far as its excess goes."""
 REST: Final = 0.25
 """What evidence without excess is worth, where the graph tells whose the excess is."""
+SURE: Final = 2.0
+"""Deviations of the symptom's excess, over what is ordinary, from which on it is believed."""
 APART: Final = 0.5
 """What is left of the evidence of an entity that no call leads to from the symptom."""
 FULL: Final = 2.0
@@ -173,7 +175,7 @@ def _score(strength: FloatArray, flow: Flow | None) -> FloatArray:
     alone: FloatArray = np.asarray(strength / top)
     if flow is None or flow.explains is None:
         return alone
-    sure = min(1.0, flow.rarity)
+    sure = min(1.0, flow.rarity / SURE)
     told = flow.explains * np.minimum(1.0, alone / ENOUGH) + REST * alone
     return np.asarray((1.0 - sure) * alone + sure * told)
 

@@ -118,6 +118,19 @@ def test_a_callee_that_was_never_called_before_takes_nothing_from_its_caller():
     assert system.rank(edges=CALLS, symptom=SLOW).entities[0] == CART
 
 
+def test_whose_requests_are_not_told_is_taken_to_have_those_of_its_caller():
+    system = slow(System(), FRONT, SHOP, CART)
+    system.values[:, system.column(CART, "workload")] = np.nan
+    assert system.rank(edges=CALLS, symptom=SLOW).entities[0] == CART
+
+
+def test_a_symptom_that_is_not_measured_is_taken_at_its_word():
+    system = slow(System(), SHOP, CART)
+    system.values[:, system.column(FRONT, "latency-mean")] = np.nan
+    system.add(ADS, "cpu", 0.5)
+    assert system.rank(edges=CALLS, symptom=SLOW).entities[0] == CART
+
+
 def test_a_symptom_without_excess_does_not_overrule_evidence():
     system = System().add(DB, "mem", 3.0)
     assert system.rank(edges=CALLS, symptom=SLOW).entities[0] == DB
@@ -186,6 +199,13 @@ def test_the_incident_begins_a_quarter_earlier_than_told():
     assert begins(times, 60.0) == 50
     assert begins(times, 98.0) == 97
     assert begins(times, 0.0) == 0
+
+
+@pytest.mark.parametrize("rows", [12, 30])
+def test_a_short_past_is_not_eaten_by_a_long_incident(rows):
+    system = System().add(CART, "cpu", 1.0)
+    system.times, system.values = system.times[AT - rows :], system.values[AT - rows :]
+    assert system.rank().entities[0] == CART
 
 
 def test_one_wild_sample_is_no_move():
