@@ -20,7 +20,8 @@ import numpy as np
 from agent.model import BoolArray, FloatArray, IntArray
 
 BLOCKS: Final = 12
-"""The shorter of past and incident is cut into so many blocks: single samples of 1 s are noise."""
+"""An incident of many rows is cut into so many blocks, or more where the past would not hold half as many: single
+samples of 1 s are noise."""
 WIDE: Final = 3
 """Blocks under one median: two of three must agree."""
 LEAD: Final = 0.25
@@ -31,7 +32,7 @@ LEVEL: Final = 0.02
 """Share of its level that a metric must move by for one deviation, where the caller says nothing else."""
 _PRESENT: Final = 0.1
 _PEAK: Final = 0.001
-_NEW: Final = 10.0
+NEW: Final = 10.0
 """Where the past was nothing but zero, the largest value seen counts as so many deviations."""
 
 
@@ -83,6 +84,8 @@ def gather(
     group (n,): columns of one group measure the same on different entities, and lend a scale to what was always zero.
     level: share of the usual level that is one deviation at least, (n,) or one for all.
     """
+    if np.isinf(values).any():
+        values = np.where(np.isinf(values), np.nan, values)
     first = begins(times, at)
     past, now = values[:first], values[first:]
     usual, scale, known = _past(past, now, group, level)
@@ -159,7 +162,7 @@ def _past(
     if zero.any():
         largest = np.max(np.abs(now), axis=0, initial=0.0, where=np.isfinite(now))
         shared = np.zeros(int(group.max()) + 1)
-        np.maximum.at(shared, group[known], largest[known] / _NEW)
+        np.maximum.at(shared, group[known], largest[known] / NEW)
         lent = shared[group]
         scale = np.where(zero, np.where(lent > 0, lent, 1.0), scale)
     return np.where(known, usual, 0.0), np.where(known, scale, 1.0), known
@@ -167,7 +170,7 @@ def _past(
 
 def _cut(past: FloatArray, now: FloatArray) -> Blocks:
     """Cut both sides into blocks of equal length, counted away from the border; rests at the far ends are left out."""
-    rows = max(1, min(len(now), len(past)) // BLOCKS)
+    rows = max(1, min(len(now), 2 * len(past)) // BLOCKS)
     if rows == 1:
         return Blocks(past, now)
     p, q = len(past) // rows * rows, len(now) // rows * rows

@@ -19,12 +19,12 @@ from typing import Final
 import numpy as np
 
 from agent.model import BoolArray, FloatArray, IntArray
-from agent.rca.evidence import Blocks, Evidence, moved, spread
+from agent.rca.evidence import NEW, Blocks, Evidence, moved, spread
 from agent.rca.kinds import CLIMBS, FAILS, Columns, Kind
 
 _MOST: Final = 0.5
 """Share of the entities that must have a metric for it to be summed over the graph."""
-_OTHER: Final = 0.5
+_OTHER: Final = 0.25
 """What is left of a share when the symptom is of the other family: slow hardly explains failing."""
 
 
@@ -139,19 +139,27 @@ def lost_calls(evidence: Evidence, columns: Columns, edges: IntArray, m: int) ->
 def _excess(
     pairs: Blocks, traffic: Blocks, of_group: IntArray, of_entity: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Excess cost (p,) of every pair of a metric and an entity, and how rare it is."""
+    """Excess cost (p,) of every pair of a metric and an entity, and how rare it is.
+
+    It must be an excess of every request and of all together: more requests are not slow ones, and where there are
+    fewer than usual, slow ones cost nobody more time than before.
+    """
     told: BoolArray = np.asarray(np.isfinite(traffic.now).any(axis=0))
     have = np.bincount(of_group, weights=told[of_entity]) / np.maximum(np.bincount(of_group), 1)
     mostly: BoolArray = np.asarray(have > _MOST)
     busy = mostly[of_group] & told[of_entity]
-    past = np.where(busy, pairs.past * traffic.past[:, of_entity], pairs.past)
-    now = np.where(busy, pairs.now * traffic.now[:, of_entity], pairs.now)
-    usual, scale = spread(past)
-    usual = np.nan_to_num(usual)
-    top = np.max(np.abs(now), axis=0, initial=0.0, where=np.isfinite(now)) / 10.0
+    times = Blocks(*(np.where(busy, x[:, of_entity], 1.0) for x in (traffic.past, traffic.now)))
+    usual = np.nan_to_num(spread(pairs.past)[0])
+    cost = Blocks(pairs.past * times.past, pairs.now * times.now)
+    extra = Blocks((pairs.past - usual) * times.past, (pairs.now - usual) * times.now)
+    level, scale = spread(cost.past)
+    level = np.nan_to_num(level)
+    # what never cost anything before is measured by what it costs now
+    top = np.max(np.abs(cost.now), axis=0, initial=0.0, where=np.isfinite(cost.now)) / NEW
     scale = np.where(scale > 0, scale, np.where(top > 0, top, 1.0))
-    moves = moved(Blocks(past, now), usual, scale)
-    return moves.rise, moves.up
+    whole = moved(cost, level, scale)
+    single = moved(extra, np.zeros(len(level)), scale)
+    return np.minimum(whole.rise, single.rise), np.minimum(whole.up, single.up)
 
 
 def _lent(traffic: Blocks, edges: IntArray) -> Blocks:

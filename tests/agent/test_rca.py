@@ -14,6 +14,7 @@ import pytest
 from agent.model import Anomaly, Change, Diagnosis, Edge, Entity, Frame, Incident, Series, Sighting
 from agent.rca import Look, diagnose, general, same_answer
 from agent.rca.general import _held
+from agent.views import _cause_line
 from agent.world import World
 
 HOST, SHOP, MODEL = Entity("host", "h"), Entity("service", "shop"), Entity("model", "fraud")
@@ -247,6 +248,18 @@ def test_counters_and_our_own_process_are_not_who_moved():
     mine = s("process.memory_bytes", ME)
     levels = {**calm_but({P95: 0.4}), counter: (5.0, 0.1, 500.0), mine: (5e7, 1e5, 9e8)}
     assert "no metric evidence" in solve(Case(levels, [P95])).top.evidence[0].text
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ([], "Cause:    not named"),
+        ([{"text": "memory of a is 9"}], "Cause:    not named; memory of a is 9"),
+    ],
+)
+def test_people_read_who_moved_where_the_cause_is_unknown(said, line):
+    cause = {"kind": "unknown", "words": "not named", "evidence": said}
+    assert _cause_line({"low_confidence": True}, cause) == line
 
 
 def test_values_of_slow_sources_are_held_between_their_rows():

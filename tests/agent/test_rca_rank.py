@@ -262,6 +262,21 @@ def test_missing_samples_and_columns_are_skipped():
     assert np.isfinite(found.column_scores).all()
 
 
+def test_infinite_values_are_no_samples():
+    system = System().add(CART, "cpu", 1.0)
+    system.values[::7, system.column(ADS, "error")] = np.inf
+    system.values[AT:, system.column(DB, "mem")] = -np.inf
+    assert system.rank(edges=CALLS, symptom=SLOW).entities[0] == CART
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_more_or_fewer_requests_everywhere_do_not_hide_who_is_slow(factor):
+    system = slow(System(), FRONT, SHOP, CART)
+    for service in range(5):
+        system.values[AT:, system.column(service, "workload")] *= factor
+    assert system.rank(edges=CALLS, symptom=SLOW).entities[0] == CART
+
+
 def test_the_unit_of_a_metric_does_not_matter():
     one, other = (slow(System(), FRONT, SHOP, CART).add(CART, "cpu", 1.0) for _ in range(2))
     for service in range(5):
