@@ -51,7 +51,7 @@ class Columns:
     group: IntArray
 
 
-# weight: how well a change points at its own entity, in steps of a fifth; rise, fall: the share of it that a move in
+# weight: how well a change points at its own entity, in steps of a tenth; rise, fall: the share of it that a move in
 # that direction keeps. A fall of CPU, memory or latency is mostly somebody else's silence.
 _TABLE: Final[dict[Kind, tuple[float, float, float]]] = {
     Kind.CPU: (1.0, 1.0, 0.35),
@@ -62,7 +62,7 @@ _TABLE: Final[dict[Kind, tuple[float, float, float]]] = {
     Kind.ERRORS: (1.0, 1.0, 1.0),
     Kind.SUCCESS: (1.0, 0.35, 1.0),
     Kind.CALL_LATENCY: (1.0, 1.0, 0.35),
-    Kind.LATENCY: (0.8, 1.0, 0.35),
+    Kind.LATENCY: (0.9, 1.0, 0.35),
     Kind.CLIENT_LATENCY: (0.6, 1.0, 0.35),
     Kind.TRAFFIC: (0.4, 1.0, 0.35),
     Kind.HOST: (0.4, 1.0, 0.35),

@@ -153,6 +153,12 @@ def rank(
     ).columns
 
 
+def _split(name: str) -> tuple[str, str]:
+    """Service and metric of a column; a name without underscore is a service whose metric is not told."""
+    service, _, metric = name.rpartition("_")
+    return (service, metric) if service else (name, "")
+
+
 @dataclass(frozen=True, slots=True)
 class Suspects:
     """Names of services and columns, likeliest first, with the ranking they come from."""
@@ -167,13 +173,11 @@ def suspects(
     target: dict[str, str] | None = None,
 ) -> Suspects:  # fmt: skip
     """Rank columns that are named SERVICE_METRIC; services of the graph without columns may be suspected too."""
-    parts = [name.rpartition("_") for name in names]
+    parts = [_split(name) for name in names]
     edges = [(str(a), str(b)) for a, b in graph or ()]
-    services = sorted(
-        {service for service, _, _ in parts} | {end for edge in edges for end in edge}
-    )
+    services = sorted({service for service, _ in parts} | {end for edge in edges for end in edge})
     number = {service: i for i, service in enumerate(services)}
-    groups = {g: i for i, g in enumerate(sorted({group_of(metric) for _, _, metric in parts}))}
+    groups = {g: i for i, g in enumerate(sorted({group_of(metric) for _, metric in parts}))}
     symptom = None
     if target and target["service"] in number:
         metric = target["metric"].rpartition("_")[2]
@@ -184,9 +188,9 @@ def suspects(
         times[ordered],
         values[ordered],
         Columns(
-            np.array([number[service] for service, _, _ in parts], dtype=np.int64),
-            np.array([kind_of(metric) for _, _, metric in parts], dtype=np.int64),
-            np.array([groups[group_of(metric)] for _, _, metric in parts], dtype=np.int64),
+            np.array([number[service] for service, _ in parts], dtype=np.int64),
+            np.array([kind_of(metric) for _, metric in parts], dtype=np.int64),
+            np.array([groups[group_of(metric)] for _, metric in parts], dtype=np.int64),
         ),
         at,
         entities=len(services),

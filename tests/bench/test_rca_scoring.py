@@ -149,6 +149,12 @@ def test_renaming_every_service_and_shuffling_columns_gives_the_same_ranks():
     assert [new[s] for s in a.services] == b.services
 
 
+def test_a_column_without_underscore_is_a_service():
+    times, _, values = small()
+    found = adapters.suspects(times, ["a", "b", "c_cpu", "d_mem"], values, 80.0)
+    assert found.services[0] == "b"
+
+
 def write(tmp_path, incidents=3):
     pytest.importorskip("pyarrow")
     folder = tmp_path / "rca" / "cases"
