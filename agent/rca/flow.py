@@ -149,17 +149,23 @@ def _excess(
     mostly: BoolArray = np.asarray(have > _MOST)
     busy = mostly[of_group] & told[of_entity]
     times = Blocks(*(np.where(busy, x[:, of_entity], 1.0) for x in (traffic.past, traffic.now)))
-    usual = np.nan_to_num(spread(pairs.past)[0])
     cost = Blocks(pairs.past * times.past, pairs.now * times.now)
-    extra = Blocks((pairs.past - usual) * times.past, (pairs.now - usual) * times.now)
     level, scale = spread(cost.past)
     level = np.nan_to_num(level)
     # what never cost anything before is measured by what it costs now
     top = np.max(np.abs(cost.now), axis=0, initial=0.0, where=np.isfinite(cost.now)) / NEW
     scale = np.where(scale > 0, scale, np.where(top > 0, top, 1.0))
     whole = moved(cost, level, scale)
-    single = moved(extra, np.zeros(len(level)), scale)
-    return np.minimum(whole.rise, single.rise), np.minimum(whole.up, single.up)
+    rise, up = whole.rise.copy(), whole.up.copy()
+    rose = np.flatnonzero(busy & (rise > 0))
+    usual = np.nan_to_num(spread(pairs.past[:, rose])[0])
+    extra = Blocks(
+        (pairs.past[:, rose] - usual) * times.past[:, rose],
+        (pairs.now[:, rose] - usual) * times.now[:, rose],
+    )
+    single = moved(extra, np.zeros(len(rose)), scale[rose])
+    rise[rose], up[rose] = np.minimum(rise[rose], single.rise), np.minimum(up[rose], single.up)
+    return rise, up
 
 
 def _lent(traffic: Blocks, edges: IntArray) -> Blocks:

@@ -147,7 +147,7 @@ def rank(
     target       {"service", "metric"} of the symptom that alerted, or None
     """
     names = [name for name in frame.columns if name != "time"]
-    values = frame[names].to_numpy(dtype=float)
+    values = np.column_stack([frame[name].to_numpy(dtype=float) for name in names])
     return suspects(
         frame["time"].to_numpy(dtype=float), names, values, inject_time, graph, target
     ).columns
@@ -183,10 +183,12 @@ def suspects(
         metric = target["metric"].rpartition("_")[2]
         group = groups.get(group_of(metric), -1)
         symptom = Symptom(number[target["service"]], group, kind_of(metric))
-    ordered = np.argsort(times, kind="stable")
+    if (np.diff(times) < 0).any():
+        ordered = np.argsort(times, kind="stable")
+        times, values = times[ordered], values[ordered]
     ranking = rank_columns(
-        times[ordered],
-        values[ordered],
+        times,
+        values,
         Columns(
             np.array([number[service] for service, _ in parts], dtype=np.int64),
             np.array([kind_of(metric) for _, metric in parts], dtype=np.int64),
