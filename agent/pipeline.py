@@ -265,11 +265,11 @@ def _page(walk: Walk, incident: Incident, moment: Moment) -> None:
     if incident.severity != "page" or key in walk.memory.notes or incident.diagnosis is None:
         return
     top = incident.diagnosis.top
-    said = (
-        f"{words(top.kind)} ({top.entity.id}, {top.probability:.0%} sure)"
-        if top and top.kind != "unknown"
-        else "cause not known yet"
-    )
+    if top and top.kind != "unknown":
+        said = f"{words(top.kind)} ({top.entity.id}, {top.probability:.0%} sure)"
+    else:
+        moved = top.evidence[0].text if top and top.evidence else ""
+        said = f"cause not known yet; {moved}" if moved else "cause not known yet"
     owner = next(
         (walk.world.attrs(e).get("owner", "") for e in incident.entities if e.kind == "service"), ""
     )

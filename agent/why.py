@@ -219,6 +219,9 @@ def _cause_line(detail: IncidentDetail, top: CauseView | None) -> str:
     if top is None:
         return "Cause:    not diagnosed yet, evidence is being gathered"
     if top["kind"] == "unknown":
+        moved = next((e["text"] for e in top["evidence"] if e["series"] is not None), "")
+        if moved:
+            return f"Cause:    {top['words']}; {moved}"
         where = [e["name"] for e in detail["logs_of"]]
         if not where:
             return f"Cause:    {top['words']}"

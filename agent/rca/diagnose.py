@@ -13,6 +13,7 @@ from typing import Final
 from agent.model import Anomaly, Cause, Diagnosis, Entity
 from agent.rca.case import Case
 from agent.rca.cross import cross
+from agent.rca.general import unnamed
 from agent.rca.look import Look
 from agent.rca.rules import NEEDS, RULES
 
@@ -36,7 +37,7 @@ MAKERS: Final[tuple[Maker, ...]] = (by_rules,)
 
 
 def diagnose(look: Look, makers: Sequence[Maker] = MAKERS) -> Diagnosis:
-    """Rank the causes of `look.incident`; `unknown` is one of them when nothing has enough evidence."""
+    """Rank the causes of `look.incident`; `unknown`, with who moved most, is the first when nothing has enough."""
     best: dict[tuple[str, Entity], Case] = {}
     for view in look.views():
         for case in (case for make in makers for case in make(view)):
@@ -52,10 +53,10 @@ def diagnose(look: Look, makers: Sequence[Maker] = MAKERS) -> Diagnosis:
         (_cause(c, math.exp(c.logit - shift) / total) for c in cases),
         key=lambda c: (-c.probability, c.kind, c.entity),
     )
-    unknown = Cause("unknown", look.group, math.exp(-shift) / total)
+    unknown = math.exp(-shift) / total
     kept = [c for c in ranked if c.probability >= _REJECT_BELOW][:_MOST_CAUSES]
-    if not kept or unknown.probability > kept[0].probability:
-        kept.insert(0, unknown)
+    if not kept or unknown > kept[0].probability:
+        kept.insert(0, unnamed(look, unknown))
     rejected = [c for c in ranked if c not in kept][:_MOST_REJECTED]
     harmed = {a.series.entity for a in look.incident.anomalies if a.harm and a.end is None}
     return Diagnosis(

@@ -355,6 +355,7 @@ function inside(full, charts) {
     full.logs_of.length ? h("p", {}, `No metric says why: look at the logs of ${full.logs_of.map((e) => e.name).join(", then ")}.`) : null,
     full.more || full.also.length > 1 ? h("p", { class: "soft" }, `${full.anomalies.length} abnormal series${full.more ? ` and ${full.more} more` : ""}, shared by ${full.also.length + 1}.`) : null,
     top && top.kind !== "unknown" ? h("div", {}, h("h4", {}, `Why ${top.entity.name} (${top.kind})`), reasons(top.evidence)) : null,
+    top && top.kind === "unknown" && top.evidence.length ? h("div", {}, h("h4", {}, "What the metrics say"), reasons(top.evidence)) : null,
     full.causes.length > 1 ? others("Other causes that are possible", full.causes.slice(1, 4)) : null,
     full.rejected.length ? others("Looked at and rejected", full.rejected.slice(0, 5)) : null,
     full.changes.length ? h("div", {}, h("h4", {}, "Changes"), h("table", {}, full.changes.map((c) => h("tr", {}, h("th", { scope: "row" }, time(c.ts)),

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from agent.model import Anomaly, Change, Edge, Entity, Frame, Incident, Series, Sighting
+from agent.model import Anomaly, Change, Diagnosis, Edge, Entity, Frame, Incident, Series, Sighting
 from agent.pipeline import changes_of
-from agent.rca import Look, diagnose, same_answer
+from agent.rca import Look, diagnose, general, same_answer
+from agent.rca.general import _held
+from agent.why import _cause_line
 from agent.world import World
 
 HOST, SHOP, MODEL = Entity("host", "h"), Entity("service", "shop"), Entity("model", "fraud")
@@ -63,11 +65,11 @@ def calm_but(changes: dict[Series, float]) -> dict:
     }
 
 
-def solve(case: Case, seed: int = 0):
-    return diagnose(looked(case, seed))
+def solve(case: Case, seed: int = 0, before: Diagnosis | None = None):
+    return diagnose(looked(case, seed, before))
 
 
-def looked(case: Case, seed: int = 0) -> Look:
+def looked(case: Case, seed: int = 0, before: Diagnosis | None = None) -> Look:
     rng = np.random.default_rng(seed)
     table = tuple(sorted(case.levels))
     ts = np.arange(0.0, NOW + STEP, STEP)
@@ -105,6 +107,7 @@ def looked(case: Case, seed: int = 0) -> Look:
     incident = Incident(
         "i", ONSET, NOW, "open", "page", "t", anomalies,
         entities=tuple(sorted({group, *(b.entity for b in case.broken)})), about=group,
+        diagnosis=before,
     )  # fmt: skip
     return Look(NOW, incident, world, read, 300.0, 500.0, 120.0, changes=case.changes)
 
@@ -221,6 +224,66 @@ def test_unknown_signals_name_nobody():
     levels = {P95: (0.03, 0.003, 0.4), ACC: (0.95, 0.005, math.nan)}
     diagnosis = solve(Case(levels, [P95]))
     assert diagnosis.top.kind == "unknown"
+
+
+MEMORY, OTHER_MEMORY = s("process.memory_bytes", MASTER), s("process.memory_bytes", BATCH)
+LEAK = Case({**calm_but({P95: 0.4}), MEMORY: (2e8, 4e6, 9e8), OTHER_MEMORY: (1e8, 2e6, 1e8)}, [P95])
+
+
+def test_without_a_rule_it_says_who_has_moved_most():
+    top = solve(LEAK).top
+    assert (top.kind, top.entity) == ("unknown", MASTER)
+    assert top.facts["metric"] == "process.memory_bytes"
+    assert top.evidence[0].series == MEMORY
+    assert ", usually " in top.evidence[0].text
+    assert top.evidence[0].value == pytest.approx(9e8, rel=0.1)
+    assert top.evidence[0].expected == pytest.approx(2e8, rel=0.1)
+    assert solve(LEAK).low_confidence
+
+
+def test_the_symptom_alone_is_no_evidence_of_its_cause():
+    top = solve(Case(calm_but({P95: 0.4}), [P95])).top
+    assert top.entity == SHOP
+    assert "no metric evidence" in top.evidence[0].text
+    assert "logs of shop" in top.evidence[0].text
+
+
+def test_counters_and_our_own_process_are_not_who_moved():
+    counter = s("process.cpu_seconds_total", MASTER)
+    mine = s("process.memory_bytes", ME)
+    levels = {**calm_but({P95: 0.4}), counter: (5.0, 0.1, 500.0), mine: (5e7, 1e5, 9e8)}
+    assert "no metric evidence" in solve(Case(levels, [P95])).top.evidence[0].text
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ([], "Cause:    not named"),
+        ([{"text": "memory of a is 9", "series": "x"}], "Cause:    not named; memory of a is 9"),
+    ],
+)
+def test_people_read_who_moved_where_the_cause_is_unknown(said, line):
+    cause = {"kind": "unknown", "words": "not named", "evidence": said}
+    assert _cause_line({"low_confidence": True, "logs_of": []}, cause) == line
+
+
+def test_values_of_slow_sources_are_held_between_their_rows():
+    gaps = np.array([[1.0, np.nan], [np.nan, 2.0], [np.nan, np.nan], [3.0, np.nan]])
+    assert _held(gaps).tolist()[1:] == [[1.0, 2.0], [1.0, 2.0], [3.0, 2.0]]
+    assert math.isnan(_held(gaps)[0, 1])
+
+
+def test_who_moved_is_not_weighed_anew_at_each_tick(monkeypatch):
+    made = []
+    real = general.rank
+    monkeypatch.setattr(general, "rank", lambda *a, **k: made.append(1) or real(*a, **k))
+    first = solve(LEAK)
+    again = solve(LEAK, before=first)
+    assert len(made) == 1
+    assert again.top == first.top
+    late = replace(first, causes=(replace(first.top, facts={"weighed_at": "500"}),))
+    solve(LEAK, before=late)
+    assert len(made) == 2
 
 
 def test_shipped_prior_alone_is_low_confidence():

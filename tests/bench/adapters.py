@@ -2,6 +2,7 @@
 
     detect(n_series, step_seconds, budget=0.1)    .update(ts (n,), values (n,)) -> rates (n,), .kind, .threshold
     host_view(n_series, step_seconds)             .update(ts, rates (n,)) -> rate of the host
+    rank(frame, inject_time, graph, target)       names of columns, the likeliest root cause first
 
 `detect` does what the daemon does with a source: score a row, name what is rarer than the budget allows, and learn
 the row except where an excursion is going on. `budget` is false alarms a series and day. What it returns is the
@@ -11,6 +12,8 @@ p-value of a row over the step: excursions a second, so that one threshold holds
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +29,10 @@ from agent import registry  # noqa: E402
 from agent.budget import Promise  # noqa: E402
 from agent.config import Budget  # noqa: E402
 from agent.excursions import Excursions  # noqa: E402
+from agent.rca.flow import Symptom  # noqa: E402
+from agent.rca.kinds import Columns, group_of, kind_of  # noqa: E402
+from agent.rca.rank import Ranking  # noqa: E402
+from agent.rca.rank import rank as rank_columns  # noqa: E402
 
 Array = npt.NDArray[Any]
 
@@ -127,3 +134,71 @@ class _Clock:
         self.moved = not np.array_equal(offsets, self.offsets_s)
         self.offsets_s = offsets
         return self.now
+
+
+def rank(
+    frame: Any, inject_time: float, graph: Any = None, target: dict[str, str] | None = None
+) -> list[str]:
+    """Rank the columns of a table, root cause first; services come in the order of their best columns.
+
+    frame        a pandas DataFrame with `time` (epoch seconds) and columns SERVICE_METRIC (no underscore in METRIC)
+    inject_time  rows from it on are the incident
+    graph        pairs of caller and callee, or None
+    target       {"service", "metric"} of the symptom that alerted, or None
+    """
+    names = [name for name in frame.columns if name != "time"]
+    values = np.column_stack([frame[name].to_numpy(dtype=float) for name in names])
+    return suspects(
+        frame["time"].to_numpy(dtype=float), names, values, inject_time, graph, target
+    ).columns
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Service and metric of a column; a name without underscore is a service whose metric is not told."""
+    service, _, metric = name.rpartition("_")
+    return (service, metric) if service else (name, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """Names of services and columns, likeliest first, with the ranking they come from."""
+
+    services: list[str]
+    columns: list[str]
+    ranking: Ranking
+
+
+def suspects(
+    times: Array, names: Sequence[str], values: Array, at: float, graph: Any = None,
+    target: dict[str, str] | None = None,
+) -> Suspects:  # fmt: skip
+    """Rank columns that are named SERVICE_METRIC; services of the graph without columns may be suspected too."""
+    parts = [_split(name) for name in names]
+    edges = [(str(a), str(b)) for a, b in graph or ()]
+    services = sorted({service for service, _ in parts} | {end for edge in edges for end in edge})
+    number = {service: i for i, service in enumerate(services)}
+    groups = {g: i for i, g in enumerate(sorted({group_of(metric) for _, metric in parts}))}
+    symptom = None
+    if target and target["service"] in number:
+        metric = target["metric"].rpartition("_")[2]
+        group = groups.get(group_of(metric), -1)
+        symptom = Symptom(number[target["service"]], group, kind_of(metric))
+    if (np.diff(times) < 0).any():
+        ordered = np.argsort(times, kind="stable")
+        times, values = times[ordered], values[ordered]
+    ranking = rank_columns(
+        times,
+        values,
+        Columns(
+            np.array([number[service] for service, _ in parts], dtype=np.int64),
+            np.array([kind_of(metric) for _, metric in parts], dtype=np.int64),
+            np.array([groups[group_of(metric)] for _, metric in parts], dtype=np.int64),
+        ),
+        at,
+        entities=len(services),
+        edges=np.array([(number[a], number[b]) for a, b in edges], dtype=np.int64).reshape(-1, 2),
+        symptom=symptom,
+    )
+    return Suspects(
+        [services[i] for i in ranking.entities], [names[j] for j in ranking.columns], ranking
+    )
