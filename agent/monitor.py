@@ -32,6 +32,8 @@ from agent.ports import Detector, GroupView, Why
 PRIOR_DEVIATIONS: Final = 8.0
 """While the history is too short for a small p, a series must be this far out, for some rows, to be named; as far
 again for each factor of ten by which the budget asks it to be rarer."""
+MOST_CARRIERS: Final = 6
+"""So many of the series that are abnormal together are told with each of them."""
 READY_ROWS: Final = 600
 """Rows after which a source no longer counts as learning."""
 
@@ -101,6 +103,7 @@ class _Episode:
     value: float
     why: Why
     together: float | None = None
+    carriers: tuple[Series, ...] = ()
 
 
 @dataclass(slots=True)
@@ -313,8 +316,9 @@ class Watch:
                 why = whys.get(i) or detector.explain(i)
                 onset = frame.ts - self.step_s
                 self._episodes[series] = _Episode(
-                    onset, float(p[i]), float(frame.values[i]), why, together=together
-                )
+                    onset, float(p[i]), float(frame.values[i]), why, together=together,
+                    carriers=self._carried(why, named),
+                )  # fmt: skip
                 began += 1
                 continue
             if together is not None and (episode.together is None or together < episode.together):
@@ -323,9 +327,15 @@ class Watch:
                 why = whys.get(i) or detector.explain(i)
                 if why.deviations >= episode.why.deviations:
                     self._episodes[series] = replace(
-                        episode, p=float(p[i]), value=float(frame.values[i]), why=why
-                    )
+                        episode, p=float(p[i]), value=float(frame.values[i]), why=why,
+                        carriers=self._carried(why, named) or episode.carriers,
+                    )  # fmt: skip
         return began
+
+    def _carried(self, why: Why, named: IntArray | None) -> tuple[Series, ...]:
+        """Return who was abnormal together, by name: columns move when series come and go."""
+        columns = why.carriers or (() if named is None else named.tolist())
+        return tuple(self._series[j] for j in columns[:MOST_CARRIERS])
 
     # ---- series come and go; restarts
 
@@ -460,7 +470,7 @@ def _excursion(series: Series, e: _Episode, end: float | None) -> Anomaly:
     return Anomaly(
         series, e.onset, end, e.p, 1 if above else -1, e.value, e.why.low, e.why.high, size,
         e.why.deviations, "calibrated" if e.why.calibrated else "prior", e.why.family,
-        together=e.together,
+        together=e.together, carriers=e.carriers,
     )  # fmt: skip
 
 

@@ -68,7 +68,11 @@ class CauseView(TypedDict):
 
 
 class AnomalyView(TypedDict):
-    """One series that left what is ordinary for it. low, high: the band that was expected, null = open."""
+    """One series that left what is ordinary for it.
+
+    low, high   the band that was expected, null = open
+    carriers    titles of the first few series that were abnormal together, perhaps itself, the most first
+    """
 
     series: str
     title: str
@@ -84,6 +88,7 @@ class AnomalyView(TypedDict):
     family: str
     harm: bool
     together: float | None
+    carriers: list[str]
 
 
 class RateView(TypedDict):
@@ -412,7 +417,7 @@ def anomaly_view(a: Anomaly, name: Name) -> AnomalyView:
         "entity": entity_view(a.series.entity, name), "text": anomaly_words(a, name),
         "onset": a.onset, "end": a.end, "value": _number(a.value), "low": _number(a.low),
         "high": _number(a.high), "unit": d.unit, "road": a.road, "family": a.family, "harm": a.harm,
-        "together": _number(a.together),
+        "together": _number(a.together), "carriers": [title_of(s) for s in a.carriers],
     }  # fmt: skip
 
 
@@ -642,6 +647,7 @@ def why_view(detail: IncidentDetail, pauses: Sequence[PauseView], now: float) ->
         lines.append(
             f"Together: {len(together)} series at once, chance {p:.1g} a row: {_few(together)}"
         )
+    lines += list(dict.fromkeys(_joint_line(a) for a in detail["anomalies"] if a["family"] == "joint"))[:2]  # fmt: skip
     if detail["rejected"]:
         lines.append("Not:      " + "; ".join(_against(c) for c in detail["rejected"][:2]))
     lines += [f"Run:      {run_words(r)}" for r in detail["run_views"][-2:]]
@@ -661,6 +667,13 @@ def why_view(detail: IncidentDetail, pauses: Sequence[PauseView], now: float) ->
 def _few(found: Sequence[AnomalyView], most: int = 3) -> str:
     names = list(dict.fromkeys(a["title"] for a in found))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _joint_line(a: AnomalyView) -> str:
+    """Say what does not fit together; a detector over many series said so, and who carries it."""
+    others = [title for title in a["carriers"] if title != a["title"]]
+    with_them = f", and with it {', '.join(others)}" if others else ""
+    return f"Joint:    {a['title']} left what the series beside it say of it{with_them}"
 
 
 def _standing(detail: IncidentDetail, now: float) -> str:
