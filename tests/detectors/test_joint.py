@@ -481,3 +481,32 @@ def test_a_benchmark_gets_rows_of_p_values_from_the_past_only():
     # what comes later changes nothing of what was said before
     q = np.array([other.update(T0 + 60.0 * i, row) for i, row in enumerate(x[:900])])
     assert np.array_equal(p[:900], q, equal_nan=True)
+
+
+def test_beside_the_bank_the_benchmark_says_what_the_daemon_would():
+    made = bench()
+    x = host(1100, 1, broken=1000)
+    both = made.build("pca", N, 60.0, first=400, every=2000, beside=True)
+    p = np.array([both.update(T0 + 60.0 * i, row) for i, row in enumerate(x)])
+    bank = registry.detector.get("bank")
+    alone = bank(bank.Config(step_s=60.0), N)
+    for i, row in enumerate(x[:400]):
+        q = alone.score(T0 + 60.0 * i, row)
+        assert np.array_equal(p[i], q, equal_nan=True), (
+            "until there is a model the bank speaks alone"
+        )
+        alone.learn(T0 + 60.0 * i, row, np.ones(N, bool))
+    assert p[1000:, BROKEN].min() < 1e-2
+    assert both.carriers(BROKEN)[0] == BROKEN
+    assert both.trained == 1
+
+
+def test_of_a_detector_that_judges_rows_the_benchmark_has_one_p_a_row():
+    made = bench()
+    one = made.build("isolation_forest", N, 60.0, first=400, every=2000)
+    for i, row in enumerate(host(500, 1)):
+        p = one.update(T0 + 60.0 * i, row)
+        if i < 400:
+            assert np.isnan(one.row_p)
+    assert one.row_p == p.min()
+    assert np.isnan(made.build("pca", N, 60.0).row_p)
