@@ -163,6 +163,8 @@ class Anomaly:
     family       which detector family fired: spike, level, ... or the objective's name
     harm         users or model results are hurt by it: only harm pages
     together     p-value of the group (host, service, model) that this series helps to make abnormal; None = on its own
+    carriers     the first few series that were abnormal together at its worst, perhaps itself, the most first; said
+                 by the group and by detectors over many series, else empty
     """
 
     series: Series
@@ -179,6 +181,7 @@ class Anomaly:
     family: str
     harm: bool = False
     together: float | None = None
+    carriers: tuple[Series, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ _PRIOR_ROWS: Final = 60
 """Before so many rows not even the prior speaks."""
 _PRIOR_TOKENS: Final = 3.0
 """Most anomalies of a source that the prior may name at once."""
+MOST_CARRIERS: Final = 6
+"""So many of the series that are abnormal together are told with each of them."""
 READY_ROWS: Final = 600
 """Rows after which a source no longer counts as learning."""
 
@@ -124,6 +126,7 @@ class _Episode:
     value: float
     why: Why
     together: float | None = None
+    carriers: tuple[Series, ...] = ()
 
 
 @dataclass(slots=True)
@@ -360,8 +363,9 @@ class Watch:
                 onset = frame.ts - self.step_s
                 onset = onset if why.since is None else min(onset, why.since)
                 self._episodes[series] = _Episode(
-                    onset, float(p[i]), float(frame.values[i]), why, together=together
-                )
+                    onset, float(p[i]), float(frame.values[i]), why, together=together,
+                    carriers=self._carried(why, named),
+                )  # fmt: skip
                 began += 1
                 continue
             if together is not None and (episode.together is None or together < episode.together):
@@ -374,9 +378,15 @@ class Watch:
                 why = whys.get(i) or detector.explain(i)
                 if why.deviations >= episode.why.deviations or silent != fell_silent:
                     self._episodes[series] = replace(
-                        episode, p=float(p[i]), value=float(frame.values[i]), why=why
-                    )
+                        episode, p=float(p[i]), value=float(frame.values[i]), why=why,
+                        carriers=self._carried(why, named) or episode.carriers,
+                    )  # fmt: skip
         return began
+
+    def _carried(self, why: Why, named: IntArray | None) -> tuple[Series, ...]:
+        """Return who was abnormal together, by name: columns move when series come and go."""
+        columns = why.carriers or (() if named is None else named.tolist())
+        return tuple(self._series[j] for j in columns[:MOST_CARRIERS])
 
     # ---- series come and go; restarts
 
@@ -507,7 +517,7 @@ def _excursion(series: Series, e: _Episode, end: float | None) -> Anomaly:
     return Anomaly(
         series, e.onset, end, e.p, direction, e.value, e.why.low, e.why.high, size,
         e.why.deviations, "calibrated" if e.why.calibrated else "prior", e.why.family,
-        together=e.together,
+        together=e.together, carriers=e.carriers,
     )  # fmt: skip
 
 

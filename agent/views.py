@@ -69,7 +69,11 @@ class CauseView(TypedDict):
 
 
 class AnomalyView(TypedDict):
-    """One series that left what is ordinary for it. low, high: the band that was expected, null = open."""
+    """One series that left what is ordinary for it.
+
+    low, high   the band that was expected, null = open
+    carriers    titles of the first few series that were abnormal together, perhaps itself, the most first
+    """
 
     series: str
     title: str
@@ -85,6 +89,7 @@ class AnomalyView(TypedDict):
     family: str
     harm: bool
     together: float | None
+    carriers: list[str]
 
 
 class RateView(TypedDict):
@@ -466,7 +471,7 @@ def anomaly_view(a: Anomaly, name: Name) -> AnomalyView:
         "entity": entity_view(a.series.entity, name), "text": anomaly_words(a, name),
         "onset": a.onset, "end": a.end, "value": _number(a.value), "low": _number(a.low),
         "high": _number(a.high), "unit": d.unit, "road": a.road, "family": a.family, "harm": a.harm,
-        "together": _number(a.together),
+        "together": _number(a.together), "carriers": [title_of(s) for s in a.carriers],
     }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ _VERDICT_WORDS: Final = {
     "helped": "helped", "no_effect": "had no effect", "harmed": "did harm",
     "cannot_tell": "can not be told from chance",
 }  # fmt: skip
-_GIVES_WAY: Final = ("Together", "Label", "Traces", "More", "Or", "Held")
+_GIVES_WAY: Final = ("Joint", "Together", "Label", "Traces", "More", "Or", "Held")
 """Kinds of lines that go first when there are too many, in this order."""
 
 
@@ -137,9 +137,18 @@ def _evidence(
         lines.append(
             f"Together: {len(together)} series at once, chance {p:.1g} a row: {_few(together)}"
         )
+    joint = (_joint_line(a) for a in detail["anomalies"] if a["family"] == "joint")
+    lines += list(dict.fromkeys(joint))[:2]
     if detail["more"] or len(detail["also"]) > 1:
         lines.append(f"More:     {_how_much(detail)}")
     return lines
+
+
+def _joint_line(a: AnomalyView) -> str:
+    """Say what does not fit together; a detector over many series said so, and who carries it."""
+    others = [title for title in a["carriers"] if title != a["title"]]
+    with_them = f", and with it {', '.join(others)}" if others else ""
+    return f"Joint:    {a['title']} left what the series beside it say of it{with_them}"
 
 
 def _how_much(detail: IncidentDetail) -> str:

@@ -10,17 +10,17 @@ x (n,) base units, NaN = the forecast stands in; p (n,), see `detectors/_joint.p
 A shock that all share is no news of any of them: so the error of a series is held against those of the others, as
 `pca` does with values. Without that, series that part company would pass as long as each moves in its usual steps.
 
-Trained in the worker with torch, on CUDA where there is one, and scikit-learn; extra `deep`. Scoring is a few small
-matrix products in numpy, so the daemon never loads torch. What is not trusted does not enter the
-next forecasts: the forecast itself stands in, so that a long excursion stays one until the monitor trusts it again.
-Cost: O(16 n h) a tick; 20 h + 8 k + 250 bytes a series, 1 kB with h = 32.
+Trained in the worker with torch, on CUDA where there is one (`device`), and scikit-learn; extra `deep`. Scoring is a
+few small matrix products in numpy, so the daemon never loads torch. What is not trusted does not enter the next
+forecasts: the forecast itself stands in, so that a long excursion stays one until the monitor trusts it again.
+Cost: O(16 n h) a tick, and what judging costs; 20 h + 8 k + 250 bytes a series, 1 kB with h = 32.
 Source: the convolutional forecaster that leads the multivariate table of Liu & Paparrizos 2024 (TSB-AD); after
 Munir et al. 2019, DeepAnT.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -60,8 +60,8 @@ class Conv(Joint):
         """Principal components of the errors, at most; never more than half of the series."""
         epochs: Annotated[int, Field(ge=1, le=500)] = 20
         """Passes over the rows; it stops early when what is held back gets no better."""
-        device: str = "auto"
-        """cpu, cuda, or auto: CUDA where torch finds it."""
+        device: Literal["auto", "cpu", "cuda"] = "auto"
+        """Where it is trained; auto: on CUDA where torch finds it, else on the CPU."""
 
     def __init__(self, config: Config, n: int) -> None:
         super().__init__(config, n)
@@ -76,6 +76,7 @@ class Conv(Joint):
     def train(config: Config, ts: FloatArray, values: FloatArray) -> bytes:
         """Fit on three quarters of the rows, size the errors on the rest; see `agent.ports.Trainable`."""
         torch = need("torch", "deep")
+        config = config.model_copy(update={"device": device_of(torch, config.device)})
         ready = prepare(values, config.most_series)
         whole = np.flatnonzero(ts[WINDOW:] - ts[:-WINDOW] < (WINDOW + 0.5) * config.step_s) + WINDOW
         if len(whole) < _LEAST_WINDOWS:
@@ -88,7 +89,7 @@ class Conv(Joint):
         errors = _errors(Net(net), u, whole)
         held = ~ready.fit[whole]
         basis = components(errors[~held], config.components, 0.9)
-        arrays = {**ready.arrays(), **sizes(*Basis(basis).judge(errors), held), **net, **basis}
+        arrays = {**ready.arrays(), **sizes(Basis(basis).judge(errors[held])), **net, **basis}
         return checkpoint.write("conv model", Conv.version, {"step_s": config.step_s}, arrays)
 
     def _open(self, arrays: Arrays) -> None:
@@ -102,9 +103,8 @@ class Conv(Joint):
         forecast = self._net.forecast(ring[None].astype(np.float32))[0].astype(np.float64)
         np.clip(forecast, -_FARTHEST, _FARTHEST, out=forecast)
         errors = np.where(known, u - forecast, 0.0)
-        left, odd = self._basis.judge(errors[None])
-        residual = np.where(known, left[0], 0.0)
-        return Look(forecast + errors - left[0], residual, float(odd[0]), np.abs(residual))
+        off = self._basis.judge(errors[None])[0]
+        return Look(forecast + errors - off, off, weight=np.where(known, np.abs(off), 0.0))
 
     def _rows(self, ts: float, u: FloatArray) -> FloatArray:
         """Return the last rows; after a gap, or at first, nothing is known of them but the row that is there."""
@@ -151,6 +151,17 @@ class Net:
         return out
 
 
+def device_of(torch: Any, asked: str) -> str:
+    """Return where to train, cpu or cuda; raises Refused when CUDA was asked for and is not there."""
+    there = bool(torch.cuda.is_available())
+    if asked == "cuda" and not there:
+        raise Refused(
+            "device is cuda, but torch finds no CUDA device: install a driver and a torch built for CUDA, "
+            "or set device: auto"
+        )
+    return "cuda" if there and asked != "cpu" else "cpu"
+
+
 def _fit(
     torch: Any, u: npt.NDArray[Any], fit: npt.NDArray[Any], back: npt.NDArray[Any], config: Any
 ) -> Arrays:
@@ -159,10 +170,7 @@ def _fit(
     torch.set_num_threads(
         1
     )  # products this small only wait for one another, for minutes on a busy machine
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    m, h = u.shape[1], config.hidden
+    m, h, device = u.shape[1], config.hidden, config.device
     nn = torch.nn
     first, second = nn.Conv1d(m, h, _KERNEL, stride=_KERNEL), nn.Conv1d(h, h, _KERNEL)
     head = nn.Linear(h, m)

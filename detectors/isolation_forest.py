@@ -1,15 +1,21 @@
-"""Isolation forest: rows that few random cuts set apart from all others.
+"""Isolation forest: rows that few random cuts set apart, while each series alone, and beside its like, is ordinary.
 
-Good for odd combinations of any shape, several clusters of ordinary among them (day and night, batch and idle), where
-principal components know only one cloud. Not for saying how far off a single series is: the row is judged, and the
-series that carry it are named.
+Good for combinations that never came together: a batch job in the busiest hour, two replicas down at once, a cache
+that is cold while the load is high. Ordinary may be several clusters (day and night, batch and idle): principal
+components (`pca`) know only one cloud and see nothing wrong between them. Not for saying how far off a single series
+is: the row is judged, and the series that carry it are named.
 x (n,) base units, NaN = left out (it counts as its median); p (n,), see `detectors/_joint.py`: that of the row for
 the series that carry it, 1 for the others.
 
-The trees cut residuals and scores of principal components, not the series themselves: a cut along one axis can not
-see that two series have come apart, a cut along what one says of the other can. Trained in the worker with
-scikit-learn; extra `ml`. Here the trees are flat arrays, walked all at once: as many numpy steps as a tree is deep.
-Cost: about 0.2 ms a tick, nearly whatever n is; 20 bytes a node, about 300 kB in all, and 8 k + 100 bytes a series.
+    u (m,) -> scores of the first k principal components: where the row is       -> trees -> how soon it is alone
+           -> how large what they leave is, on the whole and at most: 2 numbers  -'
+
+Trees see few numbers, however many series there are: of a hundred columns nearly every cut would miss the three that
+matter, and a cut along one axis can not see that two series have come apart; the residual can.
+
+Trained in the worker with scikit-learn; extra `ml`. Here the trees are flat arrays, walked all at once, in as many
+numpy steps as a tree is deep.
+Cost: about 0.4 ms a tick, nearly whatever n is; 20 bytes a node, about 300 kB in all, and 8 k + 50 bytes a series.
 Source: Liu, Ting & Zhou 2008, Isolation forest; credit of cuts after Carletti et al. 2023 (DIFFI), local form.
 """
 
@@ -36,7 +42,7 @@ class IsolationForest(Joint):
     """Rows that few random cuts set apart, and the series that carry them (extra `ml`)."""
 
     kind = "isolation_forest"
-    by_series = False
+    by_row = True
 
     class Config(Settings):
         """How many trees, and what they see."""
@@ -45,7 +51,7 @@ class IsolationForest(Joint):
         """How many trees."""
         sample: Annotated[int, Field(ge=16, le=512)] = 128
         """Rows that a tree is grown from."""
-        components: Annotated[int, Field(ge=1, le=48)] = 16
+        components: Annotated[int, Field(ge=1, le=48)] = 8
         """Principal components, at most; never more than half of the series."""
 
     @staticmethod
@@ -55,7 +61,9 @@ class IsolationForest(Joint):
         ensemble = need("sklearn.ensemble", "ml")
         ready = prepare(values, config.most_series)
         basis = components(ready.u[ready.fit], config.components, 0.9)
-        f, spread = _features(ready.u, Basis(basis), None)
+        raw, _ = _features(ready.u, Basis(basis), np.ones(1))
+        spread = np.maximum(raw.std(axis=0), 1e-6)
+        f = raw / spread
         forest = ensemble.IsolationForest(
             n_estimators=config.trees, max_samples=config.sample, random_state=0
         ).fit(f[ready.fit])
@@ -76,28 +84,26 @@ class IsolationForest(Joint):
         self._spreads: FloatArray = arrays["spreads"]
 
     def _look(self, ts: float, u: FloatArray, known: BoolArray) -> Look:
-        del ts, known
-        m = len(u)
-        f, _ = _features(u[None], self._basis, self._spreads)
+        del ts
+        f, residuals = _features(u[None], self._basis, self._spreads)
         odd, credit = self._trees.score(f[0])
-        # what cut a component is the doing of the series that made its score
-        made = np.abs(self._basis.vectors * (u - self._basis.mean)[:, None])
-        made /= np.maximum(made.sum(axis=0), 1e-12)
         credit = credit * np.abs(f[0])  # cuts at random: what they cut counts by how far out it is
-        weight = credit[:m] + made @ credit[m:]
-        return Look(u - self._spreads[:m] * f[0, :m], np.full(m, np.nan), odd, weight)
+        # what cut a score is the doing of the series that made it, what cut the rest that of those left over
+        made = np.abs(self._basis.vectors * (u - self._basis.mean)[:, None])
+        off = np.abs(residuals[0])
+        weight = made @ (credit[:-2] / np.maximum(made.sum(axis=0), 1e-12))
+        weight += credit[-2:].sum() * off / max(float(off.sum()), 1e-12)
+        return Look(u - residuals[0], np.full(len(u), np.nan), np.where(known, weight, 0.0), odd)
 
 
-def _features(
-    u: FloatArray, basis: Basis, spreads: FloatArray | None
-) -> tuple[FloatArray, FloatArray]:
-    """Return what the trees see, (k, m + components): residuals and scores, each by its spread."""
-    residuals, _ = basis.judge(u)
-    scores = (u - basis.mean) @ basis.vectors
-    f = np.concatenate((residuals, scores), axis=1)
-    if spreads is None:
-        spreads = np.maximum(f.std(axis=0), 1e-6)
-    return f / spreads, spreads
+def _features(u: FloatArray, basis: Basis, spreads: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return what the trees see, (k, components + 2) divided by their spreads, and the residuals (k, m)."""
+    away = u - basis.mean
+    residuals = basis.judge(u)
+    sizes = np.abs(residuals) / basis.reach
+    left = np.stack((np.sqrt((sizes**2).mean(axis=1)), sizes.max(axis=1)), axis=1)
+    f = np.concatenate((away @ basis.vectors, np.log1p(left)), axis=1)
+    return f / spreads, residuals
 
 
 def _path(rows: FloatArray | npt.NDArray[Any]) -> FloatArray:

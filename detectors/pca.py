@@ -6,9 +6,9 @@ x (n,) base units, NaN = left out (it counts as its median for the others); p (n
 
 The model is probabilistic PCA: covariance = V (L - s) V' + s I with k components, s the mean of the eigenvalues that
 are left. The residual of a column is what is left of it after the *other* columns have foretold it, which this
-covariance gives in closed form: (u - V D V' u) / (1 - diag(V D V')), D = (L - s) / L. The oddness of the row is its
-Mahalanobis length. Trained in the worker with scikit-learn; extra `ml`.
-Cost: O(n k) a tick, about 0.1 ms for 300 series; 8 k + 100 bytes a series, k <= 48.
+covariance gives in closed form: (u - V D V' u) / (1 - diag(V D V')), D = (L - s) / L. Trained in the worker with
+scikit-learn; extra `ml`.
+Cost: O(n k) a tick, about 0.1 ms for 300 series, and what judging them costs; 8 k + 100 bytes a series, k <= 48.
 Source: Tipping & Bishop 1999, Probabilistic principal component analysis.
 """
 
@@ -47,8 +47,8 @@ class Pca(Joint):
         del ts  # a row is judged by itself, whenever it was
         ready = prepare(values, config.most_series)
         basis = components(ready.u[ready.fit], config.components, config.explained)
-        residuals, odd = Basis(basis).judge(ready.u)
-        arrays = {**ready.arrays(), **sizes(residuals, odd, ~ready.fit), **basis}
+        residuals = Basis(basis).judge(ready.u[~ready.fit])
+        arrays = {**ready.arrays(), **sizes(residuals), **basis}
         return checkpoint.write("pca model", Pca.version, {"step_s": config.step_s}, arrays)
 
     def _open(self, arrays: Arrays) -> None:
@@ -56,6 +56,5 @@ class Pca(Joint):
 
     def _look(self, ts: float, u: FloatArray, known: BoolArray) -> Look:
         del ts
-        residuals, odd = self._basis.judge(u[None])
-        residual = np.where(known, residuals[0], 0.0)
-        return Look(u - residuals[0], residual, float(odd[0]), np.abs(residual))
+        off = self._basis.judge(u[None])[0]
+        return Look(u - off, off, weight=np.where(known, np.abs(off), 0.0))

@@ -48,7 +48,6 @@ class Seasonal(Joint):
 
     kind = "seasonal"
     family = "season"
-    by_row = False
 
     class Config(Settings):
         """The rhythm."""
@@ -73,6 +72,10 @@ class Seasonal(Joint):
     def __init__(self, config: Config, n: int) -> None:
         super().__init__(config, n)
         self._moves: Arrays = {}
+
+    def judged_s(self) -> float:
+        """Return the slot: between slots nothing new is measured."""
+        return float(self.config.slot_s)
 
     def past(self) -> Past:
         """Say what `train` wants to see: means over slots, a few at a time as each costs a block of history."""
@@ -139,15 +142,15 @@ class Seasonal(Joint):
         none = np.zeros(len(u))
         if self._direct:
             expected = self._expected(slot)
-            return Look(expected, np.where(known, u - expected, np.nan), np.nan, none)
+            return Look(expected, np.where(known, u - expected, np.nan), none)
         now, count = int(self._moves["now"][0]), self._moves["count"]
         if slot == now or now < 0 or not count.any():
             held = self._moves["residual"]
-            return Look(self._moves["expected"], held, np.nan, none, fresh=False)
+            return Look(self._moves["expected"], held, none, fresh=False)
         expected = self._expected(now)
         seen = count > 0
         mean = np.where(seen, self._moves["sum"] / np.maximum(count, 1.0), expected)
-        return Look(expected, np.where(seen, mean - expected, np.nan), np.nan, none)
+        return Look(expected, np.where(seen, mean - expected, np.nan), none)
 
     def _follow(
         self, ts: float, u: FloatArray, known: BoolArray, trust: BoolArray, look: Look
@@ -206,7 +209,7 @@ class Seasonal(Joint):
 
         The interval is that of `z` standard errors (1.96: 95 %); it widens with the slots between now and then.
         """
-        out = np.full((3, len(self.rows) - 1), np.nan)
+        out = np.full((3, self.n), np.nan)
         s = self._scales
         if s is None:
             return out
@@ -273,14 +276,13 @@ def _usual(sizes: FloatArray) -> float:
 
 
 def _profile(y: FloatArray, phase: IntArray, p: int, seasonal: Any) -> FloatArray:
-    """Return the seasonal part of the last whole period by phase, (p,)."""
+    """Return the seasonal part by phase, (p,), the mean of all periods: the last one may be a Sunday."""
     # smooth curves need not be fitted at each slot: 20 times quicker, within a thousandth of the amplitude
     jump = max(1, p // 10)
     part = (
         seasonal.STL(y, period=p, robust=True, trend_jump=jump, low_pass_jump=jump).fit().seasonal
     )
-    out: FloatArray = np.zeros(p)
-    out[phase[-p:]] = part[-p:]
+    out: FloatArray = np.bincount(phase, part, p) / np.bincount(phase, minlength=p)
     return out
 
 

@@ -7,6 +7,7 @@ import pytest
 from desk_story import (
     ADMIN,
     BATCH,
+    CORES,
     LATENCY,
     OPERATOR,
     VIEWER,
@@ -27,7 +28,7 @@ from agent.desk import NotThere, StatusView
 from agent.errors import Refused
 from agent.journal import Journal
 from agent.memory import Memory
-from agent.model import Entity, Series
+from agent.model import Anomaly, Entity, Series
 from agent.views import (
     ChartView,
     IncidentDetail,
@@ -38,6 +39,7 @@ from agent.views import (
     name_of,
     title_of,
 )
+from agent.why import why_view
 
 
 @pytest.fixture
@@ -111,6 +113,22 @@ def test_why_is_read_in_one_breath(story):
     held = "\n".join(story.desk.why("inc-7c")["text"])
     assert "gate confidence: the cause is 78 % sure, 80 % are asked for" in held
     assert "low confidence" in held
+
+
+def test_why_names_who_left_the_others_together(story):
+    detail = story.desk.incident("inc-7f")
+    a = Anomaly(
+        CORES, story.now - 60, None, 1e-7, 1, 1.9, 0.0, 0.2, 1.7, 20.0, "calibrated", "joint",
+        carriers=(LATENCY, CORES),
+    )  # fmt: skip
+    view = views.anomaly_view(a, lambda e: e.key)
+    assert view["carriers"] == ["latency p95", "CPU cores"]
+    detail["anomalies"] = [*detail["anomalies"], view, view]
+    text = why_view(detail, [], story.now)["text"]
+    joint = [line for line in text if line.startswith("Joint:")]
+    assert joint == [
+        "Joint:    CPU cores left what the series beside it say of it, and with it latency p95"
+    ]
 
 
 def test_why_says_when_everything_stands_still(story):

@@ -51,8 +51,9 @@ def test_values_are_said_in_their_units():
 def test_an_incident_survives_json_and_open_bands_come_back_as_nan():
     series = Series("model.accuracy_ratio", Entity("model", "fraud"), (("slice", "a"),))
     anomaly = Anomaly(
-        series, 1.0, None, 0.0, -1, 0.5, 0.9, math.nan, 0.4, 9.0, "objective", "x", True
-    )
+        series, 1.0, None, 0.0, -1, 0.5, 0.9, math.nan, 0.4, 9.0, "objective", "x", True,
+        carriers=(series,),
+    )  # fmt: skip
     cause = Cause(
         "concept.drift",
         series.entity,
@@ -66,6 +67,7 @@ def test_an_incident_survives_json_and_open_bands_come_back_as_nan():
     )  # fmt: skip
     back = unpack(Incident, json.loads(canonical(pack(incident))))
     assert math.isnan(back.anomalies[0].high)
+    assert back.anomalies[0].carriers == (series,)
     assert back.diagnosis == incident.diagnosis
     assert pack(back) == pack(incident)
 

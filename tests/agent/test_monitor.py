@@ -407,10 +407,28 @@ def test_what_is_abnormal_together_is_named_by_its_carriers_and_not_learnt():
     found = watch.take(Frame("host", 1e5, MANY, row))
     assert {a.series for a in found} == {MANY[2], MANY[7], MANY[11]}
     assert all(a.together is not None and a.together < 7e-4 for a in found)
+    assert all(set(a.carriers) == {MANY[2], MANY[7], MANY[11]} for a in found)
     assert np.flatnonzero(~detector.trusted[-1]).tolist() == [2, 7, 11]
     assert sum(day.anomalies for day in ledger.days.values()) == 0
     ended = [a for some in walk(watch, ordinary(20, 1), 1e5).values() for a in some if a.end]
     assert {a.series for a in ended} == {MANY[2], MANY[7], MANY[11]}
+
+
+def test_who_was_abnormal_with_a_series_is_told_by_name_also_after_series_moved():
+    class Company(Fixed):
+        def explain(self, i):
+            return Why("joint", 0.0, 0.4, 20.0, 5000, calibrated=True, carriers=(3, 5))
+
+    watch = made(Ledger(), Company(len(MANY)))
+    walk(watch, ordinary(100))
+    row = np.full(len(MANY), 0.5)
+    row[3] = 1e-9
+    (found,) = watch.take(Frame("host", 1e5, MANY, row))
+    assert found.series == MANY[3]
+    assert found.carriers == (MANY[3], MANY[5])
+    moved = MANY[1:]
+    (later,) = watch.take(Frame("host", 1e5 + 60, moved, np.full(len(moved), 0.5)))
+    assert later.carriers == (MANY[3], MANY[5])
 
 
 def test_a_group_that_is_abnormal_more_often_than_it_may_is_learnt():

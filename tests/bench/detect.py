@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import adapters
+import joint
 import numpy as np
 import psutil
 import rivals
@@ -51,7 +52,17 @@ QUICK_SERIES = {"kpi": 4, "nab": 12, "smd": 38, "asd": 38, "spark": 80}
 SLOWEST = ("kpi", "smd", "nab", "asd", "spark")
 FIRST_MINUTE_S = 60.0
 
-SUBJECTS = ("homeostat", *rivals.RIVALS, *rivals.POINTS)
+WITH = "homeostat+"
+"""The bank and one joint detector, as the daemon joins them: what it adds is the difference from `homeostat`."""
+JOINT_SETS = {
+    "pca": ("asd", "smd", "spark"),
+    "isolation_forest": ("asd", "smd", "spark"),
+    "conv": ("asd", "smd", "spark"),
+    "seasonal": ("kpi", "nab"),
+}
+"""Where a joint detector can say anything: hosts of many series, or slow series with a rhythm."""
+OWN = ("homeostat", *JOINT_SETS, *(WITH + name for name in JOINT_SETS))
+SUBJECTS = (*OWN, *rivals.RIVALS, *rivals.POINTS)
 
 PROMISED = {
     ("asd", "vus_pr"): (">=", 0.56),
@@ -173,7 +184,11 @@ def _in_rows(ts: Array, first: float, last: float) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Scored:
-    """What a subject said to the recordings of one step: scores (T, k) each, and its limit as a score."""
+    """What a subject said to the recordings of one step: scores (T, k) each, and its limit as a score.
+
+    rows     (T,) each: of each row as a whole, where that is what it judges
+    hosts    (T,) each: what a person is told of the machine
+    """
 
     recordings: list[Recording]
     scores: list[Array]
@@ -181,6 +196,8 @@ class Scored:
     hosts: list[Array] | None
     cpu_s: float
     points: int
+    rows: list[Array] | None = None
+    train_s: float = math.nan
 
     def units(self) -> list[scoring.Unit]:
         """One unit a metric."""
@@ -199,6 +216,8 @@ def replay(
     subject: str, recordings: list[Recording], budget: float, told: Callable[[int], None]
 ) -> Scored:
     """Feed all recordings of one step together, a row of each at a tick; what has ended sends NaN."""
+    if subject.removeprefix(WITH) in JOINT_SETS:
+        return replay_hosts(subject, recordings, budget, told)
     step_s = recordings[0].step_s
     ticks = max(len(r.ts) for r in recordings)
     ends = np.cumsum([r.values.shape[1] for r in recordings])
@@ -232,6 +251,36 @@ def replay(
     return Scored(recordings, parts, threshold, hosts, cpu, points)
 
 
+def replay_hosts(
+    subject: str, recordings: list[Recording], budget: float, told: Callable[[int], None]
+) -> Scored:
+    """Feed recordings one after another to a joint detector each: the series of one file are one host."""
+    name, step_s = subject.removeprefix(WITH), recordings[0].step_s
+    parts, rows, cpu, train_s, models = [], [], 0.0, 0.0, 0
+    for r in recordings:
+        host = joint.build(
+            name, r.values.shape[1], step_s, beside=subject.startswith(WITH), budget=budget
+        )
+        said, whole = np.empty(r.values.shape, dtype=np.float32), np.empty(len(r.ts))
+        began = time.process_time()
+        for t in range(len(r.ts)):
+            said[t] = host.update(r.ts[t], r.values[t])
+            whole[t] = host.row_p
+            if t % 2000 == 1999:
+                told(2000 * r.values.shape[1])
+        cpu += time.process_time() - began - host.train_s
+        train_s, models = train_s + host.train_s, models + host.trained
+        parts.append(said / step_s)  # rates, as the adapter of the bank gives them
+        rows.append(whole / step_s)
+    hosts = _host_views(recordings, parts) if subject.startswith(WITH) else None
+    whole_rows = [_rarity(w) for w in rows] if np.isfinite(rows[0]).any() else None
+    return Scored(
+        recordings, [_rarity(p) for p in parts], -math.log10(budget / scoring.DAY_S), hosts, cpu,
+        sum(r.values.size for r in recordings), None if hosts else whole_rows,
+        train_s / max(models, 1),
+    )  # fmt: skip
+
+
 def _rarity(p: Array) -> Array:
     rarity: Array = -np.log10(np.maximum(np.nan_to_num(p, nan=1.0), 1e-30))
     return rarity.astype(np.float32)
@@ -251,11 +300,12 @@ def _host_views(recordings: Sequence[Recording], parts: Sequence[Array]) -> list
 
 
 def machines(scored: Scored) -> list[scoring.Unit]:
-    """One unit a machine: the second largest score of its metrics."""
+    """One unit a machine: the second largest score of its metrics, or what is said of the row as a whole."""
+    whole = scored.rows or [scoring.second_largest(s) for s in scored.scores]
     return [
-        scoring.Unit(scoring.second_largest(s), r.label, r.scored)
-        for r, s in zip(scored.recordings, scored.scores, strict=True)
-        if s.shape[1] > 1
+        scoring.Unit(w, r.label, r.scored)
+        for r, w in zip(scored.recordings, whole, strict=True)
+        if r.values.shape[1] > 1
     ]
 
 
@@ -306,6 +356,8 @@ def measure(task: Task) -> Figures:
         return {task.name: out}
     out |= scoring.event_figures(series, own)
     out["vus_pr"] = _mean_vus(u for group in units for u in group)
+    if np.isfinite(said[0].train_s):
+        out["train_s"] = float(np.mean([g.train_s for g in said]))
     out["us_per_point"] = sum(g.cpu_s for g in said) / sum(g.points for g in said) * 1e6
     if task.name == "spark":
         out["false_alarms_per_series_day_from_first_minute"] = _from_first_minute(said)
@@ -321,8 +373,8 @@ def measure(task: Task) -> Figures:
         of_machines = scoring.event_figures(whole, [g.threshold for g, _ in with_machines])
         of_machines["vus_pr"] = _mean_vus(u for _, group in with_machines for u in group)
         of_machines["false_alarms_per_host_day"] = out["false_alarms_per_host_day"]
-        if task.name == "smd":
-            figures["smd_machines"] = of_machines
+        if task.name in ("smd", "asd"):
+            figures[f"{task.name}_machines"] = of_machines
     return figures
 
 
@@ -359,7 +411,8 @@ def _of_hosts(said: Sequence[Scored], subject: str) -> tuple[int, float]:
     """False alarms as a person is told of them, and host-days."""
     false, days = 0, 0.0
     for g in said:
-        units, limit = hosts(g) if subject == "homeostat" else (machines(g), g.threshold)
+        told_of = subject in OWN and g.hosts is not None
+        units, limit = hosts(g) if told_of else (machines(g), g.threshold)
         events = scoring.Events.lay(units, g.recordings[0].step_s)
         false, days = false + events.at(limit).false, days + events.days
     return false, days
@@ -464,7 +517,7 @@ def all_costs(subjects: Sequence[str]) -> tuple[list[tuple[str, Figures]], list[
     told = []
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
         for subject in subjects:
-            if subject not in rivals.POINTS:
+            if subject not in rivals.POINTS and subject.removeprefix(WITH) not in JOINT_SETS:
                 tell(f"cost of {subject}")
                 told.append((subject, alone.submit(cost, subject).result()))
     figures, missing = others([s for s in subjects if s in rivals.POINTS])
@@ -528,7 +581,8 @@ def plan(data: Path, asked: argparse.Namespace) -> list[Task]:
     tasks = []
     for name in sorted(asked.sets, key=SLOWEST.index):
         own = OWN_BUDGET.get(name, adapters.BUDGET)
-        runs = [(s, own, True) for s in asked.subjects if s not in rivals.POINTS]
+        able = (s for s in asked.subjects if s not in rivals.POINTS)
+        runs = [(s, own, True) for s in able if name in JOINT_SETS.get(s.removeprefix(WITH), SETS)]
         if "homeostat" in asked.subjects and name not in OWN_BUDGET:
             runs += [("homeostat", b, False) for b in asked.budgets if b != own]
         tasks += [Task(data, name, s, b, full=full, quick=asked.quick) for s, b, full in runs]
@@ -540,7 +594,7 @@ COLUMNS = {
     "false_alarms_per_series_day": "FA/ser-d",
     "false_alarms_per_series_day_from_first_minute": "1st min.",
     "false_alarms_per_host_day": "FA/hst-d", "delay_s": "delay s",
-    "nab_one_row": "NAB one", "nab_raw": "NAB raw", "us_per_point": "us/pt",
+    "nab_one_row": "NAB one", "nab_raw": "NAB raw", "us_per_point": "us/pt", "train_s": "train s",
 }  # fmt: skip
 
 
@@ -564,10 +618,10 @@ def print_tables(rows: Sequence[dict[str, Any]]) -> None:
     of = {(r["set"], r["subject"], r["figure"]): r["value"] for r in rows}
     for name in dict.fromkeys(r["set"] for r in rows if r["set"] != "cost"):
         figures = [f for f in COLUMNS if any(r["set"] == name and r["figure"] == f for r in rows)]
-        tell(f"\n{name:14}" + "".join(f"{COLUMNS[f]:>10}" for f in figures))
+        tell(f"\n{name:26}" + "".join(f"{COLUMNS[f]:>10}" for f in figures))
         for subject in dict.fromkeys(r["subject"] for r in rows if r["set"] == name):
             tell(
-                f"{subject:14}" + "".join(f"{say(of.get((name, subject, f))):>10}" for f in figures)
+                f"{subject:26}" + "".join(f"{say(of.get((name, subject, f))):>10}" for f in figures)
             )
     costs = [r for r in rows if r["set"] == "cost"]
     if costs:

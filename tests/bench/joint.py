@@ -3,10 +3,11 @@
     host = build("pca", n_series=38, step_seconds=60.0)
     p = host.update(ts, values)      # (38,), NaN until there is a model
 
-One object a host: "joint" means the series of one host. In the daemon a worker makes the models; here they are made in
-the call, after `first` rows and then every `every` rows, from at most the last `keep` rows, so `update` takes long on
-those rows: count its CPU apart (`train_s`). The row itself is scored before it may become part of any model. What has
-p <= `threshold` is not learnt, as the monitor does it, for an hour or 60 rows at most: after that it is the new normal.
+One object a host: "joint" means the series of one host. With `beside=True` it is the bank and the joint detector as
+the daemon joins them (`agent/panel.py`), otherwise the joint one alone. In the daemon a worker makes the models; here
+they are made in the call, after `first` rows and then every `every` rows, from at most the last `keep` rows, so
+`update` takes long on those rows: count its CPU apart (`train_s`). The row itself is scored before it may become part
+of any model. What is called abnormal is not learnt, by the daemon's own rule (`agent/excursions.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ import numpy.typing as npt
 
 from agent import registry
 from agent.errors import Refused
+from agent.excursions import Excursions
+from agent.panel import Panel
 
 NAMES = ("conv", "isolation_forest", "pca", "seasonal")
+SLOW = ("conv", "seasonal")
 
 Array = npt.NDArray[np.float64]
 
@@ -28,8 +32,10 @@ Array = npt.NDArray[np.float64]
 class Host:
     """The series of one host under one joint detector.
 
-    kind, threshold   p-values, and what counts as an alarm: 0.1 false alarms a series and day
-    train_s           seconds of all trainings so far; refused: why the last one made no model, "" = it did
+    kind, threshold   p-values, and what counts as an alarm: so many false alarms a series and day
+    row_p             p of the last row as a whole, of a detector that judges rows; else NaN
+    train_s           CPU seconds of all trainings so far, and how many there were
+    refused           why the last one made no model, "" = it did
     """
 
     kind = "pvalue"
@@ -43,20 +49,28 @@ class Host:
         first: int,
         every: int,
         keep: int,
+        beside: bool = False,
+        budget: float = 0.1,
         **own: Any,
     ) -> None:
         registry.load()
         self._cls = registry.detector.get(name)
         self._config = self._cls.Config(step_s=step_seconds, **own)
-        self._detector = self._cls(self._config, n_series)
+        joint = self._detector = self._cls(self._config, n_series)
+        self._whole: Any = joint
+        if beside:
+            bank = registry.detector.get("bank")
+            first_one = bank(bank.Config(step_s=step_seconds), n_series)
+            self._whole = Panel(first_one, lambda _n: {name: joint}, n_series)
         self._next, self._every = first, every
         self._ts = np.zeros(keep)
         self._values = np.full((keep, n_series), np.nan, dtype=np.float32)
         self._step = step_seconds
-        self._heat = np.zeros(n_series)
+        self._excursions = Excursions(n_series, step_seconds)
         self.rows = 0
-        self.threshold = 0.1 * step_seconds / 86_400.0
-        self.train_s = 0.0
+        self.row_p = np.nan
+        self.threshold = budget * step_seconds / 86_400.0
+        self.train_s, self.trained = 0.0, 0
         self.refused = ""
 
     def update(self, ts: Any, values: Array) -> Array:
@@ -66,12 +80,12 @@ class Host:
             self._next += self._every
         now = float(np.max(ts))
         x = np.asarray(values, dtype=np.float64)
-        p = self._detector.score(now, x)
+        p = self._whole.score(now, x)
+        self.row_p = self._detector.row_p()
         with np.errstate(invalid="ignore"):
-            hot = p <= self.threshold
-        self._heat = np.where(hot, self._heat + 1, 0.0)
-        longest = max(60.0, 3600.0 / self._step)
-        self._detector.learn(now, x, ~hot | (self._heat > longest))
+            low = p <= self.threshold
+        self._excursions.warm(p, low)
+        self._whole.learn(now, x, self._excursions.trust(low, self.threshold))
         at = self.rows % len(self._ts)
         self._ts[at], self._values[at] = now, x
         self.rows += 1
@@ -82,7 +96,7 @@ class Host:
         return tuple(self._detector.explain(i).carriers)
 
     def _train(self) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         have = min(self.rows, len(self._ts))
         order = (np.arange(have) + (self.rows - have)) % len(self._ts)
         try:
@@ -91,7 +105,8 @@ class Host:
             self.refused = ""
         except Refused as error:
             self.refused = str(error)
-        self.train_s += time.perf_counter() - start
+        self.train_s += time.process_time() - start
+        self.trained += 1
 
     def _pieces(self, order: npt.NDArray[np.int64]) -> tuple[Array, Array]:
         """Return as much of the past as the daemon would send: pieces, evenly spread; all of it for slow detectors."""
@@ -125,13 +140,16 @@ def build(
     first: int | None = None,
     every: int | None = None,
     keep: int | None = None,
+    beside: bool = False,
+    budget: float = 0.1,
     **own: Any,
 ) -> Host:
     """Make one of `NAMES` for one host.
 
     first, every   rows before the first model and between two; by default 1,000 rows (seasonal: three periods and an
-                   hour) and then once a day, but never under 1,000 rows
+                   hour) and then once a day, but never under 1,000 rows; seasonal and conv, slow to train, once a week
     keep           how many rows of past it may look at; by default a week, 20,000 rows at most (seasonal: 14 days)
+    beside         join it with the bank; budget   false alarms a series and day, for what is learnt
     own            settings of the detector's own Config
     """
     day = round(86_400.0 / step_seconds)
@@ -139,7 +157,17 @@ def build(
     if first is None:
         first = 3 * day + round(3600.0 / step_seconds) + 1 if slow else 1000
     if every is None:
-        every = max(day, 1000)
+        every = max(7 * day if name in SLOW else day, 1000)
     if keep is None:
         keep = 14 * day if slow else min(max(7 * day, 2000), 20_000)
-    return Host(name, n_series, step_seconds, first=first, every=every, keep=keep, **own)
+    return Host(
+        name,
+        n_series,
+        step_seconds,
+        first=first,
+        every=every,
+        keep=keep,
+        beside=beside,
+        budget=budget,
+        **own,
+    )

@@ -20,9 +20,11 @@ registry.load()
 
 _NOT_KNOWN = "its model does not know new series, and says nothing of them until the next one"
 _MOVES = "its model was made of series that move: standing still elsewhere is abnormal to it"
+_ALONE = "it judges combinations: a series that is alone has none"
 EXEMPT: dict[tuple[str, str], str] = {
     **{(name, "remap_new"): _NOT_KNOWN for name in ("conv", "isolation_forest", "pca", "seasonal")},
-    **{(name, "constant_is_quiet"): _MOVES for name in ("conv", "isolation_forest", "pca", "seasonal")},
+    ("seasonal", "constant_is_quiet"): _MOVES,
+    ("isolation_forest", "distrust"): _ALONE,
 }  # fmt: skip
 
 JOINT = {"conv", "isolation_forest", "pca"}
