@@ -210,20 +210,18 @@ class Events:
         tries = tries[(tries > 0) & (tries <= self.score.max())]
         return np.flip(tries)
 
-    def recall_at(self, own: float, limits: Sequence[float]) -> list[float]:
-        """Best recall at a threshold that costs at most each of `limits` false alarms a series-day."""
-        best = [0.0] * len(limits)
-        if not len(self.starts):
-            return [math.nan] * len(limits)
-        tries = self.ladder(own)
+    def best_at(self, own: float, limits: Sequence[float]) -> list[Count]:
+        """What the best threshold brings that costs at most each of `limits` false alarms a series-day."""
+        best = [Count(0, 0, np.zeros(0)) for _ in limits]
+        tries = self.ladder(own) if len(self.starts) else ()
         if not len(tries):
             return best
         events = self.above(float(tries[-1]))
         for threshold in tries:
             count = events.at(float(threshold))
             for i, limit in enumerate(limits):
-                if count.false <= limit * self.days:
-                    best[i] = max(best[i], count.found / len(self.starts))
+                if count.false <= limit * self.days and count.found > best[i].found:
+                    best[i] = count
             if count.false > HOPELESS * max(limits) * self.days:
                 break
         return best
@@ -243,7 +241,10 @@ def _inside(rows: Array, first: Array, last: Array) -> Array:
 
 
 def event_figures(groups: Sequence[Events], own: Sequence[float]) -> dict[str, float]:
-    """Figures of a set at the detector's own threshold (one a group), and R@1 and R@0.1.
+    """Figures of a set at the detector's own threshold (one a group), and at 1 and 0.1 false alarms a series-day.
+
+    Delays at thresholds of their own compare haste with care: who cries at everything is early. So they are also told
+    where all pay the same.
 
     Units of different sampling steps are judged apart, and averaged by their events (false alarms: by their days).
     """
@@ -254,10 +255,12 @@ def event_figures(groups: Sequence[Events], own: Sequence[float]) -> dict[str, f
         precision = count.found / named if named else math.nan
         recall = count.found / of if of else math.nan
         f1 = 2 * precision * recall / (precision + recall) if of and count.found else 0.0
-        at_1, at_01 = events.recall_at(limit, (1.0, 0.1))
-        delay = float(np.median(count.delays_s)) if count.found else math.nan
-        parts.append((of, precision, recall, f1, at_1, at_01, delay))
-    names = ("precision", "recall", "f1", "r_at_1", "r_at_01", "delay_s")
+        at_1, at_01 = events.best_at(limit, (1.0, 0.1))
+        parts.append((
+            of, precision, recall, f1, _share(at_1.found, of), _share(at_01.found, of),
+            _median(count.delays_s), _median(at_1.delays_s),
+        ))  # fmt: skip
+    names = ("precision", "recall", "f1", "r_at_1", "r_at_01", "delay_s", "delay_s_at_1")
     table = np.array(parts, dtype=np.float64)
     out = {}
     for i, name in enumerate(names, start=1):
@@ -266,6 +269,14 @@ def event_figures(groups: Sequence[Events], own: Sequence[float]) -> dict[str, f
         out[name] = float(np.average(table[known, i], weights=weights)) if known.any() else math.nan
     out["false_alarms_per_series_day"] = false_alarms(groups, own) / sum(g.days for g in groups)
     return out
+
+
+def _share(found: int, of: int) -> float:
+    return found / of if of else math.nan
+
+
+def _median(delays: Array) -> float:
+    return float(np.median(delays)) if len(delays) else math.nan
 
 
 def false_alarms(groups: Sequence[Events], own: Sequence[float]) -> int:

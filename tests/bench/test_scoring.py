@@ -196,7 +196,8 @@ def test_recall_at_takes_the_best_threshold_that_it_can_pay():
     events = Events.lay([u], 300.0)
     false = events.at(3.0).false
     assert false == 50
-    assert events.recall_at(5.0, (1.0, 0.1)) == [1.0, 0.5]
+    found = [count.found for count in events.best_at(5.0, (1.0, 0.1))]
+    assert found == [20, 10]
     figures = scoring.event_figures([events], [5.0])
     assert figures["recall"] == 0.5
     assert figures["precision"] == 1.0
