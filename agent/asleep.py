@@ -18,6 +18,7 @@ from agent.budget import Ledger, Promise
 from agent.config import Config
 from agent.control import NotRunning
 from agent.desk import PlaybookView, SourceView
+from agent.forecasts import Forecast
 from agent.journal import Journal, JournalReader
 from agent.memory import Memory
 from agent.model import FloatArray, Run, Series
@@ -77,6 +78,10 @@ class Asleep:
 
     def sources(self) -> list[SourceView]:
         """We have no eyes now."""
+        return []
+
+    def forecasts(self) -> list[tuple[Forecast, str]]:
+        """Nobody looks ahead."""
         return []
 
     def faults(self) -> list[str]:

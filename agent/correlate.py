@@ -22,6 +22,7 @@ from typing import Final
 from agent.catalogue import SIGNALS
 from agent.model import Anomaly, Change, Entity, Incident, Severity
 from agent.topology import Topology
+from agent.units import say
 
 MOST_ANOMALIES: Final = 60
 """An incident keeps the strongest; a storm of thousands is still one incident."""
@@ -292,6 +293,10 @@ def _title(lead: Anomaly) -> str:
     definition = SIGNALS[lead.series.metric]
     what = re.sub(r"\s*\([^)]*\)", "", definition.help)
     who = lead.series.entity.key
+    if lead.ahead is not None:
+        inner = "".join(f" ({value})" for _, value in lead.series.labels)
+        limit = say(lead.high if lead.direction > 0 else lead.low, definition.unit)
+        return f"{who}: {what}{inner} will reach {limit}"
     if definition.kind == "state":
         fact = what.removeprefix("whether ").partition(":")[0]
         return f"{who}: {fact}" if lead.value > 0.5 else f"{who}: it is not so that {fact}"

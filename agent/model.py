@@ -142,6 +142,15 @@ Road = Literal["objective", "calibrated", "prior"]
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """When a limit will be reached, unix seconds: the median and an 80 % interval; None = not within the horizon."""
+
+    median: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Anomaly:
     """A series that left what is ordinary for it, or an objective that a person stated.
 
@@ -155,6 +164,7 @@ class Anomaly:
     family       which detector family fired: spike, level, ... or the objective's name
     harm         users or model results are hurt by it: only harm pages
     together     p-value of the group (host, service, model) that this series helps to make abnormal; None = on its own
+    ahead    it is foretold: the objective is not broken yet, but will be by then; None = it is so now
     """
 
     series: Series
@@ -171,6 +181,7 @@ class Anomaly:
     family: str
     harm: bool = False
     together: float | None = None
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ from agent.ports import Detector, GroupView, Why
 PRIOR_DEVIATIONS: Final = 8.0
 """While the history is too short for a small p, a series must be this far out, for some rows, to be named; as far
 again for each factor of ten by which the budget asks it to be rarer."""
+OWN: Final = frozenset({"self", "forecast"})
+"""Sources of our own making: objectives may be laid over them, no detector judges them."""
 READY_ROWS: Final = 600
 """Rows after which a source no longer counts as learning."""
 
@@ -487,7 +489,7 @@ class Monitor:
     def watch(self, source: str) -> Watch:
         """Return the watch of a source, made at its first frame."""
         if source not in self.watches:
-            make = None if source == "self" else self.make
+            make = None if source in OWN else self.make
             self.watches[source] = Watch(
                 self.step_of(source), make, self.limits,
                 source=source, ledger=self.ledger, make_view=self.make_view,
@@ -504,5 +506,5 @@ class Monitor:
                 "ready_in_s": max(0.0, (READY_ROWS - w.rows) * w.step_s),
             }
             for name, w in sorted(self.watches.items())
-            if name != "self"
+            if name not in OWN
         }

@@ -16,6 +16,8 @@ from typing_extensions import TypedDict
 from agent.budget import WEEK_S, Rate
 from agent.catalogue import SIGNALS
 from agent.causes import words
+from agent.filling import when
+from agent.forecasts import Forecast
 from agent.memory import Label, Pause, Silence
 from agent.model import (
     ENDED,
@@ -84,6 +86,36 @@ class AnomalyView(TypedDict):
     family: str
     harm: bool
     together: float | None
+    ahead: str
+
+
+class ForecastView(TypedDict):
+    """When one thing that fills, leaks or ages reaches its limit. Seconds from now; null = not within `horizon_s`.
+
+    state    full: it is there; soon: within the longest lead time, as likely as not; later: within the horizon;
+             far: not within it; unknown: see `why`
+    low80_s, high80_s, low95_s, high95_s   intervals of the time to the limit
+    told     "", "warning" or "page": what stands open because of it
+    """
+
+    series: str
+    title: str
+    entity: EntityView
+    kind: str
+    state: str
+    value: float | None
+    limit: float
+    unit: str
+    median_s: float | None
+    low80_s: float | None
+    high80_s: float | None
+    low95_s: float | None
+    high95_s: float | None
+    horizon_s: float
+    made: float
+    told: str
+    why: str
+    text: str
 
 
 class RateView(TypedDict):
@@ -371,6 +403,9 @@ def anomaly_words(a: Anomaly, name: Name) -> str:
     if unit == "bool":
         return a.family or SIGNALS[a.series.metric].help
     what = f"{title_of(a.series)} of {name(a.series.entity)}"
+    if a.ahead is not None:
+        limit = say(a.high if a.direction > 0 else a.low, unit)
+        return f"{what} is {say(a.value, unit)} and on its way to {limit}"
     return f"{what} is {say(a.value, unit)}, expected {expected(a.low, a.high, unit)}"
 
 
@@ -404,8 +439,8 @@ def cause_view(c: Cause, name: Name) -> CauseView:
     }  # fmt: skip
 
 
-def anomaly_view(a: Anomaly, name: Name) -> AnomalyView:
-    """Show an anomaly."""
+def anomaly_view(a: Anomaly, name: Name, now: float = math.nan) -> AnomalyView:
+    """Show an anomaly; with `now`, also in how long what is foretold will be."""
     d = SIGNALS[a.series.metric]
     return {
         "series": str(a.series), "title": title_of(a.series),
@@ -413,6 +448,34 @@ def anomaly_view(a: Anomaly, name: Name) -> AnomalyView:
         "onset": a.onset, "end": a.end, "value": _number(a.value), "low": _number(a.low),
         "high": _number(a.high), "unit": d.unit, "road": a.road, "family": a.family, "harm": a.harm,
         "together": _number(a.together),
+        "ahead": "" if a.ahead is None or math.isnan(now) else when(a.ahead, now),
+    }  # fmt: skip
+
+
+def forecast_view(
+    f: Forecast, told: str, longest_lead_s: float, name: Name, now: float
+) -> ForecastView:
+    """Show a forecast as it looks now."""
+    t, unit = f.target, SIGNALS[f.target.series.metric].unit
+
+    def left(level: float) -> float | None:
+        ts = f.at(level)
+        return max(ts - now, 0.0) if math.isfinite(ts) else None
+
+    median = left(0.5)
+    state = "unknown" if not f.known else "far" if median is None else "later"
+    if median is not None:
+        state = "full" if median == 0 else "soon" if median <= longest_lead_s else state
+    said = when(f.ahead, now) if f.known else f"can not be told: {f.why}"
+    if state == "far":
+        said = f"not within {say_duration(f.horizon_s)}"
+    text = f"{title_of(t.series)} of {name(t.series.entity)} {say(t.limit, unit)} {said}"
+    return {
+        "series": str(t.series), "title": title_of(t.series),
+        "entity": entity_view(t.series.entity, name), "kind": t.kind, "state": state,
+        "value": _number(f.value), "limit": t.limit, "unit": unit, "median_s": median,
+        "low80_s": left(0.1), "high80_s": left(0.9), "low95_s": left(0.025), "high95_s": left(0.975),
+        "horizon_s": f.horizon_s, "made": f.made, "told": told, "why": f.why, "text": text,
     }  # fmt: skip
 
 
@@ -565,6 +628,8 @@ def incident_detail(
     decisions: Sequence[Decision],
     name: Name,
     label: LabelView | None = None,
+    *,
+    now: float = math.nan,
 ) -> IncidentDetail:
     """Show an incident with all its evidence: harm first, then what stands out most."""
 
@@ -575,7 +640,7 @@ def incident_detail(
     d = i.diagnosis
     return {
         **incident_view(i, name, label["label"] if label else ""),
-        "anomalies": [anomaly_view(a, name) for a in ranked],
+        "anomalies": [anomaly_view(a, name, now) for a in ranked],
         "changes": [change_view(c, name) for c in sorted(i.changes, key=lambda c: c.ts)],
         "causes": [cause_view(c, name) for c in (d.causes if d else ())],
         "rejected": [cause_view(c, name) for c in (d.rejected if d else ())],
@@ -642,6 +707,9 @@ def why_view(detail: IncidentDetail, pauses: Sequence[PauseView], now: float) ->
         lines.append(
             f"Together: {len(together)} series at once, chance {p:.1g} a row: {_few(together)}"
         )
+    coming = [a for a in detail["anomalies"] if a["ahead"] and a["end"] is None]
+    if coming and detail["resolved"] is None:
+        lines.append("Ahead:    " + "; ".join(_coming(a) for a in coming[:3]))
     if detail["rejected"]:
         lines.append("Not:      " + "; ".join(_against(c) for c in detail["rejected"][:2]))
     lines += [f"Run:      {run_words(r)}" for r in detail["run_views"][-2:]]
@@ -656,6 +724,13 @@ def why_view(detail: IncidentDetail, pauses: Sequence[PauseView], now: float) ->
         "incident": shown, "text": lines, "because": because, "rejected": detail["rejected"],
         "runs": detail["run_views"], "held_back": held, "next": step,
     }  # fmt: skip
+
+
+def _coming(a: AnomalyView) -> str:
+    """Say what will be full, and when."""
+    limit = a["high"] if a["high"] is not None else a["low"]
+    to = "" if limit is None else f" {say(limit, a['unit'])}"
+    return f"{a['title']} of {a['entity']['name']}{to} {a['ahead']}"
 
 
 def _few(found: Sequence[AnomalyView], most: int = 3) -> str:

@@ -29,11 +29,13 @@ from agent.desk import (
 )
 from agent.doors import Site, open_doors, split_address
 from agent.events import Events
+from agent.forecasts import Forecast
 from agent.model import FloatArray, Run, Series
 from agent.telemetry import Telemetry
 from agent.units import Model
 from agent.views import (
     ChartView,
+    ForecastView,
     IncidentDetail,
     IncidentView,
     LabelView,
@@ -77,6 +79,11 @@ class _Span(Model):
     """`15m` (ago), unix seconds, or ISO 8601."""
     end: str = Field(default="", alias="to")
     """The same; empty = now."""
+
+
+class _Of(Model):
+    entity: Annotated[str, Field(max_length=300)] = ""
+    """Entity id or a unique part of its name; empty = all."""
 
 
 class _Approve(Model):
@@ -144,6 +151,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.deny(a.path["id"], a.person, a.body.reason), body=_Reason, returns=RunView),
         Way("GET", "/api/chart", "chart", "see", "One series over a time, with the band that was expected.",
             lambda a: desk.chart(a.query.series, a.query.start, a.query.end), query=_Span, returns=ChartView),
+        Way("GET", "/api/forecasts", "forecasts", "see", "What fills, leaks or ages, and when it reaches its limit.",
+            lambda a: desk.forecasts(a.query.entity), query=_Of, returns=list[ForecastView]),
         Way("GET", "/api/sources", "sources", "see", "Our eyes: fresh, blind, learning since.",
             lambda _: desk.sources(), returns=list[SourceView]),
         Way("GET", "/api/blind", "blind", "see", "Sources that do not answer.",
@@ -274,6 +283,14 @@ class Living:
                 },
             })  # fmt: skip
         return out
+
+    def forecasts(self) -> list[tuple[Forecast, str]]:
+        """What is foretold."""
+        told = self._daemon.forecasts.told
+        return [
+            (f, "" if s not in told else "page" if told[s].page else "warning")
+            for s, f in self._daemon.forecasts.found.items()
+        ]
 
     def faults(self) -> list[str]:
         """What a person must mend."""

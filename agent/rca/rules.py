@@ -496,6 +496,11 @@ def hardware(look: Look) -> list[Case]:
                     case.facts = dict(mine[0].series.labels)
                 for a in mine[:3]:
                     unit = SIGNALS[a.series.metric].unit
+                    if a.ahead is not None:
+                        limit = say(a.high if a.direction > 0 else a.low, unit)
+                        text = f"is {say(a.value, unit)} and on its way to {limit}"
+                        case.add(2.5, f"{SIGNALS[a.series.metric].help} {text}")
+                        continue
                     stated = a.road == "objective"
                     case.add(
                         2.5 if stated else 1.0,
