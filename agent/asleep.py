@@ -18,7 +18,7 @@ from agent.budget import Ledger, Promise
 from agent.config import Config
 from agent.control import NotRunning
 from agent.desk import PlaybookView, SourceView
-from agent.forecasts import Forecast
+from agent.filling import Forecast
 from agent.journal import Journal, JournalReader
 from agent.memory import Memory
 from agent.model import FloatArray, Run, Series

@@ -38,7 +38,7 @@ from agent.causes import CAUSES, known
 from agent.codec import pack
 from agent.control import paused_file
 from agent.errors import Refused
-from agent.forecasts import Forecast
+from agent.filling import Forecast
 from agent.memory import EVERYTHING, Label, Pause, Silence
 from agent.model import ENDED, Anomaly, Decision, Entity, FloatArray, Incident, Run, Series, entity
 from agent.units import read_duration

@@ -1,6 +1,6 @@
 """What fills, leaks or ages: which series, towards which limit, their past in buckets, and which are worth a forecast.
 
-    catalogue (`fills`, `limit`, `pace`), objectives --targets--> Target
+    catalogue (`fills`, `limit`, `pace`), objectives --targets--> Target --(agent/forecasts.py)--> Forecast
     history, 30 s means --Past.feed--> buckets, fine now and coarse long ago --screen--> who is worth the worker
 
 Pure numpy, columnar over series. For the cost of 1,000 series every five minutes see `screen` and `Past`; a series
@@ -210,6 +210,64 @@ def newest(mean: FloatArray) -> FloatArray:
     from_end = np.argmax(known[::-1], axis=0)
     out: FloatArray = mean[len(mean) - 1 - from_end, np.arange(mean.shape[1])]
     return out
+
+
+# ---------------------------------------------------------------- what is foretold
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When one thing reaches its limit.
+
+    made        of the data up to here
+    value       the newest one
+    quantiles   (q,) unix seconds at LEVELS; infinite = not within the horizon; NaN = it can not be told
+    horizon_s   how far it looks
+    why         why it can not be told
+    """
+
+    target: Target
+    made: float
+    value: float
+    quantiles: tuple[float, ...]
+    horizon_s: float
+    why: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an answer at all."""
+        return not self.why
+
+    @property
+    def within(self) -> bool:
+        """Whether it may be full within the horizon, as likely as not."""
+        return self.known and math.isfinite(self.at(0.5))
+
+    def at(self, level: float) -> float:
+        """Return by when it is full with this probability, unix seconds."""
+        return self.quantiles[LEVELS.index(level)]
+
+    def sure(self, probability: float) -> float:
+        """As `at`, for any probability: infinite where that is not reached within the horizon."""
+        times = np.array(self.quantiles)
+        if math.isnan(times[0]):
+            return math.nan
+        if probability >= LEVELS[-1]:
+            return float(times[-1])
+        i = int(np.searchsorted(LEVELS, probability))
+        if i == 0 or math.isinf(times[i]):
+            return float(times[i])
+        share = (probability - LEVELS[i - 1]) / (LEVELS[i] - LEVELS[i - 1])
+        return float(times[i - 1] + share * (times[i] - times[i - 1]))
+
+    @property
+    def ahead(self) -> Ahead:
+        """Median and 80 % interval."""
+        return Ahead(*(_or_none(self.at(level)) for level in (0.5, 0.1, 0.9)))
+
+
+def _or_none(ts: float) -> float | None:
+    return ts if math.isfinite(ts) else None
 
 
 def when(ahead: Ahead, now: float) -> str:

@@ -27,8 +27,18 @@ from agent import checkpoint
 from agent.catalogue import SIGNALS
 from agent.config import Outlook
 from agent.errors import AgentError, Refused
-from agent.filling import FINE_S, LEVELS, SPAN_S, Past, Target, newest, screen, targets
-from agent.model import Ahead, Anomaly, BoolArray, Frame, Incident, IntArray, Series
+from agent.filling import (
+    FINE_S,
+    LEVELS,
+    SPAN_S,
+    Forecast,
+    Past,
+    Target,
+    newest,
+    screen,
+    targets,
+)
+from agent.model import Anomaly, BoolArray, Frame, Incident, IntArray, Series
 from agent.objectives import Limit
 from agent.training import Reads
 from agent.worker import Job, Worker
@@ -59,61 +69,6 @@ _GONE_S: Final = 900.0
 """A series that nobody has seen for so long takes its alarm with it."""
 _WHY: Final = ("", "its history is too short", "it has not answered lately")
 _VERSION: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """When one thing reaches its limit.
-
-    made        of the data up to here
-    value       the newest one
-    quantiles   (q,) unix seconds at LEVELS; infinite = not within the horizon; NaN = it can not be told
-    horizon_s   how far it looks
-    why         why it can not be told
-    """
-
-    target: Target
-    made: float
-    value: float
-    quantiles: tuple[float, ...]
-    horizon_s: float
-    why: str = ""
-
-    @property
-    def known(self) -> bool:
-        """Whether there is an answer at all."""
-        return not self.why
-
-    @property
-    def within(self) -> bool:
-        """Whether it may be full within the horizon, as likely as not."""
-        return self.known and math.isfinite(self.at(0.5))
-
-    def at(self, level: float) -> float:
-        """Return by when it is full with this probability, unix seconds."""
-        return self.quantiles[LEVELS.index(level)]
-
-    def sure(self, probability: float) -> float:
-        """As `at`, for any probability: infinite where that is not reached within the horizon."""
-        times = np.array(self.quantiles)
-        if math.isnan(times[0]):
-            return math.nan
-        if probability >= LEVELS[-1]:
-            return float(times[-1])
-        i = int(np.searchsorted(LEVELS, probability))
-        if i == 0 or math.isinf(times[i]):
-            return float(times[i])
-        share = (probability - LEVELS[i - 1]) / (LEVELS[i] - LEVELS[i - 1])
-        return float(times[i - 1] + share * (times[i] - times[i - 1]))
-
-    @property
-    def ahead(self) -> Ahead:
-        """Median and 80 % interval."""
-        return Ahead(*(_or_none(self.at(level)) for level in (0.5, 0.1, 0.9)))
-
-
-def _or_none(ts: float) -> float | None:
-    return ts if math.isfinite(ts) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +257,7 @@ class Forecasts:
                 quantiles = (math.nan if nothing else math.inf,) * len(LEVELS)
                 why = _WHY[1] if nothing else ""
                 self.found[t.series] = Forecast(t, now, float(last[i]), quantiles, horizon, why)
-                self._turns[t.series] = _Turn()
+                # its turn stays: one that goes in and out of the screen must not start the worker each time
             elif now >= turn.next or soon[i] < _QUICKER * turn.soon:
                 turn.soon = float(soon[i])
                 out.append(i)

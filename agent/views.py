@@ -16,8 +16,7 @@ from typing_extensions import TypedDict
 from agent.budget import WEEK_S, Rate
 from agent.catalogue import SIGNALS
 from agent.causes import words
-from agent.filling import when
-from agent.forecasts import Forecast
+from agent.filling import Forecast, when
 from agent.memory import Label, Pause, Silence
 from agent.model import (
     ENDED,

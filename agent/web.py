@@ -29,7 +29,7 @@ from agent.desk import (
 )
 from agent.doors import Site, open_doors, split_address
 from agent.events import Events
-from agent.forecasts import Forecast
+from agent.filling import Forecast
 from agent.model import FloatArray, Run, Series
 from agent.telemetry import Telemetry
 from agent.units import Model

@@ -26,8 +26,7 @@ from agent.codec import pack
 from agent.config import Config
 from agent.desk import Desk
 from agent.events import Events
-from agent.filling import LEVELS, Target
-from agent.forecasts import Forecast
+from agent.filling import LEVELS, Forecast, Target
 from agent.history import History
 from agent.journal import Journal
 from agent.memory import Memory

@@ -19,8 +19,8 @@ from agent.codec import pack, unpack
 from agent.config import Config, Outlook, load
 from agent.correlate import Correlator
 from agent.errors import ConfigError, Refused, Unavailable
-from agent.filling import LEVELS, Target
-from agent.forecasts import Forecast, Forecasts
+from agent.filling import LEVELS, Forecast, Target
+from agent.forecasts import Forecasts
 from agent.history import History
 from agent.match import HoldingState
 from agent.memory import Memory
@@ -154,6 +154,20 @@ async def test_it_is_foretold_again_when_due_or_when_it_has_become_quicker(house
     house.live(T0 + 500, root=lambda ts: house.root(T0 + 400) + (ts - T0 - 400) * 1e-3)
     await house.round()
     assert len(house.worker.jobs) == 3
+
+
+async def test_one_that_goes_in_and_out_of_the_screen_does_not_start_the_worker_each_time(
+    house, monkeypatch
+):
+    house.worker.left_s = 900 * HOUR
+    times = iter([30_000.0, math.inf, 29_000.0, math.inf, 31_000.0, 12_000.0])
+    monkeypatch.setattr("agent.forecasts.screen", lambda *_: np.full(3, next(times)))
+    asked = []
+    for minute in range(0, 30, 5):
+        house.live(T0 + 60 * minute)
+        await house.round()
+        asked.append(len(house.worker.jobs))
+    assert asked == [1, 1, 1, 1, 1, 2], "again only when it is due, or twice as quick"
 
 
 async def test_the_past_is_read_once_and_then_only_what_is_new(house):
