@@ -136,6 +136,12 @@ class Forecasts:
                 await self._task
         await self.worker.close()
 
+    def _break_off(self) -> None:
+        """Let go of a round that is going on: what it would say is of other times or another config."""
+        if self._task is not None:
+            self._task.cancel()
+        self._next = -math.inf
+
     async def _guarded(self) -> None:
         try:
             await self.round(self.world.now)
@@ -189,22 +195,25 @@ class Forecasts:
         found = tuple(t for t in wanted if max(leads[t.kind]) > 0)
         before = {t: i for i, t in enumerate(self._targets)}
         old = np.array([before.get(t, -1) for t in found], dtype=np.int64)
+        if self._past is None:
+            self._new = np.ones(len(self._targets), dtype=bool)
         past = self._past if self._past is not None else Past(len(self._targets))
         self._past = past.remap(old)
         self._targets = found
         here = {t.series for t in found}
         self.found = {s: f for s, f in self.found.items() if s in here}
         self._turns = {t.series: self._turns.get(t.series, _Turn()) for t in found}
-        self._new = old < 0
+        unread = np.append(self._new, True)  # the last is for those that are new now
+        self._new = unread[old]
 
     async def _feed(self, now: float) -> None:
         """Read what history has since the last round, of new series all; in pieces, as a block costs a millisecond."""
         end = math.floor(now / FINE_S) * FINE_S
         start = math.floor((now - SPAN_S) / FINE_S) * FINE_S
-        new, self._new = self._new, np.zeros(len(self._targets), dtype=bool)
-        since, self._fed = max(self._fed, start), end
-        await self._read(np.flatnonzero(~new), since, end)
+        new = self._new
+        await self._read(np.flatnonzero(~new), max(self._fed, start), end)
         await self._read(np.flatnonzero(new), start, end)
+        self._fed, self._new = end, np.zeros(len(self._targets), dtype=bool)
 
     async def _read(self, columns: IntArray, start: float, end: float) -> None:
         past = self._past
@@ -375,6 +384,7 @@ class Forecasts:
 
     def rebase(self, jump: float) -> None:
         """Move remembered times along with a wall clock that was set; the past is read anew."""
+        self._break_off()
         self._past, self._fed, self._framed = None, -math.inf, -math.inf
         self._targets = ()
         self.found = {
@@ -388,8 +398,9 @@ class Forecasts:
 
     def reload(self, outlook: Outlook, limits: Sequence[Limit]) -> None:
         """Take a new config: what is still wanted is foretold anew."""
+        self._break_off()
         self.outlook, self.limits = outlook, limits
-        self._past, self._fed, self._next = None, -math.inf, -math.inf
+        self._past, self._fed = None, -math.inf
         self._targets, self.found, self._turns, self._near = (), {}, {}, {}
 
 

@@ -1,5 +1,6 @@
 """Forecasts beside the ticks: who is sent to the worker, when people are told, and what a restart keeps."""
 
+import asyncio
 import contextlib
 import math
 import subprocess
@@ -200,6 +201,23 @@ async def test_a_series_that_comes_later_gets_its_past(house):
     assert house.forecasts.found[ROOT].within, "what stays keeps its forecast"
 
 
+async def test_what_could_not_be_read_is_read_the_next_time_also_when_series_came(house):
+    read = house.history.read
+
+    def broken(*_):
+        raise OSError("the disk is away")
+
+    house.forecasts.history = type("Reads", (), {"read": staticmethod(broken)})()
+    with pytest.raises(OSError, match="away"):
+        await house.forecasts.round(T0)
+    house.forecasts.history = type("Reads", (), {"read": staticmethod(read)})()
+    inodes = Series("host.disk_inodes_ratio", HOST, (("mount", "/"),))
+    house.world.take(Frame("inodes", T0, (inodes,), np.array([0.1])))
+    (told,) = await house.round()
+    assert told.series == ROOT
+    assert np.isfinite(house.worker.jobs[-1].values[:, 0]).sum() > 150
+
+
 async def test_a_worker_that_fails_leaves_what_is_known(house):
     await house.round()
     before = house.forecasts.found[ROOT]
@@ -237,6 +255,29 @@ async def test_a_clock_that_is_set_takes_forecasts_along(house):
     assert house.forecasts.found[ROOT].at(0.5) == pytest.approx(T0 - 86_400.0 + 2 * HOUR)
     (told,) = house.forecasts.step(T0 - 86_400.0)
     assert told.harm
+
+
+async def test_a_reload_in_the_middle_of_a_round_breaks_it_off_and_the_next_one_is_whole(house):
+    asked, answer = asyncio.Event(), house.worker.train
+
+    async def slow(job):
+        asked.set()
+        await asyncio.sleep(60)
+        return await answer(job)
+
+    house.worker.train = slow
+    await house.forecasts.look()
+    await asked.wait()
+    house.forecasts.reload(Outlook.model_validate({"disk": {"page": "1h"}}), ())
+    house.worker.train = answer
+    with contextlib.suppress(asyncio.CancelledError):
+        await house.forecasts._task
+    assert house.forecasts.found == {}
+    await house.forecasts.look()
+    await house.forecasts._task
+    (told,) = house.forecasts.step(T0)
+    assert not told.harm, "two hours are more than one"
+    assert np.isfinite(house.worker.jobs[-1].values[:, 0]).sum() > 150
 
 
 async def test_what_ages_is_known_without_the_worker(tmp_path):
