@@ -19,6 +19,7 @@ from agent.codec import pack
 from agent.config import Config
 from agent.control import NotRunning
 from agent.desk import PlaybookView, SourceView
+from agent.filling import Forecast
 from agent.journal import Journal, JournalReader
 from agent.life import Event, turned
 from agent.memory import Memory
@@ -83,6 +84,10 @@ class Asleep:
 
     def sources(self) -> list[SourceView]:
         """We have no eyes now."""
+        return []
+
+    def forecasts(self) -> list[tuple[Forecast, str]]:
+        """Nobody looks ahead."""
         return []
 
     def faults(self) -> list[str]:

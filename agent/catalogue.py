@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 SignalKind = Literal["gauge", "counter", "state"]
@@ -26,6 +26,10 @@ class SignalDef:
     harm     a breach of an objective on it hurts users or model results: it may page
     least, most   what is possible: outside of that it is bad data, and unknown (`agent/possible.py`). A rate has no
              `most`: two readings whose times are a little off make a share above 1, most of all on a busy host
+    fills    it accumulates, so that its future is foretold: a key of `forecasts:` in agent.yaml; "" = it does not
+    limit    where what fills is full; NaN = only where a person states a limit
+    pace     units a second of what ages, where no forecast is needed; NaN = it must be foretold
+    ahead    the signal that says how soon the limit is reached
     """
 
     name: str
@@ -38,6 +42,10 @@ class SignalDef:
     harm: bool = False
     least: float = 0.0
     most: float = math.inf
+    fills: str = ""
+    limit: float = math.nan
+    pace: float = math.nan
+    ahead: str = ""
 
     @property
     def entity_kind(self) -> str:
@@ -81,6 +89,14 @@ def _c(name: str, rate: str, unit: Unit, help_: str, *, floor: float = 0.0,
     )
 
 
+def _f(fills: str, ahead: str, filling: SignalDef, *, limit: float = math.nan, pace: float = math.nan,
+       until: str = "") -> tuple[SignalDef, SignalDef]:  # fmt: skip
+    """Define what fills, and the signal that says how soon it is full; `until`: in words, what then happens."""
+    soon = SignalDef(ahead, "seconds", "gauge", f"time until {until}, as sure as `forecasts:` asks",
+                     better="high", floor=60.0)  # fmt: skip
+    return replace(filling, fills=fills, limit=limit, pace=pace, ahead=ahead), soon
+
+
 # A table: one signal a line.
 # fmt: off
 _DEFS: Final = (
@@ -95,17 +111,17 @@ _DEFS: Final = (
     _g("host.load15_count", "count", "load average of fifteen minutes", floor=0.2),
     _g("host.processes_count", "count", "processes by state (label state: running, blocked, total, zombie, stopped)", floor=2),
     _g("host.threads_count", "count", "threads", floor=5),
-    _g("host.threads_ratio", "ratio", "threads against the limit", better="low", floor=0.005, most=_OPEN),
+    _f("handles", "host.threads_full_seconds", _g("host.threads_ratio", "ratio", "threads against the limit", better="low", floor=0.005, most=_OPEN), limit=1.0, until="the limit of threads is reached"),
     _c("host.context_switches_total", "host.context_switches_per_second", "per_second", "context switches", floor=100),
     _c("host.interrupts_total", "host.interrupts_per_second", "per_second", "interrupts", floor=100),
     _c("host.softirqs_total", "host.softirqs_per_second", "per_second", "soft interrupts (label type)", floor=50),
     _c("host.forks_total", "host.forks_per_second", "per_second", "processes started", floor=2),
     _g("host.entropy_count", "count", "bits of entropy that the kernel holds", floor=16),
     _g("host.memory_bytes", "bytes", "memory by use (label use: used, free, cached, ...)", floor=16e6),
-    _g("host.memory_utilization_ratio", "ratio", "share of memory that is not available", better="low", floor=0.01),
+    _f("memory", "host.memory_full_seconds", _g("host.memory_utilization_ratio", "ratio", "share of memory that is not available", better="low", floor=0.01), limit=1.0, until="memory is used up"),
     _g("host.memory_commit_ratio", "ratio", "memory that was promised against what may be promised", floor=0.01, most=_OPEN),
     _g("host.swap_bytes", "bytes", "swap by use (label use)", floor=1e6),
-    _g("host.swap_utilization_ratio", "ratio", "share of swap in use", better="low", floor=0.01),
+    _f("swap", "host.swap_full_seconds", _g("host.swap_utilization_ratio", "ratio", "share of swap in use", better="low", floor=0.01), limit=1.0, until="swap is used up"),
     _c("host.page_faults_total", "host.page_faults_per_second", "per_second", "page faults (label type: minor, major)", floor=100),
     _c("host.pages_total", "host.pages_per_second", "per_second", "pages moved (label direction: in, out, swap_in, swap_out, dirtied, written_back)", floor=10),
     _c("host.reclaim_pages_total", "host.reclaim_pages_per_second", "per_second", "pages that the kernel looks through and takes back for want of memory (labels type: scanned, stolen; who: background, direct)", floor=10),
@@ -119,14 +135,14 @@ _DEFS: Final = (
     _g("host.temperature_celsius", "celsius", "temperature of a sensor (labels chip, sensor)", floor=1.0, better="low"),
     _g("host.fan_rpm_count", "count", "fan speed in revolutions a minute (labels chip, sensor)", floor=100),
     _g("host.file_descriptors_count", "count", "open files on the host", floor=50),
-    _g("host.file_descriptors_ratio", "ratio", "open files against the limit", better="low", floor=0.005, most=_OPEN),
+    _f("handles", "host.file_descriptors_full_seconds", _g("host.file_descriptors_ratio", "ratio", "open files against the limit", better="low", floor=0.005, most=_OPEN), limit=1.0, until="the limit of open files is reached"),
     _g("host.inodes_count", "count", "inodes that the kernel holds in memory", floor=1000),
     _g("host.dentries_count", "count", "directory entries that the kernel holds in memory", floor=1000),
     _g("host.users_count", "count", "sessions of people", floor=1),
     _g("host.time_offset_seconds", "seconds", "jump of the wall clock against the monotonic clock", floor=0.5, least=-math.inf),
     _g("host.disk_bytes", "bytes", "space of a file system by use (labels mount, use: used, free)", floor=16e6),
-    _g("host.disk_utilization_ratio", "ratio", "share of a file system in use (label mount)", better="low", floor=0.005),
-    _g("host.disk_inodes_ratio", "ratio", "share of the inodes of a file system in use (label mount)", better="low", floor=0.005),
+    _f("disk", "host.disk_full_seconds", _g("host.disk_utilization_ratio", "ratio", "share of a file system in use (label mount)", better="low", floor=0.005), limit=1.0, until="a file system is full (label mount)"),
+    _f("disk", "host.disk_inodes_full_seconds", _g("host.disk_inodes_ratio", "ratio", "share of the inodes of a file system in use (label mount)", better="low", floor=0.005), limit=1.0, until="the inodes of a file system are used up (label mount)"),
     _s("host.mount_reachable", "whether a file system answers (label mount)", better="high"),
     _c("host.disk_read_bytes_total", "host.disk_read_bytes_per_second", "bytes_per_second", "bytes read (label device)", floor=1e5),
     _c("host.disk_written_bytes_total", "host.disk_written_bytes_per_second", "bytes_per_second", "bytes written (label device)", floor=1e5),
@@ -160,13 +176,13 @@ _DEFS: Final = (
     _c("host.udp_datagrams_total", "host.udp_datagrams_per_second", "per_second", "UDP datagrams (label type: in, out, no_port, in_errors, ...)", floor=5),
     _g("host.sockets_count", "count", "sockets in use by kind (label kind)", floor=5),
     _g("host.socket_memory_bytes", "bytes", "memory of socket buffers (label kind)", floor=1e6),
-    _g("host.tcp_memory_ratio", "ratio", "memory of TCP buffers against the limit", better="low", floor=0.01, most=_OPEN),
+    _f("handles", "host.tcp_memory_full_seconds", _g("host.tcp_memory_ratio", "ratio", "memory of TCP buffers against the limit", better="low", floor=0.01, most=_OPEN), limit=1.0, until="the memory of TCP buffers is used up"),
     _g("host.conntrack_count", "count", "connections that the firewall tracks", floor=100),
-    _g("host.conntrack_ratio", "ratio", "connections that the firewall tracks against its limit", better="low", floor=0.01, most=_OPEN),
+    _f("handles", "host.conntrack_full_seconds", _g("host.conntrack_ratio", "ratio", "connections that the firewall tracks against its limit", better="low", floor=0.01, most=_OPEN), limit=1.0, until="the firewall can track no more connections"),
     _g("host.connections_count", "count", "TCP connections by state (label state)", floor=5),
     _g("host.gpus_count", "count", "GPUs that answer", better="high", floor=0.5),
     _g("host.cgroup_memory_bytes", "bytes", "memory of our own container", floor=16e6),
-    _g("host.cgroup_memory_ratio", "ratio", "memory of our own container against its limit", better="low", floor=0.01, most=_OPEN),
+    _f("memory", "host.cgroup_memory_full_seconds", _g("host.cgroup_memory_ratio", "ratio", "memory of our own container against its limit", better="low", floor=0.01, most=_OPEN), limit=1.0, until="the memory of our own container is used up"),
     _g("host.cgroup_cpu_limit_count", "count", "cores that our own container may use"),
     _c("host.cgroup_throttled_seconds_total", "host.cgroup_throttled_ratio", "ratio", "share of time that our own container is throttled", better="low", floor=0.02),
     _c("host.cgroup_cpu_seconds_total", "host.cgroup_cpu_cores", "count", "cores in use by our own container", floor=0.05),
@@ -175,18 +191,18 @@ _DEFS: Final = (
     _g("host.cgroup_processes_count", "count", "processes and threads in our own container", floor=5),
     # ---- process: one process group (a job, a service with its workers), known by its leader
     _c("process.cpu_seconds_total", "process.cpu_cores", "count", "cores in use by a process group", floor=0.05),
-    _g("process.memory_bytes", "bytes", "resident memory of a process group", floor=8e6),
+    _f("memory", "process.memory_full_seconds", _g("process.memory_bytes", "bytes", "resident memory of a process group", floor=8e6), until="a process group has the memory that an objective allows"),
     _g("process.processes_count", "count", "processes in the group", floor=1),
-    _g("process.threads_count", "count", "threads in the group", floor=2),
-    _g("process.file_descriptors_count", "count", "open files of the group; missing where we may not look", floor=5),
+    _f("handles", "process.threads_full_seconds", _g("process.threads_count", "count", "threads in the group", floor=2), until="a process group has the threads that an objective allows"),
+    _f("handles", "process.file_descriptors_full_seconds", _g("process.file_descriptors_count", "count", "open files of the group; missing where we may not look", floor=5), until="a process group has the open files that an objective allows"),
     _g("process.nice_count", "count", "scheduling priority of the leader, -20..19", floor=1, least=-20, most=19),
     _c("process.read_bytes_total", "process.read_bytes_per_second", "bytes_per_second", "bytes that the group read from disks", floor=1e5),
     _c("process.written_bytes_total", "process.written_bytes_per_second", "bytes_per_second", "bytes that the group wrote to disks", floor=1e5),
     _g("process.age_seconds", "seconds", "time since the leader started", least=-math.inf),
-    _g("process.accept_queue_count", "count", "connections that wait to be accepted by a process group (label port)", better="low", floor=2),
+    _f("queue", "process.accept_queue_full_seconds", _g("process.accept_queue_count", "count", "connections that wait to be accepted by a process group (label port)", better="low", floor=2), until="a queue of connections is as long as an objective allows (label port)"),
     # ---- gpu
     _g("gpu.utilization_ratio", "ratio", "share of time that kernels ran", floor=0.05),
-    _g("gpu.memory_utilization_ratio", "ratio", "share of GPU memory in use", better="low", floor=0.01),
+    _f("gpu_memory", "gpu.memory_full_seconds", _g("gpu.memory_utilization_ratio", "ratio", "share of GPU memory in use", better="low", floor=0.01), limit=1.0, until="GPU memory is used up"),
     _g("gpu.memory_used_bytes", "bytes", "GPU memory in use", floor=64e6),
     _g("gpu.temperature_celsius", "celsius", "temperature of the chip", better="low", floor=1.0),
     _g("gpu.power_watts", "watts", "power drawn", floor=5.0),
@@ -210,6 +226,7 @@ _DEFS: Final = (
     _g("service.busy_ratio", "ratio", "work that the workers do against what they can do", better="low", floor=0.05, most=_OPEN),
     _g("service.processing_p50_seconds", "seconds", "median time of a request inside a worker, without waiting", better="low", floor=0.002),
     _s("service.up", "whether the service answers a probe", better="high", harm=True),
+    _f("certificate", "service.certificate_limit_seconds", _g("service.certificate_seconds", "seconds", "time for which the certificate that a service shows is still valid", better="high", floor=3600.0), limit=0.0, pace=-1.0, until="the certificate of a service ends"),
     _g("service.probe_latency_seconds", "seconds", "time of our own probe", better="low", floor=0.005, harm=True),
     # ---- calls of a service (labels callee: entity id; side: client, server = who measured)
     _c("service.call_requests_total", "service.call_requests_per_second", "per_second", "calls to another service or dependency (labels callee, side)", floor=0.2),
@@ -226,11 +243,11 @@ _DEFS: Final = (
     _g("model.prediction_drift_psi", "count", "population stability index of the predictions against the reference", better="low", floor=0.05),
     _g("model.feature_drift_psi", "count", "largest population stability index of the features", better="low", floor=0.05),
     _g("model.label_coverage_ratio", "ratio", "share of predictions whose label has come within its usual delay", better="high", floor=0.02),
-    _g("model.label_delay_seconds", "seconds", "median age of labels when they come", better="low", floor=1.0, least=-math.inf),
+    _f("queue", "model.label_delay_limit_seconds", _g("model.label_delay_seconds", "seconds", "median age of labels when they come", better="low", floor=1.0, least=-math.inf), until="labels are as late as an objective allows"),
     _g("model.labelled_rows_count", "count", "labelled rows behind the accuracy"),
     _g("model.positive_prediction_ratio", "ratio", "share of the most common reference class among predictions", floor=0.01),
     _g("model.positive_label_ratio", "ratio", "share of the most common reference class among labels", floor=0.01),
-    _g("model.age_seconds", "seconds", "time since the version in use was trained", least=-math.inf),
+    _f("age", "model.age_limit_seconds", _g("model.age_seconds", "seconds", "time since the version in use was trained", least=-math.inf), pace=1.0, until="a model is as old as an objective allows"),
     _s("model.quality_lost", "whether labels prove the version in use worse than its reference", better="low", harm=True),
     _s("model.worse_than_previous", "whether labels prove the version in use worse than the one before it was", better="low", harm=True),
     _s("model.retraining_held", "whether retraining is held back", better="low"),

@@ -88,6 +88,33 @@ def why(
 
 
 @command(
+    example=("homeostat forecast", "homeostat forecast web-1 --all"),
+    then="homeostat why ID, where one is told already",
+)
+def forecast(
+    *,
+    entity: Annotated[
+        str, typer.Argument(help="One entity: id or a unique part of its name; default: all.")
+    ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also what is not full within its horizon.")
+    ] = False,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what fills, leaks or ages, and when it will be full.
+
+    The time is the median with its 80 % interval. Needs the running daemon.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    found = control.Control(folder).get("/api/forecasts", entity=entity)
+    emit(found, as_json, lambda said: cli_show.forecasts(said, everything=everything))
+
+
+@command(
     example=("homeostat runs --live", "homeostat runs run-22"),
     then="homeostat approve RUN, homeostat deny RUN",
 )

@@ -158,6 +158,47 @@ def _drawable(line: str) -> str:
     return line.translate(str.maketrans(SPARKS + "·", "_.,-~=*#'"))
 
 
+def forecasts(found: Sequence[Any], *, everything: bool) -> None:
+    """Show what fills and when it is full."""
+    out = _console()
+    shown = [f for f in found if everything or f["median_s"] is not None]
+    if shown:
+        table = _table("full in", "80 %", "now", "limit", "what", "whose", "told")
+        for f in shown:
+            table.add_row(
+                _full_in(f), _interval(f), say(_or_nan(f["value"]), f["unit"]),
+                say(f["limit"], f["unit"]), f["title"], f["entity"]["name"], _word(f["told"]),
+            )  # fmt: skip
+        out.print(table)
+    unknown = sum(f["state"] == "unknown" for f in found)
+    quiet = len(found) - len(shown) - (0 if everything else unknown)
+    if not found:
+        out.print("nothing that fills has been looked at yet")
+    elif not everything:
+        out.print(Text(f"{quiet} more are not full within their horizon", style="dim"))
+        if unknown:
+            out.print(Text(f"{unknown} can not be told, see why with --all", style="dim"))
+
+
+def _full_in(f: Any) -> str:
+    if f["state"] == "unknown":
+        return str(f["why"])
+    if f["median_s"] is None:
+        return f"not within {say_duration(f['horizon_s'])}"
+    return "now" if f["state"] == "full" else say_duration(f["median_s"])
+
+
+def _interval(f: Any) -> str:
+    if f["low80_s"] is None:
+        return ""
+    high = "far more" if f["high80_s"] is None else say_duration(f["high80_s"])
+    return f"{say_duration(f['low80_s'])} to {high}"
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
 def runs(found: Sequence[Any]) -> None:
     """Show a list of runs."""
     out = _console()

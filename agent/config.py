@@ -31,7 +31,7 @@ from agent.errors import ConfigError, Fault
 from agent.model import Edge, EdgeKind, EntityKind, Mode, entity
 from agent.possible import reach
 from agent.strict import Document, Place, did_you_mean, examine, read
-from agent.units import Bytes, Duration, Model, Quantity, Ratio
+from agent.units import Bytes, Duration, Model, Quantity, Ratio, say_duration
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 
@@ -203,6 +203,64 @@ class DetectorConfig(Model):
         return dict(self.__pydantic_extra__ or {})
 
 
+class Lead(Model):
+    """How long before something is full people are told; 0 = never, left out = the default of its kind."""
+
+    page: Duration | None = None
+    """It pages: there is not more time than that."""
+    tell: Duration | None = None
+    """It opens an incident that waits in the console."""
+
+
+_LEADS: Final[Mapping[str, tuple[float, float]]] = {
+    "disk": (4 * 3600.0, 3 * 86_400.0),
+    "memory": (1800.0, 4 * 3600.0),
+    "gpu_memory": (1800.0, 4 * 3600.0),
+    "swap": (0.0, 4 * 3600.0),
+    "handles": (1800.0, 4 * 3600.0),
+    "queue": (300.0, 1800.0),
+    "certificate": (2 * 86_400.0, 14 * 86_400.0),
+    "age": (0.0, 3 * 86_400.0),
+}
+
+
+class Outlook(Model):
+    """What fills, leaks or ages is foretold; people are told when it is sure to be full within the lead time."""
+
+    enabled: bool = True
+    every: Annotated[Duration, Field(ge=30)] = 300.0
+    """How often all are looked at; the heavy part follows only for what rises."""
+    probability: Annotated[Ratio, Field(ge=0.5, le=0.975)] = 0.9
+    """How sure it must be."""
+    disk: Lead = Lead()
+    """Space and inodes of file systems: 4h pages, 3d tells."""
+    memory: Lead = Lead()
+    """Memory of hosts, containers and (with an objective) processes: 30m pages, 4h tells."""
+    gpu_memory: Lead = Lead()
+    """30m pages, 4h tells."""
+    swap: Lead = Lead()
+    """4h tells."""
+    handles: Lead = Lead()
+    """Open files, threads, tracked connections: 30m pages, 4h tells."""
+    queue: Lead = Lead()
+    """Queues and labels that are late, with an objective: 5m pages, 30m tells."""
+    certificate: Lead = Lead()
+    """2d pages, 14d tells."""
+    age: Lead = Lead()
+    """Models, with an objective: 3d tells."""
+
+    @staticmethod
+    def kinds() -> tuple[str, ...]:
+        """Return what is foretold, by name."""
+        return tuple(_LEADS)
+
+    def lead(self, kind: str) -> tuple[float, float]:
+        """Return seconds before which it pages and tells; 0 = never."""
+        said: Lead = getattr(self, kind)
+        page, tell = _LEADS[kind]
+        return page if said.page is None else said.page, tell if said.tell is None else said.tell
+
+
 class Config(Model):
     """The whole of `agent.yaml`."""
 
@@ -236,6 +294,8 @@ class Config(Model):
     """Host, processes, connections and gpu run by default; `host: {enabled: false}` switches one off."""
     detectors: dict[Name, DetectorConfig] = {}
     """Joint detectors over all series of a source: `pca: {}`; none by default. Read at start, not at a reload."""
+    forecasts: Outlook = Outlook()
+    """When what fills, leaks or ages will be full: `disk: {page: 2h}`."""
     services: list[Service] = []
     objectives: list[Objective] = []
     """Objectives on hosts and GPUs."""
@@ -357,6 +417,7 @@ def _cross(
     yield from _addresses(config, document)
     yield from _connectors(config, document, whole=whole)
     yield from _detectors(config, document)
+    yield from _forecasts(config, document)
     if document.data:
         yield from _playbook_dirs(config, document)
 
@@ -713,14 +774,29 @@ def _detectors(config: Config, document: Document) -> Iterator[Fault]:
     for name, wanted in config.detectors.items():
         path: Place = ("detectors", name)
         plugin = wanted.use or name
-        if plugin not in registry.trainer:
+        if plugin not in registry.trainer or plugin not in registry.detector:
             where = (*path, "use") if wanted.use else path
             what = "always runs" if plugin in registry.detector else "is no joint detector"
-            remedy = did_you_mean(plugin, list(registry.trainer), show=40)
+            joint = [one for one in registry.trainer if one in registry.detector]
+            remedy = did_you_mean(plugin, joint, show=40)
             yield document.fault(where, f"`{plugin}` {what}", remedy, key=not wanted.use)
             continue
         _, faults = examine(registry.detector.get(plugin).Config, document, path, wanted.own)
         yield from faults
+
+
+def _forecasts(config: Config, document: Document) -> Iterator[Fault]:
+    """Check that people are told before they are paged."""
+    for kind in Outlook.kinds():
+        page, tell = config.forecasts.lead(kind)
+        if 0 < tell < page:
+            said: Lead = getattr(config.forecasts, kind)
+            key = "tell" if said.tell is not None else "page"
+            yield document.fault(
+                ("forecasts", kind, key),
+                f"{kind} would page {say_duration(page)} before it is full, but tell only {say_duration(tell)} before",
+                "let `tell` be the longer one, or 0 for never",
+            )
 
 
 def _known(

@@ -27,7 +27,7 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, guard, registry, web
+from agent import __version__, forecasts, guard, registry, web
 from agent.budget import Ledger, Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -250,6 +250,10 @@ class Daemon:
             HoldingState(), bugs=self._bug,
         )  # fmt: skip
         self.training.watches = self.walk.monitor.watches
+        self.forecasts = forecasts.Forecasts(
+            config.forecasts, self.walk.monitor.limits, self.history, self.world, bugs=self._bug
+        )
+        self.walk.foretold = self.forecasts.step
         self.first_frame = False
         self.ticks = 0
         self.late_ticks = 0
@@ -385,6 +389,7 @@ class Daemon:
             sd_notify("STOPPING=1")
             schedule.shutdown(wait=False)
             await self.training.close()
+            await self.forecasts.close()
             await self.collector.close()
             await site.close()
             await self.runner.close()
@@ -429,6 +434,7 @@ class Daemon:
         frames, changes, signals = self._gathered(now)
         for name, health in self.collector.health.items():
             self.world.patience[name] = health.patience_s
+        self.world.patience[forecasts.SOURCE] = forecasts.PATIENCE_S
         changes += self._bind(now)
         self.walk.paused_file = self._paused_file()
         if self.journal.pending and self.journal.flush() == 0:
@@ -462,6 +468,9 @@ class Daemon:
         if self.models.busy:
             frames.append(self.models.frame(now))
         frames.append(self.collector.self_frame(now))
+        foretold = self.forecasts.frame(now)
+        if foretold is not None:
+            frames.append(foretold)
         changes = [a for a in arrivals if isinstance(a, Change)]
         return frames, changes, [a for a in arrivals if isinstance(a, Signal)]
 
@@ -476,6 +485,7 @@ class Daemon:
         for watch in self.walk.monitor.watches.values():
             watch.rebase(jump)
         self.training.rebase(jump)
+        self.forecasts.rebase(jump)
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
 
     async def _tell(self, note: Note) -> None:
@@ -507,6 +517,7 @@ class Daemon:
         """Fold the journal: incidents, runs, cooldowns, silences and pauses are as they were."""
         self.memory.load(self.journal)
         self.correlator.restore(self.memory.incidents.values())
+        self.forecasts.restore(self.memory.incidents.values())
 
     def _start_sources(self) -> None:
         wanted = wanted_connectors(self.config)
@@ -527,8 +538,8 @@ class Daemon:
             self.collector.add(name, connector, wanted.interval)
         if isinstance(connector, Feed):
             self.collector.follow(name, connector, wanted.interval)
-        self.world.trusts["models"] = "local"
-        self.world.trusts["self"] = "local"
+        for own in ("models", "self", forecasts.SOURCE):
+            self.world.trusts[own] = "local"
 
     def receivers(self) -> dict[str, Receiver]:
         """Return the connectors that others push to."""
@@ -539,6 +550,7 @@ class Daemon:
         schedule.add_job(self._save, "interval", seconds=_SAVE_EVERY_S)
         schedule.add_job(self.runner.idle, "interval", seconds=30)
         schedule.add_job(self.training.look, "interval", seconds=LOOK_EVERY_S)
+        schedule.add_job(self.forecasts.look, "interval", seconds=forecasts.LOOK_EVERY_S)
         schedule.start()
         return schedule
 
@@ -671,6 +683,7 @@ class Daemon:
         self.walk.config, self.walk.library = config, library
         self.walk.monitor.limits = limits_of(config)
         self.walk.monitor.ledger.promise = Promise.of(config.budget)
+        self.forecasts.reload(config.forecasts, self.walk.monitor.limits)
         for watch in self.walk.monitor.watches.values():
             watch.relimit(self.walk.monitor.limits)
         self.record("daemon", "reloaded", {"mode": config.mode}, time.time())

@@ -38,6 +38,7 @@ from agent.causes import CAUSES, known
 from agent.codec import pack
 from agent.control import paused_file
 from agent.errors import Refused
+from agent.filling import Forecast
 from agent.life import Event, acknowledged_by
 from agent.memory import EVERYTHING, Label, Pause, Silence
 from agent.model import (
@@ -56,6 +57,7 @@ from agent.units import read_duration
 from agent.views import (
     ChangeView,
     ChartView,
+    ForecastView,
     IncidentDetail,
     IncidentView,
     LabelView,
@@ -284,6 +286,10 @@ class Hooks(Protocol):
         """How our eyes are."""
         ...
 
+    def forecasts(self) -> list[tuple[Forecast, str]]:
+        """What is foretold, and what stands open because of it: "", "warning" or "page"."""
+        ...
+
     def faults(self) -> list[str]:
         """What a person must mend: history on a full disk, connectors that could not be made."""
         ...
@@ -423,8 +429,9 @@ class Desk:
         runs = [r for r in self.hooks.memory.runs.values() if r.incident == i.id]
         runs.sort(key=lambda r: (r.started, r.id))
         return views.incident_detail(
-            i, [self._run_view(r) for r in runs], self._decisions(i), self.name, self._label(i.id)
-        )
+            i, [self._run_view(r) for r in runs], self._decisions(i), self.name, self._label(i.id),
+            now=self.hooks.now(),
+        )  # fmt: skip
 
     def _label(self, id_: str) -> LabelView | None:
         label = self.hooks.memory.labels.get(id_)
@@ -533,6 +540,25 @@ class Desk:
     def playbooks(self) -> list[PlaybookView]:
         """Return the playbooks that are loaded and how far they may go."""
         return self.hooks.playbooks()
+
+    def forecasts(self, entity_: str = "") -> list[ForecastView]:
+        """Return what fills, leaks or ages (of one entity): what is full soonest first. Raises NotThere, Refused."""
+        only = self._entity(entity_) if entity_ else None
+        now, outlook = self.hooks.now(), self.hooks.config.forecasts
+        found = [
+            views.forecast_view(f, told, max(outlook.lead(f.target.kind)), self.name, now)
+            for f, told in self.hooks.forecasts()
+            if only is None or f.target.series.entity == only
+        ]
+
+        def rank(v: ForecastView) -> tuple[bool, float, str]:
+            return (
+                v["state"] == "unknown",
+                math.inf if v["median_s"] is None else v["median_s"],
+                v["series"],
+            )
+
+        return sorted(found, key=rank)
 
     # ---- charts
 

@@ -149,6 +149,15 @@ Road = Literal["objective", "calibrated", "prior"]
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """When a limit will be reached, unix seconds: the median and an 80 % interval; None = not within the horizon."""
+
+    median: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Anomaly:
     """A series that left what is ordinary for it, or an objective that a person stated.
 
@@ -165,6 +174,7 @@ class Anomaly:
     together     p-value of the group (host, service, model) that this series helps to make abnormal; None = on its own
     carriers     the first few series that were abnormal together at its worst, perhaps itself, the most first; said
                  by the group and by detectors over many series, else empty
+    ahead    it is foretold: the objective is not broken yet, but will be by then; None = it is so now
     """
 
     series: Series
@@ -182,6 +192,7 @@ class Anomaly:
     harm: bool = False
     together: float | None = None
     carriers: tuple[Series, ...] = ()
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ _PRIOR_TOKENS: Final = 3.0
 """Most anomalies of a source that the prior may name at once."""
 MOST_CARRIERS: Final = 6
 """So many of the series that are abnormal together are told with each of them."""
+OWN: Final = frozenset({"self", "forecast"})
+"""Sources of our own making: objectives may be laid over them, no detector judges them."""
 READY_ROWS: Final = 600
 """Rows after which a source no longer counts as learning."""
 
@@ -560,7 +562,7 @@ class Monitor:
     def watch(self, source: str) -> Watch:
         """Return the watch of a source, made at its first frame."""
         if source not in self.watches:
-            make = None if source == "self" else self.make
+            make = None if source in OWN else self.make
             self.watches[source] = Watch(
                 self.step_of(source), make, self.limits,
                 source=source, ledger=self.ledger, make_view=self.make_view, topology=self.topology,
@@ -584,5 +586,5 @@ class Monitor:
                 "ready_in_s": max(0.0, (READY_ROWS - w.rows) * w.step_s),
             }
             for name, w in sorted(self.watches.items())
-            if name != "self"
+            if name not in OWN
         }

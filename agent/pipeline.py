@@ -1,6 +1,6 @@
 """The walk: what happens to a tick, in one literal list.
 
-    frames, changes -> learn -> detect -> correlate -> explain -> decide -> plans, pages
+    frames, changes -> learn -> detect -> foretell -> correlate -> explain -> decide -> plans, pages
 
 Synchronous, pure but for `record` (append to the journal and fold into memory), on one thread: the same code walks
 over live ticks and over recorded history. Time is `now`; nobody here looks at a clock.
@@ -8,6 +8,7 @@ over live ticks and over recorded history. Time is `now`; nobody here looks at a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ from agent.changes import Changes
 from agent.codec import pack
 from agent.correlate import Correlator
 from agent.examples import Examples
+from agent.filling import when
 from agent.model import Anomaly, Cause, Change, Decision, Entity, Frame, Incident, Run
 from agent.ports import Note, Signal
 from agent.rca import Look
@@ -76,6 +78,8 @@ class Walk:
     examples: Examples = field(default_factory=Examples)
     noticed: Changes = field(default_factory=Changes)
     journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    foretold: Callable[[float], list[Anomaly]] | None = None
+    """What will be full soon: the alarms of `agent.forecasts` at a moment."""
 
     def step(
         self,
@@ -133,6 +137,12 @@ def detect(walk: Walk, moment: Moment) -> None:
             walk.bugs(f"detector of {frame.source}", error)
 
 
+def foretell(walk: Walk, moment: Moment) -> None:
+    """Add what will be full soon: forecasts are made beside the ticks, here only their alarms are read off."""
+    if walk.foretold is not None:
+        moment.anomalies += walk.foretold(moment.now)
+
+
 def correlate(walk: Walk, moment: Moment) -> None:
     """Join anomalies and changes into incidents."""
     moment.anomalies += walk.alerts.take(moment.now, moment.signals, walk.world)
@@ -184,7 +194,7 @@ def decide(walk: Walk, moment: Moment) -> None:
 
 
 Stage = Callable[[Walk, Moment], None]
-STAGES: Final[tuple[Stage, ...]] = (learn, detect, correlate, explain, decide)
+STAGES: Final[tuple[Stage, ...]] = (learn, detect, foretell, correlate, explain, decide)
 
 
 # ---------------------------------------------------------------- details
@@ -244,7 +254,8 @@ def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
         incident.turns[-1:], incident.severity, len(incident.changes), _roughly(len(incident.also)),
         incident.absorbed, _roughly(incident.more), bool(incident.traces),
         frozenset((str(a.series), a.end is None) for a in incident.anomalies if a.road == "objective"),
-        len(incident.anomalies) // 5, top and (top.kind, top.entity, round(top.probability * 5)),
+        _nearness(incident, moment.now), len(incident.anomalies) // 5,
+        top and (top.kind, top.entity, round(top.probability * 5)),
     )  # fmt: skip
     if walk.journalled.get(incident.id) == seen:
         return
@@ -257,6 +268,13 @@ def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
 def _roughly(n: int) -> int:
     """Count small numbers exactly and large ones in doublings: a storm that grows is not written at each step."""
     return n if n < 16 else 16 + n.bit_length()
+
+
+def _nearness(incident: Incident, now: float) -> tuple[int, ...]:
+    """Return how near what is foretold is, in steps of a fifth: what people read must not be old."""
+    due = [a.ahead.median for a in incident.anomalies if a.ahead is not None and a.end is None]
+    left = [60.0 if ts is None else max(ts - now, 60.0) for ts in due]
+    return tuple(round(math.log(s) / 0.2) for s in left)
 
 
 def _page(walk: Walk, incident: Incident, moment: Moment) -> None:
@@ -273,6 +291,9 @@ def _page(walk: Walk, incident: Incident, moment: Moment) -> None:
     owner = next(
         (walk.world.attrs(e).get("owner", "") for e in incident.entities if e.kind == "service"), ""
     )
+    soon = [a.ahead for a in incident.anomalies if a.ahead is not None and a.harm and a.end is None]
+    if soon:
+        said += "; " + ", ".join(when(one, moment.now) for one in soon[:3])
     note = Note(key, moment.now, "page", incident.title, said, incident.id, owner)
     walk.record("note", key, pack(note), moment.now)
     moment.notes.append(note)

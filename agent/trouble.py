@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from agent.catalogue import SIGNALS
 from agent.model import Anomaly, Series, Severity
+from agent.units import say
 
 _MANY_SIGNALS: Final = 6
 _MANY_FOR_S: Final = 10.0
@@ -65,6 +66,10 @@ def title_of(lead: Anomaly) -> str:
     definition = SIGNALS[lead.series.metric]
     what = re.sub(r"\s*\([^)]*\)", "", definition.help).partition(", ")[0]
     who = lead.series.entity.key
+    if lead.ahead is not None:
+        inner = "".join(f" ({value})" for _, value in lead.series.labels)
+        limit = say(lead.high if lead.direction > 0 else lead.low, definition.unit)
+        return f"{who}: {what}{inner} will reach {limit}"
     if math.isnan(lead.value):
         return f"{who}: {what} has no value"
     if definition.kind == "state":

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from agent.budget import WEEK_S, Rate
 from agent.catalogue import SIGNALS
 from agent.causes import words
+from agent.filling import Forecast, when
 from agent.life import acknowledged_by
 from agent.memory import Label, Pause, Silence
 from agent.model import (
@@ -90,6 +91,36 @@ class AnomalyView(TypedDict):
     harm: bool
     together: float | None
     carriers: list[str]
+    ahead: str
+
+
+class ForecastView(TypedDict):
+    """When one thing that fills, leaks or ages reaches its limit. Seconds from now; null = not within `horizon_s`.
+
+    state    full: it is there; soon: within the longest lead time, as likely as not; later: within the horizon;
+             far: not within it; unknown: see `why`
+    low80_s, high80_s, low95_s, high95_s   intervals of the time to the limit
+    told     "", "warning" or "page": what stands open because of it
+    """
+
+    series: str
+    title: str
+    entity: EntityView
+    kind: str
+    state: str
+    value: float | None
+    limit: float
+    unit: str
+    median_s: float | None
+    low80_s: float | None
+    high80_s: float | None
+    low95_s: float | None
+    high95_s: float | None
+    horizon_s: float
+    made: float
+    told: str
+    why: str
+    text: str
 
 
 class RateView(TypedDict):
@@ -418,6 +449,9 @@ def anomaly_words(a: Anomaly, name: Name) -> str:
     """Say an anomaly in one line."""
     unit = SIGNALS[a.series.metric].unit
     what = f"{title_of(a.series)} of {name(a.series.entity)}"
+    if a.ahead is not None:
+        limit = say(a.high if a.direction > 0 else a.low, unit)
+        return f"{what} is {say(a.value, unit)} and on its way to {limit}"
     if math.isnan(a.value):
         return f"{what} has had no value since {clock(a.onset, a.onset)}"
     if unit == "bool" and a.road == "objective":
@@ -463,8 +497,8 @@ def cause_view(c: Cause, name: Name) -> CauseView:
     }  # fmt: skip
 
 
-def anomaly_view(a: Anomaly, name: Name) -> AnomalyView:
-    """Show an anomaly."""
+def anomaly_view(a: Anomaly, name: Name, now: float = math.nan) -> AnomalyView:
+    """Show an anomaly; with `now`, also in how long what is foretold will be."""
     d = SIGNALS[a.series.metric]
     return {
         "series": str(a.series), "title": title_of(a.series),
@@ -472,6 +506,34 @@ def anomaly_view(a: Anomaly, name: Name) -> AnomalyView:
         "onset": a.onset, "end": a.end, "value": _number(a.value), "low": _number(a.low),
         "high": _number(a.high), "unit": d.unit, "road": a.road, "family": a.family, "harm": a.harm,
         "together": _number(a.together), "carriers": [title_of(s) for s in a.carriers],
+        "ahead": "" if a.ahead is None or math.isnan(now) else when(a.ahead, now),
+    }  # fmt: skip
+
+
+def forecast_view(
+    f: Forecast, told: str, longest_lead_s: float, name: Name, now: float
+) -> ForecastView:
+    """Show a forecast as it looks now."""
+    t, unit = f.target, SIGNALS[f.target.series.metric].unit
+
+    def left(level: float) -> float | None:
+        ts = f.at(level)
+        return max(ts - now, 0.0) if math.isfinite(ts) else None
+
+    median = left(0.5)
+    state = "unknown" if not f.known else "far" if median is None else "later"
+    if median is not None:
+        state = "full" if median == 0 else "soon" if median <= longest_lead_s else state
+    said = when(f.ahead, now) if f.known else f"can not be told: {f.why}"
+    if state == "far":
+        said = f"not within {say_duration(f.horizon_s)}"
+    text = f"{title_of(t.series)} of {name(t.series.entity)} {say(t.limit, unit)} {said}"
+    return {
+        "series": str(t.series), "title": title_of(t.series),
+        "entity": entity_view(t.series.entity, name), "kind": t.kind, "state": state,
+        "value": _number(f.value), "limit": t.limit, "unit": unit, "median_s": median,
+        "low80_s": left(0.1), "high80_s": left(0.9), "low95_s": left(0.025), "high95_s": left(0.975),
+        "horizon_s": f.horizon_s, "made": f.made, "told": told, "why": f.why, "text": text,
     }  # fmt: skip
 
 
@@ -627,6 +689,8 @@ def incident_detail(
     decisions: Sequence[Decision],
     name: Name,
     label: LabelView | None = None,
+    *,
+    now: float = math.nan,
 ) -> IncidentDetail:
     """Show an incident with all its evidence: harm first, then what stands out most."""
 
@@ -637,7 +701,7 @@ def incident_detail(
     d = i.diagnosis
     return {
         **incident_view(i, name, label["label"] if label else ""),
-        "anomalies": [anomaly_view(a, name) for a in ranked],
+        "anomalies": [anomaly_view(a, name, now) for a in ranked],
         "changes": [change_view(c, name) for c in sorted(i.changes, key=lambda c: c.ts)],
         "causes": [cause_view(c, name) for c in (d.causes if d else ())],
         "rejected": [cause_view(c, name) for c in (d.rejected if d else ())],

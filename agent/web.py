@@ -30,6 +30,7 @@ from agent.desk import (
 )
 from agent.doors import Site, open_doors, split_address
 from agent.events import Events
+from agent.filling import Forecast
 from agent.graph import TopologyView
 from agent.life import Event
 from agent.model import Change, FloatArray, Incident, Run, Series
@@ -38,6 +39,7 @@ from agent.units import Model
 from agent.views import (
     ChangeView,
     ChartView,
+    ForecastView,
     IncidentDetail,
     IncidentView,
     LabelView,
@@ -81,6 +83,11 @@ class _Span(Model):
     """`15m` (ago), unix seconds, or ISO 8601."""
     end: str = Field(default="", alias="to")
     """The same; empty = now."""
+
+
+class _Of(Model):
+    entity: Annotated[str, Field(max_length=300)] = ""
+    """Entity id or a unique part of its name; empty = all."""
 
 
 class _Approve(Model):
@@ -196,6 +203,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.tell_change(a.person, _told(desk, a.body)), body=_Change, returns=ToldView),
         Way("GET", "/api/chart", "chart", "see", "One series over a time, with the band that was expected.",
             lambda a: desk.chart(a.query.series, a.query.start, a.query.end), query=_Span, returns=ChartView),
+        Way("GET", "/api/forecasts", "forecasts", "see", "What fills, leaks or ages, and when it reaches its limit.",
+            lambda a: desk.forecasts(a.query.entity), query=_Of, returns=list[ForecastView]),
         Way("GET", "/api/sources", "sources", "see", "Our eyes: fresh, blind, learning since.",
             lambda _: desk.sources(), returns=list[SourceView]),
         Way("GET", "/api/blind", "blind", "see", "Sources that do not answer.",
@@ -339,6 +348,14 @@ class Living:
                 },
             })  # fmt: skip
         return out
+
+    def forecasts(self) -> list[tuple[Forecast, str]]:
+        """What is foretold."""
+        told = self._daemon.forecasts.told
+        return [
+            (f, "" if s not in told else "page" if told[s].page else "warning")
+            for s, f in self._daemon.forecasts.found.items()
+        ]
 
     def faults(self) -> list[str]:
         """What a person must mend."""

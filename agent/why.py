@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from agent.units import say_duration
+from agent.units import say, say_duration
 from agent.views import (
     AnomalyView,
     CauseView,
@@ -78,6 +78,9 @@ def why_view(
     drawn = {c["series"]: c["spark"] for c in charts if c["spark"]}
     lines = [f"{detail['id']}  {detail['title']}", _standing(detail, now), _cause_line(detail, top)]
     lines += _evidence(detail, because, drawn)
+    coming = [a for a in detail["anomalies"] if a["ahead"] and a["end"] is None]
+    if coming and detail["resolved"] is None:
+        lines.append("Ahead:    " + "; ".join(_coming(a) for a in coming[:3]))
     lines += _others(detail)
     lines += [f"Run:      {run_words(r)}" for r in detail["run_views"][-2:]]
     if held and not any(r["live"] for r in detail["run_views"]):
@@ -142,6 +145,13 @@ def _evidence(
     if detail["more"] or len(detail["also"]) > 1:
         lines.append(f"More:     {_how_much(detail)}")
     return lines
+
+
+def _coming(a: AnomalyView) -> str:
+    """Say what will be full, and when."""
+    limit = a["high"] if a["high"] is not None else a["low"]
+    to = "" if limit is None else f" {say(limit, a['unit'])}"
+    return f"{a['title']} of {a['entity']['name']}{to} {a['ahead']}"
 
 
 def _joint_line(a: AnomalyView) -> str:

@@ -38,12 +38,17 @@ logging.getLogger("httpcore").setLevel(logging.WARNING)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. seconds: from before the connection to the end of the body."""
+    """What came back.
+
+    seconds   from before the connection to the end of the body
+    expires   when the certificate that was shown ends, unix seconds; None = none was shown
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     seconds: float
+    expires: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -62,6 +67,16 @@ def checked_url(url: str) -> str:
         )
     _ = parts.port  # raises ValueError when it is no port
     return url
+
+
+def _expires(response: httpx.Response) -> float | None:
+    """Return when the certificate of the connection ends; None where there is none, or it can not be read."""
+    stream = response.extensions.get("network_stream")
+    tls = stream.get_extra_info("ssl_object") if stream is not None else None
+    if not isinstance(tls, ssl.SSLObject | ssl.SSLSocket):
+        return None
+    until = (tls.getpeercert() or {}).get("notAfter")
+    return float(ssl.cert_time_to_seconds(until)) if isinstance(until, str) else None
 
 
 def redacted(url: str) -> str:
@@ -173,6 +188,7 @@ class Door:
                 dict(response.headers),
                 b"".join(parts),
                 time.perf_counter() - start,
+                _expires(response),
             )
 
     def _open(self) -> httpx.AsyncClient:

@@ -52,10 +52,13 @@ class Probe:
         self.interval_s = max(5.0, config.timeout / 2 + 0.1)
         self._door = Door(keep_alive=False)
         service = Entity("service", config.service)
-        self._series = (
+        self._series: tuple[Series, ...] = (
             Series("service.probe_latency_seconds", service),
             Series("service.up", service),
         )
+        self._expires: float | None = None
+        if config.url.startswith("https:"):
+            self._series = (Series("service.certificate_seconds", service), *self._series)
         self._down = ""
 
     async def poll(self) -> Frame:
@@ -70,7 +73,14 @@ class Probe:
             self._down = problem
         up = not problem
         seconds = answer.seconds if answer is not None and up else np.nan
-        return Frame(self.name, ts, self._series, np.array([seconds, float(up)]))
+        values = [seconds, float(up)]
+        if len(self._series) == len(values) + 1:
+            # also of a service that answers an error, and while it is down: time goes on
+            if answer is not None and answer.expires is not None:
+                self._expires = answer.expires
+            left = np.nan if self._expires is None else self._expires - ts
+            values = [left, *values]
+        return Frame(self.name, ts, self._series, np.array(values))
 
     async def _ask(self) -> tuple[Answer | None, str]:
         """Return the answer, and what is wrong with it: "" = nothing."""

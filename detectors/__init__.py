@@ -6,6 +6,7 @@ Importing this package registers every built-in detector: one line each.
 from detectors import bank as bank
 from detectors import conv as conv
 from detectors import drift as drift
+from detectors import fill as fill
 from detectors import isolation_forest as isolation_forest
 from detectors import pca as pca
 from detectors import seasonal as seasonal

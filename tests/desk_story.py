@@ -26,6 +26,7 @@ from agent.codec import pack
 from agent.config import Config
 from agent.desk import Desk
 from agent.events import Events
+from agent.filling import LEVELS, Forecast, Target
 from agent.history import History
 from agent.journal import Journal
 from agent.life import turned
@@ -154,6 +155,23 @@ class StoryHooks:
             *([lost] if self.blind else []),
             one("processes", "fresh", 2.1, 140),
         ]
+
+    def forecasts(self):
+        """A disk that is full in three hours, told; memory that is not; a queue of which nothing is known."""
+        limit, far = 3 * 3600.0, 9 * 86_400.0
+        spread = [self._now + limit * (0.5 + level) for level in LEVELS]
+
+        def one(metric, kind, value, times, why="", **labels):
+            target = Target(Series(metric, HOST, tuple(labels.items())), kind, 1.0)
+            return Forecast(target, self._now, value, tuple(times), far, why)
+
+        n = len(LEVELS)
+        return [
+            (one("host.memory_utilization_ratio", "memory", 0.5, [math.inf] * n), ""),
+            (one("host.conntrack_ratio", "handles", math.nan, [math.nan] * n,
+                 "its history is too short"), ""),
+            (one("host.disk_utilization_ratio", "disk", 0.8, spread, mount="/"), "page"),
+        ]  # fmt: skip
 
     def faults(self):
         return []

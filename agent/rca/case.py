@@ -6,6 +6,7 @@ reasons weigh, from `PRIOR` on; a maker that has its own calibrated log-odds may
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,9 @@ class Case:
         self.logit += weight
         m = measured
         self.evidence.append(
-            Evidence(text, weight, m.series, m.now, m.usual, m.onset)
+            Evidence(
+                text, weight, m.series, m.now, None if math.isnan(m.usual) else m.usual, m.onset
+            )
             if m is not None
             else Evidence(text, weight)
         )

@@ -77,6 +77,20 @@ def test_status_says_what_matters_first(homeostat, daemon):
         assert part in out, part
 
 
+def test_forecast_says_what_will_be_full_and_when(homeostat, daemon):
+    code, out, _ = homeostat("forecast", "--state", daemon.state)
+    assert code == 0
+    (line,) = [x for x in out.splitlines() if "mount /" in x]
+    assert line.startswith("3 h ")
+    assert "80 %" in line
+    assert "page" in line
+    code, out, _ = homeostat("forecast", "web-1", "--all", "--json", "--state", daemon.state)
+    assert [f["state"] for f in json.loads(out)] == ["soon", "far", "unknown"]
+    code, _, err = homeostat("forecast", "nobody", "--state", daemon.state)
+    assert code != 0
+    assert "nobody" in err
+
+
 def test_incidents_why_and_runs(homeostat, daemon):
     _, out, _ = homeostat("incidents", "--state", daemon.state)
     assert "inc-7f3a99e0" in out

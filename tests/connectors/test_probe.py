@@ -3,8 +3,12 @@
 import asyncio
 import contextlib
 import math
+import shutil
 import socket
+import ssl
+import subprocess
 
+import httpx
 import pytest
 import structlog
 from pydantic import ValidationError
@@ -19,7 +23,7 @@ UP = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @contextlib.asynccontextmanager
-async def serving(*answers: bytes, delay_s: float = 0.0, hold: bool = False):
+async def serving(*answers: bytes, delay_s: float = 0.0, hold: bool = False, tls=None):
     """Serve raw answers, the last one for ever; yields (url, requests as they came)."""
     asked: list[bytes] = []
     tasks: set[asyncio.Task] = set()
@@ -50,10 +54,10 @@ async def serving(*answers: bytes, delay_s: float = 0.0, hold: bool = False):
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
     try:
-        yield f"http://127.0.0.1:{port}", asked
+        yield f"http{'s' if tls else ''}://127.0.0.1:{port}", asked
     finally:
         server.close()
         for task in tasks:
@@ -265,3 +269,44 @@ async def test_a_closed_door_opens_again():
         for _ in range(2):
             assert (await door.ask("GET", url, timeout_s=2)).ok
             await door.close()
+
+
+# ---- certificates
+
+
+@pytest.fixture
+def certified(tmp_path):
+    """A certificate of ten days for 127.0.0.1; returns (context of the server, context of a client that trusts it)."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here to make a certificate with")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "10", "-subj", "/CN=here",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    return server, ssl.create_default_context(cafile=cert)
+
+
+async def test_how_long_a_certificate_is_valid_is_read_with_the_probe(certified):
+    server, client = certified
+    async with serving(UP, b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", tls=server) as (url, _):
+        one = probe(url)
+        one._door = Door(transport=httpx.AsyncHTTPTransport(verify=client))
+        first, second = await one.poll(), await one.poll()
+        await one.close()
+    assert first.series[0].metric == "service.certificate_seconds"
+    assert first.values[0] == pytest.approx(10 * 86_400.0, abs=120.0)
+    assert first.values[-1] == 1.0
+    assert second.values[-1] == 0.0
+    assert second.values[0] == pytest.approx(first.values[0], abs=10.0)
+
+
+async def test_a_certificate_that_nobody_has_seen_is_unknown():
+    one = probe(f"https://127.0.0.1:{closed_port()}")
+    frame = await one.poll()
+    await one.close()
+    assert math.isnan(frame.values[0])
+    assert list(frame.series) == sorted(frame.series)

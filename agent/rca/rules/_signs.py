@@ -58,12 +58,17 @@ def weigh(look: Look, case: Case, entity: Entity, signs: Sequence[Sign]) -> None
                 one.add(sign.alone, _words(sign, m, value), m)
             elif stated is not None:
                 text = f"{sign.what} is {say(stated.value, SIGNALS[sign.metric].unit)}"
-                road = stated.road == "objective"
+                road = stated.road == "objective" or stated.ahead is not None
                 # with no past yet there still is something to draw
                 m = m or Measured(
                     series, stated.value, math.nan, 1.0, 0, stated.onset, look.trusted(series)
                 )
                 tail = " (beyond its objective)" if road else " (out of its band)"
+                if stated.ahead is not None:
+                    limit = stated.high if stated.direction > 0 else stated.low
+                    text = f"{SIGNALS[sign.metric].help.partition(' (')[0]} is "
+                    text += say(stated.value, SIGNALS[sign.metric].unit)
+                    tail = f" and on its way to {say(limit, SIGNALS[sign.metric].unit)}"
                 one.add("stated" if road else "out of its band", text + tail, m)
             elif m is not None and _moved(m, sign):
                 share = min(1.0, abs(m.deviations) / _FULL_AT)
