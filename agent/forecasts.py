@@ -61,6 +61,9 @@ _PIECE_S: Final = 3600.0
 """So much history is read between two ticks."""
 _MOST: Final = 48
 """Series of one job: some ten seconds of the worker."""
+_LIMIT_S: Final = 180.0
+_NICE: Final = 5
+"""Some seconds every few minutes may be had before others: what fills does so most often on a host that is busy."""
 _AGAIN_SHARE: Final = 1.0 / 24.0
 _AGAIN_S: Final = 1800.0
 """What is not within its horizon is looked at again after so long, unless it has become quicker."""
@@ -100,7 +103,9 @@ class Forecasts:
     limits: Sequence[Limit]
     history: Reads
     world: World
-    worker: Worker = field(default_factory=lambda: Worker(limit_s=300.0, memory_bytes=2e9))
+    worker: Worker = field(
+        default_factory=lambda: Worker(limit_s=_LIMIT_S, memory_bytes=2e9, nice=_NICE)
+    )
     bugs: Callable[[str, Exception], None] | None = None
     found: dict[Series, Forecast] = field(default_factory=dict)
     told: dict[Series, Told] = field(default_factory=dict)
@@ -305,6 +310,8 @@ class Forecasts:
 
     def _again(self, made: Forecast) -> float:
         """Return after how long it is foretold again: oftener when it is near."""
+        if not made.known:  # soon its history is long enough
+            return self.outlook.every
         if not made.within:
             return _AGAIN_S
         left = made.at(0.5) - made.made

@@ -2,10 +2,11 @@
 
     Worker.train(job) --stdin--> python -m agent.worker: trainer.train(config, ts, values) --stdout--> the model
 
-One job at a time; the daemon only waits on pipes. The process has the lowest CPU priority and one thread, is the
-first that the kernel ends when memory is short, may not allocate more than it was told, and ends by itself when the
-daemon does. Kill it at any time: the job fails as Unavailable, and the next one gets a new process. Libraries stay in
-it until it ends, so that two trainings in a row load them once; what it returns are bytes that need none of them.
+One job at a time; the daemon only waits on pipes. The process has the lowest CPU priority (unless told otherwise) and
+one thread, is the first that the kernel ends when memory is short, may not allocate more than it was told, and ends by
+itself when the daemon does. Kill it at any time: the job fails as Unavailable, and the next one gets a new process.
+Libraries stay in it until it ends, so that two trainings in a row load them once; what it
+returns are bytes that need none of them.
 
 On the pipes: length u64 (little-endian), then a checkpoint (`agent/checkpoint.py`), in both directions: no pickle.
 What libraries print goes to standard error, which is kept for the last words of a process that died.
@@ -67,14 +68,21 @@ class Worker:
     limit_s        a job that takes longer is ended
     idle_s         so long after its last job the process ends
     memory_bytes   what the process may allocate (RLIMIT_DATA, where the system has it)
+    nice           how far it steps back: 19 gets next to nothing on a host whose CPU is taken altogether
     """
 
     def __init__(
-        self, *, limit_s: float = 900.0, idle_s: float = 60.0, memory_bytes: float = 4e9
+        self,
+        *,
+        limit_s: float = 900.0,
+        idle_s: float = 60.0,
+        memory_bytes: float = 4e9,
+        nice: int = _NICE,
     ) -> None:
         self._limit_s = limit_s
         self._idle_s = idle_s
         self._memory_bytes = int(memory_bytes)
+        self._nice = nice
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._said: IO[bytes] | None = None
@@ -150,7 +158,8 @@ class Worker:
             self._said.close()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "agent.worker", str(os.getpid()), str(self._memory_bytes),
+            sys.executable, "-P", "-m", "agent.worker",
+            str(os.getpid()), str(self._memory_bytes), str(self._nice),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=self._said,
             env={**os.environ, **dict.fromkeys(_THREADS, "1")}, start_new_session=True,
         )  # fmt: skip
@@ -235,10 +244,10 @@ def _work(data: bytes) -> bytes:
     return checkpoint.write("answer", _VERSION, said, {"model": np.frombuffer(model, np.uint8)})
 
 
-def _step_back(memory_bytes: int) -> None:
-    """Take the lowest priority and a limit on memory, as far as this system knows such things."""
-    os.nice(_NICE)
-    for name, value in (("autogroup", _NICE), ("oom_score_adj", _OOM_SCORE)):
+def _step_back(memory_bytes: int, nice: int) -> None:
+    """Take a lower priority and a limit on memory, as far as this system knows such things."""
+    os.nice(nice)
+    for name, value in (("autogroup", nice), ("oom_score_adj", _OOM_SCORE)):
         with contextlib.suppress(OSError):  # not on this system
             Path("/proc/self", name).write_text(str(value), encoding="ascii")
     with contextlib.suppress(ImportError, OSError, ValueError):
@@ -258,8 +267,8 @@ def _end_with(parent: int) -> None:
 
 def main() -> None:
     """Do one job after another until the input ends."""
-    parent, memory_bytes = (int(text) for text in sys.argv[1:3])
-    _step_back(memory_bytes)
+    parent, memory_bytes, nice = (int(text) for text in sys.argv[1:4])
+    _step_back(memory_bytes, nice)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get among the answers

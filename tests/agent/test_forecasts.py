@@ -54,6 +54,7 @@ class FakeWorker:
         self.left_s = left_s
         self.jobs = []
         self.raises = None
+        self.why = 0
 
     async def train(self, job):
         self.jobs.append(job)
@@ -61,7 +62,7 @@ class FakeWorker:
             raise self.raises
         n = len(job.config["limits"])
         spread = self.left_s * (0.9 + 0.2 * np.array(LEVELS))
-        arrays = {"quantiles": np.tile(spread, (n, 1)), "why": np.zeros(n, np.int64)}
+        arrays = {"quantiles": np.tile(spread, (n, 1)), "why": np.full(n, self.why, np.int64)}
         return checkpoint.write("fill forecast", 1, None, arrays)
 
     async def close(self):
@@ -170,6 +171,16 @@ async def test_one_that_goes_in_and_out_of_the_screen_does_not_start_the_worker_
         await house.round()
         asked.append(len(house.worker.jobs))
     assert asked == [1, 1, 1, 1, 1, 2], "again only when it is due, or twice as quick"
+
+
+async def test_what_was_too_young_to_tell_is_asked_again_in_the_next_round(house):
+    house.worker.why = 1
+    assert await house.round() == []
+    assert "too short" in house.forecasts.found[ROOT].why
+    house.worker.why = 0
+    house.live(T0 + 300)
+    (told,) = await house.round()
+    assert told.series == ROOT
 
 
 async def test_the_past_is_read_once_and_then_only_what_is_new(house):

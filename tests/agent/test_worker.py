@@ -63,6 +63,14 @@ async def test_it_steps_back(worker):
     assert oom_score(worker.pid) >= 800
 
 
+@pytest.mark.skipif(os.getpriority(os.PRIO_PROCESS, 0) > 7, reason="the tests step back themselves")
+async def test_it_steps_back_as_far_as_it_is_told():
+    one = Worker(limit_s=60, memory_bytes=2e9, nice=5)
+    await one.train(job())
+    assert os.getpriority(os.PRIO_PROCESS, one.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 5
+    await one.close()
+
+
 async def test_it_ends_when_idle_and_starts_again(worker):
     worker._idle_s = 0.1
     first, _ = read(await worker.train(job()))
