@@ -19,6 +19,7 @@ demo: .venv/all ## break a real model service five ways and watch it heal
 test: .venv/all ## everything: lint, types, layers, unit, live and demo tests
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(MAKE) --no-print-directory debian; fi
 	@$(MAKE) --no-print-directory check
+	$(BIN)/pytest -q -n 2 -m long
 	$(BIN)/pytest -m "live or demo or slow" $(ARGS)
 
 check: .venv/all lint unit ## lint, types and unit tests, within three minutes
@@ -26,7 +27,7 @@ check: .venv/all lint unit ## lint, types and unit tests, within three minutes
 # Two at a time: unit tests wait for processes as much as they compute. What measures runs alone, in `test`.
 .PHONY: lint unit
 unit: .venv/all
-	$(BIN)/pytest -q -n 2 -m "not live and not demo and not slow"
+	$(BIN)/pytest -q -n 2 -m "not live and not demo and not slow and not long"
 
 lint: .venv/all
 	$(BIN)/ruff check .

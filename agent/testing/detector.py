@@ -164,9 +164,11 @@ class _Detectors:
         holes[:, 2] = np.nan
         detector = self.make(3)
         p = np.full(holes.shape, np.nan)
+        named: set[str] = set()
         for i, row in enumerate(holes):
             p[i] = self.feed(detector, row[None], i)[0]
-            silent, rows = float(p[i, 1]), detector.explain(1).learnt_rows
+            why = detector.explain(1)
+            silent, rows = float(p[i, 1]), why.learnt_rows
             must(
                 not missing[i]
                 or math.isnan(silent)
@@ -174,6 +176,8 @@ class _Detectors:
                 "nan_is_unknown",
                 f"a missing value was given p {silent:g} after {rows} rows",
             )
+            if missing[i] and not math.isnan(silent):
+                named.add(why.family)
         said = p[~np.isnan(p[:, 2]), 2]
         must(
             not len(said), "nan_is_unknown", f"a series that never answered was given p {said[:1]}"
@@ -182,6 +186,17 @@ class _Detectors:
             bool(np.isfinite(p[300:, 1][~missing[300:]]).all()),
             "nan_is_unknown",
             "a series with holes is still not ready after 300 rows",
+        )
+        must(
+            named <= {"silence"},
+            "nan_is_unknown",
+            f"a missing value is explained as {', '.join(map(repr, sorted(named)))}",
+        )
+        nobody = detector.score(T0 + 600 * self.step_s, np.full(3, np.nan))
+        must(
+            bool(np.isnan(nobody).all()),
+            "nan_is_unknown",
+            "where nobody has a value, a series was given a p",
         )
         if self.alone:
             beside = self.feed(self.make(3), whole)[:, 0]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from agent.codec import pack, unpack
-from agent.correlate import _title
 from agent.model import Anomaly, Entity, Frame, Incident, Series
 from agent.monitor import Watch
 from agent.ports import Why
-from agent.rca.rules import hardware
+from agent.rca.rules._signs import Sign, _stated
+from agent.trouble import title_of
 from agent.views import anomaly_view, clock
 from detectors.bank import Bank
 
@@ -91,7 +91,7 @@ def test_it_is_said_in_words_and_survives_the_journal(series):
     view = anomaly_view(anomaly, lambda e: e.key)
     assert view["text"].endswith(f"of h has had no value since {clock(1e9, 1e9)}")
     assert view["value"] is None
-    assert _title(anomaly).endswith(" has no value")
+    assert title_of(anomaly).endswith(" has no value")
     incident = Incident("i", 1e9, 1e9, "open", "note", "t", anomalies=(anomaly,))
     back = unpack(Incident, json.loads(json.dumps(pack(incident), allow_nan=False)))
     assert math.isnan(back.anomalies[0].value)
@@ -106,17 +106,18 @@ def test_a_state_that_a_detector_names_is_said_in_words():
 
 
 def test_what_is_silent_is_not_taken_for_busy():
-    cpu = Series("host.cpu_busy_ratio", HOST)
     disk = Series("host.disk_utilization_ratio", HOST, (("mount", "/"),))
-    for series in (cpu, disk):
-        high = replace(silence(series), value=0.99, direction=1, family="level")
-        kinds = [
-            [c.kind for c in hardware(SimpleNamespace(group=HOST, incident=Incident(
-                "i", 1e9, 1e9, "open", "note", "t", anomalies=(anomaly,))))]
-            for anomaly in (high, silence(series))
-        ]  # fmt: skip
-        assert kinds[0] != []
-        assert kinds[1] == []
+    high = replace(silence(disk), value=0.99, direction=1, family="level")
+    # a state is looked at on either side, so only its having no value can tell
+    for sign, anomaly in (
+        (Sign(disk.metric), high),
+        (Sign("host.network_up"), replace(silence(TABLE[3]), value=0.0, family="state")),
+    ):
+        quiet = replace(anomaly, value=math.nan, direction=0, family="silence")
+        for said, found in ((anomaly, anomaly), (quiet, None)):
+            look = SimpleNamespace(incident=Incident(
+                "i", 1e9, 1e9, "open", "note", "t", anomalies=(said,)))  # fmt: skip
+            assert _stated(look, sign, said.series) is found
 
 
 class Says:

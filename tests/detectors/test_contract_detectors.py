@@ -21,8 +21,9 @@ registry.load()
 _NOT_KNOWN = "its model does not know new series, and says nothing of them until the next one"
 _MOVES = "its model was made of series that move: standing still elsewhere is abnormal to it"
 _ALONE = "it judges combinations: a series that is alone has none"
+TRAINED = {"conv", "isolation_forest", "pca", "seasonal"}
 EXEMPT: dict[tuple[str, str], str] = {
-    **{(name, "remap_new"): _NOT_KNOWN for name in ("conv", "isolation_forest", "pca", "seasonal")},
+    **{(name, "remap_new"): _NOT_KNOWN for name in sorted(TRAINED)},
     ("seasonal", "constant_is_quiet"): _MOVES,
     ("isolation_forest", "distrust"): _ALONE,
 }  # fmt: skip
@@ -77,7 +78,14 @@ def checks() -> Iterator[tuple[str, Check]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "check"), [pytest.param(name, check, id=f"{name}-{check.name}") for name, check in checks()]
+    ("name", "check"),
+    [
+        pytest.param(
+            name, check, id=f"{name}-{check.name}",
+            marks=[pytest.mark.long] if name in TRAINED else [],
+        )
+        for name, check in checks()
+    ],
 )  # fmt: skip
 async def test_detector(name, check):
     if (name, check.name) not in EXEMPT:

@@ -10,6 +10,8 @@ from agent.filling import FINE_S, LEVELS, Past
 from detectors._trends import Goal
 from detectors.fill import Fill, clean, forecast
 
+pytestmark = pytest.mark.long
+
 HOUR = 3600.0
 T0 = 1_700_006_400.0  # a full half hour
 DISK = Goal(1.0, 0.005, 9 * 24 * HOUR)

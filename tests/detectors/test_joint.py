@@ -231,6 +231,8 @@ def test_scoring_loads_none_of_the_libraries_that_trained(tmp_path):
 import sys, numpy as np
 from pathlib import Path
 from agent import daemon, registry
+
+pytestmark = pytest.mark.long
 registry.load()
 for name, own in {SMALL!r}.items():
     n = 3 if name == "seasonal" else {N}

@@ -83,6 +83,8 @@ from made_up import (
 from agent.causes import CAUSES
 from agent.model import Change, Entity, Series
 
+pytestmark = pytest.mark.long
+
 During = Mapping[Series, Level]
 
 WORN: During = {**SLOW, WORK: 0.04}

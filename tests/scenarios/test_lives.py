@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from made_up import (
     BATCH,
     CORES,
@@ -29,6 +30,8 @@ from made_up import (
 from agent.codec import pack
 from agent.model import Edge, Entity, Frame
 from agent.ports import PredictionBatch, Signal
+
+pytestmark = pytest.mark.long
 
 NEIGHBOUR = Picture(
     "host.neighbour",
