@@ -21,6 +21,8 @@ from agent.worker import Job, Worker
 BENCH = Path(__file__).parents[1] / "bench" / "joint.py"
 N = 6
 BROKEN = 3
+pytestmark = pytest.mark.long
+
 T0 = 1_700_000_000.0
 OF_ROWS = ("conv", "isolation_forest", "pca")
 SMALL = {
@@ -231,8 +233,6 @@ def test_scoring_loads_none_of_the_libraries_that_trained(tmp_path):
 import sys, numpy as np
 from pathlib import Path
 from agent import daemon, registry
-
-pytestmark = pytest.mark.long
 registry.load()
 for name, own in {SMALL!r}.items():
     n = 3 if name == "seasonal" else {N}
