@@ -4,6 +4,7 @@ Importing this package registers every built-in connector: one line each. Heavy 
 methods that need them.
 """
 
+from connectors import alertmanager as alertmanager
 from connectors import connections as connections
 from connectors import deployments as deployments
 from connectors import gpu as gpu

@@ -6,6 +6,7 @@ at 200 processes every few seconds. Everything here is Linux; the connectors fal
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -170,6 +171,24 @@ def leader(members: Sequence[Stat]) -> Stat:
             return one
     alive = [one for one in members if one.state not in "ZX"] or members
     return min(alive, key=lambda one: (one.start_ticks, one.pid))
+
+
+def head_of(pid: int) -> Stat:
+    """Return who stands for the group of a process: one look, or a whole scan when its leader has ended.
+
+    Raises OSError or ValueError when the process itself has ended.
+    """
+    own = parse_stat(Path(f"/proc/{pid}/stat").read_bytes())
+    with contextlib.suppress(OSError, ValueError):
+        head = parse_stat(Path(f"/proc/{own.group}/stat").read_bytes())
+        if head.group == own.group and head.state not in "ZX":
+            return head
+    folder = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        members = [one for one in scan(folder).values() if one.group == own.group]
+    finally:
+        os.close(folder)
+    return leader(members or [own])
 
 
 # ---- command lines for people

@@ -26,7 +26,7 @@ from agent.errors import Refused, Unavailable
 from agent.model import Edge, Entity, Frame, Series, Sighting
 from agent.registry import connector
 from agent.units import Duration, Model, say
-from connectors._proc import parse_stat, process_entity, this_host
+from connectors._proc import head_of, process_entity, this_host
 
 log = structlog.get_logger()
 
@@ -339,10 +339,9 @@ def _host_pids() -> bool:
 
 
 def _group_of(pid: int) -> Entity | None:
-    """Return the process group that a process is in, by its leader; None when either has ended."""
+    """Return the process group that a process is in, named as `processes` names it; None when it has ended."""
     try:
-        group = parse_stat(Path(f"/proc/{pid}/stat").read_bytes()).group
-        head = parse_stat(Path(f"/proc/{group}/stat").read_bytes())
+        head = head_of(pid)
     except (OSError, ValueError):
         return None
     return process_entity(head.pid, head.start_ticks)

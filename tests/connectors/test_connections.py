@@ -20,7 +20,7 @@ from agent.catalogue import SIGNALS
 from agent.errors import Refused, Unavailable
 from agent.model import Entity, Frame, Series, Sighting
 from agent.ports import Abilities, Source
-from connectors._proc import boot_id, parse_stat, this_host
+from connectors._proc import boot_id, head_of, this_host
 from connectors.connections import STATES, Connections, _address
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a Linux /proc")
@@ -40,8 +40,9 @@ def count(frame: Frame, state: str) -> float:
 
 
 def group_entity(pid: int) -> Entity:
-    start = parse_stat(Path(f"/proc/{pid}/stat").read_bytes()).start_ticks
-    return Entity("process", f"{boot_id()}/{pid}/{start}")
+    """The group of a process; whoever started the tests may have ended, and with it the leader of theirs."""
+    head = head_of(pid)
+    return Entity("process", f"{boot_id()}/{head.pid}/{head.start_ticks}")
 
 
 SERVER = """
@@ -265,7 +266,7 @@ def calls_of(frame: Frame) -> dict[Entity, set[str]]:
 async def test_whoever_has_opened_a_connection_calls_who_listens(server: Server):
     source = Connections("connections", Connections.Config(search_time=1.0, calls_every=30.0))
     # this very process is in a group of the test run
-    me = group_entity(os.getpgid(0))
+    me = group_entity(os.getpid())
     with socket.create_connection(("127.0.0.1", server.port)):
         frame = await source.poll()
         called = calls_of(frame)

@@ -21,6 +21,7 @@ from agent.errors import Refused, Unavailable
 from agent.model import Entity, Frame, Series
 from agent.ports import Abilities, Source
 from connectors import gpu as gpu_module
+from connectors._proc import head_of
 from connectors.gpu import Gpu
 
 FIRST = Entity("gpu", "GPU-00000000-0000-0000-0000-000000000000")
@@ -139,7 +140,7 @@ async def test_a_process_runs_on_the_gpus_that_it_computes_on(gpu: Gpu, monkeypa
     gpu._pids_are_ours = True
     frame = await gpu.poll()
     (mine,) = [s for s in frame.seen if s.entity.kind == "process"]
-    assert mine.entity.key.split("/")[1] == str(os.getpgid(0))
+    assert mine.entity.key.split("/")[1] == str(head_of(os.getpid()).pid)
     assert {(e.kind, e.dst) for e in mine.edges} == {("runs_on", FIRST), ("runs_on", SECOND)}
     assert mine.lasts_s < 600
     assert (await gpu.poll()).seen == ()

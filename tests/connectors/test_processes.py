@@ -23,7 +23,7 @@ from agent.errors import Refused, Unavailable
 from agent.model import Entity, Frame, Series, Sighting
 from agent.ports import Abilities, Source
 from agent.rates import Rates
-from connectors._proc import HERTZ, boot_id, command_line, leader, parse_stat, this_host
+from connectors._proc import HERTZ, boot_id, command_line, head_of, leader, parse_stat, this_host
 from connectors.processes import Processes
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a Linux /proc")
@@ -676,3 +676,22 @@ def test_a_huge_command_costs_little():
     command_line(["x" * 100_000, *(["a" * 5000] * 100)])
     command_line(["token" * 20_000])
     assert time.process_time() - start < 0.5
+
+
+def test_a_group_whose_leader_has_ended_is_stood_for_by_its_oldest_member():
+    """As `nohup job &` in a script leaves it."""
+    code = "import os, time; pid = os.fork(); print(pid, flush=True) if pid else time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as first:
+        assert first.stdout is not None
+        child = int(first.stdout.readline())
+        try:
+            first.wait(10)
+            head = head_of(child)
+            assert (head.pid, head.group) == (child, first.pid)
+            assert head_of(os.getpid()).group == os.getpgid(0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+    with pytest.raises(OSError, match="No such"):
+        head_of(2**22 - 1)
