@@ -159,6 +159,7 @@ SOURCES = {
     "processes": plain,
 }
 NO_SOURCE = {
+    "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",
     "deployments": "a receiver of changes, not of frames: tests/connectors/test_deployments.py",
     "page": "it only tells people: see its notifier test below",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
