@@ -148,7 +148,7 @@ def _excess(
     have = np.bincount(of_group, weights=told[of_entity]) / np.maximum(np.bincount(of_group), 1)
     mostly: BoolArray = np.asarray(have > _MOST)
     busy = mostly[of_group] & told[of_entity]
-    times = Blocks(*(np.where(busy, x[:, of_entity], 1.0) for x in (traffic.past, traffic.now)))
+    times = traffic.map(lambda x: np.where(busy, x[:, of_entity], 1.0))
     cost = Blocks(pairs.past * times.past, pairs.now * times.now)
     level, scale = spread(cost.past)
     level = np.nan_to_num(level)
@@ -174,12 +174,13 @@ def _lent(traffic: Blocks, edges: IntArray) -> Blocks:
     lent = edges[told[edges[:, 0]] & ~told[edges[:, 1]]]
     if not len(lent):
         return traffic
-    out = []
-    for x in (traffic.past, traffic.now):
+
+    def lend(x: FloatArray) -> FloatArray:
         rows = x.T.copy()
         np.fmax.at(rows, lent[:, 1], rows[lent[:, 0]])
-        out.append(rows.T)
-    return Blocks(out[0], out[1])
+        return rows.T
+
+    return traffic.map(lend)
 
 
 def _failures(x: Blocks, kind: IntArray) -> Blocks:
@@ -188,11 +189,11 @@ def _failures(x: Blocks, kind: IntArray) -> Blocks:
     if not good.any():
         return x
     top = 100.0 if np.nanmax(x.past[:, good], initial=0.0) > 1.5 else 1.0
-    return Blocks(*(np.where(good, 1.0 - y / top, y) for y in (x.past, x.now)))
+    return x.map(lambda y: np.where(good, 1.0 - y / top, y))
 
 
 def _means_of(blocks: Blocks, columns: IntArray, key: IntArray, count: int) -> Blocks:
-    return Blocks(*(_mean_of(x[:, columns], key, count) for x in (blocks.past, blocks.now)))
+    return blocks.map(lambda x: _mean_of(x[:, columns], key, count))
 
 
 def _mean_of(x: FloatArray, key: IntArray, count: int) -> FloatArray:

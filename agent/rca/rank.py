@@ -1,7 +1,8 @@
 """Rank entities and columns as root causes of one incident, from metrics and the call graph alone.
 
     evidence of a column  = weight of its kind x log(1 + rarity) x its share of the largest move of the same metric
-    evidence of an entity = its best kind + a quarter of the next; a kind is worth the root mean square of its columns
+    evidence of an entity = its best kind + a quarter of the next; a kind is worth the root mean square of its columns;
+                            less where it moved later than others that moved as much
     score of an entity    = share of the symptom's excess that began there x evidence, where the graph tells that;
                             evidence alone where it does not
     score of a column     = score of its entity x evidence against the entity's best; what is felt by callers gives
@@ -40,6 +41,13 @@ SURE: Final = 2.0
 """Deviations of the symptom's excess, over what is ordinary, from which on it is believed."""
 APART: Final = 0.5
 """What is left of the evidence of an entity that no call leads to from the symptom."""
+LATER: Final = 0.3
+"""What the evidence of an entity loses that moved a third of the incident later than the first of its equals,"""
+EQUALS: Final = 0.4
+"""which are those with so much of the strongest evidence."""
+_ROOM: Final = 0.1
+"""Share of the incident that is no order yet: a block is as long as that."""
+_A_THIRD: Final = 0.3
 FULL: Final = 2.0
 """Evidence of a resource from which on it explains all that its entity makes others feel,"""
 FELT: Final = 0.2
@@ -104,6 +112,7 @@ def rank(
     strength = _together(weighed, lost, columns, m)
     if flow is not None:
         strength = np.where(flow.reached, strength, APART * strength)
+    strength *= _in_order(strength, weighed, evidence, columns.entity)
     score = _score(strength, flow)
     worth = _worth(weighed, evidence, columns, score)
 
@@ -165,6 +174,22 @@ def _together(weighed: FloatArray, lost: FloatArray, columns: Columns, m: int) -
     count = np.maximum(np.bincount(key, minlength=m * k), 1)
     best = np.sort(np.column_stack([np.sqrt(squares / count).reshape(m, k), lost]), axis=1)
     return np.asarray(best[:, -1] + SECOND * best[:, -2])
+
+
+def _in_order(
+    strength: FloatArray, weighed: FloatArray, evidence: Evidence, entity: IntArray
+) -> FloatArray:
+    """What is left of the evidence of entities (m,): causes move first. It decides among equals and no more."""
+    m = len(strength)
+    best, begun = np.zeros(m), np.full(m, np.inf)
+    np.maximum.at(best, entity, weighed)
+    tells = (weighed > 0) & (weighed >= best[entity] / 2.0)
+    np.minimum.at(begun, entity[tells], evidence.moves.begun[tells])
+    equal = (strength >= EQUALS * strength.max(initial=0.0)) & np.isfinite(begun)
+    if not equal.any():
+        return np.ones(m)
+    late = np.where(equal, begun, 0.0) - begun[equal].min() - _ROOM
+    return np.asarray(1.0 - LATER * np.clip(late / _A_THIRD, 0.0, 1.0))
 
 
 def _score(strength: FloatArray, flow: Flow | None) -> FloatArray:

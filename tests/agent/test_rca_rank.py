@@ -146,6 +146,30 @@ def test_nothing_that_moved_is_said_so():
     assert len(found.entities) == 5
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("first", "later"), [(CART, ADS), (ADS, CART)])
+def test_of_two_that_moved_alike_the_first_to_move_is_the_likelier(first, later, seed):
+    system = System(seed).add(first, "cpu", 3.0).add(later, "cpu", 3.2, first=AT + 40)
+    found = system.rank()
+    assert found.entities[0] == first
+    assert found.probability[0] > 1.5 * found.probability[1]
+
+
+def test_order_does_not_outweigh_evidence():
+    system = System().add(ADS, "mem", 0.3).add(CART, "cpu", 5.0, first=AT + 40)
+    assert system.rank().entities[0] == CART
+
+
+def test_coarse_samples_tell_no_order():
+    system = System().add(CART, "cpu", 3.0).add(ADS, "cpu", 3.2, first=AT + 40)
+    every = slice(0, None, 20)
+    found = gather(
+        system.times[every], system.values[every], float(AT), system.columns().group, 0.02
+    )
+    assert found.blocks.rows == 1
+    assert not found.moves.begun.any()
+
+
 def test_two_that_moved_alike_are_no_answer():
     system = System().add(CART, "cpu", 3.0).add(ADS, "cpu", 3.0)
     found = system.rank()

@@ -1,6 +1,6 @@
 """An hour of ordinary work on this host under the default budget, and then real faults: were they found, how late?
 
-    python tests/bench/live.py [--minutes 60] [--faults cpu,memory_leak,disk,network,hung] [--seed 0] [--keep]
+    python tests/bench/live.py [--minutes 60] [--faults cpu,cpu_mild,memory_leak,disk,network,hung] [--seed 0] [--keep]
 
     real daemon: host and processes at 1 s, two small services probed at 1 s, one not probed
       |  --minutes of ordinary work (live_work.py): what is told now is a false alarm

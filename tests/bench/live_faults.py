@@ -2,7 +2,8 @@
 
 A fault is a context manager over a `Ground`: entering breaks something and yields what was broken, leaving heals it.
 
-    cpu           a busy loop on each core, nice 0
+    cpu           a pool that has run away: four busy loops a core, nice 0
+    cpu_mild      one busy loop a core: no more than a build takes, but for longer
     memory_leak   a service, quiet until then, grows by 30 MB/s, to at most half of what is free
     disk          a file that grows on a small ext4 of its own (a loop mount: tmpfs of one's own are not watched)
     network       packets of a service in a network namespace get lost
@@ -157,19 +158,20 @@ def _link(pid: int, ours: str, theirs: str, bits: int) -> str:
 
 
 @contextlib.contextmanager
-def cpu(ground: Ground) -> Iterator[Broken]:
+def _loops(ground: Ground, name: str, each: int) -> Iterator[Broken]:
+    """Busy loops of nice 0, `each` of them a core."""
     cores = os.cpu_count() or 1
     began = time.time()
     with contextlib.ExitStack() as all_of_them:
         loops = [
             all_of_them.enter_context(running([sys.executable, "-c", "while True: pass"]))
-            for _ in range(cores)
+            for _ in range(each * cores)
         ]
         for loop in loops:
             with contextlib.suppress(psutil.Error, PermissionError):
                 psutil.Process(loop.pid).nice(0)
         yield Broken(
-            "cpu", began, began + ground.seconds,
+            name, began, began + ground.seconds,
             (
                 Sign("host.cpu_busy_ratio", direction=1),
                 Sign("host.cpu_utilization_ratio", labels={"mode": "user"}, direction=1),
@@ -182,8 +184,16 @@ def cpu(ground: Ground) -> Iterator[Broken]:
                 Sign("host.processes_count", labels={"state": "running"}, direction=1),
                 *(Sign("process.cpu_cores", f"process:*/{p.pid}/*", direction=1) for p in loops),
             ),
-            f"{cores} busy loops on {cores} cores",
+            f"{len(loops)} busy loops on {cores} cores",
         )  # fmt: skip
+
+
+def cpu(ground: Ground) -> contextlib.AbstractContextManager[Broken]:
+    return _loops(ground, "cpu", 4)
+
+
+def cpu_mild(ground: Ground) -> contextlib.AbstractContextManager[Broken]:
+    return _loops(ground, "cpu_mild", 1)
 
 
 def free_mb() -> float:
@@ -354,8 +364,9 @@ def hung(ground: Ground) -> Iterator[Broken]:
 
 
 FAULTS: dict[str, Callable[[Ground], contextlib.AbstractContextManager[Broken]]] = {
-    "cpu": cpu, "memory_leak": memory_leak, "disk": disk, "network": network, "hung": hung,
+    "cpu": cpu, "cpu_mild": cpu_mild, "memory_leak": memory_leak, "disk": disk, "network": network, "hung": hung,
 }  # fmt: skip
 EXPLAINED = {
+    "cpu_mild": "cpu, one loop a core",
     "memory_leak": "memory leak", "disk": "disk fill", "network": "network loss", "hung": "hung process",
 }  # fmt: skip
