@@ -1,0 +1,221 @@
+"""What is shown of the models: their signals as one frame, who there is, and what is known as facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from agent.model import Edge, Entity, FloatArray, IntArray, Series, Sighting
+from agent.models.facts import ModelFacts, VersionFacts
+from agent.models.numbers import OF_VERSION, SERVICE, Numbers
+from agent.models.state import ModelState, Tenure, VersionState
+from agent.ports import FeatureDrift
+from agent.rings import delay_quantile
+
+_MODEL: Final = (
+    "model.accuracy_high_ratio", "model.accuracy_low_ratio", "model.accuracy_ratio",
+    "model.accuracy_recent_ratio", "model.confidence_ratio", "model.feature_drift_psi",
+    "model.label_coverage_ratio", "model.label_delay_seconds", "model.labelled_rows_count",
+    "model.positive_label_ratio", "model.positive_prediction_ratio", "model.prediction_drift_psi",
+    "model.predictions_per_second", "model.quality_lost", "model.reference_accuracy_ratio",
+    "model.worse_than_previous",
+)  # fmt: skip
+_FEATURE: Final = (
+    "feature.missing_ratio", "feature.out_of_range_ratio", "feature.scale_ratio",
+    "feature.drift_psi", "feature.contract_broken",
+)  # fmt: skip
+"""In the order of the columns of `FeatureDrift.judge`."""
+
+
+class Table:
+    """Who the columns of the frame are: laid out anew when models, versions, features or services come or go."""
+
+    def __init__(self) -> None:
+        self.series: tuple[Series, ...] = ()
+        self.order: IntArray = np.zeros(0, dtype=np.int64)
+        self._layout: tuple[tuple[Any, ...], ...] = ()
+
+    def lay_out(self, layout: tuple[tuple[Any, ...], ...]) -> None:
+        """Take the layout of this frame: (model, versions, features) or (service,) each."""
+        if layout == self._layout:
+            return
+        series: list[Series] = []
+        for item in layout:
+            if len(item) == 1:
+                service = Entity("service", item[0])
+                series += [Series(metric, service) for metric in SERVICE]
+                continue
+            name, versions, features = item
+            series += [Series(metric, Entity("model", name)) for metric in _MODEL]
+            for version in versions:
+                entity = Entity("version", f"{name}/{version}")
+                series += [Series(metric, entity) for metric in OF_VERSION]
+            for feature in features:
+                entity = Entity("feature", f"{name}/{feature}")
+                series += [Series(metric, entity) for metric in _FEATURE]
+        order = sorted(range(len(series)), key=lambda i: series[i])
+        self.order = np.array(order, dtype=np.int64)
+        self.series = tuple(series[i] for i in order)
+        self._layout = layout
+
+
+def drift_of(model: ModelState) -> FeatureDrift | None:
+    """Return the features of the version in use."""
+    current = model.tenures.get(model.current) if model.current is not None else None
+    version = model.versions.get(current.version) if current is not None else None
+    return version.drift if version is not None else None
+
+
+def model_row(model: ModelState, numbers: Numbers, now: float) -> FloatArray:
+    """Return the signals of a model, in the order of the table."""
+    serving = model.serving()
+    current = model.tenures.get(model.current) if model.current is not None else None
+    version = model.versions.get(current.version) if current is not None else None
+    labelled, accuracy, low, high = numbers.accuracy(serving)
+    recent = numbers.recent(serving)
+    if now - model.labels_seen > numbers.config.window:
+        accuracy = low = high = recent = math.nan
+    sums = numbers.rows_now(serving, now)
+    lost, worse = numbers.states(model, now)
+    psi = numbers.worst_psi(model)
+    by_name = {
+        "model.accuracy_high_ratio": high,
+        "model.accuracy_low_ratio": low,
+        "model.accuracy_ratio": accuracy,
+        "model.accuracy_recent_ratio": recent,
+        "model.confidence_ratio": sums[1] / sums[2] if sums[2] >= numbers.config.min_rows else math.nan,
+        "model.feature_drift_psi": psi,
+        "model.label_coverage_ratio": numbers.coverage(model, now),
+        "model.label_delay_seconds": delay_quantile(model.delays, 0.5),
+        "model.labelled_rows_count": float(labelled),
+        "model.positive_label_ratio": numbers.positive_label(model, serving, now),
+        "model.positive_prediction_ratio": numbers.positive(model, sums[3:]),
+        "model.prediction_drift_psi": numbers.prediction_psi(version, current, now),
+        "model.predictions_per_second": numbers.rate(model, 2, now),
+        "model.quality_lost": math.nan if lost is None else float(lost),
+        "model.reference_accuracy_ratio": version.accuracy if version is not None else math.nan,
+        "model.worse_than_previous": math.nan if worse is None else float(worse),
+    }  # fmt: skip
+    return np.array([by_name[name] for name in _MODEL])
+
+
+def see(
+    model: ModelState,
+    service: str | None,
+    versions: Sequence[str],
+    drift: FeatureDrift | None,
+) -> list[Sighting]:
+    """Say who is there; the frame sends what is new or changed."""
+    me = Entity("model", model.name)
+    serving = sorted(t.version for t in model.serving())
+    damaged = sorted(v.name for v in model.versions.values() if v.damaged)
+    attrs = (
+        ("damaged_reference", ", ".join(damaged)),
+        ("learning", "yes" if learning(model) else "no"),
+        ("serving", ", ".join(serving)),
+    )
+    edges = (Edge("serves", Entity("service", service), me),) if service is not None else ()
+    out = [Sighting(me, attrs, edges)]
+    for name in versions:
+        version = Entity("version", f"{model.name}/{name}")
+        out.append(
+            Sighting(
+                version,
+                (("serving", "yes" if name in serving else "no"), ("version", name)),
+                (Edge("version_of", version, me),),
+            )
+        )
+    return out + _see_features(model, drift)
+
+
+def _see_features(model: ModelState, drift: FeatureDrift | None) -> list[Sighting]:
+    """Say which features there are and what is broken; nothing while all is as it was and well."""
+    if drift is None or model.judged is None:
+        return []
+    broken = bool((model.judged[:, 4] > 0.5).any())
+    seen = (drift.names, model.current, broken)
+    if seen == model.seen_features and not broken:
+        return []
+    model.seen_features = seen
+    me = Entity("model", model.name)
+    out = []
+    for state in drift.states():
+        feature = Entity("feature", f"{model.name}/{state.name}")
+        used = "yes" if state.used else "no"
+        attrs = (("broken", state.reason), ("used", used))
+        out.append(Sighting(feature, attrs, (Edge("feeds", feature, me),)))
+    return out
+
+
+def learning(model: ModelState) -> bool:
+    """Tell whether something has no reference yet."""
+    current = model.tenures.get(model.current) if model.current is not None else None
+    version = model.versions.get(current.version) if current is not None else None
+    return version is None or not version.drift.names or math.isnan(version.accuracy)
+
+
+def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
+    """Return what is known about a model at `now`."""
+    serving = model.serving()
+    current = model.tenures.get(model.current) if model.current is not None else None
+    version = model.versions.get(current.version) if current is not None else None
+    row = dict(zip(_MODEL, model_row(model, numbers, now).tolist(), strict=True))
+    lost, worse = numbers.states(model, now)
+    states = version.drift.states() if version is not None else ()
+    usual = (
+        float(version.mix[model.positive])
+        if version is not None and version.mix is not None and model.positive is not None
+        else math.nan
+    )
+    ended = [t for t in model.tenures.values() if t.until is not None]
+    return ModelFacts(
+        model=model.name,
+        current=_version_facts(numbers, version, current, now) if current is not None else None,
+        serving=tuple(sorted({t.version for t in serving})),
+        previous=tuple(
+            _version_facts(numbers, model.versions.get(t.version), t, now)
+            for t in sorted(ended, key=lambda t: -t.since)
+        ),
+        accuracy=row["model.accuracy_ratio"],
+        low=row["model.accuracy_low_ratio"],
+        high=row["model.accuracy_high_ratio"],
+        recent=row["model.accuracy_recent_ratio"],
+        labelled=int(row["model.labelled_rows_count"]),
+        reference_accuracy=row["model.reference_accuracy_ratio"],
+        quality_lost=lost,
+        lost_since=current.lost_since if current is not None and lost else None,
+        worse_than_previous=worse,
+        broken=tuple(sorted((s for s in states if s.broken), key=lambda s: (not s.used, s.name))),
+        drifted=tuple(
+            sorted((s for s in states if not math.isnan(s.psi)), key=lambda s: (-s.psi, s.name))
+        )[:10],
+        label_coverage=row["model.label_coverage_ratio"],
+        label_delay_s=row["model.label_delay_seconds"],
+        label_shift=row["model.positive_label_ratio"] - usual,
+        prediction_shift=row["model.positive_prediction_ratio"] - usual,
+        prediction_psi=row["model.prediction_drift_psi"],
+        confidence=row["model.confidence_ratio"],
+        learning=learning(model),
+        rejected_rows=model.rejected,
+    )  # fmt: skip
+
+
+def _version_facts(
+    numbers: Numbers, version: VersionState | None, tenure: Tenure, now: float
+) -> VersionFacts:
+    labelled, accuracy, low, high = numbers.accuracy([tenure])
+    return VersionFacts(
+        version=tenure.version,
+        since=tenure.since,
+        until=tenure.until,
+        rows=tenure.rows_total,
+        labelled=labelled,
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        reference_accuracy=version.accuracy if version is not None else math.nan,
+        prediction_psi=numbers.prediction_psi(version, tenure, now),
+    )

@@ -1,0 +1,175 @@
+"""The state of all models to bytes and back: counts and hashes of ids, never rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from agent import checkpoint
+from agent.config import WatchModels
+from agent.errors import Refused
+from agent.label_join import LabelJoin
+from agent.model import FloatArray
+from agent.models.state import CLASSES, ModelState, Tenure, VersionState
+from agent.ports import FeatureDrift
+
+_VERSION: Final = 1
+_JOIN: Final = ("key", "ts", "tenure", "said", "labelled", "sizes")
+_TENURE: Final = (
+    "number", "version", "since", "last", "until", "serving", "rows_total", "lost", "lost_since",
+    "worse",
+)  # fmt: skip
+
+
+def dump(models: Iterable[ModelState], window: float, now: float) -> bytes:
+    """Return the state; `load(dump())` = never stopped."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    meta = {
+        "window": window,
+        "now": None if math.isnan(now) else now,
+        "models": [_dump_model(model, f"{i}.", arrays) for i, model in enumerate(models)],
+    }
+    return checkpoint.write("models", _VERSION, meta, arrays)
+
+
+def load(
+    state: bytes, config: WatchModels, held: int, drift: Callable[[], FeatureDrift]
+) -> tuple[dict[str, ModelState], float]:
+    """Return the models and the time of what `dump` gave; raises Refused when it is damaged or of another window.
+
+    held    buckets of a window; drift makes what a version's own state is loaded into
+    """
+    meta, arrays = checkpoint.read("models", _VERSION, state)
+    try:
+        if meta["window"] != config.window:
+            raise Refused("state of models is of another models.window: it is learnt anew")
+        models = {
+            str(one["name"]): _load_model(
+                one, f"{i}.", arrays, LabelJoin(config.label_wait, config.max_waiting), held
+            )
+            for i, one in enumerate(meta["models"])
+        }
+        for i, one in enumerate(meta["models"]):
+            for j, version in enumerate(one["versions"]):
+                models[str(one["name"])].versions[str(version["name"])] = _load_version(
+                    version, f"{i}.v{j}.", arrays, drift()
+                )
+        now = math.nan if meta["now"] is None else float(meta["now"])
+    except (KeyError, TypeError, ValueError, IndexError) as damage:
+        raise Refused(f"state of models is damaged ({damage!r}): it is learnt anew") from None
+    return models, now
+
+
+def _load_model(
+    said: Mapping[str, Any],
+    at: str,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    join: LabelJoin,
+    held: int,
+) -> ModelState:
+    join.restore({name: arrays[f"{at}join.{name}"] for name in _JOIN})
+    model = ModelState(str(said["name"]), join)
+    for ring, name in ((model.traffic, "traffic"), (model.arrivals, "arrivals")):
+        ring.restore(int(said[name]), arrays[f"{at}{name}"])
+    model.delays[:] = arrays[f"{at}delays"]
+    model.next_tenure, model.rejected = int(said["next_tenure"]), int(said["rejected"])
+    model.current = None if said["current"] is None else int(said["current"])
+    model.positive = None if said["positive"] is None else int(said["positive"])
+    model.classes = {str(word): i for i, word in enumerate(said["classes"])}
+    model.first, model.rows_seen, model.labels_seen = map(float, arrays[f"{at}times"])
+    model.new_rows, model.new_labels = map(int, said["new"])
+    model.early = {
+        int(key): (int(a), float("nan" if b is None else b), float("nan" if c is None else c))
+        for key, a, b, c in said["early"]
+    }
+    for j, one in enumerate(said["tenures"]):
+        tenure = _load_tenure(one, f"{at}t{j}.", arrays, 2 * held + 1)
+        model.tenures[tenure.number] = tenure
+    return model
+
+
+def _load_version(
+    said: Mapping[str, Any], at: str, arrays: Mapping[str, npt.NDArray[Any]], drift: FeatureDrift
+) -> VersionState:
+    drift.load(arrays[f"{at}drift"].tobytes())
+    version = VersionState(str(said["name"]), drift)
+    version.reference, version.damaged = said["reference"], bool(said["damaged"])
+    version.learnt_labels, version.learnt_right = map(int, said["learnt"])
+    version.accuracy, version.accuracy_rows, version.mix_rows = map(float, arrays[f"{at}numbers"])
+    version.learnt_mix[:] = arrays[f"{at}learnt_mix"]
+    if said["mixed"]:
+        version.mix = np.zeros(CLASSES + 1)
+        version.mix[:] = arrays[f"{at}mix"]
+    return version
+
+
+def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Put the arrays of a model under names that begin with `at`; return the rest."""
+    arrays.update({f"{at}join.{name}": array for name, array in model.join.arrays().items()})
+    arrays[f"{at}traffic"], arrays[f"{at}arrivals"] = model.traffic.data, model.arrivals.data
+    arrays[f"{at}delays"] = model.delays
+    arrays[f"{at}times"] = np.array([model.first, model.rows_seen, model.labels_seen])
+    versions, tenures = [], []
+    for j, version in enumerate(model.versions.values()):
+        here = f"{at}v{j}."
+        arrays[f"{here}drift"] = np.frombuffer(version.drift.dump(), dtype=np.uint8)
+        arrays[f"{here}numbers"] = np.array(
+            [version.accuracy, version.accuracy_rows, version.mix_rows]
+        )
+        arrays[f"{here}learnt_mix"] = version.learnt_mix
+        arrays[f"{here}mix"] = version.mix if version.mix is not None else np.zeros(CLASSES + 1)
+        versions.append(
+            {
+                "name": version.name,
+                "reference": version.reference,
+                "damaged": version.damaged,
+                "mixed": version.mix is not None,
+                "learnt": [version.learnt_labels, version.learnt_right],
+            }
+        )
+    for j, tenure in enumerate(model.tenures.values()):
+        here = f"{at}t{j}."
+        arrays[f"{here}rows"], arrays[f"{here}labels"] = tenure.rows.data, tenure.labels.data
+        arrays[f"{here}tests"] = np.concatenate(
+            [tenure.against_reference.dump(), tenure.against_previous.dump()]
+        )
+        tenures.append(
+            {name: getattr(tenure, name) for name in _TENURE}
+            | {"newest": [tenure.rows.newest, tenure.labels.newest]}
+        )
+    return {
+        "name": model.name,
+        "traffic": model.traffic.newest,
+        "arrivals": model.arrivals.newest,
+        "next_tenure": model.next_tenure,
+        "rejected": model.rejected,
+        "current": model.current,
+        "positive": model.positive,
+        "classes": list(model.classes),
+        "new": [model.new_rows, model.new_labels],
+        "early": [[str(key), *_no_nan(value)] for key, value in model.early.items()],
+        "versions": versions,
+        "tenures": tenures,
+    }  # fmt: skip
+
+
+def _no_nan(values: Iterable[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]
+
+
+def _load_tenure(
+    said: Mapping[str, Any], at: str, arrays: Mapping[str, npt.NDArray[Any]], buckets: int
+) -> Tenure:
+    tenure = Tenure(int(said["number"]), str(said["version"]), float(said["since"]), buckets)
+    for name in _TENURE:
+        setattr(tenure, name, said[name])
+    tenure.rows.restore(int(said["newest"][0]), arrays[f"{at}rows"])
+    tenure.labels.restore(int(said["newest"][1]), arrays[f"{at}labels"])
+    tests = cast("FloatArray", arrays[f"{at}tests"])
+    tenure.against_reference.load(tests[: len(tests) // 2])
+    tenure.against_previous.load(tests[len(tests) // 2 :])
+    return tenure

@@ -1,0 +1,232 @@
+"""The numbers of a model out of what is kept of it. Reads state; changes nothing but which class counts as positive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from agent.config import WatchModels
+from agent.intervals import wilson
+from agent.model import FloatArray
+from agent.models.state import BUCKETS, CLASSES, TRAFFIC_S, ModelState, Tenure, VersionState
+from agent.rings import LATENCIES, delay_quantile, latency_quantile
+
+_Z_BOUND: Final = 2.6
+"""Of the reference's own uncertainty: one-sided 99.5 %."""
+SERVICE: Final = (
+    "service.error_ratio", "service.latency_p50_seconds", "service.latency_p95_seconds",
+    "service.latency_p99_seconds", "service.processing_p50_seconds", "service.requests_per_second",
+)  # fmt: skip
+OF_VERSION: Final = (
+    "version.accuracy_high_ratio", "version.accuracy_low_ratio", "version.accuracy_ratio",
+    "version.predictions_per_second",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Numbers:
+    """Everything is over windows of `config.window` seconds, in buckets of `width` seconds, of which `held` fit."""
+
+    config: WatchModels
+    width: float = field(init=False)
+    held: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.width = max(1.0, self.config.window / BUCKETS)
+        self.held = max(1, math.ceil(self.config.window / self.width))
+
+    def labelled(self, tenures: Iterable[Tenure], windows: int = 1) -> tuple[float, float]:
+        """Return labelled and right rows of the last windows of each tenure, up to its newest labelled row."""
+        labelled = right = 0.0
+        for t in tenures:
+            if t.labels.newest >= 0:
+                newest = t.labels.newest
+                both = t.labels.span(newest - windows * self.held + 1, newest, slice(2)).sum(axis=0)
+                labelled += float(both[0])
+                right += float(both[1])
+        return labelled, right
+
+    def accuracy(self, tenures: Iterable[Tenure]) -> tuple[int, float, float, float]:
+        """Return labelled rows, accuracy and its 95 % bounds; NaN below `min_rows`."""
+        labelled, right = self.labelled(tenures)
+        if labelled < self.config.min_rows:
+            return int(labelled), math.nan, math.nan, math.nan
+        low, high = wilson(right, labelled)
+        return int(labelled), right / labelled, float(low), float(high)
+
+    def recent(self, tenures: Sequence[Tenure]) -> float:
+        """Return the accuracy of the newest labelled rows, just as many as `min_rows` needs."""
+        newest = max((t.labels.newest for t in tenures), default=-1)
+        if newest < 0:
+            return math.nan
+        sums = np.zeros((self.held, 2))
+        for t in tenures:
+            sums += t.labels.span(newest - self.held + 1, newest, slice(2))
+        back = np.cumsum(sums[::-1], axis=0)
+        enough = np.flatnonzero(back[:, 0] >= self.config.min_rows)
+        if not enough.size:
+            return math.nan
+        labelled, right = back[int(enough[0])]
+        return float(right / labelled)
+
+    def rows_now(self, tenures: Iterable[Tenure], now: float) -> FloatArray:
+        """Return the sums of the rows ring over the window that ends now."""
+        last = int(now / self.width)
+        out = np.zeros(3 + CLASSES + 1)
+        for t in tenures:
+            out += t.rows.span(last - self.held + 1, last).sum(axis=0, dtype=np.float64)
+        return out
+
+    def mix_psi(self, version: VersionState | None, mix: FloatArray) -> float:
+        """Return the stability index of predictions against the reference, less what sampling gives."""
+        rows = float(mix.sum())
+        if version is None or version.mix is None or rows < self.config.min_rows:
+            return math.nan
+        n = max(1.0, version.mix_rows)
+        expected = np.maximum(version.mix, 0.5 / n)
+        # classes that the reference has not: less than one of its rows is no news
+        least = np.where(version.mix > 0, 0.5 / rows, expected)
+        live = np.maximum(mix / rows, least)
+        psi = float(((live - expected) * np.log(live / expected)).sum())
+        used = int(np.count_nonzero(version.mix > 0))
+        return max(0.0, psi - (used - 1) * (1.0 / rows + 1.0 / n))
+
+    def rate(self, model: ModelState, column: int, now: float) -> float:
+        """Return rows a second over the traffic window, of whole seconds; NaN when nothing came for long."""
+        last = int(now) - 2  # the newest seconds may not have been read yet
+        if math.isinf(model.first) or now - model.rows_seen > max(
+            self.config.window, self.config.traffic_window
+        ):
+            return math.nan
+        long = min(int(self.config.traffic_window), TRAFFIC_S - 2, last - int(model.first))
+        if long < 1:
+            return math.nan
+        return float(model.traffic.span(last - long + 1, last, column).sum()) / long
+
+    def coverage(self, model: ModelState, now: float) -> float:
+        """Return the share of predictions whose label has come within its usual delay."""
+        usual = delay_quantile(model.delays, 0.9)
+        if math.isnan(usual):
+            return math.nan
+        if usual <= self.config.window:
+            last = int((now - usual * 1.1 - 1.0) / self.width) - 1
+            first = last - self.held + 2
+            rows = sum(float(t.rows.span(first, last, 0).sum()) for t in model.tenures.values())
+            got = sum(float(t.labels.span(first, last, 0).sum()) for t in model.tenures.values())
+        else:
+            # labels belong to predictions long gone: compare what comes in now of both
+            if now - model.first < 2 * usual:
+                return math.nan
+            last = int(now / self.width)
+            rows, got = map(
+                float,
+                model.arrivals.span(last - self.held + 1, last).sum(axis=0, dtype=np.float64),
+            )
+        return min(1.0, got / rows) if rows >= self.config.min_rows else math.nan
+
+    def positive(self, model: ModelState, mix: FloatArray) -> float:
+        """Return the share of the most common class of the reference among counts by class."""
+        rows = float(mix.sum())
+        if model.positive is None and rows >= self.config.min_rows:
+            model.positive = int(mix[:CLASSES].argmax())
+        if model.positive is None or rows < self.config.min_rows:
+            return math.nan
+        return float(mix[model.positive]) / rows
+
+    def positive_label(self, model: ModelState, serving: Sequence[Tenure], now: float) -> float:
+        """Return the same among labels."""
+        if now - model.labels_seen > self.config.window:
+            return math.nan
+        mix = np.zeros(CLASSES + 1)
+        for t in serving:
+            if t.labels.newest >= 0:
+                first = t.labels.newest - self.held + 1
+                mix += t.labels.span(first, t.labels.newest)[:, 2:].sum(axis=0, dtype=np.float64)
+        return self.positive(model, mix)
+
+    def prediction_psi(
+        self, version: VersionState | None, tenure: Tenure | None, now: float
+    ) -> float:
+        """Return the stability index of what a tenure predicts, up to `now` or its end."""
+        if tenure is None:
+            return math.nan
+        end = now if tenure.until is None else tenure.until
+        return self.mix_psi(version, self.rows_now([tenure], end)[3:])
+
+    def worst_psi(self, model: ModelState) -> float:
+        """Return the largest stability index of the features."""
+        if model.judged is None or np.isnan(model.judged[:, 3]).all():
+            return math.nan
+        return float(np.nanmax(model.judged[:, 3]))
+
+    def bound(self, accuracy: float, rows: float) -> float:
+        """Return the share of errors that a model of this accuracy may have, its own uncertainty included."""
+        doubt = _Z_BOUND * math.sqrt(max(accuracy * (1 - accuracy), 0.25 / rows) / rows)
+        return 1.0 - accuracy + self.config.tolerance + doubt
+
+    def before(self, model: ModelState, tenure: Tenure) -> tuple[float, float] | None:
+        """Return accuracy and rows of the newest tenure of another version before this one that has enough labels."""
+        for other in sorted(model.tenures.values(), key=lambda t: -t.since):
+            if other.since < tenure.since and other.version != tenure.version:
+                labelled, right = self.labelled([other], windows=2)
+                if labelled >= self.config.min_rows:
+                    return right / labelled, labelled
+        return None
+
+    def states(self, model: ModelState, now: float) -> tuple[bool | None, bool | None]:
+        """Return (quality lost, worse than previous) of the version in use; None = not known."""
+        current = model.tenures.get(model.current) if model.current is not None else None
+        if current is None or now - model.labels_seen > self.config.window:
+            return None, None
+        labelled, _ = self.labelled([current])
+        version = model.versions.get(current.version)
+        if labelled < self.config.min_rows or version is None:
+            return None, None
+        lost = None if math.isnan(version.accuracy) else current.lost
+        worse = None if self.before(model, current) is None else current.worse
+        return lost, worse
+
+    def version_row(self, model: ModelState, version: str, now: float) -> FloatArray:
+        """Return the signals of a version, in the order of `OF_VERSION`."""
+        tenure = max((t for t in model.tenures.values() if t.version == version), key=lambda t: t.since)  # fmt: skip
+        if tenure.until is not None and now - tenure.until > self.config.window:
+            return np.full(len(OF_VERSION), math.nan)
+        _, accuracy, low, high = self.accuracy([tenure])
+        if now - model.labels_seen > self.config.window:
+            accuracy = low = high = math.nan
+        buckets = max(2, math.ceil(self.config.traffic_window / self.width))
+        last = int((now - 2.0) / self.width) - (1 if self.width > 1 else 0)
+        rate = float(tenure.rows.span(last - buckets + 1, last, 0).sum())
+        return np.array([high, low, accuracy, rate / (buckets * self.width)])
+
+    def service_row(self, models: Sequence[ModelState], now: float) -> FloatArray:
+        """Return the signals of a service, over all models that it serves."""
+        rates = [self.rate(model, 0, now) for model in models]
+        known = [rate for rate in rates if not math.isnan(rate)]
+        last = int(now)
+        rows = np.zeros(TRAFFIC_S)
+        for model in models:
+            rows += model.traffic.span(last - TRAFFIC_S + 1, last, 0)
+        # as long as it takes to have enough rows, at least the traffic window
+        least = min(TRAFFIC_S, max(1, int(self.config.traffic_window)))
+        back = np.cumsum(rows[::-1])
+        enough = np.flatnonzero(back >= self.config.min_rows)
+        out = np.full(len(SERVICE), math.nan)
+        out[5] = sum(known) if known else math.nan
+        if enough.size and back[min(TRAFFIC_S, max(least, 30)) - 1] > 0:
+            sums = np.zeros(3 + 2 * (LATENCIES + 1))
+            for model in models:
+                first = last - max(least, int(enough[0]) + 1) + 1
+                sums += model.traffic.span(first, last).sum(axis=0, dtype=np.float64)
+            out[0] = sums[1] / sums[0]
+            latency = sums[3 : 3 + LATENCIES]
+            processing = sums[4 + LATENCIES : 4 + 2 * LATENCIES]
+            if latency.sum() >= self.config.min_rows:
+                out[1:4] = [latency_quantile(latency, q) for q in (0.5, 0.95, 0.99)]
+            if processing.sum() >= self.config.min_rows:
+                out[4] = latency_quantile(processing, 0.5)
+        return out

@@ -1,0 +1,160 @@
+"""What is kept of a model: its versions, its tenures, its classes. Arrays of fixed size; no decisions here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from agent import registry
+from agent.label_join import LabelJoin
+from agent.model import FloatArray, IntArray
+from agent.ports import ErrorDrift, FeatureDrift
+from agent.rings import DELAYS, LATENCIES, Ring
+
+MOST_MODELS: Final = 32
+MOST_TENURES: Final = 8
+"""Of one model: those that serve, and the newest of those that ended."""
+_MOST_CLASSES: Final = 4096
+CLASSES: Final = 16
+"""Classes whose share is followed; the rest is one."""
+_MOST_WORDS: Final = 8192
+BUCKETS: Final = 240
+"""In a window, at the most; a bucket is a second at the least."""
+TRAFFIC_S: Final = 120
+
+
+class VersionState:
+    """What is known of a version beside its tenures: its reference, or what was learnt in its stead."""
+
+    def __init__(self, name: str, drift: FeatureDrift) -> None:
+        self.name = name
+        self.drift = drift
+        self.reference: Mapping[str, Any] | None = None
+        self.asked = -math.inf
+        self.damaged = False
+        self.accuracy = math.nan
+        self.accuracy_rows = 0.0
+        self.mix: FloatArray | None = None
+        self.mix_rows = 0.0
+        self.learnt_mix: FloatArray = np.zeros(CLASSES + 1)
+        self.learnt_labels = 0
+        self.learnt_right = 0
+
+
+class Tenure:
+    """A stretch of time in which a version serves.
+
+    Both rings hold two windows, as labels come late, by time of the prediction:
+
+    rows     predictions, sum of confidence, predictions with one, then predictions by class
+    labels   labelled, right, then labels by class
+    """
+
+    def __init__(self, number: int, version: str, since: float, buckets: int) -> None:
+        self.number = number
+        self.version = version
+        self.since = since
+        self.last = since
+        self.until: float | None = None
+        self.serving = False
+        self.rows_total = 0
+        self.rows = Ring(buckets, 3 + CLASSES + 1, np.float32)
+        self.labels = Ring(buckets, 2 + CLASSES + 1, np.float32)
+        self.against_reference: ErrorDrift = registry.drift.get("errors")()
+        self.against_previous: ErrorDrift = registry.drift.get("errors")()
+        self.lost = False
+        self.lost_since: float | None = None
+        self.worse = False
+
+
+@dataclass(slots=True)
+class ModelState:
+    """One model."""
+
+    name: str
+    join: LabelJoin
+    traffic: Ring = field(
+        default_factory=lambda: Ring(TRAFFIC_S, 3 + 2 * (LATENCIES + 1), np.uint32)
+    )
+    arrivals: Ring = field(default_factory=lambda: Ring(BUCKETS + 1, 2))
+    versions: dict[str, VersionState] = field(default_factory=dict)
+    tenures: dict[int, Tenure] = field(default_factory=dict)
+    next_tenure: int = 1
+    current: int | None = None
+    positive: int | None = None
+    classes: dict[str, int] = field(default_factory=dict)
+    words: dict[Any, int | None] = field(default_factory=dict)
+    early: dict[int, tuple[int, float, float]] = field(default_factory=dict)
+    delays: FloatArray = field(default_factory=lambda: np.zeros(DELAYS))
+    first: float = math.inf
+    new_rows: int = 0
+    new_labels: int = 0
+    rows_seen: float = -math.inf
+    labels_seen: float = -math.inf
+    rejected: int = 0
+    judged: FloatArray | None = None
+    seen_features: tuple[Any, ...] = ()
+
+    def open_tenure(self, version: str) -> Tenure | None:
+        """Return the tenure of a version that has not ended."""
+        found = [t for t in self.tenures.values() if t.version == version and t.until is None]
+        return found[-1] if found else None
+
+    def serving(self) -> list[Tenure]:
+        """Return the tenures that serve."""
+        return [t for t in self.tenures.values() if t.serving]
+
+    def class_number(self, word: str) -> int:
+        """Return the number of a class, a new one for a new class; -1 = none, or too many."""
+        if not word:
+            return -1
+        number = self.classes.get(word)
+        if number is None:
+            if len(self.classes) >= _MOST_CLASSES:
+                return -1
+            number = self.classes[word] = len(self.classes)
+        return number
+
+    def class_numbers(self, values: Sequence[Any]) -> IntArray:
+        """Return the number of each class (n,); -1 = none. What was met before costs one look-up."""
+        words = self.words
+        try:
+            # 1, 1.0 and true are one key, as they are one class
+            numbers = list(map(words.get, values))
+        except TypeError:  # a list or an object: no class, but no reason to stop either
+            numbers = [None] * len(values)
+        for i, number in enumerate(numbers):
+            if number is None:
+                value = values[i]
+                numbers[i] = self.class_number(word_of(value))
+                if isinstance(value, str | bool | int | None) and len(words) < _MOST_WORDS:
+                    words[value] = numbers[i]
+        return np.array(numbers, dtype=np.int64)
+
+
+def word_of(value: Any) -> str:
+    """Return a class as one text, however it was logged: 1, 1.0, "1", "1.0" and true are the same class."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return "1" if value else "0"
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lower() in {"true", "false"}:
+            return "1" if text.lower() == "true" else "0"
+        try:
+            value = float(text)
+        except ValueError:
+            return text
+        if not math.isfinite(value):
+            return text
+    if isinstance(value, int | float | np.integer | np.floating):
+        number = float(value)
+        if math.isnan(number):
+            return ""
+        return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+    return str(value)
