@@ -51,8 +51,8 @@ bench-crash: .venv/all ## kill -9 at every point of a run
 bench-detect: .venv/bench build/rivals ## detection on labelled data (HOMEOSTAT_BENCH_DATA=DIR), beside rivals
 	$(BIN)/python tests/bench/detect.py $(ARGS)
 
-# Not part of `bench`: it takes 80 minutes, and as root it mounts a file and lays a cable into a namespace.
-bench-live: .venv/all ## an hour of ordinary work on this host, then real faults: 80 minutes, best as root
+# Not part of `bench`: it takes 85 minutes, and as root it mounts a file and lays a cable into a namespace.
+bench-live: .venv/all ## an hour of ordinary work on this host, then real faults: 85 minutes, best as root
 	$(BIN)/python tests/bench/live.py $(ARGS)
 
 bench-rca: .venv/bench ## root causes on labelled incidents (HOMEOSTAT_BENCH_DATA=DIR), beside rivals

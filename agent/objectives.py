@@ -47,6 +47,14 @@ BUILT_IN: Final = (
     Limit("host.disk_utilization_ratio", math.nan, 0.97, 10.0, ("host:*",), name="disk nearly full"),
     Limit("host.disk_inodes_ratio", math.nan, 0.97, 10.0, ("host:*",), name="inodes nearly used up"),
     Limit("host.memory_utilization_ratio", math.nan, 0.97, 10.0, ("host:*",), name="memory nearly full"),
+    Limit(
+        "host.pressure_ratio", math.nan, 0.9, 30.0, ("host:*",),
+        (("resource", "cpu"), ("who", "some")), name="processes wait for a CPU",
+    ),
+    Limit(
+        "host.pressure_ratio", math.nan, 0.5, 10.0, ("host:*",),
+        (("resource", "memory"), ("who", "full")), name="memory thrashes",
+    ),
     Limit("host.mount_reachable", 0.5, math.nan, 10.0, ("host:*",), name="file system does not answer"),
     Limit("gpu.reachable", 0.5, math.nan, 5.0, ("gpu:*",), name="GPU does not answer"),
     Limit("gpu.remap_failed", math.nan, 0.5, 0.0, ("gpu:*",), name="GPU memory row remapping failed"),
@@ -56,7 +64,11 @@ BUILT_IN: Final = (
     Limit("model.worse_than_previous", math.nan, 0.5, 0.0, ("model:*",), name="worse version", harm=True),
     Limit("feature.contract_broken", math.nan, 0.5, 0.0, ("feature:*",), name="data contract", harm=True),
 )  # fmt: skip
-"""Physical limits and contracts that hold without anybody stating them."""
+"""Physical limits and contracts that hold without anybody stating them.
+
+A core that is busy is well used; a task that waits for one nearly all the time (pressure stall information) is a host
+that is full. Waiting for a disk has no limit: one copy makes it.
+"""
 
 
 def limits_of(config: Config) -> tuple[Limit, ...]:

@@ -106,6 +106,21 @@ def test_every_signal_can_have_a_limit_that_holds_from_the_first_row():
             assert found[name].direction == (1 if key == "max" else -1)
 
 
+def test_processes_that_wait_for_a_cpu_all_the_time_are_a_warning_without_any_setting():
+    host = Entity("host", "one")
+    cpu, io = (
+        Series("host.pressure_ratio", host, (("resource", resource), ("who", "some")))
+        for resource in ("cpu", "io")
+    )
+    rows = [0.95] * 29 + [0.2] + [0.95] * 33  # of cpu; io stays at 1
+    seen = run(Watch(1.0, None, limits_of(Config())), rows, table=(cpu, io))
+    told = {ts: found for ts, found in seen.items() if found}
+    (anomaly,) = told[min(told)]
+    assert min(told) - anomaly.onset == 30.0
+    assert (anomaly.series, anomaly.family) == (cpu, "processes wait for a CPU")
+    assert not anomaly.harm
+
+
 def test_an_objective_names_both_of_its_sides():
     config = Config(objectives=[{"signal": "host.load1_count", "min": 1, "max": 8}])
     assert limits_of(config)[-1].name == "host.load1_count at least 1 and at most 8"
