@@ -132,7 +132,7 @@ class WatchModels(Model):
     label_wait: Duration = 86_400.0
     """How long a prediction waits for its label."""
     max_waiting: Annotated[int, Field(ge=1000)] = 1_000_000
-    """Most predictions that wait for labels, 30 bytes each; the oldest go first."""
+    """Most predictions that wait for labels, 44 bytes each; the oldest go first."""
     tolerance: Ratio = 0.03
     """How much accuracy may fall before it counts as lost."""
     traffic_window: Duration = 10.0

@@ -1,6 +1,6 @@
-"""Which prediction a late label belongs to: id -> when, by whom, what was said. Never the features.
+"""Which prediction a late label belongs to: id -> when, by whom, what was said, how surely. Never the features.
 
-A hash table in arrays: 30 bytes a waiting row, about 1 microsecond a row in batches. Rows leave by age in whole
+A hash table in arrays: 44 bytes a waiting row, about 1 microsecond a row in batches. Rows leave by age in whole
 generations, oldest first, so nothing is ever deleted in the middle. Ids are kept as 64-bit hashes: among a million
 waiting rows two share a hash once in 40 million such millions.
 """
@@ -18,7 +18,47 @@ import numpy.typing as npt
 from agent.model import BoolArray, FloatArray, IntArray
 
 KeyArray = npt.NDArray[np.uint64]
+Waiting = npt.NDArray[np.void]
+"""(n,) of `ROW`."""
+SLICES: Final = 8
+"""Slicings that a row remembers its values of."""
+ROW: Final = np.dtype(
+    [
+        ("key", np.uint64),
+        ("ts", np.float64),
+        ("tenure", np.int32),
+        ("said", np.float32),
+        ("confidence", np.uint16),
+        ("slices", np.uint8, (SLICES,)),
+        ("marks", np.uint8),
+        ("labelled", np.bool_),
+    ]
+)
+"""What is kept of a prediction. said: number of the class, or the prediction of a regression; confidence in
+1 / 65534, 65535 = none; slices: value of each slicing, 255 = none; marks: bits, as whoever reads them has set them."""
+_UNSURE: Final = 65_535
 _LARGEST: Final = 1 << 16
+
+
+def rows_of(keys: KeyArray, ts: FloatArray, tenure: int, said: Any) -> Waiting:
+    """Return rows (n,) for `LabelJoin.add`, without confidence, slices or marks."""
+    rows: Waiting = np.zeros(len(keys), dtype=ROW)
+    rows["key"], rows["ts"], rows["tenure"], rows["said"] = keys, ts, tenure, said
+    rows["confidence"], rows["slices"] = _UNSURE, 255
+    return rows
+
+
+def set_confidence(rows: Waiting, confidence: FloatArray) -> None:
+    """Write confidences (n,) in 0..1 into rows; NaN = none."""
+    known = np.isfinite(confidence)
+    scaled = np.rint(np.where(known, np.clip(confidence, 0.0, 1.0), 0.0) * (_UNSURE - 1))
+    rows["confidence"] = np.where(known, scaled, _UNSURE).astype(np.uint16)
+
+
+def confidence_of(rows: Waiting) -> FloatArray:
+    """Return the confidences (n,) of rows; NaN = none."""
+    raw = rows["confidence"].astype(np.float64)
+    return np.asarray(np.where(raw == _UNSURE, np.nan, raw / (_UNSURE - 1)))
 
 
 def keys_of(ids: Sequence[str]) -> KeyArray:
@@ -39,11 +79,7 @@ class _Generation:
         self.size = size
         self.rows = 0
         self.newest = -np.inf
-        self.key = np.zeros(size, dtype=np.uint64)
-        self.ts = np.zeros(size, dtype=np.float64)
-        self.tenure = np.zeros(size, dtype=np.int32)
-        self.said = np.zeros(size, dtype=np.int16)
-        self.labelled = np.zeros(size, dtype=np.bool_)
+        self.row: Waiting = np.zeros(size, dtype=ROW)
         self.table = np.zeros(2 * size, dtype=np.int32)  # row + 1; 0 = free
         self._mask = np.uint64(2 * size - 1)
 
@@ -55,27 +91,23 @@ class _Generation:
         while open_.size:
             row = self.table[slot[open_]].astype(np.int64) - 1
             taken = row >= 0
-            same = taken & (self.key[row] == keys[open_])
+            same = taken & (self.row["key"][row] == keys[open_])
             out[open_[same]] = row[same]
             open_ = open_[taken & ~same]
             slot[open_] = (slot[open_] + 1) & int(self._mask)
         return out
 
-    def add(self, keys: KeyArray, ts: FloatArray, tenure: int, said: IntArray) -> None:
+    def add(self, new: Waiting) -> None:
         """Append rows whose keys are not here yet and differ from each other."""
-        n = len(keys)
-        rows = np.arange(self.rows, self.rows + n)
-        self.key[rows] = keys
-        self.ts[rows] = ts
-        self.tenure[rows] = tenure
-        self.said[rows] = said
-        self.rows += n
-        self.newest = max(self.newest, float(ts.max()))
-        self.index(rows)
+        places = np.arange(self.rows, self.rows + len(new))
+        self.row[self.rows : self.rows + len(new)] = new
+        self.rows += len(new)
+        self.newest = max(self.newest, float(new["ts"].max()))
+        self.index(places)
 
     def index(self, rows: IntArray) -> None:
         """Put rows into the table. All of a round try for their slot; who did not get it tries the next one."""
-        slot = (self.key[rows] & self._mask).astype(np.int64)
+        slot = (self.row["key"][rows] & self._mask).astype(np.int64)
         open_ = np.arange(len(rows))
         while open_.size:
             free = self.table[slot[open_]] == 0
@@ -90,13 +122,11 @@ class Joined:
     """What became of a batch of labels, (n,) each.
 
     status   0 = no such prediction (yet), 1 = joined now, 2 = had its label already
-    ts, tenure, said   of the prediction, where status is 1
+    rows     the predictions, where status is 1
     """
 
     status: IntArray
-    ts: FloatArray
-    tenure: IntArray
-    said: IntArray
+    rows: Waiting
 
 
 class LabelJoin:
@@ -120,8 +150,7 @@ class LabelJoin:
     @property
     def nbytes(self) -> int:
         """Memory of the arrays."""
-        per_row = 8 + 8 + 4 + 2 + 1 + 2 * 4
-        return len(self._generations) * self._size * per_row
+        return len(self._generations) * self._size * (ROW.itemsize + 2 * 4)
 
     def known(self, keys: KeyArray) -> BoolArray:
         """Tell which keys are here (n,); cost: one probe a generation."""
@@ -130,26 +159,24 @@ class LabelJoin:
             out |= generation.find(keys) >= 0
         return out
 
-    def add(self, keys: KeyArray, ts: FloatArray, tenure: int, said: IntArray) -> None:
+    def add(self, rows: Waiting) -> None:
         """Let rows wait. Their keys are not `known`, not 0, and differ from each other."""
         done = 0
-        while done < len(keys):
+        while done < len(rows):
             if not self._generations or self._generations[-1].rows >= self._generations[-1].size:
-                self._expire(float(ts.max()))
+                self._expire(float(rows["ts"].max()))
                 self._generations.append(_Generation(self._size))
                 del self._generations[: -self._most]
             last = self._generations[-1]
-            part = slice(done, done + last.size - last.rows)
-            last.add(keys[part], ts[part], tenure, said[part])
-            done += len(keys[part])
+            part = rows[done : done + last.size - last.rows]
+            last.add(part)
+            done += len(part)
 
     def label(self, keys: KeyArray) -> Joined:
         """Join labels to their predictions; each prediction takes one label, the first."""
         n = len(keys)
         status = np.zeros(n, dtype=np.int64)
-        ts = np.full(n, np.nan)
-        tenure = np.zeros(n, dtype=np.int64)
-        said = np.zeros(n, dtype=np.int64)
+        out: Waiting = np.zeros(n, dtype=ROW)
         horizon = self._newest() - self._wait_s
         for generation in reversed(self._generations):
             at = np.flatnonzero(status == 0)
@@ -158,20 +185,16 @@ class LabelJoin:
             row = generation.find(keys[at])
             here = row >= 0
             at, row = at[here], row[here]
-            fresh = ~generation.labelled[row] & (generation.ts[row] >= horizon)
+            found = generation.row[row]
+            fresh = ~found["labelled"] & (found["ts"] >= horizon)
             # the same id twice in one batch: the first one counts
             first = np.zeros(len(row), dtype=np.bool_)
             first[np.unique(row, return_index=True)[1]] = True
             joined = fresh & first
             status[at] = np.where(joined, 1, 2)
-            at, row = at[joined], row[joined]
-            ts[at], tenure[at], said[at] = (
-                generation.ts[row],
-                generation.tenure[row],
-                generation.said[row],
-            )
-            generation.labelled[row] = True
-        return Joined(status, ts, tenure, said)
+            out[at[joined]] = found[joined]
+            generation.row["labelled"][row[joined]] = True
+        return Joined(status, out)
 
     def _newest(self) -> float:
         return max((g.newest for g in self._generations), default=-np.inf)
@@ -183,13 +206,9 @@ class LabelJoin:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the state for a checkpoint."""
-        columns = ("key", "ts", "tenure", "said", "labelled")
-        out: dict[str, npt.NDArray[Any]] = {
-            name: np.concatenate([getattr(g, name)[: g.rows] for g in self._generations])
-            if self._generations
-            else getattr(_Generation(1), name)[:0]
-            for name in columns
-        }
+        kept = [g.row[: g.rows] for g in self._generations]
+        whole = np.concatenate(kept) if kept else np.zeros(0, dtype=ROW)
+        out = {name: np.ascontiguousarray(whole[name]) for name in ROW.names or ()}
         out["sizes"] = np.array([g.rows for g in self._generations], dtype=np.int64)
         return out
 
@@ -202,9 +221,9 @@ class LabelJoin:
             at += rows
             generation = _Generation(max(self._size, 1 << max(0, rows - 1).bit_length()))
             generation.rows = rows
-            for name in ("key", "ts", "tenure", "said", "labelled"):
-                getattr(generation, name)[:rows] = arrays[name][part]
-            generation.newest = float(generation.ts[:rows].max()) if rows else -np.inf
+            for name in ROW.names or ():
+                generation.row[name][:rows] = arrays[name][part]
+            generation.newest = float(generation.row["ts"][:rows].max()) if rows else -np.inf
             generation.index(np.arange(rows))
             self._generations.append(generation)
         del self._generations[: -self._most]

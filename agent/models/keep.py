@@ -12,13 +12,13 @@ import numpy.typing as npt
 from agent import checkpoint
 from agent.config import WatchModels
 from agent.errors import Refused
-from agent.label_join import LabelJoin
+from agent.label_join import ROW, LabelJoin
 from agent.model import FloatArray
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
 from agent.ports import FeatureDrift
 
-_VERSION: Final = 1
-_JOIN: Final = ("key", "ts", "tenure", "said", "labelled", "sizes")
+_VERSION: Final = 2
+_JOIN: Final = (*(ROW.names or ()), "sizes")
 _TENURE: Final = (
     "number", "version", "since", "last", "until", "serving", "rows_total", "lost", "lost_since",
     "worse",

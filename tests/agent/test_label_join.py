@@ -7,11 +7,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.label_join import LabelJoin, keys_of
+from agent.label_join import LabelJoin, confidence_of, keys_of, rows_of, set_confidence
 
 
 def add(join: LabelJoin, ids: list[str], ts: float = 0.0, tenure: int = 1, said: int = 0) -> None:
-    join.add(keys_of(ids), np.full(len(ids), ts), tenure, np.full(len(ids), said))
+    join.add(rows_of(keys_of(ids), np.full(len(ids), ts), tenure, np.full(len(ids), said)))
+
+
+def test_a_row_remembers_how_sure_and_of_which_slices_it_was():
+    join = LabelJoin(100.0, 10_000)
+    rows = rows_of(keys_of(["a", "b"]), np.array([1.0, 2.0]), 1, np.array([0.1, 7.0]))
+    set_confidence(rows, np.array([0.987654, np.nan]))
+    rows["slices"][0, :2] = 3, 0
+    rows["marks"][1] = 5
+    join.add(rows)
+    other = LabelJoin(100.0, 10_000)
+    other.restore(join.arrays())
+    got = other.label(keys_of(["b", "c", "a"])).rows
+    assert confidence_of(got)[[0, 2]] == pytest.approx([np.nan, 0.987654], abs=1e-5, nan_ok=True)
+    assert got["said"][[0, 2]] == pytest.approx([7.0, 0.1])
+    assert got["slices"][2].tolist() == [3, 0, *[255] * 6]
+    assert got["marks"][[0, 2]].tolist() == [5, 0]
 
 
 def test_keys_are_stable_across_runs_and_no_id_is_zero():
@@ -25,7 +41,7 @@ def test_a_prediction_takes_one_label_and_says_whose_it_was():
     add(join, ["a", "b"], ts=5.0, tenure=7, said=3)
     got = join.label(keys_of(["b", "x", "b"]))
     assert got.status.tolist() == [1, 0, 2]
-    assert (got.ts[0], got.tenure[0], got.said[0]) == (5.0, 7, 3)
+    assert got.rows[["ts", "tenure", "said"]][0].tolist() == (5.0, 7, 3.0)
     assert join.label(keys_of(["b", "a"])).status.tolist() == [2, 1]
 
 
@@ -48,7 +64,7 @@ def test_it_agrees_with_a_dictionary(data):
             status = 0 if expected is None else 2 if i in done else 1
             assert got.status[at] == status
             if status == 1:
-                assert (got.ts[at], got.tenure[at], got.said[at]) == expected
+                assert got.rows[["ts", "tenure", "said"]][at].tolist() == expected
                 done.add(i)
     known = join.known(keys_of([f"id{i}" for i in range(number + 3)]))
     assert known.tolist() == [True] * number + [False] * 3
@@ -59,7 +75,7 @@ def test_old_rows_leave_by_number_and_by_age_and_memory_stays():
     for second in range(300):
         add(join, [f"{second}/{i}" for i in range(200)], ts=float(second))
     assert len(join) <= 2 * 4096
-    assert join.nbytes < 300_000
+    assert join.nbytes < 400_000
     assert join.label(keys_of(["299/0", "0/0"])).status.tolist() == [1, 0]
     few = LabelJoin(50.0, 1_000_000)
     add(few, ["old"], ts=0.0)
