@@ -90,8 +90,11 @@ def difference_low(a: tuple[Any, Any], b: tuple[Any, Any], need: float) -> Float
     parts = np.linspace(math.log(_IDLE), need - math.log(_IDLE), _SPLITS + 1)
     with np.errstate(divide="ignore"):
         plain = np.log(np.maximum((np.exp(parts) - _IDLE) / (1.0 - _IDLE), 0.0))
-    low = share_low(*(np.asarray(v)[..., None] for v in a), plain[1:])
-    high = share_high(*(np.asarray(v)[..., None] for v in b), plain[:0:-1])
+    (total_a, rows_a), (total_b, rows_b) = (
+        [np.asarray(v)[..., None] for v in one] for one in (a, b)
+    )
+    low = share_low(total_a, rows_a, plain[1:])
+    high = share_high(total_b, rows_b, plain[:0:-1])
     out: FloatArray = (low - high).min(axis=-1)
     return out
 

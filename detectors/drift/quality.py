@@ -6,12 +6,14 @@ Good for: labels that come late and in any order (give those of one period to on
 many slices and protected groups at once. Not for: telling when quality changed (see `errors`), nor quality before
 labels are there. Slot 0 is all rows, slots 1.. are the slices; a row may lie in several slices, or in none.
 
-Every bound holds at every look (see `_bounds`): shares, and what is made of shares (precision, recall, F1), exactly;
-AUC, log loss, Brier, MAE, RMSE, R2 and bias asymptotically. Fewer than `least` rows are unknown (NaN), never 0.
-Bounds are of the stretch of time behind the sums, as it was on average, and each slot's hold by themselves.
-Cost in batches of 1,000 with 5 slices a row: 0.7 microseconds a row; 40 slices take 60 kB for two classes, 150 kB for
-16, 140 kB for numbers. Figures are made when asked for, some 50 ms.
-Sources: DeLong, DeLong, Clarke-Pearson 1988 (variance of AUC); Howard, Ramdas, Sequential estimation of quantiles, 2022.
+Every bound holds at every look (see `_bounds`): shares, and what is made of shares (precision, recall, F1, quantiles),
+exactly; AUC, log loss, Brier, MAE, RMSE, R2 and bias asymptotically. Fewer than `least` rows are unknown (NaN), never
+0. Bounds are of the stretch of time behind the sums, as it was on average, and each slot's hold by themselves. Not for
+rows that hang together (many of one user): they count as if they did not.
+Cost in batches of 1,000, 5 slices a row: 0.4 microseconds a row for two classes, 0.7 for 16, 0.6 for numbers; 40 slices
+take 53, 162 and 135 kB. Figures are made when asked for: some 40 ms.
+Sources: DeLong, DeLong, Clarke-Pearson 1988 (variance of AUC); Howard, Ramdas, Sequential estimation of quantiles with
+applications to A/B testing and best-arm identification, 2022.
 """
 
 from __future__ import annotations
@@ -352,18 +354,18 @@ class ClassQuality(_Sums):
 
     def reliability(self, slot: int = 0, level: float = 0.95) -> Reliability:
         """Return the reliability curve of a slot; each group's bounds hold by themselves; empty groups are NaN."""
-        curves = self._curves(1.0 - level)
-        return Reliability(
-            *(getattr(curves, n)[slot] for n in ("score", "share", "low", "high", "rows"))
-        )
+        c = self._curves(1.0 - level)
+        return Reliability(c.score[slot], c.share[slot], c.low[slot], c.high[slot], c.rows[slot])
 
     def _auc(self, alpha: float, least: int) -> Figure:
         if self._k == 2:
             return _auc(self.arrays["scores"], alpha, least)
         whole = _averaged(_auc(self.arrays["each"], alpha / self._k, least), axis=0)
         known = np.arange(1 + self.slices) == 0
-        parts = (np.where(known, v, np.nan) for v in (whole.value, whole.low, whole.high))
-        return Figure(*parts, rows=np.where(known, whole.rows, 0.0))
+        value, low, high = (
+            np.where(known, v, np.nan) for v in (whole.value, whole.low, whole.high)
+        )
+        return Figure(value, low, high, np.where(known, whole.rows, 0.0))
 
     # ---------------------------------------------------------------- groups
 
@@ -450,10 +452,9 @@ class NumberQuality(_Sums):
         alpha = 1.0 - level
         n, size, e, e2, e4 = self.arrays["sums"].T[:5]
         squared = _mean_size(np.stack((n, e2, e4)), alpha, least)
-        root = [np.sqrt(v) for v in (squared.value, squared.low, squared.high)]
         out = {
             "mae": _mean_size(np.stack((n, size, e2)), alpha, least),
-            "rmse": Figure(*root, rows=n),
+            "rmse": Figure(np.sqrt(squared.value), np.sqrt(squared.low), np.sqrt(squared.high), n),
             "bias": _mean(np.stack((n, e, e2)), alpha, least),
             "r2": self._r2(alpha, least),
         }
@@ -530,7 +531,8 @@ def _known(
 ) -> Figure:
     """Return a figure that is unknown where there are fewer than `least` rows."""
     some = rows >= least
-    return Figure(*(np.where(some, v, np.nan) for v in (value, low, high)), rows=rows)
+    value, low, high = (np.where(some, v, np.nan) for v in (value, low, high))
+    return Figure(value, low, high, rows)
 
 
 def _share(hits: Any, rows: FloatArray, alpha: float, least: int) -> Figure:
@@ -557,8 +559,8 @@ def _same(figure: Figure) -> Figure:
 
 def _f1(overlap: Figure) -> Figure:
     """Return F1 from the share of rows that are both among those that are either: it rises with it."""
-    f1 = [2 * v / (1 + v) for v in (overlap.value, overlap.low, overlap.high)]
-    return Figure(*f1, rows=overlap.rows)
+    value, low, high = (2 * v / (1 + v) for v in (overlap.value, overlap.low, overlap.high))
+    return Figure(value, low, high, overlap.rows)
 
 
 def _macro(
@@ -577,12 +579,12 @@ def _averaged(each: Figure, axis: int) -> Figure:
     """Return the mean over an axis of what is known; the rows are those of the smallest part."""
     some = np.isfinite(each.value)
     with np.errstate(invalid="ignore", divide="ignore"):
-        parts = [
+        value, low, high = (
             np.where(some, v, 0.0).sum(axis=axis) / some.sum(axis=axis)
             for v in (each.value, each.low, each.high)
-        ]
+        )
     smallest = np.where(some, each.rows, np.inf).min(axis=axis)
-    return Figure(*parts, rows=np.where(some.any(axis=axis), smallest, 0.0))
+    return Figure(value, low, high, np.where(some.any(axis=axis), smallest, 0.0))
 
 
 def _auc(scores: npt.NDArray[np.int64], alpha: float, least: int) -> Figure:
