@@ -237,7 +237,8 @@ class Comparison:
         ]
         more = max(_more(log, n, need) for log in wanted)
         bounds = _low(weights, need), -_low(mirrored, need)
-        return _verdict(won, need, difference, bounds, (round(n), rows_a, rows_b), more)
+        counts = round(n), rows_a, rows_b
+        return _verdict(won, need, difference, bounds=bounds, counts=counts, more=more)
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """Return what is known of all slots (1 + slices,)."""
@@ -266,7 +267,8 @@ def sums(
     growth = (likely + _PRICE) / pairs
     more = math.ceil(max(0.0, need - likely) / growth) if growth > 0 else math.inf
     bounds = float(difference_low(b, a, need)), -float(difference_low(a, b, need))
-    return _verdict(won, need, difference, bounds, (int(pairs), int(rows_a), int(rows_b)), more)
+    counts = int(pairs), int(rows_a), int(rows_b)
+    return _verdict(won, need, difference, bounds=bounds, counts=counts, more=more)
 
 
 def rows_to_find(
@@ -288,6 +290,7 @@ def _verdict(
     won: dict[str, float],
     need: float,
     difference: float,
+    *,
     bounds: tuple[float, float],
     counts: tuple[int, int, int],
     more: float,

@@ -84,7 +84,7 @@ def test_the_area_lies_within_the_ties_of_its_bins():
         quality.take(labels, np.zeros(20_000, dtype=int), 1 - p)
         figure = quality.figures(level=1e-9)["roc_auc"]  # no doubt but that of the bins
         area = metrics.roc_auc_score(labels, p)
-        tied = metrics.roc_auc_score(labels, np.minimum(np.arcsin(np.sqrt(p)) * 128 // np.pi, 63))
+        tied = metrics.roc_auc_score(labels, np.minimum(np.arcsin(np.sqrt(p)) * 256 // np.pi, 127))
         assert figure.value[0] == pytest.approx(tied, abs=1e-9)
         assert figure.low[0] <= area <= figure.high[0]
 
