@@ -16,8 +16,8 @@ bends upwards (a square, with twice the spread) its part comes out a quarter too
 Shapes: counts (d, width); columns (d, n), whole numbers below `width`; 20 bins and one for missing do well. Units:
 those of the loss; a share is part of the whole change, NaN where a change is not sure. Bands hold with 90 % or more:
 sampling of the reference by leaving out each tenth of it (the jackknife: a delta method), of the rows now by variance.
-Warm-up: `LEAST_ROWS` labelled rows of reference. Cost, one core, 50 features of 21 columns: `learn` 0.7 s for 5,000
-rows, once; `explain` 0.3 ms. State there: 110 kB.
+Warm-up: `LEAST_ROWS` labelled rows of reference. Cost, one core, 50 features of 21 columns: `learn` 0.4 s for 5,000
+rows, once; `explain` 0.2 ms. State there: 110 kB.
 Sources: Blinder 1973, Oaxaca 1973 (parts by means and effects); Buja, Hastie, Tibshirani, Linear smoothers and
 additive models, 1989 (backfitting); Kuensch 1989 (leaving out blocks, as rows may hang together).
 """

@@ -21,8 +21,8 @@ Good for: classifiers that log a confidence, labels late, few or none. Not for: 
 has changed: it says "as before" until labels come, and its band is too narrow so long. Nothing is said (NaN and a
 reason) while rows are unlike all that had labels, and while the newest labels contradict it.
 Shapes: (n,) rows; counts (WIDTH,). Units: shares 0..1; `at` counts the rows of this version. NaN confidence = not
-known: counts as an average row. Warm-up: `LEAST_ROWS` labelled rows of reference. Cost, one core: 0.1 microseconds a
-row in batches of 1,000, 0.5 ms a `judge`, 0.4 ms for 500 labels. State: 14 kB.
+known: counts as an average row. Warm-up: `LEAST_ROWS` labelled rows of reference. Cost, one core: 0.04 microseconds a
+row in batches of 1,000 (0.16 in batches of 100), 0.6 ms a `judge`, 0.1 ms for 500 labels. State: 5 kB.
 Sources: NannyML, Confidence-based performance estimation (the idea); Blom, Bar-Shalom, The interacting multiple model
 algorithm, 1988 (copies that switch).
 """
@@ -272,7 +272,7 @@ class Estimate:
         """Learn from labelled rows; return how probable it was to be so far off."""
         n = float(counts.sum())
         h, doubt = table.look(counts, n)
-        share = (right + 10.0 * table.accuracy) / (n + 10.0)
+        share = (right + 10.0 * table.accuracy + 0.5) / (n + 11.0)
         off = right / n - table.accuracy - self._mean @ h
         reach = self._spread @ h
         total = reach @ h + doubt + table.kept * share * (1 - share) / n
@@ -347,6 +347,9 @@ class Estimate:
         for (mid, lowest, highest), variance in zip(
             (precision, recall, f1), variances, strict=True
         ):
+            if math.isnan(mid):
+                bands.append(_NOTHING)
+                continue
             below, above = (
                 math.hypot(mid - x, _Z90 * math.sqrt(variance)) for x in (lowest, highest)
             )
@@ -400,9 +403,10 @@ class _Table:
         self.total = float(rows.sum())
         self.accuracy = float(right.sum()) / max(1.0, self.total)
         self.p: FloatArray = rows / max(1.0, self.total)
-        # two rows of doubt in each bin, so that one where nothing was is as the average
-        self.a: FloatArray = (right + 2.0 * self.accuracy) / (rows + 2.0)
-        self.a[UNKNOWN] = self.accuracy
+        # half a row of doubt in all, two in each bin: nothing is certain, and a bin without rows is as the average
+        average = (float(right.sum()) + 0.5) / (self.total + 1.0)
+        self.a: FloatArray = (right + 2.0 * average) / (rows + 2.0)
+        self.a[UNKNOWN] = average
         alone = self.a * (1 - self.a)
         self.noise = float(self.p @ alone)
         self._each: FloatArray = alone / (rows + 2.0)
