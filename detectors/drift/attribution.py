@@ -162,8 +162,9 @@ class Losses:
         deeper = np.maximum(shares - self._usual, 0.0) * self._steep
         alone = np.einsum("kfb,fb->kf", self._alone, shares) + deeper.sum(axis=1) / 2
         whole = alone.sum(axis=1)
-        scored = score is not None and self._score.size > 0
-        if scored:
+        apart = 0.0
+        if score is not None and self._score.size:
+            apart = self._apart
             whole = np.einsum("kfb,fb->k", self._whole, shares) + deeper.sum() / 2
             whole += self._score @ (score / max(float(score.sum()), 1e-12))
         change = loss - self._mean
@@ -176,7 +177,7 @@ class Losses:
         # what the rows now leave open
         effect = self._alone[0].astype(np.float64)
         between = (shares * effect**2).sum(axis=1) - (shares * effect).sum(axis=1) ** 2
-        known = np.concatenate((between, [self._apart if scored else 0.0]))
+        known = np.concatenate((between, [apart]))
         rest = max(0.0, loss_variance - float(known.sum()))
         now = np.concatenate(([loss_variance], known, [loss_variance]))
         with_change = np.concatenate(([loss_variance], known, [rest]))

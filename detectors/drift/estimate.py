@@ -161,7 +161,9 @@ class Estimate:
         blocks = max(1, n // STEP_ROWS)
         cells = np.arange(n) * blocks // n * COLUMNS + self.code(confidence, positive)
         rows, good = (
-            np.bincount(cells, weights=w, minlength=blocks * COLUMNS).reshape(blocks, COLUMNS)
+            np.bincount(cells, weights=w, minlength=blocks * COLUMNS)
+            .reshape(blocks, COLUMNS)
+            .astype(np.float64)
             for w in (np.ones(n), right.astype(np.float64))
         )
         self._table = _Table(rows.sum(axis=0), good.sum(axis=0))
@@ -210,7 +212,8 @@ class Estimate:
         if positive is not None:
             other = np.searchsorted(self._edges[1], confidence, side="right")
             at = np.where(positive, other + BINS, at)
-        return np.where(np.isnan(confidence), UNKNOWN, at) + COLUMNS * np.asarray(marks)
+        codes: IntArray = np.where(np.isnan(confidence), UNKNOWN, at) + COLUMNS * np.asarray(marks)
+        return codes
 
     @staticmethod
     def count(codes: IntArray, right: BoolArray | None = None) -> FloatArray:

@@ -104,4 +104,5 @@ def unusual(counts: FloatArray, ordered: IntArray, columns: IntArray) -> FloatAr
     rarer = np.where(counts <= own[:, None], counts, 0.0).sum(axis=1)
     tail = np.where(columns < ordered, np.minimum(2 * np.minimum(lower, upper), total), rarer)
     # a value that never was is as rare as one row of the reference, no more is known
-    return np.maximum(tail, 1.0) / np.maximum(total, 1.0)
+    share: FloatArray = np.maximum(tail, 1.0) / np.maximum(total, 1.0)
+    return share

@@ -144,7 +144,12 @@ def test_labels_that_contradict_it_stop_it_until_others_fit():
 
 @pytest.mark.parametrize(
     ("mark", "why"),
-    [(OUTSIDE, "outside"), (BROKEN, "contract"), (JOINT | BROKEN, "contract"), (JOINT, "each other")],
+    [
+        (OUTSIDE, "outside"),
+        (BROKEN, "contract"),
+        (JOINT | BROKEN, "contract"),
+        (JOINT, "each other"),
+    ],
 )
 def test_rows_unlike_all_labelled_ones_are_not_estimable_until_such_have_labels(mark, why):
     rng = np.random.default_rng(1)
