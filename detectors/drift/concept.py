@@ -71,8 +71,8 @@ _BLOCK: Final = 200
 _LEVELS: Final = 8
 _HELD: Final = 32
 """Blocks wait so long before the design effect learns them: it must not learn the start of a drift."""
-_DOUBT: Final = 1.5
-"""Standard errors that are taken off a design effect, so that independent rows lose nothing."""
+_DOUBT: Final = 2.0
+"""Standard errors within which a design effect is taken for chance, so that independent rows lose nothing."""
 _LEAST_BLOCKS: Final = 3.0
 _PRIOR_ROWS: Final = 2.0
 _LEAST_ROWS: Final = 200.0
@@ -182,6 +182,8 @@ class Concept:
         slices     (s, n) which value of each slicing; -1 = none of them
         """
         before = self.alarmed
+        if not self.rows:
+            self._last = ts
         for part in self._parts(loss, residual, slices):
             n = len(part[0])
             counts, gauge = self._count(*part)
@@ -371,8 +373,13 @@ class Concept:
         k = np.maximum(blocks, _LEAST_BLOCKS)
         length = np.maximum(rows, 1.0) / k
         effect = (squares - 2 * mean * total + mean**2 * rows) / ((k - 1.0) * variance)
-        doubt = _DOUBT * np.sqrt((2.0 + 1.0 / (length * variance)) / k)
-        proven = np.where(blocks >= _LEAST_BLOCKS, np.maximum(effect / (1.0 + doubt), 1.0), 1.0)
+        noise = 2.0 + 1.0 / (length * variance)
+        proven = _proven(effect, blocks, noise)
+        for at, values in zip(_FIRST + self._begin[:, 0], self._values[:, 0], strict=True):
+            # the values of one slicing have few blocks each, and wander alike
+            mine, n = slice(at, at + values), np.maximum(blocks[:, at : at + values].sum(axis=1), 1.0)
+            both = [(x[:, mine] * blocks[:, mine]).sum(axis=1) / n for x in (effect, noise)]
+            proven[:, mine] = np.maximum(proven[:, mine], _proven(both[0], n, both[1])[:, None])
         proven, length = proven[:, self._stream, None], length[:, self._stream, None]
         out = np.broadcast_to(proven[0], self._effect.shape)
         for level in range(1, _LEVELS):
@@ -446,6 +453,14 @@ def _shared(x: FloatArray, where: IntArray | None = None, cells: int = 1) -> Flo
     size = cells * len(_POINTS)
     out: FloatArray = np.bincount(low_at, 1.0 - part, size) + np.bincount(low_at + 1, part, size)
     return out
+
+
+def _proven(effect: FloatArray, blocks: FloatArray, noise: FloatArray) -> FloatArray:
+    """Return the design effect that so many blocks prove, 1 or more."""
+    more = np.maximum(effect - 1.0, 0.0)
+    doubt = _DOUBT * np.sqrt(noise / np.maximum(blocks, 1.0))
+    kept = np.maximum(1.0 - (doubt / np.maximum(more, 1e-12)) ** 2, 0.0)
+    return np.where(blocks >= _LEAST_BLOCKS, 1.0 + more * kept * (1.0 + doubt), 1.0)
 
 
 def _moments(counts: FloatArray, gauge: FloatArray) -> FloatArray:
