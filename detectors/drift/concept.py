@@ -58,7 +58,7 @@ _POINTS: Final = np.linspace(0.0, 1.0, 17)
 _POWERS: Final = np.stack([np.ones_like(_POINTS), _POINTS, _POINTS**2], axis=1)
 _STAKES: Final = np.array([0.06, 0.12, 0.25, 0.5, 1.0])
 """The rise that a bet waits for, in standard deviations of its stream."""
-_LASTS: Final = 24.0 / _STAKES**2
+_LASTS: Final = 64.0 / _STAKES**2
 """Rows in which a stake wins e^12 when the rise is that."""
 _MOST: Final = 0.8
 """Share of its wealth that a bet may lose in one row."""
@@ -71,9 +71,11 @@ _BLOCK: Final = 200
 _LEVELS: Final = 8
 _HELD: Final = 32
 """Blocks wait so long before the design effect learns them: it must not learn the start of a drift."""
+_CHANCE: Final = 3.0
+"""Standard errors within which a design effect is chance, so that independent rows lose nothing."""
 _DOUBT: Final = 2.0
-"""Standard errors within which a design effect is taken for chance, so that independent rows lose nothing."""
-_LEAST_BLOCKS: Final = 3.0
+"""Standard errors above its estimate that a proven one may be."""
+_LEAST_BLOCKS: Final = 5.0
 _PRIOR_ROWS: Final = 2.0
 _LEAST_ROWS: Final = 200.0
 _LEAST_IN_SLICE: Final = 30.0
@@ -146,6 +148,7 @@ class Concept:
 
         self.rows = 0
         self.alarmed = False
+        self._calm = True
         self._scored: bool | None = None
         self._last = -math.inf
         # rows, sum, sum of squares of each stream, and the sum of what its size is told in
@@ -297,8 +300,9 @@ class Concept:
 
     def _decide(self) -> None:
         worth = np.where(np.isfinite(self._log_share), self._parts_of_evidence(), -np.inf)
-        if self.alarmed:
-            self.alarmed = _log_sum(worth) >= self._limit - _CALM
+        self._calm = _log_sum(worth) < self._limit - _CALM
+        if self.alarmed or self._calm:
+            self.alarmed = self.alarmed and not self._calm
             return
         _, _, before, after = self._gauges()
         rise = np.where(self._falls, before - after, after - before)
@@ -347,7 +351,7 @@ class Concept:
             self._learn_block(block)
             return
         slot = self._blocks % _HELD
-        if self._blocks >= _HELD and not self.alarmed:
+        if self._blocks >= _HELD and self._calm:
             self._learn_block(self._held[slot].astype(np.float64))
             if self._learnt % 8 == 0:
                 self._measure()
@@ -375,6 +379,10 @@ class Concept:
         effect = (squares - 2 * mean * total + mean**2 * rows) / ((k - 1.0) * variance)
         noise = 2.0 + 1.0 / (length * variance)
         proven = _proven(effect, blocks, noise)
+        # a slice wanders with the whole, at least
+        whole = proven[:, _SURPRISE if self._scored else _LOSS, None] - 1.0
+        long = length[:, _LOSS, None]
+        proven[:, _FIRST:] = np.maximum(proven[:, _FIRST:], 1.0 + whole * length[:, _FIRST:] / long)
         for at, values in zip(_FIRST + self._begin[:, 0], self._values[:, 0], strict=True):
             # the values of one slicing have few blocks each, and wander alike
             mine, n = slice(at, at + values), np.maximum(blocks[:, at : at + values].sum(axis=1), 1.0)
@@ -458,9 +466,10 @@ def _shared(x: FloatArray, where: IntArray | None = None, cells: int = 1) -> Flo
 def _proven(effect: FloatArray, blocks: FloatArray, noise: FloatArray) -> FloatArray:
     """Return the design effect that so many blocks prove, 1 or more."""
     more = np.maximum(effect - 1.0, 0.0)
-    doubt = _DOUBT * np.sqrt(noise / np.maximum(blocks, 1.0))
-    kept = np.maximum(1.0 - (doubt / np.maximum(more, 1e-12)) ** 2, 0.0)
-    return np.where(blocks >= _LEAST_BLOCKS, 1.0 + more * kept * (1.0 + doubt), 1.0)
+    error = np.sqrt(noise / np.maximum(blocks, 1.0))
+    proven = more - (_CHANCE * error) ** 2 / np.maximum(more, 1e-12)
+    out = 1.0 + np.maximum(proven, 0.0) * (1.0 + _DOUBT * error)
+    return np.where(blocks >= _LEAST_BLOCKS, out, 1.0)
 
 
 def _moments(counts: FloatArray, gauge: FloatArray) -> FloatArray:
