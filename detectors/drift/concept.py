@@ -73,8 +73,6 @@ _HELD: Final = 32
 """Blocks wait so long before the design effect learns them: it must not learn the start of a drift."""
 _CHANCE: Final = 3.0
 """Standard errors within which a design effect is chance, so that independent rows lose nothing."""
-_DOUBT: Final = 2.0
-"""Standard errors above its estimate that a proven one may be."""
 _LEAST_BLOCKS: Final = 5.0
 _PRIOR_ROWS: Final = 2.0
 _LEAST_ROWS: Final = 200.0
@@ -158,6 +156,7 @@ class Concept:
         self._since: FloatArray = np.full(bets, -np.inf)
         self._run: FloatArray = np.zeros((2, *bets))  # rows and gauge since then
         self._effect: FloatArray = np.ones(bets)
+        self._doubt: FloatArray = np.zeros(bets)  # 2 / degrees of freedom of the effect
         self._open: FloatArray = np.zeros((2, streams))
         self._open_rows = 0
         self._held: npt.NDArray[np.float32] = np.zeros((_HELD, 2, streams), dtype=np.float32)
@@ -272,6 +271,7 @@ class Concept:
         gain /= self._effect * (1.0 + k / rows[at, None])
         gain[rows[at] < _LEAST_IN_SLICE] = 0.0
         cap = self._limit + _CAP - np.maximum(self._log_share, -_CAP * 2)[:, None]
+        cap = np.where(self._doubt > 0, np.expm1(cap * self._doubt) / np.maximum(self._doubt, 1e-9), cap)
         self._log_r = np.minimum(np.logaddexp(self._log_r, math.log(n)) + gain, cap)
         anew = self._log_w <= 0
         self._since[anew] = self._last
@@ -280,17 +280,23 @@ class Concept:
         self._run[1] += gauge[at, None]
         self._log_w = np.minimum(np.maximum(self._log_w, 0.0) + gain, cap)
 
+    def _sure(self) -> FloatArray:
+        """Return log R with the tails of Student's t, as a design effect is known from so many blocks only."""
+        x = np.maximum(self._log_r, 0.0) * self._doubt
+        return np.where(x > 0, np.log1p(x) / np.maximum(self._doubt, 1e-9), self._log_r)
+
     def _parts_of_evidence(self) -> FloatArray:
         """Return the log of what each component adds to the e-detector (components,)."""
-        top = self._log_r.max(axis=1, keepdims=True)
+        log_r = self._sure()
+        top = log_r.max(axis=1, keepdims=True)
         top = np.where(np.isfinite(top), top, 0.0)
         with np.errstate(divide="ignore"):
-            mean = np.log(np.exp(self._log_r - top).mean(axis=1)) + top[:, 0]
+            mean = np.log(np.exp(log_r - top).mean(axis=1)) + top[:, 0]
         return np.where(np.isfinite(self._log_share), mean + self._log_share, mean)
 
     def _gauges(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Return since, rows, and gauge before and since of each component's leading stake (components,)."""
-        best = self._log_r.argmax(axis=1)
+        best = self._sure().argmax(axis=1)
         i = np.arange(len(best))
         n, _, _, gauge = self._base[:, self._stream]
         before = gauge / np.maximum(n, 1.0)
@@ -390,9 +396,12 @@ class Concept:
             proven[:, mine] = np.maximum(proven[:, mine], _proven(both[0], n, both[1])[:, None])
         proven, length = proven[:, self._stream, None], length[:, self._stream, None]
         out = np.broadcast_to(proven[0], self._effect.shape)
+        freedom = np.full(out.shape, blocks[0, _LOSS])
         for level in range(1, _LEVELS):
-            lasts = length[level] <= _LASTS * out
-            out = np.where(lasts, np.maximum(out, proven[level]), out)
+            more = (length[level] <= _LASTS * out) & (proven[level] > out)
+            out = np.where(more, proven[level], out)
+            freedom = np.where(more, blocks[level, _LOSS], freedom)
+        self._doubt = 2.0 * (1.0 - 1.0 / out) / np.maximum(freedom - 1.0, 1.0)
         self._effect = out
 
     # ---- restarts of the agent
@@ -411,7 +420,7 @@ class Concept:
     def _state(self) -> dict[str, npt.NDArray[Any]]:
         return {
             "base": self._base, "log_r": self._log_r, "log_w": self._log_w, "since": self._since,
-            "run": self._run, "effect": self._effect, "open": self._open, "held": self._held,
+            "run": self._run, "effect": self._effect, "doubt": self._doubt, "open": self._open, "held": self._held,
             "pairs": self._pairs, "spread": self._spread,
         }  # fmt: skip
 
@@ -468,8 +477,7 @@ def _proven(effect: FloatArray, blocks: FloatArray, noise: FloatArray) -> FloatA
     more = np.maximum(effect - 1.0, 0.0)
     error = np.sqrt(noise / np.maximum(blocks, 1.0))
     proven = more - (_CHANCE * error) ** 2 / np.maximum(more, 1e-12)
-    out = 1.0 + np.maximum(proven, 0.0) * (1.0 + _DOUBT * error)
-    return np.where(blocks >= _LEAST_BLOCKS, out, 1.0)
+    return np.where(blocks >= _LEAST_BLOCKS, 1.0 + np.maximum(proven, 0.0), 1.0)
 
 
 def _moments(counts: FloatArray, gauge: FloatArray) -> FloatArray:
