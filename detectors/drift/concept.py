@@ -137,8 +137,9 @@ class Concept:
         self._stream: IntArray = np.append(_STREAM_OF, np.arange(_FIRST, _FIRST + cells))
         self._falls: BoolArray = np.append(_FALLS, np.zeros(cells, dtype=np.bool_))
         slice_share = (1.0 - sum(_SHARES)) / max(cells, 1)
-        with np.errstate(divide="ignore"):
-            self._log_share = np.log(np.append(_SHARES, np.full(cells, slice_share)))
+        share = np.append(_SHARES, np.full(cells, slice_share))
+        self._counts = share > 0
+        self._log_share: FloatArray = np.log(np.where(self._counts, share, 1.0))
         whole = [c.size, c.size, c.residual_size, c.residual_size, c.size]
         self._least: FloatArray = np.append(whole, np.full(cells, c.slice_size))
         self._limit = math.log(c.every)
@@ -162,7 +163,9 @@ class Concept:
         self._held: npt.NDArray[np.float32] = np.zeros((_HELD, 2, streams), dtype=np.float32)
         self._blocks = self._learnt = 0
         self._pairs: FloatArray = np.zeros((_LEVELS, 2, streams))
-        self._spread: FloatArray = np.zeros((_LEVELS, 4, streams))  # blocks, rows, sum, sum^2 / rows
+        self._spread: FloatArray = np.zeros(
+            (_LEVELS, 4, streams)
+        )  # blocks, rows, sum, sum^2 / rows
 
     # ---- rows in
 
@@ -239,7 +242,9 @@ class Concept:
             x = surprise if self._scored else loss
             mine, rows = (l, slices[:, known]) if self._scored else (loss, slices)
             where = np.where(rows >= 0, rows + self._begin, cells)
-            counts[_FIRST:] = _shared(x, where, cells + 1)[: cells * len(_POINTS)].reshape(cells, -1)
+            counts[_FIRST:] = _shared(x, where, cells + 1)[: cells * len(_POINTS)].reshape(
+                cells, -1
+            )
             again = np.broadcast_to(mine, where.shape).ravel()
             gauge[_FIRST:] = np.bincount(where.ravel(), again, cells + 1)[:cells]
         return counts, gauge
@@ -269,10 +274,17 @@ class Concept:
         k = mine.sum(axis=1, keepdims=True)
         # rows of one bet share the error of the mean that they bet against
         gain /= self._effect * (1.0 + k / rows[at, None])
-        gain[rows[at] < _LEAST_IN_SLICE] = 0.0
-        cap = self._limit + _CAP - np.maximum(self._log_share, -_CAP * 2)[:, None]
-        cap = np.where(self._doubt > 0, np.expm1(cap * self._doubt) / np.maximum(self._doubt, 1e-9), cap)
-        self._log_r = np.minimum(np.logaddexp(self._log_r, math.log(n)) + gain, cap)
+        idle = self._base[0, at, None] < _LEAST_IN_SLICE
+        gain[idle[:, 0]] = 0.0
+        # a slice has as many starts as all rows, spread over its own: one that no longer comes gathers nothing
+        starts = np.where(idle, 0.0, np.minimum(k * self._base[0, _LOSS] / rows[at, None], n))
+        cap = self._limit + _CAP - self._log_share[:, None]
+        cap = np.where(
+            self._doubt > 0, np.expm1(cap * self._doubt) / np.maximum(self._doubt, 1e-9), cap
+        )
+        with np.errstate(divide="ignore"):
+            log_starts = np.log(starts)
+        self._log_r = np.minimum(np.logaddexp(self._log_r, log_starts) + gain, cap)
         anew = self._log_w <= 0
         self._since[anew] = self._last
         self._run[:, anew] = 0.0
@@ -292,7 +304,8 @@ class Concept:
         top = np.where(np.isfinite(top), top, 0.0)
         with np.errstate(divide="ignore"):
             mean = np.log(np.exp(log_r - top).mean(axis=1)) + top[:, 0]
-        return np.where(np.isfinite(self._log_share), mean + self._log_share, mean)
+        out: FloatArray = mean + self._log_share
+        return out
 
     def _gauges(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Return since, rows, and gauge before and since of each component's leading stake (components,)."""
@@ -305,7 +318,7 @@ class Concept:
         return self._since[i, best], rows, before, after
 
     def _decide(self) -> None:
-        worth = np.where(np.isfinite(self._log_share), self._parts_of_evidence(), -np.inf)
+        worth = np.where(self._counts, self._parts_of_evidence(), -np.inf)
         self._calm = _log_sum(worth) < self._limit - _CALM
         if self.alarmed or self._calm:
             self.alarmed = self.alarmed and not self._calm
@@ -324,15 +337,15 @@ class Concept:
     @property
     def evidence(self) -> float:
         """log10 of the e-detector."""
-        worth = self._parts_of_evidence()[np.isfinite(self._log_share)]
-        return max(_log_sum(worth), 0.0) / math.log(10.0)
+        return max(_log_sum(self._parts_of_evidence()[self._counts]), 0.0) / math.log(10.0)
 
     def changes(self) -> tuple[Change, ...]:
-        """Say what speaks for a change, the strongest first: all that is as large as it must be and a tenth as sure."""
+        """Say what speaks for a change, the strongest first: whatever is large enough and sure, or has part in an alarm."""
         worth = self._parts_of_evidence()
         since, rows, before, after = self._gauges()
         rise = np.where(self._falls, before - after, after - before)
-        told = np.flatnonzero((rise >= self._least) & (worth >= self._limit - math.log(10.0)))
+        enough = np.where(self._counts & self.alarmed, self._limit - _CALM, self._limit)
+        told = np.flatnonzero((rise >= self._least) & (worth >= enough))
         names = [(name, None) for name in _WHOLE] + [
             (name, value) for name, values in self.slices for value in range(values)
         ]
@@ -391,7 +404,10 @@ class Concept:
         proven[:, _FIRST:] = np.maximum(proven[:, _FIRST:], 1.0 + whole * length[:, _FIRST:] / long)
         for at, values in zip(_FIRST + self._begin[:, 0], self._values[:, 0], strict=True):
             # the values of one slicing have few blocks each, and wander alike
-            mine, n = slice(at, at + values), np.maximum(blocks[:, at : at + values].sum(axis=1), 1.0)
+            mine, n = (
+                slice(at, at + values),
+                np.maximum(blocks[:, at : at + values].sum(axis=1), 1.0),
+            )
             both = [(x[:, mine] * blocks[:, mine]).sum(axis=1) / n for x in (effect, noise)]
             proven[:, mine] = np.maximum(proven[:, mine], _proven(both[0], n, both[1])[:, None])
         proven, length = proven[:, self._stream, None], length[:, self._stream, None]
@@ -411,7 +427,7 @@ class Concept:
         meta = {
             "slices": [list(one) for one in self.slices],
             "scored": self._scored,
-            "alarmed": self.alarmed,
+            "state": [self.alarmed, self._calm],
             "last": self._last if math.isfinite(self._last) else None,
             "counts": [self.rows, self._open_rows, self._blocks, self._learnt],
         }
@@ -436,14 +452,14 @@ class Concept:
                 raise Refused("state of a concept detector is of other slices: it is learnt anew")
             last = -math.inf if meta["last"] is None else float(meta["last"])
             rows, open_rows, blocks, learnt = map(int, meta["counts"])
-            scored, alarmed = meta["scored"], bool(meta["alarmed"])
+            scored, (alarmed, calm) = meta["scored"], map(bool, meta["state"])
         except (KeyError, TypeError, ValueError) as damage:
             raise Refused(
                 f"state of a concept detector is damaged ({damage!r}): it is learnt anew"
             ) from None
         for name in mine:
             setattr(self, f"_{name}", arrays[name])
-        self._scored, self.alarmed, self._last = scored, alarmed, last
+        self._scored, self.alarmed, self._calm, self._last = scored, alarmed, calm, last
         self.rows, self._open_rows, self._blocks, self._learnt = rows, open_rows, blocks, learnt
 
 
