@@ -1,6 +1,8 @@
-"""Evidence that a model errs more than it may: a bet against "the share of errors is at most the bound".
+"""Errors as numbers in 0..1, and evidence that there are more than there may be.
 
-Good for: labels that come in batches of any size, looked at after each. Not for: saying how large the share is
+`Ranks` turns the error of a regression into a loss that has bounds: its rank among those of the reference.
+
+`Errors` bets against "the share of errors is at most the bound". Good for: labels that come in batches of any size, looked at after each. Not for: saying how large the share is
 (see `agent.intervals`). Needs no warm-up: at a bound of 0.1, a model that errs 0.25 is found after about 200 labels,
 one that errs 0.15 after about 1,200 (means; false alarms are rare, see `alarm`).
 
@@ -12,7 +14,7 @@ Source: Shin, Ramdas, Rinaldo, E-detectors: a nonparametric framework for sequen
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from agent.units import Model
 
 _ALTERNATIVES: Final = np.array([0.03, 0.08, 0.2, 0.4, 0.8])
 _CAP: Final = 3.0
+_KNOTS: Final = 257
 
 
 @registry.drift("errors")
@@ -67,3 +70,26 @@ class Errors:
         if state.shape != self._log_r.shape or np.isnan(state).any():
             raise Refused("state of an error detector does not fit: it is learnt anew")
         self._log_r = state.astype(np.float64)
+
+
+class Ranks:
+    """The loss of a regression: which share of the errors of the reference is smaller, ties counted half.
+
+    Good for: errors of any unit and any tail, as one outlier is worth 1 at most. Not for: telling how much larger an
+    error is beyond the largest of the reference. error (n,) prediction - truth in any unit, its sign does not matter;
+    NaN stays NaN; loss (n,) in 0..1, on average 0.5 on the reference. 2 kB; 0.1 microseconds a row.
+    """
+
+    def __init__(self, reference: Any) -> None:
+        size = np.abs(np.asarray(reference, dtype=np.float64))
+        size = size[np.isfinite(size)]
+        if not len(size):
+            raise ValueError("there is no error in the reference to rank others by")
+        self.knots: FloatArray = np.quantile(size, np.linspace(0.0, 1.0, _KNOTS))
+
+    def __call__(self, error: Any) -> FloatArray:
+        """Return the loss of each error."""
+        size = np.abs(np.asarray(error, dtype=np.float64))
+        low = np.searchsorted(self.knots, size, side="left")
+        high = np.searchsorted(self.knots, size, side="right")
+        return np.where(np.isnan(size), np.nan, (low + high) / (2.0 * _KNOTS))
