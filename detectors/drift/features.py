@@ -25,7 +25,7 @@ from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import FeatureState
 from agent.units import Duration, Model
-from detectors.drift import contract, evidence, reference
+from detectors.drift import contract, pairs, reference
 from detectors.drift.contract import LOGS, NEGATIVE, PER_DECADE, ZERO, Tolerances
 from detectors.drift.reference import (
     ABOVE,
@@ -36,15 +36,17 @@ from detectors.drift.reference import (
     WRONG,
     Reference,
 )
+from detectors.drift.watch import Watch
 
 _FAST_ROWS: Final = 64.0
 _LEAST_ROWS: Final = 30.0
 _SMALL: Final = 128
 """Batches up to this are compared with all edges at once; larger ones are searched."""
 _SAY_AGAIN_S: Final = 3.0
-_DRIFT_PSI: Final = 0.2
+_FLOOR: Final = 1e-9
+"""The least e-value that is told apart from none."""
 _MOST_LEARNT: Final = 256
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 @registry.drift("features")
@@ -62,6 +64,8 @@ class Features:
         """Fewer rows than this give no PSI."""
         learn_rows: Annotated[int, Field(ge=100)] = 1000
         """Rows that become the reference when there is none."""
+        quiet: Duration = 90 * 86_400.0
+        """Between two false alarms of a model, at the least and on average."""
         tolerances: Tolerances = Tolerances()
 
     def __init__(
@@ -74,7 +78,7 @@ class Features:
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
         self._use(reference.read(found, others))
 
-    def _use(self, ref: Reference) -> None:
+    def _use(self, ref: Reference, joint: pairs.Pairs | None = None) -> None:
         """Lay the arrays out over a reference."""
         d = len(ref.names)
         self._ref = ref
@@ -86,7 +90,7 @@ class Features:
         self._groups = (np.arange(d)[:, None] * (PSI_GROUPS + 2) + ref.groups).ravel()
         self._group_usual = self._grouped(ref.shares)
         self._centre = np.where(np.isnan(ref.quartiles[:, 1]), 0.0, ref.quartiles[:, 1])
-        self._evidence = evidence.Evidence(ref)
+        self._watch = Watch(ref, joint if joint is not None else pairs.none(), self.config.quiet)
         self._fast: FloatArray = np.zeros((d, COLUMNS))
         self._slow: FloatArray = np.zeros((d, COLUMNS))
         self._squares: FloatArray = np.zeros((d, 2))  # sums of squared weights, fast and slow
@@ -126,7 +130,6 @@ class Features:
             counts[~present] = 0.0
             magnitudes[~present] = 0.0
             n[~present] = 0.0
-        self._evidence.take(counts, self._fast)
         fade = 2.0 ** (-rows / _FAST_ROWS)
         self._fast *= fade
         self._fast += counts
@@ -139,6 +142,7 @@ class Features:
         self._squares *= (fade * fade, age * age)
         self._squares += n[:, None]
         self._last = max(self._last, ts)
+        self._watch.take(self._last, counts, columns)
 
     def _place(
         self, rows: int, features: Mapping[str, Any]
@@ -208,10 +212,21 @@ class Features:
         pending, self._pending = self._pending, []
         names = sorted({name for _, batch in pending for name in batch})[:_MOST_LEARNT]
         columns = {name: _joined([(n, batch.get(name)) for n, batch in pending]) for name in names}
-        self._use(reference.learn(columns))
-        self._learning = False
+        self.fit(columns)
         for n, batch in pending:
             self.take(ts, n, batch)
+
+    def fit(self, features: Mapping[str, Any]) -> None:
+        """Make rows the reference, instead of the one that there is: columns of one length, in the order of time."""
+        self._use(reference.learn(features))
+        self._learning = False
+        rows = len(next(iter(features.values()), ()))
+        if not rows:
+            return
+        columns, _, _ = self._place(rows, features)
+        self._use(self._ref, pairs.choose(self._watch.places(columns)))
+        self._learning = False
+        self._watch.learn(columns)
 
     # ---- states out
 
@@ -302,7 +317,8 @@ class Features:
 
     def states(self) -> tuple[FeatureState, ...]:
         """Say what the last `judge` found, for each of `names`."""
-        logs = self._evidence.log10()
+        found, sized = self._watch.values()
+        enough = Watch.enough(sized)
         weight = self._fast.sum(axis=1)
         rows = weight**2 / np.maximum(self._squares[:, 0], 1e-12)
         out = []
@@ -321,18 +337,24 @@ class Features:
                     broken=None if math.isnan(broken) else broken > 0.5,
                     reason=self._reason[i] if broken > 0.5 else "",
                     since=float(self._since[i]) if broken > 0.5 else None,
-                    evidence=float(logs[i]),
-                    drifted=bool(logs[i] >= evidence.ALARM and psi >= _DRIFT_PSI),
+                    evidence=math.log10(max(found[i], _FLOOR)),
+                    drifted=bool(sized[i] >= enough),
                 )
             )
         return tuple(out)
+
+    def drifting(self) -> dict[str, float]:
+        """Return log10 of the e-value of each feature that drifts now."""
+        _, sized = self._watch.values()
+        which = np.flatnonzero(sized >= Watch.enough(sized))
+        return {self.names[i]: math.log10(sized[i]) for i in map(int, which)}
 
     def restart(self) -> None:
         """Forget the rows, keep the reference: the version serves anew."""
         if self._learning:
             self._pending = []
         else:
-            self._use(self._ref)
+            self._use(self._ref, self._watch.pairs)
             self._learning = False
 
     # ---- restarts of the agent
@@ -346,13 +368,21 @@ class Features:
             "reason": self._reason,
         }
         return checkpoint.write(
-            "features", _VERSION, meta, {**reference.arrays(self._ref), **self._state()}
+            "features",
+            _VERSION,
+            meta,
+            {
+                **reference.arrays(self._ref),
+                **pairs.arrays(self._watch.pairs),
+                **self._watch.state(),
+                **self._state(),
+            },
         )
 
     def _state(self) -> dict[str, Any]:
         return {
             "fast": self._fast, "slow": self._slow, "squares": self._squares,
-            "magnitudes": self._magnitudes, "log_r": self._evidence.log_r, "broken": self._broken,
+            "magnitudes": self._magnitudes, "broken": self._broken,
             "kind": self._kind, "since": self._since, "said_at": self._said_at, "table": self._table,
         }  # fmt: skip
 
@@ -360,7 +390,8 @@ class Features:
         """Take a state that `dump` gave, with its reference; raises Refused when it is damaged."""
         meta, arrays = checkpoint.read("features", _VERSION, state)
         try:
-            self._use(reference.restore(meta["reference"], arrays))
+            self._use(reference.restore(meta["reference"], arrays), pairs.restore(arrays))
+            self._watch.restore(arrays)
             mine = self._state()
             if any(arrays[name].shape != mine[name].shape for name in mine):
                 raise Refused("state of features does not fit its reference: it is learnt anew")
@@ -370,7 +401,7 @@ class Features:
         except (KeyError, TypeError, ValueError) as damage:
             raise Refused(f"state of features is damaged ({damage}): it is learnt anew") from None
         self._fast, self._slow, self._squares = arrays["fast"], arrays["slow"], arrays["squares"]
-        self._magnitudes, self._evidence.log_r = arrays["magnitudes"], arrays["log_r"]
+        self._magnitudes = arrays["magnitudes"]
         self._broken, self._kind, self._since = arrays["broken"], arrays["kind"], arrays["since"]
         self._said_at, self._table = arrays["said_at"], arrays["table"]
 
