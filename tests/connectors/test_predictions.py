@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agent.errors import Refused, Unavailable
-from agent.ports import Feed, LabelBatch, PredictionBatch, Receiver
+from agent.ports import BulkReceiver, Feed, LabelBatch, PredictionBatch, Pushed
 from connectors._tail import Tail, unpack
-from connectors.predictions import Predictions, Reader, Rows
+from connectors._records import Reader, Rows
+from connectors.predictions import Predictions
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """Test machines are busy."""
@@ -94,7 +95,7 @@ async def test_rows_become_columns(make, log, tmp_path):
     write(tmp_path / "labels.jsonl", label(0), label(1, label=0))
     one = make()
     assert isinstance(one, Feed)
-    assert isinstance(one, Receiver)
+    assert isinstance(one, BulkReceiver)
     batch, labels = await one.read()
     assert isinstance(batch, PredictionBatch)
     assert (batch.model, batch.version, batch.ids) == ("fraud", "3", ("r0", "r1"))
@@ -188,7 +189,7 @@ BAD = [
     (row(0, model="../x"), "`model`"),
     (row(0, model=7), "`model`"),
     (row(0, features=[1, 2]), "`features`"),
-    (row(0, features={f"f{i}": 1 for i in range(2001)}), "2001 features"),
+    (row(0, features={f"f{i}": 1 for i in range(2001)}), "more than 2000 features"),
     (row(0, status="ok"), "`status`"),
     (row(0, version="a/b"), "`version`"),
     (row(0, id={"a": 1}), "`id`"),
@@ -671,10 +672,15 @@ def test_whatever_happens_to_the_file_lines_come_once_in_order(tmp_path_factory,
 # ---- pushed
 
 
-def push(one: Predictions, body: bytes, kind: str = "application/json"):
-    (route,) = one.routes()
-    assert route.path == "/ingest/predictions"
-    return route.handle(body, kind)
+NOW = T0 + 5000.0
+
+
+def push(one: Predictions, body: bytes, kind: str = "application/json", model: str = ""):
+    inlet = one.inlets()[0]
+    assert inlet.path == "/ingest/predictions"
+    query = {"model": model} if model else {}
+    pushed = Pushed(body, {"content-type": kind}, query, NOW, lambda _: (), lambda _: None)
+    return inlet.take(pushed).arrivals
 
 
 @pytest.mark.parametrize(
@@ -707,7 +713,7 @@ def test_lines_are_known_without_their_content_type(make):
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "nested too deep|not JSON"),
         (b"7", "record 0: not an object"),
-        (json.dumps([row(0), row(1, ts=None)]).encode(), "record 1: `ts`"),
+        (json.dumps([row(0), row(1, ts="now")]).encode(), "record 1: `ts`"),
         (json.dumps(row(0)).encode() + b"\n{\n", "record 1: not JSON"),
         (json.dumps([row(0)] * 20_001).encode(), "20001 records at once"),
     ],
@@ -778,7 +784,9 @@ async def test_describe_moves_no_position(make, log):
 async def test_without_files_it_only_listens(tmp_path):
     one = Predictions("predictions", Predictions.Config(), state=tmp_path)
     assert await one.read() == ()
-    assert len(one.routes()) == 1
+    assert [inlet.path for inlet in one.inlets()] == [
+        "/ingest/predictions", "/ingest/sketches", "/v1/logs",
+    ]
     one.close()
 
 
