@@ -9,7 +9,7 @@ What is promised. 2xx means: the daemon has counted the rows, they are in its me
 model watch (every five minutes, and at a clean stop). Nothing is answered before: when the ingest process is killed,
 its clients get no answer, send again, and rows with an id are not counted twice. When the daemon is killed, what was
 counted since the last checkpoint is gone, as is what it read from files (which it reads again). Of a pair of events
-(KServe), the half that came first waits in the ingest process; how many were lost with it is told in the log.
+(KServe), the half that came first waits in the ingest process; how many went with it is told in the log.
 
 The listening socket stays with the daemon: while a new process starts, connections wait in its queue.
 """
@@ -170,7 +170,7 @@ class Intake:
         self._sock.close()
 
     def turn(self) -> None:
-        """Start it anew, with other settings; nothing that it has is lost."""
+        """Start it anew, with other settings, after it has answered what is under way."""
         self._turning = self._writer is not None  # one that is being started gets them anyway
         self._end()
 
@@ -186,10 +186,12 @@ class Intake:
                 how = await self._one()
             except OSError as error:
                 how = f"could not be started: {error.strerror}"
+            lost, self._waiting = self._waiting, 0
             if self._ending or self._turning:
                 self._turning = False
+                if lost:
+                    log.info("intake_turned", halves_lost=lost)
                 continue
-            lost, self._waiting = self._waiting, 0
             self.restarts += 1
             self.fault = f"the ingest process {how}"
             log.warning("intake_ended", how=how, restarts=self.restarts, halves_lost=lost)
