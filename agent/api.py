@@ -142,11 +142,14 @@ def make_app(
                 signed.add(path)
             handler = _receiver(source, one, push or (lambda _: None), telemetry)
             routes.append(StarletteRoute(path, handler, methods=["POST"], name=f"ingest {source}"))
-    for path, (source, _) in inlets.mounted.items() if inlets is not None else ():
-        if path in taken | ingest:
-            raise Refused(f"receiver {source}: the path {path} is taken; give it one of its own")
-        ingest.add(path)
-        routes.append(StarletteRoute(path, inlets, name=f"ingest {source}"))
+    if inlets is not None:
+        for path, (source, _) in inlets.mounted.items():
+            if path in taken | ingest:
+                raise Refused(
+                    f"receiver {source}: the path {path} is taken; give it one of its own"
+                )
+            ingest.add(path)
+            routes.append(StarletteRoute(path, inlets, name=f"ingest {source}"))
     inner = Starlette(
         routes=routes,
         exception_handlers={

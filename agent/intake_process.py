@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import _server, registry
 from agent.authority import Person, Tokens, Unknown
+from agent.control import reach
 from agent.errors import AgentError, Refused, Unavailable
 from agent.inlets import LARGE, Busy, Inlets, No, told
 from agent.intake import MOST_CELLS, SIZE, read
@@ -177,6 +178,7 @@ class Front:
         self._inlets = inlets
         self._daemon = daemon
         self._client: httpx.AsyncClient | None = None
+        self._reached = contextlib.ExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -194,7 +196,8 @@ class Front:
         import httpx
 
         if self._client is None:
-            transport = httpx.AsyncHTTPTransport(uds=str(self._daemon))
+            path = self._reached.enter_context(reach(self._daemon))  # for as long as we live
+            transport = httpx.AsyncHTTPTransport(uds=path)
             self._client = httpx.AsyncClient(transport=transport, timeout=_FORWARD_S)
         body = bytearray()
         more = True

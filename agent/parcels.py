@@ -102,7 +102,7 @@ def pack(said: Mapping[str, Any], batch: Bulk | None = None) -> bytes:
     words = {}
     for i, (name, column) in enumerate(texts.items()):
         words[name], arrays[f"w{i}"] = _coded(column)
-    meta = {
+    meta: dict[str, Any] = {
         "of": "predictions", "model": batch.model, "version": batch.version, "variant": batch.variant,
         "ids": batch.ids if any(batch.ids) else None, "traces": batch.traces, "order": list(batch.features),
         "numbers": numbers, "words": words, "classes": batch.classes,
@@ -186,7 +186,8 @@ def _column_out(one: Sketch) -> list[Any]:
 def _sketch_in(meta: Mapping[str, Any]) -> SketchBatch:
     features = {name: _column_in(one) for name, one in meta["features"].items()}
     pred = None if meta["pred"] is None else _column_in(meta["pred"])
-    return SketchBatch(*meta["head"], features, pred)
+    model, version, variant, id_, since, until, rows, failed = meta["head"]
+    return SketchBatch(model, version, variant, id_, since, until, rows, failed, features, pred)
 
 
 def _column_in(one: Sequence[Any]) -> Sketch:

@@ -201,7 +201,7 @@ def _inputs(data: Mapping[str, Any]) -> Table:
     """Return the table of a request; raises ValueError."""
     if "instances" in data:
         return _rows(data["instances"], "instances")
-    inputs = data.get("inputs")
+    inputs: Any = data.get("inputs")
     if _tensors(inputs):
         return _of_tensors(inputs)
     if isinstance(inputs, dict):
