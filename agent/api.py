@@ -3,7 +3,7 @@
 Gate (who, from where) --> /            console, static files under a strict CSP
                       |--> /api/*      one table of ways -> desk; the OpenAPI document is made from it
                       |--> /metrics, /health, /ready
-                      '--> receivers' routes, with their size limits
+                      '--> receivers' routes and inlets, with their size limits
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from agent.units import Model
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from agent.inlets import Inlets
     from agent.ports import Arrival, Route
 
 _BODY_BYTES: Final = 64 << 10
@@ -105,6 +106,7 @@ def make_app(
     telemetry: Telemetry,
     *,
     receivers: Mapping[str, Sequence[Route]] | None = None,
+    inlets: Inlets | None = None,
     push: Callable[[Sequence[Arrival]], None] | None = None,
     public_url: str = "",
 ) -> ASGIApp:
@@ -140,6 +142,14 @@ def make_app(
                 signed.add(path)
             handler = _receiver(source, one, push or (lambda _: None), telemetry)
             routes.append(StarletteRoute(path, handler, methods=["POST"], name=f"ingest {source}"))
+    if inlets is not None:
+        for path, (source, _) in inlets.mounted.items():
+            if path in taken | ingest:
+                raise Refused(
+                    f"receiver {source}: the path {path} is taken; give it one of its own"
+                )
+            ingest.add(path)
+            routes.append(StarletteRoute(path, inlets, name=f"ingest {source}"))
     inner = Starlette(
         routes=routes,
         exception_handlers={

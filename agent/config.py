@@ -275,6 +275,9 @@ class Config(Model):
     listen: str = "127.0.0.1:8787"
     """Console, API, /metrics, /health, /ready. Loopback only."""
     ingest_listen: str = ""
+    """Predictions, labels, changes and webhooks from elsewhere: `0.0.0.0:8788` or `unix:/run/homeostat/ingest.sock`."""
+    ingest_models: dict[str, list[str]] = {}
+    """Token -> the models that it may push rows of: `{scoring: [fraud, 'churn-*']}`; `'*'` = all other tokens."""
     metrics_listen: str = ""
     public_url: str = ""
     state: Path | None = None

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +40,7 @@ from agent.errors import AgentError, ConfigError, Fault, Refused
 from agent.hands import RealHands
 from agent.history import History
 from agent.install import sd_notify
+from agent.intake import FORWARD, Intake
 from agent.journal import Entry, Journal, Unwritten
 from agent.life import Event
 from agent.match import HoldingState
@@ -51,6 +52,8 @@ from agent.objectives import limits_of
 from agent.pipeline import Moment, Walk, record_plan
 from agent.playbook import Library
 from agent.ports import (
+    Bulk,
+    BulkReceiver,
     Detector,
     Feed,
     GroupView,
@@ -60,6 +63,7 @@ from agent.ports import (
     PredictionBatch,
     Receiver,
     Signal,
+    SketchBatch,
     Source,
 )
 from agent.runner import Plan, Runner
@@ -263,6 +267,8 @@ class Daemon:
         self.published: list[Callable[[Moment], None]] = []
         self._unwritten = False
         self.wrote: list[Callable[[Entry], None]] = []
+        self.reloaded: list[Callable[[], None]] = []
+        self.intake: Intake | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._saved = time.monotonic()
         self._bound = 0.0
@@ -457,10 +463,8 @@ class Daemon:
         """Take what has come since the last tick; predictions become a frame of model metrics."""
         frames, arrivals = self.collector.drain()
         for arrival in arrivals:
-            if isinstance(arrival, PredictionBatch | LabelBatch):
-                self.models.take(arrival)
-                if isinstance(arrival, PredictionBatch):
-                    self.walk.examples.take(arrival)
+            if isinstance(arrival, PredictionBatch | LabelBatch | SketchBatch):
+                self.count(arrival)
             elif isinstance(arrival, Frame):
                 frames.append(arrival)
         # measured before the clock was set back, come after it: the future would make all the rest look stale
@@ -473,6 +477,29 @@ class Daemon:
             frames.append(foretold)
         changes = [a for a in arrivals if isinstance(a, Change)]
         return frames, changes, [a for a in arrivals if isinstance(a, Signal)]
+
+    def count(self, rows: Bulk) -> None:
+        """Count rows that came; what is pushed is counted between the ticks."""
+        if isinstance(rows, SketchBatch):
+            raise Refused("sketches are understood, but not counted yet; send the rows")
+        self.models.take(rows)
+        if isinstance(rows, PredictionBatch):
+            self.walk.examples.take(rows)
+
+    async def columns_of(self, model: str) -> Sequence[str]:
+        """Return the features of a model in order, as the reference of its champion has them; () = not known."""
+        for connector in self.connectors.built.values():
+            champion, read = (
+                getattr(connector, "champion", None),
+                getattr(connector, "reference", None),
+            )
+            if champion is None or read is None:
+                continue
+            with contextlib.suppress(AgentError):
+                found = read(model, await champion(model))
+                if found is not None:
+                    return [str(name) for name in found.get("features", ())]
+        return ()
 
     def _jumped(self, now: float, jump: float) -> None:
         """Move everything that remembers a time along with the clock, so that nothing looks stale or early."""
@@ -544,6 +571,28 @@ class Daemon:
     def receivers(self) -> dict[str, Receiver]:
         """Return the connectors that others push to."""
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Receiver)}
+
+    def bulk_receivers(self) -> dict[str, BulkReceiver]:
+        """Return the connectors that others push masses of rows to."""
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, BulkReceiver)}
+
+    def intake_settings(self) -> dict[str, Any]:
+        """Return what the ingest process is told."""
+        wanted = wanted_connectors(self.config)
+        return {
+            "receivers": [
+                {
+                    "name": name,
+                    "module": type(c).__module__,
+                    "kind": wanted[name].use or name,
+                    "config": self.connectors.built[name].config.model_dump(mode="json"),
+                }
+                for name, c in self.bulk_receivers().items()
+            ],
+            "state": str(self.state),
+            "models": self.config.ingest_models,
+            "forward": str(self.state / FORWARD),
+        }
 
     def _schedule(self) -> Any:
         schedule = AsyncIOScheduler(job_defaults={"coalesce": True, "max_instances": 1})
@@ -686,6 +735,8 @@ class Daemon:
         self.forecasts.reload(config.forecasts, self.walk.monitor.limits)
         for watch in self.walk.monitor.watches.values():
             watch.relimit(self.walk.monitor.limits)
+        for reloaded in self.reloaded:
+            reloaded()
         self.record("daemon", "reloaded", {"mode": config.mode}, time.time())
         log.info("reloaded", mode=config.mode)
         sd_notify("READY=1")
@@ -694,6 +745,12 @@ class Daemon:
         """Note an exception that nobody expected: once with its traceback, then counted."""
         if where not in self.bugs:
             log.error("bug", where=where, exc_info=error)
+        self.bugs[where] = self.bugs.get(where, 0) + 1
+
+    def broke(self, where: str, trace: str) -> None:
+        """Note a bug of which only the place is told, as its message may quote a row."""
+        if where not in self.bugs:
+            log.error("bug", where=where, trace=trace)
         self.bugs[where] = self.bugs.get(where, 0) + 1
 
     def usage(self) -> dict[str, Any]:

@@ -15,15 +15,14 @@ import logging
 import socket
 import stat
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
+from agent import _server
+from agent._server import Protocol, Server
 from agent.control import reach
 from agent.errors import Refused
 from agent.events import Events
@@ -34,32 +33,13 @@ if TYPE_CHECKING:
 
 DoorName = Literal["console", "socket", "metrics", "ingest"]
 
-_FIRST_REQUEST_S: Final = 15.0
-"""A connection that says nothing for so long is closed."""
 _CONNECTIONS: Final = 64
+_ANYBODY: Final = 0o666
+"""Who may connect where tokens are asked for: as on loopback, everybody on this host."""
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without signals (the daemon owns them) and without its ten wake-ups a second."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._ending = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def main_loop(self) -> None:
-        await self._ending.wait()
-
-    def end(self) -> None:
-        self.should_exit = True
-        self._ending.set()
-
-
-class _Protocol(H11Protocol):
-    """Says through which door a request came, and who is at the other end of a Unix socket."""
+class _Protocol(Protocol):
+    """Says through which door a request came, and who is at the other end of the socket for commands."""
 
     door: ClassVar[DoorName] = "console"
 
@@ -67,14 +47,8 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
         self.app_state = {**self.app_state, "door": self.door}
         sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family == socket.AF_UNIX:
+        if self.door == "socket" and sock is not None:
             self.app_state["peer_uid"] = _peer_uid(sock)
-        self.loop.call_later(_FIRST_REQUEST_S, self._silent)
-
-    def _silent(self) -> None:
-        cycle: object = self.cycle  # uvicorn declares it never None; before the first request it is
-        if cycle is None and not self.transport.is_closing():
-            self.transport.close()
 
 
 def _peer_uid(sock: socket.socket) -> int:
@@ -92,36 +66,36 @@ class Site:
 
     events: Events
     port: int = 0
-    _servers: list[tuple[_Server, asyncio.Task[None]]] = field(default_factory=list)
-    _socket: Path | None = None
+    beside: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """What else must be closed, before the doors."""
+    paths: list[Path] = field(default_factory=list)
+    """Sockets that have a name on disk."""
+    _servers: list[tuple[Server, asyncio.Task[None]]] = field(default_factory=list)
 
     async def close(self) -> None:
         """Stop listening, let answers that are under way finish for three seconds, then cut them."""
         self.events.close()
+        for close in self.beside:
+            await close()
         for server, _ in self._servers:
             server.end()
         for _, task in self._servers:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._servers.clear()
-        if self._socket is not None:
-            self._socket.unlink(missing_ok=True)
+        for path in self.paths:
+            path.unlink(missing_ok=True)
 
     async def open(self, app: ASGIApp, door: DoorName, sock: socket.socket) -> None:
         """Serve `app` on a bound socket until `close`."""
         protocol = type(f"_{door}Protocol", (_Protocol,), {"door": door})
-        config = uvicorn.Config(
-            app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, date_header=False, limit_concurrency=_CONNECTIONS, backlog=128,
-            timeout_keep_alive=20, timeout_graceful_shutdown=3, h11_max_incomplete_event_size=32 << 10,
-        )  # fmt: skip
-        server = _Server(config)
-        task = asyncio.create_task(server.serve(sockets=[sock]), name=f"door {door}")
-        while not server.started:
+        made = _server.make(app, protocol, _CONNECTIONS)
+        task = asyncio.create_task(made.serve(sockets=[sock]), name=f"door {door}")
+        while not made.started:
             if task.done():
                 await task
             await asyncio.sleep(0.005)
-        self._servers.append((server, task))
+        self._servers.append((made, task))
 
 
 @contextlib.asynccontextmanager
@@ -157,7 +131,8 @@ async def open_doors(
 ) -> Site:
     """Open the console on a loopback address and a Unix socket, and what else is asked for.
 
-    metrics, ingest   `host:port` for scrapers and services elsewhere: nothing else is served there, tokens always
+    metrics, ingest   `host:port` or `unix:/path` for scrapers and services elsewhere: nothing else is served there,
+                      tokens always
     Raises Refused when an address is taken, not ours, or the console's is not loopback.
     """
     if host not in LOOPBACK_NAMES and not _is_loopback(host):
@@ -174,18 +149,33 @@ async def open_doors(
         wanted: tuple[tuple[DoorName, str], ...] = (("metrics", metrics), ("ingest", ingest))
         for name, address in wanted:
             if address:
-                at, number = split_address(address)
-                doors.append((name, _tcp(at, number, f"{name}_listen")))
+                doors.append((name, bound(address, f"{name}_listen")))
     except BaseException:
         for _, sock in doors:
             sock.close()
         raise
-    site = Site(events, _socket=uds)
+    site = Site(
+        events, paths=[path for path in (uds, *map(socket_path, (metrics, ingest))) if path]
+    )
     for name, sock in doors:
         if name == "console":
             site.port = sock.getsockname()[1]
         await site.open(app, name, sock)
     return site
+
+
+def bound(address: str, key: str) -> socket.socket:
+    """Listen on `host:port` or `unix:/path`; raises Refused, which names the key of agent.yaml."""
+    path = socket_path(address)
+    if path is not None:
+        return _unix(path, _ANYBODY)
+    host, port = split_address(address)
+    return _tcp(host, port, key)
+
+
+def socket_path(address: str) -> Path | None:
+    """Return the path of a `unix:/path`, None for anything else."""
+    return Path(address.removeprefix("unix:")) if address.startswith("unix:/") else None
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -231,8 +221,8 @@ def _tcp(host: str, port: int, key: str) -> socket.socket:
     return sock
 
 
-def _unix(path: Path) -> socket.socket:
-    """Bind the socket, 0600 before it listens; a dead one is replaced, a live one is not."""
+def _unix(path: Path, mode: int = 0o600) -> socket.socket:
+    """Bind the socket, its rights set before it listens; a dead one is replaced, a live one is not."""
     with reach(path) as short:
         if path.exists() or path.is_symlink():
             if not stat.S_ISSOCK(path.lstat().st_mode):
@@ -248,7 +238,7 @@ def _unix(path: Path) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.bind(short)
-            path.chmod(0o600)
+            path.chmod(mode)
             sock.listen(128)
         except OSError as error:
             sock.close()

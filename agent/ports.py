@@ -45,6 +45,11 @@ class PredictionBatch:
     processing_s     (n,) inside the worker, without waiting; NaN = not logged
     status           (n,) HTTP-like code; 200 = served
     traces           (n,) trace ids of the requests, "" = none; () where the source carries none
+    variant          which arm these rows are of: canary, shadow, A, B; "" = not said
+    classes, shares  (n, len(classes)) probability of each class, NaN = not logged; () and None where none has them
+    tags             name -> (n,) object of str, None = none
+    tokens_in, tokens_out, ttft_s   (n,) of generators, NaN = not logged; None where no row has one
+    finish           (n,) object of str: why a generator stopped; None where no row has one
     """
 
     model: str
@@ -58,6 +63,14 @@ class PredictionBatch:
     processing_s: FloatArray
     status: IntArray
     traces: tuple[str, ...] = ()
+    variant: str = ""
+    classes: tuple[str, ...] = ()
+    shares: FloatArray | None = None
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    tokens_in: FloatArray | None = None
+    tokens_out: FloatArray | None = None
+    ttft_s: FloatArray | None = None
+    finish: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,46 @@ class LabelBatch:
     ts: FloatArray
     ids: tuple[str, ...]
     labels: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """Counts of one column over fixed bins: two of the same bins are merged by adding.
+
+    edges    (k,) rising; () = a category
+    values   (k,) of a category; () = numbers
+    counts   of numbers (k + 1,): below the first edge, [edge, next edge), from the last edge on; of a category (k,)
+    missing  rows without a value
+    other    rows with a value that has no count of its own
+    """
+
+    edges: FloatArray
+    values: tuple[str, ...]
+    counts: IntArray
+    missing: int = 0
+    other: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SketchBatch:
+    """Rows that an edge process has counted itself, over the edges of the reference; no row in it.
+
+    id             the same for every try to send it; "" = none
+    since, until   unix seconds of its first and last row
+    rows, failed   predictions, and requests that failed beside them
+    pred           of the predictions; None = not counted
+    """
+
+    model: str
+    version: str
+    variant: str
+    id: str
+    since: float
+    until: float
+    rows: int
+    failed: int
+    features: Mapping[str, Sketch]
+    pred: Sketch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +135,10 @@ class Signal:
     text: str = ""
 
 
-Arrival = Frame | Change | Signal | PredictionBatch | LabelBatch
+Bulk = PredictionBatch | LabelBatch | SketchBatch
+"""What comes in masses, and is counted between the ticks."""
+
+Arrival = Frame | Change | Signal | Bulk
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +162,65 @@ class Receiver(Protocol):
     """Something that others push to."""
 
     def routes(self) -> Sequence[Route]:
+        """Say the ways in, once, at start."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """One request for an inlet.
+
+    body      inflated
+    headers   names in lower case
+    query     what stood behind the `?`
+    now       unix seconds when it came
+    columns   model -> its features in order, as its registered reference has them; () = not known. It may have to be
+              asked for first: it then raises, and the inlet is asked again; so look it up before anything is kept
+    allow     model -> raises Forbidden when the sender may not speak for it; for what is kept and not returned
+    """
+
+    body: bytes
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    now: float
+    columns: Callable[[str], Sequence[str]]
+    allow: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What an inlet made of a request.
+
+    arrivals   sender and limits are checked behind it: nothing may have been kept of a model that was not allowed
+    waiting    what the inlet keeps in memory until its other half comes, all requests together
+    answer     status, media type and body; None = 202 and how many rows were accepted
+    """
+
+    arrivals: Sequence[Bulk]
+    waiting: int = 0
+    answer: tuple[int, str, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inlet:
+    """One way in for masses of rows.
+
+    take   a request in, rows out; raises Refused for what is malformed (answered 4xx), and has then kept nothing
+    """
+
+    path: str
+    take: Callable[[Pushed], Taken]
+
+
+@runtime_checkable
+class BulkReceiver(Protocol):
+    """Something that masses of rows are pushed to.
+
+    Its inlets are mounted on the daemon's own port and, where there is `ingest_listen`, in a process of their own:
+    there it is built a second time, with the same config, and nothing but its inlets is used.
+    """
+
+    def inlets(self) -> Sequence[Inlet]:
         """Say the ways in, once, at start."""
         ...
 

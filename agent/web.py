@@ -8,6 +8,7 @@ daemon -> Living (hooks of the desk) -> Desk -> ways -> api.make_app -> doors.op
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,10 +29,12 @@ from agent.desk import (
     TokenView,
     ToldView,
 )
-from agent.doors import Site, open_doors, split_address
+from agent.doors import Site, bound, open_doors, socket_path, split_address
 from agent.events import Events
 from agent.filling import Forecast
 from agent.graph import TopologyView
+from agent.inlets import SMALL, Inlets, mounted
+from agent.intake import FORWARD, Counting, Intake
 from agent.life import Event
 from agent.model import Change, FloatArray, Incident, Run, Series
 from agent.telemetry import Telemetry
@@ -362,6 +365,8 @@ class Living:
         d = self._daemon
         out = [f"history: {d.history.fault}"] if d.history.fault else []
         out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
+        if d.intake is not None and d.intake.fault:
+            out.append(d.intake.fault)
         if d.memory.strange:
             seq, why = d.memory.strange[-1]
             out.append(
@@ -557,6 +562,16 @@ async def start(daemon: Daemon) -> Site:
     daemon.wrote.append(wrote)
     daemon.published.append(published)
     config = daemon.config
+
+    def tally(source: str, size: int, refused: int) -> None:
+        telemetry.add("homeostat_received_bytes_total", size, source=source)
+        telemetry.add("homeostat_received_refused_total", refused, source=source)
+
+    counting = Counting(daemon.count, daemon.columns_of, tally, daemon.broke)
+    inlets = Inlets(
+        daemon.bulk_receivers(), counting, lambda scope: scope["state"]["person"],
+        lambda: daemon.config.ingest_models, SMALL,
+    )  # fmt: skip
     app = make_app(
         ways(desk),
         Views(lambda: health(desk, time.time()), lambda: ready(desk), metrics),
@@ -564,16 +579,40 @@ async def start(daemon: Daemon) -> Site:
         events,
         telemetry,
         receivers={name: receiver.routes() for name, receiver in daemon.receivers().items()},
+        inlets=inlets,
         push=daemon.collector.push,
         public_url=config.public_url,
     )
     host, port = split_address(config.listen)
+    ingest = bound(config.ingest_listen, "ingest_listen") if config.ingest_listen else None
     site = await open_doors(
         app, events, host=host, port=port, uds=daemon.state / "agent.sock",
-        metrics=config.metrics_listen, ingest=config.ingest_listen,
+        metrics=config.metrics_listen, ingest=f"unix:{daemon.state / FORWARD}" if ingest else "",
     )  # fmt: skip
+    daemon.reloaded.append(lambda: inlets.mounted.update(mounted(daemon.bulk_receivers())))
+    if ingest is not None:
+        _take_in(daemon, site, ingest, counting)
     log.info("doors_open", console=f"http://{host}:{site.port}/")
     return site
+
+
+def _take_in(daemon: Daemon, site: Site, sock: socket.socket, counting: Counting) -> None:
+    """Start the process that takes rows in, and start it anew when its settings have changed."""
+    intake = daemon.intake = Intake(sock, daemon.intake_settings, counting)
+    had = [daemon.intake_settings()]
+
+    def reloaded() -> None:
+        now = daemon.intake_settings()
+        if now != had[0]:
+            had[0] = now
+            intake.turn()
+
+    daemon.reloaded.append(reloaded)
+    site.beside.append(intake.close)
+    path = socket_path(daemon.config.ingest_listen)
+    if path is not None:
+        site.paths.append(path)
+    intake.start()
 
 
 def _tick(desk: Desk, now: float) -> dict[str, Any]:

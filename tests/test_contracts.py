@@ -28,7 +28,7 @@ import pytest
 from agent import registry
 from agent.errors import AgentError, Refused
 from agent.model import Entity, Frame, Series
-from agent.ports import Done, Feed, Note, Notifier, Receiver, Source, Step
+from agent.ports import BulkReceiver, Done, Feed, Note, Notifier, Source, Step
 from agent.testing import Broken, Check, Stage, check_action, check_source
 
 registry.load()
@@ -467,7 +467,7 @@ async def test_page_tells_once_a_key(tmp_path):
 def test_predictions_is_a_feed_and_a_receiver(tmp_path):
     made = build("predictions", {"path": tmp_path / "log"}, tmp_path)
     assert isinstance(made, Feed)
-    assert isinstance(made, Receiver)
+    assert isinstance(made, BulkReceiver)
 
 
 # ---- the checks themselves can fail: a plug-in that breaks each demand, and what is said of it

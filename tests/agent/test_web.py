@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import re
@@ -13,18 +14,21 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from desk_story import OPERATOR, House, Story, free_port
 from pydantic import TypeAdapter
 
-from agent import api, doors, gate, web
+from agent import _server, api, doors, gate, web
 from agent.api import Way
 from agent.authority import NEEDS
 from agent.budget import Day
 from agent.doors import serve, split_address
 from agent.errors import Refused, Unavailable
 from agent.events import Events
-from agent.ports import Route
+from agent.inlets import SMALL, Inlets
+from agent.intake import Counting
+from agent.ports import Inlet, LabelBatch, Route, Taken
 from agent.telemetry import OPENMETRICS, TEXT
 
 
@@ -282,7 +286,7 @@ async def test_a_body_that_does_not_come_is_given_up(house, monkeypatch):
 
 
 async def test_a_connection_that_says_nothing_is_closed(house, monkeypatch):
-    monkeypatch.setattr(doors, "_FIRST_REQUEST_S", 0.2)
+    monkeypatch.setattr(_server, "_FIRST_REQUEST_S", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", house.site.port)
     assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()
@@ -583,6 +587,70 @@ async def test_other_doors_open_to_one_purpose_only_and_always_ask_for_a_token(t
         ).status_code == 403
         assert (await http.get(f"{at}/metrics", headers=operator)).status_code == 404
         assert (await http.post(f"{at}/api/pause", headers=operator)).status_code == 404
+
+
+async def test_a_unix_socket_may_be_listened_on_and_says_nothing_of_who_is_there(tmp_path):
+    path = tmp_path / "ingest.sock"
+    async with open_house(tmp_path, receivers=RECEIVERS, ingest=f"unix:{path}") as house:
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+            # the same uid as the daemon: on the socket for commands that would be enough
+            assert (await http.post("/ingest/rows", content=b"1")).status_code == 401
+            token = house.token("operator")
+            assert (await http.post("/ingest/rows", content=b"1", headers=token)).status_code == 202
+            assert (await http.get("/api/status", headers=token)).status_code == 404
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+    assert not path.exists()
+
+
+class Bulk:
+    """A receiver of rows."""
+
+    def inlets(self):
+        return (Inlet("/ingest/bulk", lambda pushed: Taken([_labels(pushed.body.decode())])),)
+
+
+def _labels(model: str) -> LabelBatch:
+    return LabelBatch(model, np.zeros(1), ("r1",), ("1",))
+
+
+async def test_rows_are_taken_on_our_own_port_too(tmp_path):
+    counted, tally = [], []
+
+    async def unknown(_):
+        return ()
+
+    counting = Counting(counted.append, unknown, lambda *told: tally.append(told), print)
+    inlets = Inlets(
+        {"bulk": Bulk()},
+        counting,
+        lambda scope: scope["state"]["person"],
+        lambda: {"a-operator": ["fraud"]},
+        SMALL,
+    )
+    async with open_house(tmp_path, inlets=inlets) as house:
+        assert (await house.http.post("/ingest/bulk", content=b"fraud")).status_code == 401
+        token = house.token("operator")
+        packed = {**token, "content-encoding": "gzip"}
+        said = await house.http.post(
+            "/ingest/bulk", content=gzip.compress(b"fraud"), headers=packed
+        )
+        assert (said.status_code, said.json()) == (202, {"accepted": 1})
+        assert (
+            await house.http.post("/ingest/bulk", content=b"churn", headers=token)
+        ).status_code == 403
+        assert (await house.unix.post("/ingest/bulk", content=b"churn")).status_code == 202
+        assert (await house.http.get("/ingest/bulk", headers=token)).status_code == 405
+        big = await house.http.post("/ingest/bulk", content=b"x" * (SMALL.body + 1), headers=token)
+        assert big.status_code == 413
+    assert [batch.model for batch in counted] == ["fraud", "churn"]
+    assert tally[0][0] == "bulk"
+
+
+def test_an_inlet_can_not_take_a_path_that_is_taken(tmp_path):
+    inlets = Inlets({"bulk": Bulk()}, None, None, dict, SMALL)
+    with pytest.raises(Refused, match="is taken"):
+        House(tmp_path, receivers={"x": [Route("/ingest/bulk", lambda b, c: [])]}, inlets=inlets)
 
 
 # ---- doors

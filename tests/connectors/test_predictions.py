@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agent.errors import Refused, Unavailable
-from agent.ports import Feed, LabelBatch, PredictionBatch, Receiver
+from agent.ports import BulkReceiver, Feed, LabelBatch, PredictionBatch, Pushed
+from connectors._records import Reader, Rows
 from connectors._tail import Tail, unpack
-from connectors.predictions import Predictions, Reader, Rows
+from connectors.predictions import Predictions
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """Test machines are busy."""
@@ -94,7 +95,7 @@ async def test_rows_become_columns(make, log, tmp_path):
     write(tmp_path / "labels.jsonl", label(0), label(1, label=0))
     one = make()
     assert isinstance(one, Feed)
-    assert isinstance(one, Receiver)
+    assert isinstance(one, BulkReceiver)
     batch, labels = await one.read()
     assert isinstance(batch, PredictionBatch)
     assert (batch.model, batch.version, batch.ids) == ("fraud", "3", ("r0", "r1"))
@@ -188,12 +189,17 @@ BAD = [
     (row(0, model="../x"), "`model`"),
     (row(0, model=7), "`model`"),
     (row(0, features=[1, 2]), "`features`"),
-    (row(0, features={f"f{i}": 1 for i in range(2001)}), "2001 features"),
+    (row(0, features={f"f{i}": 1 for i in range(2001)}), "more than 2000 features"),
     (row(0, status="ok"), "`status`"),
     (row(0, version="a/b"), "`version`"),
     (row(0, id={"a": 1}), "`id`"),
     (row(0, id="x" * 300), "`id`"),
     (row(0, pred=[1]), "class or number"),
+    (row(0, variant="a b"), "`variant`"),
+    (row(0, tags=["eu"]), "`tags`"),
+    (row(0, tags={f"t{i}": 1 for i in range(51)}), "`tags`"),
+    (row(0, proba={"a": 2}), "`proba`"),
+    (row(0, proba={str(i): 0 for i in range(257)}), "257 classes"),
     ({"ts": 1.0, "model": "m"}, "neither"),
     (label(0, id=None), "needs the `id`"),
     (label(0, label=[1]), "class or number"),
@@ -251,6 +257,82 @@ def test_any_json_is_taken_or_counted_and_columns_always_fit(found):
             if column.dtype == np.float64:
                 assert not np.isinf(column).any()
     assert n + rows.bad <= len(records)
+
+
+def test_only_model_and_features_are_needed_when_it_is_known_when_they_came():
+    (batch,) = Reader("", "auto").records([{"model": "m", "features": {"a": 1}}], now=T0).arrivals()
+    assert batch.ts.tolist() == [T0]
+    assert batch.ids == ("",)
+    assert batch.pred.tolist() == [None]
+    assert (batch.classes, batch.shares, batch.tags, batch.tokens_in, batch.finish) == (
+        (),
+        None,
+        {},
+        None,
+        None,
+    )
+
+
+def test_every_variant_has_its_batch_and_tags_are_columns():
+    rows = [
+        row(0, variant="canary", tags={"region": "eu", "n": 1}),
+        row(1),
+        row(2, variant="canary"),
+    ]
+    canary, rest = Reader("", "auto").records(rows).arrivals()
+    assert (canary.variant, canary.ids) == ("canary", ("r0", "r2"))
+    assert (rest.variant, rest.ids, rest.tags) == ("", ("r1",), {})
+    assert canary.tags["region"].tolist() == ["eu", None]
+    assert canary.tags["n"].tolist() == ["1", None]
+
+
+def test_probabilities_by_class():
+    said = [{"a": 0.7, "b": 0.3}, {"b": 1, "c": None}, 0.6]
+    rows = [
+        row(i, pred=p, proba=s) for i, (p, s) in enumerate(zip([None, "b", "a"], said, strict=True))
+    ]
+    (batch,) = Reader("", "auto").records(rows).arrivals()
+    assert batch.classes == ("a", "b", "c")
+    assert batch.pred.tolist() == ["a", "b", "a"]
+    np.testing.assert_array_equal(batch.proba, [0.7, 1.0, 0.6])
+    np.testing.assert_array_equal(
+        batch.shares, [[0.7, 0.3, np.nan], [np.nan, 1.0, np.nan], [np.nan] * 3]
+    )
+
+
+def test_what_generators_log():
+    rows = [
+        row(0, tokens_in=10, tokens_out=200, ttft_ms=120.0, finish_reason="stop"),
+        row(1, tokens_in=-1),
+    ]
+    (batch,) = Reader("", "auto").records(rows).arrivals()
+    np.testing.assert_array_equal(batch.tokens_in, [10, np.nan])
+    np.testing.assert_array_equal(batch.tokens_out, [200, np.nan])
+    np.testing.assert_array_equal(batch.ttft_s, [0.12, np.nan])
+    assert batch.finish.tolist() == ["stop", None]
+
+
+def test_records_with_ever_other_features_do_not_fill_the_memory():
+    rows = Reader("", "auto").records(
+        {"model": "m", "ts": T0, "features": {f"f{i}": 1.0, f"g{i}": 2.0}} for i in range(3000)
+    )
+    (batch,) = rows.arrivals()
+    assert rows.bad == 2000
+    assert len(batch.features) == 2000
+    wide = {f"f{i}": 1.0 for i in range(2000)}
+    rows = Reader("", "auto").records(
+        {"model": "m", "ts": T0, "features": wide} for i in range(1010)
+    )
+    assert rows.bad == 10
+    assert "2000000 values at once" in rows.first_bad
+
+
+def test_what_is_refused_is_not_quoted():
+    rows = Reader("", "auto").records(
+        [row(0, pred=["Ann Smith"]), row(1, id={"name": "Ann Smith"})]
+    )
+    assert rows.bad == 2
+    assert "Ann" not in rows.first_bad
 
 
 # ---- files that grow
@@ -671,10 +753,15 @@ def test_whatever_happens_to_the_file_lines_come_once_in_order(tmp_path_factory,
 # ---- pushed
 
 
-def push(one: Predictions, body: bytes, kind: str = "application/json"):
-    (route,) = one.routes()
-    assert route.path == "/ingest/predictions"
-    return route.handle(body, kind)
+NOW = T0 + 5000.0
+
+
+def push(one: Predictions, body: bytes, kind: str = "application/json", model: str = ""):
+    inlet = one.inlets()[0]
+    assert inlet.path == "/ingest/predictions"
+    query = {"model": model} if model else {}
+    pushed = Pushed(body, {"content-type": kind}, query, NOW, lambda _: (), lambda _: None)
+    return inlet.take(pushed).arrivals
 
 
 @pytest.mark.parametrize(
@@ -707,7 +794,7 @@ def test_lines_are_known_without_their_content_type(make):
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "nested too deep|not JSON"),
         (b"7", "record 0: not an object"),
-        (json.dumps([row(0), row(1, ts=None)]).encode(), "record 1: `ts`"),
+        (json.dumps([row(0), row(1, ts="now")]).encode(), "record 1: `ts`"),
         (json.dumps(row(0)).encode() + b"\n{\n", "record 1: not JSON"),
         (json.dumps([row(0)] * 20_001).encode(), "20001 records at once"),
     ],
@@ -728,6 +815,12 @@ def test_the_model_of_config_stands_in(make):
     assert batch.model == "fraud"
     with pytest.raises(Refused, match="`model`"):
         push(make(), json.dumps(nameless).encode())
+
+
+def test_the_address_may_name_the_model_and_arrival_is_the_time(make):
+    one = make()
+    (labels,) = push(one, b'{"id": "r0", "label": 1}', model="fraud")
+    assert (labels.model, labels.ids, labels.ts.tolist()) == ("fraud", ("r0",), [NOW])
 
 
 @given(st.binary(max_size=200), st.sampled_from(["application/json", "application/x-ndjson", ""]))
@@ -778,7 +871,11 @@ async def test_describe_moves_no_position(make, log):
 async def test_without_files_it_only_listens(tmp_path):
     one = Predictions("predictions", Predictions.Config(), state=tmp_path)
     assert await one.read() == ()
-    assert len(one.routes()) == 1
+    assert [inlet.path for inlet in one.inlets()] == [
+        "/ingest/predictions",
+        "/ingest/sketches",
+        "/v1/logs",
+    ]
     one.close()
 
 
