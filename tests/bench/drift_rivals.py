@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import drift_streams as streams
@@ -49,6 +49,10 @@ class Rival:
     def update(self, rows: Rows) -> tuple[float, list[str]]:
         """Take a batch; return its score and the columns that it names."""
         raise NotImplementedError
+
+    def blocks(self, s: Stream) -> list[list[float]]:  # noqa: ARG002
+        """Return accuracy of each chunk: true, of the reference, estimated, and the band of that."""
+        return []
 
     def several(self, rows: Rows) -> list[tuple[float, list[str]]]:
         """Take many chunks at once, where that is cheaper."""
@@ -239,6 +243,7 @@ class _Nannyml(Rival):
         usual = result.filter(period="reference").to_df()
         now = result.filter(period="analysis").to_df()
         keys = [key for key in now.columns if key[-1] == "value" and key[0] != "chunk"]
+        self.told: list[float] = now[keys[0]].to_numpy(float).tolist()
         z = np.zeros((len(now), len(keys)))
         for i, key in enumerate(keys):
             past = usual[key].to_numpy(float)
@@ -291,6 +296,12 @@ class NannymlCbpe(_Nannyml):
             y_pred_proba="proba", y_pred="pred", y_true="y", metrics=["accuracy"],
             problem_type="classification_binary", chunk_size=CHUNK,
         )  # fmt: skip
+
+    def blocks(self, s: Stream) -> list[list[float]]:
+        right = (s.watched.y == s.watched.pred).reshape(-1)
+        usual = float((s.reference.y == s.reference.pred).mean())
+        true = [float(right[i : i + CHUNK].mean()) for i in range(0, len(self.told) * CHUNK, CHUNK)]
+        return [[t, usual, e, math.nan, math.nan] for t, e in zip(true, self.told, strict=True)]
 
 
 class Evidently(Rival):
@@ -385,7 +396,7 @@ def trace(name: str, task: dict[str, Any], s: Stream) -> dict[str, Any]:
         if stop is not None and s.start is not None and end > s.start and said >= stop and hit[-1]:
             break
     return {
-        "ends": ends, "score": score, "hit": hit, "start": s.start,
+        "ends": ends, "score": score, "hit": hit, "start": s.start, "blocks": rival.blocks(s),
         "cpu_s": time.process_time() - began,
     }  # fmt: skip
 
@@ -413,18 +424,25 @@ def cost(name: str, rows: int, columns: int = 50) -> dict[str, float]:
     return {"us_per_row": spent / rows * 1e6, "import_s": imported, "rss_growth_mb": (peak - before) / 1024}  # fmt: skip
 
 
+def serve(run: Callable[[dict[str, Any], Stream], dict[str, Any]]) -> None:
+    """Read a task a line, write a trace a line; tasks of one stream follow each other."""
+    before: list[Any] = []
+    s: Stream | None = None
+    for line in sys.stdin:
+        task = json.loads(line)
+        key = [task.get(k) for k in ("file", "kind", "seed", "rows")]
+        if s is None or key != before:
+            before, s = key, load(task)
+        sys.stdout.write(json.dumps({"id": task["id"], **run(task, s)}) + "\n")
+        sys.stdout.flush()
+
+
 def main() -> None:
     if sys.argv[1] == "--cost":
         sys.stdout.write(json.dumps(cost(sys.argv[2], int(sys.argv[3]))) + "\n")
         return
-    before: tuple[Any, Stream | None] = (None, None)
-    for line in sys.stdin:
-        task = json.loads(line)
-        key = [task.get(k) for k in ("file", "kind", "seed", "rows")]
-        s = before[1] if before[0] == key and before[1] is not None else load(task)
-        before = (key, s)
-        sys.stdout.write(json.dumps({"id": task["id"], **trace(sys.argv[1], task, s)}) + "\n")
-        sys.stdout.flush()
+    name = sys.argv[1]
+    serve(lambda task, s: trace(name, task, s))
 
 
 if __name__ == "__main__":
