@@ -300,7 +300,7 @@ class _Watch:
         self._requests = _Requests()
         self._recent = np.zeros(2)  # labels and errors, fading
 
-    def learn(self, columns: dict[str, Any], y: Array, pred: Array, proba: Array) -> None:  # noqa: ARG002
+    def learn(self, columns: dict[str, Any], y: Array, pred: Array, proba: Array) -> None:
         cls = registry.drift.get("features")
         n, config = len(y), WatchModels()
         self._features = cls(

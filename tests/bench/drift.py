@@ -1,6 +1,7 @@
 """Model watch against rivals: how soon, how noisily, with which cause, and at what price.
 
-    [HOMEOSTAT_BENCH_DATA=DIR] python tests/bench/drift.py [--quick] [--seeds 20] [--jobs 2] [--only PART,...] [--out FILE]
+    [HOMEOSTAT_BENCH_DATA=DIR] python tests/bench/drift.py [--quick] [--seeds 20] [--jobs 2] [--only PART,...]
+        [--subjects homeostat,ddm] [--out FILE]
 
 Made-up streams (`drift_streams.py`) always; real ones from DIR/drift/index.jsonl and its parquet files when there are
 any. Rivals (`drift_rivals.py`) run in environments of their own under build/; one that is not there is named and left
@@ -24,14 +25,13 @@ import json
 import math
 import os
 import pickle
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ import drift_rivals
 import drift_scoring as scoring
 import drift_streams as streams
 import numpy as np
+import psutil
 from detect import machine, names, say, tell
 from drift_scoring import Block, Setting, Trace
 from drift_streams import Array, Rows, Stream
@@ -121,7 +122,8 @@ def own_trace(task: dict[str, Any], s: Stream) -> dict[str, Any]:
         out["score"].append(max(float(said["score"]), drift_rivals.NO_SCORE))
         out["hit"].append(not s.moved or bool(s.moved & set(named[: len(s.moved)])))
         out["cause"].append(said["cause"])
-        if stop is not None and s.start is not None and out["ends"][-1] > s.start and out["score"][-1] >= stop and out["hit"][-1]:  # fmt: skip
+        found = stop is not None and out["score"][-1] >= stop and out["hit"][-1]
+        if found and s.start is not None and out["ends"][-1] > s.start:
             break
     cpu = time.process_time() - began
     blocks = [] if labels else blocks_of(s, told)
@@ -155,11 +157,6 @@ def blocks_of(s: Stream, told: Sequence[tuple[float, float, float]]) -> list[lis
     return out
 
 
-def serve() -> None:
-    """Read tasks, write traces: the loop of a process of this benchmark."""
-    drift_rivals.serve(own_trace)
-
-
 # ---------------------------------------------------------------- running subjects
 
 
@@ -189,11 +186,18 @@ def run_jobs(title: str, jobs: Sequence[Job], side_by_side: int) -> dict[str, di
         TimeElapsedColumn(),
     )  # fmt: skip
     found: dict[str, dict[int, Any]] = {job.subject: {} for job in jobs}
+    faults: dict[str, list[str]] = {}
     with bar, ThreadPoolExecutor(side_by_side) as pool:
         line = bar.add_task(title, total=sum(len(job.tasks) for job in jobs))
         done = [pool.submit(_run_job, job, lambda: bar.advance(line)) for job in jobs]
         for job, future in zip(jobs, done, strict=True):
-            found[job.subject] |= future.result()
+            for i, said in future.result().items():
+                if "fault" in said:
+                    faults.setdefault(job.subject, []).append(said["fault"])
+                else:
+                    found[job.subject][i] = said
+    for subject, of in faults.items():
+        tell(f"{title}, {subject}: {len(of)} streams not taken, the first: {of[0]}")
     return found
 
 
@@ -300,7 +304,9 @@ def nulls(
                 name: scoring.parameter_at(counted, r) for name, r in RATES.items()
             }
         else:
-            settings[subject] = {name: scoring.threshold_at(usual, r) for name, r in RATES.items()}
+            settings[subject] = {
+                name: scoring.threshold_at(usual, r, limit) for name, r in RATES.items()
+            }
         figures = {
             "false_alarms": float(alarms), "rows": float(rows), "false_alarms_per_10k": 1e4 * alarms / rows,
             "false_alarms_per_10k_at_most": 1e4 * scoring.at_most(alarms, rows),
@@ -321,10 +327,8 @@ def kinds_of(subject: str) -> tuple[str, ...]:
     kinds = streams.TROUBLES
     if subject == OWN:
         return kinds
-    kinds = tuple(k for k in kinds if streams.KINDS[k].cause != "infra")
-    rival = drift_rivals.RIVALS[subject]
-    sees_labels = not rival.named and rival.environment == "rivals"
-    return kinds if sees_labels else tuple(k for k in kinds if streams.KINDS[k].cause not in {"concept", "label"})  # fmt: skip
+    unseen = {"infra"} if drift_rivals.RIVALS[subject].labels else {"infra", "concept", "label"}
+    return tuple(k for k in kinds if streams.KINDS[k].cause not in unseen)
 
 
 def delays(
@@ -361,10 +365,10 @@ def delays(
                 "false_before": float(sum(scoring.false_events(t, limit_of(subject)) for t, _ in usual)),
             }  # fmt: skip
             for name, setting in settings[subject].items():
+                at = [scoring.delay(trace, setting.value) for trace, _ in usual]
                 if settings_of(subject):
-                    at = [scoring.delay(trace, 1.0) for t, trace, _ in mine if t["setting"] == setting.value]  # fmt: skip
-                else:
-                    at = [scoring.delay(trace, setting.value) for trace, _ in usual]
+                    same = [trace for t, trace, _ in mine if t["setting"] == setting.value]
+                    at = [scoring.delay(trace, 1.0) for trace in same]
                 figures[f"delay_at_{name}"] = scoring.median(at)
             if subject == OWN:
                 said_of = [cause_of(trace, said) for trace, said in usual]
@@ -526,8 +530,10 @@ def read(path: Path, about: dict[str, Any]) -> tuple[Rows, list[str]]:
     y, pred, proba = (column(name) for name in ("y", "pred", "proba"))
     n = len(y)
     features = [("c_" if f in about["categorical"] else "") + f for f in about["features"]]
-    whole = np.int64
-    return Rows(x, y.astype(whole), pred.astype(whole), proba, np.full(n, "v1"), np.full(n, 20.0), np.ones(n, dtype=bool)), features  # fmt: skip
+    rows = Rows(
+        x, y.astype(np.int64), pred.astype(np.int64), proba, np.full(n, "v1"), np.full(n, 20.0), np.ones(n, dtype=bool)
+    )  # fmt: skip
+    return rows, features
 
 
 def reals(
@@ -630,25 +636,31 @@ def costs(subjects: Sequence[str], size: Size) -> Told:
 
 def own_cost(rows: int) -> dict[str, float]:
     """CPU a row in batches of 1,000 and of 100, bytes of state, and growth over a million rows."""
+    memory = psutil.Process().memory_info
     usual, now = streams.frame(50, 20_000, 0), streams.frame(50, 20_000, 1)
+
+    def batches(size: int) -> list[dict[str, Any]]:
+        return [batch_of(i, now.part(slice(i, i + size))) for i in range(0, len(now), size)]
+
+    large, small = batches(1000), batches(100)
+    before = most = memory().rss
     watch = adapters.drift(streams.names_of(50), "binary")
     watch.fit_reference(usual.X, usual.y, usual.pred, usual.proba)
     out = {}
-    seen = 0
-    # memory that a first batch needs is not growth: it stays as it is however many rows come
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for size, many, name in ((1000, rows, "us_per_row"), (100, rows // 5, "us_per_row_batches_of_100")):  # fmt: skip
-        batches = [batch_of(i, now.part(slice(i, i + size))) for i in range(0, len(now), size)]
-        began = time.process_time()
+    for given, many, name in (
+        (small, rows // 5, "us_per_row_batches_of_100"), (large, rows, "us_per_row"), (large, 1_000_000 - rows, ""),
+    ):  # fmt: skip
+        size = len(given[0]["pred"])
+        spent = 0.0
         for i in range(many // size):
-            watch.update(batches[i % len(batches)])
-        out[name] = (time.process_time() - began) / many * 1e6
-        seen += many
-    batches = [batch_of(i, now.part(slice(i, i + 1000))) for i in range(0, len(now), 1000)]
-    for i in range(max(0, (1_000_000 - seen) // 1000)):
-        watch.update(batches[i % len(batches)])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    out["rss_growth_mb_million_rows"] = (peak - before) / 1024
+            began = time.process_time()
+            watch.update(given[i % len(given)])
+            spent += time.process_time() - began
+            if i % 20 == 0:
+                most = max(most, memory().rss)
+        if name:
+            out[name] = spent / many * 1e6
+    out["rss_growth_mb_million_rows"] = (most - before) / 2**20
     out["state_bytes"] = float(len(pickle.dumps(watch)))
     return out
 
@@ -681,13 +693,16 @@ def print_tables(of: dict[tuple[str, str, str], float | None], subjects: Sequenc
 
     sets = list(dict.fromkeys(k[0] for k in of))
     table("exchangeable rows", ["null"], {
-        "rows": "rows", "false_alarms": "false", "false_alarms_per_10k": "per 10k", "false_alarms_per_10k_at_most": "at most",
+        "rows": "rows", "false_alarms": "false", "false_alarms_per_10k": "per 10k",
+        "false_alarms_per_10k_at_most": "at most",
         **{f"setting_at_{r}": f"at {r}" for r in RATES}, "us_per_row": "us/row",
     })  # fmt: skip
     table("delay", [k for k in streams.TROUBLES if k in sets], {
-        "delay": "default", "found_ratio": "found", "false_before": "false", **{f"delay_at_{r}": f"at {r}" for r in RATES},
+        "delay": "default", "found_ratio": "found", "false_before": "false",
+        **{f"delay_at_{r}": f"at {r}" for r in RATES},
     })  # fmt: skip
-    real = [n for n in sets if any((n, s, "false_alarms_per_10k") in of for s in known) and n not in {"null", "fresh"}]  # fmt: skip
+    counted = {n for n, _, figure in of if figure == "false_alarms_per_10k"} - {"null", "fresh"}
+    real = [n for n in sets if n in counted]
     table("real", [*real, "real"], {
         "false_alarms_per_10k": "FA/10k", "clean_rows": "clean rows", "changes": "changes", "changes_found": "found",
         "harmful": "harmful", "harmful_found_ratio": "found",
@@ -720,7 +735,8 @@ def print_promises(of: dict[tuple[str, str, str], float | None]) -> None:
     for kind in streams.TROUBLES:
         for r in RATES:
             figure = f"delay_at_{r}"
-            for times, rivals in ((2.0, tuple(drift_rivals.RIVALS)), (1.5, ADWIN if kind in streams.SLOW else ())):  # fmt: skip
+            slow = ADWIN if kind in streams.SLOW else ()
+            for times, rivals in ((2.0, tuple(drift_rivals.RIVALS)), (1.5, slow)):
                 # a median that nobody reached is no mark to be measured by
                 theirs = [(v, s) for s in rivals if (v := of.get((kind, s, figure))) is not None]
                 if theirs:
@@ -731,11 +747,9 @@ def print_promises(of: dict[tuple[str, str, str], float | None]) -> None:
         if (name, OWN, figure) not in of:
             continue
         value = of[name, OWN, figure]
-        if value is None:
-            kept = False
-        else:
-            kept = value >= limit if sign == ">=" else value <= limit
-        tell(f"{name:18}{figure:30}{sign} {say(limit):8}{say(value):>9}  {'kept' if kept else 'missed'}   {why}")  # fmt: skip
+        kept = value is not None and (value >= limit if sign == ">=" else value <= limit)
+        mark = "kept" if kept else "missed"
+        tell(f"{name:18}{figure:30}{sign} {say(limit):8}{say(value):>9}  {mark:6}  {why}")
 
 
 # ---------------------------------------------------------------- the whole
@@ -768,29 +782,14 @@ def find_data() -> Path | str:
     return data if (data / "index.jsonl").is_file() else f"{data} has no index.jsonl"
 
 
-def main() -> int:
-    asked = arguments()
-    if asked.serve:
-        serve()
-        return 0
-    if asked.cost:
-        sys.stdout.write(json.dumps(own_cost(asked.cost)) + "\n")
-        return 0
-    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[threads] = "1"
-    began = time.monotonic()
-    size = QUICK if asked.quick else WHOLE
-    if asked.seeds:
-        size = Size(**{**asdict(size), "seeds": asked.seeds})
-    subjects = [s for s in asked.subjects if program(s)]
-    notes = [f"{s}: its environment is not there (make build/{drift_rivals.RIVALS[s].environment})" for s in asked.subjects if s not in subjects]  # fmt: skip
-    if asked.quick:
-        notes.append("quick: few rows and seeds; settings at 1e-5 and 1e-6 are extrapolated")
+def measure(
+    asked: argparse.Namespace, subjects: Sequence[str], size: Size
+) -> tuple[Told, dict[str, dict[str, Setting]]]:
+    """All figures of the parts that were asked for, and the settings of equal rates."""
     told: Told = []
     settings: dict[str, dict[str, Setting]] = {}
     if {"null", "delay"} & set(asked.only):
-        more, settings = nulls(subjects, size, asked.jobs)
-        told += more
+        told, settings = nulls(subjects, size, asked.jobs)
     if "delay" in asked.only:
         more, causes = delays(settings, size, asked.jobs)
         told += [*more, (OWN, {"synthetic": right_of(causes)})]
@@ -800,8 +799,6 @@ def main() -> int:
         told += more
         print_confusion("causes, fresh", causes)
     data = find_data()
-    if isinstance(data, str):
-        notes.append(f"no real streams: {data}")
     with tempfile.TemporaryDirectory() as folder:
         real = [] if isinstance(data, str) else stretches(data, Path(folder))
         if "real" in asked.only and real:
@@ -810,20 +807,62 @@ def main() -> int:
             told += labels_withheld(real, size, asked.jobs)
     if "cost" in asked.only:
         told += costs(subjects, size)
-    rows = [
-        {"set": n, "subject": s, "figure": f, "value": float(v) if math.isfinite(v) else None}
+    return told, settings
+
+
+def notes_of(
+    asked: argparse.Namespace, subjects: Sequence[str], settings: dict[str, dict[str, Setting]]
+) -> list[str]:
+    """What a reader of the figures must know."""
+    notes = [
+        f"{s}: its environment is not there (make build/{drift_rivals.RIVALS[s].environment})"
+        for s in asked.subjects
+        if s not in subjects
+    ]
+    if asked.quick:
+        notes.append("quick: few rows and seeds; figures of the whole differ")
+    data = find_data()
+    if isinstance(data, str):
+        notes.append(f"no real streams: {data}")
+    for how in ("extrapolated", "silent"):
+        of_how = [
+            f"{s} {' '.join(n for n, x in at.items() if x.how == how)}"
+            for s, at in settings.items()
+            if any(x.how == how for x in at.values())
+        ]
+        if of_how:
+            notes.append(f"settings {how}: {', '.join(of_how)}")
+    return notes
+
+
+def main() -> int:
+    asked = arguments()
+    if asked.serve:
+        drift_rivals.serve(own_trace)
+        return 0
+    if asked.cost:
+        sys.stdout.write(json.dumps(own_cost(asked.cost)) + "\n")
+        return 0
+    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[threads] = "1"
+    began = time.monotonic()
+    size = QUICK if asked.quick else WHOLE
+    size = replace(size, seeds=asked.seeds or size.seeds)
+    subjects = [s for s in asked.subjects if program(s)]
+    told, settings = measure(asked, subjects, size)
+    of = {
+        (n, s, f): float(v) if math.isfinite(v) else None
         for s, figures in told
         for n, of_set in figures.items()
         for f, v in of_set.items()
-    ]
-    of = {(r["set"], r["subject"], r["figure"]): r["value"] for r in rows}
+    }
     print_tables(of, subjects)
-    for subject, at in settings.items():
-        notes += [f"{subject} at {name}: {s.how}" for name, s in at.items() if s.how != "measured"]
     print_promises(of)
+    notes = notes_of(asked, subjects, settings)
     report = {
         "machine": machine(), "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - began), "quick": asked.quick, "notes": notes, "rows": rows,
+        "seconds": round(time.monotonic() - began), "quick": asked.quick, "notes": notes,
+        "rows": [{"set": n, "subject": s, "figure": f, "value": v} for (n, s, f), v in of.items()],
     }  # fmt: skip
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import drift_streams as streams
 import numpy as np
-from drift_streams import Array, Rows, Shape, Stream
+from drift_streams import Rows, Shape, Stream
 
 CHUNK = 1000
 NO_SCORE = -1e9
@@ -35,6 +35,7 @@ class Rival:
     environment: ClassVar[str]
     limit: ClassVar[float]
     named: ClassVar[bool] = True
+    labels: ClassVar[bool] = False
     settings: ClassVar[tuple[float, ...]] = ()
     """Settings to be run one by one, the most eager first; () = one pass reads them all."""
     chunk: ClassVar[int] = 0
@@ -50,13 +51,14 @@ class Rival:
         """Take a batch; return its score and the columns that it names."""
         raise NotImplementedError
 
-    def blocks(self, s: Stream) -> list[list[float]]:  # noqa: ARG002
+    def blocks(self, s: Stream) -> list[list[float]]:
         """Return accuracy of each chunk: true, of the reference, estimated, and the band of that."""
         return []
 
     def several(self, rows: Rows) -> list[tuple[float, list[str]]]:
         """Take many chunks at once, where that is cheaper."""
-        return [self.update(rows.part(slice(i, i + self.chunk))) for i in range(0, len(rows) - self.chunk + 1, self.chunk)]  # fmt: skip
+        firsts = range(0, len(rows) - self.chunk + 1, self.chunk)
+        return [self.update(rows.part(slice(i, i + self.chunk))) for i in firsts]
 
 
 # ---------------------------------------------------------------- River
@@ -96,6 +98,7 @@ class _Error(Rival):
 
     environment = "rivals"
     named = False
+    labels = True
 
     def make(self) -> Any:
         raise NotImplementedError
@@ -104,7 +107,8 @@ class _Error(Rival):
         raise NotImplementedError
 
     def learn(self, rows: Rows) -> None:
-        self.off = float(np.quantile(np.abs(rows.y - rows.pred), 0.9)) if self.task == "regression" else 0.0  # fmt: skip
+        off = np.abs(rows.y - rows.pred)
+        self.off = float(np.quantile(off, 0.9)) if self.task == "regression" else 0.0
         self.detector = self.make()
         self.feed(self.detector, self._errors(rows.part(slice(-2000, None))))
 
@@ -336,8 +340,8 @@ class Evidently(Rival):
                 continue
             value, limit = float(metric["value"]), float(config["threshold"])
             # of a p-value little is much
-            small = "p_value" in config["method"]
-            scores[config["column"]] = math.log(max(value, 1e-300)) / math.log(limit) if small else value / limit  # fmt: skip
+            logs = math.log(max(value, 1e-300)) / math.log(limit)
+            scores[config["column"]] = logs if "p_value" in config["method"] else value / limit
         order = sorted(scores, key=lambda n: -scores[n])
         top = scores[order[0]]
         return top, [n for n in order[:3] if scores[n] > top / 2]
@@ -421,7 +425,9 @@ def cost(name: str, rows: int, columns: int = 50) -> dict[str, float]:
             rival.update(now.part(slice(i, i + 1000)))
     spent = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"us_per_row": spent / rows * 1e6, "import_s": imported, "rss_growth_mb": (peak - before) / 1024}  # fmt: skip
+    return {
+        "us_per_row": spent / rows * 1e6, "import_s": imported, "rss_growth_mb": (peak - before) / 1024
+    }  # fmt: skip
 
 
 def serve(run: Callable[[dict[str, Any], Stream], dict[str, Any]]) -> None:
@@ -433,7 +439,11 @@ def serve(run: Callable[[dict[str, Any], Stream], dict[str, Any]]) -> None:
         key = [task.get(k) for k in ("file", "kind", "seed", "rows")]
         if s is None or key != before:
             before, s = key, load(task)
-        sys.stdout.write(json.dumps({"id": task["id"], **run(task, s)}) + "\n")
+        try:
+            said = run(task, s)
+        except Exception as fault:  # noqa: BLE001  # of somebody else's package: said, and the next stream
+            said = {"fault": f"{type(fault).__name__}: {str(fault)[:200]}"}
+        sys.stdout.write(json.dumps({"id": task["id"], **said}) + "\n")
         sys.stdout.flush()
 
 

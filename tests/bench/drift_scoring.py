@@ -115,13 +115,16 @@ class Setting:
     how: str
 
 
-def threshold_at(traces: Sequence[Trace], wanted: float) -> Setting:
-    """Return the lowest threshold with at most `wanted` false events a row on streams in which nothing is wrong."""
+def threshold_at(traces: Sequence[Trace], wanted: float, usual: float) -> Setting:
+    """Return the lowest threshold with at most `wanted` false events a row on streams in which nothing is wrong.
+
+    usual   the subject's own threshold, which it keeps when it was silent
+    """
     rows = sum(t.clean_rows for t in traces)
     tops = np.sort(np.concatenate([_block_maxima(t) for t in traces]))[::-1]
     tops = tops[tops > NOTHING]
     if wanted * rows >= FEW and len(tops) >= FEW:
-        low, high = -1, len(tops) - 1  # tops[high] is low enough a threshold to raise too many, or the lowest there is
+        low, high = -1, len(tops) - 1
         if rate(traces, tops[high]) <= wanted:
             return Setting(float(tops[high]), "measured")
         # the lowest of the tops that keeps the rate: rates rise as the threshold falls
@@ -134,7 +137,7 @@ def threshold_at(traces: Sequence[Trace], wanted: float) -> Setting:
         if low >= 0:
             return Setting(float(tops[low]), "measured")
     if len(tops) < FEW:
-        return Setting(float(tops[0]) + 1e-9 if len(tops) else 0.0, "silent")
+        return Setting(usual, "silent")
     k = min(TAIL, len(tops) - 1)
     level = float(tops[k])
     excess = max(float((tops[:k] - level).mean()), 1e-12)

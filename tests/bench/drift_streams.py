@@ -47,6 +47,7 @@ KINDS: Final = {
     "cov_variance": Kind("data", "step", 1.2),
     "cov_category": Kind("data", "step", 0.35),
     "cov_joint": Kind("data", "step", 0.6),
+    "cov_prior": Kind("data", "step", 0.6),
     "con_abrupt": Kind("concept", "step", 0.15),
     "con_small": Kind("concept", "step", 0.05),
     "con_gradual": Kind("concept", "mixture", 0.15),
@@ -263,11 +264,12 @@ class World:
             e = np.exp(s - s.max(axis=1, keepdims=True))
             shares: Array = e / e.sum(axis=1, keepdims=True)
             return shares
-        link = self.shape.link
-        if link == "probit":
-            s = 1.6 * s + 0.07 * s**3  # the bell's integral, nearly
-        one: Array = 1.0 - np.exp(-np.exp(np.minimum(s, 5.0))) if link == "cloglog" else 1.0 / (1.0 + np.exp(-np.clip(s, -30, 30)))  # fmt: skip
-        return one
+        if self.shape.link == "cloglog":
+            one: Array = 1.0 - np.exp(-np.exp(np.minimum(s, 5.0)))
+            return one
+        if self.shape.link == "probit":
+            s = np.clip(1.6 * s + 0.07 * s**3, -30.0, 30.0)  # the bell's integral, nearly
+        return np.asarray(1.0 / (1.0 + np.exp(-s)))
 
     def _label(self, score: Array, luck: Array) -> Array:
         """Labels (n,) of true scores; luck (n, 2), uniform."""
@@ -293,7 +295,9 @@ class World:
 
     def wrong(self, y: Array, pred: Array) -> Array:
         """Tell which answers are wrong (n,); numbers: off by more than 2.5 deviations of the noise."""
-        off: Array = np.abs(y - pred) > self._limit if self.shape.task == "regression" else y != pred
+        off: Array = (
+            np.abs(y - pred) > self._limit if self.shape.task == "regression" else y != pred
+        )
         return off
 
     def _amount_of_harm(self, weights: Array, by: str, lost: float) -> float:
@@ -332,109 +336,147 @@ class World:
             kind = "null"
         n, shape, what = last - first, self.shape, KINDS[kind]
         t = np.arange(first, last) - shape.before
-        amount = _amount(what.form, t, shape.after, r)
-        on = amount > 0
-        size = what.size * shape.effect
-        hit = [self.important[i] for i in range(min(shape.moved, len(self.important)))]
-        moved: list[int] = []
-
-        rho: Array | float = 0.6
-        if kind == "cov_joint":
-            rho, moved = np.where(on, -what.size, 0.6), list(self.pair)
-        z = self._latent(r, n, rho)
-        codes = self._categories(r, n)
-        if kind in {"cov_abrupt", "cov_gradual", "cov_incremental"}:
-            z[:, hit] += amount[:, None] * size * self.signs[hit]
-            moved = hit
-        elif kind == "cov_small":
-            moved = hit[:1]
-            z[:, moved] += amount[:, None] * size
-        elif kind == "cov_variance":
-            moved = hit[:1]
-            z[:, moved] *= 1.0 + amount[:, None] * size
-        elif kind == "cov_category":
-            moved = [shape.numbers]
-            # a share of the rows of the most frequent value now have the rarest one
-            turned = on & (codes[:, 0] == 0) & (r.random(n) < 2.0 * size)
-            codes[turned, 0] = len(self.levels[0]) - 1
-        elif kind == "null_season":
-            day = np.sin(2 * np.pi * np.arange(first, last) / shape.period)
-            z[:, hit] += 0.8 * day[:, None]
-            codes[(day > 0.5) & (r.random(n) < 0.5), 0] = 1
-        elif kind == "null_wander":
-            z[:, hit] = _wander(r, n, 0.97)[:, None] * 0.8 + 0.6 * z[:, hit]
+        hit = _Hit(kind, what.size * shape.effect, _amount(what.form, t, shape.after, r))
+        z = self._latent(r, n, np.where(hit.on, -what.size, 0.6) if kind == "cov_joint" else 0.6)
+        codes, luck = self._categories(r, n), r.random((n, 2))
+        moved = self._move(hit, r, z, codes, luck, np.arange(first, last))
         x = self._numbers(z)
-
-        true = self._score(self.weights, x, codes)
-        if what.cause == "concept":
-            other = self._turned()
-            if kind == "con_segment":
-                on = on & (codes[:, 0] == 2)
-                turned_true = self._score(-self.weights, x, codes)
-                true = np.where(on[:, None], turned_true, true)
-            else:
-                share = self._amount_of_harm(other, "truth", size)
-                true += (share * amount)[:, None] * (self._score(other, x, codes) - true)
-        luck = r.random((n, 2))
-        y = self._label(true, luck)
+        y = self._label(self._truth(hit, x, codes), luck)
         if kind == "label_swapped":
-            y = np.where(on, self._swapped(y), y)
+            y = np.where(hit.on, self._swapped(y), y)
         elif kind == "label_constant":
-            y = np.where(on, 0, y)
-
-        x, codes, more = self._break(kind, r, x, codes, on, size)
-        moved += more
-        outputs = self._score(self.model, x, codes)
+            y = np.where(hit.on, 0, y)
+        moved = [*moved, *self._break(hit, r, x, codes)]
+        pred, proba = self._answer(self._outputs(hit, x, codes))
         version = np.full(n, "v1")
         if kind in {"deploy_bad", "null_release"}:
             version[t >= 0] = "v2"
-        if kind == "deploy_bad":
-            other = self._turned()
-            share = self._amount_of_harm(other, "model", size)
-            outputs += (share * amount)[:, None] * (self._score(other, x, codes) - outputs)
-        pred, proba = self._answer(outputs)
         latency, served = r.gamma(4.0, 5.0, n), np.ones(n, dtype=bool)
         if kind == "infra_slow":
-            latency *= 1.0 + size * amount
+            latency *= 1.0 + hit.size * hit.amount
         elif kind == "infra_errors":
-            served = ~(on & (r.random(n) < size))
+            served = ~(hit.on & (r.random(n) < hit.size))
             latency = np.where(served, latency, 2000.0)
         proba = np.where(served, proba, np.nan)
         rows = Rows(np.column_stack([x, codes]), y, pred, proba, version, latency, served)
         return rows, frozenset(self.features[i] for i in moved)
+
+    def _move(
+        self, hit: _Hit, r: np.random.Generator, z: Array, codes: Array, luck: Array, row: Array
+    ) -> list[int]:
+        """Move the inputs themselves; return which columns."""
+        shape, kind, size = self.shape, hit.kind, hit.size
+        some = [self.important[i] for i in range(min(shape.moved, len(self.important)))]
+        if kind in {"cov_abrupt", "cov_gradual", "cov_incremental"}:
+            z[:, some] += hit.amount[:, None] * size * self.signs[some]
+            return some
+        if kind == "cov_small":
+            z[:, some[0]] += hit.amount * size
+            return some[:1]
+        if kind == "cov_variance":
+            z[:, some[0]] *= 1.0 + hit.amount * size
+            return some[:1]
+        if kind == "cov_joint":
+            return list(self.pair)
+        if kind == "cov_category":
+            # a share of the rows of the most frequent value now have the rarest one
+            turned = hit.on & (codes[:, 0] == 0) & (r.random(len(z)) < 2.0 * size)
+            codes[turned, 0] = len(self.levels[0]) - 1
+            return [shape.numbers]
+        if kind == "cov_prior":
+            self._prefer(r, z, codes, luck, hit.on & (r.random(len(z)) < size))
+            return [i for i in range(shape.numbers) if self.weights[i].any()]
+        if kind == "null_season":
+            day = np.sin(2 * np.pi * row / shape.period)
+            z[:, some] += 0.8 * day[:, None]
+            codes[(day > 0.5) & (r.random(len(z)) < 0.5), 0] = 1
+        elif kind == "null_wander":
+            z[:, some] = _wander(r, len(z), 0.97)[:, None] * 0.8 + 0.6 * z[:, some]
+        return []
+
+    def _truth(self, hit: _Hit, x: Array, codes: Array) -> Array:
+        """True outputs; a concept has turned round, everywhere or in a segment."""
+        true = self._score(self.weights, x, codes)
+        if hit.kind == "con_segment":
+            turned = hit.on & (codes[:, 0] == 2)
+            return np.where(turned[:, None], self._score(-self.weights, x, codes), true)
+        if KINDS[hit.kind].cause == "concept":
+            other = self._turned()
+            share = self._amount_of_harm(other, "truth", hit.size)
+            true += (share * hit.amount)[:, None] * (self._score(other, x, codes) - true)
+        return true
+
+    def _outputs(self, hit: _Hit, x: Array, codes: Array) -> Array:
+        """Outputs of the model, from what was logged; a bad release has turned round."""
+        outputs = self._score(self.model, x, codes)
+        if hit.kind == "deploy_bad":
+            other = self._turned()
+            share = self._amount_of_harm(other, "model", hit.size)
+            outputs += (share * hit.amount)[:, None] * (self._score(other, x, codes) - outputs)
+        return outputs
+
+    def _prefer(
+        self, r: np.random.Generator, z: Array, codes: Array, luck: Array, which: Array
+    ) -> None:
+        """Draw rows again until they are of the class (the half) that is preferred: only the mix of labels moves."""
+        left = np.flatnonzero(which)
+        for _ in range(4):
+            n = len(left)
+            z[left], codes[left], luck[left] = (
+                self._latent(r, n, 0.6),
+                self._categories(r, n),
+                r.random((n, 2)),
+            )
+            y = self._label(
+                self._score(self.weights, self._numbers(z[left]), codes[left]), luck[left]
+            )
+            left = left[y <= 0]
 
     def _swapped(self, y: Array) -> Array:
         if self.shape.task == "regression":
             return -y
         return (y + 1) % (4 if self.shape.task == "multiclass" else 2)
 
-    def _break(
-        self, kind: str, r: np.random.Generator, x: Array, codes: Array, on: Array, size: float
-    ) -> tuple[Array, Array, list[int]]:
+    def _break(self, hit: _Hit, r: np.random.Generator, x: Array, codes: Array) -> list[int]:
         """Do to the logged columns what a broken pipeline does; return which."""
         a, b = self.important[:2]
-        if not kind.startswith("pipe"):
-            return x, codes, []
+        on, kind = hit.on, hit.kind
         if kind == "pipe_missing":
-            x[on & (r.random(len(x)) < size), a] = np.nan
-            return x, codes, [a]
+            x[on & (r.random(len(x)) < hit.size), a] = np.nan
+            return [a]
         if kind == "pipe_units":
             x[on, b] *= r.choice([0.01, 100.0, 1000.0])
-            return x, codes, [b]
+            return [b]
         if kind == "pipe_stuck":
             x[on, a] = x[np.flatnonzero(~on)[-1], a]
-            return x, codes, [a]
+            return [a]
         if kind == "pipe_values":
-            new = on & (r.random(len(x)) < size)
-            codes[new, -1] += _CODES
-            return x, codes, [self.shape.numbers + self.shape.categories - 1]
+            codes[on & (r.random(len(x)) < hit.size), -1] += _CODES
+            return [self.shape.numbers + self.shape.categories - 1]
         if kind == "pipe_swap":
             x[np.ix_(on, [a, b])] = x[np.ix_(on, [b, a])]
-            return x, codes, [a, b]
-        # whole multiples of its own spread, as when a decimal is cast to a whole number on its way
-        unit = float(np.std(x[~on, a]))
-        x[on, a] = np.trunc(x[on, a] / unit) * unit
-        return x, codes, [a]
+            return [a, b]
+        if kind == "pipe_cast":
+            # whole multiples of its own spread, as when a decimal is cast to a whole number on its way
+            unit = float(np.std(x[~on, a]))
+            x[on, a] = np.trunc(x[on, a] / unit) * unit
+            return [a]
+        return []
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Hit:
+    """How rows are hit: by what, how hard, and how far it has come at each (n,), 0..1."""
+
+    kind: str
+    size: float
+    amount: Array
+
+    @property
+    def on(self) -> Array:
+        """(n,) the rows that are hit at all."""
+        on: Array = self.amount > 0
+        return on
 
 
 def _amount(form: str, t: Array, after: int, r: np.random.Generator) -> Array:
@@ -460,7 +502,6 @@ def _wander(r: np.random.Generator, n: int, keeps: float) -> Array:
     return out
 
 
-
 def frame(columns: int, rows: int, seed: int) -> Rows:
     """Plain rows to time things on: a fifth of the columns are categories of eight values."""
     r = np.random.default_rng([seed, 9])
@@ -469,7 +510,9 @@ def frame(columns: int, rows: int, seed: int) -> Rows:
     proba = r.random(rows)
     y = (r.random(rows) < proba).astype(np.int64)
     pred = (proba >= 0.5).astype(np.int64)
-    return Rows(x, y, pred, proba, np.full(rows, "v1"), r.gamma(4.0, 5.0, rows), np.ones(rows, dtype=bool))
+    return Rows(
+        x, y, pred, proba, np.full(rows, "v1"), r.gamma(4.0, 5.0, rows), np.ones(rows, dtype=bool)
+    )
 
 
 def names_of(columns: int) -> tuple[str, ...]:
