@@ -51,7 +51,7 @@ OUT = ROOT / "build" / "bench" / "drift.json"
 OWN = "homeostat"
 PARTS = ("null", "delay", "fresh", "real", "label", "cost")
 RATES = {"1e_4": 1e-4, "1e_5": 1e-5, "1e_6": 1e-6}
-ADWIN = ("adwin_columns", "adwin_error")
+ADWIN = ("adwin_columns", "adwin_ranks", "adwin_error")
 Figures = dict[str, dict[str, float]]
 Told = list[tuple[str, Figures]]
 

@@ -155,22 +155,21 @@ def _block_maxima(trace: Trace) -> Array:
 def parameter_at(measured: Mapping[float, tuple[int, int]], wanted: float) -> Setting:
     """Return the parameter at which a subject raises `wanted` false events a row.
 
-    measured   parameter -> (false events, rows). The log of the rate is taken as a line over the log of the
-               parameter, each point weighing as many events as it has.
+    measured   parameter -> (false events, rows); rates rise with the parameter. Between two of them the log of the
+               rate is a line over the log of the parameter; beyond them, the line through the nearest two.
     """
-    some = {p: (k, n) for p, (k, n) in measured.items() if k >= FEW}
-    used = some if len(some) >= 2 else {p: (k + 0.5, n) for p, (k, n) in measured.items()}
-    x = np.log(np.array(list(used)))
-    y = np.log(np.array([k / n for k, n in used.values()]))
-    weight = np.array([k for k, _ in used.values()], dtype=float)
-    middle = (x * weight).sum() / weight.sum()
-    mean = (y * weight).sum() / weight.sum()
-    spread = (weight * (x - middle) ** 2).sum()
-    slope = (weight * (x - middle) * (y - mean)).sum() / max(spread, 1e-12)
-    if not slope > 0.1:
-        slope = 1.0  # too few events for a slope: alarms as many as the parameter says
-    at = middle + (math.log(wanted) - mean) / slope
-    inside = y.min() <= math.log(wanted) <= y.max() and len(some) >= 2
+    points = sorted((p, k / n) for p, (k, n) in measured.items() if k >= FEW)
+    if len(points) < 2:
+        # hardly an alarm anywhere: as many as the parameter says, counted from the most eager one
+        p = max(measured)
+        k, n = measured[p]
+        return Setting(p * wanted * n / (k + 0.5), "extrapolated")
+    x, y = np.log(np.array(points)).T
+    y = np.maximum.accumulate(y)
+    i = int(np.clip(np.searchsorted(y, math.log(wanted)), 1, len(x) - 1))
+    slope = max((y[i] - y[i - 1]) / (x[i] - x[i - 1]), 0.05)
+    at = x[i - 1] + (math.log(wanted) - y[i - 1]) / slope
+    inside = y[0] <= math.log(wanted) <= y[-1]
     return Setting(float(math.exp(at)), "measured" if inside else "extrapolated")
 
 
