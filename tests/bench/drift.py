@@ -117,10 +117,10 @@ def own_trace(task: dict[str, Any], s: Stream) -> dict[str, Any]:
         told.append(
             tuple(said.get(k, math.nan) for k in ("accuracy", "accuracy_lo", "accuracy_hi"))
         )
-        named = sorted(said["features"], key=lambda name: -said["features"][name])
+        named = drift_rivals.foremost(said["features"])
         out["ends"].append(first + s.batch)
         out["score"].append(max(float(said["score"]), drift_rivals.NO_SCORE))
-        out["hit"].append(not s.moved or bool(s.moved & set(named[: len(s.moved)])))
+        out["hit"].append(not s.moved or bool(s.moved & set(named)))
         out["cause"].append(said["cause"])
         found = stop is not None and out["score"][-1] >= stop and out["hit"][-1]
         if found and s.start is not None and out["ends"][-1] > s.start:

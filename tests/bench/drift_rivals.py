@@ -30,6 +30,12 @@ CHUNK = 1000
 NO_SCORE = -1e9
 
 
+def foremost(scores: dict[str, float]) -> list[str]:
+    """The columns that an alarm names: the top three, as long as they have half of what the first has."""
+    order = sorted(scores, key=lambda name: -scores[name])[:3]
+    return [name for name in order if scores[name] > scores[order[0]] / 2]
+
+
 class Rival:
     """One subject. `named` = it says which columns moved; `labels` = it sees errors, not columns."""
 
@@ -97,9 +103,7 @@ class _Columns(Rival):
 
     def update(self, rows: Rows) -> tuple[float, list[str]]:
         scores = self._scores(rows)
-        order = np.argsort(-np.array(scores), kind="stable")
-        top = scores[order[0]]
-        return top, [self.features[i] for i in order[:3] if scores[i] > min(0.5, top / 2)]
+        return max(scores), foremost(dict(zip(self.features, scores, strict=True)))
 
 
 class _Error(Rival):
@@ -270,12 +274,9 @@ class _Nannyml(Rival):
         for i, key in enumerate(keys):
             past = usual[key].to_numpy(float)
             z[:, i] = np.abs(now[key].to_numpy(float) - past.mean()) / (past.std() + 1e-12)
+        of = [str(key[0]) for key in keys]
         z = np.nan_to_num(z)
-        order = np.argsort(-z, axis=1)
-        return [
-            (float(row[o[0]]), [str(keys[i][0]) for i in o[:3] if row[i] > row[o[0]] / 2] if self.named else [])
-            for row, o in zip(z, order, strict=True)
-        ]  # fmt: skip
+        return [(float(row.max()), foremost(dict(zip(of, row.tolist(), strict=True)))) for row in z]
 
 
 class NannymlUnivariate(_Nannyml):
@@ -360,9 +361,7 @@ class Evidently(Rival):
             # of a p-value little is much
             logs = math.log(max(value, 1e-300)) / math.log(limit)
             scores[config["column"]] = logs if "p_value" in config["method"] else value / limit
-        order = sorted(scores, key=lambda n: -scores[n])
-        top = scores[order[0]]
-        return top, [n for n in order[:3] if scores[n] > top / 2]
+        return max(scores.values()), foremost(scores)
 
 
 RIVALS: dict[str, type[Rival]] = {

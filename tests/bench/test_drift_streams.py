@@ -1,7 +1,10 @@
 """Made-up streams hold what they promise; and what is shipped finds the plainest trouble in them."""
 
+import json
+
 import adapters
 import drift
+import drift_rivals
 import drift_streams as streams
 import numpy as np
 import pytest
@@ -97,3 +100,45 @@ def test_the_adapter_finds_plain_trouble_and_its_cause(kind):
     assert said["cause"] == s.cause
     if s.moved:
         assert max(said["features"], key=said["features"].get) in s.moved
+
+
+def test_an_alarm_names_the_columns_that_stand_out():
+    assert drift_rivals.foremost({"a": 1.0, "b": 9.0, "c": 5.0, "d": 8.0, "e": 7.0}) == [
+        "b",
+        "d",
+        "e",
+    ]
+    assert drift_rivals.foremost({"a": 1.0, "b": 9.0}) == ["b"]
+    assert drift_rivals.foremost({"a": 0.0}) == []
+    assert drift_rivals.foremost({}) == []
+
+
+def test_real_streams_are_cut_at_their_documented_changes(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    r = np.random.default_rng(1)
+    n = 9000
+    y = r.integers(0, 2, n)
+    # the model is right until row 4,000, then in half of the rows
+    pred = np.where(np.arange(n) < 4000, y, r.integers(0, 2, n))
+    columns = {"x": r.normal(size=n), "job": r.choice(["a", "b"], n), "y": y, "pred": pred, "proba": r.random(n)}  # fmt: skip
+    parquet.write_table(pa.table(columns), tmp_path / "shop.parquet")
+    about = {
+        "name": "shop", "file": "shop.parquet", "task": "binary", "features": ["x", "job"],
+        "categorical": ["job"],
+        "n_train": 1000, "n_ref": 1500,
+        "drift": [{"row": 4000, "features": ["x"]}, {"row": 4200, "features": "all"}],
+    }  # fmt: skip
+    (tmp_path / "index.jsonl").write_text(json.dumps(about) + "\n")
+    (task,) = drift.stretches(tmp_path, tmp_path)
+    assert task["features"] == ["x", "c_job"]
+    assert task["moved"] == ["x"]
+    assert task["harmful"]
+    s = drift_rivals.load(task)
+    assert (
+        s.start == 1500
+    )  # 1,000 rows of training, 1,500 of reference, then clean ones up to row 4,000
+    assert len(s.reference) == 1500
+    assert len(s.watched) == 1700  # up to the next change
+    assert np.array_equal(s.watched.y, y[2500:4200])
+    assert set(s.watched.X[:, 1]) == {0.0, 1.0}
