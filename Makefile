@@ -1,6 +1,6 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian bench bench-agent bench-crash bench-detect bench-forecast bench-live bench-rca readme dist clean
+.PHONY: help run demo test check setup debian bench bench-agent bench-crash bench-detect bench-drift bench-forecast bench-live bench-rca readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -40,7 +40,7 @@ setup: .venv/all ## make ./.venv with everything
 debian: ## install the Debian packages that live tests and bench-live need (as root)
 	@dpkg -s $(APT_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES) >/dev/null; }
 
-bench: bench-agent bench-crash bench-forecast $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
+bench: bench-agent bench-crash bench-drift bench-forecast $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
 
 bench-agent: .venv/all ## RSS, CPU and series of the daemon, beside node_exporter
 	$(BIN)/python tests/bench/agent.py
@@ -57,6 +57,9 @@ bench-live: .venv/all ## an hour of ordinary work on this host, then real faults
 
 bench-rca: .venv/bench ## root causes on labelled incidents (HOMEOSTAT_BENCH_DATA=DIR), beside rivals
 	$(BIN)/python tests/bench/rca.py $(ARGS)
+
+bench-drift: .venv/bench build/rivals build/nannyml build/evidently ## drift, causes, unlabelled accuracy and cost, beside rivals
+	$(BIN)/python tests/bench/drift.py $(ARGS)
 
 bench-forecast: .venv/all ## forecasts of made-up fills, beside Prometheus' predict_linear
 	$(BIN)/python tests/bench/forecast.py $(ARGS)
@@ -86,7 +89,7 @@ clean: ## remove what was built, not what was learnt
 	$(PIP) --editable '.[all,dev,bench]'
 	@touch .venv/core .venv/all $@
 
-# What others bring, timed beside us, in an environment of its own. Where it can not be had the benchmark says so.
-build/rivals: tests/bench/rivals.txt
+# What others bring, beside us, in environments of their own. Where one can not be had the benchmark says so.
+build/rivals build/nannyml build/evidently: build/%: tests/bench/%.txt
 	-$(PYTHON) -m venv $@ && $@/bin/pip --disable-pip-version-check install --quiet --requirement $< || rm -rf $@
 	-@touch -c $@

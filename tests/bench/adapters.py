@@ -3,6 +3,7 @@
     detect(n_series, step_seconds, budget=0.1)    .update(ts (n,), values (n,)) -> rates (n,), .kind, .threshold
     host_view(n_series, step_seconds)             .update(ts, rates (n,)) -> rate of the host
     rank(frame, inject_time, graph, target)       names of columns, the likeliest root cause first
+    drift(feature_names, task)                    .fit_reference(X, y, pred, proba), .update(batch) -> what it found
 
 `detect` does what the daemon does with a source: score a row, name what is rarer than the budget allows, and learn
 the row except where an excursion is going on. `budget` is false alarms a series and day. What it returns is the
@@ -11,6 +12,7 @@ p-value of a row over the step: excursions a second, so that one threshold holds
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +29,9 @@ sys.path.insert(0, str(ROOT))
 import detectors as _detectors  # noqa: E402, F401  importing it registers what is shipped
 from agent import registry  # noqa: E402
 from agent.budget import Promise  # noqa: E402
-from agent.config import Budget  # noqa: E402
+from agent.config import Budget, WatchModels  # noqa: E402
 from agent.excursions import Excursions  # noqa: E402
+from agent.intervals import wilson  # noqa: E402
 from agent.rca.flow import Symptom  # noqa: E402
 from agent.rca.kinds import Columns, group_of, kind_of  # noqa: E402
 from agent.rca.rank import Ranking  # noqa: E402
@@ -202,3 +205,187 @@ def suspects(
     return Suspects(
         [services[i] for i in ranking.entities], [names[j] for j in ranking.columns], ranking
     )
+
+
+# ---------------------------------------------------------------- drift
+
+ROW_S: Final = 0.1
+"""Rows that come without a time are ten a second."""
+CAUSES: Final = ("infra", "deploy", "pipeline", "data", "label", "concept")
+
+
+def drift(feature_names: Sequence[str], task: str) -> Drift:
+    """Make what watches one model; a name that starts with `c_` is a category, its values are codes."""
+    return Drift(feature_names, task)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known after a batch.
+
+    score      log10 by which the evidence passes what is enough: 0 or more = alarm; -inf = too small to matter
+    cause      one of CAUSES, None = no alarm
+    features   column -> evidence, for those with any
+    accuracy   estimate without labels with its 90 % band; NaN = not estimable
+    """
+
+    score: float
+    cause: str | None
+    features: dict[str, float]
+    accuracy: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+class Drift:
+    """The daemon's watch of one model, batch by batch."""
+
+    def __init__(self, feature_names: Sequence[str], task: str) -> None:
+        self._names = [str(name) for name in feature_names]
+        self._watch = _Watch(self._names, task)
+        self._rows = 0
+
+    def fit_reference(self, X: Array, y: Array, pred: Array, proba: Array) -> None:  # noqa: N803
+        """Learn from reference rows: X (n, d) float64, NaN = missing; the others (n,)."""
+        self._watch.learn(self._columns(X), y, pred, proba)
+
+    def update(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Take a batch and say what is known: see the scorers for its keys."""
+        self._rows += len(batch["pred"])
+        ts = self._rows * ROW_S
+        watch = self._watch
+        watch.take(
+            ts, self._columns(batch["X"]), batch["pred"], batch["proba"], batch["version"],
+            batch["latency_ms"], batch["served"],
+        )  # fmt: skip
+        if batch["y"] is not None:
+            watch.take_labels(batch["y"], batch["pred"])
+        late = batch.get("late")
+        if late is not None:
+            watch.take_labels(late["y"], late["pred"])
+        said = watch.verdict(ts)
+        out: dict[str, Any] = {
+            "drifted": said.score >= 0, "cause": said.cause, "score": said.score, "features": said.features,
+        }  # fmt: skip
+        if not math.isnan(said.accuracy):
+            out |= {"accuracy": said.accuracy, "accuracy_lo": said.low, "accuracy_hi": said.high}
+        return out
+
+    def _columns(self, x: Array) -> dict[str, Any]:
+        return {
+            name: _words(x[:, i]) if name.startswith("c_") else np.ascontiguousarray(x[:, i])
+            for i, name in enumerate(self._names)
+        }
+
+
+def _words(codes: Array) -> Array:
+    """Codes of a category as a service logs them: texts, None = missing."""
+    values, at = np.unique(codes, return_inverse=True)
+    said = [None if math.isnan(v) else f"{v:g}" for v in values.tolist()]
+    words: Array = np.array(said, dtype=object)[at.reshape(-1)]
+    return words
+
+
+class _Watch:
+    """What is shipped for one version of a model, put together, with the plainest rule for the cause.
+
+    `learn` once, then a `take` for each batch, `take_labels` whenever labels come, and `verdict` after each.
+    """
+
+    def __init__(self, names: Sequence[str], task: str) -> None:
+        self._names, self._task = names, task
+        self._errors = registry.drift.get("errors")()
+        self._version: str | None = None
+        self._released = -math.inf
+        self._requests = _Requests()
+        self._recent = np.zeros(2)  # labels and errors, fading
+
+    def learn(self, columns: dict[str, Any], y: Array, pred: Array, proba: Array) -> None:
+        cls = registry.drift.get("features")
+        n, config = len(y), WatchModels()
+        self._features = cls(
+            cls.Config(half_life=config.window / 3, stale=config.window, learn_rows=max(100, n))
+        )
+        self._features.take(0.0, n, columns)
+        self._off = float(np.quantile(np.abs(y - pred), 0.9)) if self._task == "regression" else 0.0
+        usual = float(self._wrong(y, pred).mean())
+        self._bound = usual + config.tolerance + 2.6 * math.sqrt(max(usual * (1 - usual), 0.25 / n) / n)  # fmt: skip
+
+    def _wrong(self, y: Array, pred: Array) -> Array:
+        off: Array = np.abs(np.asarray(y, dtype=float) - np.asarray(pred, dtype=float)) > self._off
+        return off
+
+    def take(
+        self, ts: float, columns: dict[str, Any], pred: Array, proba: Array, version: str,
+        latency_ms: Array, served: Array,
+    ) -> None:  # fmt: skip
+        if self._version is not None and version != self._version:
+            self._released = ts
+        self._version = version
+        self._features.take(ts, len(pred), columns)
+        self._requests.take(latency_ms, served)
+
+    def take_labels(self, y: Array, pred: Array) -> None:
+        wrong = int(self._wrong(y, pred).sum())
+        self._errors.take(wrong, len(y), self._bound)
+        self._recent = self._recent * 0.5 ** (len(y) / 500) + (len(y), wrong)
+
+    def verdict(self, ts: float) -> Verdict:
+        self._features.judge(ts)
+        states = self._features.states()
+        broken = {s.name: max(s.evidence, 3.0) for s in states if s.broken}
+        moved = {s.name: s.evidence - _ENOUGH for s in states if s.psi >= _SIZE}
+        labels, wrong = self._recent
+        lost = labels > 0 and wrong / labels > self._bound
+        errors = self._errors.evidence - self._errors.alarm if lost else -math.inf
+        scores = {
+            "infra": self._requests.score(),
+            "pipeline": max(broken.values(), default=-math.inf),
+            "data": max(moved.values(), default=-math.inf),
+            "concept": errors,
+        }
+        if ts - self._released <= _SINCE_RELEASE * ROW_S:
+            scores["deploy"] = scores.pop("concept")
+        top = max(scores.values())
+        level = min(top, 0.0)
+        cause = next((c for c in CAUSES if scores.get(c, -math.inf) >= level), None)
+        seen = {s.name: s.evidence for s in states if s.evidence > 0} | broken
+        return Verdict(top, cause if top >= 0 else None, seen)
+
+
+_ENOUGH: Final = 4.0
+_SIZE: Final = 0.2
+"""Evidence and PSI at which the shipped features call a column drifted."""
+_SINCE_RELEASE: Final = 5000
+"""Rows for which a release is the first suspect."""
+
+
+class _Requests:
+    """Whether requests fail, or take longer than the first thousand did."""
+
+    def __init__(self) -> None:
+        self._seen: list[Array] = []
+        self._usual: tuple[float, float] | None = None
+        self._fast = np.zeros(3)  # requests, failed, sum of log latency; half-life 64 rows
+
+    def take(self, latency_ms: Array, served: Array) -> None:
+        logs = np.log(np.maximum(latency_ms, 1e-3))
+        if self._usual is None:
+            self._seen.append(logs)
+            first = np.concatenate(self._seen)
+            if len(first) < 1000:
+                return
+            self._usual, self._seen = (float(first.mean()), float(first.std())), []
+        fade = 0.5 ** (len(logs) / 64)
+        self._fast = self._fast * fade + (len(logs), np.count_nonzero(~served), logs.sum())
+
+    def score(self) -> float:
+        n, failed, logs = self._fast.tolist()
+        if self._usual is None or n < 30:
+            return -math.inf
+        middle, spread = self._usual
+        slower = logs / n - middle
+        z = slower / (max(spread, 1e-3) / math.sqrt(n))
+        slow = z - 8.0 if slower > math.log(1.3) else -math.inf
+        low, _ = wilson(failed, n, 4.0)
+        return max(slow, 1.0 if low > 0.01 else -math.inf)
