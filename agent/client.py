@@ -461,13 +461,17 @@ def _size(features: Any) -> tuple[int, int]:
     width = len(features)
     if width and isinstance(features, list | tuple):
         inner: Any = features[0]
-        if isinstance(inner, list | tuple | dict) or getattr(inner, "ndim", 0):
+        if isinstance(inner, list | tuple | dict) or _ndim(inner):
             return width, max(1, width * len(inner))
     elif width and type(features) is dict:
-        first = next(iter(features.values()))
-        if getattr(first, "ndim", 0) == 1:
+        first: Any = next(iter(features.values()))
+        if _ndim(first) == 1:
             return len(first), max(1, width * len(first))
     return 1, max(1, width)
+
+
+def _ndim(value: Any) -> int:
+    return getattr(value, "ndim", 0)
 
 
 def _labels(ids: Any) -> tuple[int, int]:
@@ -542,7 +546,7 @@ def _is_table(features: Any) -> bool:
     """Tell whether it is rows, perhaps a single one."""
     if len(getattr(features, "shape", ())) > 1:
         return True
-    first = features[0] if isinstance(features, list) and features else None
+    first: Any = features[0] if isinstance(features, list) and features else None
     return isinstance(first, list | tuple | dict)
 
 
@@ -558,7 +562,7 @@ def _best(value: Any, *, many: bool) -> Any:
 def _rows(features: Any, names: Any) -> Iterator[dict[str, Any]]:
     """Yield rows as dicts."""
     if isinstance(features, Mapping):
-        if any(getattr(column, "ndim", 0) == 1 for column in features.values()):
+        if any(_ndim(column) == 1 for column in features.values()):
             yield from _turn({str(name): _plain(column) for name, column in features.items()})
         else:
             yield {str(name): _plain(value) for name, value in features.items()}
