@@ -42,8 +42,12 @@ app = typer.Typer(
 )
 token_app = typer.Typer(help="Tokens to act over HTTP: add, list, revoke.", no_args_is_help=True)
 audit_app = typer.Typer(help="Check that nobody altered the record.", no_args_is_help=True)
+reference_app = typer.Typer(
+    help="What a model version is used to: make it from rows.", no_args_is_help=True
+)
 app.add_typer(token_app, name="token")
 app.add_typer(audit_app, name="audit")
+app.add_typer(reference_app, name="reference")
 
 ConfigPath = Annotated[
     Path | None,
@@ -175,7 +179,12 @@ def tell(error: AgentError, as_json: bool) -> int:
 
 def main() -> None:
     """Run the command line; never shows a traceback for what is expected."""
-    for part_of in ("cli_ask", "cli_act", "cli_local"):  # their commands, in the order of --help
+    for part_of in (
+        "cli_ask",
+        "cli_act",
+        "cli_local",
+        "cli_reference",
+    ):  # their commands, in the order of --help
         import_module(f"agent.{part_of}")
 
     try:

@@ -430,6 +430,8 @@ def tried(said: Any, most: int | None) -> None:
         out.print("it answers, and sees nothing here")
     for what, n in said["records"].items():
         out.print(f"{n} {what} in the log")
+    for one in said["models"]:
+        _rows_of(out, one, most)
     for path in said["ways_in"]:
         out.print(f"takes POST {path}")
     for one in said["seen"][: most or None]:
@@ -438,3 +440,28 @@ def tried(said: Any, most: int | None) -> None:
             Text(f"{one['entity']}  {attrs}  {'; '.join(one['edges'])}".rstrip(), style="dim")
         )
     out.print("may: " + (", ".join(said["may"]) if said["may"] else "nothing, it only watches"))
+
+
+def _rows_of(out: Console, one: Any, most: int | None) -> None:
+    """Show the rows of one version of a model: its columns, and what each check waits for."""
+    version = f" version {one['version']}" if one["version"] else ""
+    labels = f", {one['labels']:,} labels" if one["labels"] else ""
+    out.print(f"\nmodel:{one['model']}{version}: {one['rows']:,} rows accepted{labels}")
+    if one["columns"]:
+        columns(one["columns"], most)
+    table = _table("check", "", "")
+    for c in one["checks"]:
+        table.add_row(c["check"], "ready" if c["ready"] else "waits for", c["text"])
+    out.print(table)
+
+
+def columns(guesses: Sequence[Any], most: int | None = None) -> None:
+    """Show the roles of columns, how sure they are, and why."""
+    out = _console()
+    table = _table("column", "role", "sure", "why")
+    for c in guesses[:most]:
+        sure = "said" if c["confidence"] == 1 else f"{c['confidence']:.0%}"
+        table.add_row(c["column"], c["role"], sure, c["reason"])
+    out.print(table)
+    if most is not None and len(guesses) > most:
+        out.print(f"and {len(guesses) - most} more, see them with --all")

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agent import registry
+from agent import registry, waiting
 from agent.catalogue import SIGNALS
 from agent.config import Config, ConnectorConfig
 from agent.daemon import make_connector, wanted_connectors
-from agent.errors import Unavailable
+from agent.errors import AgentError, Unavailable
 from agent.model import Frame
 from agent.ports import Abilities, Feed, LabelBatch, Notifier, PredictionBatch, Receiver, Source
 from agent.rates import Rates
@@ -37,7 +37,10 @@ async def look(name: str, config: Config, own: Mapping[str, Any]) -> dict[str, A
     with tempfile.TemporaryDirectory(prefix="homeostat-try-") as folder:
         made = make_connector(name, wanted, Path(folder))
         try:
-            return await _ask(name, wanted.use or name, made)
+            out = await _ask(name, wanted.use or name, made)
+            if isinstance(made, Feed):
+                await _rows(out, made, config, Path(folder))
+            return out
         finally:
             close = getattr(made, "close", None)
             if close is not None:
@@ -48,7 +51,7 @@ async def look(name: str, config: Config, own: Mapping[str, Any]) -> dict[str, A
 
 async def _ask(name: str, kind: str, made: Any) -> dict[str, Any]:
     out: dict[str, Any] = {
-        "source": name, "kind": kind, "series": [], "seen": [], "changes": [], "records": {},
+        "source": name, "kind": kind, "series": [], "seen": [], "changes": [], "records": {}, "models": [],
         "ways_in": [
             f"{r.path} ({'signed' if r.vouch else 'with a token of role operator'})"
             for r in (made.routes() if isinstance(made, Receiver) else ())
@@ -76,10 +79,35 @@ async def _ask(name: str, kind: str, made: Any) -> dict[str, Any]:
         out["changes"] = [
             f"{c.kind} of {c.entity.id}: {c.before} -> {c.after}" for c in frame.changes
         ]
-    if isinstance(made, Feed):
-        out["records"] = _count(await _within(made.read(), "read"))
     if isinstance(made, Abilities):
         out["says"] = list(await _within(made.describe(), "describe"))
+    return out
+
+
+async def _rows(out: dict[str, Any], feed: Feed, config: Config, folder: Path) -> None:
+    """Read once what a feed holds: how much; of models also how columns are read and what each check waits for."""
+    arrivals = await _within(feed.read(), "read")
+    out["records"] = _count(arrivals)
+    given = feed.roles() if isinstance(feed, waiting.Roled) else ()
+    known = [r for r in (feed, *_others(config, folder)) if hasattr(r, "reference")]
+
+    def reference(model: str, version: str) -> Mapping[str, Any] | None:
+        found = (r.reference(model, version) for r in known)
+        return next((x for x in found if x is not None), None)
+
+    out["models"] = waiting.look(arrivals, config.models, reference, given)
+
+
+def _others(config: Config, folder: Path) -> list[Any]:
+    """Return connectors of the config that know references."""
+    out = []
+    for name, wanted in config.connectors.items():
+        use = wanted.use or name
+        if not wanted.enabled or use not in registry.connector:
+            continue
+        if hasattr(registry.connector.get(use), "reference"):
+            with contextlib.suppress(AgentError):
+                out.append(make_connector(name, wanted, folder / "beside"))
     return out
 
 

@@ -5,6 +5,7 @@ methods that need them.
 """
 
 from connectors import alertmanager as alertmanager
+from connectors import batch_scoring as batch_scoring
 from connectors import connections as connections
 from connectors import deployments as deployments
 from connectors import gpu as gpu

@@ -1,0 +1,196 @@
+"""What each check of the model watch still waits for: told of the rows that a feed has just given.
+
+    arrivals of any feed + references + limits -> for each model and version: rows, columns, checks (ready, or what for)
+
+For people who connect a log and want to know whether it will do, before anything was learnt. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+
+from agent import models
+from agent.config import WatchModels
+from agent.ports import LabelBatch, PredictionBatch
+from agent.roles import LOOK_ROWS, Guess, Role, guess
+
+_OFTEN: Final = 0.5
+"""Of the rows; what fewer have is not counted on."""
+
+
+@runtime_checkable
+class Roled(Protocol):
+    """A feed whose columns were not named for us: it says how it reads them."""
+
+    def roles(self) -> Sequence[Guess]:
+        """Return the role of every column; () before a row was read."""
+        ...
+
+
+def look(
+    arrivals: Sequence[Any],
+    config: WatchModels,
+    reference: Callable[[str, str], Mapping[str, Any] | None],
+    given: Sequence[Guess] = (),
+) -> list[dict[str, Any]]:
+    """Return JSON-able facts of each model and version among the arrivals.
+
+    given   roles that the feed says; without them those of our own records, which name their fields
+    """
+    rows: dict[tuple[str, str], list[PredictionBatch]] = {}
+    labels: dict[str, set[str]] = {}
+    for one in arrivals:
+        if isinstance(one, PredictionBatch):
+            rows.setdefault((one.model, one.version), []).append(one)
+        elif isinstance(one, LabelBatch):
+            labels.setdefault(one.model, set()).update(one.ids)
+    out = []
+    for (model, version), batches in rows.items():
+        seen = _Seen(batches, labels.get(model, set()), reference(model, version), config)
+        others = sorted(v for m, v in rows if m == model and v != version)
+        out.append(
+            {
+                "model": model, "version": version, "rows": seen.n, "labels": seen.labelled,
+                "columns": [asdict(g) for g in given or _named(batches, labelled=bool(seen.labelled))],
+                "checks": [
+                    {"check": check, "ready": not text.startswith("! "), "text": text.removeprefix("! ")}
+                    for check, text in seen.checks(others)
+                ],
+            }
+        )  # fmt: skip
+    out += [
+        {"model": model, "version": "", "rows": 0, "labels": len(ids), "columns": [asdict(g) for g in given],
+         "checks": [{"check": "accuracy", "ready": False, "text": "predictions with these ids"}]}
+        for model, ids in labels.items() if not any(m == model for m, _ in rows)
+    ]  # fmt: skip
+    return out
+
+
+class _Seen:
+    """The rows of one version; a text that begins with "! " says what is missing."""
+
+    def __init__(
+        self,
+        batches: Sequence[PredictionBatch],
+        labels: set[str],
+        reference: Mapping[str, Any] | None,
+        config: WatchModels,
+    ) -> None:
+        self._batches = batches
+        self._config = config
+        self._reference = reference
+        self.n = sum(len(b.ts) for b in batches)
+        ids = {i for b in batches for i in b.ids if i}
+        self._ids = sum(1 for b in batches for i in b.ids if i)
+        self.labelled = len(ids & labels)
+        self._features = {name for b in batches for name in b.features}
+
+    def checks(self, others: Sequence[str]) -> list[tuple[str, str]]:
+        """Return each check with what it says."""
+        return [
+            ("requests, errors", "every row counts"),
+            ("latency", self._latency()),
+            ("inputs: contract, drift", self._inputs()),
+            ("mix of predictions", self._mix()),
+            ("confidence", self._confidence()),
+            ("accuracy", self._accuracy()),
+            ("quality lost", self._lost()),
+            ("against other versions", f"{', '.join(others)}" if others else "! rows of another version"),
+        ]  # fmt: skip
+
+    def _share(self, test: Callable[[PredictionBatch], Any]) -> float:
+        return sum(float(np.count_nonzero(test(b))) for b in self._batches) / max(1, self.n)
+
+    def _latency(self) -> str:
+        if self._share(lambda b: np.isfinite(b.latency_s)) < _OFTEN:
+            return "! `latency_ms` in the rows (a batch run has none)"
+        return "as clients see it"
+
+    def _inputs(self) -> str:
+        if not self._features:
+            return "! features in the rows"
+        if self._reference is None:
+            return self._rows("a reference, or the first {} rows", models._LEARN_ROWS)  # noqa: SLF001  # the one place that knows
+        known = set(self._reference.get("features", {}))
+        said = f"against the reference of {self._reference.get('rows', 0):,} rows"
+        gone, new = sorted(known - self._features), sorted(self._features - known)
+        said += f"; not in the rows: {', '.join(gone[:5])}" if gone else ""
+        return said + (f"; not in the reference: {', '.join(new[:5])}" if new else "")
+
+    def _mix(self) -> str:
+        if self._share(_predicted) < _OFTEN:
+            return "! `pred` in the rows"
+        if self._reference is None or not self._reference.get("classes"):
+            return self._rows("a reference with classes, or the first {} rows", models._LEARN_ROWS)  # noqa: SLF001
+        return f"against {len(self._reference['classes'])} classes of the reference"
+
+    def _rows(self, what: str, most: int) -> str:
+        said = what.format(f"{most:,}")
+        return (
+            f"! {said}: {min(self.n, most):,} so far"
+            if self.n < most
+            else said + " (they are there)"
+        )
+
+    def _confidence(self) -> str:
+        if self._share(lambda b: np.isfinite(b.proba)) < _OFTEN:
+            return "! `proba` in the rows"
+        return "probability of what was predicted"
+
+    def _accuracy(self) -> str:
+        least = self._config.min_rows
+        if self._share(_predicted) < _OFTEN:
+            return "! `pred` in the rows"
+        if self._ids < _OFTEN * self.n:
+            return f"! an `id` in the rows, for late labels to find them: {self._ids:,} of {self.n:,} have one"
+        if self.labelled < least:
+            return f"! {least:,} labelled rows: {self.labelled:,} so far"
+        return f"{self.labelled:,} rows have a label"
+
+    def _lost(self) -> str:
+        accuracy = (self._reference or {}).get("accuracy")
+        if isinstance(accuracy, int | float):
+            said = f"against {accuracy:.1%} of the reference"
+            return said if self.labelled >= self._config.min_rows else f"! labelled rows; {said}"
+        most = models._LEARN_LABELS  # noqa: SLF001
+        if self.labelled < most:
+            return f"! a reference with its accuracy, or the first {most:,} labelled rows: {self.labelled:,} so far"
+        return f"learns from the first {most:,} labelled rows (they are there)"
+
+
+def _predicted(batch: PredictionBatch) -> Any:
+    if batch.pred is None:
+        return np.zeros(len(batch.ts), dtype=np.bool_)
+    array = np.asarray(batch.pred)
+    if array.dtype.kind == "f":
+        return np.isfinite(array)
+    return np.array([v is not None for v in array.tolist()], dtype=np.bool_)
+
+
+def _named(batches: Sequence[PredictionBatch], *, labelled: bool) -> list[Guess]:
+    """Return the columns of rows that name their fields, and which features look like something else."""
+    first = batches[0]
+    there: tuple[tuple[str, Role, bool], ...] = (
+        ("id", "id", any(first.ids)), ("ts", "ts", True), ("version", "version", bool(first.version)),
+        ("pred", "prediction", bool(np.any(_predicted(first)))),
+        ("proba", "probability", bool(np.isfinite(first.proba).any())),
+        ("latency_ms", "latency", bool(np.isfinite(first.latency_s).any())), ("label", "label", labelled),
+    )  # fmt: skip
+    out = [
+        Guess(name, role, "a field of the record", 1.0)
+        for name, role, is_there in there
+        if is_there
+    ]
+    looked = {name: np.asarray(column)[:LOOK_ROWS] for name, column in first.features.items()}
+    for g in guess(looked):
+        reason = "a feature of the record"
+        if g.role not in {"feature", "segment"} and g.confidence >= 0.6:
+            reason += f", which looks like {g.role}: {g.reason}"
+        elif g.role == "feature":
+            reason += f": {g.reason}"
+        out.append(Guess(g.column, "feature", reason, 1.0))
+    return out
