@@ -133,6 +133,10 @@ class WatchModels(Model):
     """How long a prediction waits for its label."""
     max_waiting: Annotated[int, Field(ge=1000)] = 1_000_000
     """Most predictions that wait for labels, 44 bytes each; the oldest go first."""
+    quiet: Duration = 90 * 86_400.0
+    """Between two false alarms of drift, for each model and kind: at least this long on average."""
+    protected: list[str] = []
+    """Features whose values are groups that must not be treated differently: gaps between them become metrics."""
     tolerance: Ratio = 0.03
     """How much accuracy may fall before it counts as lost."""
     traffic_window: Duration = 10.0

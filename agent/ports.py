@@ -7,6 +7,7 @@ stand beside the action that needs them, in `playbooks/actions/`; a connector ju
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -476,6 +477,19 @@ class FeatureState:
     drifted: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """What is kept of rows until their labels come, (n,) each; no feature value is in it.
+
+    marks    bits: 1 = a value that the reference has not, 2 = a contract was broken, 4 = features stood to each other
+             as never before
+    slices   (s, n) number of the value of each of `FeatureDrift.slicings`; 255 = none
+    """
+
+    marks: Any
+    slices: Any
+
+
 class FeatureDrift(Protocol):
     """The inputs of one model version against their reference; registered with `@registry.drift`.
 
@@ -489,12 +503,20 @@ class FeatureDrift(Protocol):
         """The features that it knows; grows only while it learns."""
         ...
 
-    def take(self, ts: float, rows: int, features: Mapping[str, Any]) -> None:
+    @property
+    def slicings(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Features whose values are looked at apart, with these values."""
+        ...
+
+    def take(self, ts: float, rows: int, features: Mapping[str, Any]) -> Coded:
         """Count a batch: columns as in `PredictionBatch`, newest row at `ts`. Unknown columns are ignored."""
         ...
 
     def judge(self, ts: float) -> FloatArray:
-        """Decide at `ts`; return (d, 5): missing, out of range, scale, PSI, broken (0, 1); NaN = unknown."""
+        """Decide at `ts`; return (d, 7), NaN = unknown.
+
+        missing, out of range, scale, PSI, broken (0, 1), evidence (log10 of the e-value), drifted (0, 1)
+        """
         ...
 
     def states(self) -> tuple[FeatureState, ...]:
@@ -511,6 +533,123 @@ class FeatureDrift(Protocol):
 
     def load(self, state: bytes) -> None:
         """Take a state that `dump` gave; raises Refused when it is damaged or of another version."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A figure with the bounds that it lies between; NaN = unknown."""
+
+    value: float
+    low: float
+    high: float
+
+    @staticmethod
+    def unknown() -> Band:
+        """Return the band of what is not known."""
+        return Band(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class RelationChange:
+    """What speaks for a changed relation between inputs and labels, and since when.
+
+    what       error, better, overconfident, underconfident, surprise, or the name of a slicing
+    value      number of the value of the slicing; None = all rows
+    since      unix seconds after which it began
+    rows       labelled rows of it since then
+    before, after   mean loss before that and since
+    evidence   log10 of its e-value
+    """
+
+    what: str
+    value: int | None
+    since: float
+    rows: int
+    before: float
+    after: float
+    evidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What late labels and confidences say of one model version.
+
+    changed    evidence and size of a changed relation together
+    evidence   log10 of the e-value by which it passes what is enough; below 0 it is not
+    expected   accuracy without labels, with 90 %; unknown says why there is none
+    figures    name -> figure of all rows with 95 % bounds; gaps, slices likewise: `SLICING/KIND`, `SLICING/NUMBER`
+    """
+
+    changed: bool
+    evidence: float
+    changes: tuple[RelationChange, ...]
+    expected: Band
+    unknown: str
+    figures: Mapping[str, Band]
+    gaps: Mapping[str, Band]
+    slices: Mapping[str, Band]
+    learning: bool
+
+    @staticmethod
+    def nothing() -> Judged:
+        """Return what is known before the first label."""
+        return Judged(
+            False, -math.inf, (), Band.unknown(), "no labels yet", {}, {}, {}, learning=True
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRows:
+    """Predictions whose labels have come, (n,) each.
+
+    said, truth   numbers of classes, or numbers of a regression in the unit of the label
+    confidence    probability of what was said; NaN = not logged
+    marks, slices   (n,) and (s, n), as in `Coded`
+    """
+
+    said: Any
+    truth: Any
+    confidence: FloatArray
+    marks: Any
+    slices: Any
+
+
+class LabelledDrift(Protocol):
+    """Late labels of one model version; registered with `@registry.drift`, made with `(Config(...), slicings)`.
+
+    Columnar, constant memory, no clock, no I/O, no log. `positive` is the class of precision and recall where there
+    are two classes, else None.
+    """
+
+    def fit(self, rows: LabelledRows, classes: int, positive: int | None) -> None:
+        """Take rows of the reference, in the order in which they came; classes 0 = a regression."""
+        ...
+
+    def take(
+        self, ts: float, confidence: FloatArray, positive: BoolArray | None, marks: Any
+    ) -> None:
+        """Count predictions (n,), the newest at `ts`; positive = said to be so, None = more classes."""
+        ...
+
+    def label(self, ts: float, rows: LabelledRows, classes: int, positive: int | None) -> None:
+        """Take labelled rows; classes 0 = a regression."""
+        ...
+
+    def judge(self, ts: float) -> Judged:
+        """Say what is known at `ts`."""
+        ...
+
+    def restart(self) -> None:
+        """Forget what was found, keep the reference: the version serves anew."""
+        ...
+
+    def dump(self) -> bytes:
+        """Return the state; `load(dump())` = never stopped. Holds counts, never rows."""
+        ...
+
+    def load(self, state: bytes) -> None:
+        """Take a state that `dump` gave; raises Refused when it is damaged or of other slices."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.ports import FeatureState
+from agent.ports import FeatureState, Judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class ModelFacts:
     drifted          features by PSI, largest first, at most 10
     label_shift      share of the most common class among labels, less that of the reference
     prediction_shift the same among predictions
+    judged           what labels and confidences say beyond accuracy
     learning         something has no reference yet
     rejected_rows    rows with impossible times, duplicates excluded
     """
@@ -70,5 +71,6 @@ class ModelFacts:
     prediction_shift: float
     prediction_psi: float
     confidence: float
+    judged: Judged
     learning: bool
     rejected_rows: int

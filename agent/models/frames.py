@@ -11,8 +11,8 @@ import numpy as np
 from agent.model import Edge, Entity, FloatArray, IntArray, Series, Sighting
 from agent.models.facts import ModelFacts, VersionFacts
 from agent.models.numbers import OF_VERSION, SERVICE, Numbers
-from agent.models.state import ModelState, Tenure, VersionState
-from agent.ports import FeatureDrift
+from agent.models.state import SURE_NAMES, ModelState, Tenure, VersionState
+from agent.ports import Band, FeatureDrift, Judged
 from agent.rings import delay_quantile
 
 _MODEL: Final = (
@@ -25,9 +25,17 @@ _MODEL: Final = (
 )  # fmt: skip
 _FEATURE: Final = (
     "feature.missing_ratio", "feature.out_of_range_ratio", "feature.scale_ratio",
-    "feature.drift_psi", "feature.contract_broken",
+    "feature.drift_psi", "feature.contract_broken", "feature.drift_evidence_count", "feature.drifted",
 )  # fmt: skip
 """In the order of the columns of `FeatureDrift.judge`."""
+_FIGURES: Final = {
+    "precision": "model.precision_ratio", "recall": "model.recall_ratio", "f1": "model.f1_ratio",
+    "roc_auc": "model.roc_auc_ratio", "log_loss": "model.log_loss_count", "brier": "model.brier_ratio",
+    "calibration_error": "model.calibration_error_ratio", "mae": "model.mean_absolute_error",
+    "rmse": "model.root_mean_square_error", "r2": "model.r2_ratio", "bias": "model.bias",
+}  # fmt: skip
+"""Figure of labels -> its signal."""
+Labels = tuple[tuple[str, str], ...]
 
 
 class Table:
@@ -39,7 +47,7 @@ class Table:
         self._layout: tuple[tuple[Any, ...], ...] = ()
 
     def lay_out(self, layout: tuple[tuple[Any, ...], ...]) -> None:
-        """Take the layout of this frame: (model, versions, features) or (service,) each."""
+        """Take the layout of this frame: (model, versions, features, what else) or (service,) each."""
         if layout == self._layout:
             return
         series: list[Series] = []
@@ -48,8 +56,10 @@ class Table:
                 service = Entity("service", item[0])
                 series += [Series(metric, service) for metric in SERVICE]
                 continue
-            name, versions, features = item
-            series += [Series(metric, Entity("model", name)) for metric in _MODEL]
+            name, versions, features, more = item
+            me = Entity("model", name)
+            series += [Series(metric, me) for metric in _MODEL]
+            series += [Series(metric, me, labels) for metric, labels in more]
             for version in versions:
                 entity = Entity("version", f"{name}/{version}")
                 series += [Series(metric, entity) for metric in OF_VERSION]
@@ -67,6 +77,51 @@ def drift_of(model: ModelState) -> FeatureDrift | None:
     current = model.tenures.get(model.current) if model.current is not None else None
     version = model.versions.get(current.version) if current is not None else None
     return version.drift if version is not None else None
+
+
+def judged(model: ModelState) -> Judged:
+    """Return what labels say of the version in use."""
+    current = model.tenures.get(model.current) if model.current is not None else None
+    version = model.versions.get(current.version) if current is not None else None
+    return version.judged if version is not None else Judged.nothing()
+
+
+def more_of(model: ModelState) -> tuple[tuple[tuple[str, Labels], ...], FloatArray]:
+    """Return what is known beside the signals that every model has, and their values; what was once known stays."""
+    found, values = judged(model), dict[tuple[str, Labels], float]()
+    if not found.learning or found.figures:
+        values |= {
+            ("model.expected_accuracy_ratio", ()): found.expected.value,
+            ("model.expected_accuracy_low_ratio", ()): found.expected.low,
+            ("model.expected_accuracy_high_ratio", ()): found.expected.high,
+            ("model.relation_changed", ()): float(found.changed),
+            ("model.relation_evidence_count", ()): found.evidence,
+        }
+    for name, band in found.figures.items():
+        values[_FIGURES[name], ()] = band.value
+    for name, band in found.gaps.items():
+        group, _, kind = name.rpartition("/")
+        values["model.fairness_gap_ratio", (("group", group), ("kind", kind))] = band.value
+    if not model.regression:
+        for (name, value), band in slices_of(model, found).items():
+            values["model.slice_accuracy_ratio", (("slice", name), ("value", value))] = band.value
+    model.shown |= dict.fromkeys(values)
+    keys = tuple(sorted(model.shown))
+    return keys, np.array([values.get(key, math.nan) for key in keys])
+
+
+def slices_of(model: ModelState, found: Judged) -> dict[tuple[str, str], Band]:
+    """Return accuracy (or mean error) by slicing and value, both by name."""
+    drift = drift_of(model)
+    names = dict(drift.slicings) if drift is not None else {}
+    names["confidence"] = SURE_NAMES
+    out = {}
+    for slot, band in found.slices.items():
+        name, _, number = slot.rpartition("/")
+        values = names.get(name, ())
+        if int(number) < len(values):
+            out[name, values[int(number)]] = band
+    return out
 
 
 def model_row(model: ModelState, numbers: Numbers, now: float) -> FloatArray:
@@ -198,6 +253,7 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         prediction_shift=row["model.positive_prediction_ratio"] - usual,
         prediction_psi=row["model.prediction_drift_psi"],
         confidence=row["model.confidence_ratio"],
+        judged=judged(model),
         learning=learning(model),
         rejected_rows=model.rejected,
     )  # fmt: skip

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,28 @@ from agent.errors import Refused
 from agent.label_join import ROW, LabelJoin
 from agent.model import FloatArray
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
-from agent.ports import FeatureDrift
+from agent.ports import FeatureDrift, LabelledDrift
 
 _VERSION: Final = 2
 _JOIN: Final = (*(ROW.names or ()), "sizes")
 _TENURE: Final = (
-    "number", "version", "since", "last", "until", "serving", "rows_total", "lost", "lost_since",
+    "numbers",    "number", "version", "since", "last", "until", "serving", "rows_total", "lost", "lost_since",
     "worse",
 )  # fmt: skip
+
+
+class Maker(Protocol):
+    """Who makes empty detectors of a version."""
+
+    def features(
+        self, found: Mapping[str, Any] | None, others: Sequence[Mapping[str, Any]]
+    ) -> tuple[FeatureDrift, bool]:
+        """Return the drift of its features, and whether its reference is damaged."""
+        ...
+
+    def labelled(self, drift: FeatureDrift) -> LabelledDrift:
+        """Return what its labels are for."""
+        ...
 
 
 def dump(models: Iterable[ModelState], window: float, now: float) -> bytes:
@@ -37,11 +51,11 @@ def dump(models: Iterable[ModelState], window: float, now: float) -> bytes:
 
 
 def load(
-    state: bytes, config: WatchModels, held: int, drift: Callable[[], FeatureDrift]
+    state: bytes, config: WatchModels, held: int, make: Maker
 ) -> tuple[dict[str, ModelState], float]:
     """Return the models and the time of what `dump` gave; raises Refused when it is damaged or of another window.
 
-    held    buckets of a window; drift makes what a version's own state is loaded into
+    held   buckets of a window; make makes what a version's own state is loaded into
     """
     meta, arrays = checkpoint.read("models", _VERSION, state)
     try:
@@ -56,7 +70,7 @@ def load(
         for i, one in enumerate(meta["models"]):
             for j, version in enumerate(one["versions"]):
                 models[str(one["name"])].versions[str(version["name"])] = _load_version(
-                    version, f"{i}.v{j}.", arrays, drift()
+                    version, f"{i}.v{j}.", arrays, make
                 )
         now = math.nan if meta["now"] is None else float(meta["now"])
     except (KeyError, TypeError, ValueError, IndexError) as damage:
@@ -78,12 +92,17 @@ def _load_model(
     model.delays[:] = arrays[f"{at}delays"]
     model.next_tenure, model.rejected = int(said["next_tenure"]), int(said["rejected"])
     model.current = None if said["current"] is None else int(said["current"])
+    model.regression = bool(said["regression"])
+    model.shown = {
+        (str(metric), tuple((str(k), str(v)) for k, v in labels)): None
+        for metric, labels in said["shown"]
+    }
     model.positive = None if said["positive"] is None else int(said["positive"])
     model.classes = {str(word): i for i, word in enumerate(said["classes"])}
     model.first, model.rows_seen, model.labels_seen = map(float, arrays[f"{at}times"])
     model.new_rows, model.new_labels = map(int, said["new"])
     model.early = {
-        int(key): (int(a), float("nan" if b is None else b), float("nan" if c is None else c))
+        int(key): (float(a), float("nan" if b is None else b), float("nan" if c is None else c))
         for key, a, b, c in said["early"]
     }
     for j, one in enumerate(said["tenures"]):
@@ -93,14 +112,18 @@ def _load_model(
 
 
 def _load_version(
-    said: Mapping[str, Any], at: str, arrays: Mapping[str, npt.NDArray[Any]], drift: FeatureDrift
+    said: Mapping[str, Any], at: str, arrays: Mapping[str, npt.NDArray[Any]], make: Maker
 ) -> VersionState:
+    drift, _ = make.features(None, ())
     drift.load(arrays[f"{at}drift"].tobytes())
     version = VersionState(str(said["name"]), drift)
     version.reference, version.damaged = said["reference"], bool(said["damaged"])
     version.learnt_labels, version.learnt_right = map(int, said["learnt"])
     version.accuracy, version.accuracy_rows, version.mix_rows = map(float, arrays[f"{at}numbers"])
     version.learnt_mix[:] = arrays[f"{at}learnt_mix"]
+    if f"{at}labelled" in arrays:
+        version.labelled = make.labelled(drift)
+        version.labelled.load(arrays[f"{at}labelled"].tobytes())
     if said["mixed"]:
         version.mix = np.zeros(CLASSES + 1)
         version.mix[:] = arrays[f"{at}mix"]
@@ -117,6 +140,8 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
     for j, version in enumerate(model.versions.values()):
         here = f"{at}v{j}."
         arrays[f"{here}drift"] = np.frombuffer(version.drift.dump(), dtype=np.uint8)
+        if version.labelled is not None:
+            arrays[f"{here}labelled"] = np.frombuffer(version.labelled.dump(), dtype=np.uint8)
         arrays[f"{here}numbers"] = np.array(
             [version.accuracy, version.accuracy_rows, version.mix_rows]
         )
@@ -149,6 +174,8 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
         "rejected": model.rejected,
         "current": model.current,
         "positive": model.positive,
+        "regression": model.regression,
+        "shown": [[metric, [list(pair) for pair in labels]] for metric, labels in model.shown],
         "classes": list(model.classes),
         "new": [model.new_rows, model.new_labels],
         "early": [[str(key), *_no_nan(value)] for key, value in model.early.items()],

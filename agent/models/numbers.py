@@ -43,7 +43,7 @@ class Numbers:
         """Return labelled and right rows of the last windows of each tenure, up to its newest labelled row."""
         labelled = right = 0.0
         for t in tenures:
-            if t.labels.newest >= 0:
+            if t.labels.newest >= 0 and not t.numbers:
                 newest = t.labels.newest
                 both = t.labels.span(newest - windows * self.held + 1, newest, slice(2)).sum(axis=0)
                 labelled += float(both[0])

@@ -12,7 +12,7 @@ import numpy as np
 from agent import registry
 from agent.label_join import LabelJoin
 from agent.model import FloatArray, IntArray
-from agent.ports import ErrorDrift, FeatureDrift
+from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift
 from agent.rings import DELAYS, LATENCIES, Ring
 
 MOST_MODELS: Final = 32
@@ -25,6 +25,13 @@ _MOST_WORDS: Final = 8192
 BUCKETS: Final = 240
 """In a window, at the most; a bucket is a second at the least."""
 TRAFFIC_S: Final = 120
+SURE: Final = np.array([0.6, 0.85])
+"""Confidences that cut the rows into unsure, rather sure and sure ones."""
+SURE_NAMES: Final = ("unsure", "rather sure", "sure")
+_POSITIVE: Final = frozenset(
+    {"1", "yes", "y", "positive", "pos", "bad", "fraud", "churn", "default"}
+)
+"""What people call the class that they look for."""
 
 
 class VersionState:
@@ -33,6 +40,8 @@ class VersionState:
     def __init__(self, name: str, drift: FeatureDrift) -> None:
         self.name = name
         self.drift = drift
+        self.labelled: LabelledDrift | None = None
+        self.judged = Judged.nothing()
         self.reference: Mapping[str, Any] | None = None
         self.asked = -math.inf
         self.damaged = False
@@ -62,6 +71,7 @@ class Tenure:
         self.until: float | None = None
         self.serving = False
         self.rows_total = 0
+        self.numbers = False  # of a regression
         self.rows = Ring(buckets, 3 + CLASSES + 1, np.float32)
         self.labels = Ring(buckets, 2 + CLASSES + 1, np.float32)
         self.against_reference: ErrorDrift = registry.drift.get("errors")()
@@ -86,9 +96,11 @@ class ModelState:
     next_tenure: int = 1
     current: int | None = None
     positive: int | None = None
+    regression: bool = False
+    shown: dict[Any, None] = field(default_factory=dict)
     classes: dict[str, int] = field(default_factory=dict)
     words: dict[Any, int | None] = field(default_factory=dict)
-    early: dict[int, tuple[int, float, float]] = field(default_factory=dict)
+    early: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     delays: FloatArray = field(default_factory=lambda: np.zeros(DELAYS))
     first: float = math.inf
     new_rows: int = 0
@@ -107,6 +119,15 @@ class ModelState:
     def serving(self) -> list[Tenure]:
         """Return the tenures that serve."""
         return [t for t in self.tenures.values() if t.serving]
+
+    def answer(self, version: VersionState) -> int | None:
+        """Return the positive one of two classes: the one that is called so, else the rarer one."""
+        if len(self.classes) != 2:  # a pair
+            return None
+        for word, number in self.classes.items():
+            if word.lower() in _POSITIVE:
+                return number
+        return int(np.argmin(version.mix[:2])) if version.mix is not None else 1
 
     def class_number(self, word: str) -> int:
         """Return the number of a class, a new one for a new class; -1 = none, or too many."""

@@ -16,8 +16,16 @@ from agent import registry
 from agent.config import WatchModels
 from agent.errors import Refused
 from agent.models.numbers import Numbers
-from agent.models.state import CLASSES, MOST_TENURES, ModelState, Tenure, VersionState, word_of
-from agent.ports import FeatureDrift
+from agent.models.state import (
+    CLASSES,
+    MOST_TENURES,
+    SURE_NAMES,
+    ModelState,
+    Tenure,
+    VersionState,
+    word_of,
+)
+from agent.ports import FeatureDrift, LabelledDrift
 
 _LOOK_ROWS: Final = 60
 _ENTERS: Final = 0.2
@@ -78,12 +86,26 @@ class Tenures:
             half_life=max(1.0, self._config.window / 3),
             stale=self._config.window,
             min_rows=self._config.min_rows,
+            quiet=self._config.quiet,
+            apart=tuple(self._config.protected),
         )
         try:
             return cls(settings, found, others), False
         except Refused:
             # it goes without: what was known of others, else what it learns
             return cls(settings, None, others), True
+
+    def labelled(self, drift: FeatureDrift) -> LabelledDrift:
+        """Return what the labels of a version are for; its slicings are those of its features, and how sure it was."""
+        cls = registry.drift.get("labelled")
+        config = self._config
+        settings = cls.Config(
+            window=config.window, min_rows=config.min_rows, quiet=config.quiet,
+            tolerance=config.tolerance, protected=tuple(config.protected),
+        )  # fmt: skip
+        slices = [(name, len(values)) for name, values in drift.slicings]
+        made: LabelledDrift = cls(settings, [*slices, ("confidence", len(SURE_NAMES))])
+        return made
 
     def _read_quality(self, model: ModelState, version: VersionState) -> None:
         """Take accuracy and classes out of a reference; what is not there or no number is learnt."""

@@ -19,22 +19,31 @@ Cost, measured on one core at 30 features in batches of 50: about 15 microsecond
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.config import WatchModels
-from agent.label_join import Joined, LabelJoin, keys_of, rows_of, set_confidence
+from agent.label_join import (
+    Joined,
+    LabelJoin,
+    Waiting,
+    confidence_of,
+    keys_of,
+    rows_of,
+    set_confidence,
+)
 from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Sighting
 from agent.models import frames, keep
 from agent.models.facts import ModelFacts
 from agent.models.numbers import Numbers
-from agent.models.state import CLASSES, MOST_MODELS, ModelState, Tenure, VersionState
+from agent.models.state import CLASSES, MOST_MODELS, SURE, ModelState, Tenure, VersionState
 from agent.models.tenures import LEARN_ROWS, Tenures
-from agent.ports import LabelBatch, PredictionBatch
+from agent.ports import LabelBatch, LabelledRows, PredictionBatch
 from agent.rings import DELAYS, LATENCIES, delay_bins, latency_bins
 
 _EARLY_ROWS: Final = 10_000
@@ -132,12 +141,24 @@ class ModelWatch:
             if whole
             else {name: np.asarray(column)[ok] for name, column in batch.features.items()}
         )
-        version.drift.take(newest, rows, features)
-        wait = (keys[at] != 0) & (said >= 0)
+        coded = version.drift.take(newest, rows, features)
+        sure = np.asarray(batch.proba, dtype=np.float64)[at]
+        numbers = self._numbers_of(model, version, tenure, batch.pred, at)
+        answer = model.answer(version) if numbers is None else None
+        if version.labelled is not None:
+            yes = None if answer is None else said == answer
+            version.labelled.take(newest, sure, yes, coded.marks)
+        wait = (keys[at] != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
         if wait.any():
             waiting = keys[at][wait]
-            held = rows_of(waiting, ts[at][wait], tenure.number, said[wait])
-            set_confidence(held, np.asarray(batch.proba, dtype=np.float64)[at][wait])
+            held = rows_of(
+                waiting, ts[at][wait], tenure.number, (said if numbers is None else numbers)[wait]
+            )
+            set_confidence(held, sure[wait])
+            held["marks"] = coded.marks[wait]
+            held["slices"][:, : len(coded.slices)] = coded.slices[:, wait].T
+            held["slices"][:, len(coded.slices)] = np.searchsorted(SURE, sure[wait])
+            held["slices"][np.isnan(sure[wait]), len(coded.slices)] = 255
             model.join.add(held)
             if model.early:
                 self._join_early(model, waiting)
@@ -194,8 +215,8 @@ class ModelWatch:
 
     def _take_labels(self, model: ModelState, batch: LabelBatch) -> None:
         keys = keys_of(batch.ids)
-        said = model.class_numbers(batch.labels)
-        use = (keys != 0) & (said >= 0)
+        said = _numbers(batch.labels) if model.regression else model.class_numbers(batch.labels)
+        use = (keys != 0) & (np.isfinite(said) if model.regression else said >= 0)
         if not use.any():
             return
         keys, said, ts = keys[use], said[use], np.asarray(batch.ts, dtype=np.float64)[use]
@@ -203,7 +224,7 @@ class ModelWatch:
         for i in np.flatnonzero(joined.status == 0).tolist():
             if len(model.early) < _EARLY_ROWS:
                 # when it came, by the last frame: how long it may wait counts from there
-                model.early.setdefault(int(keys[i]), (int(said[i]), float(ts[i]), self._now))
+                model.early.setdefault(int(keys[i]), (float(said[i]), float(ts[i]), self._now))
         self._judge_rows(model, joined, said, ts)
 
     def _join_early(self, model: ModelState, keys: npt.NDArray[np.uint64]) -> None:
@@ -213,11 +234,15 @@ class ModelWatch:
             return
         labels = [model.early.pop(key) for key in found]
         joined = model.join.label(np.array(found, dtype=np.uint64))
-        said = np.array([label for label, _, _ in labels], dtype=np.int64)
+        said = np.array([label for label, _, _ in labels])
         self._judge_rows(model, joined, said, np.array([since for _, since, _ in labels]))
 
     def _judge_rows(
-        self, model: ModelState, joined: Joined, truth: IntArray, known_since: FloatArray
+        self,
+        model: ModelState,
+        joined: Joined,
+        truth: FloatArray | IntArray,
+        known_since: FloatArray,
     ) -> None:
         """Count labelled rows where they belong: at the time and for the tenure of their prediction."""
         hit = joined.status == 1
@@ -237,13 +262,61 @@ class ModelWatch:
             if tenure is None:
                 continue  # it ended long ago and was forgotten
             mine = tenures == number
+            self._relate(model, tenure, rows[mine], truth[mine])
+            if tenure.numbers:
+                slot, held = tenure.labels.slots(
+                    (predicted[mine] / self._numbers.width).astype(np.int64)
+                )
+                tenure.labels.count((slot[held], 0))
+                continue
             right = right_all[mine]
             self._bet(model, tenure, len(right) - int(np.count_nonzero(right)), len(right))
             slot, held = tenure.labels.slots(
                 (predicted[mine] / self._numbers.width).astype(np.int64)
             )
-            classes = 2 + np.minimum(truth[mine][held], CLASSES)
+            classes = 2 + np.minimum(truth[mine][held].astype(np.int64), CLASSES)
             tenure.labels.count((slot[held], 0), (slot[held & right], 1), (slot[held], classes))
+
+    def _relate(
+        self, model: ModelState, tenure: Tenure, rows: Waiting, truth: FloatArray | IntArray
+    ) -> None:
+        """Let labelled rows speak of the relation, of slices and of what is to be expected."""
+        version = model.versions.get(tenure.version)
+        if version is None or not version.drift.names:
+            return  # which slices there are is not known yet
+        if version.labelled is None:
+            version.labelled = self._tenures.labelled(version.drift)
+        many = len(version.drift.slicings) + 1
+        slices = rows["slices"][:, :many].T
+        ts = self._now if not math.isnan(self._now) else float(rows["ts"].max())
+        classes = 0 if tenure.numbers else max(2, len(model.classes))
+        kind = np.int64 if classes else np.float64
+        version.labelled.label(
+            ts,
+            LabelledRows(
+                rows["said"].astype(kind),
+                truth.astype(kind),
+                confidence_of(rows),
+                rows["marks"],
+                slices,
+            ),
+            classes,
+            model.answer(version) if classes else None,
+        )
+
+    @staticmethod
+    def _numbers_of(
+        model: ModelState, version: VersionState, tenure: Tenure, pred: Any, at: Any
+    ) -> FloatArray | None:
+        """Return the predictions of a regression (n,), None where it is none."""
+        classifies = version.reference is not None and bool(version.reference.get("classes"))
+        if pred is None or classifies:
+            return None
+        array = np.asarray(pred)
+        if array.dtype.kind != "f":
+            return None
+        model.regression = tenure.numbers = True
+        return np.asarray(array[at], dtype=np.float64)
 
     def _bet(self, model: ModelState, tenure: Tenure, wrong: int, rows: int) -> None:
         """Let the errors of a batch speak, against bounds that were fixed before it."""
@@ -317,12 +390,14 @@ class ModelWatch:
             model = self._models[name]
             self._tick(model, now)
             values.append(frames.model_row(model, self._numbers, now))
+            more, known = frames.more_of(model)
+            values.append(known)
             versions = sorted({t.version for t in model.tenures.values()})
             values += [self._numbers.version_row(model, version, now) for version in versions]
             drift = frames.drift_of(model)
             if model.judged is not None:
                 values.append(model.judged.ravel())
-            layout.append((name, tuple(versions), drift.names if drift is not None else ()))
+            layout.append((name, tuple(versions), drift.names if drift is not None else (), more))
             service = self._serves(name)
             if service is not None:
                 services.setdefault(service, []).append(model)
@@ -353,6 +428,10 @@ class ModelWatch:
         self._tenures.settle(model, now)
         for tenure in model.serving():
             self._judge_quality(model, tenure, now)
+        for version in {t.version for t in model.serving()}:
+            state = model.versions.get(version)
+            if state is not None and state.labelled is not None:
+                state.judged = state.labelled.judge(now)
         drift = frames.drift_of(model)
         model.judged = drift.judge(now) if drift is not None else None
 
@@ -377,7 +456,14 @@ class ModelWatch:
         When it raises, nothing has changed.
         """
         held = self._numbers.held
-        self._models, self._now = keep.load(
-            state, self.config, held, lambda: self._tenures.features(None, ())[0]
-        )
+        self._models, self._now = keep.load(state, self.config, held, self._tenures)
         self._table, self._told = frames.Table(), {}
+
+
+def _numbers(labels: Sequence[Any]) -> FloatArray:
+    """Return labels of a regression (n,); NaN = no number."""
+    out = np.full(len(labels), np.nan)
+    for i, label in enumerate(labels):
+        with contextlib.suppress(TypeError, ValueError):
+            out[i] = float(label)
+    return out

@@ -8,10 +8,15 @@ season      how much more than chance rows wander: the design effect
 watch       evidence, size and design effect of all columns together
 contract    missing, type, unit, range, stuck: what a person would call broken
 features    all inputs of one version: counts in, states out (`@drift("features")`)
+labelled    what late labels say (`@drift("labelled")`), of:
+concept       has the relation to the label changed
+estimate      accuracy before there are labels
+quality       figures with bounds, by slice and group
 errors      the share of errors of one version (`@drift("errors")`)
 """
 
 from detectors.drift.errors import Errors
 from detectors.drift.features import Features
+from detectors.drift.labelled import Labelled
 
-__all__ = ["Errors", "Features"]
+__all__ = ["Errors", "Features", "Labelled"]

@@ -167,6 +167,11 @@ class Concept:
             (_LEVELS, 4, streams)
         )  # blocks, rows, sum, sum^2 / rows
 
+    def expect(self, every: float) -> None:
+        """Take another number of labelled rows between two false alarms: labels come faster or slower than thought."""
+        self.config = self.config.model_copy(update={"every": every})
+        self._limit = math.log(every)
+
     # ---- rows in
 
     def learn(self, loss: Any, residual: Any, slices: Any) -> None:
@@ -351,7 +356,7 @@ class Concept:
         ]
         return tuple(
             Change(
-                *names[i], float(since[i]), int(rows[i]), float(before[i]), float(after[i]),
+                names[i][0], names[i][1], float(since[i]), int(rows[i]), float(before[i]), float(after[i]),
                 float(worth[i]) / math.log(10.0),
             )
             for i in told[np.argsort(-worth[told], kind="stable")].tolist()

@@ -23,10 +23,11 @@ from pydantic import Field
 from agent import checkpoint, registry
 from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
-from agent.ports import FeatureState
+from agent.ports import Coded, FeatureState
 from agent.units import Duration, Model
 from detectors.drift import contract, pairs, reference
 from detectors.drift.contract import LOGS, NEGATIVE, PER_DECADE, ZERO, Tolerances
+from detectors.drift.estimate import BROKEN, JOINT, OUTSIDE
 from detectors.drift.reference import (
     ABOVE,
     BELOW,
@@ -46,6 +47,9 @@ _SAY_AGAIN_S: Final = 3.0
 _FLOOR: Final = 1e-9
 """The least e-value that is told apart from none."""
 _MOST_LEARNT: Final = 256
+_SLICINGS: Final = 6
+_MOST_SLICED: Final = 8
+"""Values of a category that is looked at value by value."""
 _VERSION: Final = 2
 
 
@@ -66,6 +70,8 @@ class Features:
         """Rows that become the reference when there is none."""
         quiet: Duration = 90 * 86_400.0
         """Between two false alarms of a model, at the least and on average."""
+        apart: tuple[str, ...] = ()
+        """Categories whose values are looked at apart before others are."""
         tolerances: Tolerances = Tolerances()
 
     def __init__(
@@ -101,7 +107,20 @@ class Features:
         self._since: FloatArray = np.full(d, np.nan)
         self._said_at: FloatArray = np.full(d, -np.inf)
         self._reason: list[str] = [""] * d
-        self._table: FloatArray = np.full((d, 5), np.nan)
+        self._table: FloatArray = np.full((d, 7), np.nan)
+        self._unseen: BoolArray = (ref.shares <= 0) & ref.own[:, None]
+        found = [
+            (i, tuple(sorted(values, key=values.__getitem__)))
+            for i, values in enumerate(ref.values)
+            if values is not None
+            and ref.own[i]
+            and 2 <= len(values) <= _MOST_SLICED  # two to tell apart
+        ]
+        found.sort(key=lambda one: ref.names[one[0]] not in self.config.apart)
+        found = found[:_SLICINGS]
+        self._sliced: IntArray = np.array([i for i, _ in found], dtype=np.int64)
+        self._slicings = tuple((ref.names[i], values) for i, values in found)
+        self._joint = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,16 +129,21 @@ class Features:
 
     # ---- rows in
 
-    def take(self, ts: float, rows: int, features: Mapping[str, Any]) -> None:
+    @property
+    def slicings(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Categories of few values, and these: what quality is looked at apart for."""
+        return self._slicings
+
+    def take(self, ts: float, rows: int, features: Mapping[str, Any]) -> Coded:
         """Count a batch: name -> (rows,) float64 or object, NaN or None = missing; its newest row is at `ts`.
 
         A feature that this version was made with and that is not there counts as missing; others count as unknown.
         """
         if rows == 0 or not features:
-            return
+            return self._coded(np.zeros((0, 0), dtype=np.int64), rows)
         if self._learning:
             self._gather(ts, rows, features)
-            return
+            return self._coded(np.zeros((0, 0), dtype=np.int64), rows)
         columns, x, present = self._place(rows, features)
         d = len(self.names)
         cells = np.bincount((columns + self._offset).ravel(), minlength=d * COLUMNS)
@@ -143,6 +167,23 @@ class Features:
         self._squares += n[:, None]
         self._last = max(self._last, ts)
         self._watch.take(self._last, counts, columns)
+        return self._coded(columns, rows)
+
+    def _coded(self, columns: IntArray, rows: int) -> Coded:
+        """Say what is remembered of rows with these columns of bins (d, rows)."""
+        marks = np.zeros(rows, dtype=np.uint8)
+        slices = np.full((len(self._slicings), rows), 255, dtype=np.uint8)
+        if len(columns):
+            new = np.take_along_axis(self._unseen, columns, axis=1).any(axis=0)
+            marks |= OUTSIDE * new.astype(np.uint8)
+            if self._broken.any():
+                marks |= np.uint8(BROKEN)
+            if self._joint:
+                marks |= np.uint8(JOINT)
+            value = columns[self._sliced] - 1
+            many = np.array([len(v) for _, v in self._slicings], dtype=np.int64)[:, None]
+            slices[:] = np.where((value >= 0) & (value < many), value, 255)
+        return Coded(marks, slices)
 
     def _place(
         self, rows: int, features: Mapping[str, Any]
@@ -231,12 +272,15 @@ class Features:
     # ---- states out
 
     def judge(self, ts: float) -> FloatArray:
-        """Decide at `ts`; return (d, 5): missing, out of range, scale, PSI, broken (0, 1); NaN = unknown."""
+        """Decide at `ts`; return (d, 7), NaN = unknown.
+
+        missing, out of range, scale, PSI, broken (0, 1), evidence (log10 of the e-value), drifted (0, 1)
+        """
         d = len(self.names)
         if not d:
             return self._table
         if ts - self._last > self.config.stale:
-            self._table = np.full((d, 5), np.nan)
+            self._table = np.full((d, 7), np.nan)
             return self._table
         weight = self._fast.sum(axis=1)
         rows = weight**2 / np.maximum(self._squares[:, 0], 1e-12)
@@ -258,6 +302,8 @@ class Features:
             self._ref, now, self.config.tolerances, _LEAST_ROWS, self._kind
         )
         self._latch(ts, known, kind, shift, shares)
+        found, sized = self._watch.values()
+        self._joint = self._watch.joint()
         self._table = np.column_stack(
             [
                 shares[:, MISSING],
@@ -265,6 +311,8 @@ class Features:
                 10.0**shift,
                 self._psi(),
                 self._broken.astype(np.float64),
+                np.log10(np.maximum(found, _FLOOR)),
+                (sized >= Watch.enough(sized)).astype(np.float64),
             ]
         )
         self._table[np.ix_(~known, (0, 1, 2, 4))] = np.nan
@@ -317,13 +365,11 @@ class Features:
 
     def states(self) -> tuple[FeatureState, ...]:
         """Say what the last `judge` found, for each of `names`."""
-        found, sized = self._watch.values()
-        enough = Watch.enough(sized)
         weight = self._fast.sum(axis=1)
         rows = weight**2 / np.maximum(self._squares[:, 0], 1e-12)
         out = []
         for i, name in enumerate(self.names):
-            missing, outside, scale, psi, broken = (float(v) for v in self._table[i])
+            missing, outside, scale, psi, broken, found, drifted = map(float, self._table[i])
             out.append(
                 FeatureState(
                     name=name,
@@ -337,8 +383,8 @@ class Features:
                     broken=None if math.isnan(broken) else broken > 0.5,
                     reason=self._reason[i] if broken > 0.5 else "",
                     since=float(self._since[i]) if broken > 0.5 else None,
-                    evidence=math.log10(max(found[i], _FLOOR)),
-                    drifted=bool(sized[i] >= enough),
+                    evidence=found,
+                    drifted=drifted > 0.5,
                 )
             )
         return tuple(out)

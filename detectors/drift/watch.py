@@ -163,6 +163,13 @@ class Watch:
         least = self._least * (_YOUNG_SIZE if self._seen < _YOUNG_ROWS else 1.0)
         return self._by_column(value), self._by_column(np.where(shift >= least, value, 0.0))
 
+    def joint(self) -> bool:
+        """Tell whether two columns stand to each other as never before, each alone as ever."""
+        value = self._evidence.value()
+        own = value[: self._d * FUNCTIONS].reshape(self._d, FUNCTIONS).sum(axis=1)
+        silent = np.maximum(own[self.pairs.first], own[self.pairs.second]) < _SILENT
+        return bool((silent & (value[self._d * FUNCTIONS :] >= 1.0)).any())
+
     def _by_column(self, value: FloatArray) -> FloatArray:
         own = value[: self._d * FUNCTIONS].reshape(self._d, FUNCTIONS)
         alone: FloatArray = own.sum(axis=1)
