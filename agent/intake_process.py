@@ -18,7 +18,6 @@ import gc
 import importlib
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -283,8 +282,6 @@ def main() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     with contextlib.suppress(OSError):  # not on this system
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
-    # service managers tell every process of a service to end; the daemon lets us go when all is answered
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel, listening = (socket.socket(fileno=int(text)) for text in sys.argv[1:3])
     channel.setblocking(False)
     listening.setblocking(False)

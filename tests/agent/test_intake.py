@@ -310,15 +310,6 @@ async def test_what_is_under_way_is_answered_before_it_is_let_go(tmp_path):
         assert house.intake.pid is None
 
 
-async def test_told_to_end_by_others_than_its_daemon_it_stays(tmp_path):
-    async with open_house(tmp_path) as house:
-        assert (await house.send(ROW)).status_code == 202
-        pid = await house.pid()
-        os.kill(pid, signal.SIGTERM)
-        assert (await house.send(ROW)).status_code == 202
-        assert house.intake.pid == pid
-
-
 async def test_it_listens_on_a_unix_socket_too(tmp_path):
     async with open_house(tmp_path, str(tmp_path / "in.sock")) as house:
         assert (await house.send(ROW)).status_code == 202
@@ -377,7 +368,6 @@ def test_priority_and_order_of_ending_are_set_for_a_process_only(monkeypatch):
         intake_process, "Path", lambda _: SimpleNamespace(write_text=lambda *_, **__: None)
     )
     monkeypatch.setattr(intake_process.sys, "argv", ["x"])
-    monkeypatch.setattr(intake_process.signal, "signal", lambda *_: None)
     with pytest.raises(ValueError, match="unpack"):
         intake_process.main()
     assert asked == [(os.PRIO_PROCESS, 0, 0)]
