@@ -355,7 +355,7 @@ def told(error: AgentError | No) -> _Answer:
 
 def _parted(error: Exception) -> tuple[str, str]:
     said, _, remedy = str(error).partition("; ")
-    return said, remedy
+    return said, remedy or "docs/predictions.md says what is taken"
 
 
 def _json(data: Any) -> bytes:
