@@ -82,6 +82,8 @@ HEAVY: Final = ("sklearn", "scipy", "torch", "pandas", "statsmodels", "mlflow", 
 """What a daemon with host metrics alone must not have loaded."""
 _SAVE_EVERY_S: Final = 300.0
 _BIND_EVERY_S: Final = 5.0
+_COLUMNS_S: Final = 2.0
+"""How long a folder of models may take to say what columns a model has: rows wait for it."""
 
 
 def state_folder(config: Config, given: Path | None = None) -> Path:
@@ -495,8 +497,9 @@ class Daemon:
             )
             if champion is None or read is None:
                 continue
-            with contextlib.suppress(AgentError):
-                found = read(model, await champion(model))
+            with contextlib.suppress(AgentError, TimeoutError):
+                async with asyncio.timeout(_COLUMNS_S):
+                    found = read(model, await champion(model))
                 if found is not None:
                     return [str(name) for name in found.get("features", ())]
         return ()

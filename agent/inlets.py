@@ -10,6 +10,7 @@ only its type and place are told.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import time
@@ -50,7 +51,7 @@ class Unasked(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """In bytes: a body as sent, the same inflated, and all bodies that are held at once."""
+    """In bytes: a body as sent, the same inflated, and all that are under way, until they are answered."""
 
     body: int
     inflated: int
@@ -140,27 +141,11 @@ class Inlets:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to one of the paths."""
         source, inlet = self.mounted[scope["path"]]
-        refused, size = True, 0
+        body = _Body()
+        refused = True
         try:
-            person = self._who(scope)
-            person.must("push")
-            _post(scope)
-            self._hand.room()
-            headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-            body, size = await self._body(headers, receive)
-            taken = await self._take(inlet, person, Pushed(
-                body, headers, _query(scope), time.time(), self._columns, lambda m: self._allow(person, m)
-            ))  # fmt: skip
-            for arrival in taken.arrivals:
-                self._allow(person, arrival.model)
-            try:
-                await self._hand.give(source, taken.arrivals, taken.waiting)
-            except Refused as error:
-                raise No(409, *_parted(error)) from None
+            answer = await self._serve(source, inlet, scope, receive, body)
             refused = False
-            rows = sum(map(rows_of, taken.arrivals))
-            said = taken.answer or (202, "application/json", _json({"accepted": rows}))
-            answer = _Answer(*said, {})
         except _Gone:
             return
         except (AgentError, No) as error:
@@ -168,8 +153,33 @@ class Inlets:
         except Exception as error:  # noqa: BLE001  # the border: a bug costs this request, and is told without its rows
             self._hand.bug(f"inlet {inlet.path}", where_it_broke(error))
             answer = told(No(500, "a bug in homeostat", "its log tells where"))
-        self._hand.told(source, size, refused=refused)
+        finally:
+            self._held -= body.held
+        self._hand.told(source, body.sent, refused=refused)
         await answer.send(send)
+
+    async def _serve(
+        self, source: str, inlet: Inlet, scope: Scope, receive: Receive, body: _Body
+    ) -> _Answer:
+        person = self._who(scope)
+        person.must("push")
+        _post(scope)
+        self._hand.room()
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        raw = await self._read(headers, receive, body)
+        self._hand.room()  # others may have come while the body did
+        allow = functools.partial(self._allow, person)
+        pushed = Pushed(raw, headers, _query(scope), time.time(), self._columns, allow)
+        taken = await self._take(inlet, person, pushed)
+        for arrival in taken.arrivals:
+            allow(arrival.model)
+        try:
+            await self._hand.give(source, taken.arrivals, taken.waiting)
+        except Refused as error:
+            raise No(409, *_parted(error)) from None
+        rows = sum(map(rows_of, taken.arrivals))
+        said = taken.answer or (202, "application/json", _json({"accepted": rows}))
+        return _Answer(*said, {})
 
     async def _take(self, inlet: Inlet, person: Person, pushed: Pushed) -> Taken:
         for _ in range(_ASKS):
@@ -200,8 +210,8 @@ class Inlets:
 
     # ---- the body
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> tuple[bytes, int]:
-        """Return the body, inflated, and its size as sent."""
+    async def _read(self, headers: Mapping[str, str], receive: Receive, body: _Body) -> bytes:
+        """Return the body, inflated."""
         limits = self._limits
         packing = headers.get("content-encoding", "identity").strip().lower() or "identity"
         if packing not in {"identity", "gzip", "x-gzip"}:
@@ -210,12 +220,12 @@ class Inlets:
             size = int(headers.get("content-length", "0"))
         except ValueError:
             raise No(400, "content-length is no number", "send a count of bytes") from None
+        too_large = No(
+            413, f"a body of more than {limits.body} bytes", "send it in parts, or as gzip"
+        )
         if size > limits.body:
-            raise No(
-                413, f"a body of more than {limits.body} bytes", "send it in parts, or as gzip"
-            )
+            raise too_large
         parts: list[bytes] = []
-        got = 0
         try:
             async with asyncio.timeout(_READ_S):
                 more = True
@@ -225,23 +235,28 @@ class Inlets:
                         raise _Gone
                     part = message.get("body", b"")
                     more = message.get("more_body", False)
-                    got += len(part)
-                    self._held += len(part)
-                    if got > limits.body:
-                        raise No(
-                            413, f"a body of more than {limits.body} bytes", "send it in parts"
-                        )
-                    if self._held > limits.held:
-                        raise Busy("too many bodies are under way; send it again later", wait_s=1.0)
+                    body.sent += len(part)
+                    if body.sent > limits.body:
+                        raise too_large
+                    self._hold(body, len(part))
                     parts.append(part)
         except TimeoutError:
             raise No(
                 408, f"the body did not come within {_READ_S:.0f} s", "send it again"
             ) from None
-        finally:
-            self._held -= got
         raw = b"".join(parts)
-        return (raw if packing == "identity" else inflate(raw, limits.inflated)), got
+        if packing == "identity":
+            return raw
+        whole = inflate(raw, limits.inflated)
+        self._hold(body, len(whole))
+        return whole
+
+    def _hold(self, body: _Body, size: int) -> None:
+        """Count bytes as held until their request is answered; raises Busy."""
+        body.held += size
+        self._held += size
+        if self._held > self._limits.held:
+            raise Busy("too many bodies are under way; send it again later", wait_s=1.0)
 
 
 def inflate(raw: bytes, most: int) -> bytes:
@@ -276,6 +291,14 @@ def _query(scope: Scope) -> dict[str, str]:
 
 
 # ---- answers
+
+
+@dataclass(slots=True)
+class _Body:
+    """Bytes of a body as sent, and those that are held for it."""
+
+    sent: int = 0
+    held: int = 0
 
 
 class _Gone(Exception):
@@ -332,7 +355,7 @@ def told(error: AgentError | No) -> _Answer:
 
 def _parted(error: Exception) -> tuple[str, str]:
     said, _, remedy = str(error).partition("; ")
-    return said, remedy
+    return said, remedy or "docs/predictions.md says what is taken"
 
 
 def _json(data: Any) -> bytes:

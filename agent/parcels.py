@@ -82,8 +82,8 @@ def pack(said: Mapping[str, Any], batch: Bulk | None = None) -> bytes:
     if batch is None:
         return checkpoint.write(_KIND, _VERSION, {"said": said, "of": ""}, {})
     if isinstance(batch, LabelBatch):
-        meta = {"of": "labels", "model": batch.model, "ids": batch.ids, "labels": batch.labels}
-        return checkpoint.write(_KIND, _VERSION, {"said": said, **meta}, {"ts": batch.ts})
+        late = {"of": "labels", "model": batch.model, "ids": batch.ids, "labels": batch.labels}
+        return checkpoint.write(_KIND, _VERSION, {"said": said, **late}, {"ts": batch.ts})
     if isinstance(batch, SketchBatch):
         return checkpoint.write(_KIND, _VERSION, {"said": said, **_sketch_out(batch)}, {})
     arrays: dict[str, Any] = {
