@@ -79,6 +79,8 @@ _LEAST_ROWS: Final = 200.0
 _LEAST_IN_SLICE: Final = 30.0
 _CAP: Final = 5.0
 """Natural log above an alarm: evidence piles up no further, so that it can go again."""
+_FAR: Final = 10.0
+"""What leads a change is told by evidence that piles up so many times further, until it is calm again."""
 _CALM: Final = math.log(100.0)
 """An alarm ends when the evidence is so far below the limit."""
 _VERSION: Final = 1
@@ -115,7 +117,7 @@ class Concept:
     class Config(Model):
         """How often it may be wrong, and what is too small to matter."""
 
-        every: Annotated[float, Field(ge=1000, le=1e12)] = 1e6
+        every: Annotated[float, Field(ge=1000, le=1e12)] = 3e6
         """Labelled rows between two false alarms, at the least, on average: say what a quarter brings."""
         size: Ratio = 0.02
         """Less change of the mean loss than this is no alarm."""
@@ -174,7 +176,7 @@ class Concept:
 
     # ---- rows in
 
-    def learn(self, loss: Any, residual: Any, slices: Any) -> None:
+    def learn(self, loss: Any, residual: Any, slices: Any = ()) -> None:
         """Take rows of the reference, in the order in which they came if that is known; as in `take`."""
         for part in self._parts(loss, residual, slices):
             counts, gauge = self._count(*part)
@@ -183,7 +185,7 @@ class Concept:
             self._gather(moments, len(part[0]), wait=False)
         self._measure()
 
-    def take(self, ts: float, loss: Any, residual: Any, slices: Any) -> bool:
+    def take(self, ts: float, loss: Any, residual: Any, slices: Any = ()) -> bool:
         """Count labelled rows; return whether they raise a new alarm. Raises ValueError on nonsense.
 
         ts         time of the newest of them
@@ -214,10 +216,11 @@ class Concept:
         """Check the rows and cut them up where there are many."""
         loss = np.asarray(loss, dtype=np.float64)
         residual = np.asarray(residual, dtype=np.float64)
-        slices = np.asarray(slices, dtype=np.int64).reshape(len(self.slices), -1)
+        slices = np.asarray(slices, dtype=np.int64)
         n = len(loss)
-        if residual.shape != (n,) or (len(slices) and slices.shape[1] != n):
+        if residual.shape != (n,) or slices.size != len(self.slices) * n:
             raise ValueError("loss, residual and slices are of different lengths")
+        slices = slices.reshape(len(self.slices), n)
         if not ((loss >= 0) & (loss <= 1)).all() or (np.abs(residual) > 1).any():
             raise ValueError("a loss lies outside 0..1 or a residual outside -1..1")
         if (slices >= self._values).any():
@@ -234,18 +237,18 @@ class Concept:
     ) -> tuple[FloatArray, FloatArray]:
         """Return the rows of each stream on each point (streams, POINTS), and its gauge summed up (streams,)."""
         known = np.isfinite(residual)
-        r, l = residual[known], loss[known]
+        r, judged = residual[known], loss[known]
         surprise = _surprise(r)
         counts = np.empty((self._base.shape[1], len(_POINTS)))
         gauge = np.empty(len(counts))
         counts[_LOSS] = _shared(loss)
         counts[_RESIDUAL] = _shared((r + 1.0) / 2.0)
         counts[_SURPRISE] = _shared(surprise)
-        gauge[:_FIRST] = loss.sum(), r.sum(), l.sum()
+        gauge[:_FIRST] = loss.sum(), r.sum(), judged.sum()
         cells = len(counts) - _FIRST
         if cells:
             x = surprise if self._scored else loss
-            mine, rows = (l, slices[:, known]) if self._scored else (loss, slices)
+            mine, rows = (judged, slices[:, known]) if self._scored else (loss, slices)
             where = np.where(rows >= 0, rows + self._begin, cells)
             counts[_FIRST:] = _shared(x, where, cells + 1)[: cells * len(_POINTS)].reshape(
                 cells, -1
@@ -295,7 +298,7 @@ class Concept:
         self._run[:, anew] = 0.0
         self._run[0] += k
         self._run[1] += gauge[at, None]
-        self._log_w = np.minimum(np.maximum(self._log_w, 0.0) + gain, cap)
+        self._log_w = np.minimum(np.maximum(self._log_w, 0.0) + gain, _FAR * self._limit)
 
     def _sure(self) -> FloatArray:
         """Return log R with the tails of Student's t, as a design effect is known from so many blocks only."""
@@ -312,23 +315,28 @@ class Concept:
         out: FloatArray = mean + self._log_share
         return out
 
-    def _gauges(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return since, rows, and gauge before and since of each component's leading stake (components,)."""
-        best = self._sure().argmax(axis=1)
-        i = np.arange(len(best))
+    def _leading(self) -> tuple[IntArray, IntArray]:
+        """Return the index of the leading stake of each component."""
+        return np.arange(len(self._log_w)), self._log_w.argmax(axis=1)
+
+    def _gauges(
+        self, leading: tuple[IntArray, IntArray]
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return rows, and gauge before and since of each component's leading stake (components,)."""
         n, _, _, gauge = self._base[:, self._stream]
         before = gauge / np.maximum(n, 1.0)
-        rows = self._run[0, i, best]
-        after = np.where(rows > 0, self._run[1, i, best] / np.maximum(rows, 1.0), before)
-        return self._since[i, best], rows, before, after
+        rows, total = self._run[:, *leading]
+        return rows, before, np.where(rows > 0, total / np.maximum(rows, 1.0), before)
 
     def _decide(self) -> None:
         worth = np.where(self._counts, self._parts_of_evidence(), -np.inf)
         self._calm = _log_sum(worth) < self._limit - _CALM
+        if self.alarmed and self._calm:
+            self.alarmed = False
+            self._log_w = np.zeros_like(self._log_w)
         if self.alarmed or self._calm:
-            self.alarmed = self.alarmed and not self._calm
             return
-        _, _, before, after = self._gauges()
+        _, before, after = self._gauges(self._leading())
         rise = np.where(self._falls, before - after, after - before)
         self.alarmed = _log_sum(worth[rise >= self._least]) >= self._limit
 
@@ -345,9 +353,10 @@ class Concept:
         return max(_log_sum(self._parts_of_evidence()[self._counts]), 0.0) / math.log(10.0)
 
     def changes(self) -> tuple[Change, ...]:
-        """Say what speaks for a change, the strongest first: whatever is large enough and sure, or has part in an alarm."""
-        worth = self._parts_of_evidence()
-        since, rows, before, after = self._gauges()
+        """Say what speaks for a change, the strongest first: what is large enough and sure, or has part in an alarm."""
+        worth, leading = self._parts_of_evidence(), self._leading()
+        since, weight = self._since[leading], self._log_w[leading] + self._log_share
+        rows, before, after = self._gauges(leading)
         rise = np.where(self._falls, before - after, after - before)
         enough = np.where(self._counts & self.alarmed, self._limit - _CALM, self._limit)
         told = np.flatnonzero((rise >= self._least) & (worth >= enough))
@@ -359,7 +368,7 @@ class Concept:
                 names[i][0], names[i][1], float(since[i]), int(rows[i]), float(before[i]), float(after[i]),
                 float(worth[i]) / math.log(10.0),
             )
-            for i in told[np.argsort(-worth[told], kind="stable")].tolist()
+            for i in told[np.argsort(-weight[told], kind="stable")].tolist()
         )  # fmt: skip
 
     # ---- the design effect

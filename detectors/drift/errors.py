@@ -2,9 +2,10 @@
 
 `Ranks` turns the error of a regression into a loss that has bounds: its rank among those of the reference.
 
-`Errors` bets against "the share of errors is at most the bound". Good for: labels that come in batches of any size, looked at after each. Not for: saying how large the share is
-(see `agent.intervals`). Needs no warm-up: at a bound of 0.1, a model that errs 0.25 is found after about 200 labels,
-one that errs 0.15 after about 1,200 (means; false alarms are rare, see `alarm`).
+`Errors` bets against "the share of errors is at most the bound". Good for: labels that come in batches of any size,
+looked at after each. Not for: saying how large the share is (see `sequences`), or slices and slow change (see
+`concept`). Needs no warm-up: at a bound of 0.1, a model that errs 0.25 is found after about 200 labels, one that errs
+0.15 after about 1,200 (means; false alarms are rare, see `alarm`).
 
 Each stake bets on a share q above the bound m: a batch of n rows with k errors is worth
 (q / m)^k ((1 - q) / (1 - m))^(n - k), at most 1 on average while the share is m or less; R <- (1 + R) x that.

@@ -8,6 +8,7 @@ import pytest
 from agent.errors import Refused
 from agent.registry import drift
 from detectors.drift import Errors
+from detectors.drift.errors import Ranks
 
 
 def test_it_is_registered():
@@ -81,3 +82,22 @@ def test_state_and_nonsense():
     test.take(5, 5, 0.0)
     test.take(5, 5, 1.0)
     assert np.isfinite(test.evidence)
+
+
+def test_ranks_are_even_on_the_reference_whatever_its_unit():
+    rng = np.random.default_rng(1)
+    error = rng.standard_t(2, 3000)
+    loss = Ranks(error)(error)
+    assert loss.mean() == pytest.approx(0.5, abs=0.01)
+    assert loss.std() == pytest.approx(np.sqrt(1 / 12), abs=0.01)
+    assert Ranks(1000 * error)(1000 * error) == pytest.approx(loss)
+    assert Ranks(-error)(error) == pytest.approx(loss)
+
+
+def test_ranks_of_ties_outliers_and_nothing():
+    ranks = Ranks([0.0] * 50 + [1.0, 2.0, 3.0, 4.0] * 10 + [np.nan])
+    zero, most, far, unknown = ranks([0.0, 4.0, 1e9, np.nan])
+    assert 0 < zero < 0.5 < most < far == 1.0
+    assert np.isnan(unknown)
+    with pytest.raises(ValueError, match="no error in the reference"):
+        Ranks([np.nan])
