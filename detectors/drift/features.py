@@ -212,12 +212,15 @@ class Features:
         pending, self._pending = self._pending, []
         names = sorted({name for _, batch in pending for name in batch})[:_MOST_LEARNT]
         columns = {name: _joined([(n, batch.get(name)) for n, batch in pending]) for name in names}
-        self.fit(columns)
+        self.fit(columns, whole=False)
         for n, batch in pending:
             self.take(ts, n, batch)
 
-    def fit(self, features: Mapping[str, Any]) -> None:
-        """Make rows the reference, instead of the one that there is: columns of one length, in the order of time."""
+    def fit(self, features: Mapping[str, Any], *, whole: bool = True) -> None:
+        """Make rows the reference, instead of the one that there is: columns of one length, in the order of time.
+
+        whole   they are of all hours in which the model serves; else a day of serving is needed to know its rhythm
+        """
         self._use(reference.learn(features))
         self._learning = False
         rows = len(next(iter(features.values()), ()))
@@ -226,7 +229,7 @@ class Features:
         columns, _, _ = self._place(rows, features)
         self._use(self._ref, pairs.choose(self._watch.places(columns)))
         self._learning = False
-        self._watch.learn(columns)
+        self._watch.learn(columns, whole=whole)
 
     # ---- states out
 
