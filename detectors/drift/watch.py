@@ -129,7 +129,9 @@ class Watch:
         passed = min(max(passed, rows / _ROWS_BEARABLE), _MOST_PASSED)
         trust = self._trusted()
         before = self._rhythm.helps
-        sums = self._rhythm.residual(ts, sums, rows, trust)
+        # of the first day all is learnt: what looks like drift then may be what each day is like
+        usual = trust | (self._seen_s < _YOUNG_S)
+        sums = self._rhythm.residual(ts, sums, rows, usual)
         self._wander.forget(self._rhythm.helps & ~before)
         self._evidence.take(sums, self._window.sum(axis=1)[self._rows_of], passed)
         fade = 2.0 ** (-rows / _SIZE_ROWS)
@@ -149,9 +151,7 @@ class Watch:
             self._set_null()
 
     def _trusted(self) -> BoolArray:
-        """Return which statistics (n,) are of columns that do not drift, both of a pair; of the first day all are."""
-        if self._seen_s < _YOUNG_S:
-            return np.ones(len(self._rows_of), dtype=np.bool_)
+        """Return which statistics (n,) are of columns that do not drift, both of a pair."""
         _, sized = self.values()
         well: BoolArray = sized < Watch.enough(sized)
         return np.concatenate(
