@@ -38,6 +38,13 @@ _PRIOR: Final = 3.0
 """So many differences the continued growth counts as."""
 _ENOUGH: Final = 16.0
 """T below: the natural logarithm that alarms need, about."""
+HOURS: Final = 24
+_DAY_S: Final = 86_400.0
+_PROFILE_DAYS: Final = 14.0
+_JUDGED_DAYS: Final = 2.0
+"""Half-lives: of the means of the hours, and of how well they foretold."""
+_HELPS: Final = 0.7
+"""The hours are taken off where this share of the squares, at most, is left without them."""
 _LENGTHS: Final = QUANTUM * 1.5 * 2.0 ** np.arange(LEVELS)[:, None]
 
 
@@ -81,6 +88,11 @@ class Wander:
             sums, rows = sums + earlier, rows + before
             below = 2.0 * np.maximum(self.squares[level] / (pairs + 1.0), 0.5)
             level += 1
+
+    def forget(self, which: BoolArray) -> None:
+        """Forget what is known of the statistics `which` (n,): from now on their rhythm is taken off."""
+        if which.any():
+            self.squares[:, which] = np.minimum(self.squares[:, which], self.pairs[:, None])
 
     def effect(self) -> FloatArray:
         """Return d (LEVELS, n), at least 1, for windows of 96, 192, 384 ... rows."""
@@ -146,3 +158,42 @@ def at(effect: FloatArray, rows: FloatArray) -> FloatArray:
     level = np.clip(np.ceil(np.log2(np.maximum(rows, 1.0) / _LENGTHS[0])), 0, LEVELS - 1)
     out: FloatArray = effect[level.astype(np.int64), np.arange(effect.shape[1])]
     return out
+
+
+class Rhythm:
+    """What the hour of the day does to n statistics: taken off where it foretold the days that came after.
+
+    Good for: a daily rhythm of which a day at least was seen; a shift of all hours stays. Not for: rhythms of a week
+    or a year, which are wandering (see `Wander`). Rows in no rhythm lose nothing: there the hours foretell nothing.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.sums: npt.NDArray[np.float32] = np.zeros((HOURS, n), dtype=np.float32)
+        self.rows: FloatArray = np.zeros(HOURS)
+        self.errors: FloatArray = np.zeros((2, n))
+        self.last = np.nan
+        self.helps: BoolArray = np.zeros(n, dtype=np.bool_)
+
+    def residual(self, ts: float, sums: FloatArray, rows: float, trust: BoolArray) -> FloatArray:
+        """Return the sums (n,) of a window without what its hour foretells, and learn it where trusted."""
+        hour = int(ts % _DAY_S / _DAY_S * HOURS)
+        past = min(max(ts - self.last, 0.0), _DAY_S) if self.last == self.last else 0.0  # NaN
+        self.last = ts
+        fade = 2.0 ** (-past / _DAY_S / _PROFILE_DAYS)
+        out = sums
+        if self.rows.all():
+            means = self.sums / self.rows[:, None]
+            centre = means.mean(axis=0)
+            foretold = means[hour] - centre
+            mean = sums / rows - centre
+            self.helps = self.errors[0] < _HELPS * self.errors[1]
+            out = np.where(self.helps, sums - rows * foretold, sums)
+            squares = rows * np.stack(((mean - foretold) ** 2, mean**2))
+            self.errors *= 2.0 ** (-past / _DAY_S / _JUDGED_DAYS)
+            self.errors += np.where(trust, squares, 0.0)
+            sums = np.where(trust, sums, rows * means[hour])
+        self.sums *= fade
+        self.rows *= fade
+        self.sums[hour] += sums
+        self.rows[hour] += rows
+        return out

@@ -204,3 +204,36 @@ def test_dump_and_load_goes_on_as_before():
             one.take(float(at), 30, batch)
     assert f.drifting() == other.drifting() != {}
     assert f.dump() == other.dump()
+
+
+DAY = 86_400
+MINUTES = 10
+
+
+def days(f, rng, first, last, change=0.0, amplitude=0.7):
+    """Serve days with a rhythm, a batch of 40 rows each ten minutes; return what drifted when."""
+    found = []
+    for minute in range(first * 1440, last * 1440, MINUTES):
+        hour = 2 * np.pi * minute / 1440
+        x = rows(rng, 40)
+        x[3] += amplitude * np.sin(hour)
+        x[5] += 0.5 * amplitude * np.cos(hour) + change
+        f.take(minute * 60.0, 40, named(x))
+        if f.drifting():
+            found.append((minute / 1440 - first, set(f.drifting())))
+    return found
+
+
+@pytest.mark.parametrize(("amplitude", "loud_days"), [(0.4, 0), (1.0, 2)])
+def test_a_daily_rhythm_that_the_reference_has_not_in_order_is_learnt(amplitude, loud_days):
+    rng = np.random.default_rng(0)
+    f = Features(config())
+    hours = rng.uniform(0, 2 * np.pi, 5000)
+    x = rows(rng, 5000)
+    x[3] += amplitude * np.sin(hours)
+    x[5] += amplitude / 2 * np.cos(hours)
+    f.fit(named(x), whole=False)
+    assert all(day < loud_days for day, _ in days(f, rng, 0, 10, amplitude=amplitude))
+    found = days(f, rng, 10, 12, change=0.3, amplitude=amplitude)
+    assert found[0][0] <= 1.0
+    assert found[0][1] == {"x5"}
