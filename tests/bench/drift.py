@@ -75,7 +75,7 @@ class Size:
     cost_rows: int
 
 
-WHOLE = Size(100_000, 30, 60_000, 20, 5, 24, 100_000)
+WHOLE = Size(100_000, 30, 60_000, 20, 20, 24, 100_000)
 QUICK = Size(50_000, 4, 10_000, 4, 1, 6, 20_000)
 
 PROMISED = {
@@ -329,7 +329,12 @@ def kinds_of(subject: str) -> tuple[str, ...]:
     kinds = streams.TROUBLES
     if subject == OWN:
         return kinds
-    unseen = {"infra"} if drift_rivals.RIVALS[subject].labels else {"infra", "concept", "label"}
+    rival = drift_rivals.RIVALS[subject]
+    unseen = {"infra"}
+    if not rival.labels:
+        unseen |= {"concept", "label"}
+    if rival.named:
+        unseen.add("deploy")  # it looks at inputs alone
     return tuple(k for k in kinds if streams.KINDS[k].cause not in unseen)
 
 
