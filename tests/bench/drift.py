@@ -75,7 +75,7 @@ class Size:
     cost_rows: int
 
 
-WHOLE = Size(100_000, 30, 60_000, 20, 5, 24, 100_000)
+WHOLE = Size(100_000, 30, 60_000, 20, 20, 24, 100_000)
 QUICK = Size(50_000, 4, 10_000, 4, 1, 6, 20_000)
 
 PROMISED = {
@@ -111,6 +111,7 @@ def own_trace(task: dict[str, Any], s: Stream) -> dict[str, Any]:
     out: dict[str, list[Any]] = {"ends": [], "score": [], "hit": [], "cause": []}
     told: list[tuple[float, float, float]] = []
     n, stop, labels = len(s.watched), task.get("stop"), task.get("labels", True)
+    found = False
     for first in range(0, n - s.batch + 1, s.batch):
         rows = s.watched.part(slice(first, first + s.batch))
         said = watch.update(batch_of(first, rows, labels=labels))
@@ -122,8 +123,9 @@ def own_trace(task: dict[str, Any], s: Stream) -> dict[str, Any]:
         out["score"].append(max(float(said["score"]), drift_rivals.NO_SCORE))
         out["hit"].append(not s.moved or bool(s.moved & set(named)))
         out["cause"].append(said["cause"])
-        found = stop is not None and out["score"][-1] >= stop and out["hit"][-1]
-        if found and s.start is not None and out["ends"][-1] > s.start:
+        end, score = out["ends"][-1], out["score"][-1]
+        found |= stop is not None and score >= stop and out["hit"][-1] and end > (s.start or 0)
+        if drift_rivals.enough(s, end, found):
             break
     cpu = time.process_time() - began
     blocks = [] if labels else blocks_of(s, told)
@@ -327,7 +329,12 @@ def kinds_of(subject: str) -> tuple[str, ...]:
     kinds = streams.TROUBLES
     if subject == OWN:
         return kinds
-    unseen = {"infra"} if drift_rivals.RIVALS[subject].labels else {"infra", "concept", "label"}
+    rival = drift_rivals.RIVALS[subject]
+    unseen = {"infra"}
+    if not rival.labels:
+        unseen |= {"concept", "label"}
+    if rival.named:
+        unseen.add("deploy")  # it looks at inputs alone
     return tuple(k for k in kinds if streams.KINDS[k].cause not in unseen)
 
 

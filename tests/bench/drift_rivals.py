@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import drift_streams as streams
 import numpy as np
+from drift_scoring import COOL
 from drift_streams import Array, Rows, Shape, Stream
 
 CHUNK = 1000
@@ -46,6 +47,8 @@ class Rival:
     settings: ClassVar[tuple[float, ...]] = ()
     """Settings to be run one by one, the most eager first; () = one pass reads them all."""
     chunk: ClassVar[int] = 0
+    at_once: ClassVar[bool] = False
+    """All chunks of a stream in one call, where that is cheaper."""
 
     def __init__(self, features: Sequence[str], task: str, setting: float | None) -> None:
         self.features, self.task, self.setting = list(features), task, setting
@@ -63,9 +66,8 @@ class Rival:
         return []
 
     def several(self, rows: Rows) -> list[tuple[float, list[str]]]:
-        """Take many chunks at once, where that is cheaper."""
-        firsts = range(0, len(rows) - self.chunk + 1, self.chunk)
-        return [self.update(rows.part(slice(i, i + self.chunk))) for i in firsts]
+        """Take all chunks; what `update` would say of each."""
+        raise NotImplementedError
 
 
 # ---------------------------------------------------------------- River
@@ -245,6 +247,7 @@ class _Nannyml(Rival):
     environment = "nannyml"
     limit = 3.0
     chunk = CHUNK
+    at_once = True
 
     def calculator(self) -> Any:
         raise NotImplementedError
@@ -397,8 +400,13 @@ def load(task: dict[str, Any]) -> Stream:
     return streams.stream(task["kind"], task["seed"], shape, task.get("rows", 0))
 
 
+def enough(s: Stream, end: int, found: bool) -> bool:
+    """Tell whether row `end` is late enough to stop: an alarm from before the trouble may hide others until then."""
+    return found and s.start is not None and end > s.start + COOL
+
+
 def trace(name: str, task: dict[str, Any], s: Stream) -> dict[str, Any]:
-    """Run a rival over a stream; once it has found the trouble at `stop` or above, the rest tells nothing more."""
+    """Run a rival over a stream, up to where it has surely found the trouble: `stop` or more."""
     cls = RIVALS[name]
     began = time.process_time()
     rival = cls(s.features, s.task, task.get("setting"))
@@ -407,7 +415,8 @@ def trace(name: str, task: dict[str, Any], s: Stream) -> dict[str, Any]:
     score: list[float] = []
     hit: list[bool] = []
     n, step, stop = len(s.watched), cls.chunk or s.batch, task.get("stop")
-    whole = rival.several(s.watched) if cls.chunk and stop is None else None
+    found = False
+    whole = rival.several(s.watched) if cls.at_once else None
     for i, end in enumerate(range(step, n + 1, step)):
         said, named = (
             whole[i] if whole is not None else rival.update(s.watched.part(slice(end - step, end)))
@@ -415,7 +424,8 @@ def trace(name: str, task: dict[str, Any], s: Stream) -> dict[str, Any]:
         ends.append(end)
         score.append(max(said, NO_SCORE))
         hit.append(not cls.named or not s.moved or bool(s.moved & set(named)))
-        if stop is not None and s.start is not None and end > s.start and said >= stop and hit[-1]:
+        found |= stop is not None and said >= stop and hit[-1] and end > (s.start or 0)
+        if enough(s, end, found):
             break
     return {
         "ends": ends, "score": score, "hit": hit, "start": s.start, "blocks": rival.blocks(s),
@@ -436,7 +446,7 @@ def cost(name: str, rows: int, columns: int = 50) -> dict[str, float]:
     began = time.process_time()
     if cls.environment == "evidently":
         rival.update(now)  # one report of it all, its cheapest way
-    elif cls.chunk:
+    elif cls.at_once:
         rival.several(now)
     else:
         for i in range(0, rows, 1000):

@@ -1,7 +1,8 @@
 """The figures of `make bench-drift`: alarms, equal false-alarm rates, delays, causes, and accuracy without labels.
 
 A subject gives every batch a score; at a threshold it *alarms* in the batches that reach it. Alarms within COOL rows of
-the first are one event. On a stream in which nothing is wrong every event is false. Where something is wrong:
+the first are one event; but one that no longer rings when the trouble begins has ended. On a stream in which nothing is
+wrong every event is false. Where something is wrong:
 
     before it begins            every event is false
     names only wrong columns    a false event too (of subjects that name columns, where columns moved)
@@ -62,10 +63,15 @@ def events(trace: Trace, threshold: float) -> list[tuple[int, bool]]:
     """Return the alarms that open an event: index of the batch, and whether it is the detection (the last, then)."""
     out: list[tuple[int, bool]] = []
     last, opened_after = -math.inf, False
+    start = math.inf if trace.start is None else trace.start
+    calm = (
+        int(np.searchsorted(trace.ends, start, side="right")) - 1
+    )  # the last batch before the trouble
+    rings = calm >= 0 and trace.score[calm] >= threshold
     for i in np.flatnonzero(trace.score >= threshold).tolist():
         end = int(trace.ends[i])
-        new = end - last > COOL
-        after = trace.start is not None and end > trace.start
+        after = end > start
+        new = end - last > COOL or (after and last <= start and not rings)
         if new:
             last, opened_after = end, after
         if after and opened_after and trace.hit[i]:

@@ -16,12 +16,16 @@ def trace(score, *, start=None, hit=None, step=100):
 
 def slow_events(t, threshold):
     """The docstring read aloud, batch by batch."""
-    false, last, since_trouble = 0, None, False
+    false, last, since_trouble, before = 0, None, False, False
     for end, score, hit in zip(t.ends.tolist(), t.score.tolist(), t.hit.tolist(), strict=True):
+        troubled = t.start is not None and end > t.start
+        if not troubled:
+            before = score >= threshold
+        elif last is not None and last <= t.start and not before:
+            last = None
         if score < threshold:
             continue
         opens = last is None or end - last > scoring.COOL
-        troubled = t.start is not None and end > t.start
         if opens:
             last, since_trouble = end, troubled
         if troubled and since_trouble and hit:
@@ -46,6 +50,13 @@ def test_an_alarm_that_began_before_the_trouble_is_no_detection_until_it_is_a_ne
     on = np.zeros(40)
     on[8:] = 1.0  # from row 900, trouble from row 1000
     assert scoring.delay(trace(on, start=1000), 0.5) == 1000.0
+    assert scoring.false_events(trace(on, start=1000), 0.5) == 1
+
+
+def test_an_alarm_that_has_ended_hides_no_detection():
+    on = np.zeros(40)
+    on[[5, 11]] = 1.0  # rows 600 and 1,200, trouble from row 1,000
+    assert scoring.delay(trace(on, start=1000), 0.5) == 200.0
     assert scoring.false_events(trace(on, start=1000), 0.5) == 1
 
 

@@ -103,11 +103,8 @@ def test_the_adapter_finds_plain_trouble_and_its_cause(kind):
 
 
 def test_an_alarm_names_the_columns_that_stand_out():
-    assert drift_rivals.foremost({"a": 1.0, "b": 9.0, "c": 5.0, "d": 8.0, "e": 7.0}) == [
-        "b",
-        "d",
-        "e",
-    ]
+    scores = {"a": 1.0, "b": 9.0, "c": 5.0, "d": 8.0, "e": 7.0}
+    assert drift_rivals.foremost(scores) == ["b", "d", "e"]
     assert drift_rivals.foremost({"a": 1.0, "b": 9.0}) == ["b"]
     assert drift_rivals.foremost({"a": 0.0}) == []
     assert drift_rivals.foremost({}) == []
@@ -121,7 +118,8 @@ def test_real_streams_are_cut_at_their_documented_changes(tmp_path):
     y = r.integers(0, 2, n)
     # the model is right until row 4,000, then in half of the rows
     pred = np.where(np.arange(n) < 4000, y, r.integers(0, 2, n))
-    columns = {"x": r.normal(size=n), "job": r.choice(["a", "b"], n), "y": y, "pred": pred, "proba": r.random(n)}  # fmt: skip
+    columns = {"x": r.normal(size=n), "job": r.choice(["a", "b"], n), "y": y, "pred": pred}
+    columns["proba"] = r.random(n)
     parquet.write_table(pa.table(columns), tmp_path / "shop.parquet")
     about = {
         "name": "shop", "file": "shop.parquet", "task": "binary", "features": ["x", "job"],
