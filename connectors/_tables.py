@@ -77,7 +77,7 @@ class Table:
     rows: int | None = None
     """How many there are, where the file says so."""
     bad = 0
-    """Rows that were left out: broken lines."""
+    """Rows that the last `chunks` left out: broken lines."""
 
     def chunks(self, start: int, size: int) -> Iterator[dict[str, Any]]:
         """Yield up to `size` rows at a time, from row `start` on. Raises as `open_table`."""
@@ -203,6 +203,7 @@ class _Csv(Table):
         }
 
     def chunks(self, start: int, size: int) -> Iterator[dict[str, Any]]:
+        self.bad = 0
         for table in self._texts(size, start):
             yield {name: self._read(table[name], self.kinds[name]) for name in self._names}
 
@@ -289,9 +290,9 @@ class _Lines(Table):
             raise Damaged(f"{path}: no line of it is a JSON object")
         names = list(dict.fromkeys(itertools.chain.from_iterable(first)))
         self.kinds = {name: _kind_of_values([r.get(name) for r in first]) for name in names}
-        self.bad = 0
 
     def chunks(self, start: int, size: int) -> Iterator[dict[str, Any]]:
+        self.bad = 0
         for records in self._records(start, size):
             yield {n: _values([r.get(n) for r in records], k) for n, k in self.kinds.items()}
 

@@ -282,9 +282,12 @@ class BatchScoring:
             if not self._waiting:
                 return
             self._pieces = self._read_run(self._waiting[0])
-        self._piece = next(self._pieces, None)
-        if self._piece is None or self._piece.ended is not None:
-            self._pieces = None
+        pieces, self._pieces = self._pieces, None
+        self._piece = next(
+            pieces
+        )  # what it raises ends it: the run is opened anew, from what was delivered
+        if self._piece.ended is None:
+            self._pieces = pieces
 
     def _look(self) -> None:
         """Find runs that are new and settled."""
