@@ -195,7 +195,7 @@ def test_try_a_batch_run_with_roles_that_a_person_says(homeostat, tmp_path):
         )
     )
     code, out, _ = homeostat(
-        "try", "batch_scoring", "--set", f"path={path}", "--set", "model=churn", "--set", "settle=0",
+        "try", "batch_scoring", "--set", f"path={path}", "--set", "model=churn", "--set", "settle=0s",
         "--set", "columns.cust_no=id", "--json",
     )  # fmt: skip
     assert code == 0

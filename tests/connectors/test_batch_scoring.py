@@ -651,6 +651,7 @@ arrow("pyarrow.parquet")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with open_table(Path(sys.argv[1])) as t:
     n = sum(len(c["f0"]) for c in t.chunks(0, 10_000))
+assert "pandas" not in sys.modules
 print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     out = subprocess.run(
