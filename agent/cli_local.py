@@ -162,7 +162,11 @@ def _summary(path: Path | None, config: Config) -> dict[str, Any]:
 
 @command(
     "try",
-    example=("homeostat try host", "homeostat try model_directory --set path=/srv/models"),
+    example=(
+        "homeostat try host",
+        "homeostat try predictions --set path=/var/log/fraud.jsonl",
+        "homeostat try batch_scoring --set model=churn --set path=/data/scores/*.parquet --set columns.cust_no=id",
+    ),
     then="add it under `connectors:` in agent.yaml, then homeostat check",
 )
 def try_source(
@@ -180,7 +184,9 @@ def try_source(
 ) -> None:
     """Ask one source alone what it sees and what it may do.
 
-    Reads twice, so that counters become rates. Changes nothing, needs no daemon. Exit code 1 when it does not answer.
+    Reads twice, so that counters become rates. Of prediction logs it shows how many rows are accepted, what each column
+    is taken for, and what each check still waits for. Changes nothing, needs no daemon. Exit code 1 when it does not
+    answer.
     """
     from agent import cli_show, registry, trying
     from agent.config import load
@@ -192,7 +198,11 @@ def try_source(
         key, equals, value = one.partition("=")
         if not (key and equals):
             raise Refused(f"not a setting: {one!r}; write it like --set path=/srv/models")
-        own[key] = value
+        name, dot, inner = key.partition(".")  # columns.cust_no=id: one entry of a map
+        if dot:
+            own.setdefault(name, {})[inner] = value
+        else:
+            own[key] = value
     try:
         seen = asyncio.run(trying.look(source, load(path), own))
     except Unavailable as silent:  # it is the source that does not answer, not the daemon: exit 1

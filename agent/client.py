@@ -12,7 +12,7 @@ A call copies its arguments and puts them into a bounded queue; a thread makes r
 does not fit is dropped and counted, nothing is ever waited for, and no exception comes out, whatever is wrong: see
 `dropped`, `refused`, `error`. `HOMEOSTAT_CLIENT=off` in the environment switches it off.
 
-Standard library only. Cost: some microseconds a call, beside them some 20 microseconds of CPU a row in the thread.
+Standard library only. Cost of a call 2 microseconds, of a row of 10 features 25 more in the thread.
 """
 
 from __future__ import annotations

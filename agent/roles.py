@@ -65,7 +65,7 @@ class _Facts:
     low, high of numbers; NaN else
     whole     all numbers are whole
     steps     each is one more than the one before
-    length    mean number of characters of texts
+    length    mean number of characters of texts; spaced: most have a space inside
     """
 
     kind: str
@@ -77,6 +77,7 @@ class _Facts:
     whole: bool = False
     steps: bool = False
     length: float = 0.0
+    spaced: bool = False
 
     @property
     def share(self) -> float:
@@ -196,7 +197,8 @@ def look(values: Any) -> Any:
     texts = [str(v) for v in listed]
     kind = "time" if all(map(_is_time, texts[:50])) else "text"
     length = sum(map(len, texts)) / len(texts)
-    return _Facts(kind, rows, len(texts), len(set(texts)), length=length)
+    return _Facts(kind, rows, len(texts), len(set(texts)), length=length,
+                  spaced=2 * sum(" " in t for t in texts) > len(texts))  # fmt: skip
 
 
 def _numbers(x: FloatArray, rows: int) -> _Facts:
@@ -281,8 +283,8 @@ def _who_is_it(name: str, words: list[str], f: _Facts) -> _Options:
             yield "id", 0.85, f"named so, and hardly one comes twice: {f}"
         elif key:
             yield "ignore", 0.75, f"names something that comes again: {f}"
-        elif f.kind == "text" and f.share == 1.0 and f.known >= 20 and 8 <= f.length <= 40:
-            yield "id", 0.6, "texts of which none comes twice"
+        elif f.share == 1.0 and f.known >= 20 and 8 <= f.length <= 40 and not f.spaced:
+            yield "id", 0.7, "texts of which none comes twice"
 
 
 def _answers(name: str, words: list[str], f: _Facts) -> _Options:

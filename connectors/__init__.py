@@ -8,6 +8,7 @@ from connectors import alertmanager as alertmanager
 from connectors import batch_scoring as batch_scoring
 from connectors import connections as connections
 from connectors import deployments as deployments
+from connectors import elastic_predictions as elastic_predictions
 from connectors import gpu as gpu
 from connectors import gunicorn as gunicorn
 from connectors import host as host

@@ -116,6 +116,7 @@ class Rows:
                     status=part["status"], **{k: v for k, v in more.items() if k in _KNOWN and v},
                 )
             )  # fmt: skip
+        self.bad += n - sum(len(b.ts) for b in out)
         return out
 
     def labels(self, columns: Columns, ts: float) -> list[LabelBatch]:
@@ -124,13 +125,14 @@ class Rows:
         if name is None or self.form.one("id") is None:
             return []
         said, ids, times = self.truth(columns), self._ids(columns, n), self._times(columns, n, ts)
-        out = []
+        of: dict[str, list[int]] = {}
         for model, _, at in self._groups(columns, n):
-            keep = [i for i in np.arange(n)[at].tolist() if said[i] is not None and ids[i]]
-            if keep:
-                values = tuple(said[i] for i in keep)
-                out.append(LabelBatch(model, times[keep], tuple(ids[i] for i in keep), values))
-        return out
+            rows = np.arange(n)[at].tolist()
+            of.setdefault(model, []).extend(i for i in rows if said[i] is not None and ids[i])
+        return [
+            LabelBatch(m, times[at], tuple(ids[i] for i in at), tuple(said[i] for i in at))
+            for m, at in ((m, sorted(some)) for m, some in of.items() if some)
+        ]
 
     def truth(self, columns: Columns) -> list[Any]:
         """Return the label of every row, None = none."""
@@ -144,6 +146,7 @@ class Rows:
     # ---- single roles
 
     def _groups(self, columns: Columns, n: int) -> list[tuple[str, str, Any]]:
+        """Return model, version and positions of the rows of each; the others have no name that can be one."""
         by = {role: self.form.one(role) for role in ("model", "version")}
         if not any(by.values()):
             return [(self.model, self.version, slice(None))]
@@ -153,8 +156,6 @@ class Rows:
         for i, key in enumerate(zip(models, versions, strict=True)):
             if _NAME.fullmatch(key[0]) and (not key[1] or _NAME.fullmatch(key[1])):
                 found.setdefault(key, []).append(i)
-            else:
-                self.bad += 1
         return [(model, version, np.array(at)) for (model, version), at in found.items()]
 
     def _ids(self, columns: Columns, n: int) -> Any:

@@ -36,9 +36,12 @@ class Cron:
         fields[4] = ",".join(_weekdays(part) for part in fields[4].split(","))
         minute, hour, day, month, weekday = fields
         self._zone = ZoneInfo(zone) if zone else UTC
-        self._trigger: Any = CronTrigger(
-            minute=minute, hour=hour, day=day, month=month, day_of_week=weekday, timezone=self._zone
-        )
+        try:
+            self._trigger: Any = CronTrigger(
+                minute=minute, hour=hour, day=day, month=month, day_of_week=weekday, timezone=self._zone
+            )  # fmt: skip
+        except ValueError as wrong:
+            raise ValueError(f"{line!r} is no cron line: {wrong}") from None
         self._known, self._due = (math.inf, -math.inf), (math.nan, math.nan)
 
     def last(self, now: float) -> tuple[float, float]:

@@ -6,7 +6,7 @@
 
 A column keeps its kind through the file: decided by the schema (parquet) or by the first `HEAD` rows. A value that
 does not fit leaves its column as texts for that piece, so that whoever counts them sees wrong types.
-Memory: one piece and one block of the file (parquet: one row group at the most). Cost, measured on one core: see docs.
+Memory: one piece and one block of the file (parquet: one row group at the most). Cost: see `docs/logging-predictions.md`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from agent.errors import Refused, Unavailable
 HEAD: Final = 1000
 _TEXT_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
 SUFFIXES: Final = (".parquet", ".pq", *_TEXT_SUFFIXES, *(f"{s}.gz" for s in _TEXT_SUFFIXES))
-_BLOCK: Final = 1 << 20
+_BLOCK: Final = 1 << 18
+"""Of a CSV file; pyarrow reads some thirty ahead."""
+_BUFFER: Final = 1 << 16
+"""A column is read through a buffer of this size, not as a whole."""
 _MOST_LINE: Final = 1 << 20
 _MOST_TEXT: Final = 256
 
@@ -39,11 +42,14 @@ class Damaged(Refused):
 def arrow(part: str) -> Any:
     """Import a part of pyarrow; raises Refused with the extra that brings it."""
     try:
-        return import_module(part)
+        found = import_module(part)
     except ImportError:
         raise Refused(
             "parquet and CSV files need pyarrow: pip install 'homeostat[files]'"
         ) from None
+    if part == "pyarrow":  # its own allocator keeps what was freed
+        found.set_memory_pool(found.system_memory_pool())
+    return found
 
 
 def open_table(path: Path) -> Table:
@@ -77,7 +83,7 @@ class Table:
     rows: int | None = None
     """How many there are, where the file says so."""
     bad = 0
-    """Rows that were left out: broken lines."""
+    """Rows that the last `chunks` left out: broken lines."""
 
     def chunks(self, start: int, size: int) -> Iterator[dict[str, Any]]:
         """Yield up to `size` rows at a time, from row `start` on. Raises as `open_table`."""
@@ -105,11 +111,13 @@ class _Parquet(Table):
         self._path = path
         self._pa = arrow("pyarrow")
         try:
-            self._file = arrow("pyarrow.parquet").ParquetFile(path)
+            self._file = arrow("pyarrow.parquet").ParquetFile(
+                path, pre_buffer=False, buffer_size=_BUFFER
+            )
         except self._pa.ArrowException as damage:
             raise Damaged(f"{path}: no parquet file: {str(damage)[:200]}") from None
         self.rows = self._file.metadata.num_rows
-        empty = self._file.schema_arrow.empty_table()
+        empty = self._pa.Table.from_batches([], schema=self._file.schema_arrow)
         self.kinds = {f.name: _kind(self._pa, f.type) for f in _flat(empty).schema}
 
     def chunks(self, start: int, size: int) -> Iterator[dict[str, Any]]:
@@ -167,10 +175,24 @@ def _column(pa: Any, column: Any, kind: str) -> Any:
     if kind in {"number", "truth"}:
         if pa.types.is_float16(column.type):
             column = column.cast(pa.float32())
-        return np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+        return _array(column.cast(pa.float64(), safe=False), "f8")
     if kind == "time":
-        return column.cast(pa.timestamp("us"), safe=False).to_numpy(zero_copy_only=False)
+        return _array(column.cast(pa.timestamp("us"), safe=False), "M8[us]")
     return _objects(column.to_pylist())
+
+
+def _array(column: Any, dtype: str) -> Any:
+    """Return a column of eight bytes a value, NaN or NaT for null; its own `to_numpy` would import pandas, 60 MB."""
+    out = []
+    for part in getattr(column, "chunks", [column]):
+        n, at = len(part), part.offset
+        known, data = part.buffers()
+        x = np.frombuffer(data, dtype)[at : at + n].copy() if n else np.zeros(0, dtype)
+        if part.null_count:
+            bits = np.unpackbits(np.frombuffer(known, np.uint8), bitorder="little")
+            x[bits[at : at + n] == 0] = np.nan if dtype == "f8" else np.datetime64("NaT")
+        out.append(x)
+    return np.concatenate(out) if out else np.zeros(0, dtype)
 
 
 def _objects(values: Sequence[Any]) -> Any:
@@ -203,18 +225,19 @@ class _Csv(Table):
         }
 
     def chunks(self, start: int, size: int) -> Iterator[dict[str, Any]]:
+        self.bad = 0
         for table in self._texts(size, start):
             yield {name: self._read(table[name], self.kinds[name]) for name in self._names}
 
     def _read(self, column: Any, kind: str) -> Any:
         try:
             if kind == "number":
-                return np.array(column.cast(self._pa.float64()).to_numpy(zero_copy_only=False))
+                return _array(column.cast(self._pa.float64()), "f8")
             if kind == "truth":
                 told = column.cast(self._pa.bool_()).cast(self._pa.int8()).cast(self._pa.float64())
-                return np.array(told.to_numpy(zero_copy_only=False))
+                return _array(told, "f8")
             if kind == "time":
-                return column.cast(self._pa.timestamp("us")).to_numpy(zero_copy_only=False)
+                return _array(column.cast(self._pa.timestamp("us")), "M8[us]")
         except self._pa.ArrowException:
             pass  # a value that does not fit: the column stays as it is written
         return _objects(column.to_pylist())
@@ -289,9 +312,9 @@ class _Lines(Table):
             raise Damaged(f"{path}: no line of it is a JSON object")
         names = list(dict.fromkeys(itertools.chain.from_iterable(first)))
         self.kinds = {name: _kind_of_values([r.get(name) for r in first]) for name in names}
-        self.bad = 0
 
     def chunks(self, start: int, size: int) -> Iterator[dict[str, Any]]:
+        self.bad = 0
         for records in self._records(start, size):
             yield {n: _values([r.get(n) for r in records], k) for n, k in self.kinds.items()}
 

@@ -149,7 +149,15 @@ def under_gunicorn(world: World) -> Iterator[dict]:
         master.wait()
 
 
+@contextlib.contextmanager
+def in_runs(world: World) -> Iterator[dict]:
+    folder = world.folder / "runs"
+    folder.mkdir(exist_ok=True)
+    yield {"path": folder / "*.jsonl", "model": "fraud"}
+
+
 SOURCES = {
+    "batch_scoring": in_runs,
     "connections": plain,
     "gpu": plain,
     "gunicorn": under_gunicorn,
@@ -161,6 +169,7 @@ SOURCES = {
 NO_SOURCE = {
     "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",
     "deployments": "a receiver of changes, not of frames: tests/connectors/test_deployments.py",
+    "elastic_predictions": "a feed of rows, not of frames: tests/connectors/test_elastic_predictions.py",
     "page": "it only tells people: see its notifier test below",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
     "trainer": "only an ability, used by the action retrain below",
