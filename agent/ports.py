@@ -512,11 +512,26 @@ class FeatureDrift(Protocol):
         """Count a batch: columns as in `PredictionBatch`, newest row at `ts`. Unknown columns are ignored."""
         ...
 
+    def code(self, rows: int, features: Mapping[str, Any]) -> Coded:
+        """Say what would be kept of rows, without counting them."""
+        ...
+
+    def fit(self, features: Mapping[str, Any], *, whole: bool = True) -> None:
+        """Make rows the reference: columns of one length, in the order of time.
+
+        whole   they are of all hours in which the model serves
+        """
+        ...
+
     def judge(self, ts: float) -> FloatArray:
         """Decide at `ts`; return (d, 7), NaN = unknown.
 
         missing, out of range, scale, PSI, broken (0, 1), evidence (log10 of the e-value), drifted (0, 1)
         """
+        ...
+
+    def moved(self) -> dict[str, float]:
+        """Return log10 of the e-value of each feature that has moved far enough to matter; 0 is enough."""
         ...
 
     def states(self) -> tuple[FeatureState, ...]:

@@ -13,8 +13,9 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
-from agent import models
 from agent.config import WatchModels
+from agent.models.tenures import LEARN_ROWS
+from agent.models.watch import LEARN_LABELS
 from agent.ports import LabelBatch, PredictionBatch
 from agent.roles import LOOK_ROWS, Guess, Role, guess
 
@@ -114,7 +115,7 @@ class _Seen:
         if not self._features:
             return "! features in the rows"
         if self._reference is None:
-            return self._rows("a reference, or the first {} rows", models._LEARN_ROWS)  # noqa: SLF001  # the one place that knows
+            return self._rows("a reference, or the first {} rows", LEARN_ROWS)
         known = set(self._reference.get("features", {}))
         said = f"against the reference of {self._reference.get('rows', 0):,} rows"
         gone, new = sorted(known - self._features), sorted(self._features - known)
@@ -125,7 +126,7 @@ class _Seen:
         if self._share(_predicted) < _OFTEN:
             return "! `pred` in the rows"
         if self._reference is None or not self._reference.get("classes"):
-            return self._rows("a reference with classes, or the first {} rows", models._LEARN_ROWS)  # noqa: SLF001
+            return self._rows("a reference with classes, or the first {} rows", LEARN_ROWS)
         return f"against {len(self._reference['classes'])} classes of the reference"
 
     def _rows(self, what: str, most: int) -> str:
@@ -156,7 +157,7 @@ class _Seen:
         if isinstance(accuracy, int | float):
             said = f"against {accuracy:.1%} of the reference"
             return said if self.labelled >= self._config.min_rows else f"! labelled rows; {said}"
-        most = models._LEARN_LABELS  # noqa: SLF001
+        most = LEARN_LABELS
         if self.labelled < most:
             return f"! a reference with its accuracy, or the first {most:,} labelled rows: {self.labelled:,} so far"
         return f"learns from the first {most:,} labelled rows (they are there)"

@@ -44,7 +44,8 @@ class ModelFacts:
     broken           features with a broken contract, those in use first
     drifted          features by PSI, largest first, at most 10
     label_shift      share of the most common class among labels, less that of the reference
-    prediction_shift the same among predictions
+    label_share      share of the reference's most common class among labels
+    prediction_shift as label_shift, among predictions
     judged           what labels and confidences say beyond accuracy
     learning         something has no reference yet
     rejected_rows    rows with impossible times, duplicates excluded
@@ -68,6 +69,7 @@ class ModelFacts:
     label_coverage: float
     label_delay_s: float
     label_shift: float
+    label_share: float
     prediction_shift: float
     prediction_psi: float
     confidence: float

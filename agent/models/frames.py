@@ -249,6 +249,7 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         )[:10],
         label_coverage=row["model.label_coverage_ratio"],
         label_delay_s=row["model.label_delay_seconds"],
+        label_share=row["model.positive_label_ratio"],
         label_shift=row["model.positive_label_ratio"] - usual,
         prediction_shift=row["model.positive_prediction_ratio"] - usual,
         prediction_psi=row["model.prediction_drift_psi"],

@@ -95,6 +95,13 @@ class Tenures:
             # it goes without: what was known of others, else what it learns
             return cls(settings, None, others), True
 
+    def fitted(self, model: ModelState, name: str) -> VersionState:
+        """Return a version anew, which will be given rows as its reference: none is asked for any more."""
+        drift, _ = self.features(None, ())
+        version = model.versions[name] = VersionState(name, drift)
+        version.reference = {}
+        return version
+
     def labelled(self, drift: FeatureDrift) -> LabelledDrift:
         """Return what the labels of a version are for; its slicings are those of its features, and how sure it was."""
         cls = registry.drift.get("labelled")

@@ -52,7 +52,7 @@ _EARLY_S: Final = 60.0
 _AHEAD_S: Final = 60.0
 """A row that claims to be from further ahead than this is garbage."""
 _YEAR_2100: Final = 4.1e9
-_LEARN_LABELS: Final = 500
+LEARN_LABELS: Final = 500
 """Labelled rows that make an accuracy when there is no reference."""
 _DELAY_FADE_ROWS: Final = 500.0
 """Half-life, in labels, of what is usual for their delay."""
@@ -93,16 +93,59 @@ class ModelWatch:
         """The models that have been seen."""
         return tuple(sorted(self._models))
 
+    # ---------------------------------------------------------------- the reference
+
+    def fit(self, batch: PredictionBatch, truth: Sequence[Any], *, whole: bool = True) -> None:
+        """Make rows the reference of their version: of what its inputs are, how good it is, how sure it may be.
+
+        batch   in the order of time; truth (n,) their labels, None = not known
+        whole   they are of all hours in which the model serves
+        """
+        model = self._model(batch.model)
+        if model is None:
+            return
+        version = self._tenures.fitted(model, batch.version)
+        version.drift.fit(batch.features, whole=whole)
+        n = len(batch.ts)
+        numbers = self._numbers_of(model, version, None, batch.pred, slice(None))
+        said = self._classes_of(model, version, batch.pred, slice(None), n)
+        known = _numbers(truth) if numbers is not None else model.class_numbers(truth)
+        some = np.isfinite(known) if numbers is not None else (known >= 0) & (said >= 0)
+        if numbers is None:
+            mix = np.bincount(np.minimum(said[said >= 0], CLASSES), minlength=CLASSES + 1)
+            version.mix, version.mix_rows = mix / max(1, mix.sum()), float(mix.sum())
+            if model.positive is None:
+                model.positive = int(version.mix[:CLASSES].argmax())
+            if some.any():
+                version.accuracy = float((said[some] == known[some]).mean())
+                version.accuracy_rows = float(np.count_nonzero(some))
+        coded = version.drift.code(n, batch.features)
+        sure = np.asarray(batch.proba, dtype=np.float64)
+        version.labelled = self._tenures.labelled(version.drift)
+        classes = max(2, len(model.classes)) if numbers is None else 0
+        kind = np.int64 if classes else np.float64
+        rows = LabelledRows(
+            (said if numbers is None else numbers)[some].astype(kind), known[some].astype(kind),
+            sure[some], coded.marks[some], _slices(coded.slices, sure)[:, some],
+        )  # fmt: skip
+        if some.any():
+            version.labelled.fit(rows, classes, model.answer(version) if classes else None)
+
+    def _model(self, name: str) -> ModelState | None:
+        """Return a model, a new one when there is room."""
+        model = self._models.get(name)
+        if model is None and len(self._models) < MOST_MODELS:
+            join = LabelJoin(self.config.label_wait, self.config.max_waiting)
+            model = self._models[name] = ModelState(name, join)
+        return model
+
     # ---------------------------------------------------------------- what comes in
 
     def take(self, batch: PredictionBatch | LabelBatch) -> None:
         """Count a batch. Rows and labels may come in any order, late, or twice (the second time is dropped)."""
-        model = self._models.get(batch.model)
+        model = self._model(batch.model)
         if model is None:
-            if len(self._models) >= MOST_MODELS:
-                return
-            join = LabelJoin(self.config.label_wait, self.config.max_waiting)
-            model = self._models[batch.model] = ModelState(batch.model, join)
+            return
         if isinstance(batch, LabelBatch):
             self._take_labels(model, batch)
         else:
@@ -156,9 +199,8 @@ class ModelWatch:
             )
             set_confidence(held, sure[wait])
             held["marks"] = coded.marks[wait]
-            held["slices"][:, : len(coded.slices)] = coded.slices[:, wait].T
-            held["slices"][:, len(coded.slices)] = np.searchsorted(SURE, sure[wait])
-            held["slices"][np.isnan(sure[wait]), len(coded.slices)] = 255
+            slices = _slices(coded.slices, sure)[:, wait]
+            held["slices"][:, : len(slices)] = slices.T
             model.join.add(held)
             if model.early:
                 self._join_early(model, waiting)
@@ -306,7 +348,7 @@ class ModelWatch:
 
     @staticmethod
     def _numbers_of(
-        model: ModelState, version: VersionState, tenure: Tenure, pred: Any, at: Any
+        model: ModelState, version: VersionState, tenure: Tenure | None, pred: Any, at: Any
     ) -> FloatArray | None:
         """Return the predictions of a regression (n,), None where it is none."""
         classifies = version.reference is not None and bool(version.reference.get("classes"))
@@ -315,7 +357,9 @@ class ModelWatch:
         array = np.asarray(pred)
         if array.dtype.kind != "f":
             return None
-        model.regression = tenure.numbers = True
+        model.regression = True
+        if tenure is not None:
+            tenure.numbers = True
         return np.asarray(array[at], dtype=np.float64)
 
     def _bet(self, model: ModelState, tenure: Tenure, wrong: int, rows: int) -> None:
@@ -325,7 +369,7 @@ class ModelWatch:
             if math.isnan(version.accuracy):
                 version.learnt_labels += rows
                 version.learnt_right += rows - wrong
-                if version.learnt_labels >= _LEARN_LABELS:
+                if version.learnt_labels >= LEARN_LABELS:
                     version.accuracy = version.learnt_right / version.learnt_labels
                     version.accuracy_rows = float(version.learnt_labels)
             else:
@@ -444,6 +488,12 @@ class ModelWatch:
             return None
         return frames.facts_of(found, self._numbers, self._now)
 
+    def evidence(self, model: str) -> dict[str, float]:
+        """Return log10 of the evidence of drift of each feature that has moved far enough; 0 is enough."""
+        found = self._models.get(model)
+        drift = frames.drift_of(found) if found is not None else None
+        return drift.moved() if drift is not None else {}
+
     # ---------------------------------------------------------------- restarts of the agent
 
     def dump(self) -> bytes:
@@ -458,6 +508,12 @@ class ModelWatch:
         held = self._numbers.held
         self._models, self._now = keep.load(state, self.config, held, self._tenures)
         self._table, self._told = frames.Table(), {}
+
+
+def _slices(coded: Any, sure: FloatArray) -> Any:
+    """Return the values (s + 1, n) of the slicings of the features and of how sure a row was; 255 = none."""
+    last = np.where(np.isnan(sure), 255, np.searchsorted(SURE, sure)).astype(np.uint8)
+    return np.vstack([coded, last[None]])
 
 
 def _numbers(labels: Sequence[Any]) -> FloatArray:

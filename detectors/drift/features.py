@@ -258,6 +258,12 @@ class Features:
         for n, batch in pending:
             self.take(ts, n, batch)
 
+    def code(self, rows: int, features: Mapping[str, Any]) -> Coded:
+        """Say what would be remembered of rows, without counting them."""
+        if self._learning or not rows:
+            return self._coded(np.zeros((0, 0), dtype=np.int64), rows)
+        return self._coded(self._place(rows, features)[0], rows)
+
     def fit(self, features: Mapping[str, Any], *, whole: bool = True) -> None:
         """Make rows the reference, instead of the one that there is: columns of one length, in the order of time.
 
@@ -398,6 +404,11 @@ class Features:
         _, sized = self._watch.values()
         which = np.flatnonzero(sized >= Watch.enough(sized))
         return {self.names[i]: math.log10(sized[i]) for i in map(int, which)}
+
+    def moved(self) -> dict[str, float]:
+        """Return log10 of the e-value of each feature that has moved far enough to matter; 0 is enough."""
+        _, sized = self._watch.values()
+        return {self.names[i]: math.log10(sized[i]) for i in map(int, np.flatnonzero(sized > 0))}
 
     def restart(self) -> None:
         """Forget the rows, keep the reference: the version serves anew."""

@@ -36,8 +36,8 @@ from detectors.drift.quality import MOST_CLASSES, ClassQuality, Gap, NumberQuali
 LEARN_ROWS: Final = 1000
 _BUCKETS: Final = 12
 """Of a window, for what is counted of predictions; quality has a bucket for four of them."""
-_EVERY_S: Final = 30.0
-"""Figures are made anew so often: they cost some ten milliseconds."""
+_EVERY: Final = 5
+"""Figures are made anew so often in a window: they cost some milliseconds."""
 _LEAST_EVERY: Final = 10_000.0
 _NONE: Final = 255
 _VERSION: Final = 1
@@ -223,7 +223,7 @@ class Labelled:
     # ---- what is said
 
     def judge(self, ts: float) -> Judged:
-        """Say what is known at `ts`; figures are made anew every half minute when labels came."""
+        """Say what is known at `ts`; figures are made anew now and then, when labels came."""
         expected = None
         if self._ready:
             self._turn(ts)
@@ -234,7 +234,7 @@ class Labelled:
         figures, gaps, worst = self._judged.figures, self._judged.gaps, self._judged.slices
         if self._fresh and ts >= self._due:
             figures, gaps, worst = self._figures()
-            self._due, self._fresh = ts + _EVERY_S, False
+            self._due, self._fresh = ts + self.config.window / _EVERY, False
         self._judged = Judged(
             changed=self._concept.alarmed,
             evidence=self._concept.evidence - self._concept.alarm,
@@ -257,7 +257,7 @@ class Labelled:
         whole: Any = self._quality[0][1]
         for _, more in self._quality[1:]:
             whole = whole + more
-        found = whole.figures(least=self.config.min_rows)
+        found = whole.whole().figures(least=self.config.min_rows)
         classes, positive = self._shape
         names = _FIGURES if not classes or positive is not None else _FIGURES | _MANY
         figures = {
@@ -266,7 +266,7 @@ class Labelled:
             if key in found and not math.isnan(found[key].value[0])
         }
         gaps: dict[str, Band] = {}
-        main = found["accuracy" if classes else "mae"]
+        main = whole.main(least=self.config.min_rows)
         worst: dict[str, Band] = {}
         for i, (name, values) in enumerate(self.slices):
             slots = range(int(self._cells[i]) + 1, int(self._cells[i]) + 1 + values)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,9 @@ from agent.budget import Promise  # noqa: E402
 from agent.config import Budget, WatchModels  # noqa: E402
 from agent.excursions import Excursions  # noqa: E402
 from agent.intervals import wilson  # noqa: E402
+from agent.models import ModelWatch  # noqa: E402
+from agent.models.cause import blame  # noqa: E402
+from agent.ports import LabelBatch, PredictionBatch  # noqa: E402
 from agent.rca.flow import Symptom  # noqa: E402
 from agent.rca.kinds import Columns, group_of, kind_of  # noqa: E402
 from agent.rca.rank import Ranking  # noqa: E402
@@ -219,63 +222,111 @@ def drift(feature_names: Sequence[str], task: str) -> Drift:
     return Drift(feature_names, task)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is known after a batch.
-
-    score      log10 by which the evidence passes what is enough: 0 or more = alarm; -inf = too small to matter
-    cause      one of CAUSES, None = no alarm
-    features   column -> evidence, for those with any
-    accuracy   estimate without labels with its 90 % band; NaN = not estimable
-    """
-
-    score: float
-    cause: str | None
-    features: dict[str, float]
-    accuracy: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-
-
 class Drift:
-    """The daemon's watch of one model, batch by batch."""
+    """The daemon's watch of one model, batch by batch: what `ModelWatch` keeps, and what `blame` makes of it."""
 
     def __init__(self, feature_names: Sequence[str], task: str) -> None:
         self._names = [str(name) for name in feature_names]
-        self._watch = _Watch(self._names, task)
+        self._task = task
+        self._watch = ModelWatch(WatchModels(), lambda _model, _version: None, lambda _model: None)
+        self._requests = _Requests()
         self._rows = 0
+        self._late = 0
+        self._now = 0.0
 
     def fit_reference(self, X: Array, y: Array, pred: Array, proba: Array) -> None:  # noqa: N803
         """Learn from reference rows: X (n, d) float64, NaN = missing; the others (n,)."""
-        self._watch.learn(self._columns(X), y, pred, proba)
+        n = len(y)
+        batch = self._batch(np.arange(n) * ROW_S - n * ROW_S, X, pred, proba, "", ())
+        self._reference = batch
+        self._truth = self._words(y)
+        self._fitted: set[str] = set()
 
     def update(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Take a batch and say what is known: see the scorers for its keys."""
-        self._rows += len(batch["pred"])
-        ts = self._rows * ROW_S
-        watch = self._watch
-        watch.take(
-            ts, self._columns(batch["X"]), batch["pred"], batch["proba"], batch["version"],
-            batch["latency_ms"], batch["served"],
-        )  # fmt: skip
+        n, start, version = len(batch["pred"]), self._rows, str(batch["version"])
+        if not self._fitted:
+            self._fitted.add(version)
+            self._watch.fit(replace(self._reference, version=version), self._truth, whole=False)
+        ids = tuple(map(str, range(start, start + n)))
+        ts = (start + 1 + np.arange(n)) * ROW_S
+        self._rows += n
+        self._now = float(ts[-1])
+        served = np.asarray(batch["served"], dtype=bool)
+        self._requests.take(batch["latency_ms"], served)
+        rows = self._batch(ts, batch["X"], batch["pred"], batch["proba"], version, ids)
+        self._watch.take(replace(rows, status=np.where(served, 200, 503)))
         if batch["y"] is not None:
-            watch.take_labels(batch["y"], batch["pred"])
+            self._label(ids, batch["y"])
         late = batch.get("late")
         if late is not None:
-            watch.take_labels(late["y"], late["pred"])
-        said = watch.verdict(ts)
+            k = len(late["y"])
+            self._label(tuple(map(str, range(self._late, self._late + k))), late["y"])
+            self._late += k
+        self._watch.frame(self._now)
+        return self._said()
+
+    def _said(self) -> dict[str, Any]:
+        facts = self._watch.facts(MODEL)
+        if facts is None:
+            return {"drifted": False}
+        found = blame(facts, self._now, RELEASE_ROWS * ROW_S)
+        infra = self._requests.score()
+        score = max([infra, *(one.evidence for one in found)])
+        features = dict(self._watch.evidence(MODEL))
+        for one in found:
+            features |= {
+                name: max(features.get(name, 0.0), one.evidence) + 1.0 for name in one.features
+            }
+        cause = "infra" if infra >= 0 else CAUSE[found[0].cause] if found else None
         out: dict[str, Any] = {
-            "drifted": said.score >= 0, "cause": said.cause, "score": said.score, "features": said.features,
+            "drifted": infra >= 0 or bool(found), "cause": cause,
+            "score": max([score, *(v for v in features.values() if not found)]), "features": features,
         }  # fmt: skip
-        if not math.isnan(said.accuracy):
-            out |= {"accuracy": said.accuracy, "accuracy_lo": said.low, "accuracy_hi": said.high}
+        expected = facts.judged.expected
+        if not math.isnan(expected.value):
+            out |= {"accuracy": expected.value, "accuracy_lo": expected.low, "accuracy_hi": expected.high}  # fmt: skip
         return out
 
-    def _columns(self, x: Array) -> dict[str, Any]:
-        return {
+    def _label(self, ids: tuple[str, ...], y: Array) -> None:
+        ts = np.full(len(ids), self._now)
+        self._watch.take(LabelBatch(MODEL, ts, ids, tuple(self._words(y))))
+
+    def _words(self, y: Array) -> list[Any]:
+        if self._task == "regression":
+            return list(np.asarray(y, dtype=float).tolist())
+        return [f"{v:g}" for v in np.asarray(y, dtype=float).tolist()]
+
+    def _batch(
+        self, ts: Array, x: Array, pred: Array, proba: Array, version: str, ids: tuple[str, ...]
+    ) -> PredictionBatch:
+        n = len(ts)
+        sure = np.asarray(proba, dtype=float)
+        if self._task == "binary":
+            sure = np.where(np.asarray(pred) == 1, sure, 1.0 - sure)
+        said = (
+            np.asarray(pred, dtype=float)
+            if self._task == "regression"
+            else np.array(self._words(pred), dtype=object)
+        )
+        columns = {
             name: _words(x[:, i]) if name.startswith("c_") else np.ascontiguousarray(x[:, i])
             for i, name in enumerate(self._names)
         }
+        nan = np.full(n, np.nan)
+        return PredictionBatch(
+            MODEL, version, ts, ids or ("",) * n, columns, said, sure, nan, nan, np.full(n, 200)
+        )
+
+
+MODEL: Final = "watched"
+RELEASE_ROWS: Final = 5000
+"""Rows for which a release is the first suspect."""
+CAUSE: Final = {
+    "data.contract": "pipeline", "data.stale": "pipeline", "data.drift": "data", "data.prior": "data",
+    "release.model": "deploy", "concept.drift": "concept", "label.bad": "label",
+}  # fmt: skip
+"""Our causes in the words of the scorers."""
 
 
 def _words(codes: Array) -> Array:
@@ -284,80 +335,6 @@ def _words(codes: Array) -> Array:
     said = [None if math.isnan(v) else f"{v:g}" for v in values.tolist()]
     words: Array = np.array(said, dtype=object)[at.reshape(-1)]
     return words
-
-
-class _Watch:
-    """What is shipped for one version of a model, put together, with the plainest rule for the cause.
-
-    `learn` once, then a `take` for each batch, `take_labels` whenever labels come, and `verdict` after each.
-    """
-
-    def __init__(self, names: Sequence[str], task: str) -> None:
-        self._names, self._task = names, task
-        self._errors = registry.drift.get("errors")()
-        self._version: str | None = None
-        self._released = -math.inf
-        self._requests = _Requests()
-        self._recent = np.zeros(2)  # labels and errors, fading
-
-    def learn(self, columns: dict[str, Any], y: Array, pred: Array, proba: Array) -> None:
-        cls = registry.drift.get("features")
-        n, config = len(y), WatchModels()
-        self._features = cls(
-            cls.Config(half_life=config.window / 3, stale=config.window, learn_rows=max(100, n))
-        )
-        self._features.take(0.0, n, columns)
-        self._off = float(np.quantile(np.abs(y - pred), 0.9)) if self._task == "regression" else 0.0
-        usual = float(self._wrong(y, pred).mean())
-        self._bound = usual + config.tolerance + 2.6 * math.sqrt(max(usual * (1 - usual), 0.25 / n) / n)  # fmt: skip
-
-    def _wrong(self, y: Array, pred: Array) -> Array:
-        off: Array = np.abs(np.asarray(y, dtype=float) - np.asarray(pred, dtype=float)) > self._off
-        return off
-
-    def take(
-        self, ts: float, columns: dict[str, Any], pred: Array, proba: Array, version: str,
-        latency_ms: Array, served: Array,
-    ) -> None:  # fmt: skip
-        if self._version is not None and version != self._version:
-            self._released = ts
-        self._version = version
-        self._features.take(ts, len(pred), columns)
-        self._requests.take(latency_ms, served)
-
-    def take_labels(self, y: Array, pred: Array) -> None:
-        wrong = int(self._wrong(y, pred).sum())
-        self._errors.take(wrong, len(y), self._bound)
-        self._recent = self._recent * 0.5 ** (len(y) / 500) + (len(y), wrong)
-
-    def verdict(self, ts: float) -> Verdict:
-        self._features.judge(ts)
-        states = self._features.states()
-        broken = {s.name: max(s.evidence, 3.0) for s in states if s.broken}
-        moved = {s.name: s.evidence - _ENOUGH for s in states if s.psi >= _SIZE}
-        labels, wrong = self._recent
-        lost = labels > 0 and wrong / labels > self._bound
-        errors = self._errors.evidence - self._errors.alarm if lost else -math.inf
-        scores = {
-            "infra": self._requests.score(),
-            "pipeline": max(broken.values(), default=-math.inf),
-            "data": max(moved.values(), default=-math.inf),
-            "concept": errors,
-        }
-        if ts - self._released <= _SINCE_RELEASE * ROW_S:
-            scores["deploy"] = scores.pop("concept")
-        top = max(scores.values())
-        level = min(top, 0.0)
-        cause = next((c for c in CAUSES if scores.get(c, -math.inf) >= level), None)
-        seen = {s.name: s.evidence for s in states if s.evidence > 0} | broken
-        return Verdict(top, cause if top >= 0 else None, seen)
-
-
-_ENOUGH: Final = 4.0
-_SIZE: Final = 0.2
-"""Evidence and PSI at which the shipped features call a column drifted."""
-_SINCE_RELEASE: Final = 5000
-"""Rows for which a release is the first suspect."""
 
 
 class _Requests:

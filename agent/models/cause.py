@@ -1,0 +1,122 @@
+"""What the model half alone says of a loss or a change: the data, the model, the release, or the labels.
+
+    facts of one model -> broken contracts -> a release -> inputs -> relation and labels -> suspects, with reasons
+
+Good for: one model at a time, from evidence that has passed its limit. Not for: whether the machine is to blame; rules
+weigh that against all other causes (`agent/rca/rules/`). Pure: what was found when comes with the facts.
+The order is that of what explains the rest: a broken feature moves inputs and errors, a release predictions and errors,
+other inputs errors. Labels that step while predictions do not, to one class, are no changed relation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agent.models.facts import ModelFacts
+from agent.ports import FeatureState
+from agent.units import say_duration
+
+_RELEASE_S: Final = 3600.0
+_STUCK: Final = 2
+"""So many features that stand still at once are no contract: what feeds them has stopped."""
+_ONE_CLASS: Final = 0.02
+_STEPPED: Final = 0.15
+_STILL: Final = 0.03
+_ALIKE: Final = 0.08
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """One suspect.
+
+    cause      of `agent/causes.py`
+    features   which carry it, the most telling first
+    evidence   log10 by which its evidence passes what is enough
+    reason     for people
+    """
+
+    cause: str
+    features: tuple[str, ...]
+    evidence: float
+    reason: str
+
+
+def blame(facts: ModelFacts, now: float, release_s: float = _RELEASE_S) -> tuple[Blame, ...]:
+    """Return the suspects, the likeliest first; () = nothing is beyond its limit."""
+    out = _contract(facts)
+    worse = bool(facts.quality_lost or facts.worse_than_previous or facts.judged.changed)
+    moved = tuple(f for f in facts.drifted if f.drifted and f.used)
+    released = _released(facts, now, release_s)
+    if worse and released and not moved:
+        out.append(Blame("release.model", (), _evidence(facts), released))
+    if moved:
+        out.append(_data(facts, moved))
+    if worse:
+        out.append(_relation(facts))
+    return tuple(out)
+
+
+def _contract(facts: ModelFacts) -> list[Blame]:
+    broken = [f for f in facts.broken if f.used]
+    if not broken:
+        return []
+    stuck = [f.name for f in broken if f.reason == "stuck"]
+    names = tuple(f.name for f in broken)
+    if len(stuck) >= _STUCK and len(stuck) > len(broken) / 2:
+        return [
+            Blame("data.stale", tuple(stuck), 1.0, f"{len(stuck)} features stand still at once")
+        ]
+    said = ", ".join(f"{f.name}: {f.reason}" for f in broken[:3])
+    return [Blame("data.contract", names, 1.0, f"contract broken ({said})")]
+
+
+def _released(facts: ModelFacts, now: float, release_s: float) -> str:
+    """Say which release there was shortly before, "" for none."""
+    current = facts.current
+    if current is None or not facts.previous or now - current.since > release_s:
+        return ""
+    before = facts.previous[0].version
+    if before == current.version:
+        return ""
+    ago = say_duration(now - current.since)
+    return f"version {current.version} took over from {before} {ago} ago, inputs look as ever"
+
+
+def _data(facts: ModelFacts, states: Sequence[FeatureState]) -> Blame:
+    names = tuple(f.name for f in states)
+    evidence = max(f.evidence for f in states)
+    labels, said = facts.label_shift, facts.prediction_shift
+    if abs(labels) > _ALIKE and labels * said > 0 and abs(said) > 0.4 * abs(labels):
+        text = f"the mix of labels moved by {labels:+.0%}, the predictions with it"
+        return Blame("data.prior", names, evidence, text)
+    told = ", ".join(f"{f.name} (PSI {f.psi:.2f})" for f in states[:3])
+    return Blame("data.drift", names, evidence, f"inputs are no longer as the reference: {told}")
+
+
+def _relation(facts: ModelFacts) -> Blame:
+    labels, said = facts.label_shift, facts.prediction_shift
+    # shares of what was the commonest class: all labels of one class, or hardly any of it
+    if abs(labels) > _STEPPED and abs(said) < _STILL and _one_sided(facts):
+        return Blame(
+            "label.bad", (), _evidence(facts), "labels are of one class, predictions are not"
+        )
+    changes = [c for c in facts.judged.changes if c.what != "better"]
+    where = next((c for c in changes if c.value is not None), None)
+    names = (where.what,) if where is not None and len(changes) <= _STUCK else ()
+    text = "labels say worse, inputs look as ever"
+    if changes:
+        first = changes[0]
+        text = f"labels say worse since {first.rows} rows ({first.before:.3f} to {first.after:.3f})"
+    return Blame("concept.drift", names, _evidence(facts), text)
+
+
+def _one_sided(facts: ModelFacts) -> bool:
+    share = facts.label_share
+    return not math.isnan(share) and min(share, 1.0 - share) < _ONE_CLASS
+
+
+def _evidence(facts: ModelFacts) -> float:
+    return max(facts.judged.evidence, 0.0 if facts.quality_lost else -math.inf)
