@@ -151,6 +151,9 @@ class ModelState:
         for i, number in enumerate(numbers):
             if number is None:
                 value = values[i]
+                if isinstance(value, str) and value in words:  # met in this very batch
+                    numbers[i] = words[value]
+                    continue
                 numbers[i] = self.class_number(word_of(value))
                 if isinstance(value, str | bool | int | None) and len(words) < _MOST_WORDS:
                     words[value] = numbers[i]

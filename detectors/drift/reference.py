@@ -219,7 +219,7 @@ def numbers(column: Sequence[Any] | FloatArray) -> tuple[FloatArray, BoolArray]:
     """Return a column as numbers (NaN = missing), and where it holds what is no number."""
     array = np.asarray(column)
     if array.dtype.kind in "fiub":
-        return array.astype(np.float64), np.zeros(len(array), dtype=np.bool_)
+        return array.astype(np.float64, copy=False), np.zeros(len(array), dtype=np.bool_)
     x = np.full(len(array), np.nan)
     wrong = np.zeros(len(array), dtype=np.bool_)
     for i, value in enumerate(array.tolist()):
