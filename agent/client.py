@@ -33,8 +33,8 @@ __all__ = ["Client"]
 
 _PATH: Final = "/ingest/predictions"
 _BATCH_ROWS: Final = 1000
-_BATCH_BYTES: Final = 4 << 20
-"""A batch is sent before it is larger, unpacked: the receiver takes 8 MB."""
+_BATCH_BYTES: Final = 1 << 20
+"""A batch is sent before it is larger, unpacked: what is read in the daemon's own process must be small."""
 _SPLITS: Final = 24
 """Requests to find the bad records of a refused batch by halving: enough for one among a thousand."""
 _YIELD_ROWS: Final = 8

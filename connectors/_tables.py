@@ -6,7 +6,7 @@
 
 A column keeps its kind through the file: decided by the schema (parquet) or by the first `HEAD` rows. A value that
 does not fit leaves its column as texts for that piece, so that whoever counts them sees wrong types.
-Memory: one piece and one block of the file (parquet: one row group at the most). Cost: see `docs/logging-predictions.md`.
+Memory: a piece, and the blocks or pages that it is made of. Cost: see `docs/logging-predictions.md`.
 """
 
 from __future__ import annotations
