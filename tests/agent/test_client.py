@@ -20,6 +20,7 @@ import pytest
 from desk_story import free_port, living
 
 from agent.client import Client
+from agent.inlets import SMALL, Inlets
 from agent.ports import LabelBatch, PredictionBatch
 from connectors.predictions import Predictions
 
@@ -31,13 +32,39 @@ def switched_on(monkeypatch):
     monkeypatch.delenv("HOMEOSTAT_CLIENT", raising=False)
 
 
+class Hand:
+    """Takes the rows on, as the daemon does."""
+
+    def __init__(self):
+        self.pushed = []
+
+    def room(self):
+        """There is room."""
+
+    async def give(self, source, arrivals, waiting):
+        self.pushed += arrivals
+
+    async def ask(self, model):
+        return ()
+
+    def told(self, source, size, *, refused):
+        """Nobody counts."""
+
+    def bug(self, where, trace):
+        raise AssertionError(where)
+
+
 @pytest.fixture
 def daemon(tmp_path, monkeypatch):
     """The real doors with the real receiver behind them."""
-    routes = Predictions("predictions", Predictions.Config()).routes()
-    with living(tmp_path, receivers={"predictions": routes}) as house:
+    hand, receiver = Hand(), Predictions("predictions", Predictions.Config())
+    inlets = Inlets(
+        {"predictions": receiver}, hand, lambda scope: scope["state"]["person"], dict, SMALL
+    )
+    with living(tmp_path, inlets=inlets) as house:
         token = house.token("operator")["authorization"].removeprefix("Bearer ")
         monkeypatch.setenv("CLIENT_TOKEN", token)
+        house.pushed = hand.pushed
         yield house
 
 
