@@ -361,7 +361,8 @@ class Concept:
         names += [(name, value) for name, values in self.slices for value in range(values)]
         return tuple(
             Change(
-                *names[i],
+                what=names[i][0],
+                value=names[i][1],
                 since=float(since[i]),
                 rows=int(rows[i]),
                 before=float(before[i]),
@@ -490,14 +491,14 @@ def _shared(x: FloatArray, where: IntArray | None = None, cells: int = 1) -> Flo
     """Return the rows on each point of the grid (POINTS,); with cells `where` (s, n), of one after another."""
     last = len(_POINTS) - 1
     place = x * last
-    low: IntArray = np.minimum(place.astype(np.int64), last - 1)
+    low = np.minimum(place.astype(np.int64), last - 1)
     part = place - low
     if where is not None:
-        low = (where * len(_POINTS) + low).ravel()
+        low = np.ravel(where * len(_POINTS) + low)
         part = np.broadcast_to(part, where.shape).ravel()
     size = cells * len(_POINTS)
-    out: FloatArray = np.bincount(low, 1.0 - part, size) + np.bincount(low + 1, part, size)
-    return out
+    out = np.bincount(low, 1.0 - part, size) + np.bincount(low + 1, part, size)
+    return out.astype(np.float64)
 
 
 def _proven(effect: FloatArray, blocks: FloatArray, noise: FloatArray) -> FloatArray:
