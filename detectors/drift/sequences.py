@@ -44,13 +44,14 @@ class Means:
     @property
     def rows(self) -> FloatArray:
         """How many rows each has (d,)."""
-        return self._sums[0].copy()
+        return np.array(self._sums[0])
 
     @property
     def means(self) -> FloatArray:
         """The mean of the rows so far (d,); NaN without rows."""
         n, s, _ = self._sums
-        return np.divide(s, n, out=np.full(len(n), np.nan), where=n > 0)
+        out: FloatArray = np.divide(s, n, out=np.full(len(n), np.nan), where=n > 0)
+        return out
 
     def take(self, rows: Any, sums: Any, squares: Any) -> None:
         """Count a batch: rows, sum and sum of squares of each (d,); for 0 and 1 the two sums are the same.
@@ -84,7 +85,7 @@ class Means:
 
     def dump(self) -> FloatArray:
         """Return the state (3, d)."""
-        return self._sums.copy()
+        return np.array(self._sums)
 
     def load(self, state: FloatArray) -> None:
         """Take what `dump` gave; raises Refused when it does not fit."""

@@ -84,7 +84,6 @@ def test_exchangeable_rows_raise_no_alarm(known):
     assert test.changes() == ()
 
 
-@pytest.mark.long
 def test_a_million_exchangeable_rows_raise_no_alarm():
     for seed, reference in enumerate((1000, 5000, 0, 20_000)):
         life = Life(10 + seed, 10**9, all_turn)
