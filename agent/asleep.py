@@ -24,6 +24,8 @@ from agent.journal import Journal, JournalReader
 from agent.life import Event, turned
 from agent.memory import Memory
 from agent.model import Change, FloatArray, Incident, Run, Series
+from agent.models import ModelFacts
+from agent.models.cause import Blame
 from agent.world import World
 
 if TYPE_CHECKING:
@@ -88,6 +90,10 @@ class Asleep:
 
     def forecasts(self) -> list[tuple[Forecast, str]]:
         """Nobody looks ahead."""
+        return []
+
+    def models(self) -> list[tuple[ModelFacts, tuple[Blame, ...]]]:
+        """Nobody counts rows."""
         return []
 
     def faults(self) -> list[str]:

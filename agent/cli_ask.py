@@ -88,6 +88,28 @@ def why(
 
 
 @command(
+    example=("homeostat models", "homeostat models fraud"),
+    then="homeostat why ID, where an incident is open for it",
+)
+def models(
+    *,
+    model: Annotated[str, typer.Argument(help="Name of one model; default: all.")] = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how good the models are, what has moved, and what may be to blame.
+
+    Figures come with bounds that hold however often you look. Needs the running daemon.
+    """
+    from agent import cli_models
+
+    _, folder = where(config, state)
+    found = control.Control(folder).get("/api/models", model=model)
+    emit(found, as_json, lambda said: cli_models.models(said, closely=bool(model)))
+
+
+@command(
     example=("homeostat forecast", "homeostat forecast web-1 --all"),
     then="homeostat why ID, where one is told already",
 )

@@ -53,6 +53,9 @@ from agent.model import (
     Series,
     entity,
 )
+from agent.model_views import ModelView, model_view
+from agent.models import ModelFacts
+from agent.models.cause import Blame
 from agent.units import read_duration
 from agent.views import (
     ChangeView,
@@ -288,6 +291,10 @@ class Hooks(Protocol):
 
     def forecasts(self) -> list[tuple[Forecast, str]]:
         """What is foretold, and what stands open because of it: "", "warning" or "page"."""
+        ...
+
+    def models(self) -> list[tuple[ModelFacts, tuple[Blame, ...]]]:
+        """What is known of each model, and what may be to blame."""
         ...
 
     def faults(self) -> list[str]:
@@ -540,6 +547,18 @@ class Desk:
     def playbooks(self) -> list[PlaybookView]:
         """Return the playbooks that are loaded and how far they may go."""
         return self.hooks.playbooks()
+
+    def models(self, model: str = "") -> list[ModelView]:
+        """Return what is known of the models (of one). Raises NotThere."""
+        found = [
+            model_view(facts, suspects)
+            for facts, suspects in self.hooks.models()
+            if not model or facts.model == model
+        ]
+        if model and not found:
+            known = ", ".join(f.model for f, _ in self.hooks.models()) or "none yet"
+            raise NotThere(f"no rows of a model {model} were seen; known: {known}")
+        return found
 
     def forecasts(self, entity_: str = "") -> list[ForecastView]:
         """Return what fills, leaks or ages (of one entity): what is full soonest first. Raises NotThere, Refused."""

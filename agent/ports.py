@@ -570,7 +570,7 @@ class RelationChange:
     """What speaks for a changed relation between inputs and labels, and since when.
 
     what       error, better, overconfident, underconfident, surprise, or the name of a slicing
-    value      number of the value of the slicing; None = all rows
+    value      of the slicing; "" = all rows
     since      unix seconds after which it began
     rows       labelled rows of it since then
     before, after   mean loss before that and since
@@ -578,7 +578,7 @@ class RelationChange:
     """
 
     what: str
-    value: int | None
+    value: str
     since: float
     rows: int
     before: float
@@ -593,7 +593,7 @@ class Judged:
     changed    evidence and size of a changed relation together
     evidence   log10 of the e-value by which it passes what is enough; below 0 it is not
     expected   accuracy without labels, with 90 %; unknown says why there is none
-    figures    name -> figure of all rows with 95 % bounds; gaps, slices likewise: `SLICING/KIND`, `SLICING/NUMBER`
+    figures    name -> figure of all rows with 95 % bounds; gaps, slices likewise: by (slicing, kind) and (slicing, value)
     """
 
     changed: bool
@@ -602,8 +602,8 @@ class Judged:
     expected: Band
     unknown: str
     figures: Mapping[str, Band]
-    gaps: Mapping[str, Band]
-    slices: Mapping[str, Band]
+    gaps: Mapping[tuple[str, str], Band]
+    slices: Mapping[tuple[str, str], Band]
     learning: bool
 
     @staticmethod
@@ -631,7 +631,9 @@ class LabelledRows:
 
 
 class LabelledDrift(Protocol):
-    """Late labels of one model version; registered with `@registry.drift`, made with `(Config(...), slicings)`.
+    """Late labels of one model version; registered with `@registry.drift`.
+
+    Made with `(Config(...), slicings)`: name and values of each.
 
     Columnar, constant memory, no clock, no I/O, no log. `positive` is the class of precision and recall where there
     are two classes, else None.

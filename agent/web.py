@@ -37,6 +37,9 @@ from agent.inlets import SMALL, Inlets, mounted
 from agent.intake import FORWARD, Counting, Intake
 from agent.life import Event
 from agent.model import Change, FloatArray, Incident, Run, Series
+from agent.model_views import ModelView
+from agent.models import ModelFacts
+from agent.models.cause import Blame, blame
 from agent.telemetry import Telemetry
 from agent.units import Model
 from agent.views import (
@@ -91,6 +94,11 @@ class _Span(Model):
 class _Of(Model):
     entity: Annotated[str, Field(max_length=300)] = ""
     """Entity id or a unique part of its name; empty = all."""
+
+
+class _OfModel(Model):
+    model: Annotated[str, Field(max_length=300)] = ""
+    """Name of the model; empty = all."""
 
 
 class _Approve(Model):
@@ -206,6 +214,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.tell_change(a.person, _told(desk, a.body)), body=_Change, returns=ToldView),
         Way("GET", "/api/chart", "chart", "see", "One series over a time, with the band that was expected.",
             lambda a: desk.chart(a.query.series, a.query.start, a.query.end), query=_Span, returns=ChartView),
+        Way("GET", "/api/models", "models", "see", "What is known of each model: quality, drift, slices, suspects.",
+            lambda a: desk.models(a.query.model), query=_OfModel, returns=list[ModelView]),
         Way("GET", "/api/forecasts", "forecasts", "see", "What fills, leaks or ages, and when it reaches its limit.",
             lambda a: desk.forecasts(a.query.entity), query=_Of, returns=list[ForecastView]),
         Way("GET", "/api/sources", "sources", "see", "Our eyes: fresh, blind, learning since.",
@@ -359,6 +369,13 @@ class Living:
             (f, "" if s not in told else "page" if told[s].page else "warning")
             for s, f in self._daemon.forecasts.found.items()
         ]
+
+    def models(self) -> list[tuple[ModelFacts, tuple[Blame, ...]]]:
+        """What is known of each model, and what may be to blame."""
+        watch = self._daemon.models
+        found = [watch.facts(name) for name in watch.models]
+        now = self.now()
+        return [(facts, blame(facts, now)) for facts in found if facts is not None]
 
     def faults(self) -> list[str]:
         """What a person must mend."""

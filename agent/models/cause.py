@@ -104,7 +104,7 @@ def _relation(facts: ModelFacts) -> Blame:
             "label.bad", (), _evidence(facts), "labels are of one class, predictions are not"
         )
     changes = [c for c in facts.judged.changes if c.what != "better"]
-    where = next((c for c in changes if c.value is not None), None)
+    where = next((c for c in changes if c.value), None)
     names = (where.what,) if where is not None and len(changes) <= _STUCK else ()
     text = "labels say worse, inputs look as ever"
     if changes:
@@ -119,4 +119,5 @@ def _one_sided(facts: ModelFacts) -> bool:
 
 
 def _evidence(facts: ModelFacts) -> float:
-    return max(facts.judged.evidence, 0.0 if facts.quality_lost else -math.inf)
+    proven = facts.quality_lost or facts.worse_than_previous
+    return max(facts.judged.evidence, 0.0 if proven else -math.inf)

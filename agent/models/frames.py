@@ -11,8 +11,8 @@ import numpy as np
 from agent.model import Edge, Entity, FloatArray, IntArray, Series, Sighting
 from agent.models.facts import ModelFacts, VersionFacts
 from agent.models.numbers import OF_VERSION, SERVICE, Numbers
-from agent.models.state import SURE_NAMES, ModelState, Tenure, VersionState
-from agent.ports import Band, FeatureDrift, Judged
+from agent.models.state import ModelState, Tenure, VersionState
+from agent.ports import FeatureDrift, Judged
 from agent.rings import delay_quantile
 
 _MODEL: Final = (
@@ -99,29 +99,14 @@ def more_of(model: ModelState) -> tuple[tuple[tuple[str, Labels], ...], FloatArr
         }
     for name, band in found.figures.items():
         values[_FIGURES[name], ()] = band.value
-    for name, band in found.gaps.items():
-        group, _, kind = name.rpartition("/")
+    for (group, kind), band in found.gaps.items():
         values["model.fairness_gap_ratio", (("group", group), ("kind", kind))] = band.value
     if not model.regression:
-        for (name, value), band in slices_of(model, found).items():
+        for (name, value), band in found.slices.items():
             values["model.slice_accuracy_ratio", (("slice", name), ("value", value))] = band.value
     model.shown |= dict.fromkeys(values)
     keys = tuple(sorted(model.shown))
     return keys, np.array([values.get(key, math.nan) for key in keys])
-
-
-def slices_of(model: ModelState, found: Judged) -> dict[tuple[str, str], Band]:
-    """Return accuracy (or mean error) by slicing and value, both by name."""
-    drift = drift_of(model)
-    names = dict(drift.slicings) if drift is not None else {}
-    names["confidence"] = SURE_NAMES
-    out = {}
-    for slot, band in found.slices.items():
-        name, _, number = slot.rpartition("/")
-        values = names.get(name, ())
-        if int(number) < len(values):
-            out[name, values[int(number)]] = band
-    return out
 
 
 def model_row(model: ModelState, numbers: Numbers, now: float) -> FloatArray:

@@ -110,8 +110,7 @@ class Tenures:
             window=config.window, min_rows=config.min_rows, quiet=config.quiet,
             tolerance=config.tolerance, protected=tuple(config.protected),
         )  # fmt: skip
-        slices = [(name, len(values)) for name, values in drift.slicings]
-        made: LabelledDrift = cls(settings, [*slices, ("confidence", len(SURE_NAMES))])
+        made: LabelledDrift = cls(settings, [*drift.slicings, ("confidence", SURE_NAMES)])
         return made
 
     def _read_quality(self, model: ModelState, version: VersionState) -> None:

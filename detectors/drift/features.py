@@ -325,7 +325,7 @@ class Features:
                 (sized >= Watch.enough(sized)).astype(np.float64),
             ]
         )
-        self._table[np.ix_(~known, (0, 1, 2, 4))] = np.nan
+        self._table[np.ix_(~known, (0, 1, 2, 4, 5, 6))] = np.nan
         self._table[~self._ref.numeric, 1] = np.nan
         return self._table
 

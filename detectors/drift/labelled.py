@@ -28,7 +28,7 @@ from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Band, Judged, LabelledRows, RelationChange
 from agent.units import Duration, Model, Ratio
-from detectors.drift.concept import Concept
+from detectors.drift.concept import Change, Concept
 from detectors.drift.errors import Ranks
 from detectors.drift.estimate import LEAST_ROWS, WIDTH, Estimate, Expected
 from detectors.drift.quality import MOST_CLASSES, ClassQuality, Gap, NumberQuality
@@ -51,13 +51,14 @@ _MANY: Final = {"precision": "macro_precision", "recall": "macro_recall", "f1": 
 """The same where there are more than two classes."""
 
 Quality = ClassQuality | NumberQuality
+_Bands = Mapping[tuple[str, str], Band]
 
 
 @registry.drift("labelled")
 class Labelled:
     """See the module.
 
-    slices   (name, number of values) of each slicing, in the order in which rows bring their values
+    slices   (name, values) of each slicing, in the order in which rows bring numbers of these values
     """
 
     class Config(Model):
@@ -74,10 +75,10 @@ class Labelled:
         protected: tuple[str, ...] = ()
         """Slicings whose values are groups that must not be treated differently."""
 
-    def __init__(self, config: Config, slices: Sequence[tuple[str, int]] = ()) -> None:
+    def __init__(self, config: Config, slices: Sequence[tuple[str, Sequence[str]]] = ()) -> None:
         self.config = config
-        self.slices = tuple((str(name), int(values)) for name, values in slices)
-        self._cells = np.cumsum([0, *(values for _, values in self.slices)])
+        self.slices = tuple((str(name), tuple(map(str, values))) for name, values in slices)
+        self._cells = np.cumsum([0, *(len(values) for _, values in self.slices)])
         self._concept = self._relation(1e6)
         self._estimate = Estimate()
         self._ready = False  # the estimate has something to go by
@@ -99,7 +100,8 @@ class Labelled:
 
     def _relation(self, every: float) -> Concept:
         size = self.config.tolerance
-        return Concept(Concept.Config(every=every, size=size), self.slices)
+        slices = [(name, len(values)) for name, values in self.slices]
+        return Concept(Concept.Config(every=every, size=size), slices)
 
     # ---- the reference
 
@@ -246,11 +248,11 @@ class Labelled:
         )  # fmt: skip
         return self._judged
 
-    @staticmethod
-    def _change(c: Any) -> RelationChange:
-        return RelationChange(c.what, c.value, c.since, c.rows, c.before, c.after, c.evidence)
+    def _change(self, c: Change) -> RelationChange:
+        value = "" if c.value is None else dict(self.slices)[c.what][c.value]
+        return RelationChange(c.what, value, c.since, c.rows, c.before, c.after, c.evidence)
 
-    def _figures(self) -> tuple[Mapping[str, Band], Mapping[str, Band], Mapping[str, Band]]:
+    def _figures(self) -> tuple[Mapping[str, Band], _Bands, _Bands]:
         """Return figures of all rows, gaps between protected groups, and accuracy (or MAE) of each slice."""
         if not self._quality:
             return {}, {}, {}
@@ -265,17 +267,18 @@ class Labelled:
             for name, key in names.items()
             if key in found and not math.isnan(found[key].value[0])
         }
-        gaps: dict[str, Band] = {}
+        gaps: dict[tuple[str, str], Band] = {}
         main = whole.main(least=self.config.min_rows)
-        worst: dict[str, Band] = {}
+        worst: dict[tuple[str, str], Band] = {}
         for i, (name, values) in enumerate(self.slices):
-            slots = range(int(self._cells[i]) + 1, int(self._cells[i]) + 1 + values)
+            first = int(self._cells[i]) + 1
+            slots = range(first, first + len(values))
             if name in self.config.protected:
                 for kind, gap in whole.gaps(list(slots), least=self.config.min_rows).items():
-                    gaps[f"{name}/{kind}"] = _gap(gap)
-            for value, slot in enumerate(slots):
+                    gaps[name, kind] = _gap(gap)
+            for value, slot in zip(values, slots, strict=True):
                 if not math.isnan(main.value[slot]):
-                    worst[f"{name}/{value}"] = Band(
+                    worst[name, value] = Band(
                         float(main.value[slot]), float(main.low[slot]), float(main.high[slot])
                     )
         return figures, gaps, worst
@@ -291,11 +294,12 @@ class Labelled:
         """Return the state; `load(dump())` = never stopped."""
         j = self._judged
         meta = {
-            "slices": [list(one) for one in self.slices], "ready": self._ready, "fresh": self._fresh,
+            "slices": [[name, list(values)] for name, values in self.slices],
+            "ready": self._ready, "fresh": self._fresh,
             "numbers": [self._at, self._labels, self._bucket, *map(_json, (self._began, self._due))],
             "every": self._concept.config.every, "shape": list(self._shape),
             "buckets": [number for number, _ in self._quality],
-            "bands": [{k: [_json(x) for x in astuple(v)] for k, v in d.items()} for d in (j.figures, j.gaps, j.slices)],
+            "bands": [[[k, *map(_json, astuple(v))] for k, v in d.items()] for d in (j.figures, j.gaps, j.slices)],
         }  # fmt: skip
         arrays: dict[str, npt.NDArray[Any]] = {
             "concept": _bytes(self._concept.dump()), "estimate": _bytes(self._estimate.dump()),
@@ -312,7 +316,7 @@ class Labelled:
         meta, arrays = checkpoint.read("labelled", _VERSION, state)
         fresh = Labelled(self.config, self.slices)
         try:
-            if [tuple(one) for one in meta["slices"]] != list(self.slices):
+            if [(name, tuple(values)) for name, values in meta["slices"]] != list(self.slices):
                 raise Refused("state of labels is of other slices: it is learnt anew")
             fresh._concept.expect(float(meta["every"]))
             fresh._concept.load(arrays["concept"].tobytes())
@@ -328,11 +332,11 @@ class Labelled:
                 quality = fresh._new()
                 quality.load(arrays[f"quality{i}"].tobytes())
                 fresh._quality.append((int(number), quality))
-            figures, gaps, slices = (
-                {str(k): Band(*(math.nan if x is None else float(x) for x in v)) for k, v in d.items()}
-                for d in meta["bands"]
+            said, gaps, slices = meta["bands"]
+            fresh._judged = replace(
+                fresh._judged, figures={str(k): Band(*map(_float, v)) for k, *v in said},
+                gaps=_kept(gaps), slices=_kept(slices),
             )  # fmt: skip
-            fresh._judged = replace(fresh._judged, figures=figures, gaps=gaps, slices=slices)
             if arrays["counts"].shape != self._counts.shape or arrays["first"].shape[0] != 3:
                 raise Refused("state of labels does not fit: it is learnt anew")
             fresh._counts = arrays["counts"]
@@ -348,6 +352,14 @@ class Labelled:
 
 def _bytes(state: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(state, dtype=np.uint8)
+
+
+def _kept(bands: Any) -> _Bands:
+    return {(str(a), str(b)): Band(*map(_float, v)) for (a, b), *v in bands}
+
+
+def _float(x: float | None) -> float:
+    return math.nan if x is None else float(x)
 
 
 def _json(x: float) -> float | None:

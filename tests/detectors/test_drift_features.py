@@ -59,7 +59,7 @@ def test_it_is_registered_and_empty_until_it_knows_something():
     assert drift.get("features") is Features
     f = Features(CONFIG)
     assert f.names == ()
-    assert f.judge(0.0).shape == (0, 5)
+    assert f.judge(0.0).shape == (0, 7)
     assert f.states() == ()
 
 

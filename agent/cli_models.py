@@ -1,0 +1,97 @@
+"""What `homeostat models` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import Group
+from rich.text import Text
+
+from agent.cli_show import _console, _table
+from agent.units import say, say_duration
+
+_WHOLE: Final = frozenset({"mae", "rmse", "bias", "log_loss"})
+"""Figures that are no shares."""
+_MOST: Final = 12
+
+
+def models(found: Sequence[Any], *, closely: bool) -> None:
+    """Show the models, each in some lines; closely: with slices, gaps and features."""
+    out = _console()
+    if not found:
+        out.print("no predictions were logged yet; see docs/logging-predictions.md")
+    for one in found:
+        out.print(Group(*_lines(one, closely=closely)))
+
+
+def _lines(m: Any, *, closely: bool) -> list[Any]:
+    serving = ", ".join(v["version"] or "no version" for v in m["serving"]) or "nothing serves"
+    lines: list[Any] = [Text.assemble((m["model"], "bold"), f"  {serving}")]
+    lines.append(Text(f"  accuracy   {_band(m['accuracy'])}{_against(m)}"))
+    if m["expected"]["value"] is not None:
+        lines.append(Text(f"  expected   {_band(m['expected'])} without labels"))
+    elif m["unknown"]:
+        lines.append(Text(f"  expected   can not be told: {m['unknown']}", style="dim"))
+    labels = "none yet" if m["label_coverage"] is None else f"{m['label_coverage']:.0%} of the rows"
+    late = f", after {say_duration(m['label_delay_s'])}" if m["label_delay_s"] is not None else ""
+    lines.append(Text(f"  labels     {labels}{late}"))
+    if m["figures"]:
+        shown = ", ".join(f"{k} {_number(k, v['value'])}" for k, v in m["figures"].items())
+        lines.append(Text(f"  figures    {shown}"))
+    lines += [Text(f"  {s['cause']}: {s['reason']}", style="yellow") for s in m["suspects"]]
+    if not m["suspects"]:
+        calm = "it is learning what is usual" if m["learning"] else "nothing has moved far enough"
+        lines.append(Text(f"  {calm}", style="dim"))
+    if closely:
+        lines += _closely(m)
+    return lines
+
+
+def _closely(m: Any) -> list[Any]:
+    out: list[Any] = []
+    if m["features"]:
+        table = _table("feature", "drifted", "evidence", "PSI", "missing", "contract")
+        for f in m["features"][:_MOST]:
+            table.add_row(
+                f["name"], "yes" if f["drifted"] else "", _plain(f["evidence"], ".1f"),
+                _plain(f["psi"], ".2f"), _plain(f["missing"], ".1%"), f["broken"] or "kept",
+            )  # fmt: skip
+        out.append(table)
+    if m["slices"]:
+        table = _table("slice", "accuracy", "between")
+        worst = sorted(m["slices"].items(), key=lambda item: item[1]["value"] or 0.0)
+        for name, band in worst[:_MOST]:
+            table.add_row(name, _plain(band["value"], ".3f"), _between(band))
+        out.append(table)
+    if m["gaps"]:
+        table = _table("groups", "gap", "between")
+        for name, band in m["gaps"].items():
+            table.add_row(name, _plain(band["value"], ".3f"), _between(band))
+        out.append(table)
+    return out
+
+
+def _against(m: Any) -> str:
+    usual = m["reference_accuracy"]
+    return "" if usual is None else f", reference {say(usual, 'ratio')}"
+
+
+def _band(band: Any) -> str:
+    if band["value"] is None:
+        return "not known yet"
+    return f"{say(band['value'], 'ratio')} ({_between(band)})"
+
+
+def _between(band: Any) -> str:
+    if band["low"] is None or band["high"] is None:
+        return "-"
+    return f"{band['low']:.3f} to {band['high']:.3f}"
+
+
+def _number(name: str, x: float | None) -> str:
+    return _plain(x, ".4g" if name in _WHOLE else ".3f")
+
+
+def _plain(x: float | None, form: str) -> str:
+    return "-" if x is None else format(x, form)
