@@ -1,6 +1,6 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian bench bench-agent bench-crash bench-detect bench-drift bench-forecast bench-live bench-rca readme dist clean
+.PHONY: help run demo test check setup debian bench bench-agent bench-crash bench-detect bench-drift bench-forecast bench-ingest bench-live bench-rca readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -60,6 +60,9 @@ bench-rca: .venv/bench ## root causes on labelled incidents (HOMEOSTAT_BENCH_DAT
 
 bench-drift: .venv/bench build/rivals build/nannyml build/evidently ## drift, causes, unlabelled accuracy and cost, beside rivals
 	$(BIN)/python tests/bench/drift.py $(ARGS)
+
+bench-ingest: .venv/all ## predictions over HTTP: records a second, and how late ticks get
+	$(BIN)/python tests/bench/ingest.py $(ARGS)
 
 bench-forecast: .venv/all ## forecasts of made-up fills, beside Prometheus' predict_linear
 	$(BIN)/python tests/bench/forecast.py $(ARGS)

@@ -62,6 +62,9 @@ BUILT_IN: Final = (
     Limit("service.up", 0.5, math.nan, 3.0, ("service:*",), name="service does not answer", harm=True),
     Limit("model.quality_lost", math.nan, 0.5, 0.0, ("model:*",), name="quality lost", harm=True),
     Limit("model.worse_than_previous", math.nan, 0.5, 0.0, ("model:*",), name="worse version", harm=True),
+    Limit("model.run_missed", math.nan, 0.5, 0.0, ("model:*",), name="batch run missed", harm=True),
+    Limit("model.run_short", math.nan, 0.5, 0.0, ("model:*",), name="batch run short", harm=True),
+    Limit("model.run_schema_wrong", math.nan, 0.5, 0.0, ("model:*",), name="batch run of another schema", harm=True),
     Limit("feature.contract_broken", math.nan, 0.5, 0.0, ("feature:*",), name="data contract", harm=True),
 )  # fmt: skip
 """Physical limits and contracts that hold without anybody stating them.

@@ -458,7 +458,7 @@ class FeatureState:
     rows           effective rows behind the newest numbers
     scale          median magnitude against that of the reference
     broken, reason, since   whether its contract is broken, how (`missing 40 %`, `scale x0.01`), since when
-    evidence       log10 of the e-value against "as the reference, give or take"
+    evidence       log10 of the e-value against "as the reference"; 0 is what the bearable rate of false alarms asks for
     drifted        evidence and size together
     """
 
@@ -593,7 +593,7 @@ class Judged:
     changed    evidence and size of a changed relation together
     evidence   log10 of the e-value by which it passes what is enough; below 0 it is not
     expected   accuracy without labels, with 90 %; unknown says why there is none
-    figures    name -> figure of all rows with 95 % bounds; gaps, slices likewise: by (slicing, kind) and (slicing, value)
+    figures    name -> figure of all rows with 95 % bounds; gaps by (slicing, kind), slices by (slicing, value)
     """
 
     changed: bool
