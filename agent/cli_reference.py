@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -48,13 +48,10 @@ def make(
     quantiles, never rows; values of categories stand in it.
     """
     from agent import registry
-    from agent.reference import Maker, RowFiles, write_json
+    from agent.reference import Maker, reader_of_rows, write_json
 
     registry.load()
-    reader = cast(
-        "RowFiles",
-        next(c for n in registry.connector if hasattr(c := registry.connector.get(n), "rows_of")),
-    )
+    reader = reader_of_rows()
     given = dict(_pair(one) for one in column or ())
     if out.exists() and not force:
         raise Refused(f"{out} is there; write over it with --force")

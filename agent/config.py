@@ -135,6 +135,8 @@ class WatchModels(Model):
     """Most predictions that wait for labels, 44 bytes each; the oldest go first."""
     quiet: Duration = 90 * 86_400.0
     """Between two false alarms of drift, for each model and kind: at least this long on average."""
+    reference: dict[str, Path] = {}
+    """Model, or `model/version` -> file of the rows it was trained on, with labels: parquet, CSV or JSON lines."""
     protected: list[str] = []
     """Features whose values are groups that must not be treated differently: gaps between them become metrics."""
     tolerance: Ratio = 0.03

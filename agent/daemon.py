@@ -27,7 +27,7 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, forecasts, guard, registry, web
+from agent import __version__, forecasts, guard, reference, registry, web
 from agent.budget import Ledger, Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -225,7 +225,10 @@ class Daemon:
         self.collector = Collector(cpu_budget=config.cpu_budget)
         self.connectors = Connectors(config, state)
         self.binding = Binding(config.services, self.host)
-        self.models = ModelWatch(config.models, self._reference, self._serves)
+        self.models = ModelWatch(config.models, self._reference, self._serves, self._made_with)
+        self._references: dict[str, tuple[PredictionBatch, list[Any]]] = {}
+        self.unread: dict[str, str] = {}
+        """References that could not be read, and why."""
         self.correlator = _correlator(config, self.world)
         self.runner = Runner(
             state / "runs.sqlite",
@@ -383,6 +386,7 @@ class Daemon:
         self.connectors.build()
         self.world.topology.take(Sighting(self.host))
         self._map()
+        await self._read_references()
         self._start_sources()
         self._load_state()
         site = await web.start(self)
@@ -653,6 +657,21 @@ class Daemon:
                 if found is not None:
                     return found
         return None
+
+    def _made_with(self, model: str, version: str) -> tuple[PredictionBatch, list[Any]] | None:
+        return self._references.get(f"{model}/{version}") or self._references.get(model)
+
+    async def _read_references(self) -> None:
+        """Read the rows that models were made with, beside the loop; what can not be read is said, and learnt."""
+        for name, path in self.config.models.reference.items():
+            try:
+                reader = reference.reader_of_rows()
+                self._references[name] = await asyncio.to_thread(
+                    reference.read_rows, path, reader, name.partition("/")[0]
+                )
+            except (OSError, ValueError, AgentError) as error:
+                self.unread[name] = f"{path}: {error}; its first rows become one"
+                log.warning("reference_not_read", model=name, file=str(path), error=str(error))
 
     def _serves(self, model: str) -> str | None:
         return next((s.id for s in self.config.services if model in s.models), None)

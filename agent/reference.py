@@ -16,19 +16,23 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
+from agent import registry
 from agent.errors import Refused
 from agent.model import FloatArray
 from agent.ports import PredictionBatch
 from agent.roles import Guess
 
 SAMPLE_ROWS: Final = 50_000
+MOST_ROWS: Final = 20_000
+"""Of a reference that is kept as rows for a while: the newest."""
 _BINS: Final = 20
 _MOST_VALUES: Final = 10_000
 _KEPT_VALUES: Final = 1000
@@ -48,6 +52,15 @@ class RowFiles(Protocol):
     def guesses_of(path: Path, columns: Mapping[str, str]) -> tuple[Guess, ...]:
         """Return the roles of its columns."""
         ...
+
+
+def reader_of_rows() -> type[RowFiles]:
+    """Return the connector that reads files of rows; raises Refused where none is installed."""
+    for name in registry.connector:
+        found = registry.connector.get(name)
+        if hasattr(found, "rows_of"):
+            return cast("type[RowFiles]", found)
+    raise Refused("no connector here reads files of rows")
 
 
 class _Numbers:
@@ -199,6 +212,39 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return str(value)
+
+
+def read_rows(
+    path: Path, reader: type[RowFiles], model: str, most: int = MOST_ROWS
+) -> tuple[PredictionBatch, list[Any]]:
+    """Return the last rows of a file, in its order, and their truth (None = no label); blocks as long as it takes.
+
+    Raises OSError, ValueError or Refused.
+    """
+    kept: deque[tuple[PredictionBatch, list[Any]]] = deque()
+    rows = 0
+    for batch, truth in reader.rows_of(path, {}, model, ""):
+        kept.append((batch, truth))
+        rows += len(truth)
+        while rows - len(kept[0][1]) >= most:
+            rows -= len(kept.popleft()[1])
+    if not kept:
+        raise Refused(f"{path} has no rows: a reference is made of some thousand")
+    first = kept[0][0]
+
+    def whole(get: Callable[[PredictionBatch], Any]) -> Any:
+        return np.concatenate([np.asarray(get(batch)) for batch, _ in kept])
+
+    names = [n for n in first.features if all(n in batch.features for batch, _ in kept)]
+    return replace(
+        first,
+        ts=whole(lambda b: b.ts), ids=("",) * rows,
+        features={n: np.concatenate([np.asarray(b.features[n]) for b, _ in kept]) for n in names},
+        pred=None if first.pred is None else whole(lambda b: b.pred),
+        proba=whole(lambda b: b.proba), latency_s=whole(lambda b: b.latency_s),
+        processing_s=whole(lambda b: b.processing_s), status=whole(lambda b: b.status),
+        traces=(), classes=(), shares=None, tags={}, tokens_in=None, tokens_out=None, ttft_s=None, finish=None,
+    ), [label for _, truth in kept for label in truth]  # fmt: skip
 
 
 def read_json(path: Path) -> dict[str, Any]:

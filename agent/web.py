@@ -382,6 +382,7 @@ class Living:
         d = self._daemon
         out = [f"history: {d.history.fault}"] if d.history.fault else []
         out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
+        out += [f"reference of {name}: {why}" for name, why in sorted(d.unread.items())]
         if d.intake is not None and d.intake.fault:
             out.append(d.intake.fault)
         if d.memory.strange:

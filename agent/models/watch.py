@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -66,6 +67,7 @@ class ModelWatch:
     config      windows and limits
     reference   (model, version) -> its reference.json, None when there is none (yet)
     serves      model -> id of the service that it runs in; None = its traffic is nobody's
+    rows        (model, version) -> rows that it was made with, and their truth; None = there are none
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class ModelWatch:
         config: WatchModels,
         reference: Callable[[str, str], Mapping[str, Any] | None],
         serves: Callable[[str], str | None],
+        rows: Callable[[str, str], tuple[PredictionBatch, Sequence[Any]] | None] | None = None,
     ) -> None:
         self.config = config
+        self._rows = rows
         self._numbers = Numbers(config)
         self._tenures = Tenures(config, reference, self._numbers)
         self._table = frames.Table()
@@ -175,6 +179,10 @@ class ModelWatch:
         whole = rows == len(ts)
         at = slice(None) if whole else ok
         newest = float(ts[at].max())
+        if self._rows is not None and batch.version not in model.versions:
+            made = self._rows(model.name, batch.version)
+            if made is not None:
+                self.fit(replace(made[0], model=model.name, version=batch.version), made[1])
         version = self._tenures.version(model, batch.version, self._now)
         tenure = self._tenures.tenure(model, version, float(ts[at].min()), newest)
         said = self._classes_of(model, version, batch.pred, at, rows)
