@@ -36,6 +36,9 @@ PRIOR_DEVIATIONS: Final = 8.0
 again for each factor of ten by which the budget asks it to be rarer."""
 _PRIOR_ROWS: Final = 60
 """Before so many rows not even the prior speaks."""
+_PRIOR_LASTS_S: Final = 20.0
+"""So long it must have been so far out: in a short history every burst is new, what stays is news. In an hour of
+ordinary work on a host nothing stayed; the faults did."""
 _PRIOR_TOKENS: Final = 3.0
 """Most anomalies of a source that the prior may name at once."""
 MOST_CARRIERS: Final = 6
@@ -176,6 +179,9 @@ class Watch:
         self._detector: Detector | None = None
         self._excursions = Excursions(0, step_s)
         self._tokens = _PRIOR_TOKENS
+        self._prior_rows = max(1, math.ceil(_PRIOR_LASTS_S / step_s))
+        self._far: IntArray = np.zeros(0, dtype=np.int64)
+        """Rows (n,) in a row that the prior has found far out."""
         self._episodes: dict[Series, _Episode] = {}
         self._broken = _Broken.lay((), ())
         self._last = -math.inf
@@ -297,6 +303,7 @@ class Watch:
         self._tokens = min(self._tokens + ledger.series_rate * days, _PRIOR_TOKENS)
         with np.errstate(invalid="ignore"):
             at_floor = ~hot & (p <= 1.0 / max(30.0, 15.0 * self.rows))
+        before, self._far = self._far, np.zeros(len(p), dtype=np.int64)
         if self.rows <= _PRIOR_ROWS or not at_floor.any() or self._detector is None:
             return whys
         for i in map(int, np.flatnonzero(at_floor)):
@@ -304,19 +311,25 @@ class Watch:
             rarer = max(1.0, self._weights[i] / (self._shares[i] * ledger.tightness))
             if why.deviations >= PRIOR_DEVIATIONS * (1.0 + math.log10(rarer)):
                 whys[i] = why
-        hot[list(whys)] = True
+        far = list(whys)
+        hot[far] = True
+        self._far[far] = before[far] + 1
         return whys
 
     def _afford(self, whys: dict[int, Why], hot: BoolArray) -> None:
         """Take out of `hot` (n,) what the prior would name beyond its tokens: the least far out of those that begin."""
         begin = [
             i for i in whys
-            if self._excursions.hot[i] and self._series[i] not in self._episodes
+            if self._lasts(i) and self._excursions.hot[i] and self._series[i] not in self._episodes
         ]  # fmt: skip
         begin.sort(key=lambda i: -whys[i].deviations)
         many = int(self._tokens)
         hot[begin[many:]] = False
         self._tokens -= len(begin[:many])
+
+    def _lasts(self, i: int) -> bool:
+        """Tell whether what the prior finds far out has been so for long enough to be named."""
+        return bool(self._far[i] >= self._prior_rows)
 
     def _together(self, frame: Frame, p: FloatArray, hot: BoolArray) -> None:
         """Let the groups that are abnormal name the series that carry it.
@@ -360,6 +373,8 @@ class Watch:
         for i in map(int, begin):
             series = self._series[i]
             episode = self._episodes.get(series)
+            if episode is None and named is None and i in whys and not self._lasts(i):
+                continue
             if episode is None:
                 why = whys.get(i) or detector.explain(i)
                 onset = frame.ts - self.step_s
@@ -405,6 +420,8 @@ class Watch:
                 self._detector.set_traits(traits_of(series, self._topology))
             self._share_out(series)
         self._excursions.remap(old)
+        far, self._far = self._far, np.zeros(len(old), dtype=np.int64)
+        self._far[old >= 0] = far[old[old >= 0]]
         broken, stood = _Broken.lay(series, self._limits), self._broken
         was = {
             (limit, self._series[int(c)]): i

@@ -23,8 +23,8 @@ _RELEASE_S: Final = 3600.0
 _STUCK: Final = 2
 """So many features that stand still at once are no contract: what feeds them has stopped."""
 _ONE_CLASS: Final = 0.02
-_STEPPED: Final = 0.15
-_STILL: Final = 0.03
+_TURNED: Final = 0.1
+_KNEW: Final = 0.65
 _ALIKE: Final = 0.08
 
 
@@ -47,7 +47,7 @@ class Blame:
 def blame(facts: ModelFacts, now: float, release_s: float = _RELEASE_S) -> tuple[Blame, ...]:
     """Return the suspects, the likeliest first; () = nothing is beyond its limit."""
     out = _contract(facts)
-    worse = bool(facts.quality_lost or facts.worse_than_previous or facts.judged.changed)
+    worse = bool(facts.worse_than_previous or facts.judged.changed)
     moved = tuple(f for f in facts.drifted if f.drifted and f.used)
     released = _released(facts, now, release_s)
     if worse and released and not moved:
@@ -97,12 +97,9 @@ def _data(facts: ModelFacts, states: Sequence[FeatureState]) -> Blame:
 
 
 def _relation(facts: ModelFacts) -> Blame:
-    labels, said = facts.label_shift, facts.prediction_shift
-    # shares of what was the commonest class: all labels of one class, or hardly any of it
-    if abs(labels) > _STEPPED and abs(said) < _STILL and _one_sided(facts):
-        return Blame(
-            "label.bad", (), _evidence(facts), "labels are of one class, predictions are not"
-        )
+    wrong = _labels(facts)
+    if wrong:
+        return Blame("label.bad", (), _evidence(facts), wrong)
     changes = [c for c in facts.judged.changes if c.what != "better"]
     where = next((c for c in changes if c.value), None)
     names = (where.what,) if where is not None and len(changes) <= _STUCK else ()
@@ -113,11 +110,17 @@ def _relation(facts: ModelFacts) -> Blame:
     return Blame("concept.drift", names, _evidence(facts), text)
 
 
-def _one_sided(facts: ModelFacts) -> bool:
-    share = facts.label_share
-    return not math.isnan(share) and min(share, 1.0 - share) < _ONE_CLASS
+def _labels(facts: ModelFacts) -> str:
+    """Say what is wrong with the labels themselves, "" for nothing."""
+    share, usual = facts.label_share, facts.label_usual
+    if min(share, 1.0 - share) < _ONE_CLASS < min(usual, 1.0 - usual) / 2:
+        return "labels have become of one class, predictions have not"
+    # a model that knew something and is now as wrong as it was right: somebody turned the labels round
+    usual, now = facts.reference_accuracy, facts.recent
+    if usual > _KNEW and now < 0.5 and abs(now - (1.0 - usual)) < _TURNED:
+        return f"labels look turned round: {now:.0%} are as predicted, which were {usual:.0%}"
+    return ""
 
 
 def _evidence(facts: ModelFacts) -> float:
-    proven = facts.quality_lost or facts.worse_than_previous
-    return max(facts.judged.evidence, 0.0 if proven else -math.inf)
+    return max(facts.judged.evidence, 0.0 if facts.worse_than_previous else -math.inf)

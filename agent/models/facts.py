@@ -44,7 +44,7 @@ class ModelFacts:
     broken           features with a broken contract, those in use first
     drifted          features by PSI, largest first, at most 10
     label_shift      share of the most common class among labels, less that of the reference
-    label_share      share of the reference's most common class among labels
+    label_share      share of the reference's most common class among the newest labels; label_usual: in the reference
     prediction_shift as label_shift, among predictions
     judged           what labels and confidences say beyond accuracy
     learning         something has no reference yet
@@ -70,6 +70,7 @@ class ModelFacts:
     label_delay_s: float
     label_shift: float
     label_share: float
+    label_usual: float
     prediction_shift: float
     prediction_psi: float
     confidence: float

@@ -73,6 +73,21 @@ class Numbers:
         labelled, right = back[int(enough[0])]
         return float(right / labelled)
 
+    def recent_labels(self, model: ModelState, tenures: Sequence[Tenure]) -> float:
+        """Return the share of the reference's most common class among the newest labels, just `min_rows` of them."""
+        newest = max((t.labels.newest for t in tenures), default=-1)
+        if newest < 0 or model.positive is None:
+            return math.nan
+        sums = np.zeros((self.held, 2 + CLASSES + 1))
+        for t in tenures:
+            sums += t.labels.span(newest - self.held + 1, newest)
+        back = np.cumsum(sums[::-1], axis=0)
+        enough = np.flatnonzero(back[:, 0] >= self.config.min_rows)
+        if not enough.size:
+            return math.nan
+        row = back[int(enough[0])]
+        return float(row[2 + model.positive] / row[0])
+
     def rows_now(self, tenures: Iterable[Tenure], now: float) -> FloatArray:
         """Return the sums of the rows ring over the window that ends now."""
         last = int(now / self.width)

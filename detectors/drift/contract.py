@@ -6,6 +6,7 @@
     scale        one factor lies between all magnitudes then and now: a unit has changed
     stuck        nearly all rows hold one value
     range        rows outside the minimum and maximum of the reference
+    whole        whole numbers alone, where the reference has fractions
 
 Each needs evidence (a Wilson bound at 4 standard deviations, or as many rows as the quartiles need) and size (the
 tolerance), and ends at half of what it began with. Not for: drift, where values stay possible (see `evidence`).
@@ -23,13 +24,17 @@ from agent.model import FloatArray, IntArray
 from agent.units import Model, Ratio
 from detectors.drift.reference import ABOVE, BELOW, MISSING, WRONG, Reference
 
-KINDS: Final = ("", "missing", "type", "scale", "stuck", "range", "new values")
-_MISSING, _TYPE, _SCALE, _STUCK, _RANGE, _NEW = range(1, len(KINDS))
+KINDS: Final = ("", "missing", "type", "scale", "stuck", "range", "new values", "whole numbers")
+_MISSING, _TYPE, _SCALE, _STUCK, _RANGE, _NEW, _WHOLE_NUMBERS = range(1, len(KINDS))
 LOGS: Final = 200
 """Bins of magnitudes: 20 a decade, 5 decades to either side of the reference's median."""
 PER_DECADE: Final = 20
 ZERO: Final = LOGS
 NEGATIVE: Final = LOGS + 1
+WHOLE: Final = LOGS + 2
+MAGNITUDES: Final = LOGS + 3
+"""What is counted of magnitudes: bins of log10, zeros apart, below zero, whole numbers."""
+_MOSTLY_WHOLE, _SELDOM_WHOLE = 0.95, 0.5
 
 _Z: Final = 4.0
 _FACTOR: Final = np.log10(1.5)
@@ -58,7 +63,8 @@ class Now:
     """The newest rows of d features.
 
     shares (d, COLUMNS), rows (d,) effective; magnitudes (d, LOGS) weighted counts of log10 |x|, logs_rows (d,)
-    effective rows behind them; the others are shares of all rows
+    effective rows behind them; the others are shares of all rows; whole_usual (d,) that of whole numbers in the
+    reference, NaN where nobody knows
     """
 
     shares: FloatArray
@@ -66,6 +72,8 @@ class Now:
     magnitudes: FloatArray
     largest_share: FloatArray
     zero_share: FloatArray
+    whole_share: FloatArray
+    whole_usual: FloatArray
     negative_share: FloatArray
     logs_rows: FloatArray
 
@@ -161,8 +169,12 @@ def judge(
 
     # one value before a factor, as one value far off has a factor too; one bin after it, as a factor may put all
     # rows into one bin and still keep their spread
-    order = [missing, types, one_value, scale, one_bin, outside, new]
-    kinds = np.select(order, [_MISSING, _TYPE, _STUCK, _SCALE, _STUCK, _RANGE, _NEW], default=0)
+    with np.errstate(invalid="ignore"):
+        whole = (now.whole_share > _MOSTLY_WHOLE) & (now.whole_usual < _SELDOM_WHOLE)
+    order = [missing, types, one_value, scale, one_bin, outside, new, whole & reference.numeric]
+    kinds = np.select(
+        order, [_MISSING, _TYPE, _STUCK, _SCALE, _STUCK, _RANGE, _NEW, _WHOLE_NUMBERS], default=0
+    )
     return kinds.astype(np.int64), shift
 
 
@@ -179,7 +191,7 @@ def say(kind: int, share: float, shift: float) -> str:
         whole = 10.0 ** round(shift)
         close = abs(shift - round(shift)) < 0.08
         return f"scale x{whole:g}" if close else f"scale x{10.0**shift:.2g}"
-    if name in {"", "stuck"}:
+    if name in {"", "stuck", "whole numbers"}:
         return name
     tens = max(10, 10 * round(10 * share))
     return f"{name} in {tens} % of rows" if name != "missing" else f"missing in {tens} % of rows"

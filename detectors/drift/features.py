@@ -1,6 +1,6 @@
 """The columns of one model version against what it was made with: counts in, states out.
 
-    batch -> columns of the bins (d, n) -> counts (d, COLUMNS) -> fast memory   (half-life 64 rows): contract
+    batch -> columns of the bins (d, n) -> counts (d, COLUMNS) -> newest rows   (64 to 128 of them): contract
                                                                -> slow memory   (half-life in seconds): PSI
                                                                -> watch         evidence and size (see `watch`)
 
@@ -27,7 +27,16 @@ from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Coded, FeatureState
 from agent.units import Duration, Model
 from detectors.drift import contract, pairs, reference
-from detectors.drift.contract import LOGS, NEGATIVE, PER_DECADE, ZERO, Tolerances
+from detectors.drift.contract import (
+    KINDS,
+    LOGS,
+    MAGNITUDES,
+    NEGATIVE,
+    PER_DECADE,
+    WHOLE,
+    ZERO,
+    Tolerances,
+)
 from detectors.drift.estimate import BROKEN, JOINT, OUTSIDE
 from detectors.drift.reference import (
     ABOVE,
@@ -44,6 +53,9 @@ _FAST_ROWS: Final = 64.0
 _LEAST_ROWS: Final = 30.0
 _SMALL: Final = 128
 """Batches up to this are compared with all edges at once; larger ones are searched."""
+_STRETCH: Final = 100
+"""Rows of the reference in which a contract is tried; what breaks so often there is no news."""
+_USUAL_TIMES: Final = 2
 _SAY_AGAIN_S: Final = 3.0
 _FLOOR: Final = 1e-9
 """The least e-value that is told apart from none."""
@@ -98,10 +110,13 @@ class Features:
         self._group_usual = self._grouped(ref.shares)
         self._centre = np.where(np.isnan(ref.quartiles[:, 1]), 0.0, ref.quartiles[:, 1])
         self._watch = Watch(ref, joint if joint is not None else pairs.none(), self.config.quiet)
-        self._fast: FloatArray = np.zeros((d, COLUMNS))
+        # the newest rows, and those before them: while the newest are few
+        self._fast: FloatArray = np.zeros((2, d, COLUMNS))
         self._slow: FloatArray = np.zeros((d, COLUMNS))
-        self._squares: FloatArray = np.zeros((d, 2))  # sums of squared weights, fast and slow
-        self._magnitudes: FloatArray = np.zeros((d, LOGS + 2))
+        self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
+        self._magnitudes: FloatArray = np.zeros((2, d, MAGNITUDES))
+        self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
+        self._whole: FloatArray = np.full(d, np.nan)
         self._last = -math.inf
         self._broken: BoolArray = np.zeros(d, dtype=np.bool_)
         self._kind: IntArray = np.zeros(d, dtype=np.int64)
@@ -155,17 +170,17 @@ class Features:
             counts[~present] = 0.0
             magnitudes[~present] = 0.0
             n[~present] = 0.0
-        fade = 2.0 ** (-rows / _FAST_ROWS)
-        self._fast *= fade
-        self._fast += counts
-        self._magnitudes *= fade
-        self._magnitudes += magnitudes
+        if self._fast[1].sum(axis=1).max(initial=0.0) >= _FAST_ROWS:
+            self._fast[0], self._magnitudes[0] = self._fast[1], self._magnitudes[1]
+            self._fast[1] = self._magnitudes[1] = 0.0
+        self._fast[1] += counts
+        self._magnitudes[1] += magnitudes
         past = max(0.0, ts - self._last)
         age = 2.0 ** (-past / self.config.half_life) if math.isfinite(past) else 0.0
         self._slow *= age
         self._slow += counts
-        self._squares *= (fade * fade, age * age)
-        self._squares += n[:, None]
+        self._squares *= age * age
+        self._squares += n
         self._last = max(self._last, ts)
         self._watch.take(self._last, counts, columns)
         return self._coded(columns, rows)
@@ -237,13 +252,14 @@ class Features:
             logs += LOGS / 2
             known = np.isfinite(logs)
             at = np.where(known, np.clip(logs, 0, LOGS - 1), LOGS).astype(np.int64)
-        out = np.empty((d, LOGS + 2))
+        out = np.empty((d, MAGNITUDES))
         out[:, : LOGS + 1] = np.bincount(
             (at + self._logs_offset).ravel(), minlength=d * (LOGS + 1)
         ).reshape(d, LOGS + 1)
         with np.errstate(invalid="ignore"):
             out[:, ZERO] = (x == 0).sum(axis=1)
             out[:, NEGATIVE] = (x < 0).sum(axis=1)
+            out[:, WHOLE] = (x == np.rint(x)).sum(axis=1)
         return out
 
     def _gather(self, ts: float, rows: int, features: Mapping[str, Any]) -> None:
@@ -274,10 +290,30 @@ class Features:
         rows = len(next(iter(features.values()), ()))
         if not rows:
             return
-        columns, _, _ = self._place(rows, features)
+        columns, x, _ = self._place(rows, features)
         self._use(self._ref, pairs.choose(self._watch.places(columns)))
         self._learning = False
         self._watch.learn(columns, whole=whole)
+        self._learn_kinds(columns, x)
+
+    def _learn_kinds(self, columns: IntArray, x: FloatArray) -> None:
+        """Learn which contracts rows of the reference itself break, some at a time: in their order they stand still."""
+        d, rows = columns.shape
+        known = self._count_magnitudes(x)
+        many = np.maximum(known[:, :LOGS].sum(axis=1) + known[:, ZERO], 1.0)
+        self._whole = np.where(self._ref.numeric, known[:, WHOLE] / many, np.nan)
+        times = np.zeros(self._usual_kinds.shape)
+        none = np.zeros(d, dtype=np.int64)
+        for at in range(0, rows - _STRETCH + 1, _STRETCH):
+            part = slice(at, at + _STRETCH)
+            cells = np.bincount((columns[:, part] + self._offset).ravel(), minlength=d * COLUMNS)
+            now = self._now(
+                cells.reshape(d, COLUMNS).astype(np.float64), self._count_magnitudes(x[:, part])
+            )
+            kind, _ = contract.judge(self._ref, now, self.config.tolerances, _LEAST_ROWS, none)
+            times[np.arange(d), kind] += 1
+        self._usual_kinds = times >= _USUAL_TIMES
+        self._usual_kinds[:, 0] = False
 
     # ---- states out
 
@@ -292,25 +328,15 @@ class Features:
         if ts - self._last > self.config.stale:
             self._table = np.full((d, 7), np.nan)
             return self._table
-        weight = self._fast.sum(axis=1)
-        rows = weight**2 / np.maximum(self._squares[:, 0], 1e-12)
-        known = (rows >= _LEAST_ROWS) & (weight >= _LEAST_ROWS / 2)
-        least = np.maximum(weight, 1e-12)
-        shares = self._fast / least[:, None]
-        magnitudes = self._magnitudes[:, :LOGS]
-        logs, zeros = magnitudes.sum(axis=1), self._magnitudes[:, ZERO]
-        now = contract.Now(
-            shares=shares,
-            rows=rows,
-            magnitudes=magnitudes,
-            largest_share=magnitudes.max(axis=1) / least,
-            zero_share=zeros / least,
-            negative_share=self._magnitudes[:, NEGATIVE] / np.maximum(logs + zeros, 1e-12),
-            logs_rows=rows * logs / least,
-        )
+        counts, magnitudes = self._newest()
+        rows = counts.sum(axis=1)
+        known = rows >= _LEAST_ROWS
+        now = self._now(counts, magnitudes)
+        shares = now.shares
         kind, shift = contract.judge(
             self._ref, now, self.config.tolerances, _LEAST_ROWS, self._kind
         )
+        kind[self._usual_kinds[np.arange(d), kind]] = 0
         self._latch(ts, known, kind, shift, shares)
         found, sized = self._watch.values()
         self._joint = self._watch.joint()
@@ -328,6 +354,28 @@ class Features:
         self._table[np.ix_(~known, (0, 1, 2, 4, 5, 6))] = np.nan
         self._table[~self._ref.numeric, 1] = np.nan
         return self._table
+
+    def _newest(self) -> tuple[FloatArray, FloatArray]:
+        """Return counts (d, COLUMNS) and magnitudes (d, MAGNITUDES) of the newest 64 rows or so."""
+        alone = self._fast[1].sum(axis=1).max(initial=0.0) >= _FAST_ROWS
+        pick = slice(1, 2) if alone else slice(0, 2)
+        return self._fast[pick].sum(axis=0), self._magnitudes[pick].sum(axis=0)
+
+    def _now(self, counts: FloatArray, magnitudes: FloatArray) -> contract.Now:
+        rows = counts.sum(axis=1)
+        least = np.maximum(rows, 1e-12)
+        logs, zeros = magnitudes[:, :LOGS].sum(axis=1), magnitudes[:, ZERO]
+        return contract.Now(
+            shares=counts / least[:, None],
+            rows=rows,
+            magnitudes=magnitudes[:, :LOGS],
+            largest_share=magnitudes[:, :LOGS].max(axis=1) / least,
+            zero_share=zeros / least,
+            whole_share=magnitudes[:, WHOLE] / np.maximum(logs + zeros, 1e-12),
+            whole_usual=self._whole,
+            negative_share=magnitudes[:, NEGATIVE] / np.maximum(logs + zeros, 1e-12),
+            logs_rows=logs,
+        )
 
     def _latch(
         self, ts: float, known: BoolArray, kind: IntArray, shift: FloatArray, shares: FloatArray
@@ -358,7 +406,7 @@ class Features:
     def _psi(self) -> FloatArray:
         """Return the population stability index (d,) less what sampling alone gives; NaN = too few rows."""
         weight = self._slow.sum(axis=1)
-        rows = weight**2 / np.maximum(self._squares[:, 1], 1e-12)
+        rows = weight**2 / np.maximum(self._squares, 1e-12)
         usual = self._group_usual
         used = (usual > 0).sum(axis=1)
         floor = 0.5 / np.maximum(self._ref.rows, 1.0)[:, None]
@@ -375,8 +423,7 @@ class Features:
 
     def states(self) -> tuple[FeatureState, ...]:
         """Say what the last `judge` found, for each of `names`."""
-        weight = self._fast.sum(axis=1)
-        rows = weight**2 / np.maximum(self._squares[:, 0], 1e-12)
+        rows = self._newest()[0].sum(axis=1)
         out = []
         for i, name in enumerate(self.names):
             missing, outside, scale, psi, broken, found, drifted = map(float, self._table[i])
@@ -443,7 +490,8 @@ class Features:
     def _state(self) -> dict[str, Any]:
         return {
             "fast": self._fast, "slow": self._slow, "squares": self._squares,
-            "magnitudes": self._magnitudes, "broken": self._broken,
+            "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "whole": self._whole,
+            "broken": self._broken,
             "kind": self._kind, "since": self._since, "said_at": self._said_at, "table": self._table,
         }  # fmt: skip
 
@@ -463,6 +511,7 @@ class Features:
             raise Refused(f"state of features is damaged ({damage}): it is learnt anew") from None
         self._fast, self._slow, self._squares = arrays["fast"], arrays["slow"], arrays["squares"]
         self._magnitudes = arrays["magnitudes"]
+        self._usual_kinds, self._whole = arrays["usual_kinds"], arrays["whole"]
         self._broken, self._kind, self._since = arrays["broken"], arrays["kind"], arrays["since"]
         self._said_at, self._table = arrays["said_at"], arrays["table"]
 

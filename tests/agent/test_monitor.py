@@ -392,6 +392,32 @@ def test_an_anomaly_says_on_which_side_of_its_band_it_is(value, low, high, side,
     assert (found.direction, found.size) == (side, pytest.approx(size))
 
 
+@pytest.mark.parametrize(("step", "rows"), [(1.0, 20), (5.0, 4), (60.0, 1)])
+def test_the_prior_waits_until_what_is_far_out_has_stayed(step, rows):
+    class Young(Fixed):
+        def explain(self, i):
+            return Why("level", 0.0, 0.4, 30.0, 100, calibrated=False)
+
+    watch = Watch(step, lambda _s, n: Young(n), [], source="host")
+    calm, far = np.full(12, 0.5), np.full(12, 0.5)
+    far[0] = 1e-5
+    clock = itertools.count(1)
+
+    def feed(row, times):
+        for _ in range(times):
+            found = watch.take(Frame("host", step * next(clock), MANY, row))
+        return [a.series for a in found if a.end is None]
+
+    feed(calm, 700)
+    if rows > 1:
+        assert feed(far, rows - 1) == []
+        assert feed(calm, 1) == []
+        assert feed(far, rows - 1) == []  # it had gone: it must stay anew
+        assert feed(far, 1) == [MANY[0]]
+    else:
+        assert feed(far, 1) == [MANY[0]]
+
+
 def test_the_prior_names_only_the_few_that_are_farthest_out():
     class Young(Fixed):
         def explain(self, i):

@@ -212,8 +212,8 @@ def suspects(
 
 # ---------------------------------------------------------------- drift
 
-ROW_S: Final = 0.1
-"""Rows that come without a time are ten a second."""
+ROW_S: Final = 0.3
+"""Rows that come without a time are three a second: a thousand make the window of the daemon."""
 CAUSES: Final = ("infra", "deploy", "pipeline", "data", "label", "concept")
 
 
@@ -222,13 +222,22 @@ def drift(feature_names: Sequence[str], task: str) -> Drift:
     return Drift(feature_names, task)
 
 
+def _no_reference(_model: str, _version: str) -> None:
+    return None
+
+
+def _nobody(_model: str) -> None:
+    return None
+
+
 class Drift:
     """The daemon's watch of one model, batch by batch: what `ModelWatch` keeps, and what `blame` makes of it."""
 
     def __init__(self, feature_names: Sequence[str], task: str) -> None:
         self._names = [str(name) for name in feature_names]
         self._task = task
-        self._watch = ModelWatch(WatchModels(), lambda _model, _version: None, lambda _model: None)
+        self._watch = ModelWatch(WatchModels(), _no_reference, _nobody)
+        self._on: dict[tuple[str, str], int] = {}
         self._requests = _Requests()
         self._rows = 0
         self._late = 0
@@ -247,7 +256,7 @@ class Drift:
         n, start, version = len(batch["pred"]), self._rows, str(batch["version"])
         if not self._fitted:
             self._fitted.add(version)
-            self._watch.fit(replace(self._reference, version=version), self._truth, whole=False)
+            self._watch.fit(replace(self._reference, version=version), self._truth)
         ids = tuple(map(str, range(start, start + n)))
         ts = (start + 1 + np.arange(n)) * ROW_S
         self._rows += n
@@ -279,9 +288,14 @@ class Drift:
                 name: max(features.get(name, 0.0), one.evidence) + 1.0 for name in one.features
             }
         cause = "infra" if infra >= 0 else CAUSE[found[0].cause] if found else None
+        keys = {(one.cause, name) for one in found for name in one.features or ("",)}
+        keys |= {("infra", "")} if infra >= 0 else set()
+        # what goes on, or comes back within a thousand rows, is the same trouble: it alarms once
+        new = any(self._rows - self._on.get(key, -SAME_ROWS) >= SAME_ROWS for key in keys)
+        self._on |= dict.fromkeys(keys, self._rows)
         out: dict[str, Any] = {
-            "drifted": infra >= 0 or bool(found), "cause": cause,
-            "score": max([score, *(v for v in features.values() if not found)]), "features": features,
+            "drifted": new, "cause": cause if new else None, "features": features,
+            "score": max([score, *(v for v in features.values() if not found)]) if new or not keys else -math.inf,
         }  # fmt: skip
         expected = facts.judged.expected
         if not math.isnan(expected.value):
@@ -320,6 +334,7 @@ class Drift:
 
 
 MODEL: Final = "watched"
+SAME_ROWS: Final = 1000
 RELEASE_ROWS: Final = 5000
 """Rows for which a release is the first suspect."""
 CAUSE: Final = {
