@@ -56,6 +56,8 @@ _SMALL: Final = 128
 _STRETCH: Final = 100
 """Rows of the reference in which a contract is tried; what breaks so often there is no news."""
 _USUAL_TIMES: Final = 2
+_TRIED: Final = 2000
+"""Rows of each quarter of the reference that are held against the other three."""
 _SAY_AGAIN_S: Final = 3.0
 _FLOOR: Final = 1e-9
 """The least e-value that is told apart from none."""
@@ -294,26 +296,47 @@ class Features:
         self._use(self._ref, pairs.choose(self._watch.places(columns)))
         self._learning = False
         self._watch.learn(columns, whole=whole)
-        self._learn_kinds(columns, x)
+        self._learn_kinds(features, x)
 
-    def _learn_kinds(self, columns: IntArray, x: FloatArray) -> None:
-        """Learn which contracts rows of the reference itself break, some at a time: in their order they stand still."""
-        d, rows = columns.shape
+    def _learn_kinds(self, features: Mapping[str, Any], x: FloatArray) -> None:
+        """Learn which contracts the reference itself breaks: in their order, rows stand still or walk away."""
+        rows = x.shape[1]
         known = self._count_magnitudes(x)
         many = np.maximum(known[:, :LOGS].sum(axis=1) + known[:, ZERO], 1.0)
         self._whole = np.where(self._ref.numeric, known[:, WHOLE] / many, np.nan)
         times = np.zeros(self._usual_kinds.shape)
-        none = np.zeros(d, dtype=np.int64)
-        for at in range(0, rows - _STRETCH + 1, _STRETCH):
-            part = slice(at, at + _STRETCH)
-            cells = np.bincount((columns[:, part] + self._offset).ravel(), minlength=d * COLUMNS)
-            now = self._now(
-                cells.reshape(d, COLUMNS).astype(np.float64), self._count_magnitudes(x[:, part])
-            )
-            kind, _ = contract.judge(self._ref, now, self.config.tolerances, _LEAST_ROWS, none)
-            times[np.arange(d), kind] += 1
+        quarter = rows // 4
+        for at in range(0, 4 * quarter, max(quarter, 1)):
+            mine = range(at, min(at + quarter, at + _TRIED) - _STRETCH + 1, _STRETCH)
+            if mine:
+                self._try_kinds(features, at, quarter, mine, times)
         self._usual_kinds = times >= _USUAL_TIMES
         self._usual_kinds[:, 0] = False
+
+    def _try_kinds(
+        self, features: Mapping[str, Any], at: int, quarter: int, mine: range, times: FloatArray
+    ) -> None:
+        """Hold stretches of a quarter of the reference against the others, and count what breaks (d, kinds)."""
+        rows = len(next(iter(features.values())))
+        others = np.r_[0:at, at + quarter : rows]
+        other = Features(self.config)
+        other._use(reference.learn({k: np.asarray(v)[others] for k, v in features.items()}))
+        other._whole = self._whole
+        same = self._ref.numeric == other._ref.numeric
+        none = np.zeros(len(self.names), dtype=np.int64)
+        for first in mine:
+            part = slice(first, first + _STRETCH)
+            columns, x, _ = other._place(
+                _STRETCH, {k: np.asarray(v)[part] for k, v in features.items()}
+            )
+            cells = np.bincount(
+                (columns + self._offset).ravel(), minlength=times.shape[0] * COLUMNS
+            )
+            now = other._now(
+                cells.reshape(-1, COLUMNS).astype(np.float64), other._count_magnitudes(x)
+            )
+            kind, _ = contract.judge(other._ref, now, self.config.tolerances, _LEAST_ROWS, none)
+            times[same, kind[same]] += 1
 
     # ---- states out
 

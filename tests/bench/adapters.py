@@ -347,7 +347,7 @@ CAUSE: Final = {
 def _words(codes: Array) -> Array:
     """Codes of a category as a service logs them: texts, None = missing."""
     values, at = np.unique(codes, return_inverse=True)
-    said = [None if math.isnan(v) else f"{v:g}" for v in values.tolist()]
+    said = [None if math.isnan(v) else f"v{v:g}" for v in values.tolist()]
     words: Array = np.array(said, dtype=object)[at.reshape(-1)]
     return words
 
