@@ -23,7 +23,9 @@ _RELEASE_S: Final = 3600.0
 _STUCK: Final = 2
 """So many features that stand still at once are no contract: what feeds them has stopped."""
 _ONE_CLASS: Final = 0.02
+_TWO: Final = 2
 _TURNED: Final = 0.1
+_BELOW_CHANCE: Final = 0.6
 _KNEW: Final = 0.65
 _ALIKE: Final = 0.08
 
@@ -115,9 +117,10 @@ def _labels(facts: ModelFacts) -> str:
     share, usual = facts.label_share, facts.label_usual
     if min(share, 1.0 - share) < _ONE_CLASS < min(usual, 1.0 - usual) / 2:
         return "labels have become of one class, predictions have not"
-    # a model that knew something and is now as wrong as it was right: somebody turned the labels round
+    # a model that knew something and now does worse than chance: somebody has turned the labels round
     usual, now = facts.reference_accuracy, facts.recent
-    if usual > _KNEW and now < 0.5 and abs(now - (1.0 - usual)) < _TURNED:
+    turned = facts.classes == _TWO and now < 0.5 and abs(now - (1.0 - usual)) < _TURNED
+    if usual > _KNEW and (turned or now < _BELOW_CHANCE / max(facts.classes, 2)):
         return f"labels look turned round: {now:.0%} are as predicted, which were {usual:.0%}"
     return ""
 

@@ -44,6 +44,7 @@ class ModelFacts:
     broken           features with a broken contract, those in use first
     drifted          features by PSI, largest first, at most 10
     label_shift      share of the most common class among labels, less that of the reference
+    classes          how many have been met, as predictions or labels
     label_share      share of the reference's most common class among the newest labels; label_usual: in the reference
     prediction_shift as label_shift, among predictions
     judged           what labels and confidences say beyond accuracy
@@ -69,6 +70,7 @@ class ModelFacts:
     label_coverage: float
     label_delay_s: float
     label_shift: float
+    classes: int
     label_share: float
     label_usual: float
     prediction_shift: float

@@ -234,6 +234,7 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         )[:10],
         label_coverage=row["model.label_coverage_ratio"],
         label_delay_s=row["model.label_delay_seconds"],
+        classes=len(model.classes),
         label_share=numbers.recent_labels(model, serving),
         label_usual=usual,
         label_shift=row["model.positive_label_ratio"] - usual,

@@ -217,3 +217,17 @@ def test_what_people_are_shown_is_plain_data():
     assert shown["suspects"][0]["cause"] == "concept.drift"
     assert shown["slices"]["colour=red"]["low"] < shown["slices"]["colour=red"]["value"]
     assert all(band["value"] is not None for band in shown["figures"].values())
+
+
+def test_labels_that_are_turned_round_or_of_one_class_are_the_labels():
+    for turn in (lambda label: "0" if label == "1" else "1", lambda _label: "1"):
+        service = Service(7)
+        service.serve(3000)
+        made = service.made
+        service.made = lambda n, start, made=made, turn=turn: (
+            (got := made(n, start))[0],
+            [turn(label) for label in got[1]],
+        )
+        assert service.serve(2000, until=named) <= 300
+        service.serve(300)
+        assert service.suspects()[0].cause == "label.bad"
