@@ -496,6 +496,18 @@ class ModelWatch:
             return None
         return frames.facts_of(found, self._numbers, self._now)
 
+    def state_bytes(self, model: str) -> int:
+        """Return how many bytes are kept of the largest version of a model, without the rows that wait for labels."""
+        found = self._models.get(model)
+        versions = found.versions.values() if found is not None else ()
+        return max(
+            (
+                len(v.drift.dump()) + (len(v.labelled.dump()) if v.labelled is not None else 0)
+                for v in versions
+            ),
+            default=0,
+        )
+
     def evidence(self, model: str) -> dict[str, float]:
         """Return log10 of the evidence of drift of each feature that has moved far enough; 0 is enough."""
         found = self._models.get(model)

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from agent import checkpoint, registry
@@ -68,6 +69,9 @@ _MOST_SLICED: Final = 8
 _VERSION: Final = 2
 
 
+Counts = npt.NDArray[np.float32]
+
+
 @registry.drift("features")
 class Features:
     """The drift of d features; see the module."""
@@ -113,10 +117,10 @@ class Features:
         self._centre = np.where(np.isnan(ref.quartiles[:, 1]), 0.0, ref.quartiles[:, 1])
         self._watch = Watch(ref, joint if joint is not None else pairs.none(), self.config.quiet)
         # the newest rows, and those before them: while the newest are few
-        self._fast: FloatArray = np.zeros((2, d, COLUMNS))
+        self._fast: Counts = np.zeros((2, d, COLUMNS), dtype=np.float32)
         self._slow: FloatArray = np.zeros((d, COLUMNS))
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
-        self._magnitudes: FloatArray = np.zeros((2, d, MAGNITUDES))
+        self._magnitudes: Counts = np.zeros((2, d, MAGNITUDES), dtype=np.float32)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
         self._whole: FloatArray = np.full(d, np.nan)
         self._last = -math.inf
@@ -382,7 +386,10 @@ class Features:
         """Return counts (d, COLUMNS) and magnitudes (d, MAGNITUDES) of the newest 64 rows or so."""
         alone = self._fast[1].sum(axis=1).max(initial=0.0) >= _FAST_ROWS
         pick = slice(1, 2) if alone else slice(0, 2)
-        return self._fast[pick].sum(axis=0), self._magnitudes[pick].sum(axis=0)
+        return (
+            self._fast[pick].sum(axis=0, dtype=np.float64),
+            self._magnitudes[pick].sum(axis=0, dtype=np.float64),
+        )
 
     def _now(self, counts: FloatArray, magnitudes: FloatArray) -> contract.Now:
         rows = counts.sum(axis=1)

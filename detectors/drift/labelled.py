@@ -31,7 +31,14 @@ from agent.units import Duration, Model, Ratio
 from detectors.drift.concept import Change, Concept
 from detectors.drift.errors import Ranks
 from detectors.drift.estimate import LEAST_ROWS, WIDTH, Estimate, Expected
-from detectors.drift.quality import MOST_CLASSES, ClassQuality, Gap, NumberQuality
+from detectors.drift.quality import (
+    MOST_CLASSES,
+    ClassQuality,
+    Figure,
+    NumberQuality,
+    shares_of,
+    sizes_of,
+)
 
 LEARN_ROWS: Final = 1000
 _BUCKETS: Final = 12
@@ -79,6 +86,8 @@ class Labelled:
         self.config = config
         self.slices = tuple((str(name), tuple(map(str, values))) for name, values in slices)
         self._cells = np.cumsum([0, *(len(values) for _, values in self.slices)])
+        self._guarded = [i for i, (name, _) in enumerate(self.slices) if name in config.protected]
+        self._groups = np.cumsum([0, *(len(self.slices[i][1]) for i in self._guarded)])
         self._concept = self._relation(1e6)
         self._estimate = Estimate()
         self._ready = False  # the estimate has something to go by
@@ -92,7 +101,8 @@ class Labelled:
         self._at = 0.0
         self._labels = 0
         self._began = math.nan
-        self._quality: list[tuple[int, Quality]] = []
+        # of each bucket: figures, by protected group too, and of every slice rows, sum and squares of the loss
+        self._quality: list[tuple[int, Quality, FloatArray]] = []
         self._shape: tuple[int, int | None] = (0, None)
         self._due = -math.inf
         self._fresh = False
@@ -152,8 +162,9 @@ class Labelled:
         right, yes = rows.said == rows.truth, _yes(rows.said, classes, positive)
         self._relate(ts, (~right).astype(np.float64), right - rows.confidence, rows.slices)
         shape = (MOST_CLASSES, None) if yes is None else (2, positive)
-        quality = self._count(ts, shape)
+        quality, apart = self._count(ts, shape)
         quality.take(rows.truth, rows.said, rows.confidence, self._slots(rows.slices))
+        self._split(apart, right.astype(np.float64), rows.slices)
         if self._ready:
             codes = self._estimate.code(rows.confidence, yes, rows.marks)
             self._estimate.label(Estimate.count(codes), Estimate.count(codes, right), self._at)
@@ -162,8 +173,10 @@ class Labelled:
 
     def _label_numbers(self, ts: float, rows: LabelledRows) -> None:
         error = rows.said - rows.truth
-        self._count(ts, (0, None)).take(rows.truth, rows.said, self._slots(rows.slices))
+        quality, apart = self._count(ts, (0, None))
+        quality.take(rows.truth, rows.said, self._slots(rows.slices))
         some = np.isfinite(error)
+        self._split(apart, np.abs(error[some]), rows.slices[:, some])
         if self._ranks is None:
             self._errors.append(error[some])
             if sum(map(len, self._errors)) >= LEARN_ROWS:
@@ -197,30 +210,36 @@ class Labelled:
         self._concept.take(ts, loss, residual, _signed(slices))
 
     def _slots(self, slices: IntArray) -> IntArray | None:
-        """Return the slots (n, s) in `quality` of the values (s, n) of the slicings; 0 = none."""
-        if not self.slices:
+        """Return the slots (n, g) in `quality` of the values (s, n) of protected slicings; 0 = none."""
+        if not self._guarded:
             return None
-        some = slices != _NONE
-        return np.where(some, slices.astype(np.int64) + 1 + self._cells[:-1, None], 0).T
+        mine = slices[self._guarded].astype(np.int64)
+        return np.where(mine != _NONE, mine + 1 + self._groups[:-1, None], 0).T
 
-    def _count(self, ts: float, shape: tuple[int, int | None]) -> Any:
-        """Return the quality of the bucket of `ts`; when the task has changed all is counted anew."""
+    def _count(self, ts: float, shape: tuple[int, int | None]) -> tuple[Any, FloatArray]:
+        """Return quality and slices of the bucket of `ts`; when the task has changed all is counted anew."""
         if shape != self._shape:
             self._quality, self._shape = [], shape
         number = int(ts * (_BUCKETS // 3) / self.config.window)
-        for bucket, quality in self._quality:
+        for bucket, quality, apart in self._quality:
             if bucket == number:
-                return quality
-        quality = self._new()
-        self._quality = [(b, q) for b, q in self._quality if number - _BUCKETS // 3 < b] + [
-            (number, quality)
-        ]
-        return quality
+                return quality, apart
+        self._quality = [one for one in self._quality if number - _BUCKETS // 3 < one[0]]
+        self._quality.append((number, self._new(), np.zeros((3, int(self._cells[-1])))))
+        return self._quality[-1][1:]
 
     def _new(self) -> Quality:
         classes, positive = self._shape
-        cells = int(self._cells[-1])
-        return ClassQuality(classes, cells, positive) if classes else NumberQuality(cells)
+        groups = int(self._groups[-1])
+        return ClassQuality(classes, groups, positive) if classes else NumberQuality(groups)
+
+    def _split(self, apart: FloatArray, loss: FloatArray, slices: IntArray) -> None:
+        """Count the losses (n,) of rows in their slices."""
+        inside = slices != _NONE
+        at = (slices + self._cells[:-1, None])[inside]
+        mine = np.broadcast_to(loss, slices.shape)[inside]
+        for i, weight in enumerate((None, mine, mine * mine)):
+            apart[i] += np.bincount(at, weight, apart.shape[1])
 
     # ---- what is said
 
@@ -256,32 +275,29 @@ class Labelled:
         """Return figures of all rows, gaps between protected groups, and accuracy (or MAE) of each slice."""
         if not self._quality:
             return {}, {}, {}
+        least = self.config.min_rows
         whole: Any = self._quality[0][1]
-        for _, more in self._quality[1:]:
+        for _, more, _ in self._quality[1:]:
             whole = whole + more
-        found = whole.whole().figures(least=self.config.min_rows)
+        found = whole.whole().figures(least=least)
         classes, positive = self._shape
         names = _FIGURES if not classes or positive is not None else _FIGURES | _MANY
         figures = {
-            name: Band(*(float(v[0]) for v in (found[key].value, found[key].low, found[key].high)))
+            name: _at(found[key], 0)
             for name, key in names.items()
             if key in found and not math.isnan(found[key].value[0])
         }
         gaps: dict[tuple[str, str], Band] = {}
-        main = whole.main(least=self.config.min_rows)
-        worst: dict[tuple[str, str], Band] = {}
-        for i, (name, values) in enumerate(self.slices):
-            first = int(self._cells[i]) + 1
-            slots = range(first, first + len(values))
-            if name in self.config.protected:
-                for kind, gap in whole.gaps(list(slots), least=self.config.min_rows).items():
-                    gaps[name, kind] = _gap(gap)
-            for value, slot in zip(values, slots, strict=True):
-                if not math.isnan(main.value[slot]):
-                    worst[name, value] = Band(
-                        float(main.value[slot]), float(main.low[slot]), float(main.high[slot])
-                    )
-        return figures, gaps, worst
+        for first, last, i in zip(self._groups, self._groups[1:], self._guarded, strict=False):
+            for kind, gap in whole.gaps(list(range(first + 1, last + 1)), least=least).items():
+                gaps[self.slices[i][0], kind] = Band(gap.value, gap.low, gap.high)
+        apart = np.sum([one[2] for one in self._quality], axis=0)
+        each = shares_of(apart[1], apart[0], least) if classes else sizes_of(apart, least)
+        names_of = [(name, value) for name, values in self.slices for value in values]
+        slices = {
+            key: _at(each, i) for i, key in enumerate(names_of) if not math.isnan(each.value[i])
+        }
+        return figures, gaps, slices
 
     # ---- restarts of the agent
 
@@ -298,7 +314,7 @@ class Labelled:
             "ready": self._ready, "fresh": self._fresh,
             "numbers": [self._at, self._labels, self._bucket, *map(_json, (self._began, self._due))],
             "every": self._concept.config.every, "shape": list(self._shape),
-            "buckets": [number for number, _ in self._quality],
+            "buckets": [number for number, _, _ in self._quality],
             "bands": [[[k, *map(_json, astuple(v))] for k, v in d.items()] for d in (j.figures, j.gaps, j.slices)],
         }  # fmt: skip
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -307,7 +323,8 @@ class Labelled:
             "counts": self._counts,
             "first": np.concatenate(self._first, axis=1) if self._first else np.zeros((3, 0)),
             "errors": np.concatenate(self._errors) if self._errors else np.zeros(0),
-            **{f"quality{i}": _bytes(q.dump()) for i, (_, q) in enumerate(self._quality)},
+            **{f"quality{i}": _bytes(q.dump()) for i, (_, q, _) in enumerate(self._quality)},
+            **{f"apart{i}": apart for i, (_, _, apart) in enumerate(self._quality)},
         }  # fmt: skip
         return checkpoint.write("labelled", _VERSION, meta, arrays)
 
@@ -331,7 +348,7 @@ class Labelled:
             for i, number in enumerate(meta["buckets"]):
                 quality = fresh._new()
                 quality.load(arrays[f"quality{i}"].tobytes())
-                fresh._quality.append((int(number), quality))
+                fresh._quality.append((int(number), quality, arrays[f"apart{i}"]))
             said, gaps, slices = meta["bands"]
             fresh._judged = replace(
                 fresh._judged, figures={str(k): Band(*map(_float, v)) for k, *v in said},
@@ -380,5 +397,5 @@ def _band(expected: Expected | None) -> Band:
     return Band.unknown() if expected is None else Band(*expected.accuracy)
 
 
-def _gap(gap: Gap) -> Band:
-    return Band(gap.value, gap.low, gap.high)
+def _at(figure: Figure, i: int) -> Band:
+    return Band(float(figure.value[i]), float(figure.low[i]), float(figure.high[i]))

@@ -317,11 +317,6 @@ class ClassQuality(_Sums):
         out["roc_auc"] = self._auc(alpha, least)
         return out
 
-    def main(self, level: float = 0.95, least: int = LEAST_ROWS) -> Figure:
-        """Return the accuracy of each slot."""
-        rows = self.arrays["confusion"].sum(axis=(1, 2)).astype(np.float64)
-        return _share(self.arrays["right"], rows, 1.0 - level, least)
-
     def _diagonal(self) -> FloatArray:
         """Return the right rows of each class (1 + slices, classes + 1); of "other", those with the very class."""
         out = np.diagonal(self.arrays["confusion"], axis1=1, axis2=2).astype(np.float64)
@@ -476,11 +471,6 @@ class NumberQuality(_Sums):
             out[f"error_p{round(100 * q)}"] = self._quantile(q, alpha, least)
         return out
 
-    def main(self, level: float = 0.95, least: int = LEAST_ROWS) -> Figure:
-        """Return the mean size of the error of each slot."""
-        n, size, _, e2, _ = self.arrays["sums"].T[:5]
-        return _mean_size(np.stack((n, size, e2)), 1.0 - level, least)
-
     def _r2(self, alpha: float, least: int) -> Figure:
         """Return 1 - mean squared error / variance, with the delta method's standard error."""
         n = self.arrays["sums"][:, 0]
@@ -543,6 +533,16 @@ def _bins(score: FloatArray) -> IntArray:
 
 
 # ---------------------------------------------------------------- figures out of sums
+
+
+def shares_of(hits: Any, rows: FloatArray, least: int, level: float = 0.95) -> Figure:
+    """Return a share of each slot from what was hit among its rows."""
+    return _share(hits, rows, 1.0 - level, least)
+
+
+def sizes_of(sums: FloatArray, least: int, level: float = 0.95) -> Figure:
+    """Return the mean of what is never negative, of each slot, from rows, sum and sum of squares (3, slots)."""
+    return _mean_size(sums, 1.0 - level, least)
 
 
 def _known(

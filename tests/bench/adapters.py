@@ -230,6 +230,17 @@ def _nobody(_model: str) -> None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A batch as it was logged; labels that came with it, and late ones, in the order of their rows; None = none."""
+
+    rows: PredictionBatch
+    latency_ms: Array
+    served: Array
+    labels: tuple[Any, ...] | None
+    late: tuple[Any, ...] | None
+
+
 class Drift:
     """The daemon's watch of one model, batch by batch: what `ModelWatch` keeps, and what `blame` makes of it."""
 
@@ -242,38 +253,56 @@ class Drift:
         self._rows = 0
         self._late = 0
         self._now = 0.0
+        self._reference: PredictionBatch | None = None
+        self._truth: list[Any] = []
 
     def fit_reference(self, X: Array, y: Array, pred: Array, proba: Array) -> None:  # noqa: N803
         """Learn from reference rows: X (n, d) float64, NaN = missing; the others (n,)."""
         n = len(y)
-        batch = self._batch(np.arange(n) * ROW_S - n * ROW_S, X, pred, proba, "", ())
-        self._reference = batch
+        self._reference = self._batch(np.arange(n) * ROW_S - n * ROW_S, X, pred, proba, "")
         self._truth = self._words(y)
-        self._fitted: set[str] = set()
 
     def update(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Take a batch and say what is known: see the scorers for its keys."""
-        n, start, version = len(batch["pred"]), self._rows, str(batch["version"])
-        if not self._fitted:
-            self._fitted.add(version)
-            self._watch.fit(replace(self._reference, version=version), self._truth)
+        return self.take(self.as_logged(batch))
+
+    def as_logged(self, batch: dict[str, Any]) -> Logged:
+        """Return a batch as the daemon gets it from whoever reads logs: text where the service logs text."""
+        served = np.asarray(batch["served"], dtype=bool)
+        late = batch.get("late")
+        n = len(batch["pred"])
+        rows = self._batch(np.zeros(n), batch["X"], batch["pred"], batch["proba"], str(batch["version"]))  # fmt: skip
+        return Logged(
+            replace(rows, status=np.where(served, 200, 503)), batch["latency_ms"], served,
+            None if batch["y"] is None else tuple(self._words(batch["y"])),
+            None if late is None else tuple(self._words(late["y"])),
+        )  # fmt: skip
+
+    def take(self, logged: Logged) -> dict[str, Any]:
+        """Count rows and say what is known."""
+        rows, start = logged.rows, self._rows
+        n = len(rows.ts)
+        if self._reference is not None:
+            self._watch.fit(replace(self._reference, version=rows.version), self._truth)
+            self._reference, self._truth = None, []
         ids = tuple(map(str, range(start, start + n)))
         ts = (start + 1 + np.arange(n)) * ROW_S
         self._rows += n
         self._now = float(ts[-1])
-        served = np.asarray(batch["served"], dtype=bool)
-        self._requests.take(batch["latency_ms"], served)
-        rows = self._batch(ts, batch["X"], batch["pred"], batch["proba"], version, ids)
-        self._watch.take(replace(rows, status=np.where(served, 200, 503)))
-        if batch["y"] is not None:
-            self._label(ids, batch["y"])
-        late = batch.get("late")
-        if late is not None:
-            k = len(late["y"])
-            self._label(tuple(map(str, range(self._late, self._late + k))), late["y"])
+        self._requests.take(logged.latency_ms, logged.served)
+        self._watch.take(replace(rows, ts=ts, ids=ids))
+        if logged.labels is not None:
+            self._label(ids, logged.labels)
+        if logged.late is not None:
+            k = len(logged.late)
+            self._label(tuple(map(str, range(self._late, self._late + k))), logged.late)
             self._late += k
         self._watch.frame(self._now)
         return self._said()
+
+    def state_bytes(self) -> int:
+        """Return how much is kept of the version, across restarts of the daemon, too."""
+        return self._watch.state_bytes(MODEL)
 
     def _said(self) -> dict[str, Any]:
         facts = self._watch.facts(MODEL)
@@ -302,9 +331,8 @@ class Drift:
             out |= {"accuracy": expected.value, "accuracy_lo": expected.low, "accuracy_hi": expected.high}  # fmt: skip
         return out
 
-    def _label(self, ids: tuple[str, ...], y: Array) -> None:
-        ts = np.full(len(ids), self._now)
-        self._watch.take(LabelBatch(MODEL, ts, ids, tuple(self._words(y))))
+    def _label(self, ids: tuple[str, ...], words: tuple[Any, ...]) -> None:
+        self._watch.take(LabelBatch(MODEL, np.full(len(ids), self._now), ids, words))
 
     def _words(self, y: Array) -> list[Any]:
         if self._task == "regression":
@@ -312,7 +340,7 @@ class Drift:
         return [f"{v:g}" for v in np.asarray(y, dtype=float).tolist()]
 
     def _batch(
-        self, ts: Array, x: Array, pred: Array, proba: Array, version: str, ids: tuple[str, ...]
+        self, ts: Array, x: Array, pred: Array, proba: Array, version: str
     ) -> PredictionBatch:
         n = len(ts)
         sure = np.asarray(proba, dtype=float)
@@ -329,7 +357,7 @@ class Drift:
         }
         nan = np.full(n, np.nan)
         return PredictionBatch(
-            MODEL, version, ts, ids or ("",) * n, columns, said, sure, nan, nan, np.full(n, 200)
+            MODEL, version, ts, ("",) * n, columns, said, sure, nan, nan, np.full(n, 200)
         )
 
 
