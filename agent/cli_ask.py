@@ -98,7 +98,7 @@ def models(
     state: StateFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how good the models are, what has moved, and what may be to blame.
+    """Say how good the models are, and what may be to blame.
 
     Figures come with bounds that hold however often you look. Needs the running daemon.
     """

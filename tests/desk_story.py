@@ -49,6 +49,9 @@ from agent.model import (
     Sighting,
     StepRecord,
 )
+from agent.models import ModelFacts, VersionFacts
+from agent.models.cause import Blame
+from agent.ports import Judged
 from agent.runner import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.telemetry import Telemetry
 from agent.world import World
@@ -155,6 +158,17 @@ class StoryHooks:
             *([lost] if self.blind else []),
             one("processes", "fresh", 2.1, 140),
         ]
+
+    def models(self):
+        """One that lost, since a release."""
+        version = VersionFacts(
+            "7", self._now - 900.0, None, 5000, 900, 0.81, 0.78, 0.84, 0.93, 0.02
+        )
+        facts = ModelFacts(
+            "fraud", version, ("7",), (), 0.81, 0.78, 0.84, 0.8, 900, 0.93, True, self._now - 600.0, None,
+            (), (), 0.9, 30.0, 0.0, 2, 0.7, 0.7, 0.0, 0.02, 0.9, Judged.nothing(), False, 0,
+        )  # fmt: skip
+        return [(facts, (Blame("concept.drift", (), 1.2, "labels say worse"),))]
 
     def forecasts(self):
         """A disk that is full in three hours, told; memory that is not; a queue of which nothing is known."""
