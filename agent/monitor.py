@@ -377,7 +377,8 @@ class Watch:
                 continue
             if episode is None:
                 why = whys.get(i) or detector.explain(i)
-                onset = frame.ts - self.step_s
+                # what the prior has waited for began when it was first far out
+                onset = frame.ts - self.step_s * (max(1, int(self._far[i])) if i in whys else 1)
                 onset = onset if why.since is None else min(onset, why.since)
                 self._episodes[series] = _Episode(
                     onset, float(p[i]), float(frame.values[i]), why, together=together,

@@ -413,9 +413,10 @@ def test_the_prior_waits_until_what_is_far_out_has_stayed(step, rows):
         assert feed(far, rows - 1) == []
         assert feed(calm, 1) == []
         assert feed(far, rows - 1) == []  # it had gone: it must stay anew
-        assert feed(far, 1) == [MANY[0]]
-    else:
-        assert feed(far, 1) == [MANY[0]]
+    began = step * next(clock)
+    found = watch.take(Frame("host", began, MANY, far))
+    assert [a.series for a in found] == [MANY[0]]
+    assert found[0].onset == began - rows * step
 
 
 def test_the_prior_names_only_the_few_that_are_farthest_out():
