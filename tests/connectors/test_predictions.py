@@ -1,6 +1,7 @@
 """Prediction logs and labels: columns, damage, rotation, concurrent writers, kill -9 on both sides."""
 
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -637,7 +638,8 @@ async def test_writers_at_once_that_are_killed_leave_whole_lines(make, log):
             writer.stdout.readline()
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            got += await ids(one)
+            with contextlib.suppress(Unavailable):  # a busy machine: it is asked again, and loses nothing
+                got += await ids(one)
     finally:
         for writer in writers:
             writer.kill()
