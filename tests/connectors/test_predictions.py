@@ -638,7 +638,9 @@ async def test_writers_at_once_that_are_killed_leave_whole_lines(make, log):
             writer.stdout.readline()
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            with contextlib.suppress(Unavailable):  # a busy machine: it is asked again, and loses nothing
+            with contextlib.suppress(
+                Unavailable
+            ):  # a busy machine: it is asked again, and loses nothing
                 got += await ids(one)
     finally:
         for writer in writers:
