@@ -42,7 +42,7 @@ class ModelFacts:
     quality_lost     labels prove it worse than its reference by more than `models.tolerance`, since `lost_since`
     worse_than_previous   labels prove it worse than the tenure before it was
     broken           features with a broken contract, those in use first
-    drifted          features by PSI, largest first, at most 10
+    drifted          at most 10 features: those that drift first, then by PSI, largest first
     label_shift      share of the most common class among labels, less that of the reference
     classes          how many have been met, as predictions or labels
     label_share      share of the reference's most common class among the newest labels; label_usual: in the reference

@@ -230,7 +230,10 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         worse_than_previous=worse,
         broken=tuple(sorted((s for s in states if s.broken), key=lambda s: (not s.used, s.name))),
         drifted=tuple(
-            sorted((s for s in states if not math.isnan(s.psi)), key=lambda s: (-s.psi, s.name))
+            sorted(
+                (s for s in states if s.drifted or not math.isnan(s.psi)),
+                key=lambda s: (not s.drifted, -np.nan_to_num(s.psi), s.name),
+            )
         )[:10],
         label_coverage=row["model.label_coverage_ratio"],
         label_delay_s=row["model.label_delay_seconds"],

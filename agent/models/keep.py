@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
@@ -122,8 +123,11 @@ def _load_version(
     version.accuracy, version.accuracy_rows, version.mix_rows = map(float, arrays[f"{at}numbers"])
     version.learnt_mix[:] = arrays[f"{at}learnt_mix"]
     if f"{at}labelled" in arrays:
-        version.labelled = make.labelled(drift)
-        version.labelled.load(arrays[f"{at}labelled"].tobytes())
+        labelled = make.labelled(drift)
+        # of other slices, after a change of the config: what labels said is learnt anew, all else stays
+        with contextlib.suppress(Refused):
+            labelled.load(arrays[f"{at}labelled"].tobytes())
+        version.labelled = labelled
     if said["mixed"]:
         version.mix = np.zeros(CLASSES + 1)
         version.mix[:] = arrays[f"{at}mix"]

@@ -152,6 +152,8 @@ class Tenures:
             return ended[-1]  # stragglers, logged late
         if ended:
             version.drift.restart()
+            if version.labelled is not None:
+                version.labelled.restart()
         tenure = Tenure(model.next_tenure, version.name, oldest, 2 * self._numbers.held + 1)
         model.tenures[tenure.number] = tenure
         model.next_tenure += 1

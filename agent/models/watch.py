@@ -125,6 +125,7 @@ class ModelWatch:
                 version.accuracy_rows = float(np.count_nonzero(some))
         coded = version.drift.code(n, batch.features)
         sure = np.asarray(batch.proba, dtype=np.float64)
+        sure = np.where((sure >= 0.0) & (sure <= 1.0), sure, np.nan)  # percent, or nonsense
         version.labelled = self._tenures.labelled(version.drift)
         classes = max(2, len(model.classes)) if numbers is None else 0
         kind = np.int64 if classes else np.float64

@@ -176,6 +176,11 @@ class Concept:
         self.config = self.config.model_copy(update={"every": every})
         self._limit = math.log(every)
 
+    def restart(self) -> None:
+        """Forget all evidence; what is usual stays."""
+        self._log_r[:], self._log_w[:], self._since[:], self._run[:] = -np.inf, 0.0, -np.inf, 0.0
+        self.alarmed, self._calm = False, True
+
     # ---- rows in
 
     def learn(self, loss: Any, residual: Any, slices: Any = ()) -> None:

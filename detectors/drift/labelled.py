@@ -304,6 +304,7 @@ class Labelled:
     def restart(self) -> None:
         """Forget what was found, keep what the reference was: the version serves anew."""
         self._counts[:] = 0.0
+        self._concept.restart()
         self._quality, self._judged, self._fresh = [], Judged.nothing(), False
 
     def dump(self) -> bytes:

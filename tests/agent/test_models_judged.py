@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from agent.config import WatchModels
+from agent.errors import Refused
 from agent.model_views import model_view
 from agent.models import ModelWatch
 from agent.models.cause import blame
@@ -231,3 +232,65 @@ def test_labels_that_are_turned_round_or_of_one_class_are_the_labels():
         assert service.serve(2000, until=named) <= 300
         service.serve(300)
         assert service.suspects()[0].cause == "label.bad"
+
+
+def test_a_joint_change_in_a_wide_model_is_not_cut_off_behind_larger_indexes():
+    random = np.random.default_rng(8)
+    watch = ModelWatch(WatchModels(), lambda _m, _v: None, lambda _m: None)
+
+    def rows(n, start, sign):
+        columns = {f"w{i:02}": random.normal(size=n) for i in range(14)}
+        a = random.normal(size=n)
+        columns["y"], columns["z"] = a, sign * 0.9 * a + 0.44 * random.normal(size=n)
+        nan = np.full(n, np.nan)
+        ts = start + (1 + np.arange(n)) * ROW_S
+        said = np.array(["1"] * n, dtype=object)
+        return PredictionBatch(
+            "wide", "1", ts, ("",) * n, columns, said, nan, nan, nan, np.full(n, 200)
+        )
+
+    watch.fit(rows(4000, -400.0, 1.0), [None] * 4000)
+    for i in range(20):
+        watch.take(rows(100, i * 10.0, 1.0 if i < 10 else -1.0))
+        watch.frame((i + 1) * 10.0)
+    (suspect,) = blame(watch.facts("wide"), 200.0)
+    assert suspect.cause == "data.drift"
+    assert set(suspect.features) == {"y", "z"}
+
+
+def test_a_reference_with_impossible_probabilities_is_taken_without_them():
+    service = Service(9)
+    batch, labels = service.made(3000, -300.0)
+    batch.proba[::3] *= 100.0
+    service.watch.fit(batch, labels)
+    service.serve(300)
+    assert service.facts.reference_accuracy > 0.6
+
+
+def test_other_protected_groups_after_a_restart_cost_what_labels_said_and_nothing_else():
+    service = Service(10)
+    service.serve(2000, late=500)
+    other = ModelWatch(WatchModels(protected=["colour"]), lambda _m, _v: None, lambda _m: None)
+    changed = service.watch.dump().replace(b'"unsure"', b'"UNSURE"')
+    with pytest.raises(Refused):  # bytes that were altered are damage
+        other.load(changed)
+    state = service.watch._models["churn"].versions["1"].labelled
+    state.slices = (("colour", ("blue", "green")), *state.slices[1:])
+    other.load(service.watch.dump())
+    facts = other.facts("churn")
+    assert facts.current.rows == service.facts.current.rows
+    assert facts.reference_accuracy == service.facts.reference_accuracy
+    assert not facts.judged.figures
+
+
+def test_a_version_that_serves_anew_is_not_blamed_for_what_it_did_before():
+    service = Service(11)
+    service.serve(3000)
+    service.true = np.array([-1.5, -1.0, 0.8])
+    service.serve(1500, until=named)
+    service.version, service.true = "2", service.weights
+    service.serve(1500)
+    service.version = "1"
+    service.serve(200)
+    labelled = service.watch._models["churn"].versions["1"].labelled
+    assert not labelled.judge(service.now).changed
