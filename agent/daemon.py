@@ -670,7 +670,7 @@ class Daemon:
                     reference.read_rows, path, reader, name.partition("/")[0]
                 )
             except (OSError, ValueError, AgentError) as error:
-                self.unread[name] = f"{path}: {error}; its first rows become one"
+                self.unread[name] = f"{error}; its first rows become one"
                 log.warning("reference_not_read", model=name, file=str(path), error=str(error))
 
     def _serves(self, model: str) -> str | None:
@@ -813,7 +813,8 @@ def run(config_path: Path | None, *, state: Path | None = None, log_json: bool =
     registry.load()
     try:
         config = load(config_path)
-        folder = state_folder(config, state)
+        # absolute, as the ingest process and its socket are told it, too
+        folder = state_folder(config, state).absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
