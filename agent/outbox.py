@@ -48,6 +48,14 @@ class Outbox:
         self._clock = clock
         self._queues: dict[str, deque[Note]] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
+        self._said: dict[str, str] = {}
+
+    def faults(self) -> list[str]:
+        """Say of each way that fails how much waits for it, and why."""
+        return [
+            f"{way}: {len(self._queues[way])} notes are not delivered yet ({why})"
+            for way, why in self._said.items()
+        ]
 
     @property
     def owed(self) -> dict[str, int]:
@@ -98,18 +106,19 @@ class Outbox:
 
     async def _deliver(self, way: str, queue: deque[Note]) -> None:
         try:
-            pause, said = _FIRST_S, ""
+            pause = _FIRST_S
             while queue:
                 note = queue[0]
                 wrong = await self._try(way, note)
                 if wrong is None:
                     if queue and queue[0] is note:
                         queue.popleft()
-                    pause, said = _FIRST_S, ""
+                    pause = _FIRST_S
+                    self._said.pop(way, None)
                     continue
-                if str(wrong) != said:  # once, not at each try
-                    said = str(wrong)
-                    log.warning("note_not_delivered", way=way, note=note.key, error=said)
+                if str(wrong) != self._said.get(way):  # once, not at each try
+                    self._said[way] = str(wrong)
+                    log.warning("note_not_delivered", way=way, note=note.key, error=str(wrong))
                 await asyncio.sleep(max(getattr(wrong, "wait_s", None) or 0.0, pause))
                 pause = min(2 * pause, _LAST_S)
         finally:

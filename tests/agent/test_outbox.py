@@ -75,13 +75,15 @@ async def test_a_note_reaches_every_way_once_and_that_is_recorded(tmp_path):
 
 
 async def test_a_way_that_is_away_is_tried_again_in_order_and_keeps_no_other_waiting(tmp_path):
-    away = Way(*[Unavailable("no line")] * 3)
+    away = Way(*[Unavailable("no line")] * 50)
     well = Way()
     desk = Desk(tmp_path, {"away": away, "well": well})
     desk.say("a")
     desk.say("b")
-    await desk.until(lambda: well.told == ["a", "b"])
+    await desk.until(lambda: well.told == ["a", "b"] and desk.outbox.faults())
+    assert desk.outbox.faults() == ["away: 2 notes are not delivered yet (no line)"]
     await desk.until(lambda: away.told == ["a", "b"])
+    assert desk.outbox.faults() == []
     await desk.die()
 
 
