@@ -27,7 +27,7 @@ from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Coded, FeatureState
 from agent.units import Duration, Model
-from detectors.drift import contract, pairs, reference
+from detectors.drift import contract, pairs, reference, season
 from detectors.drift.contract import (
     KINDS,
     LOGS,
@@ -299,8 +299,10 @@ class Features:
         columns, x, _ = self._place(rows, features)
         self._use(self._ref, pairs.choose(self._watch.places(columns)))
         self._learning = False
-        self._watch.learn(columns, whole=whole)
+        run = season.runs(np.where(self._ref.numeric[:, None], np.nan_to_num(x, nan=-np.inf), columns))
+        self._watch.learn(columns, run, whole=whole)
         self._learn_kinds(features, x)
+        self._usual_kinds[np.ix_(run >= season.QUANTUM, contract.OF_RUNS)] = True
 
     def _learn_kinds(self, features: Mapping[str, Any], x: FloatArray) -> None:
         """Learn which contracts the reference itself breaks: in their order, rows stand still or walk away."""
@@ -310,8 +312,9 @@ class Features:
         self._whole = np.where(self._ref.numeric, known[:, WHOLE] / many, np.nan)
         times = np.zeros(self._usual_kinds.shape)
         quarter = rows // 4
+        stretch = min(max(quarter // 2, int(_LEAST_ROWS)), _STRETCH)
         for at in range(0, 4 * quarter, max(quarter, 1)):
-            mine = range(at, min(at + quarter, at + _TRIED) - _STRETCH + 1, _STRETCH)
+            mine = range(at, min(at + quarter, at + _TRIED) - stretch + 1, stretch)
             if mine:
                 self._try_kinds(features, at, quarter, mine, times)
         self._usual_kinds = times >= _USUAL_TIMES
@@ -329,9 +332,9 @@ class Features:
         same = self._ref.numeric == other._ref.numeric
         none = np.zeros(len(self.names), dtype=np.int64)
         for first in mine:
-            part = slice(first, first + _STRETCH)
+            part = slice(first, first + mine.step)
             columns, x, _ = other._place(
-                _STRETCH, {k: np.asarray(v)[part] for k, v in features.items()}
+                mine.step, {k: np.asarray(v)[part] for k, v in features.items()}
             )
             cells = np.bincount(
                 (columns + self._offset).ravel(), minlength=times.shape[0] * COLUMNS

@@ -89,21 +89,22 @@ class Watch:
         self._seen_s = 0.0
         self._set_null()
 
-    def learn(self, columns: IntArray, *, whole: bool) -> None:
+    def learn(self, columns: IntArray, run: FloatArray, *, whole: bool) -> None:
         """Learn how far rows wander from those of the reference, columns of bins (d, rows) in the order of time.
 
+        run     (d,) rows in a run of one value, see `season.runs`
         whole   they are of all hours in which the model serves
         """
         self._seen_s = _YOUNG_S if whole else 0.0
         d = self._d
         offset = (np.arange(d) * COLUMNS)[:, None]
-        all_of_it = np.ones(len(self._rows_of), dtype=np.bool_)
+        self._wander.run[:d] = run
         for at in range(0, columns.shape[1] - QUANTUM + 1, QUANTUM):
             part = columns[:, at : at + QUANTUM]
             counts = np.bincount((part + offset).ravel(), minlength=d * COLUMNS)
             sums = self.scores.sums(counts.reshape(d, COLUMNS).astype(np.float64))
             joint = self.pairs.sums(self.places(part))
-            self._wander.take(np.concatenate((sums, joint)), float(QUANTUM), all_of_it)
+            self._wander.take(np.concatenate((sums, joint)), float(QUANTUM))
             self._seen += QUANTUM
         self._set_null()
 
@@ -140,7 +141,7 @@ class Watch:
         self._recent += sums
         self._recent_rows *= fade
         self._recent_rows += rows
-        self._wander.take(sums, rows, self._trusted())
+        self._wander.take(sums, rows)
         self._window[:] = 0.0
         self._window_pairs[:] = 0.0
         self._window_rows = 0.0
@@ -215,6 +216,7 @@ class Watch:
             "hours": self._rhythm.sums, "hours_rows": self._rhythm.rows, "hours_errors": self._rhythm.errors,
             "hours_help": self._rhythm.helps,
             "wander_sums": w.sums, "wander_rows": w.rows, "wander_squares": w.squares, "wander_pairs": w.pairs,
+            "wander_run": w.run,
             "watched": np.array(
                 [self._window_rows, self._closed_at, self._windows, self._evidence.usual, self._seen,
                  self._seen_s, self._rhythm.last]
@@ -229,6 +231,7 @@ class Watch:
         w = self._wander
         w.sums, w.rows = kept["wander_sums"], kept["wander_rows"]
         w.squares, w.pairs = kept["wander_squares"], kept["wander_pairs"]
+        w.run = kept["wander_run"]
         self._set_null()  # before there is evidence: what was kept is discounted already
         self._evidence.r = kept["r"]
         self._recent, self._recent_rows = kept["recent"], kept["recent_rows"]
