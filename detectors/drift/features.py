@@ -122,6 +122,7 @@ class Features:
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
         self._magnitudes: Counts = np.zeros((2, d, MAGNITUDES), dtype=np.float32)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
+        self._ended: Counts = np.zeros((d, len(KINDS)), dtype=np.float32)
         self._whole: FloatArray = np.full(d, np.nan)
         self._last = -math.inf
         self._broken: BoolArray = np.zeros(d, dtype=np.bool_)
@@ -415,6 +416,9 @@ class Features:
     ) -> None:
         """Keep what is broken, since when, and the words for it."""
         broken: BoolArray = np.where(known, kind > 0, self._broken)
+        ended = np.flatnonzero(self._broken & ~broken)
+        self._ended[ended, self._kind[ended]] += 1
+        self._usual_kinds[:, contract.OF_LIFE] |= self._ended[:, contract.OF_LIFE] >= _USUAL_TIMES
         self._since[broken & ~self._broken] = ts
         self._since[~broken] = np.nan
         for i in map(int, np.flatnonzero(known & (broken | self._broken))):
@@ -523,7 +527,7 @@ class Features:
     def _state(self) -> dict[str, Any]:
         return {
             "fast": self._fast, "slow": self._slow, "squares": self._squares,
-            "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "whole": self._whole,
+            "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "ended": self._ended, "whole": self._whole,
             "broken": self._broken,
             "kind": self._kind, "since": self._since, "said_at": self._said_at, "table": self._table,
         }  # fmt: skip
@@ -545,6 +549,7 @@ class Features:
         self._fast, self._slow, self._squares = arrays["fast"], arrays["slow"], arrays["squares"]
         self._magnitudes = arrays["magnitudes"]
         self._usual_kinds, self._whole = arrays["usual_kinds"], arrays["whole"]
+        self._ended = arrays["ended"]
         self._broken, self._kind, self._since = arrays["broken"], arrays["kind"], arrays["since"]
         self._said_at, self._table = arrays["said_at"], arrays["table"]
 

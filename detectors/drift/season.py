@@ -106,13 +106,13 @@ class Wander:
         z = (np.cbrt(raw) - (1.0 - 2.0 / (9.0 * sure))) / np.sqrt(2.0 / (9.0 * sure))
         surest = np.zeros(self._columns)
         np.maximum.at(surest, self._of, np.where(pairs >= 2, z, 0.0).max(axis=0))
-        dependent = surest > _SURE
+        in_runs = self.run > 1.0
+        dependent = (surest > _SURE) | in_runs
         ordered = int(np.count_nonzero(dependent)) >= max(2.0, _ORDERED * self._columns)
         if ordered:
-            dependent = surest > _SUSPECT
+            dependent = (surest > _SUSPECT) | in_runs
         out = np.ones(raw.shape)
-        in_runs = self.run > 1.0
-        which = (dependent | in_runs)[self._of]
+        which = dependent[self._of]
         if not which.any():
             return out
         out[:, which] = self._continued(raw[:, which], ordered=ordered)

@@ -48,6 +48,8 @@ _REFRESH: Final = 8
 _YOUNG: Final = 64
 """Windows before which it is looked at each time."""
 _SILENT: Final = 0.1
+_BESIDE: Final = 0.25
+"""While columns drift, another must move so far of what the farthest did: the reference is known not to hold."""
 _NAMED: Final = 0.01
 """When one column has reached 1, others need no more than this to be named beside it."""
 
@@ -80,6 +82,7 @@ class Watch:
         np.maximum(shares, _MOVED / self.scores.sd, out=shares)
         self._recent = np.zeros((len(STEPS), len(share)), dtype=np.float32)
         self._recent_rows: FloatArray = np.zeros(len(STEPS))
+        self._on: FloatArray = np.zeros(d)  # how many times the least each column moved that drifts
         self._window: FloatArray = np.zeros((d, COLUMNS))
         self._window_pairs: FloatArray = np.zeros(p)
         self._window_rows = 0.0
@@ -142,6 +145,7 @@ class Watch:
         self._recent_rows *= fade
         self._recent_rows += rows
         self._wander.take(sums, rows)
+        self._latch()
         self._window[:] = 0.0
         self._window_pairs[:] = 0.0
         self._window_rows = 0.0
@@ -163,6 +167,13 @@ class Watch:
             )
         )
 
+    def _latch(self) -> None:
+        """Keep which columns drift, and how far the farthest of their statistics moved."""
+        value, times = self._found()
+        _, sized = self.values()
+        far = self._most(np.where(value >= _NAMED, times, 0.0))
+        self._on = np.where(sized >= Watch.enough(sized), np.maximum(far, 1.0), 0.0)
+
     def _set_null(self) -> None:
         """Take how far rows wander into what the evidence is against."""
         effect = self._wander.effect()
@@ -173,14 +184,31 @@ class Watch:
 
     def values(self) -> tuple[FloatArray, FloatArray]:
         """Return the e-value of each column (d,), and that of what is large enough, too."""
+        value, times = self._found()
+        young = self._seen < _YOUNG_ROWS or self._seen_s < _YOUNG_S
+        least = np.where(self._on > 0, 1.0, max(1.0, _BESIDE * self._on.max(initial=0.0)))
+        least = np.maximum(least, _YOUNG_SIZE if young else 1.0)
+        second = np.minimum(least[self.pairs.first], least[self.pairs.second])
+        enough = times >= np.concatenate((np.repeat(least, FUNCTIONS), second))
+        return self._by_column(value), self._by_column(np.where(enough, value, 0.0))
+
+    def _found(self) -> tuple[FloatArray, FloatArray]:
+        """Return the e-value of each statistic (n,), and how many times the least it moved."""
         value = self._evidence.value()
         # of equal ones, at the cap, the largest step: its rows are the newest
         best = len(STEPS) - 1 - self._evidence.r[:, ::-1].argmax(axis=1) % len(STEPS)
         shift = np.abs(self._recent[best, np.arange(len(best))])
         shift /= np.maximum(self._recent_rows[best], 1.0)
-        young = self._seen < _YOUNG_ROWS or self._seen_s < _YOUNG_S
-        least = self._least * (_YOUNG_SIZE if young else 1.0)
-        return self._by_column(value), self._by_column(np.where(shift >= least, value, 0.0))
+        return value, shift / self._least
+
+    def _most(self, of: FloatArray) -> FloatArray:
+        """Return the largest of the statistics of each column (d,), its pairs' too."""
+        own = of[: self._d * FUNCTIONS].reshape(self._d, FUNCTIONS).max(axis=1, initial=0.0)
+        joint = of[self._d * FUNCTIONS :]
+        np.maximum.at(own, self.pairs.first, joint)
+        np.maximum.at(own, self.pairs.second, joint)
+        out: FloatArray = own
+        return out
 
     def joint(self) -> bool:
         """Tell whether two columns stand to each other as never before, each alone as ever."""
@@ -212,7 +240,7 @@ class Watch:
         w = self._wander
         return {
             "r": self._evidence.r, "recent": self._recent, "recent_rows": self._recent_rows,
-            "window": self._window, "window_pairs": self._window_pairs,
+            "on": self._on, "window": self._window, "window_pairs": self._window_pairs,
             "hours": self._rhythm.sums, "hours_rows": self._rhythm.rows, "hours_errors": self._rhythm.errors,
             "hours_help": self._rhythm.helps,
             "wander_sums": w.sums, "wander_rows": w.rows, "wander_squares": w.squares, "wander_pairs": w.pairs,
@@ -236,6 +264,7 @@ class Watch:
         self._evidence.r = kept["r"]
         self._recent, self._recent_rows = kept["recent"], kept["recent_rows"]
         self._window, self._window_pairs = kept["window"], kept["window_pairs"]
+        self._on = kept["on"]
         self._rhythm.sums, self._rhythm.rows = kept["hours"], kept["hours_rows"]
         self._rhythm.errors, self._rhythm.helps = kept["hours_errors"], kept["hours_help"]
         self._window_rows, self._closed_at, windows, usual, *seen = map(float, kept["watched"])
