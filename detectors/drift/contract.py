@@ -29,7 +29,7 @@ _MISSING, _TYPE, _SCALE, _STUCK, _RANGE, _NEW, _WHOLE_NUMBERS = range(1, len(KIN
 OF_RUNS: Final = (_STUCK, _RANGE, _NEW)
 """No news of a column that changes its value less than once in the newest rows: it is new with each change."""
 OF_LIFE: Final = (_SCALE, _RANGE, _NEW)
-"""What may come and go by itself: having done so some times it is no news."""
+"""What may be ordinary life: once it was so for as many rows as the reference has, it may come back unsaid."""
 LOGS: Final = 200
 """Bins of magnitudes: 20 a decade, 5 decades to either side of the reference's median."""
 PER_DECADE: Final = 20

@@ -122,7 +122,7 @@ class Features:
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
         self._magnitudes: Counts = np.zeros((2, d, MAGNITUDES), dtype=np.float32)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
-        self._ended: Counts = np.zeros((d, len(KINDS)), dtype=np.float32)
+        self._spent: FloatArray = np.zeros((d, len(KINDS)))  # rows with each kind of break
         self._whole: FloatArray = np.full(d, np.nan)
         self._last = -math.inf
         self._broken: BoolArray = np.zeros(d, dtype=np.bool_)
@@ -189,6 +189,8 @@ class Features:
         self._squares *= age * age
         self._squares += n
         self._last = max(self._last, ts)
+        if self._broken.any():
+            self._spent[self._broken, self._kind[self._broken]] += rows
         self._watch.take(self._last, counts, columns)
         return self._coded(columns, rows)
 
@@ -416,9 +418,7 @@ class Features:
     ) -> None:
         """Keep what is broken, since when, and the words for it."""
         broken: BoolArray = np.where(known, kind > 0, self._broken)
-        ended = np.flatnonzero(self._broken & ~broken)
-        self._ended[ended, self._kind[ended]] += 1
-        self._usual_kinds[:, contract.OF_LIFE] |= self._ended[:, contract.OF_LIFE] >= _USUAL_TIMES
+        self._get_used_to(self._broken & ~broken)
         self._since[broken & ~self._broken] = ts
         self._since[~broken] = np.nan
         for i in map(int, np.flatnonzero(known & (broken | self._broken))):
@@ -432,6 +432,13 @@ class Features:
                 self._said_at[i] = ts
         self._kind[known] = kind[known]
         self._broken = broken
+
+    def _get_used_to(self, ended: BoolArray) -> None:
+        """Take breaks that ended (d,) for ordinary life, where they were on for as many rows as the reference has."""
+        spent = self._spent[:, contract.OF_LIFE]
+        long = ended & (spent.sum(axis=1) >= self._ref.rows)
+        for k, kind in enumerate(contract.OF_LIFE):
+            self._usual_kinds[long & (spent[:, k] > 0), kind] = True
 
     def _grouped(self, columns: FloatArray) -> FloatArray:
         d = len(columns)
@@ -527,7 +534,7 @@ class Features:
     def _state(self) -> dict[str, Any]:
         return {
             "fast": self._fast, "slow": self._slow, "squares": self._squares,
-            "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "ended": self._ended, "whole": self._whole,
+            "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "spent": self._spent, "whole": self._whole,
             "broken": self._broken,
             "kind": self._kind, "since": self._since, "said_at": self._said_at, "table": self._table,
         }  # fmt: skip
@@ -549,7 +556,7 @@ class Features:
         self._fast, self._slow, self._squares = arrays["fast"], arrays["slow"], arrays["squares"]
         self._magnitudes = arrays["magnitudes"]
         self._usual_kinds, self._whole = arrays["usual_kinds"], arrays["whole"]
-        self._ended = arrays["ended"]
+        self._spent = arrays["spent"]
         self._broken, self._kind, self._since = arrays["broken"], arrays["kind"], arrays["since"]
         self._said_at, self._table = arrays["said_at"], arrays["table"]
 
