@@ -17,7 +17,7 @@ def wander(x):
     x = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
     out = Wander(np.arange(len(x)), np.ones(len(x)), NO_PAIRS)
     for at in range(0, x.shape[1] - QUANTUM + 1, QUANTUM):
-        out.take(x[:, at : at + QUANTUM].sum(axis=1), float(QUANTUM), np.full(len(x), True))
+        out.take(x[:, at : at + QUANTUM].sum(axis=1), float(QUANTUM))
     return out
 
 
@@ -58,7 +58,7 @@ def test_one_change_is_no_restlessness():
     steady = Wander(np.zeros(1, dtype=np.int64), np.ones(1), NO_PAIRS)
     for at in range(0, 8000, QUANTUM):
         moved = x[:, at : at + QUANTUM] + (0.5 if at >= 5000 else 0.0)
-        steady.take(moved.sum(axis=1), float(moved.shape[1]), np.full(1, True))
+        steady.take(moved.sum(axis=1), float(moved.shape[1]))
     assert (steady.effect()[:3] < 1.5).all()
 
 
@@ -71,7 +71,7 @@ def test_a_rare_statistic_goes_with_its_column_and_a_pair_with_its_two():
     for at in range(0, 20_000 - QUANTUM, QUANTUM):
         part = slice(at, at + QUANTUM)
         sums = [x[0, part].sum(), 0.0, still[0, part].sum(), still[1, part].sum()]
-        test.take(np.array(sums), float(QUANTUM), np.full(4, True))
+        test.take(np.array(sums), float(QUANTUM))
     effect = test.effect()
     assert (effect[2, [0, 1, 3]] > 10).all()
     assert effect[2, 2] < 3
