@@ -156,7 +156,6 @@ class Concept:
         self._last = -math.inf
         # rows, sum, sum of squares of each stream, and the sum of what its size is told in
         self._base: FloatArray = np.zeros((4, streams))
-        self._aside: FloatArray = np.zeros((4, streams))  # the same, while there is an alarm
         self._log_r: FloatArray = np.full(bets, -np.inf)
         self._log_w: FloatArray = np.zeros(bets)
         self._since: FloatArray = np.full(bets, -np.inf)
@@ -180,7 +179,6 @@ class Concept:
     def restart(self) -> None:
         """Forget all evidence; what is usual stays."""
         self._log_r[:], self._log_w[:], self._since[:], self._run[:] = -np.inf, 0.0, -np.inf, 0.0
-        self._aside[:] = 0.0
         self.alarmed, self._calm = False, True
 
     # ---- rows in
@@ -212,7 +210,8 @@ class Concept:
                 self._bet(counts, gauge, n)
                 self._decide()
             moments = _moments(counts, gauge)
-            (self._aside if self.alarmed else self._base)[:] += moments
+            if not self.alarmed:
+                self._base += moments
             self._gather(moments, n, wait=True)
             self.rows += n
         self._last = ts
@@ -342,9 +341,6 @@ class Concept:
         if self.alarmed and self._calm:
             self.alarmed = False
             self._log_w = np.zeros_like(self._log_w)
-            # what went away by itself was ordinary life
-            self._base += self._aside
-            self._aside[:] = 0.0
         if self.alarmed or self._calm:
             return
         _, before, after = self._gauges(self._leading())
@@ -464,7 +460,7 @@ class Concept:
 
     def _state(self) -> dict[str, npt.NDArray[Any]]:
         return {
-            "base": self._base, "aside": self._aside, "log_r": self._log_r, "log_w": self._log_w, "since": self._since,
+            "base": self._base, "log_r": self._log_r, "log_w": self._log_w, "since": self._since,
             "run": self._run, "effect": self._effect, "doubt": self._doubt, "open": self._open, "held": self._held,
             "pairs": self._pairs, "spread": self._spread,
         }  # fmt: skip

@@ -80,6 +80,7 @@ class Watch:
         self._least = np.full(len(share), _SHIFT)
         shares = self._least[: d * FUNCTIONS].reshape(d, FUNCTIONS)[:, SHARES:]
         np.maximum(shares, _MOVED / self.scores.sd, out=shares)
+        self._values = np.zeros(d), np.zeros(d)
         self._recent = np.zeros((len(STEPS), len(share)), dtype=np.float32)
         self._recent_rows: FloatArray = np.zeros(len(STEPS))
         self._on: FloatArray = np.zeros(d)  # how many times the least each column moved that drifts
@@ -145,7 +146,7 @@ class Watch:
         self._recent_rows *= fade
         self._recent_rows += rows
         self._wander.take(sums, rows)
-        self._latch()
+        self._look(latch=True)
         self._window[:] = 0.0
         self._window_pairs[:] = 0.0
         self._window_rows = 0.0
@@ -167,12 +168,28 @@ class Watch:
             )
         )
 
-    def _latch(self) -> None:
-        """Keep which columns drift, and how far the farthest of their statistics moved."""
-        value, times = self._found()
-        _, sized = self.values()
-        far = self._most(np.where(value >= _NAMED, times, 0.0))
-        self._on = np.where(sized >= Watch.enough(sized), np.maximum(far, 1.0), 0.0)
+    def _look(self, *, latch: bool = False) -> None:
+        """Work out the values; `latch`: and which columns drift, and how far the farthest of their statistics moved."""
+        value = self._evidence.value()
+        # of equal ones, at the cap, the largest step: its rows are the newest
+        best = len(STEPS) - 1 - self._evidence.r[:, ::-1].argmax(axis=1) % len(STEPS)
+        shift = np.abs(self._recent[best, np.arange(len(best))])
+        times = shift / np.maximum(self._recent_rows[best], 1.0) / self._least
+        sized = self._sized(value, times)
+        if latch:
+            far = self._most(np.where(value >= _NAMED, times, 0.0))
+            self._on = np.where(sized >= Watch.enough(sized), np.maximum(far, 1.0), 0.0)
+            sized = self._sized(value, times)
+        self._values = self._by_column(value), sized
+
+    def _sized(self, value: FloatArray, times: FloatArray) -> FloatArray:
+        """Return the e-value of each column (d,) by what moved far enough."""
+        young = self._seen < _YOUNG_ROWS or self._seen_s < _YOUNG_S
+        least = np.where(self._on > 0, 1.0, _BESIDE * self._on.max(initial=0.0))
+        least = np.maximum(least, _YOUNG_SIZE if young else 1.0)
+        second = np.minimum(least[self.pairs.first], least[self.pairs.second])
+        enough = times >= np.concatenate((np.repeat(least, FUNCTIONS), second))
+        return self._by_column(np.where(enough, value, 0.0))
 
     def _set_null(self) -> None:
         """Take how far rows wander into what the evidence is against."""
@@ -181,25 +198,11 @@ class Watch:
         self._evidence.set_null(
             self._bets.bounds(known), season.discount(effect, STEPS), self._trusted()
         )
+        self._look()
 
     def values(self) -> tuple[FloatArray, FloatArray]:
         """Return the e-value of each column (d,), and that of what is large enough, too."""
-        value, times = self._found()
-        young = self._seen < _YOUNG_ROWS or self._seen_s < _YOUNG_S
-        least = np.where(self._on > 0, 1.0, max(1.0, _BESIDE * self._on.max(initial=0.0)))
-        least = np.maximum(least, _YOUNG_SIZE if young else 1.0)
-        second = np.minimum(least[self.pairs.first], least[self.pairs.second])
-        enough = times >= np.concatenate((np.repeat(least, FUNCTIONS), second))
-        return self._by_column(value), self._by_column(np.where(enough, value, 0.0))
-
-    def _found(self) -> tuple[FloatArray, FloatArray]:
-        """Return the e-value of each statistic (n,), and how many times the least it moved."""
-        value = self._evidence.value()
-        # of equal ones, at the cap, the largest step: its rows are the newest
-        best = len(STEPS) - 1 - self._evidence.r[:, ::-1].argmax(axis=1) % len(STEPS)
-        shift = np.abs(self._recent[best, np.arange(len(best))])
-        shift /= np.maximum(self._recent_rows[best], 1.0)
-        return value, shift / self._least
+        return self._values
 
     def _most(self, of: FloatArray) -> FloatArray:
         """Return the largest of the statistics of each column (d,), its pairs' too."""
@@ -271,3 +274,4 @@ class Watch:
         self._evidence.usual = usual
         self._seen, self._seen_s, self._rhythm.last = seen
         self._windows = int(windows)
+        self._look()
