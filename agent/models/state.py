@@ -29,7 +29,7 @@ SURE: Final = np.array([0.6, 0.85])
 """Confidences that cut the rows into unsure, rather sure and sure ones."""
 SURE_NAMES: Final = ("unsure", "rather sure", "sure")
 _ONCE: Final = 1e-3
-"""The chance that a release which is as good as the one before is ever called worse, for what it does from its start."""
+"""The chance that a release as good as the one before is ever called worse for what it does from its start."""
 _POSITIVE: Final = frozenset(
     {"1", "yes", "y", "positive", "pos", "bad", "fraud", "churn", "default"}
 )

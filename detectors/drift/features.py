@@ -66,7 +66,7 @@ _MOST_LEARNT: Final = 256
 _SLICINGS: Final = 6
 _MOST_SLICED: Final = 8
 """Values of a category that is looked at value by value."""
-_VERSION: Final = 2
+_VERSION: Final = 3
 
 
 Counts = npt.NDArray[np.float32]
@@ -538,8 +538,8 @@ class Features:
     def _state(self) -> dict[str, Any]:
         return {
             "fast": self._fast, "slow": self._slow, "squares": self._squares,
-            "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "spent": self._spent, "whole": self._whole,
-            "broken": self._broken,
+            "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "spent": self._spent,
+            "whole": self._whole, "broken": self._broken,
             "kind": self._kind, "since": self._since, "said_at": self._said_at, "table": self._table,
         }  # fmt: skip
 

@@ -32,7 +32,7 @@ NO_SCORE = -1e9
 
 
 def foremost(scores: dict[str, float]) -> list[str]:
-    """The columns that an alarm names: the top three, as long as they are nearer to the first than half of it is to 0."""
+    """The columns that an alarm names: the top three, as long as half of the first lies not between."""
     order = sorted(scores, key=lambda name: -scores[name])[:3]
     top = max(scores.values(), default=0.0)
     # a logarithm of evidence may be negative, at settings below the usual
