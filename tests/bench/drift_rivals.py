@@ -36,7 +36,7 @@ def foremost(scores: dict[str, float]) -> list[str]:
     order = sorted(scores, key=lambda name: -scores[name])[:3]
     top = max(scores.values(), default=0.0)
     # a logarithm of evidence may be negative, at settings below the usual
-    return [name for name in order if name == order[0] or scores[name] > top - abs(top) / 2]
+    return [name for name in order if scores[name] > top - abs(top) / 2]
 
 
 class Rival:

@@ -88,3 +88,22 @@ def test_bets_are_divided_by_as_much_as_their_windows_wander():
     assert one[0] < 8
     assert one[-1] > 10
     assert season.at(flat.T.repeat(LEVELS, axis=0)[:LEVELS], np.full(len(STEPS), 500.0)).min() > 19
+
+
+def test_values_in_runs_are_told_from_values_in_any_order():
+    rng = np.random.default_rng(7)
+    months = np.repeat([1.0, 2.0, 3.0, 4.0], 500)
+    rare = (rng.random(2000) < 0.01).astype(float)  # long runs, and yet in any order
+    sticky = np.repeat(rng.normal(size=100), 20)
+    one = np.full(2000, 7.0)
+    x = np.stack([months, rare, sticky, one, rng.normal(size=2000)])
+    np.testing.assert_array_equal(season.runs(x), [500.0, 1.0, 20.0, 1.0, 1.0])
+
+
+def test_what_comes_in_runs_is_known_from_so_many_runs():
+    one = wander(np.random.default_rng(8).normal(size=(1, 5000)))
+    np.testing.assert_array_equal(one.effect(), 1.0)
+    one.run[:] = 2500.0
+    effect = one.effect()
+    assert effect[0, 0] >= 96  # all rows of so short a window are of one run
+    assert effect.max() >= 2500
