@@ -10,7 +10,9 @@ rows that wander, as far as they did so in the reference or since. Not for: the 
 that was seen before; a shift of a column that wanders without end (there only the contract of a feature, and columns
 that hold still, tell anything). A column drifts when evidence and size are there: e-value 1, a shift of place, spread
 or product by .1 sd, or .1 sd and 2 % of the rows that moved to or from a value. What was dependent before needs that
-much more, so that a window as unusual as others before it is no novelty and no drift.
+much more, so that a window as unusual as others before it is no novelty and no drift; a column in runs of one value
+is known from so many runs. While a column drifts another must move a quarter as far: that the reference does not hold
+is known, and news is what makes it worse.
 A pair speaks for its two columns where neither speaks for itself. Missing columns are rows that do not count.
 Measured on one core: about 1 microsecond a row at 50 columns and 45 pairs in batches of 1,000; state 5 kB a column.
 """
@@ -49,7 +51,7 @@ _YOUNG: Final = 64
 """Windows before which it is looked at each time."""
 _SILENT: Final = 0.1
 _BESIDE: Final = 0.25
-"""While columns drift, another must move so far of what the farthest did: the reference is known not to hold."""
+"""So much of what the farthest column has moved another must move to be named beside it later."""
 _NAMED: Final = 0.01
 """When one column has reached 1, others need no more than this to be named beside it."""
 
@@ -80,10 +82,10 @@ class Watch:
         self._least = np.full(len(share), _SHIFT)
         shares = self._least[: d * FUNCTIONS].reshape(d, FUNCTIONS)[:, SHARES:]
         np.maximum(shares, _MOVED / self.scores.sd, out=shares)
-        self._values = np.zeros(d), np.zeros(d)
+        self._values: tuple[FloatArray, FloatArray] = np.zeros(d), np.zeros(d)
         self._recent = np.zeros((len(STEPS), len(share)), dtype=np.float32)
         self._recent_rows: FloatArray = np.zeros(len(STEPS))
-        self._on: FloatArray = np.zeros(d)  # how many times the least each column moved that drifts
+        self._on: FloatArray = np.zeros(d)  # of columns that drift: by how many times the least they moved
         self._window: FloatArray = np.zeros((d, COLUMNS))
         self._window_pairs: FloatArray = np.zeros(p)
         self._window_rows = 0.0
