@@ -2,13 +2,15 @@
 
 Good for: rows in order of time (rhythms, slow wandering, runs of one value), whose window means vary more than
 those of as many independent rows. Not for: telling a rhythm from a trend, or what lasts longer than all that was
-seen: there the growth between the longest known windows is continued.
+seen: there the growth between the longest known windows is continued. Windows of what drifts are learnt, too: their
+differences come back with it; what evidence is held against stays while it is on (see `watch`).
 
     rows -> means of 64 rows -> differences of neighbours, of neighbours of 128 rows, of 256 ... (Haar, Allan)
 
 d(m) = m x half the mean square of such differences, for scores of variance 1: 1 when rows are independent, the
 number of rows in a run when these stay together. One lasting change touches one difference of each length, so
-that d says how restless rows are and not that they changed once. Constant memory, (LEVELS, n) of each of three.
+that d says how restless rows are and not that they changed once. A column whose rows come in runs of one value
+has d of a run's length, at least, however few its changes. Constant memory, (LEVELS, n) of each of three.
 Sources: Allan, Statistics of atomic frequency standards, 1966; Kish, Survey sampling, 1965 (design effect);
 Wilson, Hilferty, The distribution of chi-square, 1931.
 """
@@ -40,6 +42,7 @@ _ENOUGH: Final = 16.0
 """T below: the natural logarithm that alarms need, about."""
 _LEAST_RUNS: Final = 16.0
 _IN_RUNS: Final = 0.25
+"""Rows are in runs when there are fewer than so many of the runs that chance gives, and chance gives enough to tell."""
 HOURS: Final = 24
 _DAY_S: Final = 86_400.0
 _PROFILE_DAYS: Final = 14.0

@@ -85,7 +85,9 @@ class Watch:
         self._values: tuple[FloatArray, FloatArray] = np.zeros(d), np.zeros(d)
         self._recent = np.zeros((len(STEPS), len(share)), dtype=np.float32)
         self._recent_rows: FloatArray = np.zeros(len(STEPS))
-        self._on: FloatArray = np.zeros(d)  # of columns that drift: by how many times the least they moved
+        self._on: FloatArray = np.zeros(
+            d
+        )  # of columns that drift: by how many times the least they moved
         self._window: FloatArray = np.zeros((d, COLUMNS))
         self._window_pairs: FloatArray = np.zeros(p)
         self._window_rows = 0.0
