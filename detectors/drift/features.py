@@ -506,12 +506,15 @@ class Features:
         return {self.names[i]: math.log10(sized[i]) for i in map(int, np.flatnonzero(sized > 0))}
 
     def restart(self) -> None:
-        """Forget the rows, keep the reference: the version serves anew."""
+        """Forget the rows, keep the reference and what is usual: the version serves anew."""
         if self._learning:
             self._pending = []
         else:
-            self._use(self._ref, self._watch.pairs)
+            kinds, whole, watch = self._usual_kinds, self._whole, self._watch
+            self._use(self._ref, watch.pairs)
             self._learning = False
+            self._usual_kinds, self._whole = kinds, whole
+            self._watch.keep(watch)
 
     # ---- restarts of the agent
 

@@ -158,7 +158,7 @@ def runs(values: FloatArray) -> FloatArray:
     out = np.ones(len(values))
     for i, x in enumerate(values):
         n = len(x)
-        found = 1 + np.count_nonzero(np.diff(x))
+        found = 1 + np.count_nonzero(x[1:] != x[:-1])
         if found > _IN_RUNS * n:
             continue
         share = np.unique(x, return_counts=True)[1] / n

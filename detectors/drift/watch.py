@@ -121,6 +121,12 @@ class Watch:
         out: FloatArray = np.take_along_axis(self.scores.curves[:, PLACE], columns, axis=1)
         return out
 
+    def keep(self, other: Watch) -> None:
+        """Take how far rows wander from what watched the same columns before."""
+        self._wander, self._rhythm = other._wander, other._rhythm
+        self._seen, self._seen_s = other._seen, other._seen_s
+        self._set_null()
+
     def take(self, ts: float, counts: FloatArray, columns: IntArray) -> None:
         """Count a batch whose newest row is at `ts`: counts (d, COLUMNS) of its columns of bins (d, rows)."""
         self._window += counts

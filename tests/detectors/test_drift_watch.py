@@ -187,6 +187,18 @@ def test_a_column_that_was_new_with_each_change_may_be_so_again():
     assert "x0" in f.drifting()
 
 
+def test_a_version_that_serves_anew_knows_how_restless_its_rows_are():
+    f = Features(config())
+    rng, made = np.random.default_rng(3), months(2100)
+    f.fit(named(made(rng, 5000)))
+    f.restart()
+    for at in range(0, 3000, 100):
+        f.take(float(at), 100, named(made(rng, 100)))
+        f.judge(float(at))
+        assert not f.drifting()
+        assert not any(state.broken for state in f.states())
+
+
 @pytest.mark.parametrize(("further", "news"), [(0.35, False), (2.5, True)])
 def test_beside_what_drifts_another_column_must_move_as_far(further, news):
     rng = np.random.default_rng(2)
