@@ -122,9 +122,8 @@ class Features:
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
         self._magnitudes: Counts = np.zeros((2, d, MAGNITUDES), dtype=np.float32)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
-        self._spent: Counts = np.zeros(
-            (d, len(KINDS)), dtype=np.float32
-        )  # rows with each kind of break
+        # rows with each kind of break
+        self._spent: Counts = np.zeros((d, len(KINDS)), dtype=np.float32)
         self._whole: FloatArray = np.full(d, np.nan)
         self._last = -math.inf
         self._broken: BoolArray = np.zeros(d, dtype=np.bool_)
@@ -304,9 +303,8 @@ class Features:
         columns, x, _ = self._place(rows, features)
         self._use(self._ref, pairs.choose(self._watch.places(columns)))
         self._learning = False
-        run = season.runs(
-            np.where(self._ref.numeric[:, None], np.nan_to_num(x, nan=-np.inf), columns)
-        )
+        known = np.where(np.isnan(x), -np.inf, x)  # missing is a value of its own
+        run = season.runs(np.where(self._ref.numeric[:, None], known, columns))
         self._watch.learn(columns, run, whole=whole)
         self._learn_kinds(features, x)
         self._usual_kinds[np.ix_(run >= season.QUANTUM, contract.OF_RUNS)] = True

@@ -85,9 +85,8 @@ class Watch:
         self._values: tuple[FloatArray, FloatArray] = np.zeros(d), np.zeros(d)
         self._recent = np.zeros((len(STEPS), len(share)), dtype=np.float32)
         self._recent_rows: FloatArray = np.zeros(len(STEPS))
-        self._on: FloatArray = np.zeros(
-            d
-        )  # of columns that drift: by how many times the least they moved
+        # of columns that drift: how many times the least they moved
+        self._on: FloatArray = np.zeros(d)
         self._window: FloatArray = np.zeros((d, COLUMNS))
         self._window_pairs: FloatArray = np.zeros(p)
         self._window_rows = 0.0
@@ -217,11 +216,9 @@ class Watch:
     def _most(self, of: FloatArray) -> FloatArray:
         """Return the largest of the statistics of each column (d,), its pairs' too."""
         own = of[: self._d * FUNCTIONS].reshape(self._d, FUNCTIONS).max(axis=1, initial=0.0)
-        joint = of[self._d * FUNCTIONS :]
-        np.maximum.at(own, self.pairs.first, joint)
-        np.maximum.at(own, self.pairs.second, joint)
-        out: FloatArray = own
-        return out
+        for of_pair in (self.pairs.first, self.pairs.second):
+            np.maximum.at(own, of_pair, of[self._d * FUNCTIONS :])
+        return np.asarray(own)
 
     def joint(self) -> bool:
         """Tell whether two columns stand to each other as never before, each alone as ever."""
