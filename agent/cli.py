@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -168,9 +169,12 @@ def tell(error: AgentError, as_json: bool) -> int:
         print(json.dumps(body, indent=2, ensure_ascii=False))  # noqa: T201  # standard output is what is asked for
         return code
     if faults:
-        for f in faults:
+        carets = [f.caret() for f in getattr(error, "faults", ())] or [""] * len(faults)
+        for f, caret in zip(faults, carets, strict=True):
             at = f"{f['place']}:{f['line']}:{f['column']}" if f["line"] else f["place"]
-            note(f"{at}: {f['problem']}" + (f"\n    {f['remedy']}" if f["remedy"] else ""))
+            note(f"{at}: {f['problem']}" + (f"\n{indent(caret, '    ')}" if caret else ""))
+            if f["remedy"]:
+                note(f"    {f['remedy']}")
         note(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}")
     else:
         note(f"homeostat: {said}" + (f"\n    {remedy}" if remedy else ""))

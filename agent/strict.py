@@ -18,7 +18,7 @@ import re
 import stat
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
@@ -55,6 +55,8 @@ class Document:
     keys: Mapping[Place, tuple[int, int]] = field(default_factory=dict, repr=False)
     raw: Mapping[Place, str] = field(default_factory=dict, repr=False)
     """Scalars as they were written, by path; quoted ones without their quotes."""
+    lines: Sequence[str] = field(default=(), repr=False)
+    """The file, line by line."""
 
     def where(self, path: Sequence[Part], *, key: bool = False) -> tuple[int, int]:
         """Return (line, column) from 1 of the value at `path`, of its key on request.
@@ -73,7 +75,19 @@ class Document:
     ) -> Fault:
         """Return a fault at the place of `path`."""
         line, column = self.where(path, key=key)
-        return Fault(self.place, line, column, problem, remedy)
+        shown = "" if _is_secret(tuple(path)) else _line_of(self.lines, line)
+        return Fault(self.place, line, column, problem, remedy, shown)
+
+    def fault_in(
+        self, path: Sequence[Part], text: str, at: int, problem: str, remedy: str = ""
+    ) -> Fault:
+        """Return a fault at a character of the text at `path`; at its start where it was folded or escaped."""
+        told = self.fault(path, problem, remedy)
+        start = max(0, told.column - 1)
+        start += told.text[start : start + 1] in {"'", '"'}
+        if tuple(path) in self.values and told.text.startswith(text, start):
+            return replace(told, column=start + at + 1)
+        return told
 
 
 def did_you_mean(word: str, known: Collection[str], *, show: int = 12) -> str:
@@ -137,9 +151,20 @@ def _bytes_of(path: Path) -> bytes:
         return file.read(MAX_BYTES + 1)
 
 
+_SECRET: Final = re.compile(r"(?i)token|secret|passw|api_?key|credential")
+_BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""Where PyYAML lets a line end."""
+
+
 def _position(text: str, index: int | None) -> tuple[int, int]:
     before = text if index is None else text[:index]
     return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def _line_of(lines: Sequence[str], line: int) -> str:
+    """Return a line to be shown; "" when there is none, or when it may hold a secret."""
+    text = lines[line - 1] if 1 <= line <= len(lines) else ""
+    return "" if _SECRET.search(text) else text
 
 
 class _Stop(Exception):
@@ -181,6 +206,7 @@ class _Reader:
 
     def __init__(self, text: str, place: str) -> None:
         self._text = text
+        self._lines = _BREAK.split(text)
         self._place = place
         self._faults: list[Fault] = []
         self._anchors: dict[str, _Node | None] = {}
@@ -222,10 +248,11 @@ class _Reader:
             broken = True
             self._say(root.mark, "is not a mapping", "start with `key: value` lines")
         faults = tuple(sorted(self._faults, key=lambda f: (f.line, f.column)))
-        return Document(data, self._place, faults, broken, values, keys, raw)
+        return Document(data, self._place, faults, broken, values, keys, raw, self._lines)
 
     def _say(self, mark: tuple[int, int], problem: str, remedy: str) -> None:
-        self._faults.append(Fault(self._place, *mark, problem, remedy))
+        shown = _line_of(self._lines, mark[0])
+        self._faults.append(Fault(self._place, *mark, problem, remedy, shown))
 
     def _explain(self, error: yaml.MarkedYAMLError) -> None:
         mark = error.problem_mark or error.context_mark
@@ -592,9 +619,6 @@ def _named(path: Place) -> str:
     if not words:
         return ""
     return f"`{words[-1]}`: " if path[-1] == words[-1] else f"`{words[-1]}[{path[-1]}]`: "
-
-
-_SECRET: Final = re.compile(r"(?i)token|secret|passw|api_?key|credential")
 
 
 def _is_secret(path: Place) -> bool:

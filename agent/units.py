@@ -8,7 +8,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    StringConstraints,
+)
 
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _BYTES: Final = {
@@ -72,10 +79,36 @@ def read_quantity(text: Any) -> Any:
     raise ValueError(f"not understood: {text!r}, write it like 250ms, 95%, 2GB or a number")
 
 
-Duration = Annotated[float, BeforeValidator(read_duration), Field(ge=0, allow_inf_nan=False)]
-Bytes = Annotated[float, BeforeValidator(read_bytes), Field(ge=0, allow_inf_nan=False)]
-Ratio = Annotated[float, BeforeValidator(read_ratio), Field(ge=0, le=1, allow_inf_nan=False)]
-Quantity = Annotated[float, BeforeValidator(read_quantity), Field(allow_inf_nan=False)]
+def _said(units: str) -> Any:
+    """Return the type of a number with one of these units, for the JSON Schema."""
+    pattern = rf"^(\s*[0-9]+(\.[0-9]+)?\s*({units})\s*)+$"
+    return Annotated[str, StringConstraints(pattern=pattern)]
+
+
+_Time: Final = _said("|".join(_SECONDS))
+_Size: Final = _said("|".join(_BYTES))
+_Share: Final = _said("%")
+_Part: Final[Any] = Annotated[float, Field(ge=0, le=1)]
+Duration = Annotated[
+    float,
+    BeforeValidator(read_duration, json_schema_input_type=NonNegativeFloat | _Time),
+    Field(ge=0, allow_inf_nan=False),
+]
+Bytes = Annotated[
+    float,
+    BeforeValidator(read_bytes, json_schema_input_type=NonNegativeFloat | _Size),
+    Field(ge=0, allow_inf_nan=False),
+]
+Ratio = Annotated[
+    float,
+    BeforeValidator(read_ratio, json_schema_input_type=_Part | _Share),
+    Field(ge=0, le=1, allow_inf_nan=False),
+]
+Quantity = Annotated[
+    float,
+    BeforeValidator(read_quantity, json_schema_input_type=float | _Time | _Size | _Share),
+    Field(allow_inf_nan=False),
+]
 
 
 def say_duration(seconds: float) -> str:

@@ -8,9 +8,9 @@ import pytest
 from agent import registry
 from agent.causes import matches
 from agent.config import Config
-from agent.match import try_examples
 from agent.model import Cause, Diagnosis, Entity, Incident
 from agent.playbook import Library
+from agent.playbook.examples import try_examples
 
 registry.load()
 LIBRARY = Library.load([], Config())
