@@ -60,6 +60,9 @@ class Unknown:
 
 UNKNOWN: Final = Unknown()
 
+LONGEST: Final = 2000
+"""Characters of one expression; parsers of more may run out of their stack."""
+_DEEPEST: Final = 9
 METHODS: Final = frozenset({"startsWith", "endsWith", "contains", "matches", "size"})
 FUNCTIONS: Final = frozenset({"double", "int", "string", "size"})
 _WORDS: Final = frozenset({"true", "false", "in"})
@@ -122,6 +125,14 @@ def lint(text: str) -> list[Slip]:
     """Return everything that is wrong with an expression by itself, without knowing its names."""
     if not text.strip():
         return [Slip(0, "the expression is empty", "write a comparison like `a.b > 1.0`")]
+    if len(text) > LONGEST:
+        return [
+            Slip(
+                0,
+                f"the expression has more than {LONGEST} characters",
+                "split it into several conditions",
+            )
+        ]
     tokens = scan(text)
     slips = [slip for i in range(len(tokens)) for slip in _slips(tokens, i)]
     if not slips:
@@ -164,6 +175,9 @@ def _slips(tokens: Sequence[Token], i: int) -> Iterator[Slip]:
 
 
 def _name_slips(token: Token, after: str) -> Iterator[Slip]:
+    if token.text.count(".") > _DEEPEST:
+        yield Slip(token.at, f"a name has more than {_DEEPEST + 1} parts", "shorten it")
+        return
     if token.text in _INSTEAD_OF_WORDS:
         yield Slip(
             token.at, f"`{token.text}` is not part of the language", _INSTEAD_OF_WORDS[token.text]

@@ -22,7 +22,9 @@ _BYTES: Final = {
     "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
-_NUMBER = r"(\d+(?:\.\d+)?)"
+_NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
+_LONGEST: Final = 60
+"""No duration, size or share is written in more characters."""
 
 
 class Model(BaseModel):
@@ -34,17 +36,23 @@ class Model(BaseModel):
     )  # fmt: skip
 
 
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+
+
 def _read(text: Any, units: dict[str, float] | dict[str, int], example: str) -> Any:
     """Return the number of base units; numbers pass through and pydantic checks them."""
     if not isinstance(text, str):
         return text
-    parts = re.findall(rf"{_NUMBER}\s*([A-Za-z]+)", text)
-    if parts and re.fullmatch(rf"(\s*{_NUMBER}\s*[A-Za-z]+\s*)+", text):
+    # no two parts of the pattern may match the same characters, else a long text takes for ever
+    whole = len(text) <= _LONGEST and re.fullmatch(rf"\s*(?:{_NUMBER}\s*[A-Za-z]+\s*)+", text)
+    if whole:
+        parts = re.findall(rf"{_NUMBER}\s*([A-Za-z]+)", text)
         unknown = [unit for _, unit in parts if unit not in units]
         if not unknown:
             return float(sum(float(number) * units[unit] for number, unit in parts))
         raise ValueError(f"unknown unit {unknown[0]!r}, known: {', '.join(units)}")
-    raise ValueError(f"not understood: {text!r}, write it like {example}")
+    raise ValueError(f"not understood: {_short(text)}, write it like {example}")
 
 
 def read_duration(text: Any) -> Any:
@@ -61,9 +69,9 @@ def read_ratio(text: Any) -> Any:
     """`10%` -> 0.1; numbers pass through."""
     if not isinstance(text, str):
         return text
-    match = re.fullmatch(rf"\s*{_NUMBER}\s*%\s*", text)
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*%\s*", text) if len(text) <= _LONGEST else None
     if not match:
-        raise ValueError(f"not understood: {text!r}, write it like 10% or 0.1")
+        raise ValueError(f"not understood: {_short(text)}, write it like 10% or 0.1")
     return float(match.group(1)) / 100
 
 
@@ -76,12 +84,12 @@ def read_quantity(text: Any) -> Any:
             return read(text)
         except ValueError:
             continue
-    raise ValueError(f"not understood: {text!r}, write it like 250ms, 95%, 2GB or a number")
+    raise ValueError(f"not understood: {_short(text)}, write it like 250ms, 95%, 2GB or a number")
 
 
 def _said(units: str) -> Any:
     """Return the type of a number with one of these units, for the JSON Schema."""
-    pattern = rf"^(\s*[0-9]+(\.[0-9]+)?\s*({units})\s*)+$"
+    pattern = rf"^\s*([0-9]+(\.[0-9]+)?\s*({units})\s*)+$"
     return Annotated[str, StringConstraints(pattern=pattern)]
 
 

@@ -16,7 +16,7 @@ from agent.codec import canonical
 from agent.errors import ConfigError, Fault
 from agent.expr import Kind, lint, parse, pieces, places
 from agent.playbook import dimensions
-from agent.playbook.language import ABOUT, Example, Item, Playbook, StepModel, notation
+from agent.playbook.language import ABOUT, MOST, Example, Item, Playbook, StepModel, notation
 from agent.playbook.verbs import ability_of, can_undo, methods, verb_of
 from agent.strict import Document, Place, did_you_mean, examine
 
@@ -214,6 +214,9 @@ class _Check:
                 found = [words for is_expression, words in pieces(data) if is_expression]
             except ConfigError as error:
                 yield self._say(path, error.faults[0].problem, error.faults[0].remedy)
+                return
+            if len(found) > MOST:
+                yield self._say(path, f"one text holds more than {MOST} expressions", "shorten it")
                 return
             for words in found:
                 yield from self._expression(

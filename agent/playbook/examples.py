@@ -309,3 +309,42 @@ class _Walk:
 
 def _times(n: int) -> str:
     return {0: "never", 1: "once", 2: "twice"}.get(n, f"{n} times")
+
+
+# ---------------------------------------------------------------- what it would do
+
+
+def forecast(
+    playbook: Playbook, target: Entity, given: Mapping[str, Any], config: Config | None
+) -> tuple[bool | None, str, Incident, Plan, Decision]:
+    """Return whether it would fire and why not, for which incident, its plan, and what the guard would say.
+
+    given    names to values; unless given, the cause is the playbook's own, certain
+    config   None = the defaults, under which nothing is managed. Raises ValueError for what can not be given.
+    """
+    severity = str(given.get("incident.severity", "page"))
+    if severity not in _SEVERITIES:
+        raise ValueError(f"no severity is called {severity!r}; write note, warning or page")
+    incident = incident_of(playbook, given, target)
+    cause = incident.diagnosis.top if incident.diagnosis else None
+    assert cause is not None  # noqa: S101  # `incident_of` gives it one
+    attrs = {f"target.{name}": getattr(target, name) for name in ("id", "kind", "key")}
+    seen = view(incident, {"cause.entity": cause.entity.id, **attrs, **given})
+    items = playbook.when.any or playbook.when.all
+    now = Holding(
+        [replace(i.condition, for_s=0.0) for i in items], "any" if playbook.when.any else "all"
+    )
+    fires, reason = match.fits(playbook, incident, cause, seen, holding=now, now=0.0)
+    world = World()
+    told = {
+        name.removeprefix("target."): str(value)
+        for name, value in given.items()
+        if name.startswith("target.")
+    }
+    for one in sightings((), {target: told}):
+        world.topology.take(one, _SOURCE)
+    decision = guard.decide(
+        playbook, target, incident, memory=Memory(), world=world, config=config or Config(), now=0.0
+    )
+    plan = playbook.plan(target, incident, seen, decision.mode, 0.0)
+    return fires, reason, incident, plan, decision

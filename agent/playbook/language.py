@@ -61,7 +61,12 @@ class Item(Model):
         return Condition(self.is_, self.signal, self.for_)
 
 
-Items = list[Annotated[Item, BeforeValidator(_item, json_schema_input_type=str | Item)]]
+MOST: Final = 50
+"""Conditions of one kind, or steps; more would be a program, and would cost time at each tick."""
+Items = Annotated[
+    list[Annotated[Item, BeforeValidator(_item, json_schema_input_type=str | Item)]],
+    Field(max_length=MOST),
+]
 
 
 class When(Model):
@@ -145,7 +150,11 @@ def _listed(written: Any) -> Any:
     return [written] if isinstance(written, str) else written
 
 
-Texts = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+Texts = Annotated[
+    list[str],
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+    Field(max_length=MOST),
+]
 
 
 class UntilModel(Model):
@@ -343,9 +352,9 @@ class Playbook(Model):
     when: Annotated[When, BeforeValidator(_when, json_schema_input_type=Items | When)] = When()
     unless: Texts = []
     guard: Guard | None = None
-    do: Annotated[list[StepModel], Field(min_length=1)]
+    do: Annotated[list[StepModel], Field(min_length=1, max_length=MOST)]
     verify: VerifyModel | None = None
-    then: list[StepModel] = []
+    then: Annotated[list[StepModel], Field(max_length=MOST)] = []
     tests: list[Example] = []
 
     _text_hash: str = PrivateAttr(default="")

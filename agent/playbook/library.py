@@ -102,6 +102,13 @@ def shipped() -> list[Document]:
     return [read(f.read_bytes(), f"playbooks/{f.name}") for f in found]
 
 
+def folders(config_path: Path | None, config: Config) -> list[Path]:
+    """Return where a site keeps its own: `playbooks.d` beside agent.yaml, then what `playbooks: {dirs}` names."""
+    root = config_path.parent if config_path is not None else Path()
+    beside = [root / "playbooks.d"] if config_path is not None else []
+    return [*(d for d in beside if d.is_dir()), *(root / d for d in config.playbooks.dirs)]
+
+
 def _folder(document: Document) -> Path:
     """Return where the files of a playbook's tests lie: beside it."""
     path = Path(document.place)
