@@ -392,9 +392,8 @@ def _show_plan(said: Any) -> None:
         for i, step in enumerate(said[part], 1):
             via = f" via {step['via']}" if step["via"] else ""
             with_ = json.dumps(step["with"], ensure_ascii=False)
-            typer.echo(
-                f"{'do' if part == 'steps' else part} {i}. {step['id']}: {step['use']}{via} {with_}, undo {step['undo']}"
-            )
+            name = f"{'do' if part == 'steps' else part} {i}. {step['id']}"
+            typer.echo(f"{name}: {step['use']}{via} {with_}, undo {step['undo']}")
     verify = said["verify"]
     if verify:
         typer.echo(
@@ -410,9 +409,7 @@ def _show_plan(said: Any) -> None:
     later = ", ".join(g["name"] for g in said["gates"] if not g["known"])
     typer.echo(f"asked when it acts: {later}")
     if not said["config"]:
-        typer.echo(
-            "no agent.yaml at hand: what is managed, and which connectors there are, is not known (--config)"
-        )
+        typer.echo("no agent.yaml at hand (--config): what is managed, and by whom, is not known")
 
 
 @command(

@@ -76,7 +76,7 @@ class Document:
         """Return a fault at the place of `path`."""
         line, column = self.where(path, key=key)
         shown = "" if _is_secret(tuple(path)) else _line_of(self.lines, line)
-        return Fault(self.place, line, column, problem, remedy, shown)
+        return Fault(self.place, line, column, _clip(problem), _clip(remedy), shown)
 
     def fault_in(
         self, path: Sequence[Part], text: str, at: int, problem: str, remedy: str = ""
@@ -88,6 +88,14 @@ class Document:
         if tuple(path) in self.values and told.text.startswith(text, start):
             return replace(told, column=start + at + 1)
         return told
+
+
+def _clip(words: str) -> str:
+    """Cut what quotes a very long text: its beginning is enough."""
+    return words if len(words) <= _QUOTED else f"{words[:_QUOTED]}..."
+
+
+_QUOTED: Final = 400
 
 
 def did_you_mean(word: str, known: Collection[str], *, show: int = 12) -> str:
