@@ -1,6 +1,6 @@
 """Units of expressions: seconds are never compared with bytes, nor a ratio with 90.
 
-    service.latency_p95_seconds > host.memory_available_bytes    seconds and bytes: never meant
+    service.latency_p95_seconds > process.memory_bytes    seconds and bytes: never meant
     gpu.clock_ratio < 90.0                                       a ratio here is 0 to 1: always true
 
 Every catalogue signal has a unit and a possible range. Plain numbers go with any unit; shares, counts and states have

@@ -75,8 +75,11 @@ def agent() -> Schema:
         ("detectors", registry.detector, "DetectorConfig"),
     ):
         own = {name: _own(kind.get(name), name, base, parts) for name in kind}
+        # pydantic says `patternProperties` for named keys: then nothing is "additional"
+        names = out["properties"][part].pop("patternProperties", {})
         out["properties"][part] = {
             **out["properties"][part],
+            "propertyNames": {"pattern": next(iter(names), "")},
             "properties": own,
             "additionalProperties": {
                 "allOf": [

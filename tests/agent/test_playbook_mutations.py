@@ -40,9 +40,9 @@ WORDS = (
 TRAPS = [
     *WORDS.split(),
     "!!python/object:os.system", "!!binary aGk=", "<<: *a", '"', "- ", "? ", ": ", "\t", "= 1", "9" * 400,
-    "1s  " * 30 + "!", "é", "日本", "\U0001f600", "\u2028", "a.b > 2", "a.b > 2.0 &&", "((((", "value > 90%", "x" * 3000,
-    "gpu.clock_ratio < 90.0",
-    "gpu.clock_ratio > host.memory_available_bytes", "1.0 / 0.0", "baseline.",
+    "1s  " * 30 + "!", "é", "日本", "\U0001f600", "\u2028", "a.b > 2", "a.b > 2.0 &&", "((((", "value > 90%",
+    "gpu.clock_ratio < 90.0", "x" * 3000,
+    "gpu.clock_ratio > process.memory_bytes", "1.0 / 0.0", "baseline.",
 ]  # fmt: skip
 VALUES = [
     None, True, False, 0, -1, 3, 1.5, math.inf, math.nan, "", "no", "on", "x", "10%", "110%", "5m", "5 parsecs", "-5m",
