@@ -100,7 +100,7 @@ def branches() -> set[str]:
 
 
 _OWN_NAMES: Final[Mapping[str, Kind]] = {
-    "title": "text", "incident.id": "text", "incident.title": "text", "incident.severity": "text",
+    "title": "text", "owner": "text", "incident.id": "text", "incident.title": "text", "incident.severity": "text",
     "cause.words": "text",
 }  # fmt: skip
 _TARGET: Final = frozenset({"id", "kind", "key"})

@@ -343,6 +343,7 @@ class Playbook(Model):
     id: Id
     title: Annotated[str, Field(min_length=1, max_length=120)]
     owner: str = ""
+    """The team that answers for it; texts may say `${owner}`."""
     enabled: bool = True
     mode: Mode = "suggest"
     order: int = 100

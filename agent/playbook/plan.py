@@ -28,8 +28,8 @@ def make(
 
     def look(name: str) -> Any:
         head, _, rest = name.partition(".")
-        if name == "title":
-            return playbook.title
+        if name in {"title", "owner"}:
+            return getattr(playbook, name)
         if head == "incident":
             return {
                 "id": incident.id,
