@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.model import Decision, Entity, Incident
     from agent.playbook import Playbook
-    from agent.playbook.examples import Tried
     from agent.runner import PlannedStep
     from agent.strict import Document
 
@@ -193,11 +192,17 @@ def lint(
     line, column and remedy. Then what could be better: hints. Exit code 1 when there is a fault or a test fails.
     """
     from agent.playbook import style
+    from agent.playbook.examples import run
 
     opened = _open(which or (), config)
     hints = [h for b in opened.books for h in style.hints(b, opened.documents[b.id])]
-    tried = [(book, one) for book in opened.books for one in _tried(book)]
-    faults = [*opened.faults, *_failures(tried, opened)]
+    tried = [
+        (book, i, run(book, test)) for book in opened.books for i, test in enumerate(book.tests)
+    ]
+    faults = list(opened.faults)
+    for book, i, one in tried:
+        document = opened.documents[book.id]
+        faults += [document.fault(("tests", i), f"test `{one.name}`: {line}") for line in one.wrong]
     said = {
         "ok": not faults and not (strict and hints),
         "playbooks": [b.id for b in opened.books], "tests": len(tried),
@@ -217,22 +222,6 @@ def lint(
     emit(said, as_json, show)
     if not said["ok"]:
         raise typer.Exit(PROBLEMS)
-
-
-def _tried(book: Playbook) -> list[Tried]:
-    from agent.playbook.examples import run
-
-    return [run(book, test) for test in book.tests]
-
-
-def _failures(tried: Sequence[tuple[Playbook, Tried]], opened: _Opened) -> list[Fault]:
-    """Return failed tests as faults at the place of the test."""
-    out = []
-    for book, one in tried:
-        document = opened.documents[book.id]
-        i = [t.name for t in book.tests].index(one.name)
-        out += [document.fault(("tests", i), f"test `{one.name}`: {line}") for line in one.wrong]
-    return out
 
 
 def _count(n: int, word: str) -> str:
@@ -305,7 +294,9 @@ def plan(
     the guard that can be known without a daemon. Nothing is done.
     """
     opened = _sound([which], config)
-    about = _target(target, opened)
+    if len(opened.books) != 1:
+        raise Refused(f"{which} holds {len(opened.books)} playbooks; name one of them")
+    about = _target(target)
     book = opened.books[0]
     if about.kind != book.target.kind:
         raise Refused(
@@ -316,11 +307,9 @@ def plan(
     emit(said, as_json, _show_plan)
 
 
-def _target(text: str, opened: _Opened) -> Entity:
+def _target(text: str) -> Entity:
     from agent.model import entity
 
-    if not opened.books:
-        raise Refused("that playbook is not sound; homeostat playbook lint tells why")
     try:
         return entity(text)
     except ValueError as wrong:
@@ -466,17 +455,19 @@ def graph(
     """Draw the way that a run goes, as Mermaid or DOT."""
     from agent.playbook import flow
 
-    for book in _sound([which], config).books:
-        found = flow.flow(book)
-        boxes = [
+    books = _sound([which], config).books
+    if len(books) != 1:
+        raise Refused(f"{which} holds {len(books)} playbooks; name one of them")
+    found = flow.flow(books[0])
+    said = {
+        "playbook": books[0].id,
+        "boxes": [
             {"id": k, "shape": shape, "text": text} for k, (shape, text) in found.boxes.items()
-        ]
-        arrows = [{"from": a, "to": b, "text": text} for a, b, text in found.arrows]
-        text = flow.mermaid(found) if format_ is Picture.mermaid else flow.dot(found, book.id)
-        emit(
-            {"playbook": book.id, "boxes": boxes, "arrows": arrows}, as_json,
-            lambda _, text=text: typer.echo(text),
-        )  # fmt: skip
+        ],
+        "arrows": [{"from": a, "to": b, "text": text} for a, b, text in found.arrows],
+    }
+    drawn = flow.mermaid(found) if format_ is Picture.mermaid else flow.dot(found, books[0].id)
+    emit(said, as_json, lambda _: typer.echo(drawn))
 
 
 class Written(StrEnum):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,12 +56,14 @@ class Rows:
         for i, ts in enumerate(self.ts):
             yield Frame(source, float(ts), self.series, self.values[i], seen if i == 0 else ())
 
-    def read(self, series: list[Series], start: float, end: float) -> tuple[FloatArray, FloatArray]:
+    def read(
+        self, series: Sequence[Series], start: float, end: float
+    ) -> tuple[FloatArray, FloatArray]:
         """Return what was between two moments, as history does."""
         at = (self.ts >= start) & (self.ts <= end)
         columns = [self.series.index(s) if s in self.series else -1 for s in series]
         wide = np.column_stack([self.values, np.full(len(self.ts), np.nan)])
-        return self.ts[at], wide[np.ix_(at, columns)]
+        return self.ts[at], wide[at][:, columns]
 
     def moved(self) -> list[Series]:
         """Return the series that do not stay where they were at first."""
@@ -87,14 +89,19 @@ def onset(feed: Feed, found: Rows) -> float:
 def sightings(
     series: tuple[Series, ...], attrs: Mapping[Entity, Mapping[str, str]]
 ) -> tuple[Sighting, ...]:
-    """Return who is there: the example world, and peers hung on the same parents."""
-    there = dict.fromkeys([*map(example, _KEYS), *attrs, *(s.entity for s in series)])
+    """Return who is there: the example world, and peers hung on the same parents.
+
+    Who is only named (by `cause.entity`) is a stranger on the same host.
+    """
+    measured = dict.fromkeys([*map(example, _KEYS), *(s.entity for s in series)])
     out = []
-    for one in there:
+    for one in measured | dict.fromkeys(attrs):
         said = {"name": "example", "pid": "4711"} if one.kind == "process" else {}
         said |= attrs.get(one, {})
         edges = tuple(
-            Edge(kind, one, example(dst)) for kind, src, dst in _PARENTS if src == one.kind
+            Edge(kind, one, example(dst))
+            for kind, src, dst in _PARENTS
+            if src == one.kind and (one in measured or dst == "host")
         )
         out.append(Sighting(one, tuple(sorted(said.items())), edges))
     return tuple(out)

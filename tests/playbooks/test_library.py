@@ -41,7 +41,7 @@ def test_a_file_is_called_as_its_playbook():
 @pytest.mark.parametrize("book", BOOKS, ids=ids)
 def test_its_own_tests_pass(book):
     assert len(book.tests) >= 2
-    assert {t.fires for t in book.tests} == {True, False}
+    assert {t.fires for t in book.tests} >= {True, False}
     assert try_examples(book) == []
 
 
