@@ -14,8 +14,9 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -199,17 +200,18 @@ def _number(cell: str) -> float:
 
 def _parquet(path: Path) -> tuple[list[str], list[FloatArray]]:
     try:
-        from pyarrow import ArrowException, parquet
+        parquet: Any = import_module("pyarrow.parquet")
     except ImportError:
-        raise Refused(
-            f"{path} needs the extra `files` (pyarrow); install homeostat[files]"
-        ) from None
+        raise Refused(f"{path} needs pyarrow: pip install 'homeostat[files]'") from None
     try:
         table = parquet.read_table(path)
         columns = [
             np.array([math.nan if v is None else float(v) for v in column.to_pylist()], float)
             for column in table.columns
         ]
-    except (ArrowException, TypeError, ValueError) as wrong:
+    except (
+        TypeError,
+        ValueError,
+    ) as wrong:  # what pyarrow says of a file that is none is a ValueError
         raise Refused(f"{path} is not a table of numbers: {wrong}; write it anew") from None
     return list(table.column_names), columns

@@ -9,6 +9,8 @@ from agent import cli, registry
 from agent.causes import CAUSES
 from agent.playbook.check import branches
 
+registry.load()
+
 
 @pytest.fixture
 def homeostat(monkeypatch, capsys, tmp_path):
