@@ -15,6 +15,7 @@
     then: [{use: notify, with: {text: '${title}: ${verdict.summary}'}}]
     tests:
       - {name: an old release, given: {model.accuracy_ratio: 0.95}, fires: false}
+      - {name: it falls, feed: {series: {model.accuracy_ratio: {step: [0.95, 0.7], at: 5m}}}, expect: {fires: 1}}
 
 The library is the built-in playbooks with the ones of the user laid over them by `id`: mappings field by field,
 lists as a whole, but `do` and `then` whose steps say no `use` change the steps of the same `id`. All that can be
@@ -23,11 +24,12 @@ known at load is checked at load: names, types and units of every expression, ve
 language   what a person may write, as models; `Playbook` with what follows from it
 library    the files, laid over each other by id
 check      what only catalogue, causes, verbs and connectors together can tell: names, types, units, undo
+trial      what its own tests may say
 plan       what a run is going to do, fixed
 verbs      what the steps' verbs say of themselves
 
 For authors only, and never loaded by the daemon: `examples` and `feeds` (a playbook's own tests), `schema`, `template`,
-`explain` and `flow`.
+`style`, `explain` and `flow`.
 """
 
 from agent.playbook.language import Guard, Playbook, lowest

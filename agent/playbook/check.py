@@ -16,7 +16,8 @@ from agent.codec import canonical
 from agent.errors import ConfigError, Fault
 from agent.expr import Kind, lint, parse, pieces, places
 from agent.playbook import dimensions
-from agent.playbook.language import ABOUT, MOST, Example, Item, Playbook, StepModel, notation
+from agent.playbook.language import MOST, Item, Playbook, StepModel
+from agent.playbook.trial import ABOUT, Example, notation
 from agent.playbook.verbs import ability_of, can_undo, methods, verb_of
 from agent.strict import Document, Place, did_you_mean, examine
 

@@ -36,7 +36,7 @@ from agent.model import (
 )
 from agent.playbook import Library, Playbook
 from agent.playbook.feeds import Rows, example, onset, rows, sightings
-from agent.playbook.language import Example, Expected
+from agent.playbook.trial import Example, Expected
 from agent.runner import Plan
 from agent.scene import Scene
 from agent.units import say_duration

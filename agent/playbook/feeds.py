@@ -23,7 +23,7 @@ import numpy as np
 from agent.catalogue import SIGNALS
 from agent.errors import Refused
 from agent.model import Edge, EdgeKind, Entity, EntityKind, FloatArray, Frame, Series, Sighting
-from agent.playbook.language import Feed, Wave, notation
+from agent.playbook.trial import Feed, Wave, notation
 
 _KEYS: Final[Mapping[EntityKind, str]] = {
     "host": "example", "gpu": "example", "process": "boot/4711/1", "service": "example", "replica": "example/0",

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import Fault
-from agent.playbook.language import Example, Playbook
+from agent.playbook.language import Playbook
+from agent.playbook.trial import Example
 from agent.playbook.verbs import can_undo, verb_of
 from agent.strict import Document
 

@@ -10,8 +10,8 @@ from agent.errors import Refused
 from agent.model import Entity, Series
 from agent.playbook.examples import run, try_examples
 from agent.playbook.feeds import onset, rows
-from agent.playbook.language import Feed, notation
 from agent.playbook.library import lay
+from agent.playbook.trial import Feed, notation
 from agent.strict import read
 
 registry.load()
