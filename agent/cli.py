@@ -201,9 +201,9 @@ def main() -> None:
     for part_of in (
         "cli_ask",
         "cli_act",
+        "cli_playbook",
         "cli_local",
         "cli_reference",
-        "cli_playbook",
     ):  # their commands, in the order of --help
         import_module(f"agent.{part_of}")
 
