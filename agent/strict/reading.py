@@ -114,12 +114,14 @@ class _Reader:
         self._faults: list[Fault] = []
         self._anchors: dict[str, _Node | None] = {}
         self._nodes = 0
+        self._scanner: Any = None
 
     def document(self) -> Document:
         root: _Node | None = None
         broken = False
         try:
-            root = self._root(yaml.parse(self._text, Loader=yaml.SafeLoader))
+            self._scanner = yaml.SafeLoader(self._text)
+            root = self._root(_events(self._scanner))
         except _Stop:
             broken = True
         except yaml.reader.ReaderError as error:
@@ -137,9 +139,9 @@ class _Reader:
         except (yaml.YAMLError, ValueError, OverflowError, IndexError) as error:
             # PyYAML lets some of Python's own errors through: \U99999999, %YAML with endless digits
             broken = True
-            self._say(
-                (0, 0), f"is not YAML: {str(error).splitlines()[0] if str(error) else error!r}", ""
-            )
+            said = str(error).splitlines()[0] if str(error) else repr(error)
+            at = (self._scanner.line + 1, self._scanner.column + 1) if self._scanner else (1, 1)
+            self._say(at, f"is not YAML: {said}", "")
         values: dict[Place, tuple[int, int]] = {}
         keys: dict[Place, tuple[int, int]] = {}
         raw: dict[Place, str] = {}
@@ -327,6 +329,11 @@ class _Reader:
         if _SPECIAL.fullmatch(text):
             return float(text.replace(".", "").lower())
         return text
+
+
+def _events(scanner: Any) -> Iterator[yaml.Event]:
+    while scanner.check_event():
+        yield scanner.get_event()
 
 
 def _mark(event: yaml.Event) -> tuple[int, int]:
