@@ -303,6 +303,7 @@ def plan(
             f"{book.id} acts on a {book.target.kind}, not on {about}; name a {book.target.kind}:KEY"
         )
     values = dict(_pair(one) for one in given or ())
+    _named(values)
     said = _planned(book, about, values, opened.config)
     emit(said, as_json, _show_plan)
 
@@ -326,6 +327,16 @@ def _pair(text: str) -> tuple[str, Any]:
         return name, float(value)
     except ValueError:
         return name, value
+
+
+def _named(given: Mapping[str, Any]) -> None:
+    """Refuse names that nobody knows: what is given under them would be heeded by nothing."""
+    from agent.playbook.check import unknown
+    from agent.playbook.trial import ABOUT
+
+    for name in given:
+        for problem, remedy in () if name.startswith(ABOUT) else unknown(name):
+            raise Refused(f"{problem}; {remedy}".rstrip("; "))
 
 
 def _planned(

@@ -193,13 +193,13 @@ class _Check:
         if slips:
             yield from (say(s.at, s.problem, s.remedy) for s in slips)
             return
-        unknown = [
+        nameless = [
             say(at, problem, remedy)
             for name, at in sorted(places(text).items())
-            for problem, remedy in _unknown(name, frozenset(extra), frozenset(steps))
+            for problem, remedy in unknown(name, frozenset(extra), frozenset(steps))
         ]
-        yield from unknown
-        if unknown:
+        yield from nameless
+        if nameless:
             return
         slips = parse(text).check(_kind_of, want)
         if not slips:
@@ -367,7 +367,7 @@ class _Check:
                 "move it to `feed: {series: ...}`", key=True,
             )  # fmt: skip
             return
-        for problem, remedy in _unknown(name, _ABOUT_SIGNAL, frozenset()):
+        for problem, remedy in unknown(name, _ABOUT_SIGNAL):
             yield self._say(path, problem, remedy, key=True)
 
     def _feed(self, example: Example, path: Place) -> Iterator[Fault]:
@@ -381,7 +381,7 @@ class _Check:
                 problem, _, remedy = str(wrong).partition("; ")
                 yield self._say(where, problem, remedy, key=True)
                 continue
-            for problem, remedy in _unknown(signal, frozenset(), frozenset()):
+            for problem, remedy in unknown(signal):
                 yield self._say(where, problem, remedy, key=True)
         known = {step.id for step in self.playbook.do}
         for i, step in enumerate(example.expect.do if example.expect is not None else ()):
@@ -408,7 +408,9 @@ def _templated(value: Any) -> bool:
     return isinstance(value, list) and any(map(_templated, value))
 
 
-def _unknown(name: str, extra: frozenset[str], steps: frozenset[str]) -> Iterator[tuple[str, str]]:
+def unknown(
+    name: str, extra: frozenset[str] = frozenset(), steps: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, str]]:
     """Yield (problem, remedy) when nobody can know a name."""
     head, _, rest = name.partition(".")
     if name in extra:

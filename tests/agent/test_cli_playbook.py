@@ -224,6 +224,10 @@ def test_plan_with_an_agent_yaml_knows_what_is_managed(homeostat):
         (("no.yaml", "--target", "service:x"), "no.yaml: can not be read"),
         (("serve-saturation", "--target", "service:x", "--given", "x"), "not a value: 'x'"),
         (
+            ("serve-saturation", "--target", "service:x", "--given", "service.upp=1"),
+            "did you mean `service.up`?",
+        ),
+        (
             ("serve-saturation", "--target", "service:x", "--given", "cause.entity=x"),
             "not an entity id: 'x'",
         ),
