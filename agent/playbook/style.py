@@ -31,7 +31,7 @@ def _names(playbook: Playbook, document: Document) -> Iterator[Fault]:
         )
     if playbook.title.endswith("."):
         yield document.fault(("title",), "a title has no full stop", "take it away")
-    if not playbook.title[0].isupper():
+    if playbook.title[0].islower():
         yield document.fault(
             ("title",),
             "a title begins with a capital letter",
@@ -82,23 +82,15 @@ def _acts(playbook: Playbook, document: Document) -> Iterator[Fault]:
         )
     for i, step in enumerate(playbook.do):
         verb = verb_of(step)
-        if (
-            verb.effect == "mutating"
-            and step.undo == "none"
-            and can_undo(verb)
-            and step.until is None
-        ):
-            line, _ = document.where(("do", i, "undo"), key=True)
-            if (
-                "#" not in document.lines[line - 1 : line][0]
-                if 0 < line <= len(document.lines)
-                else False
-            ):
-                yield document.fault(
-                    ("do", i, "undo"),
-                    f"`{step.use}` could be undone and is not",
-                    "write `undo: auto`, or say why in a comment",
-                )
+        if verb.effect != "mutating" or step.undo != "none" or not can_undo(verb):
+            continue
+        line, _ = document.where(("do", i, "undo"), key=True)
+        if "#" not in "".join(document.lines[line - 1 : line]):
+            yield document.fault(
+                ("do", i, "undo"),
+                f"`{step.use}` could be undone and is not",
+                "write `undo: auto`, or say why in a comment",
+            )
     told = any(
         verb_of(s).effect != "mutating" and verb_of(s).ability is not None for s in playbook.then
     )
