@@ -565,9 +565,12 @@ class _Course:
         verify = self._plan.verify
         if outcome.verdict == "harmed" or (verify is not None and verify.otherwise == "escalate"):
             undone = ", it was undone" if outcome.undone else ""
+            next_ = ""
+            if outcome.verdict == "harmed":
+                next_ = f"; from now on it only suggests, until: homeostat reinstate {self._plan.playbook}"
             await self._tell("escalate", "page", f"did not help: {self._plan.title}",
                              f"{self._plan.playbook} on {self._plan.target}: {outcome.verdict}{undone}; "
-                             f"{outcome.summary}")  # fmt: skip
+                             f"{outcome.summary}{next_}")  # fmt: skip
 
     async def _then(self, outcome: Outcome | None) -> None:
         """Do what follows a run. A step that fails here ends these steps; the run is what it is."""
