@@ -13,7 +13,7 @@ compared with what series like it do: it is autocorrelated noise about a level, 
     fades     the same, with the pace at which it got better before the act
     acted     a level of its own before and after the act
 
-`evidence.passes` is twice the log likelihood ratio of `acted` against `passes`, and so on: 6 = twenty times as likely.
+`Evidence.passes` is twice the log likelihood ratio of `acted` against `passes`, and so on: 5 = twelve times as likely.
 How the trouble began (a jump, a spike) is left out of all four: it is why we look, so it proves nothing.
 Shapes: (k,) float64 in robust deviations, NaN = missing (time passes, nothing is learnt), equal steps.
 Cost: 10 us a row, of which the last 400 usual ones are looked at.

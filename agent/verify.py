@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 MIN_ROWS: Final = 3
 """Fewer samples than this on either side prove nothing."""
-STOOD_ROWS: Final = 8
+STOOD_ROWS: Final = 6
 """A trouble that stood for fewer rows than this before the act may have been any passing one."""
 FORECAST_ROWS: Final = 20
 """Ordinary rows without which, and with a short time before, no forecast is made."""
 HARM_DEVIATIONS: Final = 1.5
 BETTER_DEVIATIONS: Final = 1.0
-LIKELY: Final = 6.0
-"""Twice the log likelihood ratio that is believed, of one symptom: twenty times as likely as the other story."""
+LIKELY: Final = 5.0
+"""Twice the log likelihood ratio that is believed, of one symptom: twelve times as likely as the other story."""
 HARM_LIKELY: Final = 4.0
 """The same for harm, seven times: to put back what did no harm costs less than to leave what did."""
 PACE_LIKELY: Final = 12.0
@@ -62,8 +62,8 @@ HARM_ERRORS: Final = 3.0
 """Standard errors: noise that came with the act, or that peers have, is no harm by itself."""
 SELF_ENDING: Final = 0.1
 """More probable than this, by what untreated ones did, that it would have ended by itself: no merit of the act."""
-SELF_ENDING_UNKNOWN: Final = 0.5
-"""The same where no past trouble is known that lasted so long: it must have stood longer than it took to end."""
+SELF_ENDING_UNKNOWN: Final = 0.75
+"""The same where no past trouble is known that lasted so long: it must have stood a third of what it took to end."""
 PAST_ALONE: Final = (0.05, 3)
 """Where durations are all there is: how improbable an end by itself must be, and how many past ones must say so."""
 LEAST_PEERS: Final = 2
@@ -186,7 +186,7 @@ class Comparison:
         if self.ended > (SELF_ENDING if self.alike else SELF_ENDING_UNKNOWN):
             if self.alike:
                 return "troubles like it end by themselves as soon"
-            return "it took longer to end than it had stood before the act"
+            return "it took far longer to end than it had stood before the act"
         return ""
 
     def __str__(self) -> str:

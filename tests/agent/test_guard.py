@@ -535,6 +535,22 @@ def test_the_breaker_opens_after_bad_outcomes_in_a_row(make, verdicts, open_):
     assert "breaker" not in closed(late)
 
 
+def test_what_harmed_only_suggests_until_a_person_has_looked(make):
+    past = Past().run("bad", ago=8 * 3600, target=Entity("service", "x"), verdict="harmed")
+    decision = ask(make(), past=past)
+    assert (decision.allowed, decision.mode) == (True, "suggest")
+    assert "homeostat reinstate b" in gate(decision, "record").reason
+    by_hand = guard.decide(
+        make(), WEB, incident(), memory=past.memory, world=world(), config=config(), now=NOW, ceiling="approve"
+    )
+    assert (by_hand.allowed, by_hand.mode) == (True, "approve")
+    past.put("reinstate", "b", {"by": "ann (author, token)", "reason": "mended"})
+    decision = ask(make(), past=past)
+    assert (decision.allowed, decision.mode) == (True, "auto")
+    past.run("again", ago=7 * 3600, target=Entity("service", "y"), verdict="harmed")
+    assert ask(make(), past=past).mode == "suggest"
+
+
 def test_the_last_healthy_replica_is_not_taken(make):
     assert ask(make(use="drain"), w=world(replicas=3.0)).allowed
     decision = ask(make(use="drain"), w=world(replicas=2.0))

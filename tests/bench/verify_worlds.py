@@ -71,14 +71,30 @@ class Case:
     peers: tuple = field(default=())
     past: tuple = ()
     calm: float = 2.0
+    step: float = 1.0
 
 
-def triggered(noise, rng, *, level=3.0, hold=2, delay=None, usual=300, window=40):
-    """Wait for an excursion that nobody made: `hold` rows in a row above `level`; act up to 14 rows later."""
+COMMON = 0.8
+"""Share of the variance that equals have in common: load, traffic, weather."""
+
+
+def triggered(noise, rng, *, level=3.0, hold=2, delay=None, usual=300, window=40, peers=0):
+    """Wait for an excursion that nobody made: `hold` rows in a row above `level`; act up to 14 rows later.
+
+    peers: as many move with it, so that they have the same symptom
+    """
     delay = int(rng.integers(0, 15)) if delay is None else delay
+    n = 20_000
     while True:
-        y = noise.see(rng, noise.path(rng, 20_000))
-        middle, spread = np.nanmedian(y[:2000]), 1.4826 * np.nanmedian(np.abs(y[:2000] - np.nanmedian(y[:2000])))
+        x = noise.path(rng, n)
+        others = []
+        if peers:
+            x *= np.sqrt(COMMON)
+            others = [noise.see(rng, x + np.sqrt(1 - COMMON) * noise.path(rng, n)) for _ in range(peers)]
+            x = x + np.sqrt(1 - COMMON) * noise.path(rng, n)
+        y = noise.see(rng, x)
+        middle = np.nanmedian(y[:2000])
+        spread = 1.4826 * np.nanmedian(np.abs(y[:2000] - middle))
         high = y > middle + level * spread
         held = high.copy()
         for back in range(1, hold):
@@ -87,7 +103,8 @@ def triggered(noise, rng, *, level=3.0, hold=2, delay=None, usual=300, window=40
         hits = np.flatnonzero(held)
         if len(hits):
             onset, act = int(hits[0]) - hold + 1, int(hits[0]) + 1 + delay
-            return Case(slice(max(0, onset - usual), onset), act, onset, y, calm=float(middle + 2 * spread))
+            cut = slice(max(0, onset - usual), onset)
+            return Case(cut, act, onset, y, tuple(others), calm=float(middle + 2 * spread))
 
 
 def faulty(noise, rng, *, stood=60, size=3.0, effect=-3.0, usual=300, window=40, peers=0, spared=0):
@@ -120,7 +137,7 @@ def look(case, rows, *, scale_floor=0.05, window_rows=60):
     return Symptom(
         "x", case.own[parts[1]], case.own[parts[2]], "low", scale_floor, "", case.own[parts[0]],
         control, between=case.own[case.act : case.act + UNSEEN], past=case.past,
-        stood=case.act - case.onset,
+        stood=case.act - case.onset, step=case.step,
     )  # fmt: skip
 
 
@@ -139,8 +156,32 @@ def verdict(case, *, window=40, looks=LOOKS):
     raise AssertionError("the window has no end")
 
 
+def cleared(case, *, window=40):
+    """Tell what most tools ask: whether the condition was no longer met for three rows in a row."""
+    after = case.own[case.act + UNSEEN : case.act + UNSEEN + window]
+    well = np.where(np.isfinite(after), after < case.calm, False)
+    return bool((well[2:] & well[1:-1] & well[:-2]).any())
+
+
+def lasting(rng, *, mean, known, ends=None, step=300.0, rows=5):
+    """A trouble of which only few rows are seen, five minutes apart; it ends with the act, or by its own law.
+
+    mean    seconds that such troubles last on average, an exponential law; known: how many past ones are known
+    ends    None = by itself; a number = so many seconds after the act
+    """
+    past = tuple(rng.exponential(mean, known))
+    left = rng.exponential(mean) if ends is None else ends
+    bad = rng.normal(9.0, 1.0, rows)
+    gone = np.arange(1, 1 + UNSEEN + 12) * step > left
+    later = np.where(gone, rng.normal(0.0, 1.0, len(gone)), rng.normal(9.0, 1.0, len(gone)))
+    own = np.concatenate([bad, later])
+    return Case(slice(0, 0), rows, 0, own, past=past, step=step)
+
+
 def shares(make, n, seed, **asked):
-    """Return how often each verdict came in n stories."""
+    """Return how often each verdict came in n stories, and how often the condition cleared."""
     rng = np.random.default_rng(seed)
-    said = [verdict(make(rng), **asked).verdict for _ in range(n)]
-    return {v: said.count(v) / n for v in ("helped", "no_effect", "harmed", "cannot_tell")}
+    cases = [make(rng) for _ in range(n)]
+    said = [verdict(case, **asked).verdict for case in cases]
+    out = {v: said.count(v) / n for v in ("helped", "no_effect", "harmed", "cannot_tell")}
+    return out | {"cleared": sum(map(cleared, cases)) / n}
