@@ -205,7 +205,9 @@ def playbooks(found: Sequence[Any]) -> None:
     if not found:
         out.print("no playbooks are loaded, and none has a record")
         return
-    table = _table("playbook", "mode", "runs", "helped", "no effect", "harmed", "can not tell", "at least", "")
+    table = _table(
+        "playbook", "mode", "runs", "helped", "no effect", "harmed", "can not tell", "at least", ""
+    )
     for p in sorted(found, key=lambda p: (-p["record"]["harmed"], -p["record"]["runs"], p["id"])):
         table.add_row(
             p["id"], p["mode"], *_counts(p["record"]), Text("; ".join(p["why"]), style="yellow")

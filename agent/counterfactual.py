@@ -112,7 +112,10 @@ def _ratio(rich: _Fit, poor: _Fit) -> float:
 
 
 def _filtered(told: FloatArray, onset: int) -> tuple[FloatArray, FloatArray, int]:
-    """Whiten all columns for every phi and noise at once; returns their products (g, c, c), log variances (g,), rows."""
+    """Whiten all columns for every phi and noise at once.
+
+    Returns their products (g, c, c), log variances (g,) and the number of rows.
+    """
     phi = _PHI[:, None]
     state = np.zeros((len(_PHI), told.shape[1]))
     variance = np.ones(len(_PHI))
@@ -163,18 +166,19 @@ def _fitted(
 
 
 def ends_by_itself(past: Sequence[float], stood: float, took: float) -> tuple[float, int]:
-    """Return how probable it is that a trouble that stood for so long ends by itself in the next `took`, and on how
-    many past ones that rests.
+    """Return how probable an end by itself is within `took`, and on how many past troubles that rests.
 
-    past   how long untreated ones lasted. Those that reached half the age of this one speak of it: their number by
-           the time they had left is the rate at which such troubles end. Without any: what has lasted t lasts for
-           another t with probability one half (Gott 1993, doi:10.1038/363315a0)
-    """  # fmt: skip
-    alike = [lasted - stood / 2 for lasted in past if lasted >= stood / 2]
-    if not alike:
+    past    how long untreated ones lasted. Those that reached half the age of this one speak of it: their number by
+            the time they had left is the rate at which such troubles end; and so those that reached its age, should
+            they end sooner. Without any: what has lasted t lasts for another t with probability one half (Gott 1993,
+            doi:10.1038/363315a0)
+    stood   how long this one has lasted
+    """
+    left = [[lasted - age for lasted in past if lasted >= age] for age in (stood / 2, stood)]
+    if not left[0]:
         return (took / (stood + took) if took > 0 else 0.0), 0
-    rate = len(alike) / max(sum(alike), 1e-9)
-    return float(-np.expm1(-rate * took)), len(alike)
+    rate = max(len(some) / max(sum(some), 1e-9) for some in left if some)
+    return float(-np.expm1(-rate * took)), len(left[0])
 
 
 def episodes(samples: FloatArray, level: float) -> list[int]:

@@ -847,7 +847,9 @@ class Desk:
         known = {p["id"]: p for p in self.playbooks()}
         id_ = _pick(playbook, known, "playbook")
         if self.hooks.memory.records.demoted(id_) is None:
-            raise Refused(f"playbook {id_} has no harm on its record that nobody looked at; nothing to do")
+            raise Refused(
+                f"playbook {id_} has no harm on its record that nobody looked at; nothing to do"
+            )
         self._record("reinstate", id_, {"by": person.signed, "reason": reason})
         return next(p for p in self.playbooks() if p["id"] == id_)
 

@@ -2,7 +2,8 @@
 
 All gates are asked and recorded, also after one has closed, so that `why-not` can answer for every one of them.
 Three kinds: *stop* gates (nothing is even suggested), *act* gates (it may be suggested but not done: scope, shared
-targets, low confidence, a record of harm lower the mode to `suggest`), and a cap (`approve` for what can not be undone).
+targets, low confidence, a record of harm lower the mode to `suggest`), and a cap (`approve` for what can not be
+undone).
 
     mode      ability   pause     paused_file  journal    silence   never     scope    shared    confidence
     fresh     trust     busy      once         cooldown   rate      attempts  blast    settle    breaker

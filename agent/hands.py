@@ -41,8 +41,9 @@ from agent.ports import Done, Note, Notifier, Step, Undo
 from agent.record import owner_of, untreated_durations
 from agent.runner import Acted, Held, Passage, Plan, PlannedStep, Verified
 from agent.scene import Scene
+from agent.symptoms import symptoms_of
 from agent.units import say_duration
-from agent.verify import judge, symptoms_of
+from agent.verify import judge
 
 log = structlog.get_logger()
 
@@ -276,7 +277,9 @@ class RealHands:
             f"{plan.playbook} on {plan.target} harmed ({run.outcome.summary}), and is not undone: {why}; "
             "resume it, or put it back yourself and deny the run"
         )
-        with contextlib.suppress(AgentError):  # it is in the journal; the pause holds whoever was reached
+        with contextlib.suppress(
+            AgentError
+        ):  # it is in the journal; the pause holds whoever was reached
             await self.tell(plan, "held_back", "page", f"harm is not undone: {plan.title}", text)
 
     def _paused(self, plan: Plan) -> str:
@@ -704,9 +707,13 @@ class RealHands:
             past=lambda s: untreated_durations(self._memory, s, plan.incident),
         )  # fmt: skip
         outcome = judge(symptoms, ok)
-        other = next((c for c in self._memory.changes.values() if _meddled(c, plan, acted, now)), None)
+        other = next(
+            (c for c in self._memory.changes.values() if _meddled(c, plan, acted, now)), None
+        )
         if outcome.verdict == "helped" and other is not None:
-            text = f"{other.by} changed {other.entity.id} meanwhile ({other.kind}); {outcome.summary}"
+            text = (
+                f"{other.by} changed {other.entity.id} meanwhile ({other.kind}); {outcome.summary}"
+            )
             return replace(outcome, verdict="cannot_tell", summary=text)
         return outcome
 

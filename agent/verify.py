@@ -28,21 +28,15 @@ Measured: `make bench-verify`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import Final, Literal
 
 import numpy as np
 
-from agent.catalogue import SIGNALS
 from agent.counterfactual import Evidence, ends_by_itself, episodes, weigh
-from agent.expr import parse
-from agent.model import Entity, FloatArray, Incident, Outcome, Series, Verdict
-from agent.objectives import Limit
+from agent.model import FloatArray, Outcome, Verdict
 from agent.units import say
-
-if TYPE_CHECKING:
-    from agent.scene import Reader
 
 MIN_ROWS: Final = 3
 """Fewer samples than this on either side prove nothing."""
@@ -66,7 +60,6 @@ SELF_ENDING_UNKNOWN: Final = 0.75
 """The same where no past trouble is known that lasted so long: it must have stood a third of what it took to end."""
 PAST_ALONE: Final = (0.05, 3)
 """Where durations are all there is: how improbable an end by itself must be, and how many past ones must say so."""
-LEAST_PEERS: Final = 2
 _MAD_TO_SD: Final = 1.4826
 """Standard deviation of a normal distribution per median absolute deviation."""
 _PRACTICAL_SHARE: Final = 0.1
@@ -172,20 +165,21 @@ class Comparison:
             if self.alike < least:
                 return "too few rows to foretell it, and too few troubles like it are known"
             return "" if self.ended <= most else "troubles like it end by themselves as soon"
-        e = self.evidence
-        if e is None or e.lasts <= likely:
+        if self.evidence is None or self.evidence.lasts <= likely:
             return "no more than it moves anyway"
-        if self.road == "peers":
-            return ""
+        return "" if self.road == "peers" else self._passing(self.evidence, likely)
+
+    def _passing(self, e: Evidence, likely: float) -> str:
+        """Say how it may have passed by itself; "" = it did not."""
         if self.stood < STOOD_ROWS:
             return f"it had stood for only {self.stood} rows before the act"
         if e.passes <= likely:
             return "its excursions pass by themselves like this"
         if e.getting < 0 and e.getting_evidence > PACE_LIKELY and e.fades <= likely:
             return "it was getting better before the act, and went on"
-        if self.ended > (SELF_ENDING if self.alike else SELF_ENDING_UNKNOWN):
-            if self.alike:
-                return "troubles like it end by themselves as soon"
+        if self.alike and self.ended > SELF_ENDING:
+            return "troubles like it end by themselves as soon"
+        if self.ended > SELF_ENDING_UNKNOWN:
             return "it took far longer to end than it had stood before the act"
         return ""
 
@@ -201,16 +195,16 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
     own, road = sides, "forecast"
     if symptom.control is not None:
         left = tuple(a - b for a, b in zip(sides, symptom.control, strict=True))
-        if min(len(_known(left[1])), len(_known(left[2]))) >= min_rows:
+        if min(len(known(left[1])), len(known(left[2]))) >= min_rows:
             own, road = left, "peers"
-    usual, before, after = (_known(side) for side in own)
-    was, now = (_known(side) for side in sides[1:])
+    usual, before, after = (known(side) for side in own)
+    was, now = (known(side) for side in sides[1:])
     if min(len(before), len(after)) < min_rows:
         return None
     if road == "forecast" and len(usual) < FORECAST_ROWS and len(before) < STOOD_ROWS:
         road = "past"
     sign = {"low": 1.0, "high": -1.0, "": 0.0}[symptom.better]
-    scale = max(_deviation(_known(symptom.before)), _deviation(_known(symptom.usual)), symptom.floor, 1e-12)
+    scale = max(spread(known(symptom.before)), spread(known(symptom.usual)), symptom.floor, 1e-12)
     end = before[-max(min_rows, len(before) // 3) :]
     level, middle = float(np.median(before)), float(np.median(after))
     change = middle - level
@@ -242,7 +236,7 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
 def _ended(symptom: Symptom, sign: float, scale: float) -> tuple[float, int]:
     """Return how probable an end by itself was, as soon after the act as it ended, and how many past ones say so."""
     usual, before, after = (
-        sign * _known(side) / scale for side in (symptom.usual, symptom.before, symptom.after)
+        sign * known(side) / scale for side in (symptom.usual, symptom.before, symptom.after)
     )
     level = float(np.median(before))
     rows = sign * np.concatenate([symptom.between, symptom.after]) / scale
@@ -322,12 +316,13 @@ def _numbers(found: Sequence[Comparison], expected_ok: bool | None) -> dict[str,
     return {name: value for name, value in out.items() if np.isfinite(value)}
 
 
-def _known(samples: FloatArray) -> FloatArray:
+def known(samples: FloatArray) -> FloatArray:
+    """Return the samples that are not missing."""
     flat: FloatArray = np.asarray(samples, dtype=np.float64).ravel()
     return flat[np.isfinite(flat)]
 
 
-def _deviation(samples: FloatArray) -> float:
+def spread(samples: FloatArray) -> float:
     """Return the robust deviation; a MAD of zero (most values the same) falls back to the mean deviation."""
     if len(samples) < 2:
         return 0.0
@@ -339,202 +334,14 @@ def _deviation(samples: FloatArray) -> float:
 
 def _error(sides: Sequence[FloatArray]) -> float:
     """Return the standard error of a sum of medians; that of a median is 1.2533 deviations / sqrt(n)."""
-    return float(np.sqrt(sum((1.2533 * _deviation(side)) ** 2 / len(side) for side in sides)))
+    return float(np.sqrt(sum((1.2533 * spread(side)) ** 2 / len(side) for side in sides)))
 
 
 def _calm(samples: FloatArray, floor: float) -> FloatArray:
     """Return samples with single spikes cut: one of them must not stand for the rest."""
-    known = _known(samples)
-    if not len(known):
+    there = known(samples)
+    if not len(there):
         return samples
-    middle = float(np.median(known))
-    most = _SPIKE * max(_deviation(known), floor)
+    middle = float(np.median(there))
+    most = _SPIKE * max(spread(there), floor)
     return np.clip(samples, middle - most, middle + most)
-
-
-# ---------------------------------------------------------------- what to compare
-
-
-class _Sees(Protocol):
-    def series(self, metric: str) -> list[Series]: ...
-
-
-def _nobody(_: Entity) -> Sequence[Entity]:
-    return ()
-
-
-def _unknown(_: Series) -> Iterable[float]:
-    return ()
-
-
-def symptoms_of(
-    scene: _Sees,
-    incident: Incident,
-    expect: Sequence[str],
-    read: Reader,
-    *,
-    acted: float,
-    settled: float,
-    now: float,
-    window: float = 300.0,
-    baseline: float = 3600.0,
-    stated: Sequence[Limit] = (),
-    untreated: Callable[[Entity], Sequence[Entity]] = _nobody,
-    past: Callable[[Series], Iterable[float]] = _unknown,
-) -> list[Symptom]:
-    """Read from history what a verdict rests on.
-
-    These are the series that `expect` names, those whose objectives were broken, and all around the target that
-    users feel (`harm` in the catalogue).
-
-    acted, settled, now   when it acted; from when its effect counts; the end
-    window     how much of the time before the act is looked at, at most, or 60 rows: from the onset on
-    stated     all objectives. What users feel is judged by the signal that has one: where the 95th percentile of the
-               latency has a limit, a median that moves inside of it is no harm
-    baseline   how much ordinary past before the onset gives the scale, and how the series moves
-    untreated  equals of an entity that nobody acted on
-    past       seconds for which troubles of a series lasted that nobody treated
-    Cost: one read of history.
-    """
-    names = {n.removeprefix("baseline.") for text in expect for n in parse(text).names}
-    felt = {name for name, definition in SIGNALS.items() if definition.harm}
-    found = {
-        s: None for metric in sorted((names | felt) & SIGNALS.keys()) for s in scene.series(metric)
-    }
-    limits = {s: (x.low, x.high) for s in found for x in stated if x.over(s)}
-    broken = {a.series: (a.low, a.high) for a in incident.anomalies if a.road == "objective"}
-    limits |= broken
-    # our own probe feels less than users do: its limit covers nothing else
-    covered = {(s.entity, _sense(s.metric)) for s in limits if ".probe_" not in s.metric}
-    series = [
-        s
-        for s in found | dict.fromkeys(limits)
-        if s in limits or s.metric in names or (s.entity, _sense(s.metric)) not in covered
-    ]
-    if not series:
-        return []
-    # evidence may be older than the trouble: what a detector noticed first is not yet what hurt
-    stated_onsets = [
-        a.onset for a in incident.anomalies if a.road == "objective" and a.onset <= acted
-    ]
-    onset = min(min(stated_onsets, default=incident.opened), acted)
-    times = _Times(onset - baseline, onset, acted, settled, now, window)
-    kin = {s: [replace(s, entity=e) for e in untreated(s.entity)] for s in series}
-    columns = list(dict.fromkeys([*series, *(peer for some in kin.values() for peer in some)]))
-    ts, rows = read(columns, times.first, times.now)
-    at = {s: rows[:, j] for j, s in enumerate(columns)}
-    return [
-        replace(
-            _symptom(one, _Steps(ts, at[one], times), [at[k] for k in kin[one]], limits.get(one)),
-            proves=one in broken or one.metric in names,
-            past=tuple(past(one)),
-        )
-        for one in series
-    ]
-
-
-def _sense(metric: str) -> str:
-    """Say what people feel by a signal: quantiles of latency, and estimates of accuracy, are one sense each."""
-    return next((sense for sense in ("latency", "accuracy") if sense in metric), metric)
-
-
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """The moments between which a verdict looks, in their order."""
-
-    first: float
-    onset: float
-    acted: float
-    settled: float
-    now: float
-    window: float
-
-
-class _Steps:
-    """Puts the rows of a series into equal steps: other sources' rows are no gaps of it, its own gaps are."""
-
-    def __init__(self, ts: FloatArray, own: FloatArray, times: _Times) -> None:
-        known = np.isfinite(own)
-        self.ts = ts
-        steps = np.diff(ts[known])
-        steps = steps[steps > 0]
-        # a clock that stutters must not make a million steps
-        least = max((times.now - times.first) / _MOST_STEPS, 1e-3)
-        self.step = max(float(np.median(steps)), least) if len(steps) else 1.0
-        self.start = float(ts[known][0]) if known.any() else times.first
-        since = max(min(times.onset, times.acted), times.acted - max(times.window, _WINDOW_ROWS * self.step))
-        self.stood = max(0, round((times.acted - max(times.onset, self.start)) / self.step))
-        # (from, to, whether the row at `to` belongs to it): ordinary, before, between, after
-        self._spans = (
-            (times.first, times.onset, False), (since, times.acted, True),
-            (times.acted, times.settled, False), (times.settled, times.now, True),
-        )  # fmt: skip
-        self.sides = self.split(own)
-
-    def split(self, samples: FloatArray) -> list[FloatArray]:
-        """Return the four sides of a series that came with the same rows."""
-        return [self._side(samples, *span) for span in self._spans]
-
-    def _side(self, samples: FloatArray, since: float, until: float, last: bool) -> FloatArray:  # noqa: FBT001  # a private triple
-        after = self.ts >= since if last or since == self._spans[0][0] else self.ts > since
-        inside = after & ((self.ts <= until) if last else (self.ts < until))
-        if not inside.any():
-            return _none()
-        cells = np.rint((self.ts[inside] - self.start) / self.step).astype(np.int64)
-        first, end = max(cells[0], 0), cells[-1] + 1
-        out = np.full(max(end - first, 0), np.nan)
-        values = samples[inside]
-        good = np.isfinite(values) & (cells >= first)
-        out[cells[good] - first] = values[good]
-        return out
-
-
-_MOST_STEPS: Final = 20_000
-_WINDOW_ROWS: Final = 60
-
-
-def _symptom(
-    series: Series,
-    steps: _Steps,
-    peers: Sequence[FloatArray],
-    limit: tuple[float, float] | None,
-) -> Symptom:
-    definition = SIGNALS[series.metric]
-    usual, before, between, after = steps.sides
-    low, high = limit if limit is not None else (np.nan, np.nan)
-    return Symptom(
-        str(series), before, after, definition.better, definition.floor, definition.unit, usual,
-        _control(steps, [steps.split(p) for p in peers], definition.floor),
-        low=float(low) if np.isfinite(low) else None, high=float(high) if np.isfinite(high) else None,
-        between=between, step=steps.step, stood=steps.stood,
-    )  # fmt: skip
-
-
-def _control(
-    steps: _Steps, peers: Sequence[Sequence[FloatArray]], floor: float
-) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """Return the mean of the peers that moved as the target did before the act; None when they are too few."""
-    own = _shift(steps.sides[0], steps.sides[1])
-    spread = max(_deviation(_known(steps.sides[0])), floor)
-    near = max(abs(own) / 2, spread)
-    alike = [p for p in peers if abs(_shift(p[0], p[1]) - own) <= near]  # never for NaN
-    if len(alike) < LEAST_PEERS:
-        return None
-    usual, before, after = (_mean([p[side] for p in alike]) for side in (0, 1, 3))
-    return usual, before, after
-
-
-def _shift(usual: FloatArray, before: FloatArray) -> float:
-    ordinary, now = _known(usual), _known(before)
-    if min(len(ordinary), len(now)) < MIN_ROWS:
-        return math.nan
-    return float(np.median(now) - np.median(ordinary))
-
-
-def _mean(sides: Sequence[FloatArray]) -> FloatArray:
-    """Return the mean of what is known in each row; NaN where nothing is."""
-    table = np.vstack(sides)
-    known = np.isfinite(table)
-    count = known.sum(axis=0)
-    total: FloatArray = np.where(known, table, 0.0).sum(axis=0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

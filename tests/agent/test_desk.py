@@ -347,7 +347,6 @@ async def test_a_run_that_acts_is_stopped_by_a_no(story):
 async def test_a_suggestion_asks_while_its_incident_is_open(story):
     from dataclasses import replace
 
-
     old = replace(story.run, id="run-33333333", state="suggested", mode="suggest")
     newer = replace(old, id="run-44444444", started=old.started + 50)
     for run in (old, newer):

@@ -541,7 +541,14 @@ def test_what_harmed_only_suggests_until_a_person_has_looked(make):
     assert (decision.allowed, decision.mode) == (True, "suggest")
     assert "homeostat reinstate b" in gate(decision, "record").reason
     by_hand = guard.decide(
-        make(), WEB, incident(), memory=past.memory, world=world(), config=config(), now=NOW, ceiling="approve"
+        make(),
+        WEB,
+        incident(),
+        memory=past.memory,
+        world=world(),
+        config=config(),
+        now=NOW,
+        ceiling="approve",
     )
     assert (by_hand.allowed, by_hand.mode) == (True, "approve")
     past.put("reinstate", "b", {"by": "ann (author, token)", "reason": "mended"})

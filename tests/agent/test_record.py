@@ -105,7 +105,9 @@ def test_loading_counts_what_folding_counted_also_runs_that_memory_let_go(tmp_pa
     journal.close()
     for playbook in ("p", "q"):
         ours, theirs = loaded.records, folded.records
-        assert sum(ours.of(playbook).values(), Tally()) == sum(theirs.of(playbook).values(), Tally())
+        assert sum(ours.of(playbook).values(), Tally()) == sum(
+            theirs.of(playbook).values(), Tally()
+        )
         assert ours.demoted(playbook) == theirs.demoted(playbook)
 
 

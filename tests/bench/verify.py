@@ -2,8 +2,8 @@
 
     make bench-verify                    # or: python tests/bench/verify.py [--stories 300] [--seed 0] [--only NAME]
 
-A story is a series, an act, and looks while rows come in (`verify_worlds`): 300 ordinary rows before, six rows after the
-act that are not looked at, forty that are. Sets:
+A story is a series, an act, and looks while rows come in (`verify_worlds`): 300 ordinary rows before, six rows after
+the act that are not looked at, forty that are. Sets:
 
     nothing    no fault: noise of autocorrelation phi triggers by itself (two rows in a row beyond 3 deviations), and we
                act up to 14 rows later. Whatever follows was not the act's doing
@@ -81,20 +81,26 @@ def sets() -> dict[str, Make]:
             out[f"forecast, phi {phi:g}, {name}"] = make
         for name, make in peers.items():
             out[f"peers, phi {phi:g}, {name}"] = make
-        out[f"peers, phi {phi:g}, all recover"] = lambda r, noise=noise: faulty(noise, r, peers=PEERS, spared=PEERS)
+        out[f"peers, phi {phi:g}, all recover"] = lambda r, noise=noise: faulty(
+            noise, r, peers=PEERS, spared=PEERS
+        )
         for name in ("nothing", "cured", "harmed"):
             out[f"together, phi {phi:g}, {name}"] = drawn(forecast[name], peers[name])
     for stood in (3, 5, 8, 15, 30):
-        out[f"forecast, phi 0.8, stood {stood}"] = lambda r, stood=stood: faulty(Noise(0.8), r, stood=stood)
+        out[f"forecast, phi 0.8, stood {stood}"] = lambda r, stood=stood: faulty(
+            Noise(0.8), r, stood=stood
+        )
     for name, make in of(Noise(0.8), usual=60).items():
         out[f"forecast, phi 0.8, 60 usual rows, {name}"] = make
     for kind, noise in ODD.items():
         for name, make in of(noise).items():
             out[f"forecast, {kind}, {name}"] = make
     for known in (0, 3, 20):
-        out[f"past, {known} known, ends by itself"] = lambda r, known=known: lasting(r, mean=3600.0, known=known)
-        out[f"past, {known} known, cured"] = lambda r, known=known: lasting(r, mean=40 * 3600.0, known=known, ends=600.0)
-    return out  # fmt: skip
+        by_itself = {"mean": 3600.0, "known": known}
+        by_act = {"mean": 40 * 3600.0, "known": known, "ends": 600.0}
+        out[f"past, {known} known, ends by itself"] = lambda r, k=by_itself: lasting(r, **k)
+        out[f"past, {known} known, cured"] = lambda r, k=by_act: lasting(r, **k)
+    return out
 
 
 def main() -> None:
@@ -117,7 +123,9 @@ def main() -> None:
             f"{name:46} {said['helped']:7.3f} {said['harmed']:7.3f} {said['no_effect']:7.3f} "
             f"{said['cannot_tell']:7.3f}   {said['cleared']:7.3f}"
         )
-        rows.append({"set": name, "subject": CLEARED, "figure": "helped", "value": said.pop("cleared")})
+        rows.append(
+            {"set": name, "subject": CLEARED, "figure": "helped", "value": said.pop("cleared")}
+        )
         rows += [{"set": name, "subject": US, "figure": k, "value": v} for k, v in said.items()]
     report = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",

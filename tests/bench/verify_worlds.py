@@ -36,7 +36,8 @@ class Noise:
     grain: float = 0.0
 
     def path(self, rng, n):
-        e = rng.standard_t(self.tail, n) / np.sqrt(self.tail / (self.tail - 2)) if self.tail else rng.standard_normal(n)  # fmt: skip
+        e = rng.standard_t(self.tail, n) if self.tail else rng.standard_normal(n)
+        e = e / np.sqrt(self.tail / (self.tail - 2)) if self.tail else e
         x = np.empty(n)
         last = rng.standard_normal()
         gain = np.sqrt(1 - self.phi**2)
@@ -90,7 +91,9 @@ def triggered(noise, rng, *, level=3.0, hold=2, delay=None, usual=300, window=40
         others = []
         if peers:
             x *= np.sqrt(COMMON)
-            others = [noise.see(rng, x + np.sqrt(1 - COMMON) * noise.path(rng, n)) for _ in range(peers)]
+            others = [
+                noise.see(rng, x + np.sqrt(1 - COMMON) * noise.path(rng, n)) for _ in range(peers)
+            ]
             x = x + np.sqrt(1 - COMMON) * noise.path(rng, n)
         y = noise.see(rng, x)
         middle = np.nanmedian(y[:2000])
