@@ -227,10 +227,13 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
     a, b, c = (
         np.clip(sign * (_calm(side, symptom.floor) - level) / scale, -_FAR, _FAR) for side in own
     )
-    return replace(
-        found, ended=ended, alike=alike,
-        evidence=None if road == "past" else weigh(a, b, len(symptom.between), c),
-    )  # fmt: skip
+    if road == "past":
+        return replace(found, ended=ended, alike=alike)
+    if found.better:
+        # the shock of the act, and windows that still hold what was before, are no news of the level after it
+        arrived = np.flatnonzero(c <= np.nanmedian(c) / 2)
+        c[: arrived[0] if len(arrived) else 0] = np.nan
+    return replace(found, ended=ended, alike=alike, evidence=weigh(a, b, len(symptom.between), c))
 
 
 def _ended(symptom: Symptom, sign: float, scale: float) -> tuple[float, int]:

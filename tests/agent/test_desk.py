@@ -66,15 +66,20 @@ def ended(story, id_, verdict, *, playbook="calm-neighbour", target=None, at=0.0
     story.hooks.record("run", id_, pack(run), story.now)
 
 
+def playbook(story, id_="calm-neighbour"):
+    (found,) = (p for p in story.desk.playbooks() if p["id"] == id_)
+    return found
+
+
 def test_playbooks_show_their_record_and_what_holds_them(story):
-    (before,) = story.desk.playbooks()
+    before = playbook(story)
     assert (before["mode"], before["why"], before["record"]["runs"]) == ("approve", [], 0)
     assert before["record"]["success"] is None
     for i, verdict in enumerate(["helped"] * 9 + ["no_effect", "cannot_tell"]):
         ended(story, f"run-x{i}", verdict)
     ended(story, "run-gone", "helped", playbook="forgotten", target=Entity("gpu", "g1"))
-    (mine, gone) = story.desk.playbooks()
-    fits(list[desk_module.PlaybookView], [mine, gone])
+    fits(list[desk_module.PlaybookView], story.desk.playbooks())
+    mine, gone = playbook(story), playbook(story, "forgotten")
     assert mine["record"]["helped"] == 9
     assert mine["record"]["success"] == pytest.approx(0.596, abs=0.001)
     assert list(mine["groups"]) == ["service:checkout"]
@@ -87,7 +92,7 @@ def test_harm_demotes_and_a_named_author_lifts_it(story):
     with pytest.raises(Refused, match="no harm on its record"):
         story.desk.reinstate(author, "calm-neighbour")
     ended(story, "run-bad", "harmed")
-    (p,) = story.desk.playbooks()
+    p = playbook(story)
     assert (p["mode"], p["own_mode"]) == ("suggest", "approve")
     assert p["why"] == ["record: suggest, it harmed service:checkout in run run-bad: so it was"]
     with pytest.raises(Forbidden):
@@ -102,7 +107,7 @@ def test_harm_demotes_and_a_named_author_lifts_it(story):
 
 def test_a_pause_of_everything_holds_playbooks_too(story):
     story.desk.pause(OPERATOR, "", "release day")
-    (p,) = story.desk.playbooks()
+    p = playbook(story)
     assert p["mode"] == "observe"
     assert p["why"] == [f"pause: observe, by {OPERATOR.signed}"]
 
