@@ -168,17 +168,15 @@ def _fitted(
 def ends_by_itself(past: Sequence[float], stood: float, took: float) -> tuple[float, int]:
     """Return how probable an end by itself is within `took`, and on how many past troubles that rests.
 
-    past    how long untreated ones lasted. Those that reached half the age of this one speak of it: their number by
-            the time they had left is the rate at which such troubles end; and so those that reached its age, should
-            they end sooner. Without any: what has lasted t lasts for another t with probability one half (Gott 1993,
-            doi:10.1038/363315a0)
+    past    how long untreated ones lasted. Those that reached the age of this one speak of it: their number by the
+            time they had left is the rate at which such troubles end. Without any: what has lasted t lasts for
+            another t with probability one half (Gott 1993, doi:10.1038/363315a0)
     stood   how long this one has lasted
     """
-    left = [[lasted - age for lasted in past if lasted >= age] for age in (stood / 2, stood)]
-    if not left[0]:
+    left = [lasted - stood for lasted in past if lasted >= stood]
+    if not left:
         return (took / (stood + took) if took > 0 else 0.0), 0
-    rate = max(len(some) / max(sum(some), 1e-9) for some in left if some)
-    return float(-np.expm1(-rate * took)), len(left[0])
+    return float(-np.expm1(-took * len(left) / max(sum(left), 1e-9))), len(left)
 
 
 def episodes(samples: FloatArray, level: float) -> list[int]:

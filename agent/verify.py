@@ -1,7 +1,7 @@
 """Whether an act helped: the verdict from what was expected and from samples before and after. Pure.
 
     helped        everything that was expected held, and a symptom is better than it would have been without the act
-    harmed        a symptom, or what users feel, is worse than before and than it would have been, by 1.5 robust
+    harmed        a symptom, or what users feel, is worse than before and than it would have been, by 1.25 robust
                   deviations and by a practical size, and outside its objective where it has one. Harm outweighs all
     no_effect     what was expected did not come, and nothing is worse
     cannot_tell   values are missing or too few, or it may have become better by itself
@@ -44,8 +44,8 @@ STOOD_ROWS: Final = 6
 """A trouble that stood for fewer rows than this before the act may have been any passing one."""
 FORECAST_ROWS: Final = 20
 """Ordinary rows without which, and with a short time before, no forecast is made."""
-HARM_DEVIATIONS: Final = 1.5
-BETTER_DEVIATIONS: Final = 1.0
+HARM_DEVIATIONS: Final = 1.25
+BETTER_DEVIATIONS: Final = 0.75
 LIKELY: Final = 5.0
 """Twice the log likelihood ratio that is believed, of one symptom: twelve times as likely as the other story."""
 HARM_LIKELY: Final = 4.0
