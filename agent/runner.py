@@ -525,8 +525,8 @@ class _Course:
             return Acted(StepRecord(step.id, step.use, at, at, status, text), ours=False, text=text)
 
     async def _undo(self, what: Sequence[tuple[PlannedStep, Acted]]) -> bool:
-        """Put steps back, the last one first; returns whether all of them are."""
-        well = True
+        """Put steps back, the last one first; returns whether all are that can be, and any."""
+        well, put = True, False
         for step, acted in reversed(list(what)):
             self._done.remove((step, acted))
             if step.undo == "none":
@@ -538,13 +538,14 @@ class _Course:
                 self._hands.undo, self._plan, step, acted, dict(self._results)
             )
             record = await self._box(f"undo:{step.id}", StepRecord, put_back, acts=True)
+            put = True
             self._run = replace(self._run, steps=(*self._run.steps, record))
             if record.status != "undone":
                 well = False
                 await self._tell(f"undo:{step.id}", "page", f"not undone: {self._plan.title}",
                                  f"{step.id} ({step.use}) on {self._plan.target} could not be put back: "
                                  f"{record.summary}")  # fmt: skip
-        return well
+        return well and put
 
     async def _hold(self, since: float, outcome: Outcome | None) -> _Stop | None:
         """Wait until temporary measures are over and put them back: the last one first.
