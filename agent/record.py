@@ -106,7 +106,10 @@ class Records:
     trusts: dict[str, Trust] = field(default_factory=dict)
 
     def run(self, seq: int, run: Mapping[str, Any], before: Verdict | None = None) -> None:
-        """Take a run as the journal has it; `before`: the verdict that was counted for it already."""
+        """Take a run as the journal has it; a verdict that was given stays.
+
+        before   the verdict that was counted for it already
+        """
         outcome = run.get("outcome") or {}
         verdict: Verdict | None = outcome.get("verdict")
         if verdict is None and before is None:

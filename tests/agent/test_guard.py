@@ -227,7 +227,7 @@ def test_all_gates_open_lets_it_act(make):
     assert {g.name for g in decision.gates} == {
         "mode", "ability", "pause", "paused_file", "journal", "silence", "never", "busy", "once", "cooldown", "rate",
         "fresh", "trust", "attempts", "blast_count", "blast_share", "settle", "breaker", "min_healthy", "correlated",
-        "scope", "shared", "confidence", "irreversible",
+        "scope", "shared", "confidence", "irreversible", "record",
     }  # fmt: skip
     assert all(g.value and g.limit for g in decision.gates)
     assert unpack(Decision, pack(decision)) == decision

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.codec import pack
@@ -83,12 +83,14 @@ def test_harm_demotes_until_a_person_lifts_it_and_again():
 
 
 verdicts = st.sampled_from([None, "helped", "no_effect", "harmed", "cannot_tell"])
-told_runs = st.lists(
-    st.tuples(st.sampled_from(["p", "q"]), st.lists(verdicts, min_size=1, max_size=3), st.booleans()),
-    max_size=12,
-)  # fmt: skip
+# a verdict that was given stays
+courses = st.tuples(st.integers(0, 2), verdicts, st.integers(1, 2)).map(
+    lambda c: [None] * c[0] + [c[1]] * c[2]
+)
+told_runs = st.lists(st.tuples(st.sampled_from(["p", "q"]), courses, st.booleans()), max_size=12)
 
 
+@settings(max_examples=30, deadline=None)
 @given(told_runs)
 def test_loading_counts_what_folding_counted_also_runs_that_memory_let_go(tmp_path_factory, told):
     path = tmp_path_factory.mktemp("record") / "journal.sqlite"
