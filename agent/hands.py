@@ -35,10 +35,10 @@ from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.expr import UNKNOWN, expressions, interpolate
 from agent.journal import Unwritten
 from agent.memory import Memory
-from agent.model import Change, Entity, FloatArray, Incident, Outcome, Run, Series, StepRecord
+from agent.model import Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
 from agent.ports import Done, Note, Notifier, Step, Undo
-from agent.record import owner_of, untreated_durations
+from agent.record import owner_of, treated, untreated
 from agent.runner import Acted, Held, Passage, Plan, PlannedStep, Verified
 from agent.scene import Scene
 from agent.symptoms import symptoms_of
@@ -697,14 +697,19 @@ class RealHands:
         incident = found or Incident(
             plan.incident, plan.created, plan.created, "open", "note", plan.title
         )
-        diagnose = self._eyes.config.diagnose
+        diagnose, memory = self._eyes.config.diagnose, self._memory
+        scene = self._eyes.scene(plan, self._onset(plan), {})
+        acts = {r.target for r in memory.acts(since=incident.opened - diagnose.window)}
+        lasted, spoilt = untreated(memory, plan.incident), treated(memory, plan.incident)
         symptoms = symptoms_of(
-            self._eyes.scene(plan, self._onset(plan), {}), incident,
+            scene, incident,
             plan.verify.expect if plan.verify is not None else (), self._eyes.history.read,
             acted=acted, settled=settled, now=now, window=diagnose.window, baseline=diagnose.baseline,
             stated=limits_of(self._eyes.config),
-            untreated=lambda e: self._untreated(plan, e, incident.opened - diagnose.window),
-            past=lambda s: untreated_durations(self._memory, s, plan.incident),
+            untreated=lambda e: [
+                p for p in scene.world.topology.peers(e) if p not in acts and memory.run_on(p) is None
+            ],
+            past=lambda s: lasted.get(s, ()), spoilt=lambda e: spoilt.get(e, ()),
         )  # fmt: skip
         outcome = judge(symptoms, ok)
         other = next(
@@ -716,12 +721,6 @@ class RealHands:
             )
             return replace(outcome, verdict="cannot_tell", summary=text)
         return outcome
-
-    def _untreated(self, plan: Plan, one: Entity, since: float) -> list[Entity]:
-        """Return the equals of an entity that no run has acted on, or is at work on."""
-        peers = self._eyes.scene(plan, None, {}).world.topology.peers(one)
-        treated = {r.target for r in self._memory.acts(since=since)}
-        return [p for p in peers if p not in treated and self._memory.run_on(p) is None]
 
 
 @dataclass(slots=True)

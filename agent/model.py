@@ -356,7 +356,7 @@ class StepRecord:
 class Outcome:
     """How a run ended and by what proof.
 
-    against   peers | forecast | past | before: what the treated target was compared with
+    against   peers | forecast | past: what the treated target was compared with
     """
 
     verdict: Verdict

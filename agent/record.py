@@ -140,13 +140,27 @@ class Records:
         return dict(sorted(self.tallies.get(playbook, {}).items()))
 
 
-def untreated_durations(memory: Memory, series: Series, incident: str) -> list[float]:
-    """Return for how many seconds troubles of a series lasted that nobody acted on, the given incident apart."""
+def untreated(memory: Memory, incident: str) -> dict[Series, list[float]]:
+    """Return for how many seconds troubles of each series lasted that nobody acted on, the given incident apart."""
     treated = {run.incident for run in memory.acts()}
-    return [
-        a.end - a.onset
-        for i in memory.incidents.values()
-        if i.id != incident and i.id not in treated and i.state == "resolved"
-        for a in i.anomalies
-        if a.series == series and a.end is not None and a.ahead is None
-    ]
+    out: dict[Series, list[float]] = {}
+    for i in memory.incidents.values():
+        if i.id != incident and i.id not in treated and i.state == "resolved":
+            for a in i.anomalies:
+                if a.end is not None and a.ahead is None:
+                    out.setdefault(a.series, []).append(a.end - a.onset)
+    return out
+
+
+def treated(memory: Memory, incident: str) -> dict[Entity, list[tuple[float, float]]]:
+    """Return when each entity was in a trouble that was acted on, the given incident apart.
+
+    How such a trouble went says nothing of what the series does by itself.
+    """
+    acted = {run.incident for run in memory.acts()} - {incident}
+    out: dict[Entity, list[tuple[float, float]]] = {}
+    for i in (memory.incidents[id_] for id_ in acted if id_ in memory.incidents):
+        span = min([i.opened, *(a.onset for a in i.anomalies)]), i.resolved or i.updated
+        for one in {a.series.entity for a in i.anomalies}:
+            out.setdefault(one, []).append(span)
+    return out

@@ -38,6 +38,10 @@ def _unknown(_: Series) -> Iterable[float]:
     return ()
 
 
+def _never(_: Entity) -> Iterable[tuple[float, float]]:
+    return ()
+
+
 def symptoms_of(
     scene: _Sees,
     incident: Incident,
@@ -52,6 +56,7 @@ def symptoms_of(
     stated: Sequence[Limit] = (),
     untreated: Callable[[Entity], Sequence[Entity]] = _nobody,
     past: Callable[[Series], Iterable[float]] = _unknown,
+    spoilt: Callable[[Entity], Iterable[tuple[float, float]]] = _never,
 ) -> list[Symptom]:
     """Read from history what a verdict rests on.
 
@@ -65,6 +70,7 @@ def symptoms_of(
     baseline   how much ordinary past before the onset gives the scale, and how the series moves
     untreated  equals of an entity that nobody acted on
     past       seconds for which troubles of a series lasted that nobody treated
+    spoilt     when an entity was in other troubles, that were treated: no ordinary past
     Cost: one read of history.
     """
     names = {n.removeprefix("baseline.") for text in expect for n in parse(text).names}
@@ -93,7 +99,7 @@ def symptoms_of(
     kin = {s: [replace(s, entity=e) for e in untreated(s.entity)] for s in series}
     columns = list(dict.fromkeys([*series, *(peer for some in kin.values() for peer in some)]))
     ts, rows = read(columns, times.first, times.now)
-    at = {s: rows[:, j] for j, s in enumerate(columns)}
+    at = {s: _spared(ts, rows[:, j], onset, spoilt(s.entity)) for j, s in enumerate(columns)}
     return [
         replace(
             _symptom(one, _Steps(ts, at[one], times), [at[k] for k in kin[one]], limits.get(one)),
@@ -102,6 +108,16 @@ def symptoms_of(
         )
         for one in series
     ]
+
+
+def _spared(
+    ts: FloatArray, samples: FloatArray, onset: float, spoilt: Iterable[tuple[float, float]]
+) -> FloatArray:
+    """Return samples without those before the onset that lie in spoilt spans."""
+    out = samples.copy()
+    for since, until in spoilt:
+        out[(ts >= since) & (ts <= until) & (ts < onset)] = np.nan
+    return out
 
 
 def _sense(metric: str) -> str:

@@ -20,7 +20,7 @@ from agent.model import (
     Series,
     StepRecord,
 )
-from agent.record import Tally, group_of, owner_of, untreated_durations
+from agent.record import Tally, group_of, owner_of, treated, untreated
 
 WEB = Entity("service", "web")
 
@@ -166,6 +166,7 @@ def test_durations_are_of_troubles_that_nobody_acted_on():
     step = StepRecord("s", "act", 210.0, 220.0, "done", "did")
     acted = Run("r", "p", WEB, "i2", "auto", "done", 205.0, 230.0, "h", steps=(step,))
     told.run(acted)
-    assert untreated_durations(told.memory, series, "i3") == [60.0]
-    assert untreated_durations(told.memory, series, "i9") == [60.0, 30.0]
-    assert untreated_durations(told.memory, Series("service.up", WEB), "i9") == []
+    assert untreated(told.memory, "i3") == {series: [60.0]}
+    assert untreated(told.memory, "i9") == {series: [60.0, 30.0]}
+    assert treated(told.memory, "i9") == {WEB: [(200.0, 200.0)]}
+    assert treated(told.memory, "i2") == {}

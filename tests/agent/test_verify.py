@@ -353,6 +353,29 @@ def test_rows_of_other_sources_are_no_gaps_and_own_ones_are():
     assert not np.isnan(found.usual).any()
 
 
+def test_troubles_that_were_treated_are_no_ordinary_past():
+    series = Series("service.error_ratio", Entity("service", "web"))
+
+    class Scene:
+        def series(self, metric):
+            return [series] if metric == series.metric else []
+
+    def read(wanted, start, end):
+        ts = np.arange(start, end)
+        return ts, np.where((ts >= 700) & (ts <= 750), 1.0, 0.0)[:, None]
+
+    incident = Incident("i1", 900.0, 990.0, "open", "page", "slow")
+    times = {"acted": 1000.0, "settled": 1005.0, "now": 1040.0, "baseline": 500.0}
+    (found,) = symptoms_of(Scene(), incident, [], read, **times)
+    assert np.nansum(found.usual) == 51
+    (found,) = symptoms_of(
+        Scene(), incident, [], read, **times, spoilt=lambda e: [(690.0, 760.0), (950.0, 960.0)]
+    )
+    assert np.nansum(found.usual) == 0
+    assert np.isnan(found.usual).sum() == 71
+    assert not np.isnan(found.before).any()
+
+
 def test_before_is_at_least_sixty_rows_where_the_trouble_lasted_so_long():
     series = Series("service.error_ratio", Entity("service", "web"))
 
