@@ -164,7 +164,7 @@ class PlaybookView(LoadedView):
     """A playbook and its record.
 
     mode     how far it may go now: the lowest of `limits`; own_mode: what its text asks for
-    why      what holds it there, the strictest first, in words; empty = nothing but its own text
+    why      what holds it there beside its own text, the strictest first, in words
     record   of all its runs; groups: by group of targets
     """
 
@@ -598,16 +598,22 @@ class Desk:
             for pause in self.pauses()
             if pause["key"] == EVERYTHING
         ]
-        mode = min((x["mode"] for x in limits), key=MODES.index)
-        own = limits[0]["mode"]
+
+        def rank(limit: LimitView) -> int:
+            return MODES.index(limit["mode"])
+
+        mode, own = min(limits, key=rank)["mode"], limits[0]["mode"]
         tight = sorted(
-            (x for x in limits[1:] if MODES.index(x["mode"]) < MODES.index(own)),
-            key=lambda x: MODES.index(x["mode"]),
-        )
+            (x for x in limits if x["by"] != "playbook" and (x["mode"] == mode or rank(x) < MODES.index(own))),
+            key=rank,
+        )  # fmt: skip
         groups = records.of(p["id"])
         return {
             **p, "limits": limits, "mode": mode, "own_mode": own,
-            "why": [f"{x['by']}: {x['mode']}" + (f", {x['reason']}" if x["reason"] else "") for x in tight],
+            "why": [
+                f"{x['by']}: {x['mode']}" + (f", {x['reason']}" if x["reason"] else "")
+                for x in tight if x["mode"] != "auto"
+            ],
             "record": _tally(sum(groups.values(), Tally())),
             "groups": {name: _tally(t) for name, t in groups.items()},
         }  # fmt: skip
