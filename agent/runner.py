@@ -412,15 +412,15 @@ class _Course:
             if verified.outcome is None:
                 return await self._stopped(_Stop("cancelled", f"stopped by {verified.by}"))
             outcome, since = verified.outcome, verified.ended
-            if outcome.verdict == "harmed" or (
-                outcome.verdict != "helped" and plan.verify.otherwise == "undo"
-            ):
+            # what may not have helped is not put back where all is well: that would be one more act, for no reason
+            idle = outcome.verdict != "helped" and not outcome.well
+            if outcome.verdict == "harmed" or (idle and plan.verify.otherwise == "undo"):
                 await self._report("undoing", outcome.summary, outcome)
                 outcome = replace(outcome, undone=await self._undo(self._done))
         stop = await self._hold(since, outcome)
         if stop is not None:
             return await self._stopped(stop, outcome)
-        if outcome is not None and outcome.verdict != "helped":
+        if outcome is not None and outcome.verdict != "helped" and not outcome.well:
             await self._escalate(outcome)
         await self._then(outcome)
         await self._report("done", outcome.summary if outcome else plan.title, outcome)

@@ -17,7 +17,7 @@ The roads, the first that is informative:
     past       too few rows for a forecast: how long untreated troubles of the past lasted, against how soon this one
                ended after the act
 
-A trouble that stood for only a few rows before the act proves nothing, with peers excepted: *cannot_tell*.
+A trouble that stood for only a few rows before the act proves nothing, unless it was far out or there are peers.
 
 **Scale.** Robust deviation = 1.4826 median absolute deviation of the larger of the ordinary past and the time before,
 at least the catalogue's floor; a nearly constant series would else make every change look enormous.
@@ -42,6 +42,8 @@ MIN_ROWS: Final = 3
 """Fewer samples than this on either side prove nothing."""
 STOOD_ROWS: Final = 6
 """A trouble that stood for fewer rows than this before the act may have been any passing one."""
+FAR_OUT: Final = 5.0
+"""So many ordinary deviations from the usual level, fewer rows (`MIN_ROWS`) are enough: noise does not get there."""
 FORECAST_ROWS: Final = 20
 """Ordinary rows without which, and with a short time before, no forecast is made."""
 HARM_DEVIATIONS: Final = 1.25
@@ -56,8 +58,8 @@ HARM_ERRORS: Final = 3.0
 """Standard errors: noise that came with the act, or that peers have, is no harm by itself."""
 SELF_ENDING: Final = 0.1
 """More probable than this, by what untreated ones did, that it would have ended by itself: no merit of the act."""
-SELF_ENDING_UNKNOWN: Final = 0.75
-"""The same where no past trouble is known that lasted so long: it must have stood a third of what it took to end."""
+SELF_ENDING_UNKNOWN: Final = 0.8
+"""The same where no past trouble is known that lasted so long: it must have stood a quarter of what it took to end."""
 PAST_ALONE: Final = (0.05, 3)
 """Where durations are all there is: how improbable an end by itself must be, and how many past ones must say so."""
 _MAD_TO_SD: Final = 1.4826
@@ -118,7 +120,7 @@ class Comparison:
     inside       whether `after` keeps the objective; None = it has none
     evidence     how likely other stories are; None = it changed too little for any
     ended        probability that such a trouble ends by itself so soon; alike: past ones that say so
-    stood        rows that it was so before the act
+    stood        rows that it was so before the act; far: ordinary deviations that it was from its usual level
     """
 
     name: str
@@ -140,6 +142,7 @@ class Comparison:
     ended: float = 0.0
     alike: int = 0
     stood: int = 0
+    far: float = 0.0
 
     def harmed(self, likely: float = HARM_LIKELY) -> bool:
         """Worse by deviations, beyond doubt and by a practical size, and not within a stated objective."""
@@ -171,7 +174,7 @@ class Comparison:
 
     def _passing(self, e: Evidence, likely: float) -> str:
         """Say how it may have passed by itself; "" = it did not."""
-        if self.stood < STOOD_ROWS:
+        if self.stood < (MIN_ROWS if self.far >= FAR_OUT else STOOD_ROWS):
             return f"it had stood for only {self.stood} rows before the act"
         if e.passes <= likely:
             return "its excursions pass by themselves like this"
@@ -192,7 +195,8 @@ class Comparison:
 def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
     """Compare both sides of one symptom; None when either has too few known samples."""
     sides = (symptom.usual, symptom.before, symptom.after)
-    own, road = sides, "forecast"
+    own: tuple[FloatArray, ...] = sides
+    road: Road = "forecast"
     if symptom.control is not None:
         left = tuple(a - b for a, b in zip(sides, symptom.control, strict=True))
         if min(len(known(left[1])), len(known(left[2]))) >= min_rows:
@@ -227,13 +231,18 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
     a, b, c = (
         np.clip(sign * (_calm(side, symptom.floor) - level) / scale, -_FAR, _FAR) for side in own
     )
+    far = 0.0
+    if len(usual) >= FORECAST_ROWS:
+        ordinary = max(spread(usual), symptom.floor, 1e-12)
+        far = sign * (level - float(np.median(usual))) / ordinary
+    found = replace(found, ended=ended, alike=alike, far=far)
     if road == "past":
-        return replace(found, ended=ended, alike=alike)
+        return found
     if found.better:
         # the shock of the act, and windows that still hold what was before, are no news of the level after it
         arrived = np.flatnonzero(c <= np.nanmedian(c) / 2)
         c[: arrived[0] if len(arrived) else 0] = np.nan
-    return replace(found, ended=ended, alike=alike, evidence=weigh(a, b, len(symptom.between), c))
+    return replace(found, evidence=weigh(a, b, len(symptom.between), c))
 
 
 def _ended(symptom: Symptom, sign: float, scale: float) -> tuple[float, int]:
@@ -290,7 +299,10 @@ def judge(
         best = min(helped, key=lambda c: c.last_worse)
         verdict, summary = "helped", f"better: {best}"
     said = [*harmed, *helped, *about, *found]
-    return Outcome(verdict, summary, said[0].road if said else "", _numbers(found, expected_ok))
+    return Outcome(
+        verdict, summary, said[0].road if said else "", _numbers(found, expected_ok),
+        well=expected_ok is True and not harmed,
+    )  # fmt: skip
 
 
 def _closest(found: Sequence[Comparison]) -> str:

@@ -122,6 +122,19 @@ async def test_what_did_not_help(stage, tmp_path, otherwise, left, tells):
     assert told(stage) == tells
 
 
+@pytest.mark.parametrize("otherwise", ["undo", "escalate"])
+async def test_what_may_not_have_helped_stays_where_all_is_well(stage, otherwise):
+    """It passed by itself just before we acted: there is nothing to put right, and nothing to page for."""
+    await asyncio.sleep(0.4)
+    stage.latency = lambda: FAST
+    await stage.runner.start(begun(stage, verify=replace(VERIFY, otherwise=otherwise)))
+    run = await stage.ended()
+    assert (run.state, run.outcome.verdict) == ("done", "cannot_tell")
+    assert (run.outcome.well, run.outcome.undone) == (True, False)
+    assert stage.dial("a") == 1.0
+    assert told(stage) == []
+
+
 async def test_a_temporary_measure_does_not_stay_although_it_did_not_help(stage):
     stage.latency = lambda: SLOW
     until = Until(("service.latency_p95_seconds < 0.0",), 0.0, 30.0)

@@ -180,13 +180,15 @@ def ar(phi, n, seed=1):
 
 def test_a_short_trouble_is_no_proof():
     x = ar(0.5, 400)
-    short, long = (
-        Symptom("x", x[300:n] + 5.0, x[350:380], "low", 0.1, usual=x[:300]) for n in (305, 340)
+    short, long, far = (
+        Symptom("x", x[300:n] + size, x[350:380], "low", 0.1, usual=x[:300])
+        for n, size in ((305, 3.5), (340, 3.5), (305, 20.0))
     )
     outcome = judge([short], True)
     assert outcome.verdict == "cannot_tell"
     assert "stood for only 5 rows" in outcome.summary
     assert judge([long], True).verdict == "helped"
+    assert judge([far], True).verdict == "helped"
 
 
 def test_an_excursion_of_slow_noise_that_fades_is_no_proof():
