@@ -56,7 +56,7 @@ def test_harm_is_called_harmed():
 
 def test_a_shift_that_stood_only_shortly_proves_nothing():
     said = shares(lambda r: faulty(Noise(0.8), r, stood=5), 40, 4)
-    assert said["helped"] == 0
+    assert said["helped"] <= 0.05
     assert said["cannot_tell"] > 0.8
 
 

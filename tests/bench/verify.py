@@ -1,6 +1,6 @@
 """How honest verdicts are: made-up series in which we know whether the act did it.
 
-    make bench-verify                    # or: python tests/bench/verify.py [--stories 300] [--seed 0] [--only NAME]
+    make bench-verify                    # or: python tests/bench/verify.py [--stories 200] [--seed 0] [--only NAME]
 
 A story is a series, an act, and looks while rows come in (`verify_worlds`): 300 ordinary rows before, six rows after
 the act that are not looked at, forty that are. Sets:
@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--stories", type=int, default=300, help="of each set")
+    parser.add_argument("--stories", type=int, default=200, help="of each set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="sets whose name holds this")
     parser.add_argument("--out", type=Path, default=Path("build/bench/verify.json"))
