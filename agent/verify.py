@@ -238,8 +238,9 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
     found = replace(found, ended=ended, alike=alike, far=far)
     if road == "past":
         return found
-    if found.better:
-        # the shock of the act, and windows that still hold what was before, are no news of the level after it
+    if found.better and max(far, -found.worse) >= FAR_OUT:
+        # the shock of the act, and windows that still hold what was before, are no news of the level after it; nearer
+        # to the usual level this would choose the best moment of noise
         arrived = np.flatnonzero(c <= np.nanmedian(c) / 2)
         c[: arrived[0] if len(arrived) else 0] = np.nan
     return replace(found, evidence=weigh(a, b, len(symptom.between), c))
