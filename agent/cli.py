@@ -184,6 +184,7 @@ def main() -> None:
         "cli_act",
         "cli_local",
         "cli_reference",
+        "cli_versions",
     ):  # their commands, in the order of --help
         import_module(f"agent.{part_of}")
 

@@ -486,8 +486,6 @@ class Daemon:
 
     def count(self, rows: Bulk) -> None:
         """Count rows that came; what is pushed is counted between the ticks."""
-        if isinstance(rows, SketchBatch):
-            raise Refused("sketches are understood, but not counted yet; send the rows")
         self.models.take(rows)
         if isinstance(rows, PredictionBatch):
             self.walk.examples.take(rows)

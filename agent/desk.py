@@ -53,8 +53,17 @@ from agent.model import (
     Series,
     entity,
 )
-from agent.model_views import ModelView, model_view
+from agent.model_views import (
+    CompareView,
+    EdgesView,
+    ExplainedView,
+    ModelView,
+    compare_view,
+    explained_view,
+    model_view,
+)
 from agent.models import ModelFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.units import read_duration
 from agent.views import (
@@ -295,6 +304,10 @@ class Hooks(Protocol):
 
     def models(self) -> list[tuple[ModelFacts, tuple[Blame, ...]]]:
         """What is known of each model, and what may be to blame."""
+        ...
+
+    def asked(self) -> Asked:
+        """What can be asked of one model: a comparison, edges, what drove an answer."""
         ...
 
     def faults(self) -> list[str]:
@@ -559,6 +572,19 @@ class Desk:
             known = ", ".join(f.model for f, _ in self.hooks.models()) or "none yet"
             raise NotThere(f"no rows of a model {model} were seen; known: {known}")
         return found
+
+    def compare(self, model: str, a: str, b: str) -> CompareView:
+        """Return what is known of version b against version a of a model. Raises Refused."""
+        return compare_view(self.hooks.asked().compare(model, a, b))
+
+    def edges(self, model: str, version: str = "") -> EdgesView:
+        """Return what sketches of a version must be counted over. Raises Refused."""
+        name, features = self.hooks.asked().edges(model, version)
+        return {"model": model, "version": name, "features": features}
+
+    def explain(self, model: str, version: str, record: Mapping[str, Any]) -> ExplainedView:
+        """Return what drove the answer to one record; it is not kept. Raises Refused."""
+        return explained_view(self.hooks.asked().explain(model, version, record))
 
     def forecasts(self, entity_: str = "") -> list[ForecastView]:
         """Return what fills, leaks or ages (of one entity): what is full soonest first. Raises NotThere, Refused."""

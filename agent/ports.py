@@ -587,6 +587,36 @@ class RelationChange:
 
 
 @dataclass(frozen=True, slots=True)
+class LossParts:
+    """What a change of the loss against the reference is made of; parts in its unit, shares of it, all with 90 %.
+
+    features         name -> what its move alone is worth; relation: what no move explains
+    shares           the same as shares of the change; unknown while it is not sure that there is one
+    unseen           features with many rows in bins that the reference never had: their worth falls to the relation
+    """
+
+    change: Band
+    features: Mapping[str, Band]
+    relation: Band
+    shares: Mapping[str, Band]
+    relation_share: Band
+    unseen: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """One feature of one row.
+
+    adds   what its value adds to the answer, in the unit of the answer; NaN = not known
+    rare   how large a share of the reference is at least as unusual
+    """
+
+    name: str
+    adds: float
+    rare: float
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """What late labels and confidences say of one model version.
 

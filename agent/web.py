@@ -37,8 +37,9 @@ from agent.inlets import SMALL, Inlets, mounted
 from agent.intake import FORWARD, Counting, Intake
 from agent.life import Event
 from agent.model import Change, FloatArray, Incident, Run, Series
-from agent.model_views import ModelView
+from agent.model_views import CompareView, EdgesView, ExplainedView, ModelView
 from agent.models import ModelFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
 from agent.telemetry import Telemetry
 from agent.units import Model
@@ -99,6 +100,26 @@ class _Of(Model):
 class _OfModel(Model):
     model: Annotated[str, Field(max_length=300)] = ""
     """Name of the model; empty = all."""
+
+
+class _Two(Model):
+    """Two versions."""
+
+    a: Annotated[str, Field(max_length=300)]
+    """A version, or `version@variant`."""
+    b: Annotated[str, Field(max_length=300)]
+    """The one that is held against it."""
+
+
+class _OfVersion(Model):
+    version: Annotated[str, Field(max_length=300)] = ""
+    """Empty = the one in use."""
+
+
+class _Row(_OfVersion):
+    """One record of a prediction log: its features; it is looked at and forgotten."""
+
+    features: Annotated[dict[str, float | str | bool | None], Field(min_length=1, max_length=2000)]
 
 
 class _Approve(Model):
@@ -216,6 +237,12 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.chart(a.query.series, a.query.start, a.query.end), query=_Span, returns=ChartView),
         Way("GET", "/api/models", "models", "see", "What is known of each model: quality, drift, slices, suspects.",
             lambda a: desk.models(a.query.model), query=_OfModel, returns=list[ModelView]),
+        Way("GET", "/api/models/{model}/compare", "compare", "see", "Is one version worse than another, how surely.",
+            lambda a: desk.compare(a.path["model"], a.query.a, a.query.b), query=_Two, returns=CompareView),
+        Way("GET", "/api/models/{model}/edges", "edges", "see", "What sketches of a model are counted over.",
+            lambda a: desk.edges(a.path["model"], a.query.version), query=_OfVersion, returns=EdgesView),
+        Way("POST", "/api/models/{model}/explain", "explain", "see", "Which features drove the answer to one record.",
+            lambda a: desk.explain(a.path["model"], a.body.version, a.body.features), body=_Row, returns=ExplainedView),
         Way("GET", "/api/forecasts", "forecasts", "see", "What fills, leaks or ages, and when it reaches its limit.",
             lambda a: desk.forecasts(a.query.entity), query=_Of, returns=list[ForecastView]),
         Way("GET", "/api/sources", "sources", "see", "Our eyes: fresh, blind, learning since.",
@@ -376,6 +403,10 @@ class Living:
         found = [watch.facts(name) for name in watch.models]
         now = self.now()
         return [(facts, blame(facts, now)) for facts in found if facts is not None]
+
+    def asked(self) -> Asked:
+        """What can be asked of one model."""
+        return self._daemon.models.asked
 
     def faults(self) -> list[str]:
         """What a person must mend."""

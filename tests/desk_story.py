@@ -50,6 +50,7 @@ from agent.model import (
     StepRecord,
 )
 from agent.models import ModelFacts, VersionFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.ports import Judged
 from agent.runner import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
@@ -169,6 +170,10 @@ class StoryHooks:
             (), (), 0.9, 30.0, 0.0, 2, 0.7, 0.7, 0.0, 0.02, 0.9, Judged.nothing(), False, 0,
         )  # fmt: skip
         return [(facts, (Blame("concept.drift", (), 1.2, "labels say worse"),))]
+
+    def asked(self):
+        """No model has sent rows."""
+        return Asked({})
 
     def forecasts(self):
         """A disk that is full in three hours, told; memory that is not; a queue of which nothing is known."""

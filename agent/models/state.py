@@ -10,9 +10,14 @@ from typing import Any, Final
 import numpy as np
 
 from agent import registry
+from agent.config import WatchModels
 from agent.label_join import LabelJoin
 from agent.model import FloatArray, IntArray
-from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift
+from agent.models.generated import Generated
+from agent.models.outputs import Outputs
+from agent.models.tags import Tags
+from agent.models.versus import Versus
+from agent.ports import ErrorDrift, FeatureDrift, FeatureState, Judged, LabelledDrift, LossParts
 from agent.rings import DELAYS, LATENCIES, Ring
 
 MOST_MODELS: Final = 32
@@ -34,12 +39,28 @@ _POSITIVE: Final = frozenset(
 """What people call the class that they look for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was said of rows, the newest at `ts`: classes (n,), -1 = none; numbers of a regression; how surely."""
+
+    ts: float
+    classes: IntArray
+    numbers: FloatArray | None
+    sure: FloatArray
+
+
 class VersionState:
     """What is known of a version beside its tenures: its reference, or what was learnt in its stead."""
 
-    def __init__(self, name: str, drift: FeatureDrift) -> None:
+    def __init__(
+        self, name: str, drift: FeatureDrift, outputs: Outputs, generated: Generated
+    ) -> None:
         self.name = name
         self.drift = drift
+        self.outputs = outputs
+        self.said: tuple[FeatureState, ...] = ()
+        self.generated = generated
+        self.parts: Any = None
         self.labelled: LabelledDrift | None = None
         self.judged = Judged.nothing()
         self.reference: Mapping[str, Any] | None = None
@@ -87,6 +108,8 @@ class ModelState:
 
     name: str
     join: LabelJoin
+    versus: Versus
+    tags: Tags
     traffic: Ring = field(
         default_factory=lambda: Ring(TRAFFIC_S, 3 + 2 * (LATENCIES + 1), np.uint32)
     )
@@ -109,7 +132,19 @@ class ModelState:
     labels_seen: float = -math.inf
     rejected: int = 0
     judged: FloatArray | None = None
+    parts: LossParts | None = None
+    parts_due: float = -math.inf
+    sketches: dict[int, None] = field(default_factory=dict)
     seen_features: tuple[Any, ...] = ()
+
+    @classmethod
+    def new(cls, name: str, config: WatchModels) -> ModelState:
+        """Return a model of which nothing is known."""
+
+        def join() -> LabelJoin:
+            return LabelJoin(config.label_wait, config.max_waiting)
+
+        return cls(name, join(), Versus(join(), config.window), Tags(config.slices))
 
     def open_tenure(self, version: str) -> Tenure | None:
         """Return the tenure of a version that has not ended."""

@@ -12,7 +12,7 @@ tenure have labels, never a mixture with those of the version before. A version 
 rows is its own and leaves after `_GONE_ROWS` rows of others without one of its own. A label counts at the time of
 its prediction, for the tenure that made it, however late it comes.
 
-State is arrays of fixed size; nothing is kept a row but 44 bytes while it waits for its label. No clock: time comes
+State is arrays of fixed size; nothing is kept a row but 48 bytes while it waits for its label. No clock: time comes
 with the batches and with `frame(now)`. No feature value leaves: attributes and facts hold shares and factors.
 Cost, measured on one core at 30 features in batches of 50: about 15 microseconds a row with its label, 1 ms a frame.
 """
@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.config import WatchModels
+from agent.errors import Refused
 from agent.label_join import (
     Joined,
-    LabelJoin,
     Waiting,
     confidence_of,
     keys_of,
@@ -39,12 +39,26 @@ from agent.label_join import (
     set_confidence,
 )
 from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Sighting
-from agent.models import frames, keep
+from agent.models import beside, frames, keep, sketched
+from agent.models.asked import Asked
+from agent.models.beside import Second
 from agent.models.facts import ModelFacts
 from agent.models.numbers import Numbers
-from agent.models.state import CLASSES, MOST_MODELS, SURE, ModelState, Tenure, VersionState
+from agent.models.state import (
+    CLASSES,
+    MOST_MODELS,
+    SURE,
+    SURE_NAMES,
+    ModelState,
+    Said,
+    Tenure,
+    VersionState,
+)
+from agent.models.strays import Strays
+from agent.models.tags import PLACES
 from agent.models.tenures import LEARN_ROWS, Tenures
-from agent.ports import LabelBatch, LabelledRows, PredictionBatch
+from agent.models.versus import SHADOW
+from agent.ports import Bulk, LabelBatch, LabelledRows, PredictionBatch, SketchBatch
 from agent.rings import DELAYS, LATENCIES, delay_bins, latency_bins
 
 _EARLY_ROWS: Final = 10_000
@@ -86,6 +100,7 @@ class ModelWatch:
         self._models: dict[str, ModelState] = {}
         self._now = math.nan
         self._told: dict[Entity, Sighting] = {}
+        self._strays = Strays(self._take_labels)
 
     @property
     def busy(self) -> bool:
@@ -126,12 +141,14 @@ class ModelWatch:
         coded = version.drift.code(n, batch.features)
         sure = np.asarray(batch.proba, dtype=np.float64)
         sure = np.where((sure >= 0.0) & (sure <= 1.0), sure, np.nan)  # percent, or nonsense
+        beside.fit(model, version, batch, Said(math.nan, said, numbers, sure), known, whole=whole)
         version.labelled = self._tenures.labelled(version.drift)
         classes = max(2, len(model.classes)) if numbers is None else 0
         kind = np.int64 if classes else np.float64
         rows = LabelledRows(
             (said if numbers is None else numbers)[some].astype(kind), known[some].astype(kind),
-            sure[some], coded.marks[some], _slices(coded.slices, sure)[:, some],
+            sure[some], coded.marks[some],
+            _slices(coded.slices, sure, model.tags.code(batch.tags, slice(None), n))[:, some],
         )  # fmt: skip
         if some.any():
             version.labelled.fit(rows, classes, model.answer(version) if classes else None)
@@ -140,14 +157,22 @@ class ModelWatch:
         """Return a model, a new one when there is room."""
         model = self._models.get(name)
         if model is None and len(self._models) < MOST_MODELS:
-            join = LabelJoin(self.config.label_wait, self.config.max_waiting)
-            model = self._models[name] = ModelState(name, join)
+            model = self._models[name] = ModelState.new(name, self.config)
         return model
 
     # ---------------------------------------------------------------- what comes in
 
-    def take(self, batch: PredictionBatch | LabelBatch) -> None:
-        """Count a batch. Rows and labels may come in any order, late, or twice (the second time is dropped)."""
+    def take(self, batch: Bulk) -> None:
+        """Count a batch. Rows and labels may come in any order, late, or twice (the second time is dropped).
+
+        Labels of model "" are joined by their ids alone. Raises Refused for a sketch whose edges do not fit.
+        """
+        if isinstance(batch, LabelBatch) and not batch.model:
+            self._strays.take(self._models.values(), batch, self._now)
+            return
+        if isinstance(batch, SketchBatch):
+            self._take_sketch(batch)
+            return
         model = self._model(batch.model)
         if model is None:
             return
@@ -162,13 +187,14 @@ class ModelWatch:
         keep = (ts >= 0) & (ts <= latest)
         model.rejected += len(ts) - int(np.count_nonzero(keep))
         keys = keys_of(batch.ids)
-        some = keys != 0
-        if some.any():
-            twice = np.ones(len(keys), dtype=np.bool_)
-            twice[np.unique(keys, return_index=True)[1]] = False
-            keep &= ~(some & (twice | model.join.known(keys)))
-        status = batch.status
-        ok = keep & (status > 0) & (status < 400)
+        answered = (batch.status > 0) & (batch.status < 400)
+        arm = model.versus.arm(batch.version, batch.variant)
+        once, known = beside.once(model, keys)
+        second = keep & answered & (known if batch.variant != SHADOW else keys != 0)
+        if second.any():
+            beside.take_second(model, arm, Second(batch.pred, keys, ts), second)
+        keep &= once & (batch.variant != SHADOW)
+        ok = keep & answered
         if not keep.any():
             return
         model.first = min(model.first, float(ts[keep].min()))
@@ -180,11 +206,7 @@ class ModelWatch:
         whole = rows == len(ts)
         at = slice(None) if whole else ok
         newest = float(ts[at].max())
-        if self._rows is not None and batch.version not in model.versions:
-            made = self._rows(model.name, batch.version)
-            if made is not None:
-                self.fit(replace(made[0], model=model.name, version=batch.version), made[1])
-        version = self._tenures.version(model, batch.version, self._now)
+        version = self._version(model, batch.version)
         tenure = self._tenures.tenure(model, version, float(ts[at].min()), newest)
         said = self._classes_of(model, version, batch.pred, at, rows)
         self._count_rows(tenure, version, ts[at], batch.proba[at], said)
@@ -196,6 +218,7 @@ class ModelWatch:
         coded = version.drift.take(newest, rows, features)
         sure = np.asarray(batch.proba, dtype=np.float64)[at]
         numbers = self._numbers_of(model, version, tenure, batch.pred, at)
+        beside.take_said(model, version, batch, at, Said(newest, said, numbers, sure))
         answer = model.answer(version) if numbers is None else None
         if version.labelled is not None:
             yes = None if answer is None else said == answer
@@ -207,12 +230,48 @@ class ModelWatch:
                 waiting, ts[at][wait], tenure.number, (said if numbers is None else numbers)[wait]
             )
             set_confidence(held, sure[wait])
-            held["marks"] = coded.marks[wait]
-            slices = _slices(coded.slices, sure)[:, wait]
+            held["marks"], held["arm"] = coded.marks[wait], arm
+            tags = model.tags.code(batch.tags, at, rows)
+            slices = _slices(coded.slices, sure, tags)[:, wait]
             held["slices"][:, : len(slices)] = slices.T
             model.join.add(held)
+            model.versus.served(arm, waiting, held)
             if model.early:
                 self._join_early(model, waiting)
+            self._strays.look(model, batch.ids, self._now)
+
+    def _take_sketch(self, batch: SketchBatch) -> None:
+        """Count rows that were counted elsewhere; raises Refused and has then changed nothing."""
+        model = self._models.get(batch.model)
+        if model is None:
+            described = (
+                self._rows is not None and self._rows(batch.model, batch.version) is not None
+            )
+            if not (described or self._tenures.described(batch.model, batch.version)):
+                raise Refused(sketched.UNKNOWN.format(batch.model))
+            model = self._model(batch.model)
+        latest = _YEAR_2100 if math.isnan(self._now) else self._now + _AHEAD_S
+        if model is None or batch.until > latest:
+            raise Refused("sketch: it is of rows that are still to come; look at the clock there")
+        version = self._version(model, batch.version)
+        counts = sketched.counts_of(model, version, batch)
+        if sketched.known(model, batch):
+            return
+        model.first = min(model.first, batch.since)
+        sketched.count_traffic(model, batch)
+        if batch.rows:
+            model.new_rows += batch.rows
+            tenure = self._tenures.tenure(model, version, batch.since, batch.until)
+            sketched.cells_of(version.drift).take(batch.until, batch.rows, counts)
+            sketched.count_rows(model, version, tenure, batch, self._numbers.width)
+
+    def _version(self, model: ModelState, name: str) -> VersionState:
+        """Return a version; of a new one the rows that it was made with are taken first."""
+        if self._rows is not None and name not in model.versions:
+            made = self._rows(model.name, name)
+            if made is not None:
+                self.fit(replace(made[0], model=model.name, version=name), made[1])
+        return self._tenures.version(model, name, self._now)
 
     def _count_traffic(
         self,
@@ -302,6 +361,9 @@ class ModelWatch:
         rows = joined.rows[hit]
         predicted, tenures = rows["ts"], rows["tenure"]
         truth, right_all = truth[hit], rows["said"] == truth[hit]
+        model.versus.labelled(
+            rows, truth, model.regression, lambda name: self._slicings(model, name)
+        )
         model.new_labels += len(truth)
         delay = known_since[hit] - predicted
         delay = delay[np.isfinite(delay)]
@@ -337,7 +399,7 @@ class ModelWatch:
             return  # which slices there are is not known yet
         if version.labelled is None:
             version.labelled = self._tenures.labelled(version.drift)
-        many = len(version.drift.slicings) + 1
+        many = len(version.drift.slicings) + 1 + len(model.tags.values)
         slices = rows["slices"][:, :many].T
         ts = self._now if not math.isnan(self._now) else float(rows["ts"].max())
         classes = 0 if tenure.numbers else max(2, len(model.classes))
@@ -443,7 +505,7 @@ class ModelWatch:
             model = self._models[name]
             self._tick(model, now)
             values.append(frames.model_row(model, self._numbers, now))
-            more, known = frames.more_of(model)
+            more, known = frames.more_of(model, now)
             values.append(known)
             versions = sorted({t.version for t in model.tenures.values()})
             values += [self._numbers.version_row(model, version, now) for version in versions]
@@ -484,7 +546,8 @@ class ModelWatch:
         for version in {t.version for t in model.serving()}:
             state = model.versions.get(version)
             if state is not None and state.labelled is not None:
-                state.judged = state.labelled.judge(now)
+                state.judged = model.tags.say(state.labelled.judge(now))
+        beside.look(model, self._numbers, now)
         drift = frames.drift_of(model)
         model.judged = drift.judge(now) if drift is not None else None
 
@@ -497,13 +560,30 @@ class ModelWatch:
             return None
         return frames.facts_of(found, self._numbers, self._now)
 
+    @property
+    def asked(self) -> Asked:
+        """What people ask of one model."""
+        return Asked(self._models)
+
+    def _slicings(self, model: ModelState, name: str) -> Any:
+        """Return the slicings of a version, in the order in which its rows bring their values."""
+        version = model.versions.get(name)
+        if version is None or not version.drift.names:
+            return ()
+        own = (*version.drift.slicings, ("confidence", SURE_NAMES))
+        return (*own, *((tag, PLACES) for tag in model.tags.values))
+
     def state_bytes(self, model: str) -> int:
         """Return how many bytes are kept of the largest version of a model, without the rows that wait for labels."""
         found = self._models.get(model)
         versions = found.versions.values() if found is not None else ()
         return max(
             (
-                len(v.drift.dump()) + (len(v.labelled.dump()) if v.labelled is not None else 0)
+                len(v.drift.dump())
+                + (len(v.labelled.dump()) if v.labelled is not None else 0)
+                + (len(v.parts.dump()) if v.parts is not None else 0)
+                + len(v.outputs.drift.dump())
+                + len(v.generated.dump())
                 for v in versions
             ),
             default=0,
@@ -531,10 +611,10 @@ class ModelWatch:
         self._table, self._told = frames.Table(), {}
 
 
-def _slices(coded: Any, sure: FloatArray) -> Any:
-    """Return the values (s + 1, n) of the slicings of the features and of how sure a row was; 255 = none."""
+def _slices(coded: Any, sure: FloatArray, tags: Any) -> Any:
+    """Return the values (s + 1 + t, n) of the slicings of features, of how sure a row was, of tags; 255 = none."""
     last = np.where(np.isnan(sure), 255, np.searchsorted(SURE, sure)).astype(np.uint8)
-    return np.vstack([coded, last[None]])
+    return np.vstack([coded, last[None], tags])
 
 
 def _numbers(labels: Sequence[Any]) -> FloatArray:
