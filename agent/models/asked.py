@@ -6,6 +6,7 @@ Everything raises Refused, with what is known instead, where there is nothing to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agent.errors import Refused
@@ -22,7 +23,11 @@ class Asked:
 
     def compare(self, model: str, a: str, b: str) -> Compared:
         """Compare two versions (or `version@variant`) of a model: what is known of b against a."""
-        return self._model(model).versus.compare(a, b)
+        found = self._model(model)
+        said, tags = found.versus.compare(a, b), found.tags
+        return replace(
+            said, slices={(name, tags.value(name, v)): one for (name, v), one in said.slices.items()}
+        )
 
     def edges(self, model: str, version: str = "") -> tuple[str, dict[str, dict[str, Any]]]:
         """Return a version (default: the one in use) and the edges, or values, that sketches of it must have."""

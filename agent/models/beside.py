@@ -11,7 +11,7 @@ from agent.label_join import KeyArray
 from agent.model import BoolArray, FloatArray
 from agent.models import reasons
 from agent.models.numbers import Numbers
-from agent.models.outputs import columns_of
+from agent.models.outputs import class_value, columns_of
 from agent.models.state import ModelState, Said, VersionState
 from agent.ports import PredictionBatch
 
@@ -95,5 +95,5 @@ def _words(model: ModelState, batch: PredictionBatch, said: Said) -> Any:
     if batch.pred is None or said.numbers is not None:
         return None
     names = np.empty(len(model.classes) + 1, dtype=object)
-    names[:-1] = list(model.classes)
+    names[:-1] = [class_value(word) for word in model.classes]
     return names[said.classes]

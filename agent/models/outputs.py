@@ -69,12 +69,17 @@ class Outputs:
         self.drift.restart()
 
 
+def class_value(word: str) -> str:
+    """Return a class as a value of a column: a text, also where classes are called 0 and 1."""
+    return f"class {word}"
+
+
 def columns_of(
     words: Any, numbers: FloatArray | None, sure: FloatArray, classes: Sequence[str], shares: Any
 ) -> dict[str, Any]:
     """Return name -> (n,) of what was said.
 
-    words    (n,) classes, None = none; numbers (n,) of a regression instead
+    words    (n,) classes as `class_value`, None = none; numbers (n,) of a regression instead
     classes, shares   (n, classes) probabilities; of two classes one is enough
     """
     out: dict[str, Any] = {}
@@ -98,6 +103,6 @@ def reference_of(
     if not shares:
         return None
     rows = (found or {}).get("rows")
-    values = dict(itertools.islice(shares.items(), 1000))
+    values = {class_value(word): share for word, share in itertools.islice(shares.items(), 1000)}
     head = {} if rows is None else {"rows": rows}
     return head | {"features": {PREDICTION: {"values": values}}}

@@ -26,10 +26,6 @@ MOST_IDS: Final = 4096
 """Ids of sketches that are remembered, so that a second try counts nothing twice."""
 _MOST_S: Final = 3600
 _WHERE: Final = "ask GET /api/models/{}/edges, or run: homeostat edges {}"
-UNKNOWN: Final = (
-    "sketch: nothing is known of a model {}, so no edges are; give it a reference first (homeostat reference make),"
-    " or send its first rows whole"
-)
 
 
 class Cells(Protocol):

@@ -84,10 +84,6 @@ class Tenures:
             version.outputs = Outputs(self.features(reference_of(found, said), ())[0])
         return version
 
-    def described(self, model: str, name: str) -> bool:
-        """Tell whether there is a reference of a version."""
-        return self._reference(model, name) is not None
-
     def empty(self, name: str, drift: FeatureDrift) -> VersionState:
         """Return a version of which nothing is known but its features."""
         generated = Generated(self._config.window / 2, self._config.min_rows)

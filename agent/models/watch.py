@@ -242,19 +242,23 @@ class ModelWatch:
 
     def _take_sketch(self, batch: SketchBatch) -> None:
         """Count rows that were counted elsewhere; raises Refused and has then changed nothing."""
-        model = self._models.get(batch.model)
-        if model is None:
-            described = (
-                self._rows is not None and self._rows(batch.model, batch.version) is not None
-            )
-            if not (described or self._tenures.described(batch.model, batch.version)):
-                raise Refused(sketched.UNKNOWN.format(batch.model))
-            model = self._model(batch.model)
         latest = _YEAR_2100 if math.isnan(self._now) else self._now + _AHEAD_S
-        if model is None or batch.until > latest:
+        if batch.until > latest:
             raise Refused("sketch: it is of rows that are still to come; look at the clock there")
-        version = self._version(model, batch.version)
-        counts = sketched.counts_of(model, version, batch)
+        new_model = batch.model not in self._models
+        model = self._model(batch.model)
+        if model is None:
+            return
+        new_version = batch.version not in model.versions
+        try:
+            version = self._version(model, batch.version)
+            counts = sketched.counts_of(model, version, batch)
+        except Refused:
+            if new_version:
+                model.versions.pop(batch.version, None)
+            if new_model:
+                del self._models[batch.model]
+            raise
         if sketched.known(model, batch):
             return
         model.first = min(model.first, batch.since)

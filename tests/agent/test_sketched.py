@@ -1,4 +1,4 @@
-"""Counts instead of rows: merged by adding they are what the rows would have been; what does not fit changes nothing."""
+"""Counts instead of rows: merged by adding they are what the rows would be; what does not fit changes nothing."""
 
 from dataclasses import replace
 
@@ -104,7 +104,7 @@ def test_a_shift_is_found_in_sketches_and_none_where_there_is_none():
     watch, rng = watched(2)
     now = NOW
     for moved, most in ((0.0, 0), (0.9, 12)):
-        for i in range(12):
+        for i in range(12):  # noqa: B007  # it is looked at behind the loop
             found = columns(rng, 500, moved)
             said = rng.integers(0, 2, 500).astype(str).astype(object)
             watch.take(sketch_of(watch, found, now, said))
@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused_with_the_way_to_the_edges_and_changes_noth
 def test_without_a_reference_nothing_is_counted():
     watch = ModelWatch(WatchModels(), lambda _m, _v: None, lambda _m: None)
     watch.frame(NOW)
-    with pytest.raises(Refused, match="give it a reference first"):
+    with pytest.raises(Refused, match="has no reference yet"):
         watch.take(SketchBatch("m", "1", "", "", NOW, NOW, 10, 0, {}))
     assert not watch.busy
 
