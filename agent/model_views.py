@@ -222,16 +222,15 @@ def explained_view(one: Explained) -> ExplainedView:
 
 
 def _loss(parts: LossParts) -> LossView:
-    known = {name: parts.shares[name] for name in parts.features}
-    order = sorted(known, key=lambda name: -abs(parts.features[name].value))
-    return {
-        "change": _band(parts.change),
-        "parts": [
-            *({"what": n, "loss": _band(parts.features[n]), "share": _band(known[n])} for n in order),
-            {"what": "relation", "loss": _band(parts.relation), "share": _band(parts.relation_share)},
-        ],
-        "unseen": list(parts.unseen),
-    }  # fmt: skip
+    order = sorted(parts.features, key=lambda name: -abs(parts.features[name].value))
+    out: list[PartView] = [
+        {"what": n, "loss": _band(parts.features[n]), "share": _band(parts.shares[n])}
+        for n in order
+    ]
+    out.append(
+        {"what": "relation", "loss": _band(parts.relation), "share": _band(parts.relation_share)}
+    )
+    return {"change": _band(parts.change), "parts": out, "unseen": list(parts.unseen)}
 
 
 def _version(v: VersionFacts) -> VersionView:

@@ -51,8 +51,13 @@ def look(
             labels.setdefault(one.model, set()).update(one.ids)
     out = []
     for (model, version), batches in rows.items():
-        seen = _Seen(batches, labels.get(model, set()), reference(model, version), config)
-        others = sorted(v for m, v in rows if m == model and v != version)
+        open_ = labels.get("", set())  # labels that name no model find their rows by id
+        seen = _Seen(batches, labels.get(model, open_) | open_, reference(model, version), config)
+        arms = {
+            f"{v}@{b.variant}" if b.variant else v
+            for (m, v), more in rows.items() if m == model for b in more
+        }  # fmt: skip
+        others = sorted(arms) if len(arms) > 1 else []
         out.append(
             {
                 "model": model, "version": version, "rows": seen.n, "labels": seen.labelled,
@@ -66,7 +71,7 @@ def look(
     out += [
         {"model": model, "version": "", "rows": 0, "labels": len(ids), "columns": [asdict(g) for g in given],
          "checks": [{"check": "accuracy", "ready": False, "text": "predictions with these ids"}]}
-        for model, ids in labels.items() if not any(m == model for m, _ in rows)
+        for model, ids in labels.items() if not any(model in {m, ""} for m, _ in rows)
     ]  # fmt: skip
     return out
 
@@ -100,8 +105,26 @@ class _Seen:
             ("confidence", self._confidence()),
             ("accuracy", self._accuracy()),
             ("quality lost", self._lost()),
-            ("against other versions", f"{', '.join(others)}" if others else "! rows of another version"),
+            ("versions against each other", self._versus(others)),
+            ("parts of a loss, drivers of an answer", self._parts()),
         ]  # fmt: skip
+
+    def _versus(self, arms: Sequence[str]) -> str:
+        if not arms:
+            return (
+                "! rows of another version or `variant`; of a shadow, with the ids of the requests"
+            )
+        if self.labelled < self._config.min_rows:
+            return f"! labelled rows of {', '.join(arms)}"
+        return ", ".join(arms)
+
+    def _parts(self) -> str:
+        batch = self._batches[0]
+        paths = self._config.reference
+        path = paths.get(f"{batch.model}/{batch.version}") or paths.get(batch.model)
+        if path is None:
+            return "! the rows it was made with: `models: {reference: {MODEL: FILE}}`"
+        return f"by the rows of {path}"
 
     def _share(self, test: Callable[[PredictionBatch], Any]) -> float:
         return sum(float(np.count_nonzero(test(b))) for b in self._batches) / max(1, self.n)

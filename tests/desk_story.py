@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from model_story import two_versions
 
 from agent import doors, web
 from agent.api import Views, make_app
@@ -50,7 +51,6 @@ from agent.model import (
     StepRecord,
 )
 from agent.models import ModelFacts, VersionFacts
-from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.ports import Judged
 from agent.runner import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
@@ -110,6 +110,7 @@ class StoryHooks:
         self.wrote = []
         self._now = now
         self.blind = True
+        self.watch = None
 
     @property
     def pending(self) -> int:
@@ -172,8 +173,9 @@ class StoryHooks:
         return [(facts, (Blame("concept.drift", (), 1.2, "labels say worse"),))]
 
     def asked(self):
-        """No model has sent rows."""
-        return Asked({})
+        """A model of two versions that serve at once."""
+        self.watch = self.watch or two_versions(self._now)
+        return self.watch.asked
 
     def forecasts(self):
         """A disk that is full in three hours, told; memory that is not; a queue of which nothing is known."""

@@ -26,7 +26,8 @@ class Asked:
         found = self._model(model)
         said, tags = found.versus.compare(a, b), found.tags
         return replace(
-            said, slices={(name, tags.value(name, v)): one for (name, v), one in said.slices.items()}
+            said,
+            slices={(name, tags.value(name, v)): one for (name, v), one in said.slices.items()},
         )
 
     def edges(self, model: str, version: str = "") -> tuple[str, dict[str, dict[str, Any]]]:

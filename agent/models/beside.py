@@ -81,12 +81,14 @@ def look(model: ModelState, numbers: Numbers, now: float) -> None:
     for name in {t.version for t in model.serving()}:
         version = model.versions.get(name)
         if version is not None:
-            version.said = version.outputs.judge(now)
+            version.outputs.judge(now)
     model.versus.flush()
     if now >= model.parts_due:
         current = model.tenures.get(model.current) if model.current is not None else None
         version = model.versions.get(current.version) if current is not None else None
-        model.parts = reasons.of_loss(version, current, numbers)
+        lost = current is not None and (current.lost or current.worse)
+        lost = lost or (version is not None and version.judged.changed)
+        model.parts = reasons.of_loss(version, current, numbers) if lost else None
         model.parts_due = now + _PARTS_S
 
 

@@ -128,7 +128,7 @@ def outputs_of(model: ModelState) -> tuple[FeatureState, ...]:
     """Return how what the version in use says stands against its reference."""
     current = model.tenures.get(model.current) if model.current is not None else None
     version = model.versions.get(current.version) if current is not None else None
-    return version.said if version is not None else ()
+    return version.outputs.states if version is not None else ()
 
 
 def _of_outputs(states: Sequence[FeatureState]) -> dict[tuple[str, Labels], float]:

@@ -32,8 +32,8 @@ class Generated:
         self._half_life = half_life
         self._min_rows = min_rows
         self._last = -math.inf
-        # tokens in, tokens out, time to the first one
-        self._bins: FloatArray = np.zeros((3, LATENCIES + 1))
+        # tokens in, tokens out, time to the first one; most models are no generators
+        self._bins: FloatArray = np.zeros((3, 0))
         self._sums: FloatArray = np.zeros(2)
         self._finishes: dict[str, float] = {}
 
@@ -47,6 +47,8 @@ class Generated:
         columns = (batch.tokens_in, batch.tokens_out, batch.ttft_s)
         if batch.finish is None and all(one is None for one in columns):
             return
+        if not self.seen:
+            self._bins = np.zeros((3, LATENCIES + 1))
         self._fade(ts)
         for i, column in enumerate(columns):
             if column is None:
@@ -111,7 +113,8 @@ class Generated:
         """Take what `dump` gave; raises Refused when it is damaged."""
         meta, arrays = checkpoint.read("generated", _VERSION, state)
         try:
-            if arrays["bins"].shape != self._bins.shape or arrays["sums"].shape != self._sums.shape:
+            wide = 0 if meta["last"] is None else LATENCIES + 1
+            if arrays["bins"].shape != (3, wide) or arrays["sums"].shape != self._sums.shape:
                 raise Refused("state of a generator does not fit: it is learnt anew")
             self._bins, self._sums = arrays["bins"], arrays["sums"]
             self._last = -math.inf if meta["last"] is None else float(meta["last"])

@@ -126,7 +126,7 @@ def _load_version(
     drift, _ = make.features(None, ())
     drift.load(arrays[f"{at}drift"].tobytes())
     version = make.empty(str(said["name"]), drift)
-    version.outputs.drift.load(arrays[f"{at}outputs"].tobytes())
+    version.outputs.load(arrays[f"{at}outputs"].tobytes())
     version.generated.load(arrays[f"{at}generated"].tobytes())
     if f"{at}parts" in arrays:
         version.parts = parts_of(drift)

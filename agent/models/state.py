@@ -17,7 +17,7 @@ from agent.models.generated import Generated
 from agent.models.outputs import Outputs
 from agent.models.tags import Tags
 from agent.models.versus import Versus
-from agent.ports import ErrorDrift, FeatureDrift, FeatureState, Judged, LabelledDrift, LossParts
+from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift, LossParts
 from agent.rings import DELAYS, LATENCIES, Ring
 
 MOST_MODELS: Final = 32
@@ -58,7 +58,6 @@ class VersionState:
         self.name = name
         self.drift = drift
         self.outputs = outputs
-        self.said: tuple[FeatureState, ...] = ()
         self.generated = generated
         self.parts: Any = None
         self.labelled: LabelledDrift | None = None

@@ -179,8 +179,8 @@ class Versus:
     def _loss(self, said: Any, truth: Any, numbers: bool) -> FloatArray:
         """Return the losses (n,) in 0..1; NaN = not known, or no unit yet."""
         if not numbers:
-            return (said != truth).astype(np.float64)
-        size = np.abs(np.asarray(said, dtype=np.float64) - truth)
+            return np.asarray(said != truth, dtype=np.float64)
+        size: FloatArray = np.abs(np.asarray(said, dtype=np.float64) - truth)
         if math.isnan(self._scale):
             self._errors.append(size[np.isfinite(size)])
             every = np.concatenate(self._errors)

@@ -81,9 +81,9 @@ class Losses:
         self._alone = np.zeros((1 + _FOLDS, 0, 0), dtype=np.float32)
         self._whole = np.zeros((1 + _FOLDS, 0, 0), dtype=np.float32)
         self._score: FloatArray = np.zeros((1 + _FOLDS, 0))
-        self._usual: FloatArray = np.zeros((0, 0))
+        self._usual = np.zeros((0, 0), dtype=np.float32)
         self._known: BoolArray = np.zeros((0, 0), dtype=np.bool_)
-        self._steep: FloatArray = np.zeros((0, 0))
+        self._steep = np.zeros((0, 0), dtype=np.float32)
         self._apart = 0.0
 
     def learn(
@@ -120,9 +120,9 @@ class Losses:
         )
         self._score = np.array([one[d] if score is not None else np.zeros(0) for one in whole])
         counts = np.array([np.bincount(row, minlength=width) for row in columns])
-        self._usual = counts.reshape(d, width) / n
-        self._known = self._usual * n >= _RARE_ROWS
-        self._steep = np.zeros((d, width))
+        self._usual = (counts.reshape(d, width) / n).astype(np.float32)
+        self._known = counts.reshape(d, width) >= _RARE_ROWS
+        self._steep = np.zeros((d, width), dtype=np.float32)
         for f in range(d):
             self._ends(f, int(ordered[f]))
         apart = sum(

@@ -1,7 +1,8 @@
 # ruff: noqa: SLF001  # `Features` is of this package; here is all that others in it need of its inside
 """What stands in the cells of `Features`: for those who bring counts instead of rows, and who ask what rows are worth.
 
-Edges and values are those of the reference; a column of counts is laid out as in `reference`.
+Edges and values are those of the reference. Who asks gets the cells that are in use, in their order: below, the bins,
+above, missing, wrong.
 """
 
 from __future__ import annotations
@@ -20,25 +21,37 @@ from detectors.drift.features import _FAST_ROWS, Features
 from detectors.drift.reference import ABOVE, BELOW, COLUMNS, MISSING, WRONG
 
 
+def width(features: Features) -> int:
+    """Return how many cells a feature has here: as many bins as any of them uses, and those beside."""
+    return int(features._ref.bins.max(initial=0)) + 4
+
+
 def columns(features: Features, rows: int, values: Mapping[str, Any]) -> IntArray:
     """Return the cell of each value (d, rows) of columns by name."""
-    return features._place(rows, values)[0]
+    place = np.zeros(COLUMNS, dtype=np.int64)
+    place[_used(features)] = np.arange(width(features))
+    return place[features._place(rows, values)[0]]
 
 
 def ordered(features: Features) -> IntArray:
     """Return below which cell those of each feature stand in order (d,); 0 = none, they are categories."""
-    return np.where(features._ref.numeric, ABOVE + 1, 0).astype(np.int64)
+    return np.where(features._ref.numeric, width(features) - 2, 0).astype(np.int64)
 
 
 def usual(features: Features) -> FloatArray:
-    """Return how many rows of the reference each cell has (d, COLUMNS)."""
-    out: FloatArray = features._ref.shares * features._ref.rows[:, None]
+    """Return how many rows of the reference each cell has (d, width)."""
+    out: FloatArray = features._ref.shares[:, _used(features)] * features._ref.rows[:, None]
     return out
 
 
 def now(features: Features) -> FloatArray:
-    """Return how many of the rows of late each cell has (d, COLUMNS), old ones faded."""
-    return features._slow
+    """Return how many of the rows of late each cell has (d, width), old ones faded."""
+    return features._slow[:, _used(features)]
+
+
+def _used(features: Features) -> IntArray:
+    bins = width(features) - 4
+    return np.array([*range(bins + 1), ABOVE, MISSING, WRONG], dtype=np.int64)
 
 
 @registry.drift("cells")

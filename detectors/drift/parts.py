@@ -27,7 +27,6 @@ from detectors.drift import cells
 from detectors.drift.attribution import LEAST_ROWS, Losses, backfitted
 from detectors.drift.explain_one import unusual
 from detectors.drift.features import Features
-from detectors.drift.reference import COLUMNS
 
 _MOST_ROWS: Final = 5000
 _UNSEEN: Final = 0.05
@@ -36,7 +35,7 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Answers:
-    """effects (d, COLUMNS) of the bins on the answer, around `mean`; told: share of its variance that they explain."""
+    """effects (d, width) of the cells on the answer, around `mean`; told: share of its variance that they explain."""
 
     mean: float
     told: float
@@ -61,12 +60,15 @@ class Parts:
             known = known[:: -(-len(known) // _MOST_ROWS)]
             self._losses = Losses()
             self._losses.learn(
-                placed[:, known], loss[known], cells.ordered(self._features), COLUMNS
+                placed[:, known],
+                loss[known],
+                cells.ordered(self._features),
+                cells.width(self._features),
             )
         known = np.flatnonzero(np.isfinite(answer))
         if len(known) >= LEAST_ROWS:
             known = known[:: -(-len(known) // _MOST_ROWS)]
-            self._answers = _learn(placed[:, known], answer[known])
+            self._answers = _learn(placed[:, known], answer[known], cells.width(self._features))
 
     # ---- a change of the loss
 
@@ -127,14 +129,14 @@ class Parts:
             self._losses = Losses()
             self._losses.load(arrays["losses"].tobytes())
         if "effects" in arrays:
-            if arrays["effects"].shape != (len(self._features.names), COLUMNS):
+            if arrays["effects"].shape != (len(self._features.names), cells.width(self._features)):
                 raise Refused("state of parts is of other features: it is learnt anew")
             self._answers = _Answers(float(meta[0]), float(meta[1]), arrays["effects"])
 
 
-def _learn(columns: Any, answer: FloatArray) -> _Answers:
+def _learn(columns: Any, answer: FloatArray, width: int) -> _Answers:
     some = np.ones(len(answer), dtype=np.bool_)
-    effects = backfitted([(row, COLUMNS) for row in columns], answer, some)
+    effects = backfitted([(row, width) for row in columns], answer, some)
     left = answer - answer.mean() - sum(e[row] for e, row in zip(effects, columns, strict=True))
     variance = float(answer.var())
     told = 1.0 - float(left.var()) / variance if variance > 0 else 0.0

@@ -9,6 +9,7 @@ import pytest
 from agent.config import WatchModels
 from agent.errors import Refused
 from agent.models import ModelWatch
+from agent.models.cause import blame
 from agent.ports import LabelBatch, PredictionBatch
 
 ROW_S = 0.1
@@ -96,8 +97,10 @@ def test_a_worse_canary_is_proven_worse_and_says_how_surely():
     assert said.difference == pytest.approx(0.1, abs=0.04)
     assert (said.rows_a, said.rows_b) == (4800, 1200)
     assert "version 7@canary is worse than 6: log10 odds" in said.said
-    (told,) = traffic.watch.facts("churn").compared
+    facts = traffic.watch.facts("churn")
+    (told,) = facts.compared
     assert told.verdict == "worse"
+    assert ("release.model", told.said) in {(b.cause, b.reason) for b in blame(facts, traffic.now)}
     assert traffic.value("version.proven_worse", against="6", variant="canary") == 1.0
     assert traffic.value("version.worse_evidence_count", against="6") == pytest.approx(said.worse)
 
