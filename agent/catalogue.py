@@ -288,6 +288,7 @@ _DEFS: Final = (
     _g("version.accuracy_low_ratio", "ratio", "lower 95 % bound of it", better="high", floor=0.01),
     _g("version.accuracy_high_ratio", "ratio", "upper 95 % bound of it", better="high", floor=0.01),
     # ---- feature
+    _g("version.traffic_ratio", "ratio", "share of the predictions of the model that one version made, where several serve (label variant)", floor=0.02),
     _g("version.loss_difference", "count", "mean loss less that of another version: share of errors, of a regression in units of the label (labels against, how, variant)", better="low", floor=0.01, least=-math.inf),
     _g("version.loss_difference_low", "count", "lower 95 % bound of it, which holds at every look", better="low", floor=0.01, least=-math.inf),
     _g("version.loss_difference_high", "count", "upper 95 % bound of it, which holds at every look", better="low", floor=0.01, least=-math.inf),

@@ -65,7 +65,7 @@ def blame(facts: ModelFacts, now: float, release_s: float = _RELEASE_S) -> tuple
 
 
 def _beside(facts: ModelFacts) -> list[Blame]:
-    """Blame versions that are proven worse than one that serves beside them: what changes with time is the same for both."""
+    """Blame versions that are proven worse than one that serves beside them: the world is the same for both."""
     return [
         Blame("release.model", (), one.worse - _PROVEN, one.said)
         for one in facts.compared

@@ -158,6 +158,9 @@ def _of_versions(model: ModelState, now: float) -> dict[tuple[str, Labels], floa
         out["version.loss_difference_high", labels] = one.high
         out["version.worse_evidence_count", labels] = one.worse
         out["version.proven_worse", labels] = float(one.verdict == "worse")
+    for arm, share in model.versus.traffic(now).items():
+        variant = (("variant", arm.variant),) if arm.variant else ()
+        out["version.traffic_ratio", (("version", arm.version), *variant)] = share
     for name, version in model.versions.items():
         for (metric, reason), value in version.generated.figures(now).items():
             labels = (("version", name), *((("reason", reason),) if reason else ()))

@@ -43,9 +43,12 @@ _NUMBERS: Final = 65_535
 _VERSION: Final = 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Arm:
-    """Who answers: first and last time of its answers, its losses so far, and how often a shadow says the same."""
+    """Who answers: first and last time of its answers, its losses so far, and how often a shadow says the same.
+
+    recent   rows that were served, older ones faded with a half-life of a window up to `last`
+    """
 
     version: str
     variant: str
@@ -53,6 +56,7 @@ class Arm:
     last: float = -math.inf
     loss: float = 0.0
     rows: float = 0.0
+    recent: float = 0.0
     shadow: bool = False
     asked: int = 0
     agreed: int = 0
@@ -113,9 +117,24 @@ class Versus:
         self.arms[number] = Arm(version, variant)
         return number
 
-    def served(self, number: int, keys: KeyArray, rows: Waiting) -> None:
-        """Take note of rows that an arm answered and that wait for their labels."""
-        self._seen(self.arms[number], rows["ts"])
+    def count(self, number: int, ts: FloatArray) -> None:
+        """Count rows (n,) that an arm served."""
+        arm = self.arms[number]
+        arm.recent = self._faded(arm, float(ts.max())) + len(ts)
+        self._seen(arm, ts)
+
+    def _faded(self, arm: Arm, now: float) -> float:
+        past = now - arm.last
+        return arm.recent * 2.0 ** (-max(0.0, past) / self.window) if arm.recent else 0.0
+
+    def traffic(self, now: float) -> dict[Arm, float]:
+        """Return which share of the rows of late each arm served; {} = all are of one."""
+        rows = {arm: self._faded(arm, now) for arm in self.arms.values() if not arm.shadow}
+        total = sum(rows.values())
+        return {arm: n / total for arm, n in rows.items()} if len(rows) > 1 and total >= 1.0 else {}
+
+    def served(self, keys: KeyArray, rows: Waiting) -> None:
+        """Take note of rows that were served and wait for their labels."""
         for shadow in self._shadows():
             found, theirs = self.shadows.peek(_salted(keys, shadow))
             self._agree(shadow, theirs[found]["said"] == rows[found]["said"])
@@ -338,7 +357,7 @@ class Versus:
             arrays[f"duel{i}"] = np.frombuffer(duel.test.dump(), dtype=np.uint8)
             duels.append([a, b, paired, duel.slicings])
         arms = [
-            [n, a.version, a.variant, *_plain(a.first, a.last), a.loss, a.rows, a.shadow, a.asked, a.agreed]
+            [n, a.version, a.variant, *_plain(a.first, a.last), a.loss, a.rows, a.recent, a.shadow, a.asked, a.agreed]
             for n, a in self.arms.items()
         ]  # fmt: skip
         slicings = [[n, one] for n, one in self._slicings.items() if n in self.arms]
@@ -359,10 +378,11 @@ class Versus:
             self.shadows.restore(waiting)
             self._next = int(meta["next"])
             self._scale = math.nan if meta["scale"] is None else float(meta["scale"])
-            for n, version, variant, first, last, loss, rows, shadow, asked, agreed in meta["arms"]:
+            for n, version, variant, first, last, *rest in meta["arms"]:
+                loss, rows, recent, shadow, asked, agreed = rest
                 span = math.inf if first is None else first, -math.inf if last is None else last
                 self.arms[int(n)] = Arm(
-                    str(version), str(variant), *span, loss, rows, bool(shadow), int(asked), int(agreed)
+                    str(version), str(variant), *span, loss, rows, recent, bool(shadow), int(asked), int(agreed)
                 )  # fmt: skip
             self._slicings = {int(n): _slicings_of(one) for n, one in meta["slicings"]}
             for i, (a, b, paired, slicings) in enumerate(meta["duels"]):

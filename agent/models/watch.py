@@ -210,6 +210,7 @@ class ModelWatch:
         tenure = self._tenures.tenure(model, version, float(ts[at].min()), newest)
         said = self._classes_of(model, version, batch.pred, at, rows)
         self._count_rows(tenure, version, ts[at], batch.proba[at], said)
+        model.versus.count(arm, ts[at])
         features = (
             batch.features
             if whole
@@ -235,7 +236,7 @@ class ModelWatch:
             slices = _slices(coded.slices, sure, tags)[:, wait]
             held["slices"][:, : len(slices)] = slices.T
             model.join.add(held)
-            model.versus.served(arm, waiting, held)
+            model.versus.served(waiting, held)
             if model.early:
                 self._join_early(model, waiting)
             self._strays.look(model, batch.ids, self._now)
@@ -520,7 +521,8 @@ class ModelWatch:
             service = self._serves(name)
             if service is not None:
                 services.setdefault(service, []).append(model)
-            sightings += frames.see(model, service, versions, drift)
+            shadows = {a.version for a in model.versus.arms.values() if a.shadow}
+            sightings += frames.see(model, service, sorted(shadows.union(versions)), drift)
         for service in sorted(services):
             values.append(self._numbers.service_row(services[service], now))
             layout.append((service,))

@@ -103,6 +103,7 @@ def test_a_worse_canary_is_proven_worse_and_says_how_surely():
     assert ("release.model", told.said) in {(b.cause, b.reason) for b in blame(facts, traffic.now)}
     assert traffic.value("version.proven_worse", against="6", variant="canary") == 1.0
     assert traffic.value("version.worse_evidence_count", against="6") == pytest.approx(said.worse)
+    assert traffic.value("version.traffic_ratio", variant="canary") == pytest.approx(0.2, abs=0.01)
 
 
 def test_the_other_way_round_it_is_better_by_as_much():
