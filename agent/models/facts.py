@@ -50,6 +50,7 @@ class ModelFacts:
     judged           what labels and confidences say beyond accuracy
     learning         something has no reference yet
     rejected_rows    rows with impossible times, duplicates excluded
+    preparing        versions whose reference is being made; held_rows: rows that wait for it, they are counted then
     """
 
     model: str
@@ -79,3 +80,5 @@ class ModelFacts:
     judged: Judged
     learning: bool
     rejected_rows: int
+    preparing: tuple[str, ...] = ()
+    held_rows: int = 0

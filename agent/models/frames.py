@@ -247,6 +247,8 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         judged=judged(model),
         learning=learning(model),
         rejected_rows=model.rejected,
+        preparing=tuple(sorted({*model.learning, *model.held.versions})),
+        held_rows=model.held.rows,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from agent import registry
 from agent.label_join import LabelJoin
 from agent.model import FloatArray, IntArray
+from agent.models.held import Held
 from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift
 from agent.rings import DELAYS, LATENCIES, Ring
 
@@ -28,6 +29,7 @@ TRAFFIC_S: Final = 120
 SURE: Final = np.array([0.6, 0.85])
 """Confidences that cut the rows into unsure, rather sure and sure ones."""
 SURE_NAMES: Final = ("unsure", "rather sure", "sure")
+Slicings = Sequence[tuple[str, tuple[str, ...]]]
 _POSITIVE: Final = frozenset(
     {"1", "yes", "y", "positive", "pos", "bad", "fraud", "churn", "default"}
 )
@@ -40,10 +42,13 @@ class VersionState:
     def __init__(self, name: str, drift: FeatureDrift) -> None:
         self.name = name
         self.drift = drift
+        self.slicings = drift.slicings
+        """Those whose values the rows that wait for labels bring."""
         self.labelled: LabelledDrift | None = None
         self.judged = Judged.nothing()
         self.reference: Mapping[str, Any] | None = None
         self.asked = -math.inf
+        self.learn_at = -math.inf
         self.damaged = False
         self.accuracy = math.nan
         self.accuracy_rows = 0.0
@@ -110,6 +115,9 @@ class ModelState:
     rejected: int = 0
     judged: FloatArray | None = None
     seen_features: tuple[Any, ...] = ()
+    held: Held = field(default_factory=Held)
+    learning: set[str] = field(default_factory=set)
+    """Versions whose first rows are being made their reference."""
 
     def open_tenure(self, version: str) -> Tenure | None:
         """Return the tenure of a version that has not ended."""
@@ -119,6 +127,18 @@ class ModelState:
     def serving(self) -> list[Tenure]:
         """Return the tenures that serve."""
         return [t for t in self.tenures.values() if t.serving]
+
+    def reslice(self, version: VersionState, before: Slicings | None) -> None:
+        """Bring rows of a version that wait for labels from the slicings before, None = unknown, to those of now."""
+        version.slicings = now = version.drift.slicings
+        if before is not None and list(before) == list(now):
+            return
+        known = list(before or ())
+        order = [known.index(one) if one in known else -1 for one in now]
+        sure = -1 if before is None else len(known)  # how sure a row was stands last
+        mine = [t.number for t in self.tenures.values() if t.version == version.name]
+        if mine:
+            self.join.reslice(mine, np.array([*order, sure], dtype=np.int64))
 
     def answer(self, version: VersionState) -> int | None:
         """Return the positive one of two classes: the one that is called so, else the rarer one."""

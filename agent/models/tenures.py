@@ -40,6 +40,7 @@ class Tenures:
     """The one who opens and ends them; keeps nothing of its own.
 
     reference   (model, version) -> its reference.json, None when there is none (yet)
+    aside       first rows are made a reference elsewhere
     """
 
     def __init__(
@@ -47,8 +48,11 @@ class Tenures:
         config: WatchModels,
         reference: Callable[[str, str], Mapping[str, Any] | None],
         numbers: Numbers,
+        *,
+        aside: bool = False,
     ) -> None:
         self._config = config
+        self._aside = aside
         self._reference = reference
         self._numbers = numbers
 
@@ -70,7 +74,9 @@ class Tenures:
             if v.reference is not None and v.name != name
         ]
         drift, damaged = self.features(found, others)
-        version = model.versions[name] = VersionState(name, drift)
+        before, version = version, VersionState(name, drift)
+        model.versions[name] = version
+        model.reslice(version, before.slicings if before is not None else ())
         version.reference, version.damaged = (None if damaged else found), damaged
         # before the first frame it is not known how late it is: ask again soon
         version.asked = -math.inf if math.isnan(now) else now
@@ -88,6 +94,7 @@ class Tenures:
             min_rows=self._config.min_rows,
             quiet=self._config.quiet,
             apart=tuple(self._config.protected),
+            aside=self._aside,
         )
         try:
             return cls(settings, found, others), False
