@@ -47,7 +47,11 @@ def _lines(m: Any, *, closely: bool) -> list[Any]:
     lines += [Text(f"  {s['cause']}: {s['reason']}", style="yellow") for s in m["suspects"]]
     if m["suspects"] and _parts(m["loss"]):
         lines.append(Text(f"  of the loss, {_parts(m['loss'])}"))
-    if not m["suspects"]:
+    if m["preparing"]:
+        whose = ", ".join(v or "no version" for v in m["preparing"])
+        waits = f"preparing what {whose} is held against: {m['held_rows']:,} rows wait, and are counted then"
+        lines.append(Text(f"  {waits}", style="dim"))
+    elif not m["suspects"]:
         calm = "it is learning what is usual" if m["learning"] else "nothing has moved far enough"
         lines.append(Text(f"  {calm}", style="dim"))
     if closely:

@@ -22,7 +22,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from agent import __version__, graph, views
-from agent.authority import ROLES, Person, Tokens
+from agent.authority import ROLES, Person, Token, Tokens
 from agent.budget import (
     DAY_S,
     LOOK_BACK_DAYS,
@@ -217,6 +217,7 @@ class TokenView(TypedDict):
     name: str
     role: str
     created: float
+    models: list[str]
 
 
 class Hooks(Protocol):
@@ -853,13 +854,16 @@ class Desk:
     def token_list(self, person: Person) -> list[TokenView]:
         """Return the tokens, without themselves; raises Forbidden."""
         person.must("token")
-        return [{"name": t.name, "role": t.role, "created": t.created} for t in self.tokens.known()]
+        return [_token_view(t) for t in self.tokens.known()]
 
-    def token_add(self, person: Person, name: str, role: str) -> dict[str, str]:
+    def token_add(
+        self, person: Person, name: str, role: str, models: Sequence[str] = ()
+    ) -> dict[str, str]:
         """Make a token and return it, this once; raises Forbidden, Refused."""
         person.must("token")
-        token = self.tokens.add(name, role, self.hooks.now())
-        self._record("token", name, {"what": "added", "role": role, "by": person.signed})
+        token = self.tokens.add(name, role, self.hooks.now(), models)
+        said = {"what": "added", "role": role, "by": person.signed}
+        self._record("token", name, said | ({"models": list(models)} if models else {}))
         return {"name": name, "role": role, "token": token}
 
     def token_revoke(self, person: Person, name: str) -> TokenView:
@@ -867,7 +871,7 @@ class Desk:
         person.must("token")
         gone = self.tokens.revoke(name)
         self._record("token", name, {"what": "revoked", "role": gone.role, "by": person.signed})
-        return {"name": gone.name, "role": gone.role, "created": gone.created}
+        return _token_view(gone)
 
     # ---- finding what was meant
 
@@ -1077,3 +1081,7 @@ def _read_paused(path: Path) -> Pause | None:
         return Pause(EVERYTHING, str(said["by"]), str(said["reason"]), float(said["ts"]))
     except (ValueError, KeyError, TypeError):
         return Pause(EVERYTHING, "", text.strip()[:200] or f"the file {path}", when)
+
+
+def _token_view(t: Token) -> TokenView:
+    return {"name": t.name, "role": t.role, "created": t.created, "models": list(t.models)}

@@ -209,6 +209,16 @@ class LabelJoin:
             generation.row["labelled"][row[joined]] = True
         return Joined(status, out)
 
+    def reslice(self, tenures: Sequence[int], order: IntArray) -> None:
+        """Give rows of tenures other slicings: their slicing i is what slicing order[i] was; -1 = it is new to them."""
+        for generation in self._generations:
+            rows = generation.row[: generation.rows]
+            mine = np.flatnonzero(np.isin(rows["tenure"], tenures))
+            before = rows["slices"][mine]
+            after = np.full_like(before, 255)
+            after[:, : len(order)] = np.where(order >= 0, before[:, order], 255)
+            rows["slices"][mine] = after
+
     def _newest(self) -> float:
         return max((g.newest for g in self._generations), default=-np.inf)
 

@@ -141,6 +141,7 @@ class EdgesView(TypedDict):
 class ModelView(TypedDict):
     """What is known of a model.
 
+    preparing  versions whose reference is being made, and how many rows wait for it, to be counted then
     expected   accuracy without labels, with 90 %; unknown = why it can not be told
     outputs    what it says (prediction, confidence, probabilities), held against what it was used to say
     compared   versions and variants against each other
@@ -152,6 +153,8 @@ class ModelView(TypedDict):
     serving: list[VersionView]
     previous: list[VersionView]
     learning: bool
+    preparing: list[str]
+    held_rows: int
     accuracy: BandView
     reference_accuracy: float | None
     expected: BandView
@@ -178,6 +181,7 @@ def model_view(facts: ModelFacts, suspects: Sequence[Blame]) -> ModelView:
     return {
         "model": facts.model, "serving": serving, "previous": [_version(v) for v in facts.previous],
         "learning": facts.learning or judged.learning,
+        "preparing": list(facts.preparing), "held_rows": facts.held_rows,
         "accuracy": _band(Band(facts.accuracy, facts.low, facts.high)),
         "reference_accuracy": _number(facts.reference_accuracy),
         "expected": _band(judged.expected), "unknown": judged.unknown,

@@ -516,6 +516,14 @@ class FeatureDrift(Protocol):
         """Say what would be kept of rows, without counting them."""
         ...
 
+    def first_rows(self) -> Mapping[str, Any] | None:
+        """Return the first rows as columns, when they are enough to be a reference and none was made of them."""
+        ...
+
+    def learnt(self, state: bytes) -> None:
+        """Take the state of one to which `first_rows` are the reference (`fit`), and count them."""
+        ...
+
     def fit(self, features: Mapping[str, Any], *, whole: bool = True) -> None:
         """Make rows the reference: columns of one length, in the order of time.
 

@@ -191,7 +191,11 @@ class _Change(Model):
 
 class _Token(Model):
     name: str
-    role: Literal["viewer", "operator", "author", "admin"] = "viewer"
+    role: Literal["sender", "viewer", "operator", "author", "admin"] = "viewer"
+    models: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=100)
+    ] = []
+    """Of a sender: globs of the models whose rows it may send."""
 
 
 def ways(desk: Desk) -> tuple[Way, ...]:
@@ -271,7 +275,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
         Way("GET", "/api/tokens", "tokens", "token", "Tokens, without themselves.",
             lambda a: desk.token_list(a.person), returns=list[TokenView]),
         Way("POST", "/api/tokens", "token_add", "token", "Make a token; the answer is the only time it is seen.",
-            lambda a: desk.token_add(a.person, a.body.name, a.body.role), body=_Token, returns=dict[str, str]),
+            lambda a: desk.token_add(a.person, a.body.name, a.body.role, a.body.models),
+            body=_Token, returns=dict[str, str]),
         Way("DELETE", "/api/tokens/{name}", "token_revoke", "token", "Take a token away.",
             lambda a: desk.token_revoke(a.person, a.path["name"]), returns=TokenView),
     )  # fmt: skip
@@ -413,7 +418,7 @@ class Living:
         d = self._daemon
         out = [f"history: {d.history.fault}"] if d.history.fault else []
         out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
-        out += [f"reference of {name}: {why}" for name, why in sorted(d.unread.items())]
+        out += [f"reference of {name}: {why}" for name, why in sorted(d.references.faults.items())]
         if d.intake is not None and d.intake.fault:
             out.append(d.intake.fault)
         if d.memory.strange:
@@ -616,7 +621,8 @@ async def start(daemon: Daemon) -> Site:
         telemetry.add("homeostat_received_bytes_total", size, source=source)
         telemetry.add("homeostat_received_refused_total", refused, source=source)
 
-    counting = Counting(daemon.count, daemon.columns_of, tally, daemon.broke)
+    counting = daemon.counting
+    counting.tally = tally
     inlets = Inlets(
         daemon.bulk_receivers(), counting, lambda scope: scope["state"]["person"],
         lambda: daemon.config.ingest_models, SMALL,
@@ -629,7 +635,7 @@ async def start(daemon: Daemon) -> Site:
         telemetry,
         receivers={name: receiver.routes() for name, receiver in daemon.receivers().items()},
         inlets=inlets,
-        push=daemon.collector.push,
+        push=daemon.collector.take,
         public_url=config.public_url,
     )
     host, port = split_address(config.listen)

@@ -463,11 +463,14 @@ class House:
             self.story.tokens,
             self.events,
             self.telemetry,
-            push=self.pushed.extend,
+            push=self._push,
             **kw,
         )  # fmt: skip
         self.story.hooks.wrote.append(lambda e: web.tell(self.events, e))
         self.story.hooks.wrote.append(self.telemetry.wrote)
+
+    async def _push(self, source, arrivals):
+        self.pushed.extend(arrivals)
 
     def metrics(self, openmetrics):
         web.measure(self.desk, self.telemetry, self.events)

@@ -34,11 +34,13 @@ def once(model: ModelState, keys: KeyArray) -> tuple[BoolArray, BoolArray]:
     first = np.zeros(len(keys), dtype=np.bool_)
     first[np.unique(keys, return_index=True)[1]] = True
     known = some & model.join.known(keys) if some.any() else np.zeros(len(keys), dtype=np.bool_)
-    return ~some | (first & ~known), known
+    waits = some & model.held.known(keys) if model.held else np.zeros(len(keys), dtype=np.bool_)
+    return ~some | (first & ~known & ~waits), known
 
 
-def take_second(model: ModelState, arm: int, rows: Second, some: BoolArray) -> None:
+def take_second(model: ModelState, batch: PredictionBatch, rows: Second, some: BoolArray) -> None:
     """Take answers that served nobody: of a shadow, or of another arm to a request that has been answered."""
+    arm = model.versus.arm(batch.version, batch.variant)
     found, others = model.join.peek(rows.keys)
     at = np.flatnonzero(some & ~(found & (others["arm"] == arm)))
     if not len(at) or rows.pred is None:
@@ -55,15 +57,12 @@ def take_second(model: ModelState, arm: int, rows: Second, some: BoolArray) -> N
         model.versus.second(arm, rows.keys[at], rows.ts[at], said[known], model.join)
 
 
-def take_said(
-    model: ModelState, version: VersionState, batch: PredictionBatch, at: Any, said: Said
-) -> None:
-    """Count what was said of rows that were served; `at` picks them."""
-    shares = None if batch.shares is None else batch.shares[at]
+def take_said(model: ModelState, version: VersionState, batch: PredictionBatch, said: Said) -> None:
+    """Count what was said of rows that were served."""
     words = _words(model, batch, said)
-    columns = columns_of(words, said.numbers, said.sure, batch.classes, shares)
+    columns = columns_of(words, said.numbers, said.sure, batch.classes, batch.shares)
     version.outputs.take(said.ts, columns)
-    version.generated.take(said.ts, batch, at)
+    version.generated.take(said.ts, batch, slice(None))
 
 
 def fit(

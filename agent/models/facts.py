@@ -106,6 +106,7 @@ class ModelFacts:
     outputs          what it says, held against what it said of its reference, or at first
     compared         versions and variants against each other
     parts            what the change of its loss is made of; None = its reference has no labelled rows, or nothing came
+    preparing        versions whose reference is being made; held_rows: rows that wait for it, they are counted then
     """
 
     model: str
@@ -138,3 +139,5 @@ class ModelFacts:
     outputs: tuple[FeatureState, ...] = ()
     compared: tuple[Compared, ...] = ()
     parts: LossParts | None = None
+    preparing: tuple[str, ...] = ()
+    held_rows: int = 0

@@ -327,6 +327,8 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         outputs=outputs_of(model),
         compared=model.versus.told(now),
         parts=model.parts,
+        preparing=tuple(sorted({*model.learning, *model.held.versions})),
+        held_rows=model.held.rows,
     )  # fmt: skip
 
 

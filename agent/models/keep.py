@@ -72,10 +72,13 @@ def load(
             for i, one in enumerate(meta["models"])
         }
         for i, one in enumerate(meta["models"]):
+            model = models[str(one["name"])]
             for j, version in enumerate(one["versions"]):
-                models[str(one["name"])].versions[str(version["name"])] = _load_version(
-                    version, f"{i}.v{j}.", arrays, make
-                )
+                loaded = _load_version(version, f"{i}.v{j}.", arrays, make)
+                model.versions[loaded.name] = loaded
+                kept = version.get("slicings")
+                before = kept and [(str(name), tuple(map(str, values))) for name, values in kept]
+                model.reslice(loaded, before)  # other groups may be protected since
         now = math.nan if meta["now"] is None else float(meta["now"])
     except (KeyError, TypeError, ValueError, IndexError) as damage:
         raise Refused(f"state of models is damaged ({damage!r}): it is learnt anew") from None
@@ -176,6 +179,7 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
                 "name": version.name,
                 "reference": version.reference,
                 "damaged": version.damaged,
+                "slicings": [[name, list(values)] for name, values in version.drift.slicings],
                 "mixed": version.mix is not None,
                 "learnt": [version.learnt_labels, version.learnt_right],
             }

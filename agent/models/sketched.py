@@ -10,15 +10,18 @@ reference yet. `wanted` says which edges these are. Labels of such rows can not 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from agent import registry
-from agent.errors import Refused
+from agent.errors import Refused, Unavailable
 from agent.label_join import keys_of
 from agent.model import FloatArray, IntArray
+from agent.models.numbers import Numbers
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
+from agent.models.tenures import Tenures
 from agent.ports import FeatureDrift, SketchBatch
 from agent.rings import LATENCIES
 
@@ -50,7 +53,45 @@ def cells_of(drift: FeatureDrift) -> Cells:
     return cells
 
 
-def counts_of(model: ModelState, version: VersionState, batch: SketchBatch) -> FloatArray:
+class Sketches:
+    """Who counts them.
+
+    waits   tells whether rows of a version of a model must wait, as its reference is being made
+    """
+
+    def __init__(
+        self, tenures: Tenures, numbers: Numbers, waits: Callable[[ModelState, str], bool]
+    ) -> None:
+        self._tenures = tenures
+        self._numbers = numbers
+        self._waits = waits
+
+    def take(self, model: ModelState, batch: SketchBatch, now: float) -> None:
+        """Count a sketch; raises Refused, or Unavailable while there is no reference yet, and has changed nothing."""
+        new = batch.version not in model.versions
+        if self._waits(model, batch.version):
+            raise Unavailable(
+                "the reference of this version is being made; send it again", wait_s=5.0
+            )
+        version = self._tenures.version(model, batch.version, now)
+        try:
+            counts = _counts(model, version, batch)
+        except Refused:
+            if new:
+                del model.versions[batch.version]
+            raise
+        if _known(model, batch):
+            return
+        model.first = min(model.first, batch.since)
+        _count_traffic(model, batch)
+        if batch.rows:
+            model.new_rows += batch.rows
+            tenure = self._tenures.tenure(model, version, batch.since, batch.until)
+            cells_of(version.drift).take(batch.until, batch.rows, counts)
+            _count_rows(model, version, tenure, batch, self._numbers.width)
+
+
+def _counts(model: ModelState, version: VersionState, batch: SketchBatch) -> FloatArray:
     """Return the counts of the features of a sketch; raises Refused when they can not be merged."""
     cells = cells_of(version.drift)
     if not cells.wanted():
@@ -64,7 +105,7 @@ def counts_of(model: ModelState, version: VersionState, batch: SketchBatch) -> F
         raise Refused(f"{wrong}; {_WHERE.format(model.name, model.name)}") from None
 
 
-def known(model: ModelState, batch: SketchBatch) -> bool:
+def _known(model: ModelState, batch: SketchBatch) -> bool:
     """Tell whether this sketch has been counted already; note it."""
     key = int(keys_of([batch.id])[0])
     if key and key in model.sketches:
@@ -76,7 +117,7 @@ def known(model: ModelState, batch: SketchBatch) -> bool:
     return False
 
 
-def count_traffic(model: ModelState, batch: SketchBatch) -> None:
+def _count_traffic(model: ModelState, batch: SketchBatch) -> None:
     """Count its requests, those that failed too, in the seconds of its time; nothing is known of their latency."""
     seconds, rows = _spread(batch, batch.rows, 1.0)
     _, failed = _spread(batch, batch.failed, 1.0)
@@ -91,7 +132,7 @@ def count_traffic(model: ModelState, batch: SketchBatch) -> None:
         ring.add(slot, column, n)
 
 
-def count_rows(
+def _count_rows(
     model: ModelState,
     version: VersionState,
     tenure: Tenure,

@@ -14,6 +14,7 @@ from agent.config import WatchModels
 from agent.label_join import LabelJoin
 from agent.model import FloatArray, IntArray
 from agent.models.generated import Generated
+from agent.models.held import Held
 from agent.models.outputs import Outputs
 from agent.models.tags import Tags
 from agent.models.versus import Versus
@@ -33,6 +34,7 @@ TRAFFIC_S: Final = 120
 SURE: Final = np.array([0.6, 0.85])
 """Confidences that cut the rows into unsure, rather sure and sure ones."""
 SURE_NAMES: Final = ("unsure", "rather sure", "sure")
+Slicings = Sequence[tuple[str, tuple[str, ...]]]
 _POSITIVE: Final = frozenset(
     {"1", "yes", "y", "positive", "pos", "bad", "fraud", "churn", "default"}
 )
@@ -60,10 +62,13 @@ class VersionState:
         self.outputs = outputs
         self.generated = generated
         self.parts: Any = None
+        self.slicings = drift.slicings
+        """Those whose values the rows that wait for labels bring."""
         self.labelled: LabelledDrift | None = None
         self.judged = Judged.nothing()
         self.reference: Mapping[str, Any] | None = None
         self.asked = -math.inf
+        self.learn_at = -math.inf
         self.damaged = False
         self.accuracy = math.nan
         self.accuracy_rows = 0.0
@@ -135,6 +140,9 @@ class ModelState:
     parts_due: float = -math.inf
     sketches: dict[int, None] = field(default_factory=dict)
     seen_features: tuple[Any, ...] = ()
+    held: Held = field(default_factory=Held)
+    learning: set[str] = field(default_factory=set)
+    """Versions whose first rows are being made their reference."""
 
     @classmethod
     def new(cls, name: str, config: WatchModels) -> ModelState:
@@ -153,6 +161,20 @@ class ModelState:
     def serving(self) -> list[Tenure]:
         """Return the tenures that serve."""
         return [t for t in self.tenures.values() if t.serving]
+
+    def reslice(self, version: VersionState, before: Slicings | None) -> None:
+        """Bring rows of a version that wait for labels from the slicings before, None = unknown, to those of now."""
+        version.slicings = now = version.drift.slicings
+        if before is not None and list(before) == list(now):
+            return
+        known = list(before or ())
+        order = [known.index(one) if one in known else -1 for one in now]
+        # behind them stand how sure a row was, and its tags
+        more = [len(known) + i for i in range(1 + len(self.tags.values))]
+        more = more if before is not None else [-1] * len(more)
+        mine = [t.number for t in self.tenures.values() if t.version == version.name]
+        if mine:
+            self.join.reslice(mine, np.array([*order, *more], dtype=np.int64))
 
     def answer(self, version: VersionState) -> int | None:
         """Return the positive one of two classes: the one that is called so, else the rarer one."""

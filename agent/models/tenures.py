@@ -43,6 +43,7 @@ class Tenures:
     """The one who opens and ends them; keeps nothing of its own.
 
     reference   (model, version) -> its reference.json, None when there is none (yet)
+    aside       first rows are made a reference elsewhere
     """
 
     def __init__(
@@ -50,8 +51,11 @@ class Tenures:
         config: WatchModels,
         reference: Callable[[str, str], Mapping[str, Any] | None],
         numbers: Numbers,
+        *,
+        aside: bool = False,
     ) -> None:
         self._config = config
+        self._aside = aside
         self._reference = reference
         self._numbers = numbers
 
@@ -73,7 +77,9 @@ class Tenures:
             if v.reference is not None and v.name != name
         ]
         drift, damaged = self.features(found, others)
-        version = model.versions[name] = self.empty(name, drift)
+        before, version = version, self.empty(name, drift)
+        model.versions[name] = version
+        model.reslice(version, before.slicings if before is not None else ())
         version.reference, version.damaged = (None if damaged else found), damaged
         # before the first frame it is not known how late it is: ask again soon
         version.asked = -math.inf if math.isnan(now) else now
@@ -81,18 +87,29 @@ class Tenures:
         if version.mix is not None:
             mix = {word: float(version.mix[i]) for word, i in model.classes.items() if i < CLASSES}
             said = {word: share for word, share in mix.items() if share > 0}
-            version.outputs = Outputs(self.features(reference_of(found, said), ())[0])
+            version.outputs = self._outputs(reference_of(found, said))
         return version
 
     def empty(self, name: str, drift: FeatureDrift) -> VersionState:
         """Return a version of which nothing is known but its features."""
         generated = Generated(self._config.window / 2, self._config.min_rows)
-        return VersionState(name, drift, Outputs(self.features(None, ())[0]), generated)
+        return VersionState(name, drift, self._outputs(None), generated)
+
+    def _outputs(self, found: Mapping[str, Any] | None) -> Outputs:
+        # few columns: their first rows are made a reference at once
+        return Outputs(self.features(found, (), aside=False)[0])
 
     def features(
-        self, found: Mapping[str, Any] | None, others: Sequence[Mapping[str, Any]]
+        self,
+        found: Mapping[str, Any] | None,
+        others: Sequence[Mapping[str, Any]],
+        *,
+        aside: bool = True,
     ) -> tuple[FeatureDrift, bool]:
-        """Return the drift of a version's features, and whether its reference is damaged."""
+        """Return the drift of a version's features, and whether its reference is damaged.
+
+        aside   first rows are made a reference elsewhere, where that is done
+        """
         cls = registry.drift.get("features")
         settings = cls.Config(
             half_life=max(1.0, self._config.window / 3),
@@ -100,6 +117,7 @@ class Tenures:
             min_rows=self._config.min_rows,
             quiet=self._config.quiet,
             apart=tuple(self._config.protected),
+            aside=self._aside and aside,
         )
         try:
             return cls(settings, found, others), False

@@ -19,7 +19,6 @@ Cost, measured on one core at 30 features in batches of 50: about 15 microsecond
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.config import WatchModels
-from agent.errors import Refused
+from agent.errors import AgentError, Refused
 from agent.label_join import (
     Joined,
     Waiting,
@@ -39,15 +38,23 @@ from agent.label_join import (
     set_confidence,
 )
 from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Sighting
-from agent.models import beside, frames, keep, sketched
+from agent.models import beside, frames, keep, reasons, sketched
 from agent.models.asked import Asked
 from agent.models.beside import Second
 from agent.models.facts import ModelFacts
+from agent.models.made import (
+    Later,
+    Made,
+    make,
+    numbers_of,
+    predicted_classes,
+    predicted_numbers,
+    slices_of,
+)
 from agent.models.numbers import Numbers
 from agent.models.state import (
     CLASSES,
     MOST_MODELS,
-    SURE,
     SURE_NAMES,
     ModelState,
     Said,
@@ -58,6 +65,7 @@ from agent.models.strays import Strays
 from agent.models.tags import PLACES
 from agent.models.tenures import LEARN_ROWS, Tenures
 from agent.models.versus import SHADOW
+from agent.parcels import rows_at
 from agent.ports import Bulk, LabelBatch, LabelledRows, PredictionBatch, SketchBatch
 from agent.rings import DELAYS, LATENCIES, delay_bins, latency_bins
 
@@ -71,6 +79,8 @@ LEARN_LABELS: Final = 500
 """Labelled rows that make an accuracy when there is no reference."""
 _DELAY_FADE_ROWS: Final = 500.0
 """Half-life, in labels, of what is usual for their delay."""
+_OUT_FOR_IN: Final = 2
+_LEARN_AGAIN_S: Final = 60.0
 _CALM: Final = 3.0
 """log10 of evidence below the alarm at which a proven loss is over."""
 
@@ -81,7 +91,9 @@ class ModelWatch:
     config      windows and limits
     reference   (model, version) -> its reference.json, None when there is none (yet)
     serves      model -> id of the service that it runs in; None = its traffic is nobody's
-    rows        (model, version) -> rows that it was made with, and their truth; None = there are none
+    made        (model, version) -> what rows that it was made with became; Later = it is being made; None = none are
+    learn       has first rows made a reference elsewhere, and calls back between two ticks with the state, None = it
+                failed; without it that is done at once
     """
 
     def __init__(
@@ -89,18 +101,21 @@ class ModelWatch:
         config: WatchModels,
         reference: Callable[[str, str], Mapping[str, Any] | None],
         serves: Callable[[str], str | None],
-        rows: Callable[[str, str], tuple[PredictionBatch, Sequence[Any]] | None] | None = None,
+        made: Callable[[str, str], Made | Later | None] | None = None,
+        learn: Callable[[Mapping[str, Any], Callable[[bytes | None], None]], None] | None = None,
     ) -> None:
         self.config = config
-        self._rows = rows
+        self._made = made
+        self._learn = learn
         self._numbers = Numbers(config)
-        self._tenures = Tenures(config, reference, self._numbers)
+        self._tenures = Tenures(config, reference, self._numbers, aside=learn is not None)
         self._table = frames.Table()
         self._serves = serves
         self._models: dict[str, ModelState] = {}
         self._now = math.nan
         self._told: dict[Entity, Sighting] = {}
-        self._strays = Strays(self._take_labels)
+        self._strays = Strays(self._label)
+        self._sketches = sketched.Sketches(self._tenures, self._numbers, self._waits)
 
     @property
     def busy(self) -> bool:
@@ -115,43 +130,47 @@ class ModelWatch:
     # ---------------------------------------------------------------- the reference
 
     def fit(self, batch: PredictionBatch, truth: Sequence[Any], *, whole: bool = True) -> None:
-        """Make rows the reference of their version: of what its inputs are, how good it is, how sure it may be.
-
-        batch   in the order of time; truth (n,) their labels, None = not known
-        whole   they are of all hours in which the model serves
-        """
+        """Make rows the reference of their version, at once; see `agent.models.made.make`."""
         model = self._model(batch.model)
-        if model is None:
-            return
-        version = self._tenures.fitted(model, batch.version)
-        version.drift.fit(batch.features, whole=whole)
-        n = len(batch.ts)
-        numbers = self._numbers_of(model, version, None, batch.pred, slice(None))
-        said = self._classes_of(model, version, batch.pred, slice(None), n)
-        known = _numbers(truth) if numbers is not None else model.class_numbers(truth)
-        some = np.isfinite(known) if numbers is not None else (known >= 0) & (said >= 0)
-        if numbers is None:
-            mix = np.bincount(np.minimum(said[said >= 0], CLASSES), minlength=CLASSES + 1)
-            version.mix, version.mix_rows = mix / max(1, mix.sum()), float(mix.sum())
-            if model.positive is None:
-                model.positive = int(version.mix[:CLASSES].argmax())
-            if some.any():
-                version.accuracy = float((said[some] == known[some]).mean())
-                version.accuracy_rows = float(np.count_nonzero(some))
-        coded = version.drift.code(n, batch.features)
-        sure = np.asarray(batch.proba, dtype=np.float64)
-        sure = np.where((sure >= 0.0) & (sure <= 1.0), sure, np.nan)  # percent, or nonsense
-        beside.fit(model, version, batch, Said(math.nan, said, numbers, sure), known, whole=whole)
+        if model is not None:
+            self._use(model, batch.version, make(self.config, batch, truth, whole=whole))
+
+    def _use(self, model: ModelState, name: str, made: Made) -> None:
+        """Hold a version against a reference that was made of rows."""
+        before = model.versions.get(name)
+        version = self._tenures.fitted(model, name)
+        version.drift.load(made.drift)
+        model.reslice(version, before.slicings if before is not None else ())
+        version.outputs.load(made.outputs)
+        version.parts = reasons.parts_of(version.drift)
+        version.parts.load(made.parts)
         version.labelled = self._tenures.labelled(version.drift)
-        classes = max(2, len(model.classes)) if numbers is None else 0
-        kind = np.int64 if classes else np.float64
-        rows = LabelledRows(
-            (said if numbers is None else numbers)[some].astype(kind), known[some].astype(kind),
-            sure[some], coded.marks[some],
-            _slices(coded.slices, sure, model.tags.code(batch.tags, slice(None), n))[:, some],
-        )  # fmt: skip
-        if some.any():
-            version.labelled.fit(rows, classes, model.answer(version) if classes else None)
+        if made.labelled:
+            version.labelled.load(made.labelled)
+        version.accuracy, version.accuracy_rows = made.accuracy, made.accuracy_rows
+        model.regression = model.regression or made.regression
+        numbers = [model.class_number(word) for word in made.classes]
+        if made.regression:
+            return
+        version.mix, version.mix_rows = np.zeros(CLASSES + 1), made.mix_rows
+        version.mix[CLASSES] = made.mix[CLASSES]
+        for number, share in zip(numbers, made.mix[:CLASSES].tolist(), strict=False):
+            version.mix[min(number, CLASSES)] += share
+        if model.positive is None:
+            model.positive = int(version.mix[:CLASSES].argmax())
+
+    def _waits(self, model: ModelState, name: str) -> bool:
+        """Tell whether rows of a version must wait: its reference is being made. What was made is taken over."""
+        version = model.versions.get(name)
+        waits = name in model.learning
+        if self._made is not None and (version is None or version.reference is None):
+            found = self._made(model.name, name)
+            if isinstance(found, Made):
+                self._use(model, name, found)
+                waits = False
+            elif found is not None:
+                waits = True
+        return waits and not model.held.full(name, self._now)
 
     def _model(self, name: str) -> ModelState | None:
         """Return a model, a new one when there is room."""
@@ -177,22 +196,26 @@ class ModelWatch:
         if model is None:
             return
         if isinstance(batch, LabelBatch):
-            self._take_labels(model, batch)
+            self._label(model, batch)
         else:
             self._take_rows(model, batch)
 
+    def _label(self, model: ModelState, batch: LabelBatch) -> None:
+        rest = model.held.labels(batch, self._now) if model.held else batch
+        self._take_labels(model, rest)
+        for name in model.held.versions:
+            self._shrink(model, name)
+
     def _take_rows(self, model: ModelState, batch: PredictionBatch) -> None:
         ts = np.where(np.isnan(batch.ts), self._now, batch.ts)
-        latest = _YEAR_2100 if math.isnan(self._now) else self._now + _AHEAD_S
-        keep = (ts >= 0) & (ts <= latest)
+        keep = (ts >= 0) & (ts <= self._latest())
         model.rejected += len(ts) - int(np.count_nonzero(keep))
         keys = keys_of(batch.ids)
         answered = (batch.status > 0) & (batch.status < 400)
-        arm = model.versus.arm(batch.version, batch.variant)
         once, known = beside.once(model, keys)
         second = keep & answered & (known if batch.variant != SHADOW else keys != 0)
         if second.any():
-            beside.take_second(model, arm, Second(batch.pred, keys, ts), second)
+            beside.take_second(model, batch, Second(batch.pred, keys, ts), second)
         keep &= once & (batch.variant != SHADOW)
         ok = keep & answered
         if not keep.any():
@@ -203,80 +226,131 @@ class ModelWatch:
         if not rows:
             return
         model.new_rows += rows
-        whole = rows == len(ts)
-        at = slice(None) if whole else ok
-        newest = float(ts[at].max())
-        version = self._version(model, batch.version)
-        tenure = self._tenures.tenure(model, version, float(ts[at].min()), newest)
-        said = self._classes_of(model, version, batch.pred, at, rows)
-        self._count_rows(tenure, version, ts[at], batch.proba[at], said)
-        model.versus.count(arm, ts[at])
-        features = (
-            batch.features
-            if whole
-            else {name: np.asarray(column)[ok] for name, column in batch.features.items()}
+        served = replace(batch, ts=ts)
+        served = served if rows == len(ts) else rows_at(served, ok)
+        if not self._waits(model, batch.version) and batch.version not in model.held.versions:
+            self._count(model, served)
+            return
+        model.held.add(batch.version, served, self._now)
+        self._shrink(model, batch.version)
+
+    def _shrink(self, model: ModelState, name: str) -> None:
+        """Count more than just came of what need not wait any longer, so that it grows no further."""
+        for _ in range(_OUT_FOR_IN):
+            self._count_held(model, name)
+
+    def _count_held(self, model: ModelState, name: str) -> bool:
+        """Count the oldest of what waits of a version, unless it has to wait still."""
+        if name not in model.held.versions or self._waits(model, name):
+            return False
+        batch = model.held.pop(name)
+        if isinstance(batch, LabelBatch):
+            self._take_labels(model, batch)
+        else:
+            self._count(model, batch)
+        return True
+
+    @property
+    def holding(self) -> bool:
+        """Tell whether rows wait for the reference of their version; they are in no `dump`."""
+        return any(model.held for model in self._models.values())
+
+    def catch_up(self) -> bool:
+        """Count a piece of what need not wait any longer; False = there is nothing."""
+        return any(
+            self._count_held(model, name)
+            for model in self._models.values()
+            for name in model.held.versions
         )
-        coded = version.drift.take(newest, rows, features)
-        sure = np.asarray(batch.proba, dtype=np.float64)[at]
-        numbers = self._numbers_of(model, version, tenure, batch.pred, at)
-        beside.take_said(model, version, batch, at, Said(newest, said, numbers, sure))
+
+    def settle(self) -> None:
+        """Count all that waits, now; what has no reference yet learns."""
+        for model in self._models.values():
+            while model.held:
+                batch = model.held.pop(model.held.versions[0])
+                if isinstance(batch, LabelBatch):
+                    self._take_labels(model, batch)
+                else:
+                    self._count(model, batch)
+
+    def _count(self, model: ModelState, batch: PredictionBatch) -> None:
+        """Count rows that were served, where their version's are."""
+        ts, rows, newest = batch.ts, len(batch.ts), float(batch.ts.max())
+        version = self._tenures.version(model, batch.version, self._now)
+        tenure = self._tenures.tenure(model, version, float(ts.min()), newest)
+        numbers = predicted_numbers(version, batch.pred)
+        if numbers is not None:
+            model.regression = tenure.numbers = True
+        said = predicted_classes(model, version, batch.pred, rows)
+        self._count_rows(tenure, version, ts, batch.proba, said)
+        arm = model.versus.arm(batch.version, batch.variant)
+        model.versus.count(arm, ts)
+        coded = version.drift.take(newest, rows, batch.features)
+        if version.slicings != version.drift.slicings:  # it has learnt
+            model.reslice(version, version.slicings)
+        if self._learn is not None and batch.version not in model.learning:
+            self._learn_first(model, version)
+        sure = np.asarray(batch.proba, dtype=np.float64)
+        beside.take_said(model, version, batch, Said(newest, said, numbers, sure))
         answer = model.answer(version) if numbers is None else None
         if version.labelled is not None:
             yes = None if answer is None else said == answer
             version.labelled.take(newest, sure, yes, coded.marks)
-        wait = (keys[at] != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
+        keys = keys_of(batch.ids)
+        wait = (keys != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
         if wait.any():
-            waiting = keys[at][wait]
+            waiting = keys[wait]
             held = rows_of(
-                waiting, ts[at][wait], tenure.number, (said if numbers is None else numbers)[wait]
+                waiting, ts[wait], tenure.number, (said if numbers is None else numbers)[wait]
             )
             set_confidence(held, sure[wait])
             held["marks"], held["arm"] = coded.marks[wait], arm
-            tags = model.tags.code(batch.tags, at, rows)
-            slices = _slices(coded.slices, sure, tags)[:, wait]
+            tags = model.tags.code(batch.tags, slice(None), rows)
+            slices = slices_of(coded.slices, sure, tags)[:, wait]
             held["slices"][:, : len(slices)] = slices.T
             model.join.add(held)
             model.versus.served(waiting, held)
             if model.early:
                 self._join_early(model, waiting)
-            self._strays.look(model, batch.ids, self._now)
+        self._strays.look(model, batch.ids, self._now)
 
     def _take_sketch(self, batch: SketchBatch) -> None:
-        """Count rows that were counted elsewhere; raises Refused and has then changed nothing."""
-        latest = _YEAR_2100 if math.isnan(self._now) else self._now + _AHEAD_S
-        if batch.until > latest:
+        """Count rows that were counted elsewhere; raises Refused or Unavailable, and has then changed nothing."""
+        if batch.until > self._latest():
             raise Refused("sketch: it is of rows that are still to come; look at the clock there")
-        new_model = batch.model not in self._models
+        new = batch.model not in self._models
         model = self._model(batch.model)
         if model is None:
             return
-        new_version = batch.version not in model.versions
         try:
-            version = self._version(model, batch.version)
-            counts = sketched.counts_of(model, version, batch)
-        except Refused:
-            if new_version:
-                model.versions.pop(batch.version, None)
-            if new_model:
+            self._sketches.take(model, batch, self._now)
+        except AgentError:
+            if new:
                 del self._models[batch.model]
             raise
-        if sketched.known(model, batch):
-            return
-        model.first = min(model.first, batch.since)
-        sketched.count_traffic(model, batch)
-        if batch.rows:
-            model.new_rows += batch.rows
-            tenure = self._tenures.tenure(model, version, batch.since, batch.until)
-            sketched.cells_of(version.drift).take(batch.until, batch.rows, counts)
-            sketched.count_rows(model, version, tenure, batch, self._numbers.width)
 
-    def _version(self, model: ModelState, name: str) -> VersionState:
-        """Return a version; of a new one the rows that it was made with are taken first."""
-        if self._rows is not None and name not in model.versions:
-            made = self._rows(model.name, name)
-            if made is not None:
-                self.fit(replace(made[0], model=model.name, version=name), made[1])
-        return self._tenures.version(model, name, self._now)
+    def _latest(self) -> float:
+        """Return what no row may be later than."""
+        return _YEAR_2100 if math.isnan(self._now) else self._now + _AHEAD_S
+
+    def _learn_first(self, model: ModelState, version: VersionState) -> None:
+        """Have the first rows of a version made its reference, once they are enough."""
+        first = version.drift.first_rows() if self._now >= version.learn_at else None
+        if first is None or self._learn is None:
+            return
+
+        def done(state: bytes | None) -> None:
+            model.learning.discard(version.name)
+            if model.versions.get(version.name) is not version:
+                return  # it was given a reference meanwhile, or forgotten
+            if state is None:
+                version.learn_at = self._now + _LEARN_AGAIN_S
+            else:
+                version.drift.learnt(state)
+                model.reslice(version, version.slicings)
+
+        model.learning.add(version.name)
+        self._learn(first, done)
 
     def _count_traffic(
         self,
@@ -330,7 +404,7 @@ class ModelWatch:
 
     def _take_labels(self, model: ModelState, batch: LabelBatch) -> None:
         keys = keys_of(batch.ids)
-        said = _numbers(batch.labels) if model.regression else model.class_numbers(batch.labels)
+        said = numbers_of(batch.labels) if model.regression else model.class_numbers(batch.labels)
         use = (keys != 0) & (np.isfinite(said) if model.regression else said >= 0)
         if not use.any():
             return
@@ -422,22 +496,6 @@ class ModelWatch:
             model.answer(version) if classes else None,
         )
 
-    @staticmethod
-    def _numbers_of(
-        model: ModelState, version: VersionState, tenure: Tenure | None, pred: Any, at: Any
-    ) -> FloatArray | None:
-        """Return the predictions of a regression (n,), None where it is none."""
-        classifies = version.reference is not None and bool(version.reference.get("classes"))
-        if pred is None or classifies:
-            return None
-        array = np.asarray(pred)
-        if array.dtype.kind != "f":
-            return None
-        model.regression = True
-        if tenure is not None:
-            tenure.numbers = True
-        return np.asarray(array[at], dtype=np.float64)
-
     def _bet(self, model: ModelState, tenure: Tenure, wrong: int, rows: int) -> None:
         """Let the errors of a batch speak, against bounds that were fixed before it."""
         version = model.versions.get(tenure.version)
@@ -455,22 +513,6 @@ class ModelWatch:
         if before is not None:
             accuracy, n = before
             tenure.against_previous.take(wrong, rows, self._numbers.bound(accuracy, n))
-
-    # ---------------------------------------------------------------- classes, versions, tenures
-
-    def _classes_of(
-        self, model: ModelState, version: VersionState, pred: Any, at: Any, rows: int
-    ) -> IntArray:
-        """Return the classes that were predicted (rows,); -1 = none, or a number of a regression."""
-        if pred is None:
-            return np.full(rows, -1, dtype=np.int64)
-        array = np.asarray(pred)[at]
-        classifies = version.reference is not None and bool(version.reference.get("classes"))
-        if array.dtype.kind == "f" and not classifies:
-            return np.full(rows, -1, dtype=np.int64)
-        return model.class_numbers(array.tolist())
-
-    # ---------------------------------------------------------------- what serves
 
     # ---------------------------------------------------------------- numbers of a model
 
@@ -576,7 +618,7 @@ class ModelWatch:
         version = model.versions.get(name)
         if version is None or not version.drift.names:
             return ()
-        own = (*version.drift.slicings, ("confidence", SURE_NAMES))
+        own = (*version.slicings, ("confidence", SURE_NAMES))
         return (*own, *((tag, PLACES) for tag in model.tags.values))
 
     def state_bytes(self, model: str) -> int:
@@ -615,18 +657,3 @@ class ModelWatch:
         held = self._numbers.held
         self._models, self._now = keep.load(state, self.config, held, self._tenures)
         self._table, self._told = frames.Table(), {}
-
-
-def _slices(coded: Any, sure: FloatArray, tags: Any) -> Any:
-    """Return the values (s + 1 + t, n) of the slicings of features, of how sure a row was, of tags; 255 = none."""
-    last = np.where(np.isnan(sure), 255, np.searchsorted(SURE, sure)).astype(np.uint8)
-    return np.vstack([coded, last[None], tags])
-
-
-def _numbers(labels: Sequence[Any]) -> FloatArray:
-    """Return labels of a regression (n,); NaN = no number."""
-    out = np.full(len(labels), np.nan)
-    for i, label in enumerate(labels):
-        with contextlib.suppress(TypeError, ValueError):
-            out[i] = float(label)
-    return out

@@ -5,7 +5,7 @@ scores      what is asked of each column: place, spread, shares
 pairs       joint change: products of two columns
 evidence    e-values: how surely rows are no longer like that
 season      how much more than chance rows wander: the design effect
-watch       evidence, size and design effect of all columns together
+shifts      evidence, size and design effect of all columns together
 contract    missing, type, unit, range, stuck: what a person would call broken
 features    all inputs of one version: counts in, states out (`@drift("features")`)
 labelled    what late labels say (`@drift("labelled")`), of:

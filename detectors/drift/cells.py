@@ -133,8 +133,8 @@ class Cells:
         f._squares += counts.sum(axis=1)
         f._last = max(f._last, ts)
         # no products of two columns: they count as ever, which is 0
-        watch = f._watch
-        watch._window += counts
-        watch._window_rows += rows
-        if watch._window_rows >= _FAST_ROWS:
-            watch._close(f._last)
+        shifts = f._shifts
+        shifts._window += counts
+        shifts._window_rows += rows
+        if shifts._window_rows >= _FAST_ROWS:
+            shifts._close(f._last)
