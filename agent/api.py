@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from agent.inlets import Inlets
     from agent.ports import Arrival, Route
 
+    Push = Callable[[str, Sequence[Arrival]], Awaitable[None]]
+    """(source, what it was sent): returns when it is taken."""
+
 _BODY_BYTES: Final = 64 << 10
 """What a person can have to say; receivers state their own."""
 _ANSWER_S: Final = 30.0
@@ -82,9 +85,6 @@ class Way:
 
 
 # ---------------------------------------------------------------- the application
-
-Push = Callable[[str, Sequence[Arrival]], Awaitable[None]]
-"""(source, what it was sent): returns when it is taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -650,6 +650,38 @@ async def test_rows_are_taken_on_our_own_port_too(tmp_path):
     assert tally[0][0] == "bulk"
 
 
+async def test_a_sender_gets_in_nowhere_but_where_rows_go(tmp_path):
+    counted = []
+
+    async def unknown(_):
+        return ()
+
+    counting = Counting(counted.append, unknown, lambda *_: None, print)
+    inlets = Inlets(
+        {"bulk": Bulk()}, counting, lambda scope: scope["state"]["person"], dict, SMALL
+    )  # fmt: skip
+    async with open_house(tmp_path, inlets=inlets) as house:
+        made = await house.unix.post(
+            "/api/tokens", json={"name": "edge", "role": "sender", "models": ["fraud"]}
+        )
+        headers = {"authorization": f"Bearer {made.json()['token']}"}
+        (seen,) = [t for t in (await house.unix.get("/api/tokens")).json() if t["name"] == "edge"]
+        assert seen["models"] == ["fraud"]
+        for path in ("/", "/health", "/metrics", "/api/me", "/api/events", "/api/incidents"):
+            assert (await house.http.get(path, headers=headers)).status_code == 403, path
+        for way in web.ways(house.desk):
+            path = way.path.replace("{id}", "x").replace("{name}", "edge")
+            said = await house.http.request(way.method, path, headers=headers, json={})
+            assert said.status_code in {400, 403}, path
+        assert (
+            await house.http.post("/ingest/bulk", content=b"churn", headers=headers)
+        ).status_code == 403
+        assert (
+            await house.http.post("/ingest/bulk", content=b"fraud", headers=headers)
+        ).status_code == 202
+    assert [batch.model for batch in counted] == ["fraud"]
+
+
 def test_an_inlet_can_not_take_a_path_that_is_taken(tmp_path):
     inlets = Inlets({"bulk": Bulk()}, None, None, dict, SMALL)
     with pytest.raises(Refused, match="is taken"):
@@ -723,7 +755,7 @@ def test_bad_addresses_are_refused(text):
 def test_every_verb_of_the_table_is_used_or_meant_for_receivers(tmp_path):
     story = Story(tmp_path)
     used = {w.verb for w in web.ways(story.desk)}
-    assert used | {"push"} == set(NEEDS)
+    assert used | {"rows", "push"} == set(NEEDS)
     story.close()
 
 
