@@ -267,7 +267,7 @@ class Versus:
         slicings = mine if paired or mine == self._slicings.get(b, ()) else ()
         if duel is None:
             duel = _Duel(_comparison(slicings), slicings)
-        elif slicings and not duel.slicings:  # they have been learnt by now
+        elif duel.slicings != slicings:  # learnt by now, or others since
             duel = _Duel(duel.test.widened(_cells(slicings)), slicings)
         self._duels[key] = duel  # the last one used stands last
         while len(self._duels) > _MOST_DUELS:
@@ -277,12 +277,14 @@ class Versus:
     # ---------------------------------------------------------------- what is said
 
     def told(self, now: float) -> tuple[Compared, ...]:
-        """Return what is known of all that were compared, at most some seconds old."""
+        """Return what is known of all that were compared and still answer, at most some seconds old."""
         fresh = now >= self._due
         if fresh:
             self._due = now + _EVERY_S
         out = []
         for (a, b, paired), duel in self._duels.items():
+            if now - self.arms[b].last > self.window:
+                continue  # it was taken back: nobody's concern until it is asked for
             if duel.told is None or fresh:
                 duel.told = self._say(a, b, duel.test.verdict(), paired=paired)
             out.append(duel.told)

@@ -58,9 +58,9 @@ class Traffic:
         for _ in range(batches):
             truth, ids = self.truth(50), self.ids(50)
             self.watch.take(self.rows_of(ids[part:], self.answers(truth[part:], quality), "6"))
-            self.watch.take(
-                self.rows_of(ids[:part], self.answers(truth[:part], other), version, variant)
-            )
+            if part:
+                beside = self.answers(truth[:part], other)
+                self.watch.take(self.rows_of(ids[:part], beside, version, variant))
             self.labels(ids, truth)
             self.tick()
 
@@ -104,6 +104,18 @@ def test_a_worse_canary_is_proven_worse_and_says_how_surely():
     assert traffic.value("version.proven_worse", against="6", variant="canary") == 1.0
     assert traffic.value("version.worse_evidence_count", against="6") == pytest.approx(said.worse)
     assert traffic.value("version.traffic_ratio", variant="canary") == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_canary_that_was_taken_back_is_nobodys_concern_but_can_be_asked_for():
+    traffic = Traffic(13)
+    traffic.canary(60, 0.9, 0.7)
+    assert traffic.watch.facts("churn").compared
+    traffic.canary(70, 0.9, 0.9, part=0)
+    facts = traffic.watch.facts("churn")
+    assert facts.compared == ()
+    assert not any(b.cause == "release.model" for b in blame(facts, traffic.now))
+    assert math.isnan(traffic.value("version.proven_worse", against="6"))
+    assert traffic.asked("6", "7").verdict == "worse"
 
 
 def test_the_other_way_round_it_is_better_by_as_much():
