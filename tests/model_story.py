@@ -28,10 +28,12 @@ def two_versions(now: float) -> ModelWatch:
 
     for version in ("6", "7"):
         watch.fit(*rows(600, version, 0.95, now - 5000.0))
-    for i in range(60):
-        start = now - 300.0 + 5.0 * i
-        for batch, truth in (rows(40, "6", 0.95, start), rows(10, "7", 0.7, start, "canary")):
+    for i in range(20):
+        start = now - 300.0 + 15.0 * i
+        both = rows(120, "6", 0.95, start), rows(30, "7", 0.7, start, "canary")
+        for batch, _ in both:
             watch.take(batch)
+        for batch, truth in both:
             watch.take(LabelBatch("fraud", batch.ts, batch.ids, truth))
         watch.frame(start + 1.0)
     watch.frame(now)
