@@ -20,7 +20,7 @@ Cost, measured on one core at 30 features in batches of 50: about 15 microsecond
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -572,9 +572,19 @@ class ModelWatch:
 
     # ---------------------------------------------------------------- restarts of the agent
 
+    def snapshots(self) -> Iterator[keep.Snapshot]:
+        """Yield the snapshot that `dump` packs after each model: some milliseconds one."""
+        made = keep.Snapshot(self.config.window, self._now)
+        for model in list(self._models.values()):
+            made.add(model)
+            yield made
+
     def dump(self) -> bytes:
         """Return the state; `load(dump())` = never stopped. Counts and hashes of ids, never rows."""
-        return keep.dump(self._models.values(), self.config.window, self._now)
+        made = keep.Snapshot(self.config.window, self._now)
+        for made in self.snapshots():  # noqa: B007  # the last one is the whole
+            pass
+        return made.pack()
 
     def load(self, state: bytes) -> None:
         """Take what `dump` gave; raises Refused when it is damaged, of another version or another window.
