@@ -1,4 +1,4 @@
-"""A reference that is being made while rows come, in the real daemon: they wait, and nothing that was promised is lost."""
+"""A reference that is being made while rows come, in the real daemon: nothing that was promised is lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from daemon_process import Running, free_port, wait_for
+from daemon_process import Running, wait_for
 
 from agent.authority import Tokens
 
