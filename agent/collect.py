@@ -242,11 +242,12 @@ class Collector:
                 # not wait_for: before Python 3.12 it can swallow a cancellation, and the task lives for ever
                 async with asyncio.timeout(max(2.0, 2 * h.interval_s)):
                     h.series = await meter
+                was, h.last_ok = h.last_ok, self.clock()
                 if then is not None:
                     await then()
                 if h.error:
-                    log.info("source_back", source=name, after_s=round(self.clock() - h.last_ok, 1))
-                h.last_ok, h.error, h.failed = self.clock(), "", 0
+                    log.info("source_back", source=name, after_s=round(h.last_ok - was, 1))
+                h.error, h.failed = "", 0
             except TimeoutError:
                 rest = self._fell(h, f"no answer within {max(2.0, 2 * h.interval_s):.0f} s", None)
             except AgentError as error:

@@ -411,7 +411,6 @@ class Daemon:
             await self.runner.close()
             for task in list(self._tasks):
                 task.cancel()
-            self.models.settle()
             self._save_state()
             self.history.close()
             with contextlib.suppress(AgentError):
@@ -681,7 +680,8 @@ class Daemon:
     async def _save(self) -> None:
         """Save on the loop: what is no coroutine the scheduler calls in a thread, while arrays change here.
 
-        Rows that wait for a reference are counted before: what was promised for them is in this checkpoint.
+        Rows that wait for a reference are counted before: what was promised for them is in this checkpoint. Of models
+        only copies are taken here, one after the other; their bytes are made beside the ticks.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SAVE_LATER_S):
@@ -689,15 +689,22 @@ class Daemon:
                     await self.counting.catch_up(self.models.catch_up)
                     await asyncio.sleep(_LOOK_S)
         self.models.settle()
-        self._save_state()
+        made = None
+        for made in self.models.snapshots():  # noqa: B007  # the last one is the whole
+            await asyncio.sleep(0)
+        models = await asyncio.to_thread(made.pack) if made is not None else b""
+        self._write_state(models)
 
     def _save_state(self) -> None:
+        self.models.settle()
+        self._write_state(self.models.dump() if self.models.busy else b"")
+
+    def _write_state(self, models: bytes) -> None:
         folder = self.state / "detectors"
         monitor = self.walk.monitor
         parts = {f"{name}.bin": w.dump() for name, w in monitor.watches.items()}
         parts["budget.json"] = monitor.ledger.dump()
-        if self.models.busy:
-            parts["models.bin"] = self.models.dump()
+        parts["models.bin"] = models
         for name, state in parts.items():
             if not state:
                 continue

@@ -131,6 +131,14 @@ class Joined:
     rows: Waiting
 
 
+def arrays_of(kept: Sequence[Waiting]) -> dict[str, npt.NDArray[Any]]:
+    """Return the state for a checkpoint out of `LabelJoin.copies`."""
+    whole = np.concatenate(kept) if kept else np.zeros(0, dtype=ROW)
+    out = {name: np.ascontiguousarray(whole[name]) for name in ROW.names or ()}
+    out["sizes"] = np.array([len(rows) for rows in kept], dtype=np.int64)
+    return out
+
+
 class LabelJoin:
     """Predictions that wait for their label.
 
@@ -227,13 +235,13 @@ class LabelJoin:
 
     # ---- restarts
 
+    def copies(self) -> list[Waiting]:
+        """Return what waits, for `arrays_of`, which takes longer and may be called elsewhere."""
+        return [g.row[: g.rows].copy() for g in self._generations]
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the state for a checkpoint."""
-        kept = [g.row[: g.rows] for g in self._generations]
-        whole = np.concatenate(kept) if kept else np.zeros(0, dtype=ROW)
-        out = {name: np.ascontiguousarray(whole[name]) for name in ROW.names or ()}
-        out["sizes"] = np.array([g.rows for g in self._generations], dtype=np.int64)
-        return out
+        return arrays_of([g.row[: g.rows] for g in self._generations])
 
     def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Take what `arrays` gave; a smaller `max_rows` than then drops the oldest."""

@@ -32,6 +32,8 @@ MOST_REASONS: Final = 20
 _MOST_TAGS: Final = 50
 _MOST_CELLS: Final = 2_000_000
 """Rows times columns of one model in one go: records with features of many names would fill the memory with gaps."""
+_AHEAD_S: Final = 60.0
+"""How far clocks may differ; what is further ahead the model watch would not count."""
 SECONDS: Final = 1e10
 """A time above this (the year 2286) is in milliseconds, by somebody's mistake."""
 
@@ -180,11 +182,7 @@ class Rows:
         """Take one record whole, or raise ValueError and take nothing of it."""
         if type(record) is not dict:
             raise ValueError("not an object")  # one class for all that is wrong with a record
-        ts = record.get("ts")
-        if ts is None:
-            ts = now
-        if (type(ts) is not float and type(ts) is not int) or not 0 < ts < SECONDS:
-            raise ValueError("`ts` must be unix seconds; divide milliseconds by 1000")
+        ts = _when(record.get("ts"), now)
         name = record.get("model") or model
         id_ = _id(record.get("id"))
         label = record.get("label")
@@ -200,10 +198,10 @@ class Rows:
         elif features is None and "pred" not in record:
             raise ValueError("neither a prediction (`features`, `pred`) nor a label (`label`)")
         if features is not None or "pred" in record:
-            self._predicted(record, name, float(ts), id_, {} if features is None else features)
+            self._predicted(record, name, ts, id_, {} if features is None else features)
         if label is not None:
             kept = self._labels.setdefault(name, ([], [], []))
-            kept[0].append(float(ts))
+            kept[0].append(ts)
             kept[1].append(id_)
             kept[2].append(label)
 
@@ -310,6 +308,16 @@ class Rows:
             if texts:
                 out[name[:MOST_TEXT]] = self._hashed(texts) if fate == "hash" else _objects(texts)
         return out
+
+
+def _when(value: Any, now: float | None) -> float:
+    """Return a time in seconds; now where it is not said."""
+    ts = now if value is None else value
+    if (type(ts) is not float and type(ts) is not int) or not 0 < ts < SECONDS:
+        raise ValueError("`ts` must be unix seconds; divide milliseconds by 1000")
+    if now is not None and ts > now + _AHEAD_S:
+        raise ValueError(f"`ts` is {ts - now:.0f} s ahead of now; set the clock, or leave it out")
+    return float(ts)
 
 
 def _id(value: Any) -> str:

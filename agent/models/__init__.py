@@ -1,6 +1,8 @@
 """Predictions and late labels become model metrics.
 
 watch      what comes in and what goes out: the one door of this package
+made       what a version is held against, made of rows, here or in the worker process
+held       rows that wait while it is made
 state      what is kept of a model, its versions and its tenures, in arrays of fixed size
 numbers    accuracy, traffic, coverage ... out of that state
 versus     versions and variants against each other

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from agent import checkpoint
 from agent.config import WatchModels
 from agent.errors import Refused
-from agent.label_join import ROW
+from agent.label_join import ROW, Waiting, arrays_of
 from agent.model import FloatArray
 from agent.models.reasons import parts_of
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
@@ -45,21 +45,37 @@ class Maker(Protocol):
         ...
 
 
-def dump(models: Iterable[ModelState], window: float, now: float) -> bytes:
-    """Return the state; `load(dump())` = never stopped."""
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    meta = {
-        "window": window,
-        "now": None if math.isnan(now) else now,
-        "models": [_dump_model(model, f"{i}.", arrays) for i, model in enumerate(models)],
-    }
-    return checkpoint.write("models", _VERSION, meta, arrays)
+class Snapshot:
+    """The state of models, one after the other: copies are taken at once, the bytes are made where there is time."""
+
+    def __init__(self, window: float, now: float) -> None:
+        at = None if math.isnan(now) else now
+        self._meta: dict[str, Any] = {"window": window, "now": at, "models": []}
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._waiting: dict[str, list[Waiting]] = {}
+
+    def add(self, model: ModelState) -> None:
+        """Take the state of one more model."""
+        at = f"{len(self._meta['models'])}."
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        self._meta["models"].append(_dump_model(model, at, arrays))
+        self._arrays |= {name: array.copy() for name, array in arrays.items()}
+        self._waiting[at] = model.join.copies()
+
+    def pack(self) -> bytes:
+        """Return the bytes; a third of a second where a million rows wait for labels."""
+        joins = {
+            f"{at}join.{name}": array
+            for at, waiting in self._waiting.items()
+            for name, array in arrays_of(waiting).items()
+        }
+        return checkpoint.write("models", _VERSION, self._meta, self._arrays | joins)
 
 
 def load(
     state: bytes, config: WatchModels, held: int, make: Maker
 ) -> tuple[dict[str, ModelState], float]:
-    """Return the models and the time of what `dump` gave; raises Refused when it is damaged or of another window.
+    """Return the models and the time of a Snapshot; raises Refused when it is damaged or of another window.
 
     held   buckets of a window; make makes what a version's own state is loaded into
     """
@@ -152,7 +168,6 @@ def _load_version(
 
 def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     """Put the arrays of a model under names that begin with `at`; return the rest."""
-    arrays.update({f"{at}join.{name}": array for name, array in model.join.arrays().items()})
     arrays[f"{at}traffic"], arrays[f"{at}arrivals"] = model.traffic.data, model.arrivals.data
     arrays[f"{at}delays"] = model.delays
     arrays[f"{at}versus"] = np.frombuffer(model.versus.dump(), dtype=np.uint8)

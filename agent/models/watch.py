@@ -20,7 +20,7 @@ Cost, measured on one core at 30 features in batches of 50: about 15 microsecond
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from agent.config import WatchModels
 from agent.errors import AgentError, Refused
 from agent.label_join import (
     Joined,
+    KeyArray,
     Waiting,
     confidence_of,
     keys_of,
@@ -229,7 +230,7 @@ class ModelWatch:
         served = replace(batch, ts=ts)
         served = served if rows == len(ts) else rows_at(served, ok)
         if not self._waits(model, batch.version) and batch.version not in model.held.versions:
-            self._count(model, served)
+            self._count(model, served, keys if rows == len(ts) else keys[ok])
             return
         model.held.add(batch.version, served, self._now)
         self._shrink(model, batch.version)
@@ -243,12 +244,15 @@ class ModelWatch:
         """Count the oldest of what waits of a version, unless it has to wait still."""
         if name not in model.held.versions or self._waits(model, name):
             return False
+        self._count_oldest(model, name)
+        return True
+
+    def _count_oldest(self, model: ModelState, name: str) -> None:
         batch = model.held.pop(name)
         if isinstance(batch, LabelBatch):
             self._take_labels(model, batch)
         else:
-            self._count(model, batch)
-        return True
+            self._count(model, batch, keys_of(batch.ids))
 
     @property
     def holding(self) -> bool:
@@ -267,13 +271,9 @@ class ModelWatch:
         """Count all that waits, now; what has no reference yet learns."""
         for model in self._models.values():
             while model.held:
-                batch = model.held.pop(model.held.versions[0])
-                if isinstance(batch, LabelBatch):
-                    self._take_labels(model, batch)
-                else:
-                    self._count(model, batch)
+                self._count_oldest(model, model.held.versions[0])
 
-    def _count(self, model: ModelState, batch: PredictionBatch) -> None:
+    def _count(self, model: ModelState, batch: PredictionBatch, keys: KeyArray) -> None:
         """Count rows that were served, where their version's are."""
         ts, rows, newest = batch.ts, len(batch.ts), float(batch.ts.max())
         version = self._tenures.version(model, batch.version, self._now)
@@ -296,7 +296,6 @@ class ModelWatch:
         if version.labelled is not None:
             yes = None if answer is None else said == answer
             version.labelled.take(newest, sure, yes, coded.marks)
-        keys = keys_of(batch.ids)
         wait = (keys != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
         if wait.any():
             waiting = keys[wait]
@@ -645,9 +644,19 @@ class ModelWatch:
 
     # ---------------------------------------------------------------- restarts of the agent
 
+    def snapshots(self) -> Iterator[keep.Snapshot]:
+        """Yield the snapshot that `dump` packs after each model: some milliseconds one."""
+        made = keep.Snapshot(self.config.window, self._now)
+        for model in list(self._models.values()):
+            made.add(model)
+            yield made
+
     def dump(self) -> bytes:
         """Return the state; `load(dump())` = never stopped. Counts and hashes of ids, never rows."""
-        return keep.dump(self._models.values(), self.config.window, self._now)
+        made = keep.Snapshot(self.config.window, self._now)
+        for made in self.snapshots():  # noqa: B007  # the last one is the whole
+            pass
+        return made.pack()
 
     def load(self, state: bytes) -> None:
         """Take what `dump` gave; raises Refused when it is damaged, of another version or another window.

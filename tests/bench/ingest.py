@@ -191,6 +191,7 @@ def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int, st
     config.write_text(
         f"listen: 127.0.0.1:{listen}\ningest_listen: 127.0.0.1:{ingest}\n"
         f"models: {{reference: {{scores: {reference}}}}}\n"
+        "services: [{id: scoring, models: [fraud, scores, wide]}]\n"
         "connectors:\n  predictions: {}\n"
         f"  batch_scoring: {{path: '{runs}/*.parquet', model: scores, version: '1', settle: 1s, backlog: 9}}\n",
         encoding="utf-8",

@@ -246,6 +246,14 @@ def test_what_may_be_a_probability_is_taken(proba):
     assert Reader("", "auto").records([row(0, proba=proba)]).bad == 0
 
 
+def test_what_is_pushed_from_ahead_of_now_is_refused_and_in_a_file_it_is_not_known():
+    ahead = row(0, ts=NOW + 61.0)
+    pushed = Reader("", "auto").records([row(1, ts=NOW + 59.0), ahead], now=NOW)
+    assert pushed.bad == 1
+    assert "`ts` is 61 s ahead of now" in pushed.first_bad
+    assert Reader("", "auto").lines([json.dumps(ahead).encode()]).bad == 0
+
+
 def test_every_bad_record_of_a_request_is_told_with_its_reason():
     with pytest.raises(BadRecords, match=r"record 1: .* \(and 29 more of 31 records\)") as said:
         push(
