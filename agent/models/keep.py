@@ -112,6 +112,7 @@ def _load_model(
     model.join.restore({name: arrays[f"{at}join.{name}"] for name in _JOIN})
     model.versus.load(arrays[f"{at}versus"].tobytes())
     model.sketches = dict.fromkeys(map(int, arrays[f"{at}sketches"]))
+    model.frames = int(said["frames"])
     for name, values in said["tags"].items():
         if name in model.tags.values:
             model.tags.values[name] = [str(value) for value in values]
@@ -222,6 +223,7 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
         "classes": list(model.classes),
         "new": [model.new_rows, model.new_labels],
         "tags": model.tags.values,
+        "frames": model.frames,
         "early": [[str(key), *_no_nan(value)] for key, value in model.early.items()],
         "versions": versions,
         "tenures": tenures,

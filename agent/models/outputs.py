@@ -24,8 +24,6 @@ CONFIDENCE: Final = "confidence"
 _OF_CLASS: Final = "probability of {}"
 _MOST_CLASSES: Final = 8
 _HELD: Final = 5000
-_EVERY: Final = 5
-"""Frames between two looks: what is said to nobody's harm can wait so long, and rows of many cost less than of few."""
 
 
 @dataclass(slots=True)
@@ -36,7 +34,6 @@ class Outputs:
     states: tuple[FeatureState, ...] = ()
     _held: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     _rows: int = 0
-    _frames: int = 0
 
     def fit(self, columns: dict[str, Any], *, whole: bool) -> None:
         """Make what was said of the rows of a reference the reference."""
@@ -57,18 +54,15 @@ class Outputs:
     def flush(self) -> None:
         """Count what is held."""
         held, self._held, rows, self._rows = self._held, [], self._rows, 0
-        self._frames = 0
         if held:
             columns = {name: np.concatenate([one[name] for _, one in held]) for name in held[0][1]}
             self.drift.take(max(ts for ts, _ in held), rows, columns)
 
     def judge(self, now: float) -> None:
-        """Decide at `now`, every so many frames."""
-        self._frames += 1
-        if self._frames >= _EVERY:
-            self.flush()
-            self.drift.judge(now)
-            self.states = self.drift.states()
+        """Decide at `now`; see `states`."""
+        self.flush()
+        self.drift.judge(now)
+        self.states = self.drift.states()
 
     def load(self, state: bytes) -> None:
         """Take the state of the drift; raises Refused."""

@@ -136,6 +136,7 @@ class ModelState:
     labels_seen: float = -math.inf
     rejected: int = 0
     judged: FloatArray | None = None
+    frames: int = 0
     parts: LossParts | None = None
     parts_due: float = -math.inf
     sketches: dict[int, None] = field(default_factory=dict)
