@@ -130,7 +130,7 @@ class _Seen:
             ("relation to the label", self._relation()),
             ("quality by slice", self._slices()),
             ("gaps between groups", self._gaps()),
-            ("parts of a loss, drivers of an answer", self._parts()),
+            ("what a loss is made of", self._parts()),
             ("against other versions", f"{', '.join(others)}" if others else "! rows of another version or `variant`"),
         ]  # fmt: skip
 

@@ -35,6 +35,8 @@ _FIGURES: Final = {
     "rmse": "model.root_mean_square_error", "r2": "model.r2_ratio", "bias": "model.bias",
 }  # fmt: skip
 """Figure of labels -> its signal."""
+_NOTABLE: Final = 0.05
+"""Of the change of the loss: a feature that is worth less is no series."""
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -180,10 +182,6 @@ def _of_parts(parts: LossParts | None) -> dict[tuple[str, Labels], float]:
         for name, band in parts.features.items()
         if abs(band.value) > _NOTABLE * abs(parts.change.value) and band.low * band.high > 0
     }
-
-
-_NOTABLE: Final = 0.05
-"""Of the change of the loss: a feature that is worth less is no series."""
 
 
 def model_row(model: ModelState, numbers: Numbers, now: float) -> FloatArray:

@@ -27,6 +27,7 @@ class Strays:
     def __init__(self, give: Callable[[ModelState, LabelBatch], None]) -> None:
         self._give = give
         self._waiting: dict[str, tuple[Any, float, float]] = {}
+        self._looked = math.nan
 
     def take(self, models: Iterable[ModelState], batch: LabelBatch, now: float) -> None:
         """Give labels to the models that know their ids; the others wait."""
@@ -45,9 +46,13 @@ class Strays:
         if found:
             labels, ts, _ = zip(*found.values(), strict=True)
             self._match(model, LabelBatch(model.name, np.array(ts), tuple(found), labels))
-        self._waiting = {
-            k: v for k, v in self._waiting.items() if math.isnan(v[2]) or now - v[2] <= _WAIT_S
-        }
+        if now != self._looked:
+            self._looked = now  # once a frame; what came before the first one waits from there
+            self._waiting = {
+                one: (label, ts, now if math.isnan(came) else came)
+                for one, (label, ts, came) in self._waiting.items()
+                if not now - came > _WAIT_S
+            }
 
     def _match(self, model: ModelState, batch: LabelBatch) -> Any:
         keys = keys_of(batch.ids)

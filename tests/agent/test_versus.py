@@ -281,3 +281,13 @@ def test_labels_without_a_model_find_their_rows_by_id(late):
     assert traffic.watch.models == ("churn",)
     facts = traffic.watch.facts("churn")
     assert (facts.labelled, facts.accuracy) == (500, 1.0)
+
+
+def test_labels_without_a_model_that_nobody_asked_for_are_let_go():
+    traffic = Traffic(14)
+    traffic.labels(("x1", "x2"), np.array([0, 1]), model="")
+    for seconds in (5.0, 61.0):
+        traffic.tick(seconds)
+        truth, ids = traffic.truth(5), traffic.ids(5)
+        traffic.watch.take(traffic.rows_of(ids, traffic.answers(truth, 1.0), "6"))
+    assert traffic.watch._strays._waiting == {}

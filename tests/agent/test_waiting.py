@@ -87,7 +87,7 @@ def test_what_is_there_is_ready():
     said = checks([batch(200), labels(150)], reference)
     assert {check for check, (ready, _) in said.items() if not ready} == {
         "against other versions", "inputs: joint change", "inputs: rhythm of the day", "accuracy without labels",
-        "relation to the label", "gaps between groups", "parts of a loss, drivers of an answer",
+        "relation to the label", "gaps between groups", "what a loss is made of",
     }  # fmt: skip
     assert said["inputs: contract, drift"][1] == (
         "against the reference of 500 rows; not in the rows: sex; not in the reference: cust_id"
@@ -128,7 +128,7 @@ def test_what_looks_at_more_than_a_column_says_what_it_takes():
     whole = batch(1200, features=features, ts=hours)
     said = told([whole, labels(1200)])
     assert {check for check, (ready, _) in said.items() if not ready} == {
-        "against other versions", "parts of a loss, drivers of an answer",
+        "against other versions", "what a loss is made of",
     }  # fmt: skip
     assert said["quality by slice"][1] == "by land, how sure it was"
     assert said["gaps between groups"][1] == "between values of land"
@@ -145,7 +145,7 @@ def test_what_looks_at_more_than_a_column_says_what_it_takes():
     first = told([batch(10, features={k: v[:10] for k, v in features.items()})], given)
     for check in (
         "inputs: contract, drift", "inputs: joint change", "mix of predictions",
-        "parts of a loss, drivers of an answer",
+        "what a loss is made of",
     ):  # fmt: skip
         assert first[check][0], check
     assert first["accuracy without labels"][0]
