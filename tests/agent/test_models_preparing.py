@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent import registry
+from agent import cli_models, registry
 from agent.config import WatchModels
+from agent.model_views import model_view
 from agent.models import ModelWatch, held
 from agent.models.made import Later, learn, make, unpack
 from agent.ports import LabelBatch, PredictionBatch
@@ -98,6 +99,15 @@ def test_what_waited_is_counted_as_if_it_had_not(reference):
     }  # by when they came
     assert str(replace(one, **told)) == str(replace(two, **told))
     assert at_once.evidence("churn") == late.evidence("churn")
+
+
+def test_it_is_shown(capsys):
+    watch = watched(lambda _m, _v: Later())
+    served(watch, Stream(), last=4)
+    shown = model_view(watch.facts("churn"), [])
+    assert (shown["preparing"], shown["held_rows"]) == (["1"], 300)
+    cli_models.models([shown], closely=False)
+    assert "preparing what 1 is held against: 300 rows wait" in capsys.readouterr().out
 
 
 def test_traffic_is_seen_while_rows_wait(reference):
