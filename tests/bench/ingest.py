@@ -236,8 +236,8 @@ class Watched:
         time.sleep(1.5)
         accepted = found.pop("accepted", 0.0)
         self.told(name, {
-            "rows_per_second": accepted / took,
-            **({"rows_per_ingest_cpu_second": accepted / spent[0]} if "told_to_wait" in found else {}),
+            "records_per_second": accepted / took,
+            **({"records_per_cpu_second": accepted / spent[0]} if "told_to_wait" in found else {}),
             "ingest_cpu_share": spent[0] / took, "daemon_cpu_share": spent[1] / took,
             "tick_delay_max_seconds": self._ticks.longest_delay_s(since), **found,
             "ingest_rss_bytes": float(self.child.memory_info().rss),
