@@ -6,11 +6,11 @@ By HTTP, from files, and while what versions are held against is being made.
 
 Starts the real daemon with `ingest_listen` in a state folder of its own and pushes records (eight numbers, two texts,
 class, probability, latency, trace id; every id is new) over kept connections: at 20,000 a second, the same as gzip, and
-then as fast as it takes them; at 1,000 a second those of a model of 50 columns that has no reference and learns from its
-first rows. Then files: a batch run of 200,000 rows x 50 columns, and another one while records are pushed as fast as they
-are taken. "idle" is the time after the start, in which a reference of 20,000 such rows is made. Measured from outside:
-CPU and memory of both processes through /proc, the daemon's ticks by its event stream. Prints a table and writes
-build/bench/ingest.json.
+then as fast as it takes them; at 1,000 a second those of a model of 50 columns that has no reference and learns from
+its first rows. Then files: a batch run of 200,000 rows x 50 columns, and another one while records are pushed as fast
+as they are taken. "idle" is the time after the start, in which a reference of 20,000 such rows is made. Measured from
+outside: CPU and memory of both processes through /proc, the daemon's ticks by its event stream. Prints a table and
+writes build/bench/ingest.json.
 """
 
 from __future__ import annotations
