@@ -686,17 +686,26 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SAVE_LATER_S):
                 while self.models.holding:
-                    await self.counting.catch_up(self.models.catch_up)
+                    with contextlib.suppress(AgentError):  # a bug is noted by then
+                        await self.counting.catch_up(self.models.catch_up)
                     await asyncio.sleep(_LOOK_S)
-        self.models.settle()
+        self._settle()
         made = None
         for made in self.models.snapshots():  # noqa: B007  # the last one is the whole
             await asyncio.sleep(0)
         models = await asyncio.to_thread(made.pack) if made is not None else b""
         self._write_state(models)
 
+    def _settle(self) -> None:
+        """Count what still waits; a bug costs a piece of it, never the state."""
+        while self.models.holding:
+            try:
+                self.models.settle()
+            except Exception as error:  # noqa: BLE001  # the border of counting
+                self._bug("rows that waited", error)
+
     def _save_state(self) -> None:
-        self.models.settle()
+        self._settle()
         self._write_state(self.models.dump() if self.models.busy else b"")
 
     def _write_state(self, models: bytes) -> None:

@@ -17,8 +17,8 @@ from agent.model import BoolArray
 from agent.parcels import cells_of
 from agent.ports import LabelBatch, PredictionBatch
 
-MOST_CELLS: Final = 2_000_000
-"""Of one model: rows times columns, 16 MB of numbers."""
+MOST_CELLS: Final = 1_000_000
+"""Of one model: rows times columns, 8 MB of numbers."""
 LONGEST_S: Final = 20.0
 """Less than a checkpoint may be late (`agent.daemon`)."""
 
@@ -37,6 +37,7 @@ class Held:
     def __init__(self) -> None:
         self._of: dict[str, _Queue] = {}
         self._cells = 0
+        self._tired: set[str] = set()  # versions whose rows have waited long enough
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -54,11 +55,16 @@ class Held:
     def full(self, version: str, now: float) -> bool:
         """Tell whether no more can wait, or what waits has waited long enough."""
         queue = self._of.get(version)
-        if queue is None:
-            return False
-        if math.isnan(queue.since):  # it came before the first frame
-            queue.since = now
-        return self._cells > MOST_CELLS or now - queue.since > LONGEST_S
+        if queue is not None:
+            if math.isnan(queue.since):  # it came before the first frame
+                queue.since = now
+            if self._cells > MOST_CELLS or now - queue.since > LONGEST_S:
+                self._tired.add(version)
+        return version in self._tired
+
+    def let_go(self, version: str) -> None:
+        """Note that what was waited for is there: the next time its rows may wait again."""
+        self._tired.discard(version)
 
     def known(self, keys: KeyArray) -> BoolArray:
         """Tell which rows wait here (n,)."""

@@ -138,6 +138,7 @@ class ModelWatch:
 
     def _use(self, model: ModelState, name: str, made: Made) -> None:
         """Hold a version against a reference that was made of rows."""
+        model.held.let_go(name)
         before = model.versions.get(name)
         version = self._tenures.fitted(model, name)
         version.drift.load(made.drift)
@@ -334,12 +335,13 @@ class ModelWatch:
 
     def _learn_first(self, model: ModelState, version: VersionState) -> None:
         """Have the first rows of a version made its reference, once they are enough."""
-        first = version.drift.first_rows() if self._now >= version.learn_at else None
+        first = None if self._now < version.learn_at else version.drift.first_rows()
         if first is None or self._learn is None:
             return
 
         def done(state: bytes | None) -> None:
             model.learning.discard(version.name)
+            model.held.let_go(version.name)
             if model.versions.get(version.name) is not version:
                 return  # it was given a reference meanwhile, or forgotten
             if state is None:
