@@ -326,20 +326,29 @@ def reload(
 def token_add(
     *,
     name: Annotated[str, typer.Argument(help="Whose it is: a person or a program.")],
-    role: Annotated[str, typer.Option(help="viewer, operator, author or admin.")] = "viewer",
+    role: Annotated[
+        str, typer.Option(help="sender, viewer, operator, author or admin.")
+    ] = "viewer",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a sender: model whose rows it may send, `*` is a glob; several times."
+        ),
+    ] = None,
     config: ConfigPath = None,
     state: StateFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a token and print it, this once. Only its hash is kept.
 
-    viewer reads; operator approves, pauses, silences and pushes data; author may approve what a playbook reserves for
-    authors; admin does all, tokens included.
+    sender sends predictions and labels of named models and can do nothing else; viewer reads; operator approves,
+    pauses, silences and pushes data; author may approve what a playbook reserves for authors; admin does all, tokens
+    included.
     """
     said = _tokens(
         config, state,
-        lambda d: d.post("/api/tokens", {"name": name, "role": role}),
-        lambda desk, me: desk.token_add(me, name, role),
+        lambda d: d.post("/api/tokens", {"name": name, "role": role, "models": model or []}),
+        lambda desk, me: desk.token_add(me, name, role, model or []),
     )  # fmt: skip
     emit(said, as_json, lambda t: typer.echo(t["token"]))
 

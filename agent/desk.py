@@ -22,7 +22,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from agent import __version__, graph, views
-from agent.authority import ROLES, Person, Tokens
+from agent.authority import ROLES, Person, Token, Tokens
 from agent.budget import (
     DAY_S,
     LOOK_BACK_DAYS,
@@ -55,8 +55,17 @@ from agent.model import (
     Series,
     entity,
 )
-from agent.model_views import ModelView, model_view
+from agent.model_views import (
+    CompareView,
+    EdgesView,
+    ExplainedView,
+    ModelView,
+    compare_view,
+    explained_view,
+    model_view,
+)
 from agent.models import ModelFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.record import Tally
 from agent.units import read_duration
@@ -244,6 +253,7 @@ class TokenView(TypedDict):
     name: str
     role: str
     created: float
+    models: list[str]
 
 
 class Hooks(Protocol):
@@ -331,6 +341,10 @@ class Hooks(Protocol):
 
     def models(self) -> list[tuple[ModelFacts, tuple[Blame, ...]]]:
         """What is known of each model, and what may be to blame."""
+        ...
+
+    def asked(self) -> Asked:
+        """What can be asked of one model: a comparison, edges, what drove an answer."""
         ...
 
     def faults(self) -> list[str]:
@@ -630,6 +644,19 @@ class Desk:
             raise NotThere(f"no rows of a model {model} were seen; known: {known}")
         return found
 
+    def compare(self, model: str, a: str, b: str) -> CompareView:
+        """Return what is known of version b against version a of a model. Raises Refused."""
+        return compare_view(self.hooks.asked().compare(model, a, b))
+
+    def edges(self, model: str, version: str = "") -> EdgesView:
+        """Return what sketches of a version must be counted over. Raises Refused."""
+        name, features = self.hooks.asked().edges(model, version)
+        return {"model": model, "version": name, "features": features}
+
+    def explain(self, model: str, version: str, record: Mapping[str, Any]) -> ExplainedView:
+        """Return what drove the answer to one record; it is not kept. Raises Refused."""
+        return explained_view(self.hooks.asked().explain(model, version, record))
+
     def forecasts(self, entity_: str = "") -> list[ForecastView]:
         """Return what fills, leaks or ages (of one entity): what is full soonest first. Raises NotThere, Refused."""
         only = self._entity(entity_) if entity_ else None
@@ -912,13 +939,16 @@ class Desk:
     def token_list(self, person: Person) -> list[TokenView]:
         """Return the tokens, without themselves; raises Forbidden."""
         person.must("token")
-        return [{"name": t.name, "role": t.role, "created": t.created} for t in self.tokens.known()]
+        return [_token_view(t) for t in self.tokens.known()]
 
-    def token_add(self, person: Person, name: str, role: str) -> dict[str, str]:
+    def token_add(
+        self, person: Person, name: str, role: str, models: Sequence[str] = ()
+    ) -> dict[str, str]:
         """Make a token and return it, this once; raises Forbidden, Refused."""
         person.must("token")
-        token = self.tokens.add(name, role, self.hooks.now())
-        self._record("token", name, {"what": "added", "role": role, "by": person.signed})
+        token = self.tokens.add(name, role, self.hooks.now(), models)
+        said = {"what": "added", "role": role, "by": person.signed}
+        self._record("token", name, said | ({"models": list(models)} if models else {}))
         return {"name": name, "role": role, "token": token}
 
     def token_revoke(self, person: Person, name: str) -> TokenView:
@@ -926,7 +956,7 @@ class Desk:
         person.must("token")
         gone = self.tokens.revoke(name)
         self._record("token", name, {"what": "revoked", "role": gone.role, "by": person.signed})
-        return {"name": gone.name, "role": gone.role, "created": gone.created}
+        return _token_view(gone)
 
     # ---- finding what was meant
 
@@ -1149,3 +1179,7 @@ def _read_paused(path: Path) -> Pause | None:
         return Pause(EVERYTHING, str(said["by"]), str(said["reason"]), float(said["ts"]))
     except (ValueError, KeyError, TypeError):
         return Pause(EVERYTHING, "", text.strip()[:200] or f"the file {path}", when)
+
+
+def _token_view(t: Token) -> TokenView:
+    return {"name": t.name, "role": t.role, "created": t.created, "models": list(t.models)}

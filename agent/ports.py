@@ -516,6 +516,14 @@ class FeatureDrift(Protocol):
         """Say what would be kept of rows, without counting them."""
         ...
 
+    def first_rows(self) -> Mapping[str, Any] | None:
+        """Return the first rows as columns, when they are enough to be a reference and none was made of them."""
+        ...
+
+    def learnt(self, state: bytes) -> None:
+        """Take the state of one to which `first_rows` are the reference (`fit`), and count them."""
+        ...
+
     def fit(self, features: Mapping[str, Any], *, whole: bool = True) -> None:
         """Make rows the reference: columns of one length, in the order of time.
 
@@ -584,6 +592,36 @@ class RelationChange:
     before: float
     after: float
     evidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """What a change of the loss against the reference is made of; parts in its unit, shares of it, all with 90 %.
+
+    features         name -> what its move alone is worth; relation: what no move explains
+    shares           the same as shares of the change; unknown while it is not sure that there is one
+    unseen           features with many rows in bins that the reference never had: their worth falls to the relation
+    """
+
+    change: Band
+    features: Mapping[str, Band]
+    relation: Band
+    shares: Mapping[str, Band]
+    relation_share: Band
+    unseen: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """One feature of one row.
+
+    adds   what its value adds to the answer, in the unit of the answer; NaN = not known
+    rare   how large a share of the reference is at least as unusual
+    """
+
+    name: str
+    adds: float
+    rare: float
 
 
 @dataclass(frozen=True, slots=True)

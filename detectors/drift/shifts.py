@@ -56,7 +56,7 @@ _NAMED: Final = 0.01
 """When one column has reached 1, others need no more than this to be named beside it."""
 
 
-class Watch:
+class Shifts:
     """The drift of d columns; arrays over n statistics: d x FUNCTIONS, then the pairs."""
 
     def __init__(self, reference: Reference, joint: pairs.Pairs, quiet: float) -> None:
@@ -169,7 +169,7 @@ class Watch:
     def _trusted(self) -> BoolArray:
         """Return which statistics (n,) are of columns that do not drift, both of a pair."""
         _, sized = self.values()
-        well: BoolArray = sized < Watch.enough(sized)
+        well: BoolArray = sized < Shifts.enough(sized)
         return np.concatenate(
             (
                 np.repeat(well, FUNCTIONS),
