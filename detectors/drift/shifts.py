@@ -120,7 +120,7 @@ class Shifts:
         out: FloatArray = np.take_along_axis(self.scores.curves[:, PLACE], columns, axis=1)
         return out
 
-    def keep(self, other: Watch) -> None:
+    def keep(self, other: Shifts) -> None:
         """Take how far rows wander from what watched the same columns before."""
         self._wander, self._rhythm = other._wander, other._rhythm
         self._seen, self._seen_s = other._seen, other._seen_s
