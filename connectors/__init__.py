@@ -6,11 +6,14 @@ methods that need them.
 
 from connectors import alertmanager as alertmanager
 from connectors import batch_scoring as batch_scoring
+from connectors import cgroup as cgroup
 from connectors import connections as connections
 from connectors import deployments as deployments
 from connectors import elastic_predictions as elastic_predictions
+from connectors import flag_file as flag_file
 from connectors import gpu as gpu
 from connectors import gunicorn as gunicorn
+from connectors import haproxy as haproxy
 from connectors import host as host
 from connectors import model_directory as model_directory
 from connectors import page as page

@@ -19,6 +19,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -46,6 +47,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("notify", "reached"): _NO_MARK,
     ("collect", "reached"): "its file is written once by its key, so a second try is harmless",
     ("collect", "undo"): "it writes a new file and changes nothing that was there, so there is nothing to put back",
+    ("restart", "undo"): "a replica that was restarted runs what it ran before, so there is nothing to put back",
     ("retrain", "undo"): "the new version stays beside the champion and answers nobody; people may want it",
 }  # fmt: skip
 
@@ -170,6 +172,9 @@ NO_SOURCE = {
     "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",
     "deployments": "a receiver of changes, not of frames: tests/connectors/test_deployments.py",
     "elastic_predictions": "a feed of rows, not of frames: tests/connectors/test_elastic_predictions.py",
+    "cgroup": "only an ability: tests/connectors/test_cgroup.py",
+    "flag_file": "only abilities: tests/connectors/test_flag_file.py",
+    "haproxy": "only abilities: tests/live/test_haproxy.py",
     "page": "it only tells people: see its notifier test below",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
     "trainer": "only an ability, used by the action retrain below",
@@ -210,6 +215,59 @@ class Fleet:
         if self.n != expect:
             raise Refused(f"{target} runs {self.n} replicas, not {expect}")
         self.n = n
+
+
+class Balancer:
+    """A load balancer with three servers in memory; compare-and-set as the Traffic and Roster contracts say."""
+
+    def __init__(self, first: str = "ready") -> None:
+        self.servers = {f"replica:web/{n}": self.server("ready") for n in "123"}
+        self.servers["replica:web/1"] = self.server(first)
+
+    @staticmethod
+    def server(state: str, weight: int = 100, address: str = "10.0.0.1:80"):
+        return types.SimpleNamespace(
+            weight=weight, state=state, up=True, sessions=0, address=address
+        )
+
+    async def backends(self, service: str):
+        return dict(self.servers)
+
+    async def set_weight(self, replica: str, weight: int, expect: int) -> None:
+        assert self.servers[replica].weight == expect
+        self.servers[replica].weight = weight
+
+    async def set_state(self, replica: str, state: str, expect: str) -> None:
+        assert self.servers[replica].state == expect
+        self.servers[replica].state = state
+
+    async def address(self, replica: str):
+        return self.servers[replica].address if replica in self.servers else None
+
+    async def set_address(self, replica: str, address, expect) -> None:
+        assert await self.address(replica) == expect
+        self.servers.pop(replica, None)
+        if address is not None:
+            self.servers[replica] = self.server("ready", address=address)
+
+
+class Units:
+    """A service of three replicas that can be restarted."""
+
+    def __init__(self) -> None:
+        self.births = {1: 0, 2: 0, 3: 0}
+
+    async def units(self, service: str):
+        return [
+            types.SimpleNamespace(replica=f"replica:web/{n}", birth=f"{n}-{b}", well=True)
+            for n, b in self.births.items()
+        ]
+
+    async def restart(self, service: str, birth: str) -> None:
+        n, _, b = birth.partition("-")
+        if self.births[int(n)] != int(b):
+            raise Refused(f"no replica {birth}")
+        self.births[int(n)] += 1
 
 
 class Told:
@@ -267,6 +325,73 @@ async def on_fleet(folder: Path) -> AsyncIterator[Stage]:
     yield Stage(act_of("scale", fleet, by=1, max=4), step("scale", "service:web"), world, disturb)
 
 
+class Settings:
+    """Limits and flags of a service, in memory; compare-and-set as their contracts say."""
+
+    def __init__(self) -> None:
+        self.values = {"memory_bytes": 8e9, "new_ui": True}
+
+    async def limit(self, target: str, name: str):
+        return self.values[name]
+
+    async def nearest(self, target: str, name: str, value: float) -> float:
+        return float(round(value))
+
+    async def set_limit(self, target: str, name: str, value, expect) -> None:
+        assert self.values[name] == expect
+        self.values[name] = value
+
+    async def flag(self, name: str):
+        return self.values[name]
+
+    async def set_flag(self, name: str, value, expect, by: str) -> None:
+        await self.set_limit("", name, value, expect)
+
+
+def on_settings(name: str, what: str, theirs, **params):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        settings = Settings()
+
+        async def world():
+            return dict(settings.values)
+
+        async def disturb():
+            settings.values[what] = theirs
+
+        yield Stage(act_of(name, settings, **params), step(name, "service:web"), world, disturb)
+
+    return stage
+
+
+def on_balancer(
+    name: str, disturbed: dict, replica: str = "replica:web/1", first: str = "ready", **params
+):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        balancer = Balancer(first)
+
+        async def world():
+            return {r: dict(vars(s)) for r, s in sorted(balancer.servers.items())}
+
+        async def disturb():
+            balancer.servers[replica] = Balancer.server(**{"state": "ready"} | disturbed)
+
+        yield Stage(act_of(name, balancer, **params), step(name, replica), world, disturb)
+
+    return stage
+
+
+@contextlib.asynccontextmanager
+async def on_units(folder: Path) -> AsyncIterator[Stage]:
+    units = Units()
+
+    async def world():
+        return dict(units.births)
+
+    yield Stage(act_of("restart", units), step("restart", "service:web"), world)
+
+
 GROUP = textwrap.dedent(
     """
     import os, threading, time
@@ -278,7 +403,7 @@ GROUP = textwrap.dedent(
 )
 
 
-def on_group(name: str):
+def on_group(name: str, **params):
     @contextlib.asynccontextmanager
     async def stage(folder: Path) -> AsyncIterator[Stage]:
         from playbooks.actions import _procfs as procfs
@@ -312,11 +437,12 @@ def on_group(name: str):
                     os.setpriority(os.PRIO_PGRP, leader.pid, 3)
 
                 yield Stage(
-                    act_of(name, None), step(name, about), world,
+                    act_of(name, None, **params), step(name, about), world,
                     disturb if name == "set_priority" else None,
                 )  # fmt: skip
             finally:
-                os.killpg(leader.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(leader.pid, signal.SIGKILL)
 
     return stage
 
@@ -377,17 +503,28 @@ def on_host(name: str, **params):
 
 
 STAGES = {
+    "attach_replica": on_balancer(
+        "attach_replica", {"address": "10.0.0.9:80"}, "replica:web/4", address="10.0.0.4:80"
+    ),
     "collect": on_host("collect", what=["cpu", "memory"]),
     "deploy_backup": on_models("deploy_backup", {"feature": "area"}),
+    "detach_replica": on_balancer("detach_replica", {"address": "10.0.0.9:80"}),
+    "drain": on_balancer("drain", {"state": "maint"}),
+    "kill_process": on_group("kill_process", grace=0.5),
     "hold_retraining": on_models("hold_retraining", reason="bad data"),
     "notify": on_people("notify"),
     "page": on_people("page"),
     "pause_process": on_group("pause_process"),
     "promote": on_models("promote", version="2"),
+    "restart": on_units,
     "retrain": on_trainer,
     "roll_back": on_models("roll_back"),
     "scale": on_fleet,
+    "set_flag": on_settings("set_flag", "new_ui", "dark", flag="new_ui", value=False),
+    "set_limit": on_settings("set_limit", "memory_bytes", 1e9, limit="memory_bytes", times=0.5),
     "set_priority": on_group("set_priority"),
+    "shift_traffic": on_balancer("shift_traffic", {"weight": 7}, weight="50%"),
+    "uncordon": on_balancer("uncordon", {"state": "maint"}, first="drain"),
     "wait": on_host("wait", time=0.0),
 }
 ACTION_CHECKS = [check.name for check in check_action(lambda: None)]  # type: ignore[arg-type,return-value]
