@@ -170,11 +170,14 @@ SOURCES = {
 }
 NO_SOURCE = {
     "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",
+    "commands": "only an ability: tests/connectors/test_commands.py",
     "deployments": "a receiver of changes, not of frames: tests/connectors/test_deployments.py",
     "elastic_predictions": "a feed of rows, not of frames: tests/connectors/test_elastic_predictions.py",
     "cgroup": "only an ability: tests/connectors/test_cgroup.py",
     "flag_file": "only abilities: tests/connectors/test_flag_file.py",
     "haproxy": "only abilities: tests/live/test_haproxy.py",
+    "http_calls": "only an ability: tests/connectors/test_http_calls.py",
+    "old_files": "only an ability: tests/connectors/test_old_files.py",
     "page": "it only tells people: see its notifier test below",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
     "trainer": "only an ability, used by the action retrain below",
@@ -502,6 +505,82 @@ def on_host(name: str, **params):
     return stage
 
 
+@contextlib.asynccontextmanager
+async def on_command(folder: Path) -> AsyncIterator[Stage]:
+    """A real command that counts its runs, as a user with few rights."""
+    runs = folder / "runs"
+    runs.touch(0o666)
+    runs.chmod(0o666)
+    for above in [folder, *folder.parents][:4]:
+        if above.stat().st_uid == os.geteuid() and above != Path("/tmp"):  # never that one
+            above.chmod(above.stat().st_mode | 0o011)
+    made = build(
+        "commands",
+        {
+            "run": {"count": {"argv": ["/bin/sh", "-c", f"echo x >> {runs}"]}},
+            "user": "nobody" if os.geteuid() == 0 else "",
+        },
+        folder,
+    )
+
+    async def world():
+        return runs.read_text()
+
+    yield Stage(
+        act_of("run_command", made, command="count"), step("run_command", "host:web-1"), world
+    )
+
+
+@contextlib.asynccontextmanager
+async def on_interface(folder: Path) -> AsyncIterator[Stage]:
+    """A real HTTP server that counts calls."""
+    calls = []
+
+    class Counts(_Answers):
+        def do_POST(self):
+            calls.append(self.path)
+            self.do_GET()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Counts) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        made = build("http_calls", {"allow": [{"url": url}]}, folder)
+
+        async def world():
+            return list(calls)
+
+        try:
+            yield Stage(
+                act_of("http_call", made, url=f"{url}rebuild"),
+                step("http_call", "service:web"),
+                world,
+            )
+        finally:
+            await close(made)
+            server.shutdown()
+            thread.join()
+
+
+def on_old_files(name: str):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        logs = folder / "logs"
+        logs.mkdir()
+        for n in range(3):
+            (logs / f"app.log.{n}").write_text("x")
+            os.utime(logs / f"app.log.{n}", (n, n))
+        rule = {"path": logs, "names": ["*.log.*"], "older": "1d", "keep": 1}
+        made = build("old_files", {"rules": {"logs": rule}}, folder)
+
+        async def world():
+            return sorted(path.name for path in logs.glob("app.*"))
+
+        yield Stage(act_of(name, made, rule="logs"), step(name, "host:web-1"), world)
+
+    return stage
+
+
 STAGES = {
     "attach_replica": on_balancer(
         "attach_replica", {"address": "10.0.0.9:80"}, "replica:web/4", address="10.0.0.4:80"
@@ -510,15 +589,19 @@ STAGES = {
     "deploy_backup": on_models("deploy_backup", {"feature": "area"}),
     "detach_replica": on_balancer("detach_replica", {"address": "10.0.0.9:80"}),
     "drain": on_balancer("drain", {"state": "maint"}),
+    "http_call": on_interface,
     "kill_process": on_group("kill_process", grace=0.5),
     "hold_retraining": on_models("hold_retraining", reason="bad data"),
     "notify": on_people("notify"),
     "page": on_people("page"),
     "pause_process": on_group("pause_process"),
     "promote": on_models("promote", version="2"),
+    "prune": on_old_files("prune"),
+    "quarantine": on_old_files("quarantine"),
     "restart": on_units,
     "retrain": on_trainer,
     "roll_back": on_models("roll_back"),
+    "run_command": on_command,
     "scale": on_fleet,
     "set_flag": on_settings("set_flag", "new_ui", "dark", flag="new_ui", value=False),
     "set_limit": on_settings("set_limit", "memory_bytes", 1e9, limit="memory_bytes", times=0.5),

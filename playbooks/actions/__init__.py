@@ -4,6 +4,8 @@ Importing this package registers every built-in action: one line each.
 """
 
 from playbooks.actions import collect as collect
+from playbooks.actions import commands as commands
+from playbooks.actions import files as files
 from playbooks.actions import flags as flags
 from playbooks.actions import kill as kill
 from playbooks.actions import limits as limits
