@@ -67,8 +67,8 @@ bench-ingest: .venv/all ## predictions over HTTP: records a second, and how late
 bench-forecast: .venv/all ## forecasts of made-up fills, beside Prometheus' predict_linear
 	$(BIN)/python tests/bench/forecast.py $(ARGS)
 
-readme: .venv/all ## put what there is into the README's tables
-	$(BIN)/python -m agent.shelf README.md
+readme: .venv/all ## put what there is into the tables of README and docs/actions.md
+	$(BIN)/python -m agent.shelf README.md docs/actions.md
 
 dist: .venv/all ## build the wheel and the source archive into dist/
 	$(PIP) build && $(BIN)/python -m build --outdir dist .

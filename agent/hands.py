@@ -36,9 +36,10 @@ from agent.journal import Unwritten
 from agent.memory import Memory
 from agent.model import FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
-from agent.ports import Done, Note, Notifier, Step, Undo
+from agent.ports import Done, Note, Notifier, Silencer, Step, Undo
 from agent.runner import Acted, Held, Passage, Plan, PlannedStep, Verified
 from agent.scene import Scene
+from agent.silences import OwnSilences
 from agent.units import say_duration
 from agent.verify import judge, symptoms_of
 
@@ -316,6 +317,8 @@ class RealHands:
             ) from None
         if cls.ability is Notifier and planned.via is None:
             ability: Any = _Everybody(self._deliver)
+        elif cls.ability is Silencer and planned.via is None:
+            ability = OwnSilences(self._memory, self._put, self._clock)
         elif cls.ability is None:
             ability = None
         else:

@@ -441,6 +441,23 @@ class Notifier(Protocol):
 
 
 @runtime_checkable
+class Silencer(Protocol):
+    """Something that keeps quiet about a target for a while: our own silences, or those of an Alertmanager."""
+
+    async def silence(self, key: str, target: str, until: float, by: str, reason: str) -> None:
+        """Keep quiet until then (unix seconds); the same key is one silence. Raises Unavailable, Refused, Uncertain."""
+        ...
+
+    async def silenced(self, key: str) -> float | None:
+        """Return until when the silence of this key holds; None = there is none, or it has ended."""
+        ...
+
+    async def unsilence(self, key: str) -> None:
+        """End it now; none is no failure."""
+        ...
+
+
+@runtime_checkable
 class Abilities(Protocol):
     """A connector that can say in one line each what it sees and what it may do, for `homeostat try`."""
 

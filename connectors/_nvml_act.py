@@ -2,9 +2,9 @@
 
 Run as a program by `connectors.gpu_control`: one line of JSON in, one out. Imports nothing of ours.
 
-    {"do": "health", "uuid": "GPU-..."}                              {"recovery": 1, "remap_pending": true, ..., "pids": []}
-    {"do": "power", "uuid": "GPU-..."}                               {"watts": 700.0, "least": 200.0, "most": 700.0}
-    {"do": "set_power", "uuid": ..., "watts": 500.0, "expect": 700.0}  {"watts": 500.0}
+    {"do": "health", "uuid": "GPU-..."}  ->  {"recovery": 1, "remap_pending": true, "remap_failed": false, "pids": []}
+    {"do": "power", "uuid": "GPU-..."}   ->  {"watts": 700.0, "least": 200.0, "most": 700.0}
+    {"do": "set_power", "uuid": "GPU-...", "watts": 500.0, "expect": 700.0}  ->  {"watts": 500.0, ...}
 
     {"refused": "..."}  a person must do something       {"failed": "..."}  not now
 """

@@ -247,7 +247,7 @@ def _used(group: Path) -> float:
 def _write(file: Path, text: str) -> None:
     try:
         handle = os.open(
-            file, os.O_WRONLY | os.O_CLOEXEC
+            file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
         )  # never O_CREAT: it must be the kernel's file
         try:
             os.write(handle, text.encode("ascii"))

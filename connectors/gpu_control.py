@@ -146,7 +146,7 @@ class GpuControl:
         smi = shutil.which(self.config.nvidia_smi)
         return (
             "may set power limits" if root else "may only look: power limits and resets take root (CAP_SYS_ADMIN)",
-            f"may reset by {smi}" if smi and root else f"no resets: {self.config.nvidia_smi} is not here, or we are not root",
+            f"may reset by {smi}" if smi and root else f"no resets: {self.config.nvidia_smi} must be here, and we root",
         )  # fmt: skip
 
     async def _nvml(self, asked: Mapping[str, Any], *, changes: bool = False) -> dict[str, Any]:

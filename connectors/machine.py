@@ -1,4 +1,4 @@
-"""This host itself, to reboot it.
+"""The host that we run on, to reboot it.
 
     machine: {}                         # `systemctl reboot`
     machine: {reboot: [/sbin/shutdown, -r, '+1']}

@@ -28,8 +28,11 @@ import pytest
 
 from agent import registry
 from agent.errors import AgentError, Refused
+from agent.journal import Journal
+from agent.memory import Memory
 from agent.model import Entity, Frame, Series
 from agent.ports import BulkReceiver, Done, Feed, Note, Notifier, Source, Step
+from agent.silences import OwnSilences
 from agent.testing import Broken, Check, Stage, check_action, check_source
 
 registry.load()
@@ -46,6 +49,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("page", "reached"): _NO_MARK,
     ("notify", "reached"): _NO_MARK,
     ("collect", "reached"): "its file is written once by its key, so a second try is harmless",
+    ("diagnose_gpu", "reached"): "looking is done anew each time and leaves no mark",
     ("collect", "undo"): "it writes a new file and changes nothing that was there, so there is nothing to put back",
     ("restart", "undo"): "a replica that was restarted runs what it ran before, so there is nothing to put back",
     ("retrain", "undo"): "the new version stays beside the champion and answers nobody; people may want it",
@@ -175,11 +179,14 @@ NO_SOURCE = {
     "elastic_predictions": "a feed of rows, not of frames: tests/connectors/test_elastic_predictions.py",
     "cgroup": "only an ability: tests/connectors/test_cgroup.py",
     "flag_file": "only abilities: tests/connectors/test_flag_file.py",
+    "gpu_control": "only abilities: tests/connectors/test_gpu_control.py",
     "haproxy": "only abilities: tests/live/test_haproxy.py",
     "http_calls": "only an ability: tests/connectors/test_http_calls.py",
+    "machine": "only an ability: tests/connectors/test_machine.py",
     "old_files": "only an ability: tests/connectors/test_old_files.py",
     "page": "it only tells people: see its notifier test below",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
+    "systemd": "only abilities: tests/connectors/test_systemd.py",
     "trainer": "only an ability, used by the action retrain below",
 }
 
@@ -581,6 +588,89 @@ def on_old_files(name: str):
     return stage
 
 
+@contextlib.asynccontextmanager
+async def on_held_models(folder: Path) -> AsyncIterator[Stage]:
+    """A model directory where another run of ours holds retraining back."""
+    root = model_folder(folder / "models")
+    models = build("model_directory", {"path": root}, folder)
+    await models.hold_retraining("fraud", "bad data", "homeostat:run-0")
+
+    async def world():
+        hold = await models.retraining_held("fraud")
+        return hold and (hold.reason, hold.by)
+
+    async def disturb():
+        await models.release_retraining("fraud", "homeostat:run-0")
+        await models.hold_retraining("fraud", "we look at it", "alice")
+
+    yield Stage(
+        act_of("release_retraining", models),
+        step("release_retraining", "model:fraud"),
+        world,
+        disturb,
+    )
+    await close(models)
+
+
+class Cards:
+    """A GPU that can be reset, and a host that can be rebooted, in memory."""
+
+    def __init__(self) -> None:
+        self.resets: list[str] = []
+
+    async def health(self, gpu: str):
+        return types.SimpleNamespace(
+            recovery="reset", remap_pending=True, remap_failed=False, pids=()
+        )
+
+    async def reset(self, gpu: str, key: str) -> None:
+        if key not in self.resets:
+            self.resets.append(key)
+
+    async def was_reset(self, key: str) -> bool:
+        return key in self.resets
+
+    def boot(self, host: str) -> str:
+        return f"boot-{len(self.resets)}"
+
+    def may_reboot(self) -> None:
+        """It always may."""
+
+    async def reboot(self, reason: str) -> None:
+        self.resets.append(reason)
+
+
+def on_cards(name: str, about: str, *, invisible: bool = False, **params):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        cards = Cards()
+
+        async def world():
+            return list(cards.resets)
+
+        yield Stage(act_of(name, cards, **params), step(name, about), world, invisible=invisible)
+
+    return stage
+
+
+@contextlib.asynccontextmanager
+async def on_silences(folder: Path) -> AsyncIterator[Stage]:
+    """The silences of our own journal."""
+    memory, journal = Memory(), Journal(folder / "journal.sqlite")
+
+    def put(kind: str, subject: str, body: dict) -> None:
+        memory.apply(journal.append(kind, subject, body, ts=time.time()))
+
+    async def world():
+        return memory.silenced("service:web", time.time()) is not None
+
+    yield Stage(
+        act_of("silence", OwnSilences(memory, put, time.time), **{"for": "1h", "reason": "we work there"}),
+        step("silence", "service:web"), world,
+    )  # fmt: skip
+    journal.close()
+
+
 STAGES = {
     "attach_replica": on_balancer(
         "attach_replica", {"address": "10.0.0.9:80"}, "replica:web/4", address="10.0.0.4:80"
@@ -588,6 +678,7 @@ STAGES = {
     "collect": on_host("collect", what=["cpu", "memory"]),
     "deploy_backup": on_models("deploy_backup", {"feature": "area"}),
     "detach_replica": on_balancer("detach_replica", {"address": "10.0.0.9:80"}),
+    "diagnose_gpu": on_cards("diagnose_gpu", "gpu:GPU-1", invisible=True),
     "drain": on_balancer("drain", {"state": "maint"}),
     "http_call": on_interface,
     "kill_process": on_group("kill_process", grace=0.5),
@@ -598,6 +689,9 @@ STAGES = {
     "promote": on_models("promote", version="2"),
     "prune": on_old_files("prune"),
     "quarantine": on_old_files("quarantine"),
+    "reboot": on_cards("reboot", "host:web-1", wait=0.0),
+    "release_retraining": on_held_models,
+    "reset_gpu": on_cards("reset_gpu", "gpu:GPU-1"),
     "restart": on_units,
     "retrain": on_trainer,
     "roll_back": on_models("roll_back"),
@@ -607,6 +701,7 @@ STAGES = {
     "set_limit": on_settings("set_limit", "memory_bytes", 1e9, limit="memory_bytes", times=0.5),
     "set_priority": on_group("set_priority"),
     "shift_traffic": on_balancer("shift_traffic", {"weight": 7}, weight="50%"),
+    "silence": on_silences,
     "uncordon": on_balancer("uncordon", {"state": "maint"}, first="drain"),
     "wait": on_host("wait", time=0.0),
 }

@@ -1,6 +1,6 @@
 """Find out what a GPU needs, and reset it. NVML's own recovery action comes first, then the table of XIDs.
 
-Source: the XID catalogue and the recovery actions of docs.nvidia.com (deploy/xid-errors, deploy/a100-gpu-mem-error-mgmt).
+Source: docs.nvidia.com, deploy/xid-errors (catalogue of XIDs) and deploy/a100-gpu-mem-error-mgmt (recovery actions).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class GpuCare(Protocol):
         ...
 
     async def reset(self, gpu: str, key: str) -> None:
-        """Reset it, unless that was done for this key; Refused when it is in use or not ours, Uncertain when unclear."""
+        """Reset it, unless that was done for this key; Refused when it is not ours, Uncertain when unclear."""
         ...
 
     async def was_reset(self, key: str) -> bool:

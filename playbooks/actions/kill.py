@@ -116,9 +116,12 @@ def _living(about: Entity, seen: Mapping[str, Any]) -> list[procfs.Member]:
         if about.kind == "process" and about.key.count("/") == 2:
             return []  # of another boot
         raise
-    named = procfs.read(pid)
-    if named is not None and named.start == start:
+    try:
         return procfs.members(about)[1]
+    except Refused:
+        leader = procfs.read(pid)
+        if leader is not None and leader.start == start:
+            raise  # it lives, and must not be touched
     return procfs.survivors(int(seen.get("group", 0)), seen.get("members", ()))
 
 

@@ -40,7 +40,6 @@ class Reboot:
     ability = Machine
     reversible = False
     shared = False
-    takes_replica = True
 
     class Params(Model):
         """Why, and how patient we are."""
