@@ -12,6 +12,7 @@ from connectors import connections as connections
 from connectors import deployments as deployments
 from connectors import elastic_predictions as elastic_predictions
 from connectors import flag_file as flag_file
+from connectors import flag_http as flag_http
 from connectors import gpu as gpu
 from connectors import gpu_control as gpu_control
 from connectors import gunicorn as gunicorn

@@ -180,6 +180,7 @@ NO_SOURCE = {
     "cgroup": "only an ability: tests/connectors/test_cgroup.py",
     "flag_file": "only abilities: tests/connectors/test_flag_file.py",
     "gpu_control": "only abilities: tests/connectors/test_gpu_control.py",
+    "flag_http": "only abilities: tests/connectors/test_flag_http.py",
     "haproxy": "only abilities: tests/live/test_haproxy.py",
     "http_calls": "only an ability: tests/connectors/test_http_calls.py",
     "machine": "only an ability: tests/connectors/test_machine.py",
