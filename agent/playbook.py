@@ -44,6 +44,7 @@ from agent.errors import ConfigError, Fault
 from agent.expr import Kind, interpolate, lint, parse, pieces
 from agent.model import MODES, Cause, Entity, EntityKind, Incident, Mode, Severity, entity
 from agent.ports import Notifier, Silencer, Undo
+from agent.questions import Asker
 from agent.runner import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.strict import Document, Place, did_you_mean, examine, read
 from agent.units import Duration, Model, Ratio
@@ -627,7 +628,10 @@ def _able(config: Config) -> dict[str, bool]:
     if config.page.command:
         names.add("page")
     classes = [registry.connector.get(n) for n in sorted(names) if n in registry.connector]
-    out: dict[str, bool] = {Silencer.__name__: False}  # what no connector has, the journal does
+    out = {
+        Silencer.__name__: False,
+        Asker.__name__: False,
+    }  # what no connector has, the journal does
     for ability in {registry.action.get(n).ability for n in registry.action} - {None}:
         having = [c for c in classes if all(hasattr(c, m) for m in _methods(ability))]
         if having:

@@ -50,6 +50,7 @@ from agent.views import (
     IncidentView,
     LabelView,
     PauseView,
+    QuestionView,
     RunView,
     SilenceView,
     WhyView,
@@ -113,6 +114,11 @@ class _Reason(Model):
 class _Pause(_Reason):
     target: Annotated[str, Field(max_length=300)] = ""
     """Entity id or a unique part of its name; empty = everything."""
+
+
+class _Answer(Model):
+    values: dict[str, bool | float | str]
+    """Line of the form -> what you say."""
 
 
 class _Silence(_Reason):
@@ -226,6 +232,10 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda _: desk.learning(), returns=list[SourceView]),
         Way("GET", "/api/playbooks", "playbooks", "see", "Playbooks that are loaded, and how far they may go.",
             lambda _: desk.playbooks(), returns=list[PlaybookView]),
+        Way("GET", "/api/questions", "questions", "see", "What runs ask people, and is not answered yet.",
+            lambda _: desk.questions(), returns=list[QuestionView]),
+        Way("POST", "/api/questions/{id}/answer", "answer", "approve", "Answer a question of a run.",
+            lambda a: desk.answer(a.person, a.path["id"], a.body.values), body=_Answer, returns=QuestionView),
         Way("GET", "/api/silences", "silences", "see", "Silences that hold now.",
             lambda _: desk.silences(), returns=list[SilenceView]),
         Way("POST", "/api/silences", "silence", "silence", "Keep quiet and hands off for a while.",

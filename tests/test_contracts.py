@@ -32,6 +32,7 @@ from agent.journal import Journal
 from agent.memory import Memory
 from agent.model import Entity, Frame, Series
 from agent.ports import BulkReceiver, Done, Feed, Note, Notifier, Source, Step
+from agent.questions import OwnQuestions
 from agent.silences import OwnSilences
 from agent.testing import Broken, Check, Stage, check_action, check_source
 
@@ -672,7 +673,29 @@ async def on_silences(folder: Path) -> AsyncIterator[Stage]:
     journal.close()
 
 
+@contextlib.asynccontextmanager
+async def on_asking(folder: Path) -> AsyncIterator[Stage]:
+    """Somebody who says yes at once, by way of our own journal."""
+    memory, journal = Memory(), Journal(folder / "journal.sqlite")
+    told = Told()
+
+    def put(kind: str, subject: str, body: dict) -> None:
+        memory.apply(journal.append(kind, subject, body, ts=time.time()))
+        if kind == "question":
+            put("reply", subject, {"person": "alice", "values": {"go": True}})
+
+    async def world():
+        return list(told.keys)
+
+    asker = OwnQuestions(memory, put, told.notify, time.time)
+    yield Stage(
+        act_of("ask", asker, text="go on?"), step("ask", "service:web"), world, invisible=True
+    )
+    journal.close()
+
+
 STAGES = {
+    "ask": on_asking,
     "attach_replica": on_balancer(
         "attach_replica", {"address": "10.0.0.9:80"}, "replica:web/4", address="10.0.0.4:80"
     ),

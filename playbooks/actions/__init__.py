@@ -3,6 +3,7 @@
 Importing this package registers every built-in action: one line each.
 """
 
+from playbooks.actions import ask as ask
 from playbooks.actions import collect as collect
 from playbooks.actions import commands as commands
 from playbooks.actions import files as files
