@@ -19,7 +19,6 @@ import contextlib
 import os
 import pwd
 import re
-import resource
 import shutil
 import signal
 import time
@@ -41,6 +40,7 @@ log = structlog.get_logger()
 
 _Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 _MOST_OUTPUT: Final = 64 << 10
+_PRLIMIT: Final = "prlimit"
 _MERCY_S: Final = 3.0
 _PLACE: Final = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _ENVIRONMENT: Final = ("LANG", "LC_ALL", "PATH", "TZ")
@@ -114,6 +114,10 @@ class Commands:
         self.config = config
         self._once = Once(state / "commands" / name if state is not None else None)
         self._drop = _dropping(name, config.user)
+        if shutil.which(_PRLIMIT) is None:
+            raise Refused(
+                f"{name}: there is no {_PRLIMIT} to limit commands with; install util-linux"
+            )
 
     def shown(self, name: str, args: Mapping[str, str]) -> str:
         """Return the command line, masked."""
@@ -123,6 +127,8 @@ class Commands:
         """Run it once per key."""
         command = self._command(name)
         argv = command.filled(name, args)
+        if shutil.which(argv[0]) is None:
+            raise Refused(f"command {name} can not be started: there is no program {argv[0]}")
         found = await asyncio.to_thread(self._once.begin, key)
         if not found:
             return await self._run(name, command, argv, key, target)
@@ -171,7 +177,7 @@ class Commands:
         start = time.monotonic()
         try:
             process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                *_limited(command, argv), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 cwd=command.workdir, env=environment, start_new_session=True, umask=0o077, **self._drop,
             )  # fmt: skip
@@ -181,7 +187,6 @@ class Commands:
             raise Refused(
                 f"command {name} can not be started: {reason}; mend `argv` or `workdir`"
             ) from None
-        _limit(process.pid, command.memory, command.timeout)
         try:
             async with asyncio.timeout(command.timeout):
                 output = await _read(process)
@@ -225,17 +230,10 @@ def _dropping(name: str, user: str) -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _limit(pid: int, memory: float, seconds: float) -> None:
-    """Limit a child that has just been started: from here, as Python code between fork and exec may hang."""
-    cpu = int(seconds) + 1
-    for what, most in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_AS, int(memory)),
-        (resource.RLIMIT_CPU, cpu),
-    ):
-        # it has ended, or has raised its rights itself
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            resource.prlimit(pid, what, (most, most))
+def _limited(command: Command, argv: Sequence[str]) -> list[str]:
+    """Return argv behind `prlimit`, which limits itself, with the rights of the user, and then becomes the command."""
+    limits = {"core": 0, "as": int(command.memory), "cpu": int(command.timeout) + 1}
+    return [_PRLIMIT, *(f"--{name}={most}" for name, most in limits.items()), "--", *argv]
 
 
 async def _read(process: asyncio.subprocess.Process) -> bytes:

@@ -77,6 +77,7 @@ async def test_an_answer_survives_a_restart(record, tmp_path):
     question = Question(id_of(STEP.key), "service:web", "go on?", lines, "operator", 1.0, 2.0)
     await record.asker.ask(STEP.key, question)
     record.put("reply", question.id, {"person": "alice", "values": {"go": True}})
+    record.journal.close()
     again = Record(tmp_path)
     assert again.memory.questions[question.id] == question
     assert (await ask(again.asker).run(STEP)).values["by"] == "alice"
