@@ -1,7 +1,7 @@
 """Limits of control groups (cgroup v2): CPU, memory and number of processes.
 
     cgroup:
-      services: {checkout: system.slice/checkout.service}
+      groups: {checkout: system.slice/checkout.service}
 
 A limit that is set here holds until it is put back, or until whoever made the group (systemd) writes it anew.
 """
@@ -97,7 +97,7 @@ class Cgroup:
     class Config(Model):
         """Which groups."""
 
-        services: dict[Name, Group] = {}
+        groups: dict[Name, Group] = {}
         """Service -> its group below `root`."""
         root: Path = Path("/sys/fs/cgroup")
 
@@ -134,7 +134,7 @@ class Cgroup:
     async def describe(self) -> Sequence[str]:
         """Say what the limits of the configured services are, and whether we may set them."""
         lines = []
-        for service in self.config.services:
+        for service in self.config.groups:
             try:
                 group = self._group(f"service:{service}")
                 there = {n: k for n, k in _KINDS.items() if (group / k.file).exists()}
@@ -157,9 +157,9 @@ class Cgroup:
     def _group(self, target: str) -> Path:
         about = entity(target)
         if about.kind == "service":
-            path = self.config.services.get(about.key, "")
+            path = self.config.groups.get(about.key, "")
             if not path:
-                raise Refused(f"{self.name} knows no group of {target}: add it to `services`")
+                raise Refused(f"{self.name} knows no group of {target}: add it to `groups`")
         elif about.kind == "process":
             path = self._of_process(target, about.key)
         else:

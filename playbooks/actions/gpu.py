@@ -109,7 +109,7 @@ def remedy(health: Health, xid: int | None) -> tuple[Remedy, str]:
         asked = str(health.recovery)
         return _RECOVERY.get(asked, "service"), f"NVML asks for {asked.replace('_', ' ')}"
     if xid is not None:
-        found = next((r for r, codes in _XIDS.items() if xid in codes), "service")
+        found: Remedy = next((r for r, codes in _XIDS.items() if xid in codes), "service")
         if found not in {"reset", "drain_and_reset", "reboot"} or health.recovery is None:
             return found, f"XID {xid}"
         # the driver that knows recovery actions says that it has recovered since

@@ -92,7 +92,7 @@ def _replica(step: Step, override: str) -> Entity:
 class _OfBackend(Setting):
     """A verb about one replica behind a load balancer."""
 
-    ability = Traffic
+    ability: type[Any] = Traffic
 
     def __init__(self, replica: str, ability: Traffic) -> None:
         self._which = replica

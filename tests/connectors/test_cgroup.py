@@ -34,7 +34,7 @@ def group(tmp_path) -> Path:
 
 @pytest.fixture
 def cgroup(tmp_path, group) -> Cgroup:
-    config = Cgroup.Config(services={"web": "/system.slice/web.service/"}, root=tmp_path)
+    config = Cgroup.Config(groups={"web": "/system.slice/web.service/"}, root=tmp_path)
     return Cgroup("cgroup", config)
 
 
@@ -86,11 +86,11 @@ async def test_what_is_not_there_is_said(cgroup, tmp_path):
         await cgroup.limit("service:shop", "cpu_cores")
     with pytest.raises(Refused, match="this is for services and processes"):
         await cgroup.limit("gpu:1", "cpu_cores")
-    gone = Cgroup("cgroup", Cgroup.Config(services={"web": "nothing"}, root=tmp_path))
+    gone = Cgroup("cgroup", Cgroup.Config(groups={"web": "nothing"}, root=tmp_path))
     with pytest.raises(Unavailable, match="does not run"):
         await gone.limit("service:web", "cpu_cores")
     with pytest.raises(ValidationError):
-        Cgroup.Config(services={"web": "a/../.."})
+        Cgroup.Config(groups={"web": "a/../.."})
     act = SetLimit(SetLimit.Params(limit="cpu_cores", times=0.5), cgroup)
     with pytest.raises(Refused, match="is not set, so there is nothing to take"):
         await planned(act)
