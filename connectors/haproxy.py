@@ -42,6 +42,8 @@ _CHECKED: Final = 0x04
 _PASSED: Final = "3"
 """srv_check_result: it is well and wants requests."""
 _LOOK_S: Final = 0.1
+_RATE: Final = "sessions_per_second"
+_CONNECTIONS: Final = "connections_count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class Server:
 class Haproxy:
     """One backend of a HAProxy on this host.
 
-    Abilities  Traffic and Roster (see playbooks/actions/traffic.py)
+    Abilities  Traffic and Roster (see playbooks/actions/traffic.py); Limiter (see playbooks/actions/limits.py) for
+               `sessions_per_second` of the whole HAProxy, and `connections_count` of `frontend` when it is named
     Setting is compare-and-set as far as HAProxy allows: we look, then set, one command at a time. A server that is
     added is checked like the others where they are checked, and gets requests once it is well.
     """
@@ -70,6 +73,8 @@ class Haproxy:
         service: Name
         socket: Path
         backend: Annotated[str, Field(pattern=rf"^({_WORD})?$")] = ""
+        frontend: Annotated[str, Field(pattern=rf"^({_WORD})?$")] = ""
+        """Whose connections may be limited; empty = nobody's."""
         check: Annotated[Duration, Field(ge=0.1, le=60)] = 2.0
         """How often a server is checked that is added here."""
         timeout: Annotated[Duration, Field(gt=0, le=60)] = 5.0
@@ -138,6 +143,51 @@ class Haproxy:
                 await self._take_off(replica, name)
             else:
                 await self._add(replica, name, address)
+
+    # ---- ability: Limiter
+
+    async def limit(self, target: str, name: str) -> float | None:
+        """Return a limit of what comes in; new sessions wait above it, none is turned away."""
+        if target != f"service:{self.config.service}":
+            raise Refused(f"{self.name} limits service:{self.config.service}, not {target}")
+        if name == _RATE:
+            said = await self._ask("show info")
+            found = re.search(r"^SessRateLimit: (\d+)$", said, re.MULTILINE)
+            return (float(found[1]) or None) if found else None
+        if name == _CONNECTIONS and self.config.frontend:
+            stats = await self._ask(f"show stat {self.config.frontend} 1 -1")
+            rows = csv.DictReader(io.StringIO(stats.removeprefix("# ")))
+            row = next((r for r in rows if r["pxname"] == self.config.frontend), None)
+            if row is None:
+                raise Refused(
+                    f"HAProxy has no frontend {self.config.frontend}: mend `frontend` of {self.name}"
+                )
+            return float(row["slim"])
+        raise Refused(
+            f"{self.name} has no limit {name}: there are {_RATE} and, where `frontend` is named, {_CONNECTIONS}"
+        )
+
+    async def nearest(self, target: str, name: str, value: float) -> float:
+        """Return a whole number; 0 would mean no limit, so it is at least 1."""
+        del target, name
+        return float(max(1, round(value)))
+
+    async def set_limit(
+        self, target: str, name: str, value: float | None, expect: float | None
+    ) -> None:
+        """Set it if it is `expect`."""
+        async with self._turn:
+            now = await self.limit(target, name)
+            if now != expect:
+                raise Refused(f"{name} of {target} is {now}, not {expect}: changed by others")
+            if name == _RATE:
+                await self._set(f"set rate-limit sessions global {int(value or 0)}")
+            elif value is None:
+                raise Refused(f"{self.config.frontend} always has a limit of connections")
+            else:
+                await self._set(f"set maxconn frontend {self.config.frontend} {int(value)}")
+            if (now := await self.limit(target, name)) != value:
+                raise Uncertain(f"HAProxy was told to make {name} {value}; it is {now}")
 
     async def describe(self) -> Sequence[str]:
         """Say which servers there are, and whether we may change them."""

@@ -51,18 +51,21 @@ class Setting:
         """Return the value and what it shall be."""
         about = self._about(step)
         now = await self._read(about)
-        return {"of": about.id, "value": now, "goal": await self._goal(about, now)}
+        return {"of": about.id, "value": now, "goal": await self._planned(step, about, now)}
 
     def reached(self, step: Step, seen: Mapping[str, Any]) -> bool:
         """Tell whether the value is what was planned."""
         return bool(seen["value"] == step.before.get("goal", seen["goal"]))
+
+    async def _planned(self, step: Step, about: Entity, now: Any) -> Any:
+        return step.before["goal"] if "goal" in step.before else await self._goal(about, now)
 
     async def run(self, step: Step) -> Done:
         """Set it, from what was planned against."""
         about = self._about(step)
         now = await self._read(about)
         before = step.before.get("value", now)
-        goal = step.before["goal"] if "goal" in step.before else await self._goal(about, now)
+        goal = await self._planned(step, about, now)
         name, values = self._name(about), {"of": about.id, "value": goal, "before": before}
         if now == goal:
             # The world keeps no name on it: planned against another value, it was most likely this step.

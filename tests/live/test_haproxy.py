@@ -17,6 +17,7 @@ from agent.errors import Refused, Unavailable
 from agent.ports import Step
 from connectors.haproxy import Haproxy
 from playbooks.actions import traffic
+from playbooks.actions.limits import Limiter, SetLimit
 
 pytestmark = pytest.mark.live
 
@@ -122,7 +123,10 @@ def front(needs, tmp_path):
         with (tmp_path / "ha.log").open("wb") as log:
             started.append(subprocess.Popen([program, "-db", "-f", config], stdout=log, stderr=log))
         wait_for("haproxy", lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/").status == 200)  # fmt: skip
-        made = Haproxy("haproxy", Haproxy.Config(service="web", socket=socket, check=0.1, wait=10))
+        made = Haproxy(
+            "haproxy",
+            Haproxy.Config(service="web", socket=socket, frontend="in", check=0.1, wait=10),
+        )
         return made, port, servers
 
     yield start
@@ -240,3 +244,24 @@ async def test_a_socket_that_only_shows_is_said_to_be_so(front):
     assert said[-1] == "may only look: the socket is not of `level admin`"
     with pytest.raises(Refused, match="Permission denied"):
         await haproxy.set_weight("replica:web/s1", 50, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sessions_per_second", 50.0), ("connections_count", 200.0)]
+)
+async def test_what_comes_in_is_limited_and_put_back(front, name, value):
+    haproxy, _, _ = front()
+    assert isinstance(haproxy, Limiter)
+    act = SetLimit(SetLimit.Params(limit=name, value=value), haproxy)
+    step = Step("run-1/limit", "set_limit", "service:web", {}, by="homeostat:run-1")
+    step = dataclasses.replace(step, before=dict(await act.observe(step)))
+    was = step.before["value"]
+    assert was is None or was > value
+    done = await act.run(step)
+    assert await haproxy.limit("service:web", name) == value
+    await act.undo(step, done.undo)
+    assert await haproxy.limit("service:web", name) == was
+    with pytest.raises(Refused, match="changed by others"):
+        await haproxy.set_limit("service:web", name, value, 3.0)
+    with pytest.raises(Refused, match="has no limit power_watts"):
+        await haproxy.limit("service:web", "power_watts")
