@@ -751,7 +751,7 @@ class Desk:
         memory = self.hooks.memory
         question = memory.questions[_pick(id_, memory.questions, "question")]
         if not person.has(question.role):
-            raise Forbidden(f"this is for a {question.role}; you are {person.role}")
+            raise Forbidden(f"this asks for the role {question.role}; yours is {person.role}")
         if (before := memory.replies.get(question.id)) is not None:
             raise Refused(f"{before.person} has answered {question.id} already")
         if self.hooks.now() >= question.until:

@@ -4,7 +4,10 @@ import asyncio
 import time
 
 import pytest
+from desk_story import OPERATOR, VIEWER, Story
 
+from agent.authority import Forbidden
+from agent.codec import pack
 from agent.errors import Refused
 from agent.journal import Journal
 from agent.memory import Memory
@@ -123,3 +126,33 @@ def test_what_was_not_asked_is_refused():
     )
     with pytest.raises(Refused, match="nothing was asked about stop; write go"):
         question.read({"stop": True})
+
+
+def test_the_first_answer_of_somebody_with_the_role_holds(tmp_path):
+    story = Story(tmp_path)
+    now = story.now
+    lines = (Field("go", "yes_no"), Field("replicas", "number", default=2.0))
+    for name, role, until in (
+        ("ask-1", "operator", 60.0),
+        ("ask-2", "author", 60.0),
+        ("ask-3", "operator", -1.0),
+    ):
+        question = Question(name, "service:wine", "go on?", lines, role, now - 5, now + until)
+        story.hooks.record("question", name, pack(question), now)
+    assert [q["id"] for q in story.desk.questions()] == ["ask-1", "ask-2"]
+    with pytest.raises(Forbidden):
+        story.desk.answer(VIEWER, "ask-1", {"go": "yes"})
+    with pytest.raises(Forbidden, match="this asks for the role author"):
+        story.desk.answer(OPERATOR, "ask-2", {"go": "yes"})
+    with pytest.raises(Refused, match="it is too late"):
+        story.desk.answer(OPERATOR, "ask-3", {"go": "yes"})
+    with pytest.raises(Refused, match="go is yes or no"):
+        story.desk.answer(OPERATOR, "ask-1", {"go": "perhaps"})
+    assert story.desk.answer(OPERATOR, "ask-1", {"go": "yes"})["id"] == "ask-1"
+    reply = story.hooks.memory.replies["ask-1"]
+    assert reply.values == {"go": True, "replicas": 2.0}
+    assert "olga" in reply.person
+    with pytest.raises(Refused, match="has answered ask-1 already"):
+        story.desk.answer(OPERATOR, "ask-1", {"go": "no"})
+    assert [q["id"] for q in story.desk.questions()] == ["ask-2"]
+    story.close()
