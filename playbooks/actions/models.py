@@ -417,7 +417,7 @@ class HoldRetraining:
 
 @action("release_retraining")
 class ReleaseRetraining:
-    """Allow retraining again that homeostat holds; a hold of a person stays. Undo holds it again."""
+    """Allow retraining again where the hold is ours; that of a person stays. Undo holds it again."""
 
     effect = "marking"
     ability = Models
