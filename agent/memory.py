@@ -191,9 +191,10 @@ class Memory:
         self._folds = {
             "incident": self._incident, "run": self._run, "plan": self._plan, "note": self._note,
             "decision": self._decision, "silence": self._silence, "pause": self._pause,
+            "question": self._question, "reply": self._reply,
             "resume": self._resume, "approval": self._approval, "cancel": self._cancel,
             "intent": self._intent, "acted": self._acted, "label": self._label,
-            "change": self._change, "question": self._question, "reply": self._reply,
+            "change": self._change,
         }  # fmt: skip
 
     # ---- folding
