@@ -20,9 +20,9 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -46,10 +46,11 @@ _NEVER_BELOW: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Old:
-    """A file that is, or was, old enough."""
+    """A file that is, or was, old enough; known by its inode, whatever stands at its path by now."""
 
     path: str
     size: int
+    inode: int
 
 
 class Rule(Model):
@@ -160,7 +161,7 @@ class OldFiles:
                 ((f.stat(follow_symlinks=False), f.path) for f in fit), key=lambda x: -x[0].st_mtime
             )
             found += [
-                (s.st_mtime, Old(path, s.st_blocks * 512), (s.st_dev, s.st_ino))
+                (s.st_mtime, Old(path, s.st_blocks * 512, s.st_ino), (s.st_dev, s.st_ino))
                 for s, path in about[rule.keep :]
                 if s.st_mtime < limit and s.st_nlink == 1 and s.st_dev == top.st_dev
             ]
@@ -178,18 +179,13 @@ class OldFiles:
         folder = rule.path / _ASIDE / _name(key)
         entries = _manifest(folder)
         if entries is None:
-            entries = [[f.path, f.size] for f in self._candidates(rule, most_bytes)]
+            entries = self._candidates(rule, most_bytes)
             _begin(folder, key, entries)
-        for n, (path, _) in enumerate(entries):
-            place = folder / str(n)
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # moved by a try before, or gone by its owner's hand
-                if not place.exists():
-                    _move(Path(path), place)
-        return [Old(p, s) for n, (p, s) in enumerate(entries) if (folder / str(n)).exists()]
+        for n, old in enumerate(entries):
+            _take(Path(old.path), folder / str(n), old.inode)
+        return [old for n, old in enumerate(entries) if (folder / str(n)).exists()]
 
-    def _places(self, key: str) -> Iterator[tuple[Path, list[Any]]]:
+    def _places(self, key: str) -> Iterator[tuple[Path, list[Old]]]:
         """Yield the quarantine folders of a key, and what their manifests say."""
         for top in {rule.path for rule in self.config.rules.values()}:
             folder = top / _ASIDE / _name(key)
@@ -198,25 +194,19 @@ class OldFiles:
                 yield folder, entries
 
     def _aside(self, key: str) -> list[Old]:
-        return [
-            Old(path, size)
-            for folder, entries in self._places(key)
-            for n, (path, size) in enumerate(entries)
-            if (folder / str(n)).exists()
-        ]
+        return [old for _, entries in self._places(key) for old in entries]
 
     def _put_back(self, key: str) -> tuple[int, list[str]]:
         back, blocked = 0, []
         for folder, entries in self._places(key):
-            for n, (path, _) in enumerate(entries):
+            for n, old in enumerate(entries):
                 place = folder / str(n)
                 if not place.exists():
                     continue
-                if os.path.lexists(path):
-                    blocked.append(path)
-                    continue
-                _move(place, Path(path))
-                back += 1
+                if _give_back(place, Path(old.path), old.inode):
+                    back += 1
+                else:
+                    blocked.append(old.path)
             if not blocked:
                 _remove(folder)
         return back, blocked
@@ -224,10 +214,10 @@ class OldFiles:
     def _empty(self, key: str) -> int:
         freed = 0
         for folder, entries in self._places(key):
-            for n, (_, size) in enumerate(entries):
+            for n, old in enumerate(entries):
                 with contextlib.suppress(FileNotFoundError):
                     (folder / str(n)).unlink()
-                    freed += int(size)
+                    freed += old.size
             self._note(key, freed)
             _remove(folder)
         return freed
@@ -280,24 +270,30 @@ def _in_use() -> frozenset[tuple[int, int]]:
     return frozenset(found)
 
 
-def _manifest(folder: Path) -> list[Any] | None:
+def _manifest(folder: Path) -> list[Old] | None:
     try:
-        return list(json.loads((folder / _MANIFEST).read_text("utf-8"))["files"])
+        said = json.loads((folder / _MANIFEST).read_text("utf-8"))["files"]
+        return [Old(str(path), int(size), int(inode)) for path, size, inode in said]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError) as wrong:
+    except (OSError, ValueError, KeyError, TypeError) as wrong:
         raise Refused(
             f"{folder / _MANIFEST} can not be read ({wrong}): put its files back by hand"
         ) from None
 
 
-def _begin(folder: Path, key: str, entries: list[Any]) -> None:
+def _begin(folder: Path, key: str, entries: Sequence[Old]) -> None:
     """Write the manifest: whole or not at all, and on disk before anything moves."""
+    top = folder.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        top.mkdir(mode=0o700, exist_ok=True)
+        about = top.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+            raise Refused(f"{top} is not a folder of ours: look who has made it, and take it away")
+        folder.mkdir(mode=0o700, exist_ok=True)
         fresh = folder / f"{_MANIFEST}.new"
         with fresh.open("w", encoding="utf-8") as out:
-            json.dump({"key": key, "files": entries}, out)
+            json.dump({"key": key, "files": [astuple(old) for old in entries]}, out)
             out.flush()
             os.fsync(out.fileno())
         fresh.replace(folder / _MANIFEST)
@@ -307,24 +303,42 @@ def _begin(folder: Path, key: str, entries: list[Any]) -> None:
         finally:
             os.close(handle)
     except PermissionError:
-        raise Refused(
-            f"{folder.parent.parent} is not ours to write: let the daemon's user do so"
-        ) from None
+        raise Refused(f"{top.parent} is not ours to write: let the daemon's user do so") from None
     except OSError as wrong:
         raise Unavailable(
             f"{folder} can not be written: {wrong.strerror}; a few kB must be free"
         ) from None
 
 
-def _move(here: Path, there: Path) -> None:
-    """Rename within one disk, never over a file: a second name first, then the old one goes."""
+def _take(here: Path, there: Path, inode: int) -> None:
+    """Move one file aside: a second name first, then the old one goes. Also goes on where a try was cut off.
+
+    Nothing happens to one that has gone meanwhile, or when another file stands at its path by now.
+    """
     try:
-        os.link(here, there, follow_symlinks=False)
-        here.unlink()
+        if not there.exists():
+            os.link(here, there, follow_symlinks=False)
+        if there.lstat().st_ino != inode:
+            there.unlink()
+        elif here.lstat().st_ino == inode:
+            here.unlink()
     except FileNotFoundError:
-        raise
+        return
     except OSError as wrong:
         raise Refused(f"{here} can not be moved: {wrong.strerror}") from None
+
+
+def _give_back(place: Path, path: Path, inode: int) -> bool:
+    """Move one file back; False when others have put something in its place."""
+    try:
+        os.link(place, path, follow_symlinks=False)
+    except FileExistsError:
+        if path.lstat().st_ino != inode:
+            return False
+    except OSError as wrong:
+        raise Refused(f"{path} can not be put back: {wrong.strerror}; it lies in {place}") from None
+    place.unlink()
+    return True
 
 
 def _remove(folder: Path) -> None:

@@ -182,3 +182,51 @@ def test_rules_that_are_too_wide_are_told_at_load(rule):
 async def test_it_says_what_it_would_take(logs):
     (line,) = await old_files(logs).describe()
     assert line.startswith(f"logs: *.log.* in {logs}, older than 2 d: 4 files, ")
+
+
+@pytest.mark.parametrize("cut", ["link", "unlink"])
+async def test_cut_off_between_two_names_nothing_is_lost_nor_doubled(logs, monkeypatch, cut):
+    made = old_files(logs)
+    act = Quarantine(Quarantine.Params(rule="logs"), made)
+    one = await planned(act)
+    real, calls = Path.unlink, []
+
+    def unlink(self, **more):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(self, **more)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+        made._set_aside(made._rule("logs"), 1e12, one.key)
+    monkeypatch.undo()
+    if cut == "link":  # put back from there
+        await act.undo(one, {"files": 4})
+    else:
+        done = await act.run(one)
+        assert done.values["files"] == 4
+        assert names(await made.candidates("logs", 1e12)) == []
+        await act.undo(one, done.undo)
+    assert sorted(p.name for p in logs.glob("app.log.[0-9]")) == [f"app.log.{n}" for n in range(5)]
+    assert all(p.stat().st_nlink == 1 for p in logs.glob("app.log.[0-9]"))
+
+
+async def test_what_was_swapped_or_is_gone_since_is_not_taken(logs, monkeypatch):
+    made = old_files(logs)
+    found = await made.candidates("logs", 1e12)
+    (logs / "app.log.4").unlink()
+    write(logs / "x", 0).rename(logs / "app.log.3")
+    monkeypatch.setattr(made, "_candidates", lambda rule, most: found)
+    moved = await made.set_aside("logs", 1e12, "k")
+    assert names(moved) == ["app.log.2", "app.log.1"]
+    assert (logs / "app.log.3").exists()
+
+
+async def test_a_quarantine_that_is_not_ours_is_not_used(logs, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (logs / ".homeostat-quarantine").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Refused, match="is not a folder of ours"):
+        await old_files(logs).set_aside("logs", 1e12, "k")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert (logs / "app.log.4").exists()
