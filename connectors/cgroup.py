@@ -89,10 +89,13 @@ class Cgroup:
     Ability  Limiter (see playbooks/actions/limits.py): `cpu_cores`, `memory_bytes` (above it the kernel kills),
              `memory_high_bytes` (above it the kernel slows down), `pids_count`
     On `service:` as configured, and on `process:` when its process group has a control group of its own. Never the
-    root, nor a group that this daemon is in. Takes write access: as root, or with `Delegate=` given to our user.
+    root, nor a group that this daemon is in. Takes write access: as root, with CAP_DAC_OVERRIDE, or with
+    `Delegate=` given to our user.
     """
 
     stand_in = True
+    powers = (("CAP_DAC_OVERRIDE", "to set limits of control groups, which root owns"),)
+    unlocks = ("ProtectControlGroups",)
 
     class Config(Model):
         """Which groups."""

@@ -25,7 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
 import structlog
 from pydantic import Field, model_validator
@@ -34,13 +34,16 @@ from agent.errors import Refused, Uncertain
 from agent.registry import connector
 from agent.units import Bytes, Duration, Model, say_duration
 from connectors._once import Once
-from connectors._proc import command_line
+from connectors._proc import command_line, has_capability
 
 log = structlog.get_logger()
 
 _Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 _MOST_OUTPUT: Final = 64 << 10
+_SETPRIV: Final = "setpriv"
 _PRLIMIT: Final = "prlimit"
+_CAP_SETGID: Final = 6
+_CAP_SETUID: Final = 7
 _MERCY_S: Final = 3.0
 _PLACE: Final = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _ENVIRONMENT: Final = ("LANG", "LC_ALL", "PATH", "TZ")
@@ -97,10 +100,16 @@ class Commands:
     """Commands by name, each run once per key.
 
     Ability  Commands (see playbooks/actions/commands.py)
-    No shell, a session of its own, no input, no core dump, no new privileges where the kernel lets us say so; address
-    space, time, and 64 KiB of output at most. After `timeout` all of its process group is ended: what it had done by
-    then is not known, so the step is told as uncertain. Takes CAP_SETUID for a `user` that is not ours.
+    No shell, a session of its own, no input, no core dump, none of our capabilities, no new privileges (setpriv and
+    prlimit of util-linux see to that); address space, time, and 64 KiB of output at most. After `timeout` all of its
+    process group is ended: what it had done by then is not known, so the step is told as uncertain. Takes CAP_SETUID
+    and CAP_SETGID for a `user` that is not ours.
     """
+
+    powers = (
+        ("CAP_SETUID", "to run commands as a user of their own"),
+        ("CAP_SETGID", "to run commands in the groups of that user"),
+    )
 
     class Config(Model):
         """What may be run, and as whom."""
@@ -113,11 +122,7 @@ class Commands:
         self.name = name
         self.config = config
         self._once = Once(state / "commands" / name if state is not None else None)
-        self._drop = _dropping(name, config.user)
-        if shutil.which(_PRLIMIT) is None:
-            raise Refused(
-                f"{name}: there is no {_PRLIMIT} to limit commands with; install util-linux"
-            )
+        self._shed = _dropping(name, config.user)
 
     def shown(self, name: str, args: Mapping[str, str]) -> str:
         """Return the command line, masked."""
@@ -177,9 +182,9 @@ class Commands:
         start = time.monotonic()
         try:
             process = await asyncio.create_subprocess_exec(
-                *_limited(command, argv), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                *self._shed, *_limited(command, argv), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                cwd=command.workdir, env=environment, start_new_session=True, umask=0o077, **self._drop,
+                cwd=command.workdir, env=environment, start_new_session=True, umask=0o077,
             )  # fmt: skip
         except (OSError, ValueError) as wrong:
             self._once.forget(key)
@@ -210,28 +215,32 @@ class Commands:
         return self._result(name, record)
 
 
-def _dropping(name: str, user: str) -> dict[str, Any]:
-    """Return how a child becomes `user`; raises Refused when that can not be."""
+def _dropping(name: str, user: str) -> list[str]:
+    """Return how a command becomes `user` and sheds what we may; raises Refused when that can not be."""
+    for program in (_SETPRIV, _PRLIMIT):
+        if shutil.which(program) is None:
+            raise Refused(f"{name}: there is no {program}; install util-linux")
+    shed = [_SETPRIV, "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all"]
     mine = os.geteuid()
     if not user:
         if mine == 0:
             raise Refused(f"{name}: commands are not run as root; name a `user` with few rights")
-        return {}
+        return shed
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
         raise Refused(f"{name}: there is no user {user} on this host") from None
     if entry.pw_uid == mine:
-        return {}
-    if mine != 0:
+        return shed
+    if not (has_capability(_CAP_SETUID) and has_capability(_CAP_SETGID)):
         raise Refused(
-            f"{name}: to run commands as {user} takes CAP_SETUID; run the daemon as {user}, or as root"
+            f"{name}: to run commands as {user} takes CAP_SETUID and CAP_SETGID; grant them, or run the daemon as it"
         )
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    return [*shed, f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
 
 
 def _limited(command: Command, argv: Sequence[str]) -> list[str]:
-    """Return argv behind `prlimit`, which limits itself, with the rights of the user, and then becomes the command."""
+    """Return argv behind `prlimit`, which limits itself and then becomes the command."""
     limits = {"core": 0, "as": int(command.memory), "cpu": int(command.timeout) + 1}
     return [_PRLIMIT, *(f"--{name}={most}" for name, most in limits.items()), "--", *argv]
 

@@ -3,7 +3,7 @@
     gpu_control: {}
 
 A power limit is set through NVML in a process of its own, that is killed when the driver hangs; a reset by
-`nvidia-smi --gpu-reset`, as NVML has no call for it. Both take root (CAP_SYS_ADMIN).
+`nvidia-smi --gpu-reset`, as NVML has no call for it. Both take CAP_SYS_ADMIN.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from agent.errors import Refused, Unavailable, Uncertain
 from agent.registry import connector
 from agent.units import Duration, Model, say_duration
 from connectors._once import Once
+from connectors._proc import has_capability
 
 _PROGRAM: Final = Path(__file__).with_name("_nvml_act.py")
 _RECOVERY: Final = (
@@ -32,6 +33,7 @@ _RECOVERY: Final = (
 )  # fmt: skip
 """nvml.h, nvmlDeviceGpuRecoveryAction_t, in order."""
 _POWER: Final = "power_watts"
+_CAP_SYS_ADMIN: Final = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class GpuControl:
     """
 
     stand_in = True
+    powers = (("CAP_SYS_ADMIN", "to set power limits of GPUs and to reset them"),)
 
     class Config(Model):
         """How to reach NVML and nvidia-smi."""
@@ -112,9 +115,9 @@ class GpuControl:
     async def reset(self, gpu: str, key: str) -> None:
         """Reset by nvidia-smi, once per key."""
         uuid = _uuid(gpu)
-        if os.geteuid() != 0:
+        if not has_capability(_CAP_SYS_ADMIN):
             raise Refused(
-                f"to reset {gpu} takes root: run `nvidia-smi --gpu-reset -i {uuid}` by hand"
+                f"to reset {gpu} takes CAP_SYS_ADMIN: run `nvidia-smi --gpu-reset -i {uuid}` by hand"
             )
         program = shutil.which(self.config.nvidia_smi)
         if program is None:
@@ -142,11 +145,11 @@ class GpuControl:
 
     async def describe(self) -> Sequence[str]:
         """Say what privileges there are."""
-        root = os.geteuid() == 0
+        root = has_capability(_CAP_SYS_ADMIN)
         smi = shutil.which(self.config.nvidia_smi)
         return (
-            "may set power limits" if root else "may only look: power limits and resets take root (CAP_SYS_ADMIN)",
-            f"may reset by {smi}" if smi and root else f"no resets: {self.config.nvidia_smi} must be here, and we root",
+            "may set power limits" if root else "may only look: power limits and resets take CAP_SYS_ADMIN",
+            f"may reset by {smi}" if smi and root else "no resets: they take CAP_SYS_ADMIN and nvidia-smi",
         )  # fmt: skip
 
     async def _nvml(self, asked: Mapping[str, Any], *, changes: bool = False) -> dict[str, Any]:
@@ -181,7 +184,7 @@ class GpuControl:
 
 
 def _hint(said: str) -> str:
-    return "; that takes root (CAP_SYS_ADMIN)" if "ermission" in said else ""
+    return "; that takes CAP_SYS_ADMIN" if "ermission" in said else ""
 
 
 def _uuid(target: str, limit: str = _POWER) -> str:

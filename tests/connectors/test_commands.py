@@ -23,7 +23,8 @@ USER = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 ABOUT = """
 echo "uid=$(id -u)"; echo "groups=$(id -G)"; echo "env=$(env | cut -d= -f1 | sort | tr '\\n' ' ')"; echo "argv=$*"
 echo "key=$HOMEOSTAT_KEY"; echo "stdin=$(cat)"; echo "umask=$(umask)"; echo "session=$(cut -d' ' -f6 /proc/$$/stat)"
-echo "pid=$$"
+echo "pid=$$"; echo "caps=$(grep CapEff /proc/self/status | cut -f2)"
+echo "new=$(grep NoNewPrivs /proc/self/status | cut -f2)"
 """
 
 
@@ -77,6 +78,8 @@ async def test_it_runs_as_its_user_with_little_around_it(monkeypatch):
     assert said["key"] == STEP.key
     assert said["stdin"] == ""
     assert said["umask"] == "0077"
+    assert int(said["caps"], 16) == 0
+    assert said["new"] == "1"
     assert said["session"] == said["pid"]
     assert set(said["env"].split()) <= {
         "HOME", "HOMEOSTAT_KEY", "HOMEOSTAT_TARGET", "LANG", "LC_ALL", "PATH", "PWD", "TZ",
