@@ -422,7 +422,6 @@ class RealHands:
                 "the journal can not be written: nothing is done that could not be recorded"
             ), close=True)  # fmt: skip
         try:
-            # what waits for a person may take its time
             patience = getattr(way.action, "waits_s", 0.0)
             async with asyncio.timeout(max(way.planned.timeout, patience)):
                 done = await way.action.run(way.step)

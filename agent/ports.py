@@ -381,7 +381,8 @@ class Action(Protocol):
     reversible whether `undo` exists in this world; irreversible verbs need mode approve
     shared     acts on something that several agents may share (endpoint, alias, deployment)
 
-    Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it.
+    Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it. One that
+    waits by its own parameters may have an attribute `waits_s`: a try is given at least so long.
     """
 
     effect: str

@@ -128,6 +128,10 @@ class Commands:
         """Return the command line, masked."""
         return command_line(self._command(name).filled(name, args))
 
+    def limit_s(self, name: str) -> float:
+        """Return how long it may take."""
+        return self._command(name).timeout
+
     async def execute(self, name: str, args: Mapping[str, str], key: str, target: str) -> Result:
         """Run it once per key."""
         command = self._command(name)

@@ -40,6 +40,10 @@ class Commands(Protocol):
         """Return what would be run, for people; raises Refused for a name or argument that is not allowed."""
         ...
 
+    def limit_s(self, name: str) -> float:
+        """Return how long it may take; raises Refused for a name that is not allowed."""
+        ...
+
     async def execute(self, name: str, args: Mapping[str, str], key: str, target: str) -> Ran:
         """Run it, unless it was for this key; then return what came of it.
 
@@ -73,6 +77,7 @@ class RunCommand:
     def __init__(self, params: Params, ability: Commands) -> None:
         self._params = params
         self._commands = ability
+        self.waits_s = ability.limit_s(params.command) + 15.0
 
     async def observe(self, step: Step) -> Mapping[str, Any]:
         """Return whether this step's command has run; Refused when it is not allowed."""
@@ -157,6 +162,7 @@ class HttpCall:
     def __init__(self, params: Params, ability: Calls) -> None:
         self._params = params
         self._calls = ability
+        self.waits_s = params.timeout + 5.0
 
     async def observe(self, step: Step) -> Mapping[str, Any]:
         """Return whether this step's call was answered; Refused when it is not allowed."""

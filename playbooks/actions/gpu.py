@@ -179,6 +179,8 @@ class DiagnoseGpu:
 class ResetGpu:
     """Reset a GPU that nobody uses; what was in its memory is gone."""
 
+    waits_s = 180.0
+
     effect = "mutating"
     ability = GpuCare
     reversible = False

@@ -49,6 +49,7 @@ class KillProcess:
     def __init__(self, params: Params, ability: None = None) -> None:
         del ability
         self._params = params
+        self.waits_s = params.grace + 30.0
 
     async def observe(self, step: Step) -> Mapping[str, Any]:
         """Return who of the group lives; Refused when we may not signal one of them."""

@@ -52,6 +52,7 @@ class Reboot:
     def __init__(self, params: Params, ability: Machine) -> None:
         self._params = params
         self._machine = ability
+        self.waits_s = params.wait + 60.0
 
     async def observe(self, step: Step) -> Mapping[str, Any]:
         """Return the boot; Refused when it may not be rebooted."""

@@ -199,6 +199,7 @@ class Drain(_OfBackend):
     def __init__(self, params: Params, ability: Traffic) -> None:
         super().__init__(params.replica, ability)
         self._params = params
+        self.waits_s = params.wait + 30.0
 
     def _name(self, about: Entity) -> str:
         return f"the state of {about}"
