@@ -9,7 +9,6 @@ A power limit is set through NVML in a process of its own, that is killed when t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from agent.registry import connector
 from agent.units import Duration, Model, say_duration
 from connectors._once import Once
 from connectors._proc import has_capability
+from connectors._program import run_program
 
 _PROGRAM: Final = Path(__file__).with_name("_nvml_act.py")
 _RECOVERY: Final = (
@@ -131,9 +131,15 @@ class GpuControl:
             raise Uncertain(
                 f"a reset of {gpu} was begun for {key}, and its end was not seen; see nvidia-smi"
             )
-        code, said = await _run(
-            [program, "--gpu-reset", "-i", uuid], self.config.reset_timeout, gpu
-        )
+        try:
+            code, out = await run_program(
+                [program, "--gpu-reset", "-i", uuid], self.config.reset_timeout
+            )
+        except TimeoutError:
+            raise Uncertain(
+                f"the reset of {gpu} took longer than {say_duration(self.config.reset_timeout)}; see nvidia-smi"
+            ) from None
+        said = out.rpartition("\n")[2][:300]
         if code:
             await asyncio.to_thread(self._once.forget, key)
             raise Refused(f"nvidia-smi did not reset {gpu}: {said or f'status {code}'}")
@@ -157,23 +163,19 @@ class GpuControl:
         if self.config.library is not None:
             path = f"{self.config.library}:{environment.get('LD_LIBRARY_PATH', '')}"
             environment["LD_LIBRARY_PATH"] = path.rstrip(":")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", str(_PROGRAM), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL, env=environment, start_new_session=True,
-        )  # fmt: skip
+        argv = [sys.executable, "-P", str(_PROGRAM)]
+        line = json.dumps(asked).encode() + b"\n"
         try:
-            async with asyncio.timeout(self.config.timeout):
-                out, _ = await process.communicate(json.dumps(asked).encode() + b"\n")
+            _, out = await run_program(
+                argv, self.config.timeout, send=line, env=environment, errors=False
+            )
         except TimeoutError:
             text = f"NVML gave no answer within {say_duration(self.config.timeout)}: a GPU or the driver hangs"
             if changes:
                 raise Uncertain(f"{text}; it may have been done") from None
             raise Unavailable(text) from None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
         try:
-            said = json.loads(out.strip().rpartition(b"\n")[2])
+            said = json.loads(out.rpartition("\n")[2])
         except ValueError:
             raise Unavailable("the program that asks NVML has ended; see the kernel log") from None
         if "refused" in said:
@@ -194,23 +196,3 @@ def _uuid(target: str, limit: str = _POWER) -> str:
     if limit != _POWER:
         raise Refused(f"GPUs have no limit {limit}: there is {_POWER}")
     return uuid
-
-
-async def _run(argv: Sequence[str], timeout_s: float, gpu: str) -> tuple[int, str]:
-    """Run to the end; returns status and its last line."""
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(timeout_s):
-            out, _ = await process.communicate()
-    except TimeoutError:
-        raise Uncertain(
-            f"the reset of {gpu} took longer than {say_duration(timeout_s)}; see nvidia-smi"
-        ) from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    lines = out.decode("utf-8", "replace").strip().splitlines()
-    return process.returncode or 0, lines[-1][:300] if lines else ""

@@ -8,8 +8,6 @@ It takes root, or a rule of polkit. `block: /run/reboot-blocked` names a file th
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from agent.errors import Refused, Uncertain
 from agent.registry import connector
 from agent.units import Model
 from connectors._proc import boot_id, command_line, this_host
+from connectors._program import run_program
 
 log = structlog.get_logger()
 
@@ -71,25 +70,15 @@ class Machine:
         """Run the command; it returns when the reboot is under way."""
         self.may_reboot()
         log.warning("reboot", reason=reason)
-        process = await asyncio.create_subprocess_exec(
-            *self.config.reboot, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
         try:
-            async with asyncio.timeout(_TIME_S):
-                out, _ = await process.communicate()
+            code, out = await run_program(self.config.reboot, _TIME_S)
         except TimeoutError:
             raise Uncertain(
                 f"{self.config.reboot[0]} did not come back within {_TIME_S:.0f} s"
             ) from None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        if process.returncode:
-            said = out.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
-            raise Refused(
-                f"{self.config.reboot[0]} refused: {said or f'status {process.returncode}'}"
-            )
+        if code:
+            said = out.rpartition("\n")[2][:300]
+            raise Refused(f"{self.config.reboot[0]} refused: {said or f'status {code}'}")
 
     async def describe(self) -> Sequence[str]:
         """Say what would be run, and whether it may; runs nothing."""

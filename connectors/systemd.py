@@ -10,7 +10,6 @@ Asked and told by `systemctl`, as argv lists; to start, stop and restart takes r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from agent.config import Name
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.registry import connector
 from agent.units import Duration, Model, say_duration
+from connectors._program import run_program
 
 _ASK_S: Final = 5.0
 _LOOK_S: Final = 0.2
@@ -189,25 +189,16 @@ class Systemd:
     async def _run(
         self, argv: Sequence[str], timeout_s: float, *, changes: bool = False
     ) -> tuple[int, str]:
+        words = [self.config.systemctl, "--no-pager", "--no-ask-password", *argv]
         try:
-            process = await asyncio.create_subprocess_exec(
-                self.config.systemctl, "--no-pager", "--no-ask-password", *argv, stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            )  # fmt: skip
-        except OSError as wrong:
-            raise Refused(f"{self.config.systemctl} can not be run: {wrong.strerror}") from None
-        try:
-            async with asyncio.timeout(timeout_s):
-                out, _ = await process.communicate()
+            return await run_program(words, timeout_s)
         except TimeoutError:
             text = f"systemctl {argv[0]} did not come back within {say_duration(timeout_s)}"
             if changes:
                 raise Uncertain(f"{text}; systemd may still be at it") from None
             raise Unavailable(text) from None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        return process.returncode or 0, out.decode("utf-8", "replace").strip()
+        except OSError as wrong:
+            raise Refused(f"{self.config.systemctl} can not be run: {wrong.strerror}") from None
 
 
 def _there(said: Mapping[str, str]) -> bool:
