@@ -187,7 +187,7 @@ class Shifts:
         sized = self._sized(value, times)
         if latch:
             far = self._most(np.where(value >= _NAMED, times, 0.0))
-            self._on = np.where(sized >= Watch.enough(sized), np.maximum(far, 1.0), 0.0)
+            self._on = np.where(sized >= Shifts.enough(sized), np.maximum(far, 1.0), 0.0)
             sized = self._sized(value, times)
         self._values = self._by_column(value), sized
 
