@@ -31,7 +31,8 @@ Role = Literal["viewer", "operator", "author", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 Verb = Literal[
-    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "push", "reload", "token",
+    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "push", "reinstate", "reload",
+    "token",
 ]  # fmt: skip
 
 NEEDS: Final[dict[Verb, Role]] = {
@@ -44,6 +45,7 @@ NEEDS: Final[dict[Verb, Role]] = {
     "resume": "operator",
     "label": "operator",  # "that page was false": what the alarm budget is measured by
     "push": "operator",  # predictions, labels, changes from services elsewhere
+    "reinstate": "author",  # "I have looked at it": a playbook that harmed may act again
     "reload": "admin",
     "token": "admin",
 }

@@ -18,7 +18,7 @@ from agent.model import FloatArray
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
 from agent.ports import FeatureDrift, LabelledDrift
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _JOIN: Final = (*(ROW.names or ()), "sizes")
 _TENURE: Final = (
     "numbers",    "number", "version", "since", "last", "until", "serving", "rows_total", "lost", "lost_since",
