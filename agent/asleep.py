@@ -18,7 +18,7 @@ from agent.budget import Ledger, Promise
 from agent.codec import pack
 from agent.config import Config
 from agent.control import NotRunning
-from agent.desk import PlaybookView, SourceView
+from agent.desk import LoadedView, SourceView
 from agent.filling import Forecast
 from agent.journal import Journal, JournalReader
 from agent.life import Event, turned
@@ -109,7 +109,7 @@ class Asleep:
         """Nothing is measured, so nothing is missed."""
         return []
 
-    def playbooks(self) -> list[PlaybookView]:
+    def playbooks(self) -> list[LoadedView]:
         """Nothing is loaded."""
         return []
 

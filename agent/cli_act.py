@@ -228,6 +228,32 @@ def resume(
     _paused(said, as_json)
 
 
+@command(
+    example='homeostat reinstate serve-bad-deploy --reason "it rolled back the wrong alias; mended"',
+    then="homeostat playbooks",
+)
+def reinstate(
+    *,
+    playbook: Annotated[str, typer.Argument(help="Id, or its first letters.")],
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a playbook that harmed act again.
+
+    One that harmed only suggests from then on, on every target and over restarts. This says that you have looked at
+    it; then it may again go as far as its text and agent.yaml let it. Needs the role author.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    said = control.Control(folder).post(
+        f"/api/playbooks/{part(playbook)}/reinstate", {"reason": reason}
+    )
+    emit([said], as_json, cli_show.playbooks)
+
+
 def _paused(said: Any, as_json: bool) -> None:
     from agent import cli_show
 

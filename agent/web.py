@@ -23,6 +23,7 @@ from agent.budget import Ledger, Word
 from agent.desk import (
     BudgetView,
     Desk,
+    LoadedView,
     PlaybookView,
     SourceView,
     StatusView,
@@ -255,8 +256,10 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda _: desk.blind(), returns=list[SourceView]),
         Way("GET", "/api/learning", "learning", "see", "Sources whose history is still too short to judge by.",
             lambda _: desk.learning(), returns=list[SourceView]),
-        Way("GET", "/api/playbooks", "playbooks", "see", "Playbooks that are loaded, and how far they may go.",
+        Way("GET", "/api/playbooks", "playbooks", "see", "Playbooks, how far they may go and why, and their record.",
             lambda _: desk.playbooks(), returns=list[PlaybookView]),
+        Way("POST", "/api/playbooks/{id}/reinstate", "reinstate", "reinstate", "Let one that harmed act again.",
+            lambda a: desk.reinstate(a.person, a.path["id"], a.body.reason), body=_Reason, returns=PlaybookView),
         Way("GET", "/api/silences", "silences", "see", "Silences that hold now.",
             lambda _: desk.silences(), returns=list[SilenceView]),
         Way("POST", "/api/silences", "silence", "silence", "Keep quiet and hands off for a while.",
@@ -436,12 +439,15 @@ class Living:
             for limit in self._daemon.walk.monitor.idle()
         ]
 
-    def playbooks(self) -> list[PlaybookView]:
+    def playbooks(self) -> list[LoadedView]:
         """What is loaded."""
-        config = self.config
+        mode = self.config.mode
         return [
-            {"id": p.id, "title": p.title, "owner": p.owner, "mode": p.ceiling(config), "own_mode": p.mode,
-             "target": p.target.kind, "causes": [p.because.cause]}
+            {"id": p.id, "title": p.title, "owner": p.owner, "target": p.target.kind,
+             "causes": [p.because.cause], "limits": [
+                 {"by": "playbook", "mode": p.mode, "reason": ""},
+                 {"by": "agent.yaml", "mode": mode, "reason": ""},
+                 {"by": "abilities", "mode": p.cap, "reason": ""}]}
             for p in self._daemon.walk.library.playbooks.values()
         ]  # fmt: skip
 

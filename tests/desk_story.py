@@ -203,7 +203,9 @@ class StoryHooks:
     def playbooks(self):
         return [
             {"id": "calm-neighbour", "title": "Lower the priority of a noisy neighbour", "owner": "",
-             "mode": "approve", "own_mode": "approve", "target": "process", "causes": ["host.neighbour"]},
+             "target": "process", "causes": ["host.neighbour"], "limits": [
+                 {"by": "playbook", "mode": "approve", "reason": ""},
+                 {"by": "agent.yaml", "mode": "auto", "reason": ""}]},
         ]  # fmt: skip
 
     def usage(self):

@@ -307,7 +307,7 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         drifted=tuple(
             sorted(
                 (s for s in states if s.drifted or not math.isnan(s.psi)),
-                key=lambda s: (not s.drifted, -np.nan_to_num(s.psi), s.name),
+                key=lambda s: (not s.drifted, 0.0 if math.isnan(s.psi) else -s.psi, s.name),
             )
         )[:10],
         label_coverage=row["model.label_coverage_ratio"],

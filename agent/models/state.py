@@ -34,6 +34,8 @@ TRAFFIC_S: Final = 120
 SURE: Final = np.array([0.6, 0.85])
 """Confidences that cut the rows into unsure, rather sure and sure ones."""
 SURE_NAMES: Final = ("unsure", "rather sure", "sure")
+_ONCE: Final = 1e-3
+"""The chance that a release as good as the one before is ever called worse for what it does from its start."""
 Slicings = Sequence[tuple[str, tuple[str, ...]]]
 _POSITIVE: Final = frozenset(
     {"1", "yes", "y", "positive", "pos", "bad", "fraud", "churn", "default"}
@@ -100,7 +102,8 @@ class Tenure:
         self.rows = Ring(buckets, 3 + CLASSES + 1, np.float32)
         self.labels = Ring(buckets, 2 + CLASSES + 1, np.float32)
         self.against_reference: ErrorDrift = registry.drift.get("errors")()
-        self.against_previous: ErrorDrift = registry.drift.get("errors")()
+        cls = registry.drift.get("errors")
+        self.against_previous: ErrorDrift = cls(cls.Config(once=_ONCE))
         self.lost = False
         self.lost_since: float | None = None
         self.worse = False
