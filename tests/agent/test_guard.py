@@ -225,7 +225,7 @@ def test_all_gates_open_lets_it_act(make):
     assert closed(decision) == set()
     assert (decision.allowed, decision.mode) == (True, "auto")
     assert {g.name for g in decision.gates} == {
-        "mode", "ability", "pause", "paused_file", "journal", "silence", "never", "busy", "once", "cooldown", "rate",
+        "mode", "ability", "pause", "paused_file", "journal", "silence", "maintenance", "never", "busy", "once", "cooldown", "rate",
         "fresh", "trust", "attempts", "blast_count", "blast_share", "settle", "breaker", "min_healthy", "correlated",
         "scope", "shared", "confidence", "irreversible", "record",
     }  # fmt: skip
