@@ -264,7 +264,8 @@ def _silence(case: _Case) -> Gate:
 
 def _quiet(whom: Iterable[Entity], kind: str, memory: Memory, now: float, by: str = "") -> Gate:
     """Ask for silences over any of these; those that `by` has made itself do not hold it up."""
-    found = (s for e in whom for s in memory.silences.values() if s.covers(e, now, kind))
+    going = [s for s in memory.silences.values() if now < s.until]
+    found = (s for e in whom for s in going if s.covers(e, now, kind))
     silence = next((s for s in found if s.by != by), None)
     if silence is None:
         return Gate("silence", True, "none", "no silence")

@@ -188,9 +188,14 @@ def explain(walk: Walk, moment: Moment) -> None:
 def decide(walk: Walk, moment: Moment) -> None:
     """Match playbooks, ask the guard, plan what is allowed; say what people must know."""
     for incident in list(walk.correlator.incidents.values()):
-        if incident.diagnosis is not None and ongoing(incident):
-            _page(walk, incident, moment)
-            _act(walk, incident, moment)
+        decide_one(walk, incident, moment)
+
+
+def decide_one(walk: Walk, incident: Incident, moment: Moment) -> None:
+    """Decide for one incident: one round."""
+    if incident.diagnosis is not None and ongoing(incident):
+        _page(walk, incident, moment)
+        _act(walk, incident, moment)
 
 
 Stage = Callable[[Walk, Moment], None]

@@ -152,7 +152,6 @@ class Town:
         while self.count < troubles:
             self._weather()
             self._people()
-            self._runs()
             self.now += STEP
             self.truth += STEP
             values = [self._value(s) for s in self.table]
@@ -163,6 +162,7 @@ class Town:
                     self.live[plan.run_id] = plan
                     wait = self.rng.choice([0, 0, STEP, 60.0]) + (plan.mode == "approve") * 20.0
                     self.due[plan.run_id] = ("act", self.truth + wait)
+            self._runs()
 
     def _value(self, series):
         if series.metric == "service.replicas_count":
@@ -224,7 +224,7 @@ class Town:
                 self.pauses.discard(key)
         if roll() < 0.03:
             target = self.rng.choice([whom.id, f"{whom.kind}:*"])
-            silence = Silence(f"x{len(self.silences)}", target, self.now + self.rng.choice([20, 120]), "ann")
+            silence = Silence(f"x{len(self.journal)}", target, self.now + self.rng.choice([20, 120]), "ann")
             self.silences = [*self.silences[-50:], silence]
             self.record("silence", silence.id, pack(silence), self.now)
         self.file = self.walk.paused_file = (roll() < 0.5) if self.file else roll() < 0.01
