@@ -748,7 +748,9 @@ def _maintenance(config: Config, document: Document) -> Iterator[Fault]:
     for i, window in enumerate(config.maintenance):
         path: Place = ("maintenance", i)
         if window.name in names:
-            yield document.fault((*path, "name"), f"two windows are called `{window.name}`", "rename one")
+            yield document.fault(
+                (*path, "name"), f"two windows are called `{window.name}`", "rename one"
+            )
         names.add(window.name)
         try:
             windows.zone(window)
@@ -768,7 +770,9 @@ def _moments(window: Window, document: Document, path: Place) -> Iterator[Fault]
     for key, text in (("from", window.from_), ("to", window.to)):
         if windows.moment(text, window) is None:
             problem = f"`{text}` is no moment" if text else f"`{window.name}` has no `{key}:`"
-            yield document.fault((*path, key) if text else path, problem, "write it like 2026-12-24T18:00")
+            yield document.fault(
+                (*path, key) if text else path, problem, "write it like 2026-12-24T18:00"
+            )
             return
     if windows.once(window) is None:
         yield document.fault((*path, "to"), "it ends before it begins", "swap `from:` and `to:`")

@@ -514,7 +514,11 @@ class Desk:
         """Return why a playbook did not act on a target, now or at a time; raises NotThere, Refused."""
         known = {p["id"]: p["title"] or p["id"] for p in self.hooks.playbooks()}
         decided = self.hooks.memory.decisions()
-        known |= {i: i for i in (*self.hooks.memory.records.tallies, *(d.playbook for d in decided)) if i not in known}
+        known |= {
+            i: i
+            for i in (*self.hooks.memory.records.tallies, *(d.playbook for d in decided))
+            if i not in known
+        }
         id_ = _named(playbook, known)
         gone = {e.id: self.name(e) for e in targets_of(self.hooks, id_)}
         whom = entity(_meant(target, {**gone, **self._entities()}))

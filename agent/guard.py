@@ -79,6 +79,8 @@ class _Case:
     asked: bool
     runs: tuple[Run, ...]
     """Runs that are recent enough for any limit, and those that live."""
+    own: tuple[Run, ...]
+    """Of these, those of this playbook."""
     reach: Reach
     mode: Mode = "suggest"
     """How far scope and confidence let it go."""
@@ -125,6 +127,7 @@ def decide(
     """
     asked = ceiling is not None
     cause = incident.diagnosis.top if incident.diagnosis else None
+    recent = _relevant(playbook, memory, now)
     case = _Case(
         playbook,
         target,
@@ -134,7 +137,8 @@ def decide(
         config,
         now,
         asked,
-        _relevant(playbook, memory, now),
+        recent,
+        tuple(r for r in recent if r.playbook == playbook.id),
         reach.of_playbook(playbook, target, cause, world.topology),
     )
     wanted = playbook.ceiling(config) if ceiling is None else ceiling
@@ -152,7 +156,13 @@ def decide(
         _silence(case),
         _maintenance(case),
     ]
-    stop += [_never(case.touched, world, config), _busy(case), _once(case), _cooldown(case), _rate(case)]
+    stop += [
+        _never(case.touched, world, config),
+        _busy(case),
+        _once(case),
+        _cooldown(case),
+        _rate(case),
+    ]
     if playbook.mutating:
         stop += [
             _fresh(case),
@@ -264,8 +274,8 @@ def _silence(case: _Case) -> Gate:
 
 def _quiet(whom: Iterable[Entity], kind: str, memory: Memory, now: float, by: str = "") -> Gate:
     """Ask for silences over any of these; those that `by` has made itself do not hold it up."""
-    going = [s for s in memory.silences.values() if now < s.until]
-    found = (s for e in whom for s in going if s.covers(e, now, kind))
+    ids = [e.id for e in whom]
+    found = (s for s in memory.silences.values() if any(s.covers(i, now, kind) for i in ids))
     silence = next((s for s in found if s.by != by), None)
     if silence is None:
         return Gate("silence", True, "none", "no silence")
@@ -362,9 +372,8 @@ def _cooldown(case: _Case) -> Gate:
     newest = max(
         (
             r.updated
-            for r in case.runs
-            if r.playbook == case.playbook.id
-            and r.state in ENDED
+            for r in case.own
+            if r.state in ENDED
             and (limit.per == "playbook" or owner_of(r.target) == mine)
             and not (case.asked and acted_at(r) is None)
             # a suggestion keeps us from suggesting again, for this incident; it never delays an act
@@ -395,9 +404,8 @@ def _recent(case: _Case, since: float) -> list[Run]:
     """Return the runs of this playbook that have acted since then, or that live and still may."""
     return [
         run
-        for run in case.runs
-        if run.playbook == case.playbook.id
-        and (run.state not in ENDED or ((at := acted_at(run)) is not None and at >= since))
+        for run in case.own
+        if (run.state not in ENDED or ((at := acted_at(run)) is not None and at >= since))
     ]
 
 
@@ -493,10 +501,8 @@ def _breaker(case: _Case) -> Gate:
     limit = case.limits.breaker
     told = [
         (run.updated, run.id, run.outcome.verdict)
-        for run in case.runs
-        if run.playbook == case.playbook.id
-        and run.outcome is not None
-        and run.updated >= case.now - limit.hold
+        for run in case.own
+        if run.outcome is not None and run.updated >= case.now - limit.hold
     ]
     bad = 0
     for _, _, verdict in sorted(told, reverse=True):

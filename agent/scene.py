@@ -54,6 +54,7 @@ class Scene:
         self._baseline_s = baseline_s
         self._signal = signal
         self._known: dict[str, Any] = {}
+        self._near: dict[str, Entity | None] = {}
 
     def about(self, signal: str) -> Scene:
         """Return the same scene with `value` and `peers` bound to a signal."""
@@ -61,7 +62,7 @@ class Scene:
             self.world, self.target, read=self._read, cause=self._cause, facts=self._facts,
             steps=self._steps, since=self._since, baseline_s=self._baseline_s, signal=signal,
         )  # fmt: skip
-        bound._known = self._known  # noqa: SLF001  # its own
+        bound._known, bound._near = self._known, self._near  # its own
         return bound
 
     def __call__(self, name: str) -> Any:
@@ -89,7 +90,10 @@ class Scene:
         definition = SIGNALS.get(metric)
         if definition is None:
             return []
-        entity = self.world.topology.nearest(self.target, definition.entity_kind)
+        kind = definition.entity_kind
+        if kind not in self._near:
+            self._near[kind] = self.world.topology.nearest(self.target, kind)
+        entity = self._near[kind]
         return self.world.find(metric, entity) if entity is not None else []
 
     def signal(self, metric: str) -> float | None:

@@ -20,7 +20,7 @@ from agent import match, views
 from agent.causes import matches, words
 from agent.codec import unpack
 from agent.expr import parse
-from agent.model import ENDED, Decision, Entity, Frame, Incident, Run, Series
+from agent.model import Decision, Entity, Frame, Incident, Run, Series
 from agent.scene import Reader, Scene
 from agent.units import say_duration
 from agent.views import GateView, WhyNotView, clock
@@ -55,7 +55,9 @@ class _Asked:
 
     def head(self) -> str:
         name = self.name(self.target)
-        return f"{self.playbook} on {self.target.id}" + (f" ({name})" if name not in self.target.id else "")
+        return f"{self.playbook} on {self.target.id}" + (
+            f" ({name})" if name not in self.target.id else ""
+        )
 
 
 def targets_of(hooks: Hooks, playbook: str) -> list[Entity]:
@@ -109,15 +111,25 @@ def _recorded(asked: _Asked, decision: Decision) -> WhyNotView:
     run = _run(asked, decision)
     if not decision.allowed or (closed and run is None):
         answer, many = "held", "gate" if len(closed) == 1 else "gates"
-        text = f"held back by {len(closed)} {many}, since {said}" if closed else f"it only observes, since {said}"
+        text = (
+            f"held back by {len(closed)} {many}, since {said}"
+            if closed
+            else f"it only observes, since {said}"
+        )
         next_ = f"homeostat why {decision.incident}"
     elif decision.mode == "suggest":
         answer, text = "suggested", f"it was suggested at {said}, not done: a person has to say yes"
-        next_ = f"homeostat approve {run.id}" if run is not None else f"homeostat why {decision.incident}"
+        next_ = (
+            f"homeostat approve {run.id}"
+            if run is not None
+            else f"homeostat why {decision.incident}"
+        )
     else:
         answer = "ran"
         text = f"nothing held it back at {said}: it was let go on {decision.mode}"
-        next_ = f"homeostat runs {run.id}" if run is not None else f"homeostat why {decision.incident}"
+        next_ = (
+            f"homeostat runs {run.id}" if run is not None else f"homeostat why {decision.incident}"
+        )
     lines = [f"{asked.head()}, at {asked.when}", f"Answer:   {text} (incident {decision.incident})"]
     if run is not None:
         lines.append(f"Run:      {run.id} is {run.state.replace('_', ' ')}: {run.text}")
@@ -126,7 +138,9 @@ def _recorded(asked: _Asked, decision: Decision) -> WhyNotView:
     lines += [_line("Closed", g) for g in closed]
     lines.append("Open:     " + ", ".join(f"{g['name']} {g['value']}" for g in opened))
     lines.append(f"Next:     {next_}")
-    return _view(asked, answer, lines, gates, decision.incident, decision=decision, run=run, next_=next_)
+    return _view(
+        asked, answer, lines, gates, decision.incident, decision=decision, run=run, next_=next_
+    )
 
 
 def _run(asked: _Asked, decision: Decision) -> Run | None:
@@ -153,7 +167,10 @@ def _worked_out(asked: _Asked) -> WhyNotView:
         next_ = "homeostat incidents --all"
     elif book is None:
         incident = near[0].id
-        text, answer = "nothing was decided, and the playbook is not loaded here, so its text can not be asked", "unknown"
+        text, answer = (
+            "nothing was decided, and the playbook is not loaded here, so its text can not be asked",
+            "unknown",
+        )
         next_ = f"homeostat why {incident}"
     else:
         tried = [(i, _checks(asked, book, i)) for i in near]
@@ -162,9 +179,12 @@ def _worked_out(asked: _Asked) -> WhyNotView:
         incident, next_ = one.id, f"homeostat why {one.id}"
         first = next((g for g in gates if not g["passed"]), None)
         answer = "not_meant" if first is not None else "unknown"
-        text = first["reason"] if first is not None else _nothing_against(asked, book)
+        text = first["reason"] if first is not None else _nothing_against(book)
         note = _rival(asked, one) if first is None else ""
-    lines = [f"{asked.head()}, at {asked.when}", "Decided:  nothing; this is worked out from what was recorded" + before]
+    lines = [
+        f"{asked.head()}, at {asked.when}",
+        "Decided:  nothing; this is worked out from what was recorded" + before,
+    ]
     lines.append(f"Answer:   {text}" + (f" (incident {incident})" if incident else ""))
     if note:
         lines.append(f"Instead:  {note}")
@@ -193,7 +213,11 @@ def _concerning(asked: _Asked) -> Iterator[Incident]:
         if found is None or found.opened > asked.ts:
             continue
         causes = found.diagnosis.causes if found.diagnosis else ()
-        if mine & {*found.entities, *(c.entity for c in causes), *([found.about] if found.about else [])}:
+        if mine & {
+            *found.entities,
+            *(c.entity for c in causes),
+            *([found.about] if found.about else []),
+        }:
             yield found
 
 
@@ -219,7 +243,11 @@ def _checks(asked: _Asked, book: Playbook, incident: Incident) -> list[GateView]
     ]  # fmt: skip
     meant = match.target_of(book, cause, incident, asked.hooks.world.topology)
     said = meant.id if meant is not None else "nobody"
-    whom = f"it would act on {said}" if meant is not None else f"no {book.target.kind} belongs to the incident"
+    whom = (
+        f"it would act on {said}"
+        if meant is not None
+        else f"no {book.target.kind} belongs to the incident"
+    )
     out.append(_check("target", meant == asked.target, said, asked.target.id,
                       f"it acts on a {book.target.kind}: {whom}, not on {asked.target.id}"))  # fmt: skip
     if fits:
@@ -248,8 +276,14 @@ def _conditions(asked: _Asked, book: Playbook, incident: Incident, cause: Cause)
 def _seen(item: Condition, value: bool | None, scene: Scene) -> GateView:
     view = scene.about(item.signal) if item.signal else scene
     read = {n: view(n) for n in item.expression.names}
-    numbers = ", ".join(f"{n} {'unknown' if v is None else _short(v)}" for n, v in sorted(read.items()))
-    held = f" (how long is not known, it wants {say_duration(item.for_s)})" if item.for_s and value else ""
+    numbers = ", ".join(
+        f"{n} {'unknown' if v is None else _short(v)}" for n, v in sorted(read.items())
+    )
+    held = (
+        f" (how long is not known, it wants {say_duration(item.for_s)})"
+        if item.for_s and value
+        else ""
+    )
     reason = f"its condition {item} was {_word(value)}: {numbers}"
     return _check("when", value is True, f"{_word(value)}{held}", str(item), reason)
 
@@ -304,7 +338,7 @@ def _frame_of(series: Sequence[Series], asked: _Asked) -> Frame:
     return Frame("history", asked.ts, tuple(series), values)
 
 
-def _nothing_against(asked: _Asked, book: Playbook) -> str:
+def _nothing_against(book: Playbook) -> str:
     longest = max((i.for_ for i in book.when.any + book.when.all), default=0.0)
     if longest:
         return f"all that can be known fits; its conditions may not have held for {say_duration(longest)} yet"
@@ -329,8 +363,16 @@ def _line(head: str, gate: GateView) -> str:
     return f"{head + ':':10}{saw}" + (f"; {gate['reason']}" if gate["reason"] else "")
 
 
-def _check(name: str, passed: bool, value: str, limit: str, reason: str) -> GateView:  # noqa: FBT001  # a row of a table
-    return {"name": name, "passed": passed, "value": value, "limit": limit, "reason": "" if passed else reason}
+def _check(
+    name: str, passed: bool, value: str, limit: str, reason: str
+) -> GateView:  # a row of a table
+    return {
+        "name": name,
+        "passed": passed,
+        "value": value,
+        "limit": limit,
+        "reason": "" if passed else reason,
+    }
 
 
 def _views(gates: Iterable[Gate]) -> list[GateView]:

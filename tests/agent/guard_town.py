@@ -1,8 +1,8 @@
 """A made-up town in which anything may happen, and an auditor who knows nothing of the guard's own code.
 
-Troubles come, grow, change their cause, go and come back; runs begin, wait for people, act, fail and hang; people pause,
-silence and reload; clocks are set; the daemon dies. All decisions are made by the real walk over the real memory. The
-auditor sees every act with what is true at that instant and raises `Broken` when a promise of DESIGN section 6 is.
+Troubles come, grow, change their cause, go and come back; runs begin, wait for people, act, fail and hang; people
+pause, silence and reload; clocks are set; the daemon dies. All decisions are made by the real walk over the real
+memory. The auditor sees every act with what is true at that instant and raises `Broken` when a promise is broken.
 """
 
 import json
@@ -73,7 +73,8 @@ def text_of(name):
     kind, cause, use, params, limit = BOOKS[name]
     guards = LOOSE | ({limit.partition(":")[0]: limit} if limit else {})
     return (
-        f"version: 1\nid: {name}\ntitle: {name}\nmode: {'approve' if use == 'reboot' else 'auto'}\ntarget: {{kind: {kind}}}\n"
+        f"version: 1\nid: {name}\ntitle: {name}\nmode: {'approve' if use == 'reboot' else 'auto'}\n"
+        f"target: {{kind: {kind}}}\n"
         f"because: {{cause: {cause}, min_confidence: 0.5}}\n"
         f"do: [{{use: {use}, undo: none, with: {{{params}}}}}]\n"
         f"guard: {{{', '.join(guards.values())}, fresh: 30s, approve: {{timeout: 5m}}}}\n"
@@ -118,7 +119,11 @@ class Town:
     def _start(self):
         world = World()
         for one, host in ON.items():
-            attrs = (("name", "burner"), ("pid", one.key.split("/")[1])) if one.kind == "process" else ()
+            attrs = (
+                (("name", "burner"), ("pid", one.key.split("/")[1]))
+                if one.kind == "process"
+                else ()
+            )
             world.topology.take(Sighting(one, attrs, (Edge("runs_on", one, host),)))
         for service, some in REPLICAS.items():
             for r in some:
@@ -155,7 +160,9 @@ class Town:
             self.now += STEP
             self.truth += STEP
             values = [self._value(s) for s in self.table]
-            moment = self.walk.step(self.now, [Frame("eyes", self.now, self.table, np.array(values))])
+            moment = self.walk.step(
+                self.now, [Frame("eyes", self.now, self.table, np.array(values))]
+            )
             self.seen.update("held" for d in moment.decisions if not d.allowed)
             for plan in moment.plans:
                 if plan.mode != "suggest":
@@ -183,7 +190,9 @@ class Town:
             elif roll() < 0.05:
                 trouble[0] = self._cause(whom)
         if roll() < 0.3:  # a replica fails by itself
-            self.down[self.rng.choice(list(ON)[:24])] = self.truth + self.rng.choice([10.0, 60.0, 300.0])
+            self.down[self.rng.choice(list(ON)[:24])] = self.truth + self.rng.choice(
+                [10.0, 60.0, 300.0]
+            )
 
     def _cause(self, whom):
         rng = self.rng
@@ -224,14 +233,18 @@ class Town:
                 self.pauses.discard(key)
         if roll() < 0.03:
             target = self.rng.choice([whom.id, f"{whom.kind}:*"])
-            silence = Silence(f"x{len(self.journal)}", target, self.now + self.rng.choice([20, 120]), "ann")
+            silence = Silence(
+                f"x{len(self.journal)}", target, self.now + self.rng.choice([20, 120]), "ann"
+            )
             self.silences = [*self.silences[-50:], silence]
             self.record("silence", silence.id, pack(silence), self.now)
         self.file = self.walk.paused_file = (roll() < 0.5) if self.file else roll() < 0.01
         if roll() < 0.03:  # reload, with other windows and another scope
             start, long = self.now + self.rng.choice([-10, 30]), self.rng.choice([60, 200])
             scope = [] if roll() < 0.2 else [{"kind": whom.kind, "key": whom.key}]
-            self.windows = [{"name": "w", "from": _iso(start), "to": _iso(start + long), "scope": scope}]
+            self.windows = [
+                {"name": "w", "from": _iso(start), "to": _iso(start + long), "scope": scope}
+            ]
             self.foreign = self.rng.choice(["s7", "s0", "s1"])
             self.config = self.walk.config = self._config()
         if roll() < 0.01:  # the clock is set
@@ -285,7 +298,12 @@ class Town:
         why = self.file or self.memory.paused(plan.target)
         if not why:
             why = guard.standing(
-                plan, memory=self.memory, world=self.walk.world, config=self.config, now=self.now, first=True
+                plan,
+                memory=self.memory,
+                world=self.walk.world,
+                config=self.config,
+                now=self.now,
+                first=True,
             )
             if why and self.truth - when >= 60.0:
                 return self._end(replace(run, state="expired"))
@@ -295,16 +313,26 @@ class Town:
             self.seen["waits"] += 1
             return None
         if plan.mode == "approve" and run.state == "waiting_approval":
-            self.record("approval", run.id, {"person": "ann", "yes": True, "plan_hash": plan.hash}, self.now)
+            self.record(
+                "approval", run.id, {"person": "ann", "yes": True, "plan_hash": plan.hash}, self.now
+            )
         self._audit(plan, run)
         self.acts.append((self.now, self.truth, plan, [math.inf]))
         if any(s.use in {"drain", "reboot"} for s in plan.steps):
             for r in self._taken(plan):
                 self.down[r] = self.truth + 40.0
         step = StepRecord("s", plan.steps[0].use, self.now, self.now, "done", "did")
-        self.record("run", run.id, pack(replace(run, state="holding", updated=self.now, steps=(step,))), self.now)
+        self.record(
+            "run",
+            run.id,
+            pack(replace(run, state="holding", updated=self.now, steps=(step,))),
+            self.now,
+        )
         hangs = self.rng.random() < 0.05
-        self.due[run.id] = ("end", self.truth + (900.0 if hangs else self.rng.choice([5.0, 30.0, 120.0])))
+        self.due[run.id] = (
+            "end",
+            self.truth + (900.0 if hangs else self.rng.choice([5.0, 30.0, 120.0])),
+        )
         self.seen[f"{plan.playbook} acts"] += 1
         return None
 
@@ -331,24 +359,34 @@ class Town:
                 raise Broken("scope", run)
             if owner == Entity("service", "s6"):
                 raise Broken("never", run)
-        around = {*touched, *map(_owner, touched), *(ON[e] for e in touched if e in ON)}
-        if self.file or "*" in self.pauses or any(e.id in self.pauses for e in around):
-            raise Broken("pause", run)
-        if any(self.now < s.until and fnmatchcase(e.id, s.target) for s in self.silences for e in around):
-            raise Broken("silence", run)
-        for w in self.windows:
-            inside = not w["scope"] or any((e.kind, e.key) == (m["kind"], m["key"]) for m in w["scope"] for e in around)
-            if inside and _unix(w["from"]) <= self.now < _unix(w["to"]):
-                raise Broken("window", run)
+        self._hands_off(run, touched)
         self._limits(plan, run)
         taken = self._taken(plan) if plan.playbook in {"drain", "reboot"} else set()
-        for service, some in REPLICAS.items():
+        for some in REPLICAS.values():
             well = {r for r in some if self.down.get(r, 0.0) <= self.truth}
             if taken & set(some) and not well - taken:
                 raise Broken("healthy", run)
 
+    def _hands_off(self, run, touched):
+        """Look whether people want nothing done here now."""
+        around = {*touched, *map(_owner, touched), *(ON[e] for e in touched if e in ON)}
+        if self.file or "*" in self.pauses or any(e.id in self.pauses for e in around):
+            raise Broken("pause", run)
+        if any(
+            self.now < s.until and fnmatchcase(e.id, s.target)
+            for s in self.silences
+            for e in around
+        ):
+            raise Broken("silence", run)
+        for w in self.windows:
+            inside = not w["scope"] or any(
+                (e.kind, e.key) == (m["kind"], m["key"]) for m in w["scope"] for e in around
+            )
+            if inside and _unix(w["from"]) <= self.now < _unix(w["to"]):
+                raise Broken("window", run)
+
     def _limits(self, plan, run):
-        """Count by true time; what was acted before the clock was put forward is long ago to whoever has but a clock."""
+        """Count by true time; who has but a clock can not know what was before it was put forward."""
         same = [a for a in self.acts if a[2].playbook == plan.playbook]
         recent = [a for a in same if a[1] >= self.forward]
         if plan.playbook == "calm" and sum(a[1] > self.truth - 600.0 for a in recent) >= 3:
@@ -363,7 +401,9 @@ class Town:
 
     def _taken(self, plan):
         one = plan.entity
-        return {r for r, h in ON.items() if r == one or h == one} & {r for s in REPLICAS.values() for r in s}
+        return {r for r, h in ON.items() if one in {r, h}} & {
+            r for s in REPLICAS.values() for r in s
+        }
 
     def _ground(self, plan):
         """Return whatever two acts must not both move."""
@@ -380,11 +420,17 @@ def _owner(one):
 
 
 def _named(plan):
-    return [Entity("process", v.partition(":")[2]) for s in plan.steps for v in s.params.values() if v]
+    return [
+        Entity("process", v.partition(":")[2]) for s in plan.steps for v in s.params.values() if v
+    ]
 
 
 def _metric(one):
-    name = {"service": "service.error_ratio", "host": "host.memory_utilization_ratio", "model": "model.accuracy_ratio"}
+    name = {
+        "service": "service.error_ratio",
+        "host": "host.memory_utilization_ratio",
+        "model": "model.accuracy_ratio",
+    }
     return Series(name[one.kind], one)
 
 

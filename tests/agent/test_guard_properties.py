@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, no promise of the guard is broken; and each promise that is taken away is missed."""
+"""Whatever happens in whatever order, no promise of the guard is broken; each gate that is taken away is missed."""
 
 import pytest
 from guard_town import BOOKS, Broken, Town, text_of, watch
@@ -20,7 +20,13 @@ def library(tmp_path_factory):
         process: str = ""
 
     def put(name, effect="mutating", **more):
-        body = {"effect": effect, "ability": None, "reversible": True, "shared": False, "Params": Params} | more
+        body = {
+            "effect": effect,
+            "ability": None,
+            "reversible": True,
+            "shared": False,
+            "Params": Params,
+        } | more
         actions(name)(type(name, (), body))
 
     put("act")
@@ -60,7 +66,9 @@ def test_no_promise_is_broken_by_a_thousand_incidents(library, monkeypatch, seed
 
 def test_replay_gives_the_same_memory_and_the_same_decisions(library, monkeypatch, tmp_path):
     town = live(library, monkeypatch, 3, 80)
-    assert [e.body for e in live(library, monkeypatch, 3, 80).journal] == [e.body for e in town.journal]
+    assert [e.body for e in live(library, monkeypatch, 3, 80).journal] == [
+        e.body for e in town.journal
+    ]
     journal = Journal(tmp_path / "journal.sqlite")
     with journal.together():
         for e in town.journal:
@@ -82,6 +90,7 @@ BREAKS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", [*BREAKS, "blast", "share", "standing"])
 def test_a_guard_without_a_gate_is_found_out(library, monkeypatch, what):
     for name in BREAKS.get(what, ()):

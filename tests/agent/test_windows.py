@@ -13,7 +13,9 @@ def at(text, zone="Europe/Berlin"):
 
 
 def weekly(**words):
-    return Window(**{"name": "patch", "at": "02:00", "lasts": "2h", "timezone": "Europe/Berlin", **words})
+    return Window(
+        **{"name": "patch", "at": "02:00", "lasts": "2h", "timezone": "Europe/Berlin", **words}
+    )
 
 
 @pytest.mark.parametrize(

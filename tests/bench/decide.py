@@ -73,7 +73,9 @@ def books(n: int, rng: random.Random) -> Iterator[str]:
     for i in range(n):
         kind = rng.choice(KINDS)
         signals = [s for s in SIGNALS.values() if s.entity_kind == kind and _moves(s)]
-        signals = signals or [s for s in SIGNALS.values() if s.entity_kind == "service" and _moves(s)]
+        signals = signals or [
+            s for s in SIGNALS.values() if s.entity_kind == "service" and _moves(s)
+        ]
         when = [
             f"{{is: '{s.name} {rng.choice('<>')} {rng.uniform(0.1, 0.9):.2f}', for: {rng.choice(['0s', '5s', '1m'])}}}"
             for s in rng.choices(signals, k=rng.randint(1, 4))
@@ -89,14 +91,25 @@ def books(n: int, rng: random.Random) -> Iterator[str]:
 
 
 def _moves(signal: SignalDef) -> bool:
-    return signal.kind == "gauge" and signal.unit != "bool" and signal.least <= 0.0 and signal.most >= 1.0
+    return (
+        signal.kind == "gauge"
+        and signal.unit != "bool"
+        and signal.least <= 0.0
+        and signal.most >= 1.0
+    )
 
 
 def verbs() -> None:
     """Register two verbs that need nobody."""
     registry.action = registry.Registry("action")
     for name, takes in (("act", False), ("take", True)):
-        body = {"effect": "mutating", "ability": None, "reversible": True, "shared": False, "takes_replica": takes}
+        body = {
+            "effect": "mutating",
+            "ability": None,
+            "reversible": True,
+            "shared": False,
+            "takes_replica": takes,
+        }
         registry.action(name)(type(name, (), body))
 
 
@@ -115,7 +128,9 @@ class Fleet:
         )
         world = World()
         self._map(world)
-        some = {k: [s.name for s in SIGNALS.values() if s.entity_kind == k and _moves(s)] for k in KINDS}
+        some = {
+            k: [s.name for s in SIGNALS.values() if s.entity_kind == k and _moves(s)] for k in KINDS
+        }
         metrics = [name for names in some.values() for name in names[:20]]
         metrics.append("service.replicas_count")
         whom = {k: world.entities(k) for k in KINDS}
@@ -146,7 +161,8 @@ class Fleet:
             at = self.now - self.rng.uniform(0, 86_400)
             step = StepRecord("act", "act", at, at, "done", "did")
             whom = Entity("service", f"s{self.rng.randrange(N)}")
-            run = Run(f"r{i}", f"book-{self.rng.randrange(500):03}", whom, f"old{i}", "auto", "done", at, at, "h", (step,))
+            book = f"book-{self.rng.randrange(500):03}"
+            run = Run(f"r{i}", book, whom, f"old{i}", "auto", "done", at, at, "h", (step,))
             self.record("run", run.id, pack(run), at)
         for i in range(200):
             silence = Silence(f"x{i}", f"host:far{i}*", self.now + 3600.0, "ann")
@@ -171,11 +187,15 @@ class Fleet:
 
     def _incident(self, id_: str) -> Incident:
         kind = self.rng.choice(list(CAUSES))
-        whom = Entity(*self.rng.choice([("host", f"h{self.rng.randrange(N)}"), ("service", f"s{self.rng.randrange(N)}")]))  # type: ignore[arg-type]  # kinds
+        n = self.rng.randrange(N)
+        whom = self.rng.choice([Entity("host", f"h{n}"), Entity("service", f"s{n}")])
         series = next(s for s in self.table if s.entity == whom)
-        anomaly = Anomaly(series, self.now - 10, None, 0.0, 1, 1.0, math.nan, 0.5, 0.5, 9.0, "objective", "x", harm=True)
+        onset, open_ = self.now - 10, math.nan
+        anomaly = Anomaly(series, onset, None, 0.0, 1, 1.0, open_, 0.5, 0.5, 9.0, "objective", "x")
         diagnosis = Diagnosis(self.now, (Cause(kind, whom, 0.9),))
-        return Incident(id_, self.now, self.now, "open", "warning", "x", (anomaly,), (), (whom,), diagnosis, about=whom)
+        return Incident(
+            id_, self.now, self.now, "open", "warning", "x", (anomaly,), (), (whom,), diagnosis, about=whom
+        )  # fmt: skip
 
 
 def _nothing(series: Any, *_: Any) -> Any:
@@ -196,9 +216,15 @@ def everything(fleet: Fleet, incident: Incident, holding: HoldingState) -> int:
     return fired
 
 
-def measure(fleet: Fleet, rate: int, seconds: int, stay: float) -> tuple[dict[str, dict[str, list[float]]], int]:
+def measure(
+    fleet: Fleet, rate: int, seconds: int, stay: float
+) -> tuple[dict[str, dict[str, list[float]]], int]:
     """Return set -> subject -> milliseconds, and how many plans came of it."""
-    out: dict[str, dict[str, list[float]]] = {"round": {US: []}, "second": {US: []}, "matching": {US: [], ALL: []}}
+    out: dict[str, dict[str, list[float]]] = {
+        "round": {US: []},
+        "second": {US: []},
+        "matching": {US: [], ALL: []},
+    }
     walk, plans = fleet.walk, 0
     naive, ours = HoldingState(), HoldingState()
     for n in range(seconds):
@@ -228,11 +254,15 @@ def measure(fleet: Fleet, rate: int, seconds: int, stay: float) -> tuple[dict[st
 
 def main() -> None:
     """Measure, print the table, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--playbooks", type=int, default=500)
     parser.add_argument("--rate", type=int, default=50, help="new incidents a second")
     parser.add_argument("--seconds", type=int, default=30)
-    parser.add_argument("--open", type=float, default=10.0, help="seconds that an incident stays open")
+    parser.add_argument(
+        "--open", type=float, default=10.0, help="seconds that an incident stays open"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/bench/decide.json"))
     asked = parser.parse_args()
@@ -250,7 +280,9 @@ def main() -> None:
             p50, p99 = np.percentile(ms, [50, 99])
             tell(f"{name:10} {who:10} {len(ms):7} {p50:9.3f} {p99:9.3f} {max(ms):9.3f}")
             for figure, value in (("p50_ms", p50), ("p99_ms", p99), ("max_ms", max(ms))):
-                rows.append({"set": name, "subject": who, "figure": figure, "value": round(float(value), 4)})
+                rows.append(
+                    {"set": name, "subject": who, "figure": figure, "value": round(float(value), 4)}
+                )
     report = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "playbooks": asked.playbooks,
