@@ -15,6 +15,8 @@ from agent.config import WatchModels
 from agent.errors import Refused
 from agent.label_join import ROW, LabelJoin
 from agent.model import FloatArray
+from agent.models.labels import Coming, Moments
+from agent.models.replicas import Replicas
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
 from agent.ports import FeatureDrift, LabelledDrift
 
@@ -64,7 +66,12 @@ def load(
             raise Refused("state of models is of another models.window: it is learnt anew")
         models = {
             str(one["name"]): _load_model(
-                one, f"{i}.", arrays, LabelJoin(config.label_wait, config.max_waiting), held
+                one,
+                f"{i}.",
+                arrays,
+                LabelJoin(config.label_wait, config.max_waiting),
+                held,
+                config.quiet,
             )
             for i, one in enumerate(meta["models"])
         }
@@ -85,6 +92,7 @@ def _load_model(
     arrays: Mapping[str, npt.NDArray[Any]],
     join: LabelJoin,
     held: int,
+    quiet: float,
 ) -> ModelState:
     join.restore({name: arrays[f"{at}join.{name}"] for name in _JOIN})
     model = ModelState(str(said["name"]), join)
@@ -106,6 +114,11 @@ def _load_model(
         int(key): (float(a), float("nan" if b is None else b), float("nan" if c is None else c))
         for key, a, b, c in said["early"]
     }
+    if said.get("coming"):
+        model.coming = Coming.of(said["coming"])
+    if said.get("replicas"):
+        model.replicas = Replicas(quiet)
+        model.replicas.load(said["replicas"], cast("FloatArray", arrays[f"{at}replicas"]))
     for j, one in enumerate(said["tenures"]):
         tenure = _load_tenure(one, f"{at}t{j}.", arrays, 2 * held + 1)
         model.tenures[tenure.number] = tenure
@@ -122,6 +135,11 @@ def _load_version(
     version.learnt_labels, version.learnt_right = map(int, said["learnt"])
     version.accuracy, version.accuracy_rows, version.mix_rows = map(float, arrays[f"{at}numbers"])
     version.learnt_mix[:] = arrays[f"{at}learnt_mix"]
+    if f"{at}level" in arrays:
+        version.learnt_sums[:] = arrays[f"{at}learnt_sums"]
+        mean, unit, *moments = map(float, arrays[f"{at}level"])
+        version.level = (mean, unit)
+        version.moments = Moments(*moments) if moments else None
     if f"{at}labelled" in arrays:
         labelled = make.labelled(drift)
         # of other slices, after a change of the config: what labels said is learnt anew, all else stays
@@ -150,6 +168,10 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
             [version.accuracy, version.accuracy_rows, version.mix_rows]
         )
         arrays[f"{here}learnt_mix"] = version.learnt_mix
+        m = version.moments
+        moments = (m.truth, m.said, m.tie) if m is not None else ()
+        arrays[f"{here}learnt_sums"] = version.learnt_sums
+        arrays[f"{here}level"] = np.array([*version.level, *moments])
         arrays[f"{here}mix"] = version.mix if version.mix is not None else np.zeros(CLASSES + 1)
         versions.append(
             {
@@ -170,8 +192,13 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
             {name: getattr(tenure, name) for name in _TENURE}
             | {"newest": [tenure.rows.newest, tenure.labels.newest]}
         )
+    replicas: Mapping[str, Any] = {}
+    if model.replicas is not None:
+        replicas, arrays[f"{at}replicas"] = model.replicas.dump()
     return {
         "name": model.name,
+        "coming": model.coming.words(),
+        "replicas": replicas,
         "traffic": model.traffic.newest,
         "arrivals": model.arrivals.newest,
         "next_tenure": model.next_tenure,

@@ -12,6 +12,8 @@ import numpy as np
 from agent import registry
 from agent.label_join import LabelJoin
 from agent.model import FloatArray, IntArray
+from agent.models.labels import Coming, Moments, sums_of
+from agent.models.replicas import Replicas
 from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift
 from agent.rings import DELAYS, LATENCIES, Ring
 
@@ -52,6 +54,17 @@ class VersionState:
         self.learnt_mix: FloatArray = np.zeros(CLASSES + 1)
         self.learnt_labels = 0
         self.learnt_right = 0
+        self.learnt_sums: FloatArray = np.zeros(6)
+        self.level = (0.0, 1.0)
+        self.moments: Moments | None = None
+
+    def learn_level(self, truth: FloatArray, said: FloatArray, enough: float) -> None:
+        """Learn mean and deviation of the labels of a regression from its first `enough` rows, and how they move."""
+        self.learnt_sums += sums_of(truth, said)
+        raw = Moments.of(self.learnt_sums) if self.learnt_sums[0] >= enough else None
+        if raw is not None and raw.truth > 0:
+            self.level = (float(self.learnt_sums[1] / self.learnt_sums[0]), math.sqrt(raw.truth))
+            self.moments = Moments(1.0, raw.said / raw.truth, raw.tie)
 
 
 class Tenure:
@@ -60,7 +73,7 @@ class Tenure:
     Both rings hold two windows, as labels come late, by time of the prediction:
 
     rows     predictions, sum of confidence, predictions with one, then predictions by class
-    labels   labelled, right, then labels by class
+    labels   labelled, right, then labels by class; of a regression the sums of `Moments`, less the rows
     """
 
     def __init__(self, number: int, version: str, since: float, buckets: int) -> None:
@@ -108,6 +121,9 @@ class ModelState:
     rows_seen: float = -math.inf
     labels_seen: float = -math.inf
     rejected: int = 0
+    coming: Coming = field(default_factory=Coming)
+    replicas: Replicas | None = None
+    labels_wrong: str = ""
     judged: FloatArray | None = None
     seen_features: tuple[Any, ...] = ()
 

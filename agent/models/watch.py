@@ -42,6 +42,8 @@ from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Sighting
 from agent.models import frames, keep
 from agent.models.facts import ModelFacts
 from agent.models.numbers import Numbers
+from agent.models.replicas import TAGS, Replicas
+from agent.models.replicas import entity as replica
 from agent.models.state import CLASSES, MOST_MODELS, SURE, ModelState, Tenure, VersionState
 from agent.models.tenures import LEARN_ROWS, Tenures
 from agent.ports import LabelBatch, LabelledRows, PredictionBatch
@@ -123,6 +125,8 @@ class ModelWatch:
             if some.any():
                 version.accuracy = float((said[some] == known[some]).mean())
                 version.accuracy_rows = float(np.count_nonzero(some))
+        elif some.any():
+            version.learn_level(known[some], numbers[some], 1)
         coded = version.drift.code(n, batch.features)
         sure = np.asarray(batch.proba, dtype=np.float64)
         sure = np.where((sure >= 0.0) & (sure <= 1.0), sure, np.nan)  # percent, or nonsense
@@ -200,6 +204,15 @@ class ModelWatch:
         if version.labelled is not None:
             yes = None if answer is None else said == answer
             version.labelled.take(newest, sure, yes, coded.marks)
+        if any(name in batch.tags for name in TAGS):
+            model.replicas = model.replicas or Replicas(self.config.quiet)
+            tags = {
+                name: np.asarray(column, dtype=object)[at] for name, column in batch.tags.items()
+            }
+            of_numbers = numbers is not None
+            model.replicas.take(
+                newest, tags, numbers if of_numbers else said, sure, numbers=of_numbers
+            )
         wait = (keys[at] != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
         if wait.any():
             waiting = keys[at][wait]
@@ -319,6 +332,9 @@ class ModelWatch:
                     (predicted[mine] / self._numbers.width).astype(np.int64)
                 )
                 tenure.labels.count((slot[held], 0))
+                self._count_numbers(
+                    model, tenure, slot[held], rows["said"][mine][held], truth[mine][held]
+                )
                 continue
             right = right_all[mine]
             self._bet(model, tenure, len(right) - int(np.count_nonzero(right)), len(right))
@@ -327,6 +343,22 @@ class ModelWatch:
             )
             classes = 2 + np.minimum(truth[mine][held].astype(np.int64), CLASSES)
             tenure.labels.count((slot[held], 0), (slot[held & right], 1), (slot[held], classes))
+
+    @staticmethod
+    def _count_numbers(
+        model: ModelState, tenure: Tenure, slot: IntArray, said: FloatArray, truth: FloatArray
+    ) -> None:
+        """Count labels of a regression beside what was said, in deviations of the labels that were usual."""
+        version = model.versions.get(tenure.version)
+        if version is None:
+            return
+        if version.moments is None:
+            version.learn_level(truth, said, LEARN_LABELS)
+            return
+        mean, unit = version.level
+        t, s = (truth - mean) / unit, (said - mean) / unit
+        for column, amount in enumerate((t, s, t * t, s * s, t * s)):
+            tenure.labels.add(slot, 2 + column, amount)
 
     def _relate(
         self, model: ModelState, tenure: Tenure, rows: Waiting, truth: FloatArray | IntArray
@@ -443,15 +475,21 @@ class ModelWatch:
             model = self._models[name]
             self._tick(model, now)
             values.append(frames.model_row(model, self._numbers, now))
-            more, known = frames.more_of(model)
+            more, known = frames.more_of(model, self._numbers, now)
             values.append(known)
             versions = sorted({t.version for t in model.tenures.values()})
             values += [self._numbers.version_row(model, version, now) for version in versions]
             drift = frames.drift_of(model)
             if model.judged is not None:
                 values.append(model.judged.ravel())
-            layout.append((name, tuple(versions), drift.names if drift is not None else (), more))
             service = self._serves(name)
+            owner = Entity("service", service) if service is not None else Entity("model", name)
+            replicas: tuple[Entity, ...] = ()
+            if model.replicas is not None:
+                values.append(model.replicas.tick(now).ravel())
+                replicas = tuple(replica(owner, one) for one in model.replicas.names)
+            names = drift.names if drift is not None else ()
+            layout.append((name, tuple(versions), names, more, replicas))
             if service is not None:
                 services.setdefault(service, []).append(model)
             sightings += frames.see(model, service, versions, drift)
@@ -464,6 +502,12 @@ class ModelWatch:
         self._told.update((s.entity, s) for s in seen)
         return Frame("models", now, self._table.series, flat[self._table.order], seen)
 
+    @staticmethod
+    def _current(model: ModelState) -> VersionState | None:
+        """Return the version in use."""
+        tenure = model.tenures.get(model.current) if model.current is not None else None
+        return model.versions.get(tenure.version) if tenure is not None else None
+
     def _tick(self, model: ModelState, now: float) -> None:
         """Do what is due once a frame."""
         if model.new_rows:
@@ -472,6 +516,10 @@ class ModelWatch:
             model.labels_seen = now
         slot, _ = model.arrivals.slots(np.array([int(now / self._numbers.width)]))
         model.arrivals.data[slot[0]] += (model.new_rows, model.new_labels)
+        self._numbers.coming(model, now, model.new_rows, model.new_labels)
+        if model.new_labels:
+            version = self._current(model)
+            model.labels_wrong = self._numbers.labels_wrong(model, version)
         model.new_rows = model.new_labels = 0
         for key, (said, since, came) in list(model.early.items()):
             if math.isnan(came):

@@ -13,10 +13,12 @@ concept       has the relation to the label changed
 estimate      accuracy before there are labels
 quality       figures with bounds, by slice and group
 errors      the share of errors of one version (`@drift("errors")`)
+apart       one replica that answers otherwise than its peers (`@drift("apart")`)
 """
 
+from detectors.drift.apart import Apart
 from detectors.drift.errors import Errors
 from detectors.drift.features import Features
 from detectors.drift.labelled import Labelled
 
-__all__ = ["Errors", "Features", "Labelled"]
+__all__ = ["Apart", "Errors", "Features", "Labelled"]
