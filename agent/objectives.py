@@ -72,7 +72,7 @@ BUILT_IN: Final = (
     Limit("model.run_schema_wrong", math.nan, 0.5, 0.0, ("model:*",), name="batch run of another schema", harm=True),
     Limit("feature.contract_broken", math.nan, 0.5, 0.0, ("feature:*",), name="data contract", harm=True),
     Limit("feature.drifted", math.nan, 0.5, 0.0, ("feature:*",), name="drift", note=True),
-    Limit("replica.predictions_apart", math.nan, 0.5, 0.0, ("replica:*",), name="answers apart from its peers", harm=True),
+    Limit("replica.predictions_apart", math.nan, 0.5, 0.0, ("replica:*",), name="answers of its own", harm=True),
 )  # fmt: skip
 """Physical limits and contracts that hold without anybody stating them.
 

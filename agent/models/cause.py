@@ -1,6 +1,6 @@
 """What the model half alone says of a loss or a change: the data, the model, the release, or the labels.
 
-    facts of one model -> one replica -> broken contracts -> a release -> inputs -> relation, labels -> suspects, reasons
+    facts of one model -> one replica -> broken contracts -> a release -> inputs -> relation, labels -> suspects
 
 Good for: one model at a time, from evidence that has passed its limit. Not for: whether the machine is to blame; rules
 weigh that against all other causes (`agent/rca/rules/`). Pure: what was found when comes with the facts.

@@ -44,7 +44,8 @@ class ModelFacts:
     broken           features with a broken contract, those in use first
     drifted          at most 10 features: those that drift first, then by PSI, largest first
     label_shift      share of the most common class among labels, less that of the reference
-    labels_wrong     what is wrong with the labels themselves, "" = nothing; labels_late: they do not come as they used to
+    labels_wrong     what is wrong with the labels themselves, "" = nothing
+    labels_late      they do not come as they used to
     loss_expected    what the model is unsure of on inputs that drifted lets expect a loss
     apart            replicas that answer otherwise than their peers
     prediction_shift as label_shift, among predictions

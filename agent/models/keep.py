@@ -90,10 +90,10 @@ def _load_model(
     said: Mapping[str, Any],
     at: str,
     arrays: Mapping[str, npt.NDArray[Any]],
-    join: LabelJoin,
+    config: WatchModels,
     held: int,
-    quiet: float,
 ) -> ModelState:
+    join = LabelJoin(config.label_wait, config.max_waiting)
     join.restore({name: arrays[f"{at}join.{name}"] for name in _JOIN})
     model = ModelState(str(said["name"]), join)
     for ring, name in ((model.traffic, "traffic"), (model.arrivals, "arrivals")):
@@ -117,7 +117,7 @@ def _load_model(
     if said.get("coming"):
         model.coming = Coming.of(said["coming"])
     if said.get("replicas"):
-        model.replicas = Replicas(quiet)
+        model.replicas = Replicas(config.quiet)
         model.replicas.load(said["replicas"], cast("FloatArray", arrays[f"{at}replicas"]))
     for j, one in enumerate(said["tenures"]):
         tenure = _load_tenure(one, f"{at}t{j}.", arrays, 2 * held + 1)

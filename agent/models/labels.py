@@ -1,4 +1,4 @@
-"""Late labels themselves: do they come as they used to, and can they be true?
+"""Late labels themselves: whether they come as they used to, and whether they can be true.
 
     predictions and labels of each tick -> predictions since the last label, against such gaps before -> late
                                         -> share that have got their label, against what is usual     -> late
@@ -30,9 +30,11 @@ _ENOUGH: Final = 50.0
 _LEARN_WINDOWS: Final = 20.0
 
 _ONE_CLASS: Final = 0.02
-_TWO: Final = 2
+_SURE: Final = -6.0
+_LEAST_ROWS: Final = 20.0
+_MOSTLY: Final = 0.9
+_SELDOM: Final = 0.05
 _TURNED: Final = 0.1
-_BELOW_CHANCE: Final = 0.6
 _KNEW: Final = 0.65
 _STILL: Final = 0.05
 _MOVES: Final = 0.3
@@ -107,7 +109,9 @@ class Coming:
         if not self.late and got >= _ENOUGH:
             past = now - self.last if not math.isnan(self.last) else 0.0
             share = 1.0 - 2.0 ** (-past / (_LEARN_WINDOWS * window))
-            self.usual = got / of if math.isnan(self.usual) else self.usual + share * (got / of - self.usual)  # fmt: skip
+            self.usual = (
+                got / of if math.isnan(self.usual) else self.usual + share * (got / of - self.usual)
+            )
         self.last = now
 
     def _learn(self, gap: float) -> None:
@@ -121,7 +125,10 @@ class Coming:
 
     def words(self) -> dict[str, Any]:
         """Return the state as JSON takes it."""
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}  # fmt: skip
+        return {
+            k: None if isinstance(v, float) and math.isnan(v) else v
+            for k, v in asdict(self).items()
+        }
 
     @classmethod
     def of(cls, words: dict[str, Any]) -> Coming:
@@ -129,18 +136,34 @@ class Coming:
         return cls(**{k: math.nan if v is None else v for k, v in words.items()})
 
 
-def wrong_classes(share: float, usual: float, recent: float, knew: float, classes: int) -> str:
-    """Say what is wrong with labels of classes, "" for nothing. NaN = not known.
+def wrong_classes(newest: FloatArray, usual: FloatArray, knew: float, pairs: FloatArray) -> str:
+    """Say what is wrong with labels of classes, "" for nothing.
 
-    share, usual   of the reference's most common class, now and in the reference
-    recent, knew   accuracy now and in the reference
+    newest   (k, 1 + classes) labels, and labels of each class, of the newest rows: of ever more of them
+    usual    (classes,) share of each in the reference; knew: accuracy there
+    pairs    (classes, classes) newest rows by what was said and what was true
     """
-    if min(share, 1.0 - share) < _ONE_CLASS < min(usual, 1.0 - usual) / 2:
+    total = float(pairs.sum())
+    if total < _LEAST_ROWS:
+        return ""
+    said = pairs.sum(axis=1) / total
+    n = newest[:, :1]
+    # so many labels of one class in a row are no chance
+    sure = n * np.log10(np.clip(usual, 1e-3, 1.0)) < _SURE
+    one = (newest[:, 1:] >= (1.0 - _ONE_CLASS) * n) & (n >= _LEAST_ROWS) & sure
+    if (one & (said < _MOSTLY)).any():
         return "labels have become of one class, predictions have not"
-    # a model that knew something and now does worse than chance: somebody has turned the labels round
-    turned = classes == _TWO and recent < 0.5 and abs(recent - (1.0 - knew)) < _TURNED
-    if knew > _KNEW and (turned or recent < _BELOW_CHANCE / max(classes, _TWO)):
-        return f"labels look turned round: {recent:.0%} are as predicted, which were {knew:.0%}"
+    classes = np.flatnonzero(said >= _SELDOM)
+    true = pairs[classes].argmax(axis=1)
+    renamed = float(said[classes[true != classes]].sum())
+    hit = float(pairs[classes, true].sum()) / total
+    if (
+        knew > _KNEW
+        and renamed > _HALF
+        and len(set(true.tolist())) == len(classes)
+        and hit > knew - _TURNED
+    ):
+        return f"labels look turned round: under other names {hit:.0%} are as predicted, which were {knew:.0%}"
     return ""
 
 
@@ -149,5 +172,5 @@ def wrong_numbers(now: Moments, usual: Moments) -> str:
     if now.truth < _STILL * usual.truth and now.said > _MOVES * usual.said:
         return "labels have become one number, predictions have not"
     if now.tie < -_TIED and usual.tie > _TIED and now.said > _MOVES * usual.said:
-        return f"labels look turned round: correlation with predictions is {now.tie:+.2f}, was {usual.tie:+.2f}"  # fmt: skip
+        return f"labels look turned round: correlation with predictions is {now.tie:+.2f}, was {usual.tie:+.2f}"
     return ""

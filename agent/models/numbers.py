@@ -74,36 +74,31 @@ class Numbers:
         labelled, right = back[int(enough[0])]
         return float(right / labelled)
 
-    def newest_labels(self, tenures: Sequence[Tenure]) -> FloatArray | None:
-        """Return the sums of the labels ring over the newest labels, just `min_rows` of them; None = too few."""
+    def newest_labels(self, tenures: Sequence[Tenure]) -> FloatArray:
+        """Return the sums of the labels ring over ever more of the newest labels (k, columns)."""
         newest = max((t.labels.newest for t in tenures), default=-1)
         if newest < 0:
-            return None
+            return np.zeros((0, 2 + CLASSES + 1))
         sums = np.zeros((self.held, 2 + CLASSES + 1))
         for t in tenures:
             sums += t.labels.span(newest - self.held + 1, newest)
-        back = np.cumsum(sums[::-1], axis=0)
-        enough = np.flatnonzero(back[:, 0] >= self.config.min_rows)
-        return back[int(enough[0])] if enough.size else None
+        return np.cumsum(sums[::-1], axis=0)
 
     def labels_wrong(self, model: ModelState, version: VersionState | None) -> str:
         """Say what is wrong with the newest labels themselves, "" for nothing."""
-        row = self.newest_labels(model.serving())
-        if row is None or version is None:
+        newest = self.newest_labels(model.serving())
+        if not len(newest) or version is None:
             return ""
         if model.regression:
+            enough = newest[newest[:, 0] >= self.config.min_rows]
             # the ring holds them about the mean and in deviations of what was usual
-            now = Moments.of(np.r_[row[0], row[2:7]])
-            known = now is not None and version.moments is not None
-            return wrong_numbers(now, version.moments) if known else ""
-        if version.mix is None or model.positive is None:
+            now = Moments.of(np.r_[enough[0, 0], enough[0, 2:7]]) if len(enough) else None
+            usual = version.moments
+            return wrong_numbers(now, usual) if now is not None and usual is not None else ""
+        if version.mix is None:
             return ""
-        share, usual_share = (
-            float(row[2 + model.positive] / row[0]),
-            float(version.mix[model.positive]),
-        )
-        recent = self.recent(model.serving())
-        return wrong_classes(share, usual_share, recent, version.accuracy, len(model.classes))
+        pairs = np.sum([t.pairs for t in model.serving()], axis=0)
+        return wrong_classes(np.delete(newest, 1, axis=1), version.mix, version.accuracy, pairs)
 
     def loss_expected(self, model: ModelState, now: float) -> bool | None:
         """Tell whether a loss is to be expected: inputs have drifted, confidences say so, labels do not deny it."""

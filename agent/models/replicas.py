@@ -122,7 +122,12 @@ class Replicas:
     def dump(self) -> tuple[dict[str, Any], FloatArray]:
         """Return the state: names and numbers, and the arrays of the test."""
         edges = self._edges.tolist() if self._edges is not None else None
-        return {"names": self.names, "seen": self._seen, "gpus": self._gpus, "edges": edges}, self._test.dump()  # fmt: skip
+        return {
+            "names": self.names,
+            "seen": self._seen,
+            "gpus": self._gpus,
+            "edges": edges,
+        }, self._test.dump()
 
     def load(self, said: Mapping[str, Any], arrays: FloatArray) -> None:
         """Take what `dump` gave; raises Refused when it does not fit."""

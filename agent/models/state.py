@@ -89,6 +89,7 @@ class Tenure:
         self.labels = Ring(buckets, 2 + CLASSES + 1, np.float32)
         self.against_reference: ErrorDrift = registry.drift.get("errors")()
         self.against_previous: ErrorDrift = registry.drift.get("errors")()
+        self.pairs: FloatArray = np.zeros((CLASSES + 1, CLASSES + 1))  # newest, by said and true
         self.lost = False
         self.lost_since: float | None = None
         self.worse = False

@@ -59,6 +59,8 @@ LEARN_LABELS: Final = 500
 """Labelled rows that make an accuracy when there is no reference."""
 _DELAY_FADE_ROWS: Final = 500.0
 """Half-life, in labels, of what is usual for their delay."""
+_PAIR_ROWS: Final = 20.0
+"""Half-life, in labels, of which answers were true: what labels say must be seen with the first loss."""
 _CALM: Final = 3.0
 """log10 of evidence below the alarm at which a proven loss is over."""
 
@@ -205,14 +207,7 @@ class ModelWatch:
             yes = None if answer is None else said == answer
             version.labelled.take(newest, sure, yes, coded.marks)
         if any(name in batch.tags for name in TAGS):
-            model.replicas = model.replicas or Replicas(self.config.quiet)
-            tags = {
-                name: np.asarray(column, dtype=object)[at] for name, column in batch.tags.items()
-            }
-            of_numbers = numbers is not None
-            model.replicas.take(
-                newest, tags, numbers if of_numbers else said, sure, numbers=of_numbers
-            )
+            self._take_replicas(model, batch, at, said if numbers is None else numbers, newest)
         wait = (keys[at] != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
         if wait.any():
             waiting = keys[at][wait]
@@ -226,6 +221,16 @@ class ModelWatch:
             model.join.add(held)
             if model.early:
                 self._join_early(model, waiting)
+
+    def _take_replicas(
+        self, model: ModelState, batch: PredictionBatch, at: Any, said: Any, newest: float
+    ) -> None:
+        """Count what each replica answered, where rows name theirs."""
+        model.replicas = model.replicas or Replicas(self.config.quiet)
+        tags = {name: np.asarray(column, dtype=object)[at] for name, column in batch.tags.items()}
+        sure = np.asarray(batch.proba, dtype=np.float64)[at]
+        numbers = np.asarray(said).dtype.kind == "f"
+        model.replicas.take(newest, tags, said, sure, numbers=numbers)
 
     def _count_traffic(
         self,
@@ -341,7 +346,11 @@ class ModelWatch:
             slot, held = tenure.labels.slots(
                 (predicted[mine] / self._numbers.width).astype(np.int64)
             )
-            classes = 2 + np.minimum(truth[mine][held].astype(np.int64), CLASSES)
+            true = np.minimum(truth[mine].astype(np.int64), CLASSES)
+            pair = np.minimum(rows["said"][mine].astype(np.int64), CLASSES) * (CLASSES + 1) + true
+            tenure.pairs *= 2.0 ** (-len(true) / _PAIR_ROWS)
+            tenure.pairs += np.bincount(pair, minlength=(CLASSES + 1) ** 2).reshape(CLASSES + 1, -1)
+            classes = 2 + true[held]
             tenure.labels.count((slot[held], 0), (slot[held & right], 1), (slot[held], classes))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Does one replica answer otherwise than its peers on the same traffic? Counts by answer in, evidence and size out.
+"""Whether one replica answers otherwise than its peers on the same traffic: counts in, evidence and size out.
 
     counts of a batch (replicas, answers) -> more or fewer of an answer at a replica than a fair deal gives -> evidence
                                           -> how its mix differs from that of its peers, less what is usual  -> size
