@@ -6,9 +6,10 @@
 
 A *group* is who it concerns: a service with its models, features and workers; a host; one of our own sources.
 What opens an incident: a broken objective (page when it harms, else warning), blindness (warning), a finding that
-hurts nobody (note), or the group view (note): series of a host, a service or a model abnormal together. While its history is too short for that, six
-different signals at once open a note. Caller and callee that begin about the same time share an incident, as do many
-groups of one machine that begin at once (a storm). `agent/life.py` has the states and who may change them.
+hurts nobody (note), or the group view (note): series of a host, a service or a model abnormal together. While its
+history is too short for that, six different signals at once open a note. Caller and callee that begin about the same
+time share an incident, as do many groups of one machine that begin at once (a storm). `agent/life.py` has the states
+and who may change them.
 Pure: same input, same incidents; ids are made of what opened them. Cost: O(anomalies) a tick, 60 are kept of each.
 """
 

@@ -101,6 +101,7 @@ def _load_model(
     model.delays[:] = arrays[f"{at}delays"]
     model.next_tenure, model.rejected = int(said["next_tenure"]), int(said["rejected"])
     model.current = None if said["current"] is None else int(said["current"])
+    model.released = model.current or 0
     model.regression = bool(said["regression"])
     model.shown = {
         (str(metric), tuple((str(k), str(v)) for k, v in labels)): None

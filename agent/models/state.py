@@ -125,6 +125,8 @@ class ModelState:
     coming: Coming = field(default_factory=Coming)
     replicas: Replicas | None = None
     labels_wrong: str = ""
+    released: int = 0
+    """Newest tenure that was in use: one after it is a release, going back and forth between two is none."""
     judged: FloatArray | None = None
     seen_features: tuple[Any, ...] = ()
 

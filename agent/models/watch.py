@@ -38,7 +38,7 @@ from agent.label_join import (
     rows_of,
     set_confidence,
 )
-from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Sighting
+from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray, Sighting
 from agent.models import frames, keep
 from agent.models.facts import ModelFacts
 from agent.models.numbers import Numbers
@@ -479,10 +479,11 @@ class ModelWatch:
         values: list[FloatArray] = []
         layout: list[tuple[Any, ...]] = []
         sightings: list[Sighting] = []
+        changes: list[Change] = []
         services: dict[str, list[ModelState]] = {}
         for name in sorted(self._models):
             model = self._models[name]
-            self._tick(model, now)
+            changes += self._tick(model, now)
             values.append(frames.model_row(model, self._numbers, now))
             more, known = frames.more_of(model, self._numbers, now)
             values.append(known)
@@ -509,7 +510,9 @@ class ModelWatch:
         flat = np.concatenate(values) if values else np.zeros(0)
         seen = tuple(s for s in sightings if self._told.get(s.entity) != s)
         self._told.update((s.entity, s) for s in seen)
-        return Frame("models", now, self._table.series, flat[self._table.order], seen)
+        return Frame(
+            "models", now, self._table.series, flat[self._table.order], seen, tuple(changes)
+        )
 
     @staticmethod
     def _current(model: ModelState) -> VersionState | None:
@@ -517,8 +520,25 @@ class ModelWatch:
         tenure = model.tenures.get(model.current) if model.current is not None else None
         return model.versions.get(tenure.version) if tenure is not None else None
 
-    def _tick(self, model: ModelState, now: float) -> None:
-        """Do what is due once a frame."""
+    def _released(self, model: ModelState) -> list[Change]:
+        """Return the release that rows tell of: another version than before answers most of them."""
+        tenure = model.tenures.get(model.current) if model.current is not None else None
+        if tenure is None or tenure.number <= model.released:
+            return []
+        before = model.tenures.get(model.released)
+        first, model.released = not model.released, tenure.number
+        was = before.version if before is not None else ""
+        if first or was == tenure.version:
+            return []
+        text = "version, as its rows tell"
+        return [
+            Change(
+                tenure.since, Entity("model", model.name), "release", was, tenure.version, text=text
+            )
+        ]
+
+    def _tick(self, model: ModelState, now: float) -> list[Change]:
+        """Do what is due once a frame; return what was released."""
         if model.new_rows:
             model.rows_seen = now
         if model.new_labels:
@@ -536,6 +556,7 @@ class ModelWatch:
             elif now - came > _EARLY_S:
                 del model.early[key]
         self._tenures.settle(model, now)
+        changes = self._released(model)
         for tenure in model.serving():
             self._judge_quality(model, tenure, now)
         for version in {t.version for t in model.serving()}:
@@ -544,6 +565,7 @@ class ModelWatch:
                 state.judged = state.labelled.judge(now)
         drift = frames.drift_of(model)
         model.judged = drift.judge(now) if drift is not None else None
+        return changes
 
     # ---------------------------------------------------------------- facts
 

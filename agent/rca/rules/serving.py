@@ -1,4 +1,4 @@
-"""Rules of the branch `serving`: too much traffic, replicas that crash, hang or answer wrongly, callees, another mix."""
+"""Rules of the branch `serving`: too much traffic, replicas that crash, hang or answer wrongly, callees, the mix."""
 
 from __future__ import annotations
 
