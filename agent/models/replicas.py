@@ -60,17 +60,19 @@ class Replicas:
             return
         thirds = np.where(np.isnan(sure), _SURE - 1, np.searchsorted(_SURE_FROM, sure))
         column = (answers * _SURE + thirds).astype(np.int64)
-        who = np.array(["" if v is None else str(v) for v in tag], dtype=object)
+        place: dict[str, int] = {}
+        names = ["" if v is None else str(v) for v in tag]
+        who = np.array([place.setdefault(name, len(place)) for name in names], dtype=np.int64)
+        width = _CLASSES * _SURE
+        each = np.bincount(who * width + column, minlength=len(place) * width).reshape(-1, width)
         gpus = tags.get("gpu")
-        for name in sorted(set(who.tolist()) - {""}):
-            mine = who == name
-            if name not in self._seen and len(self._seen) >= self._most:
+        for name, i in place.items():
+            if not name or (name not in self._seen and len(self._seen) >= self._most):
                 continue
             self._seen[name] = ts
             if gpus is not None:
-                self._gpus[name] = str(gpus[int(np.flatnonzero(mine)[0])] or "")
-            counts = self._counts.setdefault(name, np.zeros(_CLASSES * _SURE))
-            counts += np.bincount(column[mine], minlength=_CLASSES * _SURE)
+                self._gpus[name] = str(gpus[int(np.argmax(who == i))] or "")
+            self._counts[name] = self._counts.get(name, 0.0) + each[i]
 
     def _tenths(self, said: FloatArray) -> IntArray | None:
         """Return the part of what was said first that each number falls into, None while that is not known."""

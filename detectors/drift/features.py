@@ -270,7 +270,7 @@ class Features:
             out[:, ZERO] = (x == 0).sum(axis=1)
             out[:, NEGATIVE] = (x < 0).sum(axis=1)
             out[:, WHOLE] = (x == np.rint(x)).sum(axis=1)
-            same, there = x[:, 1:] == x[:, :-1], (x[:, 1:] != 0) & (x[:, :-1] != 0)
+            same, there = x[:, 1:] == x[:, :-1], known[:, 1:] & known[:, :-1]
             out[:, SAME] = same.sum(axis=1)
             out[:, SAME_BUT_ZERO] = (same & there).sum(axis=1)
             out[:, NEITHER_ZERO] = there.sum(axis=1)

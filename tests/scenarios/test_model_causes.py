@@ -180,6 +180,12 @@ def shifted(name: str, by: float) -> Callable[[World, int, float], Columns]:
     return draw
 
 
+def unsure(w: World, n: int, _t: float) -> Columns:
+    x = w.payments(n)
+    near = {k: at + 0.12 * (x[k] - at) for k, at in (("f0", 3.7), ("f1", 52.0), ("f2", 0.0))}
+    return {**x, **near}
+
+
 def mostly_fraud(w: World, n: int, _t: float) -> Columns:
     """Only the mix of classes moves: rows are drawn again until they are of the class that is preferred."""
     x = w.payments(20 * n)
@@ -216,6 +222,9 @@ def _corrupt(score: np.ndarray, replica: np.ndarray, _t: float) -> np.ndarray:
 TROUBLES: dict[str, tuple[World, str, str, Entity, dict[str, Any]]] = {
     "inputs drift to where the model is wrong": (
         World(1, draw=shifted("f0", 2.8)), "page", "data.drift", MODEL, {},
+    ),
+    "inputs drift to where the model is unsure, and no label ever comes": (
+        World(16, draw=unsure, delay=lambda r, t: 1e9), "page", "data.drift", MODEL, {},
     ),
     "the relation has turned": (
         World(2, true=lambda w, x, s: s - 12.0 * (x["f0"] - 3.7) / 1.9), "page", "concept.drift", MODEL, {},
