@@ -16,6 +16,7 @@ from agent.models.labels import Moments, wrong_classes, wrong_numbers
 from agent.models.state import BUCKETS, CLASSES, TRAFFIC_S, ModelState, Tenure, VersionState
 from agent.rings import LATENCIES, delay_quantile, latency_quantile
 
+_NO_LOSS: Final = frozenset({"better", "overconfident", "underconfident"})
 _Z_BOUND: Final = 2.6
 """Of the reference's own uncertainty: one-sided 99.5 %."""
 SERVICE: Final = (
@@ -246,6 +247,11 @@ class Numbers:
         if labelled < self.config.min_rows or version is None:
             return None, None
         lost = None if math.isnan(version.accuracy) else current.lost
+        if current.numbers:
+            # a mean error has no tolerance that a person could state: what is proven to have risen is lost
+            lost = version.judged.changed and any(
+                c.what not in _NO_LOSS and c.after > c.before for c in version.judged.changes
+            )
         worse = None if self.before(model, current) is None else current.worse
         return lost, worse
 
