@@ -131,15 +131,19 @@ class Correlator:
         groups = self._by_group(anomalies)
         storms = self._storms(now, groups, touched)
         theirs: dict[str, list[Anomaly]] = {}
+        runs = dict(held) if isinstance(held, Mapping) else dict.fromkeys(held, "")
         for group, found in groups.items():
+            outgrown = self._outgrown(now, group, found, runs)
             id_ = self._homes.get(group) or self._opened(now, group, found, storms)
+            if outgrown and id_ is not None:
+                touched[outgrown] = None
+                self._merge(now, id_, outgrown, "it has become worse")
             if id_ is not None:
                 theirs.setdefault(id_, []).extend(found)
         for id_, found in theirs.items():  # once each: a storm is many groups and one incident
             touched[id_] = None
             self._join(now, id_, found)
         self._share_evidence(now, groups, touched)
-        runs = dict(held) if isinstance(held, Mapping) else dict.fromkeys(held, "")
         for id_ in list(self.incidents):
             self._join_changes(now, id_, touched)
             self._confirm(now, id_, touched)
@@ -351,6 +355,28 @@ class Correlator:
                 storms[other] = incident.id
         return incident.id
 
+    def _outgrown(
+        self, now: float, group: Entity, found: Sequence[Anomaly], runs: Mapping[str, str]
+    ) -> str:
+        """Return the note that was the home of a group until now, when what is found is a trouble of its own; else "".
+
+        Inputs may drift for weeks and hurt nobody: what breaks then has a time of its own, and the note becomes part.
+        """
+        id_ = self._homes.get(group, "")
+        note = self.incidents.get(id_)
+        if (
+            note is None
+            or note.severity != "note"
+            or now - note.opened <= self.window_s
+            or id_ in runs
+        ):
+            return ""
+        if severity_of(now, [a for a in found if a.end is None]) in {None, "note"}:
+            return ""
+        for one in self._lives[id_].groups:
+            self._homes.pop(one, None)
+        return id_
+
     def _again(
         self, now: float, group: Entity, going: Sequence[Anomaly], lead: Anomaly
     ) -> Incident | None:
@@ -533,4 +559,5 @@ def _about(incident: Incident) -> Entity:
 
 
 def _began(incident: Incident) -> float:
-    return min([incident.opened, *(a.onset for a in incident.anomalies)])
+    # a drift may be as old as it likes: what it stands beside began when it began
+    return min([incident.opened, *(a.onset for a in incident.anomalies if a.road != "finding")])

@@ -299,6 +299,21 @@ def test_drift_that_hurts_nobody_is_a_note_and_says_which_feature(tmp_path):
     assert stage.entries("note") == []
 
 
+def test_what_breaks_while_inputs_drift_is_a_trouble_of_its_own_and_the_note_becomes_part(tmp_path):
+    def unit(x, t):
+        return {**x, "f1": x["f1"] * 100.0} if t >= 150 else x
+
+    stage = live(World(23, draw=shifted("f4", 1.0), logged=unit), tmp_path, 220.0)
+    (one,) = told(stage)
+    assert one.opened >= ONSET + 150
+    (note,) = [i for i in stage.memory.incidents.values() if i.merged_into == one.id]
+    assert note.severity == "note"
+    assert note.opened < ONSET + 100
+    assert feature("f4") in {a.series.entity for a in one.anomalies}
+    top = stage.incident.diagnosis.top
+    assert (top.kind, top.entity) == ("data.contract", feature("f1")), causes(stage)
+
+
 def test_another_mix_of_classes_alone_is_that_and_hurts_nobody(tmp_path):
     stage = live(World(22, draw=mostly_fraud), tmp_path, 200.0)
     assert told(stage) == []
