@@ -2,7 +2,7 @@
 
     rows with a tag `replica` (or `pod`, `instance`) -> counts by answer of a tick -> `@drift("apart")` -> replica.*
 
-An answer is a class (of a regression: a tenth of what was said so far) and how sure it was. A tag `gpu` says on which
+An answer is a class (of a regression: a seventh of what was said at first) and how sure it was. A tag `gpu` says on which
 GPU a replica runs, where no connector does. Labels say nothing about replicas here: a fault shows before they come.
 """
 
@@ -49,13 +49,13 @@ class Replicas:
         self._since = math.nan
 
     def take(
-        self, ts: float, tags: Mapping[str, Any], said: FloatArray | IntArray, sure: FloatArray, *, numbers: bool
+        self, ts: float, tags: Mapping[str, Any], said: Any, sure: FloatArray, *, numbers: bool
     ) -> None:  # fmt: skip
         """Count rows; said: numbers of classes (n,), or of a regression; sure (n,) NaN = not logged."""
         tag = next((tags[name] for name in TAGS if name in tags), None)
         if tag is None or not len(said):
             return
-        answers = self._tenths(said) if numbers else np.clip(said, -1, _CLASSES - 2) + 1
+        answers = self._part(said) if numbers else np.clip(said, -1, _CLASSES - 2) + 1
         if answers is None:
             return
         thirds = np.where(np.isnan(sure), _SURE - 1, np.searchsorted(_SURE_FROM, sure))
@@ -74,7 +74,7 @@ class Replicas:
                 self._gpus[name] = str(gpus[int(np.argmax(who == i))] or "")
             self._counts[name] = self._counts.get(name, 0.0) + each[i]
 
-    def _tenths(self, said: FloatArray) -> IntArray | None:
+    def _part(self, said: FloatArray) -> IntArray | None:
         """Return the part of what was said first that each number falls into, None while that is not known."""
         if self._edges is None:
             self._first.append(said[np.isfinite(said)])
