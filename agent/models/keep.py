@@ -65,14 +65,7 @@ def load(
         if meta["window"] != config.window:
             raise Refused("state of models is of another models.window: it is learnt anew")
         models = {
-            str(one["name"]): _load_model(
-                one,
-                f"{i}.",
-                arrays,
-                LabelJoin(config.label_wait, config.max_waiting),
-                held,
-                config.quiet,
-            )
+            str(one["name"]): _load_model(one, f"{i}.", arrays, config, held)
             for i, one in enumerate(meta["models"])
         }
         for i, one in enumerate(meta["models"]):

@@ -14,6 +14,7 @@ from agent.intervals import wilson
 from agent.model import FloatArray
 from agent.models.labels import Moments, wrong_classes, wrong_numbers
 from agent.models.state import BUCKETS, CLASSES, TRAFFIC_S, ModelState, Tenure, VersionState
+from agent.ports import Judged
 from agent.rings import LATENCIES, delay_quantile, latency_quantile
 
 _NO_LOSS: Final = frozenset({"better", "overconfident", "underconfident"})
@@ -242,16 +243,13 @@ class Numbers:
         current = model.tenures.get(model.current) if model.current is not None else None
         if current is None or now - model.labels_seen > self.config.window:
             return None, None
-        labelled, _ = self.labelled([current])
         version = model.versions.get(current.version)
+        if current.numbers:
+            return _risen(version.judged) if version is not None else None, None
+        labelled, _ = self.labelled([current])
         if labelled < self.config.min_rows or version is None:
             return None, None
         lost = None if math.isnan(version.accuracy) else current.lost
-        if current.numbers:
-            # a mean error has no tolerance that a person could state: what is proven to have risen is lost
-            lost = version.judged.changed and any(
-                c.what not in _NO_LOSS and c.after > c.before for c in version.judged.changes
-            )
         worse = None if self.before(model, current) is None else current.worse
         return lost, worse
 
@@ -295,3 +293,15 @@ class Numbers:
             if processing.sum() >= self.config.min_rows:
                 out[4] = latency_quantile(processing, 0.5)
         return out
+
+
+def _risen(judged: Judged) -> bool | None:
+    """Tell whether the errors of a regression are proven to have risen; None = no labels yet.
+
+    A mean error has no tolerance that could be stated in general: what is proven, and large in ranks, is lost.
+    """
+    if judged.learning:
+        return None
+    return judged.changed and any(
+        c.what not in _NO_LOSS and c.after > c.before for c in judged.changes
+    )
