@@ -2,8 +2,8 @@
 
     rows with a tag `replica` (or `pod`, `instance`) -> counts by answer of a tick -> `@drift("apart")` -> replica.*
 
-An answer is a class (of a regression: a seventh of what was said at first) and how sure it was. A tag `gpu` says on which
-GPU a replica runs, where no connector does. Labels say nothing about replicas here: a fault shows before they come.
+An answer is a class (of a regression: a seventh of what was said at first) and how sure it was. A tag `gpu` says on
+which GPU a replica runs, where no connector does. Labels say nothing about replicas here: a fault shows before them.
 """
 
 from __future__ import annotations
