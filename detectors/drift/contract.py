@@ -68,6 +68,8 @@ _FINE: Final = 0.6
 _SPREADS: Final = 5.0
 """Standard errors of a quartile, about: so far the newest rows may be off."""
 _SIGNS: Final = 0.2
+_FAR: Final = 4.0
+"""So many times further off must it be from itself: columns that are much alike pass each other in their seasons."""
 _PAIR: Final = 2
 _QUARTILES: Final = (0.25, 0.5, 0.75)
 
@@ -230,7 +232,7 @@ def _swapped(reference: Reference, now: Now, least_rows: float) -> BoolArray:
     )
     room = np.column_stack((doubt, doubt, doubt, np.full(len(doubt), _SIGNS)))
     with np.errstate(invalid="ignore"):
-        strange = (np.abs(looks - usual) > room).any(axis=1) & ~np.isnan(live).any(axis=1)
+        strange = (np.abs(looks - usual) > _FAR * room).any(axis=1) & ~np.isnan(live).any(axis=1)
         which = np.flatnonzero(strange & reference.numeric)
         out = np.zeros(len(usual), dtype=np.bool_)
         if len(which) < _PAIR:
