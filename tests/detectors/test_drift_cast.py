@@ -54,11 +54,11 @@ def test_counts_that_become_fractions_are_a_broken_contract():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_columns_that_trade_places_are_told_as_such(seed):
-    swapped = {"amount": "swapped", "level": "swapped"}
-    assert broken(seed, lambda x: {**x, "amount": x["level"], "level": x["amount"]}) == swapped
+    swapped = {"offset": "swapped", "level": "swapped"}
+    assert broken(seed, lambda x: {**x, "offset": x["level"], "level": x["offset"]}) == swapped
 
 
 def test_a_column_that_drifts_to_where_another_one_is_has_not_traded_places():
-    found = broken(2, lambda x: {**x, "amount": x["level"]})
+    found = broken(2, lambda x: {**x, "offset": x["level"]})
+    assert set(found) == {"offset"}
     assert "swapped" not in found.values()
-    assert "level" not in found
