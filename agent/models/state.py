@@ -94,6 +94,18 @@ class Tenure:
         self.lost_since: float | None = None
         self.worse = False
 
+    def count_numbers(
+        self, version: VersionState, slot: IntArray, said: FloatArray, truth: FloatArray, enough: float
+    ) -> None:  # fmt: skip
+        """Count labels of a regression beside what was said, in deviations of the labels that were usual."""
+        if version.moments is None:
+            version.learn_level(truth, said, enough)
+            return
+        mean, unit = version.level
+        t, s = (truth - mean) / unit, (said - mean) / unit
+        for column, amount in enumerate((t, s, t * t, s * s, t * s)):
+            self.labels.add(slot, 2 + column, amount)
+
 
 @dataclass(slots=True)
 class ModelState:

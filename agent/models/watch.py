@@ -337,9 +337,10 @@ class ModelWatch:
                     (predicted[mine] / self._numbers.width).astype(np.int64)
                 )
                 tenure.labels.count((slot[held], 0))
-                self._count_numbers(
-                    model, tenure, slot[held], rows["said"][mine][held], truth[mine][held]
-                )
+                version = model.versions.get(tenure.version)
+                if version is not None:
+                    said = rows["said"][mine][held]
+                    tenure.count_numbers(version, slot[held], said, truth[mine][held], LEARN_LABELS)
                 continue
             right = right_all[mine]
             self._bet(model, tenure, len(right) - int(np.count_nonzero(right)), len(right))
@@ -352,22 +353,6 @@ class ModelWatch:
             tenure.pairs += np.bincount(pair, minlength=(CLASSES + 1) ** 2).reshape(CLASSES + 1, -1)
             classes = 2 + true[held]
             tenure.labels.count((slot[held], 0), (slot[held & right], 1), (slot[held], classes))
-
-    @staticmethod
-    def _count_numbers(
-        model: ModelState, tenure: Tenure, slot: IntArray, said: FloatArray, truth: FloatArray
-    ) -> None:
-        """Count labels of a regression beside what was said, in deviations of the labels that were usual."""
-        version = model.versions.get(tenure.version)
-        if version is None:
-            return
-        if version.moments is None:
-            version.learn_level(truth, said, LEARN_LABELS)
-            return
-        mean, unit = version.level
-        t, s = (truth - mean) / unit, (said - mean) / unit
-        for column, amount in enumerate((t, s, t * t, s * s, t * s)):
-            tenure.labels.add(slot, 2 + column, amount)
 
     def _relate(
         self, model: ModelState, tenure: Tenure, rows: Waiting, truth: FloatArray | IntArray
@@ -520,23 +505,6 @@ class ModelWatch:
         tenure = model.tenures.get(model.current) if model.current is not None else None
         return model.versions.get(tenure.version) if tenure is not None else None
 
-    def _released(self, model: ModelState) -> list[Change]:
-        """Return the release that rows tell of: another version than before answers most of them."""
-        tenure = model.tenures.get(model.current) if model.current is not None else None
-        if tenure is None or tenure.number <= model.released:
-            return []
-        before = model.tenures.get(model.released)
-        first, model.released = not model.released, tenure.number
-        was = before.version if before is not None else ""
-        if first or was == tenure.version:
-            return []
-        text = "version, as its rows tell"
-        return [
-            Change(
-                tenure.since, Entity("model", model.name), "release", was, tenure.version, text=text
-            )
-        ]
-
     def _tick(self, model: ModelState, now: float) -> list[Change]:
         """Do what is due once a frame; return what was released."""
         if model.new_rows:
@@ -556,7 +524,7 @@ class ModelWatch:
             elif now - came > _EARLY_S:
                 del model.early[key]
         self._tenures.settle(model, now)
-        changes = self._released(model)
+        changes = self._tenures.released(model)
         for tenure in model.serving():
             self._judge_quality(model, tenure, now)
         for version in {t.version for t in model.serving()}:
