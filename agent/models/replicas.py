@@ -72,7 +72,8 @@ class Replicas:
             self._seen[name] = ts
             if gpus is not None:
                 self._gpus[name] = str(gpus[int(np.argmax(who == i))] or "")
-            self._counts[name] = self._counts.get(name, 0.0) + each[i]
+            counts = self._counts.setdefault(name, np.zeros(width))
+            counts += each[i]
 
     def _part(self, said: FloatArray) -> IntArray | None:
         """Return the part of what was said first that each number falls into, None while that is not known."""

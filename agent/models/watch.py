@@ -128,7 +128,7 @@ class ModelWatch:
                 version.accuracy = float((said[some] == known[some]).mean())
                 version.accuracy_rows = float(np.count_nonzero(some))
         elif some.any():
-            version.learn_level(known[some], numbers[some], 1)
+            version.learn_level(known[some].astype(np.float64), numbers[some], 1)
         coded = version.drift.code(n, batch.features)
         sure = np.asarray(batch.proba, dtype=np.float64)
         sure = np.where((sure >= 0.0) & (sure <= 1.0), sure, np.nan)  # percent, or nonsense
@@ -339,8 +339,8 @@ class ModelWatch:
                 tenure.labels.count((slot[held], 0))
                 version = model.versions.get(tenure.version)
                 if version is not None:
-                    said = rows["said"][mine][held]
-                    tenure.count_numbers(version, slot[held], said, truth[mine][held], LEARN_LABELS)
+                    said, told = rows["said"][mine][held], truth[mine][held].astype(np.float64)
+                    tenure.count_numbers(version, slot[held], said, told, LEARN_LABELS)
                 continue
             right = right_all[mine]
             self._bet(model, tenure, len(right) - int(np.count_nonzero(right)), len(right))
