@@ -10,7 +10,8 @@ an answer, the count S at a replica with n rows is that of a draw without replac
 
 L is at most 1 on average, as such a draw is spread no wider than one with replacement. So no reference is needed, and
 what moves all replicas alike (a drift, a release) moves none apart. Requests that are not dealt fairly (a replica for
-each tenant) have evidence without end; what is usual for a replica is learnt, and size asks for more than that.
+each tenant) have evidence without end; what is usual for a replica is learnt, and size asks for more than that: there
+for four times of how far such a replica wanders. For those that is a judgement and no bound.
 Good for: three replicas or more. Not for: two of them (which one is wrong?), or a fault that shows in no answer.
 Warm-up: 300 rows of each replica. Arrays (replicas, answers, bets); 0.2 ms a batch with 4 replicas, 6 answers.
 Sources: Shin, Ramdas, Rinaldo, E-detectors, 2022; Hoeffding, Probability inequalities for sums of bounded random
@@ -45,6 +46,9 @@ _ROWS_BEARABLE: Final = 1e7
 _MOST_PASSED: Final = 0.01
 _CAP: Final = math.log(100.0)
 """Above an alarm: evidence piles up no further, so that it can go again."""
+_LOOSE_ROWS: Final = 1200.0
+"""So many rows with evidence and no size: requests are not dealt fairly to this replica."""
+_WANDERS: Final = 4.0
 _CALM: Final = 0.5
 """What is apart is so until half of the size is left."""
 
@@ -72,11 +76,14 @@ class Apart:
         self._recent: FloatArray = np.zeros((n, self.answers))
         self._usual: FloatArray = np.zeros((n, self.answers))
         self._gap: FloatArray = np.zeros((n, self.answers))  # usual share less that of its peers
+        self._loose: FloatArray = np.zeros(n)  # rows with evidence and no size
+        self._wander: FloatArray = np.zeros(n)  # mean size while all is well
         self.apart: BoolArray = np.zeros(n, dtype=np.bool_)
 
     def remap(self, old: IntArray) -> None:
         """Take other replicas: the old number of each, -1 = new."""
-        kept = {name: getattr(self, name) for name in ("_log_r", "_recent", "_usual", "_gap", "apart")}  # fmt: skip
+        names = ("_log_r", "_recent", "_usual", "_gap", "_loose", "_wander", "apart")
+        kept = {name: getattr(self, name) for name in names}
         self._lay(len(old))
         some = old >= 0
         for name, array in kept.items():
@@ -101,7 +108,7 @@ class Apart:
         self._recent *= (2.0 ** (-n / _RECENT_ROWS))[:, None]
         self._recent += k
         rows = self._recent.sum(axis=1)
-        self._decide()
+        self._decide(n)
         # what is apart is not what is usual; nor is anything, while somebody is
         learn = np.zeros(len(n), dtype=np.bool_) if self.apart.any() else rows >= _NEW_ROWS / 2
         fade = (2.0 ** (-n / _USUAL_ROWS))[:, None]
@@ -137,11 +144,19 @@ class Apart:
         inside = np.exp(self._log_r - top[:, None, None]).sum(axis=(1, 2))
         return np.asarray((top + np.log(np.maximum(inside, 1e-300))) / math.log(10.0))
 
-    def _decide(self) -> None:
-        size = np.nan_to_num(self.size)
+    def _decide(self, rows: FloatArray) -> None:
+        size, sure = np.nan_to_num(self.size), self.evidence >= 0
+        fade = 2.0 ** (-rows / _USUAL_ROWS)
+        self._loose = self._loose * fade + np.where(sure & (size < _SIZE), rows, 0.0)
+        wanders = np.where(self._loose > _LOOSE_ROWS, _WANDERS * self._wander, 0.0)
+        least = np.maximum(_SIZE, wanders)
         others = np.array([np.delete(size, i).max(initial=0.0) for i in range(len(size))])
-        found = (self.evidence >= 0) & (size >= _SIZE) & (size >= _CLEAR * others)
-        self.apart = found | (self.apart & (size >= _CALM * _SIZE))
+        found = sure & (size >= least) & (size >= _CLEAR * others)
+        self.apart = found | (self.apart & (size >= _CALM * least))
+        # no faster than from as many rows as there were
+        weight = np.minimum(1.0, 2.0 * rows / np.maximum(self._usual.sum(axis=1), 1.0))
+        calm = self.ready & ~self.apart.any()
+        self._wander += np.where(calm, weight * (size - self._wander), 0.0)
 
     # ---- restarts
 
@@ -149,12 +164,12 @@ class Apart:
         """Return the state."""
         parts = [np.array([self._last, len(self.apart)]), self._log_r.ravel()]
         parts += [a.ravel() for a in (self._recent, self._usual, self._gap)]
-        return np.concatenate([*parts, self.apart.astype(np.float64)])
+        return np.concatenate([*parts, self._loose, self._wander, self.apart.astype(np.float64)])
 
     def load(self, state: npt.NDArray[Any]) -> None:
         """Take what `dump` gave; raises Refused when it does not fit."""
         n, a, b = int(state[1]) if len(state) > 1 else 0, self.answers, len(_TILTS)
-        if state.shape != (2 + n * (a * (b + 3) + 1),):
+        if state.shape != (2 + n * (a * (b + 3) + 3),):
             raise Refused("state of replicas does not fit: it is learnt anew")
         self._last = float(state[0])
         self._lay(n)
@@ -163,4 +178,5 @@ class Apart:
         self._recent, self._usual, self._gap = (
             rest[i * n * a : (i + 1) * n * a].reshape(n, a).astype(np.float64) for i in range(3)
         )
-        self.apart = rest[3 * n * a :] > 0.5
+        self._loose, self._wander, apart = rest[3 * n * a :].reshape(3, n).astype(np.float64)
+        self.apart = apart > 0.5

@@ -69,6 +69,19 @@ def test_replicas_that_never_were_alike_are_judged_by_their_own_past():
     assert found[0][1] == [1]
 
 
+def test_requests_that_are_dealt_by_tenant_wander_and_that_is_no_fault():
+    random = np.random.default_rng(9)
+    tenants = random.dirichlet(np.full(ANSWERS, 2.0), 3 * REPLICAS).reshape(REPLICAS, 3, ANSWERS)
+    test, where, apart = fresh(), np.zeros((REPLICAS, 3)), 0
+    for tick in range(4000):
+        where = 0.995 * where + 0.1 * random.normal(size=where.shape)
+        load = np.exp(where) / np.exp(where).sum(axis=1, keepdims=True)
+        mixes = (load[:, :, None] * tenants).sum(axis=1)
+        test.take(float(tick), np.stack([random.multinomial(16, row) for row in mixes]))
+        apart += int(test.apart.any() and tick > 1000)
+    assert apart == 0
+
+
 def test_two_replicas_are_no_peers():
     test = Apart(ANSWERS)
     test.remap(np.array([-1, -1]))
