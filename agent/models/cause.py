@@ -24,6 +24,8 @@ _RELEASE_S: Final = 3600.0
 _STUCK: Final = 2
 """So many features that stand still at once are no contract: what feeds them has stopped."""
 _ALIKE: Final = 0.08
+_MORE: Final = 1.3
+_BY_CHANCE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,25 @@ def _released(facts: ModelFacts, now: float, release_s: float) -> str:
 def _data(facts: ModelFacts, states: Sequence[FeatureState]) -> Blame:
     names = tuple(f.name for f in states)
     evidence = max(f.evidence for f in states)
-    labels, said = facts.label_shift, facts.prediction_shift
-    if abs(labels) > _ALIKE and labels * said > 0 and abs(said) > 0.4 * abs(labels):
+    labels, said, usual = facts.label_shift, facts.prediction_shift, facts.label_usual
+    alike = abs(labels) > _ALIKE and labels * said > 0 and abs(said) > 0.4 * abs(labels)
+    if alike and not beyond_mix(max(f.psi for f in states), usual, usual + labels):
         text = f"the mix of labels moved by {labels:+.0%}, the predictions with it"
         return Blame("data.prior", names, evidence, text)
     told = ", ".join(f"{f.name} (PSI {f.psi:.2f})" for f in states[:3])
     return Blame("data.drift", names, evidence, f"inputs are no longer as the reference: {told}")
+
+
+def beyond_mix(psi: float, usual: float, now: float) -> bool:
+    """Tell whether a feature moved further (its stability index) than another mix of classes can move it.
+
+    As long as the rows of each class are as ever, a feature is made of the class as it always was, and no divergence
+    of it is larger than that of the classes (data processing inequality). usual, now: share of one class; of more than
+    two classes that is less than the mix has moved, so what is near stays open.
+    """
+    a, b = (min(max(x, 1e-3), 1.0 - 1e-3) for x in (usual, now))
+    of_mix = (b - a) * (math.log(b / (1.0 - b)) - math.log(a / (1.0 - a)))
+    return psi > _MORE * of_mix + _BY_CHANCE
 
 
 def _relation(facts: ModelFacts) -> Blame:

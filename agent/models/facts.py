@@ -44,6 +44,7 @@ class ModelFacts:
     broken           features with a broken contract, those in use first
     drifted          at most 10 features: those that drift first, then by PSI, largest first
     label_shift      share of the most common class among labels, less that of the reference
+    label_usual      that share in the reference
     labels_wrong     what is wrong with the labels themselves, "" = nothing
     labels_late      they do not come as they used to
     loss_expected    what the model is unsure of on inputs that drifted lets expect a loss
@@ -72,6 +73,7 @@ class ModelFacts:
     label_coverage: float
     label_delay_s: float
     label_shift: float
+    label_usual: float
     labels_wrong: str
     labels_late: bool
     loss_expected: bool | None

@@ -251,6 +251,7 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         )[:10],
         label_coverage=row["model.label_coverage_ratio"],
         label_delay_s=row["model.label_delay_seconds"],
+        label_usual=usual,
         labels_wrong=model.labels_wrong,
         labels_late=model.coming.late,
         loss_expected=numbers.loss_expected(model, now),

@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from agent.model import Entity
+from agent.models.cause import beyond_mix
 from agent.rca.case import Case
 from agent.rca.look import Look, Measured
 
@@ -19,8 +20,6 @@ MEASURED: Final = (
 )  # fmt: skip
 STILL: Final = 0.10
 """Stability index of what a model says below which that stands still (the usual rule of thumb)."""
-_MORE: Final = 1.3
-_BY_CHANCE: Final = 0.05
 
 
 def poor(look: Look, model: Entity) -> bool:
@@ -106,17 +105,13 @@ def labels_wrong(look: Look, model: Entity) -> str:
     return look.world.attrs(model).get("labels_wrong", "") or "labels look wrong"
 
 
-def beyond_mix(look: Look, model: Entity, labels: Measured) -> str:
-    """Say which feature moved further than another mix of classes can move it, "" for none.
-
-    As long as the rows of each class are as ever, no feature is less alike than the labels are: the stability index is
-    a divergence, and a feature then is made of the label by the same channel as before (data processing inequality).
-    """
-    usual, now = (min(max(x, 1e-3), 1.0 - 1e-3) for x in (labels.usual, labels.now))
-    of_mix = (now - usual) * (math.log(now / (1.0 - now)) - math.log(usual / (1.0 - usual)))
+def further(look: Look, model: Entity, labels: Measured) -> str:
+    """Say which feature moved further than another mix of classes can move it, "" for none."""
     for feature, _, psi in sorted(drifted(look, model), key=lambda x: -x[2])[:1]:
-        if psi > _MORE * of_mix + _BY_CHANCE:
-            return f"{name(feature)} moved further (PSI {psi:.2f}) than the mix of classes did ({of_mix:.2f})"
+        if beyond_mix(psi, labels.usual, labels.now):
+            return (
+                f"{name(feature)} moved further (PSI {psi:.2f}) than the mix of classes can move it"
+            )
     return ""
 
 

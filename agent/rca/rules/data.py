@@ -121,8 +121,7 @@ def drift(look: Look) -> list[Case]:
             _unhurt(look, case)
         labels, mix = of.mixes(look, model)
         if labels is not None and of.moved_alike(labels, mix):
-            further = of.beyond_mix(look, model, labels)
-            if further:
+            if further := of.further(look, model, labels):
                 case.add("drift: beyond the mix", further, labels)
             else:
                 text = (
@@ -157,8 +156,7 @@ def prior(look: Look) -> list[Case]:
             f"the mix of labels moved ({numbers(labels)}), the predictions with it ({numbers(mix)})"
         )
         case.add("labels and predictions moved alike", text, labels)
-        further = of.beyond_mix(look, model, labels)
-        if further:
+        if further := of.further(look, model, labels):
             case.add("prior: beyond the mix", further, labels)
         if look.release(model, "release") is not None:
             case.add("prior: released", "a version was released at that time")
