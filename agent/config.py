@@ -122,6 +122,17 @@ class Diagnose(Model):
     """Trouble of the same group so soon after is the same incident again."""
 
 
+class Runs(Model):
+    """Where the steps of runs are kept: a file in the state folder, or a PostgreSQL database."""
+
+    database: Annotated[str, Field(pattern=r"^((env|file):.+)?$")] = ""
+    """`env:NAME` or `file:PATH` of `postgresql://user@host:5432/database`; empty: a file. Read at start."""
+    db_schema: Annotated[str, Field(alias="schema", pattern=r"^[a-z_][a-z0-9_]{0,47}$")] = (
+        "homeostat"
+    )
+    """The schema in it: of this installation alone, so each host that shares a server has one of its own."""
+
+
 class WatchModels(Model):
     """How predictions become model metrics; demos and tests shorten it."""
 
@@ -294,6 +305,7 @@ class Config(Model):
     """Scheduling priority (nice) of the daemon, where it may set it; 0 leaves it as it is."""
     budget: Budget = Budget()
     history: Keep = Keep()
+    runs: Runs = Runs()
     page: Page = Page()
     diagnose: Diagnose = Diagnose()
     models: WatchModels = WatchModels()

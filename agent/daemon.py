@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +49,7 @@ from agent.model import Change, Entity, Frame, Incident, IntArray, Run, Sighting
 from agent.models import ModelWatch
 from agent.monitor import Monitor
 from agent.objectives import limits_of
+from agent.outbox import Outbox
 from agent.pipeline import Moment, Walk, record_plan
 from agent.playbook import Library
 from agent.ports import (
@@ -67,6 +68,7 @@ from agent.ports import (
     Source,
 )
 from agent.runner import Plan, Runner
+from agent.runs_store import store_of
 from agent.scene import Scene
 from agent.telemetry import set_up_logging
 from agent.topology import BINDING, Binding, EdgePattern
@@ -230,8 +232,9 @@ class Daemon:
         self.unread: dict[str, str] = {}
         """References that could not be read, and why."""
         self.correlator = _correlator(config, self.world)
+        self.outbox = Outbox(self.record, self._ways, time.time)
         self.runner = Runner(
-            state / "runs.sqlite",
+            store_of(state / "runs.sqlite", config.runs),
             RealHands(
                 self.connectors.resolve,
                 self.record,
@@ -287,13 +290,25 @@ class Daemon:
             entries = [self.journal.append(kind, subject, body, ts)]
         except Unwritten as error:
             entries = list(error.entries)
-            if not self._unwritten:
-                log.error("journal_not_written", error=str(error))
-            self._unwritten = True
+            self._not_written(error)
         for entry in entries:
             self.memory.apply(entry)
             for wrote in self.wrote:
                 wrote(entry)
+
+    @contextlib.contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Let what is recorded inside be on disk as a whole or not at all: a decision never without its run."""
+        try:
+            with self.journal.together():
+                yield
+        except Unwritten as error:
+            self._not_written(error)
+
+    def _not_written(self, error: Unwritten) -> None:
+        if not self._unwritten:
+            log.error("journal_not_written", error=str(error))
+        self._unwritten = True
 
     async def tick(self) -> float:
         """Wait for the next tick."""
@@ -351,9 +366,10 @@ class Daemon:
                 f"run {run_id}: the evidence has changed since; look at the newest suggestion"
             )
         ended = replace(run, state="done", updated=now, text=f"started by {person}")
-        self.record("run", run_id, pack(ended), now)
         started = replace(fresh, by=person)
-        new = record_plan(self.record, started, now)
+        with self._at_once():
+            self.record("run", run_id, pack(ended), now)
+            new = record_plan(self.record, started, now)
         self.spawn(self.runner.start(started), "start run")
         return new
 
@@ -393,6 +409,7 @@ class Daemon:
         schedule = self._schedule()
         self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
         log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
+        self.outbox.restore(self.journal)
         await self.runner.recover()
         sd_notify("READY=1")
         try:
@@ -405,6 +422,7 @@ class Daemon:
             await self.collector.close()
             await site.close()
             await self.runner.close()
+            await self.outbox.close()
             for task in list(self._tasks):
                 task.cancel()
             self._save_state()
@@ -453,14 +471,15 @@ class Daemon:
             log.info("journal_written_again")
             self._unwritten = False
         self.walk.journal_well = self.journal.pending == 0
-        moment = self.walk.step(now, frames, changes, signals)
+        with self._at_once():
+            moment = self.walk.step(now, frames, changes, signals)
         self.first_frame = self.first_frame or bool(frames)
         self.ticks += 1
         for plan in moment.plans:
             if plan.mode != "suggest":
                 self.spawn(self.runner.start(plan), "start run")
         for note in moment.notes:
-            self.spawn(self._tell(note), "page")
+            self.outbox.add(note)
         self.ticker.beat(now)
         for publish in self.published:
             publish(moment)
@@ -523,9 +542,11 @@ class Daemon:
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
 
     async def _tell(self, note: Note) -> None:
-        told = [c for c in self.connectors.built.values() if isinstance(c, Notifier)]
-        for notifier in told:
-            await notifier.notify(note)
+        """Tell people by way of the outbox; the note stands in the journal already."""
+        self.outbox.add(note)
+
+    def _ways(self) -> dict[str, Notifier]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Notifier)}
 
     # ---- parts of starting and stopping
 
