@@ -26,6 +26,8 @@ _STUCK: Final = 2
 _ALIKE: Final = 0.08
 _MORE: Final = 1.3
 _BY_CHANCE: Final = 0.05
+_PROVEN: Final = math.log10(40.0)
+"""Odds that prove one version worse than another at 95 %, either way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def blame(facts: ModelFacts, now: float, release_s: float = _RELEASE_S) -> tuple
     released = _released(facts, now, release_s)
     if worse and released and not moved:
         out.append(Blame("release.model", (), _evidence(facts), released))
+    out += _beside(facts)
     if moved:
         out.append(_data(facts, moved))
     if worse:
@@ -64,6 +67,15 @@ def _replica(facts: ModelFacts) -> list[Blame]:
         return []
     text = f"replica {', '.join(facts.apart)} answers otherwise than its peers on the same traffic"
     return [Blame("serving.crash", (), 1.0, text)]
+
+
+def _beside(facts: ModelFacts) -> list[Blame]:
+    """Blame versions that are proven worse than one that serves beside them: the world is the same for both."""
+    return [
+        Blame("release.model", (), one.worse - _PROVEN, one.said)
+        for one in facts.compared
+        if one.how == "together" and one.verdict == "worse"
+    ]
 
 
 def _contract(facts: ModelFacts) -> list[Blame]:
