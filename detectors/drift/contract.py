@@ -233,11 +233,8 @@ def _swapped(reference: Reference, now: Now, least_rows: float) -> BoolArray:
         if len(which) < _PAIR:
             return out
         # i looks as j usually does
-        like: BoolArray = (
-            np.abs(looks[which, None] - usual[None, which]) <= room[None, which]
-        ).all(axis=2)
-    one: BoolArray = (like & like.T).any(axis=1)
-    out[which] = one
+        like = (np.abs(looks[which, None] - usual[None, which]) <= room[None, which]).all(axis=2)
+    out[which] = np.any(like & like.T, axis=1)
     return out
 
 
