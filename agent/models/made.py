@@ -44,6 +44,7 @@ class Made:
     outputs     state of the drift of what it says; parts: what its features are worth, in loss and in its answer
     classes     in the order of mix (CLASSES + 1,): shares of `mix_rows` predictions
     accuracy    of `accuracy_rows`; NaN = not known
+    level       of a regression mean and deviation of the labels, and their moments beside what was said; () = not known
     """
 
     drift: bytes
@@ -56,6 +57,7 @@ class Made:
     accuracy: float
     accuracy_rows: float
     regression: bool
+    level: FloatArray
 
     def pack(self) -> bytes:
         """Return it as bytes."""
@@ -67,6 +69,7 @@ class Made:
                 "outputs": np.frombuffer(self.outputs, np.uint8),
                 "parts": np.frombuffer(self.parts, np.uint8),
                 "mix": self.mix,
+                "level": self.level,
                 "numbers": np.array([self.mix_rows, self.accuracy, self.accuracy_rows]),
             },
         )  # fmt: skip
@@ -85,6 +88,7 @@ def unpack(data: bytes) -> Made:
         arrays["drift"].tobytes(), arrays["labelled"].tobytes(), arrays["outputs"].tobytes(),
         arrays["parts"].tobytes(), tuple(map(str, meta["classes"])),
         arrays["mix"], mix_rows, accuracy, accuracy_rows, bool(meta["regression"]),
+        arrays["level"],
     )  # fmt: skip
 
 
@@ -114,6 +118,10 @@ def make(
         if some.any():
             accuracy = float((said[some] == known[some]).mean())
             accuracy_rows = float(np.count_nonzero(some))
+    elif some.any():
+        version.learn_level(known[some].astype(np.float64), numbers[some], 1)
+    m = version.moments
+    level = np.array([*version.level, m.truth, m.said, m.tie]) if m is not None else np.zeros(0)
     coded = version.drift.code(n, batch.features)
     sure = np.asarray(batch.proba, dtype=np.float64)
     sure = np.where((sure >= 0.0) & (sure <= 1.0), sure, np.nan)  # percent, or nonsense
@@ -131,7 +139,7 @@ def make(
     return Made(
         version.drift.dump(), labelled.dump() if some.any() else b"",
         version.outputs.drift.dump(), version.parts.dump(), tuple(model.classes),
-        mix, mix_rows, accuracy, accuracy_rows, numbers is not None,
+        mix, mix_rows, accuracy, accuracy_rows, numbers is not None, level,
     )  # fmt: skip
 
 

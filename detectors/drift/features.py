@@ -33,7 +33,10 @@ from detectors.drift.contract import (
     LOGS,
     MAGNITUDES,
     NEGATIVE,
+    NEITHER_ZERO,
     PER_DECADE,
+    SAME,
+    SAME_BUT_ZERO,
     WHOLE,
     ZERO,
     Tolerances,
@@ -127,6 +130,7 @@ class Features:
         # rows with each kind of break
         self._spent: Counts = np.zeros((d, len(KINDS)), dtype=np.float32)
         self._whole: FloatArray = np.full(d, np.nan)
+        self._same: FloatArray = np.full((d, 2), np.nan)
         self._last = -math.inf
         self._broken: BoolArray = np.zeros(d, dtype=np.bool_)
         self._kind: IntArray = np.zeros(d, dtype=np.int64)
@@ -272,6 +276,10 @@ class Features:
             out[:, ZERO] = (x == 0).sum(axis=1)
             out[:, NEGATIVE] = (x < 0).sum(axis=1)
             out[:, WHOLE] = (x == np.rint(x)).sum(axis=1)
+            same, there = x[:, 1:] == x[:, :-1], known[:, 1:] & known[:, :-1]
+            out[:, SAME] = same.sum(axis=1)
+            out[:, SAME_BUT_ZERO] = (same & there).sum(axis=1)
+            out[:, NEITHER_ZERO] = there.sum(axis=1)
         return out
 
     def _gather(self, ts: float, rows: int, features: Mapping[str, Any]) -> None:
@@ -329,7 +337,7 @@ class Features:
         run = season.runs(np.where(self._ref.numeric[:, None], known, columns))
         self._shifts.learn(columns, run, whole=whole)
         self._learn_kinds(features, x)
-        self._usual_kinds[np.ix_(run >= season.QUANTUM, contract.OF_RUNS)] = True
+        self._usual_kinds[np.ix_(run >= season.QUANTUM, np.array(contract.OF_RUNS))] = True
 
     def _learn_kinds(self, features: Mapping[str, Any], x: FloatArray) -> None:
         """Learn which contracts the reference itself breaks: in their order, rows stand still or walk away."""
@@ -337,6 +345,7 @@ class Features:
         known = self._count_magnitudes(x)
         many = np.maximum(known[:, :LOGS].sum(axis=1) + known[:, ZERO], 1.0)
         self._whole = np.where(self._ref.numeric, known[:, WHOLE] / many, np.nan)
+        self._same = np.where(self._ref.numeric[:, None], _same(known, many)[0], np.nan)
         times = np.zeros(self._usual_kinds.shape)
         quarter = rows // 4
         stretch = min(max(quarter // 2, int(_LEAST_ROWS)), _STRETCH)
@@ -355,7 +364,7 @@ class Features:
         others = np.r_[0:at, at + quarter : rows]
         other = Features(self.config)
         other._use(reference.learn({k: np.asarray(v)[others] for k, v in features.items()}))
-        other._whole = self._whole
+        other._whole, other._same = self._whole, self._same
         same = self._ref.numeric == other._ref.numeric
         none = np.zeros(len(self.names), dtype=np.int64)
         for first in mine:
@@ -425,6 +434,7 @@ class Features:
         rows = counts.sum(axis=1)
         least = np.maximum(rows, 1e-12)
         logs, zeros = magnitudes[:, :LOGS].sum(axis=1), magnitudes[:, ZERO]
+        same, of = _same(magnitudes, logs + zeros)
         return contract.Now(
             shares=counts / least[:, None],
             rows=rows,
@@ -433,6 +443,9 @@ class Features:
             zero_share=zeros / least,
             whole_share=magnitudes[:, WHOLE] / np.maximum(logs + zeros, 1e-12),
             whole_usual=self._whole,
+            same=same,
+            same_rows=of,
+            same_usual=self._same,
             negative_share=magnitudes[:, NEGATIVE] / np.maximum(logs + zeros, 1e-12),
             logs_rows=logs,
         )
@@ -530,11 +543,11 @@ class Features:
         if self._learning:
             self._pending = []
         else:
-            kinds, whole, watch = self._usual_kinds, self._whole, self._shifts
-            self._use(self._ref, watch.pairs)
+            kinds, whole, shifts = self._usual_kinds, self._whole, self._shifts
+            self._use(self._ref, shifts.pairs)
             self._learning = False
             self._usual_kinds, self._whole = kinds, whole
-            self._shifts.keep(watch)
+            self._shifts.keep(shifts)
 
     # ---- restarts of the agent
 
@@ -562,7 +575,7 @@ class Features:
         return {
             "fast": self._fast, "slow": self._slow, "squares": self._squares,
             "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "spent": self._spent,
-            "whole": self._whole, "broken": self._broken,
+            "whole": self._whole, "same": self._same, "broken": self._broken,
             "kind": self._kind, "since": self._since, "said_at": self._said_at, "table": self._table,
         }  # fmt: skip
 
@@ -583,9 +596,16 @@ class Features:
         self._fast, self._slow, self._squares = arrays["fast"], arrays["slow"], arrays["squares"]
         self._magnitudes = arrays["magnitudes"]
         self._usual_kinds, self._whole = arrays["usual_kinds"], arrays["whole"]
+        self._same = arrays["same"]
         self._spent = arrays["spent"]
         self._broken, self._kind, self._since = arrays["broken"], arrays["kind"], arrays["since"]
         self._said_at, self._table = arrays["said_at"], arrays["table"]
+
+
+def _same(magnitudes: FloatArray, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return which shares of rows are the same as the row before (d, 2), and of how many rows (d, 2)."""
+    of = np.column_stack((rows, magnitudes[:, NEITHER_ZERO]))
+    return magnitudes[:, SAME : SAME_BUT_ZERO + 1] / np.maximum(of, 1.0), of
 
 
 def _categories(column: Any, values: Mapping[str, int]) -> IntArray:
