@@ -35,8 +35,8 @@ SENDER: Final[Sender] = "sender"
 """Beside the roles, not below them: it may send what a viewer may not, and see nothing."""
 
 Verb = Literal[
-    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "rows", "push", "reinstate",
-    "reload", "token",
+    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "rows", "push", "reinstate", "reload",
+    "token",
 ]  # fmt: skip
 
 NEEDS: Final[dict[Verb, Role]] = {

@@ -22,7 +22,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from agent import __version__, graph, views
-from agent.authority import ROLES, Person, Token, Tokens
+from agent.authority import ROLES, Forbidden, Person, Token, Tokens
 from agent.budget import (
     DAY_S,
     LOOK_BACK_DAYS,
@@ -67,6 +67,7 @@ from agent.model_views import (
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame
+from agent.questions import Reply
 from agent.record import Tally
 from agent.units import read_duration
 from agent.views import (
@@ -79,6 +80,7 @@ from agent.views import (
     MarkView,
     PauseView,
     PointsView,
+    QuestionView,
     RateView,
     RunView,
     SignalView,
@@ -831,6 +833,29 @@ class Desk:
         )
         self._record("silence", made.id, pack(made))
         return views.silence_view(made)
+
+    def questions(self) -> list[QuestionView]:
+        """Return the questions that wait for an answer, the most urgent on top."""
+        now, memory = self.hooks.now(), self.hooks.memory
+        open_ = [
+            q for q in memory.questions.values() if q.id not in memory.replies and now < q.until
+        ]
+        return [views.question_view(q) for q in sorted(open_, key=lambda q: q.until)]
+
+    def answer(self, person: Person, id_: str, values: Mapping[str, Any]) -> QuestionView:
+        """Answer a question of a run, once. Raises NotThere, Forbidden, Refused."""
+        person.must("approve")
+        memory = self.hooks.memory
+        question = memory.questions[_pick(id_, memory.questions, "question")]
+        if not person.has(question.role):
+            raise Forbidden(f"this asks for the role {question.role}; yours is {person.role}")
+        if (before := memory.replies.get(question.id)) is not None:
+            raise Refused(f"{before.person} has answered {question.id} already")
+        if self.hooks.now() >= question.until:
+            raise Refused(f"it is too late to answer {question.id}: the run has gone on without")
+        reply = Reply(person.signed, question.read(values))
+        self._record("reply", question.id, pack(reply))
+        return views.question_view(question)
 
     def unsilence(self, person: Person, id_: str) -> SilenceView:
         """End a silence now; raises NotThere, Forbidden."""

@@ -381,7 +381,8 @@ class Action(Protocol):
     reversible whether `undo` exists in this world; irreversible verbs need mode approve
     shared     acts on something that several agents may share (endpoint, alias, deployment)
 
-    Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it.
+    Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it. One that
+    waits by its own parameters may have an attribute `waits_s`: a try is given at least so long.
     """
 
     effect: str
@@ -437,6 +438,23 @@ class Notifier(Protocol):
 
     async def notify(self, note: Note) -> None:
         """Deliver; raises Unavailable, Refused or Uncertain."""
+        ...
+
+
+@runtime_checkable
+class Silencer(Protocol):
+    """Something that keeps quiet about a target for a while: our own silences, or those of an Alertmanager."""
+
+    async def silence(self, key: str, target: str, until: float, by: str, reason: str) -> None:
+        """Keep quiet until then (unix seconds); the same key is one silence. Raises Unavailable, Refused, Uncertain."""
+        ...
+
+    async def silenced(self, key: str) -> float | None:
+        """Return until when the silence of this key holds; None = there is none, or it has ended."""
+        ...
+
+    async def unsilence(self, key: str) -> None:
+        """End it now; none is no failure."""
         ...
 
 

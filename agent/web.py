@@ -52,6 +52,7 @@ from agent.views import (
     IncidentView,
     LabelView,
     PauseView,
+    QuestionView,
     RunView,
     SilenceView,
     WhyView,
@@ -135,6 +136,11 @@ class _Reason(Model):
 class _Pause(_Reason):
     target: Annotated[str, Field(max_length=300)] = ""
     """Entity id or a unique part of its name; empty = everything."""
+
+
+class _Answer(Model):
+    values: dict[str, bool | float | str]
+    """Line of the form -> what you say."""
 
 
 class _Silence(_Reason):
@@ -267,6 +273,10 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             body=_Silence, returns=SilenceView),
         Way("DELETE", "/api/silences/{id}", "unsilence", "silence", "End a silence now.",
             lambda a: desk.unsilence(a.person, a.path["id"]), returns=SilenceView),
+        Way("GET", "/api/questions", "questions", "see", "What runs ask people, and is not answered yet.",
+            lambda _: desk.questions(), returns=list[QuestionView]),
+        Way("POST", "/api/questions/{id}/answer", "answer", "approve", "Answer a question of a run.",
+            lambda a: desk.answer(a.person, a.path["id"], a.body.values), body=_Answer, returns=QuestionView),
         Way("GET", "/api/pauses", "pauses", "see", "What stands still.",
             lambda _: desk.pauses(), returns=list[PauseView]),
         Way("POST", "/api/pause", "pause", "pause", "Stop acting, everywhere or on one target.",

@@ -24,12 +24,10 @@ _RELEASE_S: Final = 3600.0
 _STUCK: Final = 2
 """So many features that stand still at once are no contract: what feeds them has stopped."""
 _ALIKE: Final = 0.08
-_PROVEN: Final = math.log10(40.0)
-"""Odds that prove one version worse than another at 95 %, either way."""
-
-
 _MORE: Final = 1.3
 _BY_CHANCE: Final = 0.05
+_PROVEN: Final = math.log10(40.0)
+"""Odds that prove one version worse than another at 95 %, either way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,13 @@ def blame(facts: ModelFacts, now: float, release_s: float = _RELEASE_S) -> tuple
     return tuple(out)
 
 
+def _replica(facts: ModelFacts) -> list[Blame]:
+    if not facts.apart:
+        return []
+    text = f"replica {', '.join(facts.apart)} answers otherwise than its peers on the same traffic"
+    return [Blame("serving.crash", (), 1.0, text)]
+
+
 def _beside(facts: ModelFacts) -> list[Blame]:
     """Blame versions that are proven worse than one that serves beside them: the world is the same for both."""
     return [
@@ -71,13 +76,6 @@ def _beside(facts: ModelFacts) -> list[Blame]:
         for one in facts.compared
         if one.how == "together" and one.verdict == "worse"
     ]
-
-
-def _replica(facts: ModelFacts) -> list[Blame]:
-    if not facts.apart:
-        return []
-    text = f"replica {', '.join(facts.apart)} answers otherwise than its peers on the same traffic"
-    return [Blame("serving.crash", (), 1.0, text)]
 
 
 def _contract(facts: ModelFacts) -> list[Blame]:

@@ -85,9 +85,9 @@ class VersionState:
         self.level = (0.0, 1.0)
         self.moments: Moments | None = None
 
-    def learn_level(self, truth: FloatArray, said: FloatArray, enough: float) -> None:
-        """Learn mean and deviation of the labels of a regression from its first `enough` rows, and how they move."""
-        self.learnt_sums += sums_of(truth, said)
+    def learn_level(self, sums: FloatArray, enough: float) -> None:
+        """Learn mean and deviation of the labels of a regression from the sums of its first `enough` rows."""
+        self.learnt_sums += sums
         raw = Moments.of(self.learnt_sums) if self.learnt_sums[0] >= enough else None
         if raw is not None and raw.truth > 0:
             self.level = (float(self.learnt_sums[1] / self.learnt_sums[0]), math.sqrt(raw.truth))
@@ -127,7 +127,7 @@ class Tenure:
     ) -> None:  # fmt: skip
         """Count labels of a regression beside what was said, in deviations of the labels that were usual."""
         if version.moments is None:
-            version.learn_level(truth, said, enough)
+            version.learn_level(sums_of(truth, said), enough)
             return
         mean, unit = version.level
         t, s = (truth - mean) / unit, (said - mean) / unit

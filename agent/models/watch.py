@@ -43,7 +43,6 @@ from agent.models import beside, frames, keep, reasons, sketched
 from agent.models.asked import Asked
 from agent.models.beside import Second
 from agent.models.facts import ModelFacts
-from agent.models.labels import Moments
 from agent.models.made import (
     Later,
     Made,
@@ -156,11 +155,9 @@ class ModelWatch:
             version.labelled.load(made.labelled)
         version.accuracy, version.accuracy_rows = made.accuracy, made.accuracy_rows
         model.regression = model.regression or made.regression
-        if len(made.level):
-            mean, unit, *moments = made.level.tolist()
-            version.level, version.moments = (mean, unit), Moments(*moments)
         numbers = [model.class_number(word) for word in made.classes]
         if made.regression:
+            version.learn_level(made.sums, 1)
             return
         version.mix, version.mix_rows = np.zeros(CLASSES + 1), made.mix_rows
         version.mix[CLASSES] = made.mix[CLASSES]
@@ -306,7 +303,9 @@ class ModelWatch:
             yes = None if answer is None else said == answer
             version.labelled.take(newest, sure, yes, coded.marks)
         if any(name in batch.tags for name in TAGS):
-            self._take_replicas(model, batch, said if numbers is None else numbers)
+            model.replicas = model.replicas or Replicas(self.config.quiet)
+            spoken = said if numbers is None else numbers
+            model.replicas.take(newest, batch.tags, spoken, sure, numbers=numbers is not None)
         wait = (keys != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
         if wait.any():
             waiting = keys[wait]
@@ -362,13 +361,6 @@ class ModelWatch:
 
         model.learning.add(version.name)
         self._learn(first, done)
-
-    def _take_replicas(self, model: ModelState, batch: PredictionBatch, said: Any) -> None:
-        """Count what each replica answered, where rows name theirs."""
-        model.replicas = model.replicas or Replicas(self.config.quiet)
-        sure = np.asarray(batch.proba, dtype=np.float64)
-        numbers = np.asarray(said).dtype.kind == "f"
-        model.replicas.take(float(batch.ts.max()), batch.tags, said, sure, numbers=numbers)
 
     def _count_traffic(
         self,

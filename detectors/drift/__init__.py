@@ -13,12 +13,12 @@ concept       has the relation to the label changed
 estimate      accuracy before there are labels
 quality       figures with bounds, by slice and group
 errors      the share of errors of one version (`@drift("errors")`)
+apart       one replica that answers otherwise than its peers (`@drift("apart")`)
 compare     one version against another (`@drift("comparison")`)
 cells       counts instead of rows, over the edges of the reference (`@drift("cells")`)
 parts       what a change of the loss is made of, and what drove one answer (`@drift("parts")`), of:
 attribution   what the bins of features are worth in loss
 explain_one   one row against the reference, or the model asked itself
-apart       one replica that answers otherwise than its peers (`@drift("apart")`)
 """
 
 from detectors.drift.apart import Apart
