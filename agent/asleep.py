@@ -18,13 +18,14 @@ from agent.budget import Ledger, Promise
 from agent.codec import pack
 from agent.config import Config
 from agent.control import NotRunning
-from agent.desk import PlaybookView, SourceView
+from agent.desk import LoadedView, SourceView
 from agent.filling import Forecast
 from agent.journal import Journal, JournalReader
 from agent.life import Event, turned
 from agent.memory import Memory
 from agent.model import Change, FloatArray, Incident, Run, Series
 from agent.models import ModelFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.world import World
 
@@ -96,6 +97,10 @@ class Asleep:
         """Nobody counts rows."""
         return []
 
+    def asked(self) -> Asked:
+        """As `models`."""
+        return Asked({})
+
     def faults(self) -> list[str]:
         """What is wrong is said once, by whoever asked."""
         return []
@@ -104,7 +109,7 @@ class Asleep:
         """Nothing is measured, so nothing is missed."""
         return []
 
-    def playbooks(self) -> list[PlaybookView]:
+    def playbooks(self) -> list[LoadedView]:
         """Nothing is loaded."""
         return []
 

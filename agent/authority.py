@@ -35,7 +35,8 @@ SENDER: Final[Sender] = "sender"
 """Beside the roles, not below them: it may send what a viewer may not, and see nothing."""
 
 Verb = Literal[
-    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "rows", "push", "reload", "token",
+    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "rows", "push", "reinstate", "reload",
+    "token",
 ]  # fmt: skip
 
 NEEDS: Final[dict[Verb, Role]] = {
@@ -49,6 +50,7 @@ NEEDS: Final[dict[Verb, Role]] = {
     "label": "operator",  # "that page was false": what the alarm budget is measured by
     "rows": "operator",  # predictions and their labels: also what a sender may, of its models
     "push": "operator",  # changes, alerts from services elsewhere
+    "reinstate": "author",  # "I have looked at it": a playbook that harmed may act again
     "reload": "admin",
     "token": "admin",
 }

@@ -64,6 +64,46 @@ def approve(
 
 
 @command(
+    example="homeostat answer ask-4c go=yes replicas=3",
+    then="homeostat answer   (what is asked now)",
+)
+def answer(
+    *,
+    question: Annotated[str, typer.Argument(help="Id of the question, or its first letters.")] = "",
+    values: Annotated[list[str] | None, typer.Argument(help="name=value, for each line.")] = None,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer what a run asks; without arguments, list what is asked.
+
+    What has a default need not be said. The first answer holds.
+    """
+    _, folder = where(config, state)
+    daemon = control.Control(folder)
+    if not question:
+        emit(daemon.get("/api/questions"), as_json, _questions)
+        return
+    pairs = [text.partition("=") for text in values or ()]
+    if wrong := next((name for name, equals, _ in pairs if not equals), None):
+        raise Refused(f"write {wrong}=VALUE")
+    body = {"values": {name: value for name, _, value in pairs}}
+    said = daemon.post(f"/api/questions/{part(question)}/answer", body)
+    emit(said, as_json, lambda one: typer.echo(f"answered {one['id']}: {one['text']}"))
+
+
+def _questions(found: Any) -> None:
+    for one in found:
+        typer.echo(f"{one['id']}  {one['target']}  {one['text']}")
+        for line in one["fields"]:
+            choices = f" ({', '.join(line['choices'])})" if line["choices"] else ""
+            default = "" if line["default"] is None else f", else {line['default']}"
+            typer.echo(f"    {line['name']}=  {line['text'] or line['kind']}{choices}{default}")
+    if not found:
+        typer.echo("nothing is asked")
+
+
+@command(
     example='homeostat ack inc-7f --reason "looking at it"',
     then="homeostat why inc-7f (everybody sees that you have it)",
 )
@@ -226,6 +266,32 @@ def resume(
             raise
         said = control.Control(folder).get("/api/pauses")  # only the file had stopped it
     _paused(said, as_json)
+
+
+@command(
+    example='homeostat reinstate serve-bad-deploy --reason "it rolled back the wrong alias; mended"',
+    then="homeostat playbooks",
+)
+def reinstate(
+    *,
+    playbook: Annotated[str, typer.Argument(help="Id, or its first letters.")],
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a playbook that harmed act again.
+
+    One that harmed only suggests from then on, on every target and over restarts. This says that you have looked at
+    it; then it may again go as far as its text and agent.yaml let it. Needs the role author.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    said = control.Control(folder).post(
+        f"/api/playbooks/{part(playbook)}/reinstate", {"reason": reason}
+    )
+    emit([said], as_json, cli_show.playbooks)
 
 
 def _paused(said: Any, as_json: bool) -> None:

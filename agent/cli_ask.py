@@ -110,6 +110,24 @@ def models(
 
 
 @command(
+    example="homeostat playbooks",
+    then="homeostat reinstate ID, once you know why one harmed",
+)
+def playbooks(
+    *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False
+) -> None:
+    """Show how far each playbook may go, and how it turned out.
+
+    `at least` is the lower 95 % bound of the share of runs that helped, of those that could be told. Answers from the
+    journal when the daemon is dead.
+    """
+    from agent import cli_show
+
+    found = ask(config, state, "/api/playbooks", {}, lambda desk: desk.playbooks())
+    emit(found, as_json, cli_show.playbooks)
+
+
+@command(
     example=("homeostat forecast", "homeostat forecast web-1 --all"),
     then="homeostat why ID, where one is told already",
 )

@@ -199,6 +199,34 @@ def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
+def playbooks(found: Sequence[Any]) -> None:
+    """Show how far playbooks may go, why, and how they turned out, those with a record first."""
+    out = _console()
+    if not found:
+        out.print("no playbooks are loaded, and none has a record")
+        return
+    table = _table(
+        "playbook", "mode", "runs", "helped", "no effect", "harmed", "can not tell", "at least", ""
+    )
+    for p in sorted(found, key=lambda p: (-p["record"]["harmed"], -p["record"]["runs"], p["id"])):
+        table.add_row(
+            p["id"], p["mode"], *_counts(p["record"]), Text("; ".join(p["why"]), style="yellow")
+        )
+        if len(p["groups"]) > 1:
+            for name, tally in p["groups"].items():
+                table.add_row(Text(f"  {name}", style="dim"), "", *_counts(tally), "")
+    out.print(table)
+
+
+def _counts(tally: Any) -> list[Text]:
+    told = [
+        Text(str(tally[v] or ""), style=_COLOUR[v])
+        for v in ("helped", "no_effect", "harmed", "cannot_tell")
+    ]
+    sure = "" if tally["success"] is None else f"{tally['success']:.0%}"
+    return [Text(str(tally["runs"] or "")), *told, Text(sure)]
+
+
 def runs(found: Sequence[Any]) -> None:
     """Show a list of runs."""
     out = _console()

@@ -52,6 +52,7 @@ from agent.objectives import limits_of
 from agent.outbox import Outbox
 from agent.pipeline import Moment, Walk, record_plan
 from agent.playbook import Library
+from agent.playbook.library import folders
 from agent.ports import (
     Bulk,
     BulkReceiver,
@@ -63,7 +64,6 @@ from agent.ports import (
     PredictionBatch,
     Receiver,
     Signal,
-    SketchBatch,
     Source,
 )
 from agent.references import References
@@ -508,8 +508,6 @@ class Daemon:
 
     def count(self, rows: Bulk) -> None:
         """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""
-        if isinstance(rows, SketchBatch):
-            raise Refused("sketches are understood, but not counted yet; send the rows")
         self.models.take(rows)
         if isinstance(rows, PredictionBatch):
             self.walk.examples.take(rows)
@@ -659,10 +657,7 @@ class Daemon:
         return (folder / "PAUSED").exists()
 
     def _playbook_dirs(self) -> list[Path]:
-        root = self.config_path.parent if self.config_path else Path()
-        beside = root / "playbooks.d"
-        dirs = [root / d for d in self.config.playbooks.dirs]
-        return [*([beside] if self.config_path and beside.is_dir() else []), *dirs]
+        return folders(self.config_path, self.config)
 
     def _make_detector(self, step_s: float, n: int) -> Detector:
         cls = registry.detector.get("bank")

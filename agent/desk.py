@@ -22,7 +22,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from agent import __version__, graph, views
-from agent.authority import ROLES, Person, Token, Tokens
+from agent.authority import ROLES, Forbidden, Person, Token, Tokens
 from agent.budget import (
     DAY_S,
     LOOK_BACK_DAYS,
@@ -43,19 +43,32 @@ from agent.life import Event, acknowledged_by
 from agent.memory import EVERYTHING, Label, Pause, Silence
 from agent.model import (
     ENDED,
+    MODES,
     Anomaly,
     Change,
     Decision,
     Entity,
     FloatArray,
     Incident,
+    Mode,
     Run,
     Series,
     entity,
 )
-from agent.model_views import ModelView, model_view
+from agent.model_views import (
+    CompareView,
+    EdgesView,
+    ExplainedView,
+    ModelView,
+    compare_view,
+    explained_view,
+    model_view,
+)
 from agent.models import ModelFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame
+from agent.questions import Reply
+from agent.record import Tally
 from agent.units import read_duration
 from agent.views import (
     ChangeView,
@@ -67,6 +80,7 @@ from agent.views import (
     MarkView,
     PauseView,
     PointsView,
+    QuestionView,
     RateView,
     RunView,
     SignalView,
@@ -127,16 +141,49 @@ class SourceView(TypedDict):
     learning: LearningView | None
 
 
-class PlaybookView(TypedDict):
-    """A playbook that is loaded. mode: what it may after the ceiling of agent.yaml."""
+class LimitView(TypedDict):
+    """How far something lets a playbook go. by: playbook | agent.yaml | abilities | record | pause | not loaded."""
+
+    by: str
+    mode: Mode
+    reason: str
+
+
+class LoadedView(TypedDict):
+    """A playbook that is loaded, and how far text, config and abilities let it go."""
 
     id: str
     title: str
     owner: str
-    mode: str
-    own_mode: str
     target: str
     causes: list[str]
+    limits: list[LimitView]
+
+
+class TallyView(TypedDict):
+    """How runs turned out. success: lower 95 % bound of the share that helped, of those that could be told."""
+
+    runs: int
+    helped: int
+    no_effect: int
+    harmed: int
+    cannot_tell: int
+    success: float | None
+
+
+class PlaybookView(LoadedView):
+    """A playbook and its record.
+
+    mode     how far it may go now: the lowest of `limits`; own_mode: what its text asks for
+    why      what holds it there beside its own text, the strictest first, in words
+    record   of all its runs; groups: by group of targets
+    """
+
+    mode: Mode
+    own_mode: Mode
+    why: list[str]
+    record: TallyView
+    groups: dict[str, TallyView]
 
 
 class BudgetView(TypedDict):
@@ -298,6 +345,10 @@ class Hooks(Protocol):
         """What is known of each model, and what may be to blame."""
         ...
 
+    def asked(self) -> Asked:
+        """What can be asked of one model: a comparison, edges, what drove an answer."""
+        ...
+
     def faults(self) -> list[str]:
         """What a person must mend: history on a full disk, connectors that could not be made."""
         ...
@@ -306,7 +357,7 @@ class Hooks(Protocol):
         """What may be meant otherwise: objectives that hold for nothing."""
         ...
 
-    def playbooks(self) -> list[PlaybookView]:
+    def playbooks(self) -> list[LoadedView]:
         """What is loaded."""
         ...
 
@@ -546,8 +597,42 @@ class Desk:
         return [s for s in self.hooks.sources() if s["learning"] and not s["learning"]["ready"]]
 
     def playbooks(self) -> list[PlaybookView]:
-        """Return the playbooks that are loaded and how far they may go."""
-        return self.hooks.playbooks()
+        """Return the playbooks that are loaded or have a record: how far they may go, why, how they turned out."""
+        loaded = {p["id"]: p for p in self.hooks.playbooks()}
+        known = dict.fromkeys([*loaded, *sorted(self.hooks.memory.records.tallies)])
+        return [self._playbook(loaded.get(id_) or _not_loaded(id_)) for id_ in known]
+
+    def _playbook(self, p: LoadedView) -> PlaybookView:
+        records = self.hooks.memory.records
+        limits = list(p["limits"])
+        harm = records.demoted(p["id"])
+        if harm is not None:
+            reason = f"it harmed {harm.target} in run {harm.run}: {harm.summary}"
+            limits.append({"by": "record", "mode": "suggest", "reason": reason})
+        limits += [
+            {"by": "pause", "mode": "observe", "reason": f"by {pause['by'] or 'the file PAUSED'}"}
+            for pause in self.pauses()
+            if pause["key"] == EVERYTHING
+        ]
+
+        def rank(limit: LimitView) -> int:
+            return MODES.index(limit["mode"])
+
+        mode, own = min(limits, key=rank)["mode"], limits[0]["mode"]
+        tight = sorted(
+            (x for x in limits if x["by"] != "playbook" and (x["mode"] == mode or rank(x) < MODES.index(own))),
+            key=rank,
+        )  # fmt: skip
+        groups = records.of(p["id"])
+        return {
+            **p, "limits": limits, "mode": mode, "own_mode": own,
+            "why": [
+                f"{x['by']}: {x['mode']}" + (f", {x['reason']}" if x["reason"] else "")
+                for x in tight if x["mode"] != "auto"
+            ],
+            "record": _tally(sum(groups.values(), Tally())),
+            "groups": {name: _tally(t) for name, t in groups.items()},
+        }  # fmt: skip
 
     def models(self, model: str = "") -> list[ModelView]:
         """Return what is known of the models (of one). Raises NotThere."""
@@ -560,6 +645,19 @@ class Desk:
             known = ", ".join(f.model for f, _ in self.hooks.models()) or "none yet"
             raise NotThere(f"no rows of a model {model} were seen; known: {known}")
         return found
+
+    def compare(self, model: str, a: str, b: str) -> CompareView:
+        """Return what is known of version b against version a of a model. Raises Refused."""
+        return compare_view(self.hooks.asked().compare(model, a, b))
+
+    def edges(self, model: str, version: str = "") -> EdgesView:
+        """Return what sketches of a version must be counted over. Raises Refused."""
+        name, features = self.hooks.asked().edges(model, version)
+        return {"model": model, "version": name, "features": features}
+
+    def explain(self, model: str, version: str, record: Mapping[str, Any]) -> ExplainedView:
+        """Return what drove the answer to one record; it is not kept. Raises Refused."""
+        return explained_view(self.hooks.asked().explain(model, version, record))
 
     def forecasts(self, entity_: str = "") -> list[ForecastView]:
         """Return what fills, leaks or ages (of one entity): what is full soonest first. Raises NotThere, Refused."""
@@ -736,6 +834,29 @@ class Desk:
         self._record("silence", made.id, pack(made))
         return views.silence_view(made)
 
+    def questions(self) -> list[QuestionView]:
+        """Return the questions that wait for an answer, the most urgent on top."""
+        now, memory = self.hooks.now(), self.hooks.memory
+        open_ = [
+            q for q in memory.questions.values() if q.id not in memory.replies and now < q.until
+        ]
+        return [views.question_view(q) for q in sorted(open_, key=lambda q: q.until)]
+
+    def answer(self, person: Person, id_: str, values: Mapping[str, Any]) -> QuestionView:
+        """Answer a question of a run, once. Raises NotThere, Forbidden, Refused."""
+        person.must("approve")
+        memory = self.hooks.memory
+        question = memory.questions[_pick(id_, memory.questions, "question")]
+        if not person.has(question.role):
+            raise Forbidden(f"this asks for the role {question.role}; yours is {person.role}")
+        if (before := memory.replies.get(question.id)) is not None:
+            raise Refused(f"{before.person} has answered {question.id} already")
+        if self.hooks.now() >= question.until:
+            raise Refused(f"it is too late to answer {question.id}: the run has gone on without")
+        reply = Reply(person.signed, question.read(values))
+        self._record("reply", question.id, pack(reply))
+        return views.question_view(question)
+
     def unsilence(self, person: Person, id_: str) -> SilenceView:
         """End a silence now; raises NotThere, Forbidden."""
         person.must("silence")
@@ -774,6 +895,21 @@ class Desk:
             )
         self._record("resume", key, {"by": person.signed})
         return self.pauses()
+
+    def reinstate(self, person: Person, playbook: str, reason: str = "") -> PlaybookView:
+        """Let a playbook that harmed act again as far as its text and agent.yaml let it.
+
+        Raises NotThere, Forbidden, Refused.
+        """
+        person.must("reinstate")
+        known = {p["id"]: p for p in self.playbooks()}
+        id_ = _pick(playbook, known, "playbook")
+        if self.hooks.memory.records.demoted(id_) is None:
+            raise Refused(
+                f"playbook {id_} has no harm on its record that nobody looked at; nothing to do"
+            )
+        self._record("reinstate", id_, {"by": person.signed, "reason": reason})
+        return next(p for p in self.playbooks() if p["id"] == id_)
 
     def tell_change(self, person: Person, change: Change) -> ToldView:
         """Take a change that somebody tells: a release, a setting. Raises Forbidden, NotThere, Refused.
@@ -947,6 +1083,19 @@ class Desk:
             f"no series {text!r} has a history; "
             + (f"near are {_few(near)}" if near else "see /metrics")
         )
+
+
+def _not_loaded(id_: str) -> LoadedView:
+    """Return what is left of a playbook of which only the record is known."""
+    limit: LimitView = {"by": "not loaded", "mode": "observe", "reason": ""}
+    return {"id": id_, "title": "", "owner": "", "target": "", "causes": [], "limits": [limit]}
+
+
+def _tally(t: Tally) -> TallyView:
+    return {
+        "runs": t.runs, "helped": t.helped, "no_effect": t.no_effect, "harmed": t.harmed,
+        "cannot_tell": t.cannot_tell, "success": None if t.success is None else round(t.success, 3),
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- reading what people write

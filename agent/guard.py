@@ -2,11 +2,12 @@
 
 All gates are asked and recorded, also after one has closed, so that `why-not` can answer for every one of them.
 Three kinds: *stop* gates (nothing is even suggested), *act* gates (it may be suggested but not done: scope, shared
-targets, low confidence lower the mode to `suggest`), and a cap (`approve` for what can not be undone).
+targets, low confidence, a record of harm lower the mode to `suggest`), and a cap (`approve` for what can not be
+undone).
 
     mode      ability   pause     paused_file  journal    silence   never     scope    shared    confidence
     fresh     trust     busy      once         cooldown   rate      attempts  blast    settle    breaker
-    healthy   correlated          irreversible
+    healthy   correlated          irreversible           record
 
 What only tells people or marks something of our own needs fewer of them: no scope, evidence, blast radius or breaker.
 """
@@ -34,6 +35,7 @@ from agent.model import (
     Series,
 )
 from agent.playbook import Guard, lowest
+from agent.record import owner_of
 from agent.units import say_duration
 
 if TYPE_CHECKING:
@@ -128,7 +130,9 @@ def decide(
         _relevant(playbook, memory, now),
     )
     wanted = playbook.ceiling(config) if ceiling is None else ceiling
-    act = [_scope(case), _shared(case)] if playbook.touching else []
+    act = [_record(case)]
+    if playbook.touching:
+        act += [_scope(case), _shared(case)]
     if playbook.mutating:
         act.append(_confidence(case))
     mode = wanted if all(gate.passed for gate in act) else lowest(wanted, "suggest")
@@ -167,15 +171,6 @@ def _relevant(playbook: Playbook, memory: Memory, now: float) -> tuple[Run, ...]
     windows = (g.cooldown.time, g.rate.per, g.attempts.per, g.breaker.hold, g.settle, 60.0)
     since = now - max(windows)
     return tuple(r for r in memory.runs.values() if r.updated >= since or r.state not in ENDED)
-
-
-def owner_of(entity: Entity) -> Entity:
-    """Return whose state an act on this changes: a feature's and version's model, a replica's service."""
-    if entity.kind in {"version", "feature"}:
-        return Entity("model", entity.key.partition("/")[0])
-    if entity.kind == "replica":
-        return Entity("service", entity.key.rpartition("/")[0] or entity.key)
-    return entity
 
 
 # ---------------------------------------------------------------- stop
@@ -606,6 +601,18 @@ def _confidence(case: _Case) -> Gate:
         return Gate("confidence", True, sure, "not low", "low, but a person decided")
     reason = "the diagnosis is not sure enough to act on its own" if low else ""
     return Gate("confidence", not low, sure, "not low", reason)
+
+
+def _record(case: _Case) -> Gate:
+    """What harmed only suggests, until a person has looked at it; a person's own yes is such a look."""
+    harm = case.memory.records.demoted(case.playbook.id)
+    limit = "no harm that nobody looked at"
+    if harm is None:
+        return Gate("record", True, "no harm", limit)
+    if case.asked:
+        return Gate("record", True, f"harmed in run {harm.run}", limit, "but a person decided")
+    reason = f"it harmed {harm.target}; mend it, then: homeostat reinstate {case.playbook.id}"
+    return Gate("record", False, f"harmed in run {harm.run}", limit, reason)
 
 
 def _ids(entities: Iterable[Entity] | Sequence[Entity]) -> str:

@@ -16,6 +16,7 @@ Coroutines on the daemon's loop; the order of things and durability are the runn
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import time
@@ -34,13 +35,17 @@ from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.expr import UNKNOWN, expressions, interpolate
 from agent.journal import Unwritten
 from agent.memory import Memory
-from agent.model import FloatArray, Incident, Outcome, Run, Series, StepRecord
+from agent.model import Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
-from agent.ports import Done, Note, Notifier, Step, Undo
+from agent.ports import Done, Note, Notifier, Silencer, Step, Undo
+from agent.questions import Asker, OwnQuestions
+from agent.record import owner_of, treated, untreated
 from agent.runner import Acted, Held, Passage, Plan, PlannedStep, Verified
 from agent.scene import Scene
+from agent.silences import OwnSilences
+from agent.symptoms import symptoms_of
 from agent.units import say_duration
-from agent.verify import judge, symptoms_of
+from agent.verify import judge
 
 log = structlog.get_logger()
 
@@ -66,6 +71,8 @@ _SOON_S: Final = 3.0
 """The same when what was expected holds: the proof may be there."""
 _PLAIN_HARM: Final = 3
 """So many verdicts of harm in a row end the watching early; one may be the shock of the act itself."""
+_SEEN_S: Final = 30.0
+"""A verdict needs to have looked for so long in one life of the process, or for `within`."""
 _UNSEEN_S: Final = 60.0
 """Between two ticks no more time than this counts: a clock that jumps does not end a wait."""
 
@@ -255,6 +262,7 @@ class RealHands:
         while not (by := self.cancelled_by(plan.run_id)) and (why := self._paused(plan)):
             if not waited:
                 await self.report(replace(run, state="paused", text=why))
+                await self._held_back(plan, run, why)
                 waited = True
             await self._eyes.tick()
         if waited:
@@ -262,6 +270,19 @@ class RealHands:
         incident = self._memory.incidents.get(plan.incident)
         over = first and incident is not None and incident.state == "resolved"
         return Passage(by, "the incident was over before anything was done" if over else "")
+
+    async def _held_back(self, plan: Plan, run: Run, why: str) -> None:
+        """Tell people that a pause keeps us from putting back what harmed: stopping comes before healing."""
+        if run.outcome is None or run.outcome.verdict != "harmed":
+            return
+        text = (
+            f"{plan.playbook} on {plan.target} harmed ({run.outcome.summary}), and is not undone: {why}; "
+            "resume it, or put it back yourself and deny the run"
+        )
+        with contextlib.suppress(
+            AgentError
+        ):  # it is in the journal; the pause holds whoever was reached
+            await self.tell(plan, "held_back", "page", f"harm is not undone: {plan.title}", text)
 
     def _paused(self, plan: Plan) -> str:
         pause = self._memory.paused(plan.target)
@@ -316,6 +337,10 @@ class RealHands:
             ) from None
         if cls.ability is Notifier and planned.via is None:
             ability: Any = _Everybody(self._deliver)
+        elif cls.ability is Silencer and planned.via is None:
+            ability = OwnSilences(self._memory, self._put, self._clock)
+        elif cls.ability is Asker and planned.via is None:
+            ability = OwnQuestions(self._memory, self._put, self._deliver, self._clock)
         elif cls.ability is None:
             ability = None
         else:
@@ -416,7 +441,8 @@ class RealHands:
                 "the journal can not be written: nothing is done that could not be recorded"
             ), close=True)  # fmt: skip
         try:
-            async with asyncio.timeout(way.planned.timeout):
+            patience = getattr(way.action, "waits_s", 0.0)
+            async with asyncio.timeout(max(way.planned.timeout, patience)):
                 done = await way.action.run(way.step)
         except Unavailable as error:
             return await self._not_now(way, error, close=not adopted)
@@ -637,7 +663,8 @@ class RealHands:
         """Watch whether the run helped: from `since` (the end of the last step) plus `wait` on, for `within`.
 
         acted   when the first step began: the world before that is what it is compared with
-        Ends early when what was expected has held for a while and a symptom is better, or when harm is plain.
+        Ends early when what was expected has held for a while and a symptom is better, or when harm is plain. After a
+        restart it looks for a while, also when the time is over: what came of it while nobody looked must be seen.
         """
         asked = plan.verify
         if asked is None:
@@ -648,16 +675,18 @@ class RealHands:
         watch = _Watch(self._clock() - since)
         pace = min(max(asked.within / 20, _PACE_S[0]), _PACE_S[1])
         judged, harms = -pace, 0
+        seen, least = _Watch(0.0), min(asked.within, _SEEN_S)
         while True:
             now = await self._eyes.tick()
             watch.tick(now)
+            seen.tick(now)
             by = self.cancelled_by(plan.run_id)
             if by:
                 return Verified(self._clock(), None, by)
             if watch.passed < asked.wait:
                 continue
             ok = holding.update(now, self._eyes.scene(plan, self._onset(plan), results))
-            over = watch.passed >= asked.wait + asked.within
+            over = watch.passed >= asked.wait + asked.within and seen.passed >= least
             if not over and watch.passed - judged < (min(pace, _SOON_S) if ok else pace):
                 continue
             judged = watch.passed
@@ -670,19 +699,35 @@ class RealHands:
     def _judged(
         self, plan: Plan, ok: bool | None, acted: float, settled: float, now: float
     ) -> Outcome:
-        """Compare before and after."""
+        """Compare what came with what would have come without the act."""
         found = self._eyes.incident(plan.incident) or self._memory.incidents.get(plan.incident)
         incident = found or Incident(
             plan.incident, plan.created, plan.created, "open", "note", plan.title
         )
-        diagnose = self._eyes.config.diagnose
+        diagnose, memory = self._eyes.config.diagnose, self._memory
+        scene = self._eyes.scene(plan, self._onset(plan), {})
+        acts = {r.target for r in memory.acts(since=incident.opened - diagnose.window)}
+        lasted, spoilt = untreated(memory, plan.incident), treated(memory, plan.incident)
         symptoms = symptoms_of(
-            self._eyes.scene(plan, self._onset(plan), {}), incident,
+            scene, incident,
             plan.verify.expect if plan.verify is not None else (), self._eyes.history.read,
             acted=acted, settled=settled, now=now, window=diagnose.window, baseline=diagnose.baseline,
             stated=limits_of(self._eyes.config),
+            untreated=lambda e: [
+                p for p in scene.world.topology.peers(e) if p not in acts and memory.run_on(p) is None
+            ],
+            past=lambda s: lasted.get(s, ()), spoilt=lambda e: spoilt.get(e, ()),
         )  # fmt: skip
-        return judge(symptoms, ok)
+        outcome = judge(symptoms, ok)
+        other = next(
+            (c for c in self._memory.changes.values() if _meddled(c, plan, acted, now)), None
+        )
+        if outcome.verdict == "helped" and other is not None:
+            text = (
+                f"{other.by} changed {other.entity.id} meanwhile ({other.kind}); {outcome.summary}"
+            )
+            return replace(outcome, verdict="cannot_tell", summary=text)
+        return outcome
 
 
 @dataclass(slots=True)
@@ -700,6 +745,16 @@ class _Watch:
         if self.last is not None:
             self.passed += min(max(0.0, now - self.last), _UNSEEN_S)
         self.last = now
+
+
+def _meddled(change: Change, plan: Plan, acted: float, now: float) -> bool:
+    """Tell whether somebody else, by name, changed what the run is about while it was judged."""
+    return (
+        acted <= change.ts <= now
+        and bool(change.by)
+        and not change.ours
+        and owner_of(change.entity) == owner_of(plan.entity)
+    )
 
 
 def _json(values: Mapping[str, Any] | None) -> dict[str, Any]:

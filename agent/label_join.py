@@ -1,6 +1,6 @@
 """Which prediction a late label belongs to: id -> when, by whom, what was said, how surely. Never the features.
 
-A hash table in arrays: 44 bytes a waiting row, about 1 microsecond a row in batches. Rows leave by age in whole
+A hash table in arrays: 48 bytes a waiting row, about 1 microsecond a row in batches. Rows leave by age in whole
 generations, oldest first, so nothing is ever deleted in the middle. Ids are kept as 64-bit hashes: among a million
 waiting rows two share a hash once in 40 million such millions.
 """
@@ -20,7 +20,7 @@ from agent.model import BoolArray, FloatArray, IntArray
 KeyArray = npt.NDArray[np.uint64]
 Waiting = npt.NDArray[np.void]
 """(n,) of `ROW`."""
-SLICES: Final = 8
+SLICES: Final = 10
 """Slicings that a row remembers its values of."""
 ROW: Final = np.dtype(
     [
@@ -32,10 +32,12 @@ ROW: Final = np.dtype(
         ("slices", np.uint8, (SLICES,)),
         ("marks", np.uint8),
         ("labelled", np.bool_),
+        ("arm", np.uint16),
     ]
 )
 """What is kept of a prediction. said: number of the class, or the prediction of a regression; confidence in
-1 / 65534, 65535 = none; slices: value of each slicing, 255 = none; marks: bits, as whoever reads them has set them."""
+1 / 65534, 65535 = none; slices: value of each slicing, 255 = none; marks: bits, as whoever reads them has set them;
+arm: number of the version and variant that said it (`agent/models/versus.py`)."""
 _UNSURE: Final = 65_535
 _LARGEST: Final = 1 << 16
 
@@ -166,6 +168,17 @@ class LabelJoin:
         for generation in self._generations:
             out |= generation.find(keys) >= 0
         return out
+
+    def peek(self, keys: KeyArray) -> tuple[BoolArray, Waiting]:
+        """Return which keys are here (n,), and what waits there (n,), labelled or not."""
+        found = np.zeros(len(keys), dtype=np.bool_)
+        out: Waiting = np.zeros(len(keys), dtype=ROW)
+        for generation in reversed(self._generations):
+            row = generation.find(keys)
+            here = (row >= 0) & ~found
+            out[here] = generation.row[row[here]]
+            found |= here
+        return found, out
 
     def add(self, rows: Waiting) -> None:
         """Let rows wait. Their keys are not `known`, not 0, and differ from each other."""

@@ -20,7 +20,9 @@ from pydantic import ValidationError
 from agent.budget import Word
 from agent.causes import matches
 from agent.codec import unpack
-from agent.model import ENDED, Change, Decision, Entity, Incident, Outcome, Run
+from agent.model import ENDED, Change, Decision, Entity, Incident, Run
+from agent.questions import Question, Reply
+from agent.record import Records
 from agent.runner import Plan
 
 if TYPE_CHECKING:
@@ -153,6 +155,7 @@ class Memory:
     room_runs, room_incidents   how many that have ended are kept
     changes   what was changed, by us and by others, in the order in which it was told; by id, or by entry
     labelled  number of the newest label's entry: tells whether there is news
+    records   how the runs of each playbook turned out, of all times
     strange   entries that could not be read: (seq, why); written by another version, or altered
     """
 
@@ -163,6 +166,8 @@ class Memory:
     runs: _Recent[Run] = field(init=False)
     plans: dict[str, Plan] = field(default_factory=dict)
     silences: _Recent[Silence] = field(init=False)
+    questions: _Recent[Question] = field(init=False)
+    replies: _Recent[Reply] = field(init=False)
     labels: _Recent[Label] = field(init=False)
     changes: _Recent[Change] = field(init=False)
     labelled: int = 0
@@ -170,6 +175,7 @@ class Memory:
     approvals: dict[str, Approval] = field(default_factory=dict)
     cancels: dict[str, str] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
+    records: Records = field(default_factory=Records)
     strange: list[tuple[int, str]] = field(default_factory=list, compare=False)
     _decisions: _Recent[Decision] = field(init=False)
     _notes: _Recent[float] = field(init=False)
@@ -179,6 +185,8 @@ class Memory:
         self.incidents = _Recent(self.room_incidents, lambda i: i.state != "resolved")
         self.runs = _Recent(self.room_runs, lambda r: r.state not in ENDED)
         self.silences = _Recent(1000)
+        self.questions = _Recent(1000)
+        self.replies = _Recent(1000)
         self.labels = _Recent(1000)
         self.changes = _Recent(_CHANGES)
         self._decisions = _Recent(5000)
@@ -186,9 +194,10 @@ class Memory:
         self._folds = {
             "incident": self._incident, "run": self._run, "plan": self._plan, "note": self._note,
             "decision": self._decision, "silence": self._silence, "pause": self._pause,
+            "question": self._question, "reply": self._reply,
             "resume": self._resume, "approval": self._approval, "cancel": self._cancel,
             "intent": self._intent, "acted": self._acted, "label": self._label,
-            "change": self._change,
+            "change": self._change, "reinstate": self._reinstate,
         }  # fmt: skip
 
     # ---- folding
@@ -199,8 +208,10 @@ class Memory:
             return
         self.seq = entry.seq
         fold = self._folds.get(entry.kind)
-        if fold is None:
-            return
+        if fold is not None:
+            self._fold(fold, entry)
+
+    def _fold(self, fold: Callable[[Entry], None], entry: Entry) -> None:
         try:
             fold(entry)
         except (ValidationError, KeyError, TypeError, ValueError) as error:
@@ -215,7 +226,12 @@ class Memory:
         if self.seq:
             raise ValueError("load fills an empty memory")
         head, _ = journal.head
-        runs = _needed(journal.latest("run"), self.room_runs, lambda b: b.get("state") in ENDED)
+        every = list(journal.latest("run"))
+        runs = _needed(every, self.room_runs, lambda b: b.get("state") in ENDED)
+        kept = {e.subject for e in runs}
+        for entry in every:
+            if entry.subject not in kept:  # what became of it counts for ever
+                self._fold(lambda e: self.records.run(e.seq, e.body), entry)
         alive = [e.subject for e in runs if e.body.get("state") not in ENDED]
         found = [
             *runs,
@@ -224,12 +240,14 @@ class Memory:
                 self.room_incidents,
                 lambda b: b.get("state") == "resolved",
             ),
-            *self._needed_plans(journal, {e.subject for e in runs}),
+            *self._needed_plans(journal, kept),
             *journal.latest("silence", 1000),
+            *journal.latest("question", 1000),
+            *journal.latest("reply", 1000),
             *journal.latest("note", 10_000),
             *journal.latest("label", 1000),
             *journal.read(("change",), limit=_CHANGES, newest_first=True),
-            *journal.read(("pause", "resume", "approval", "cancel")),
+            *journal.read(("pause", "resume", "approval", "cancel", "reinstate")),
             *itertools.chain.from_iterable(journal.read(("intent", "acted"), run) for run in alive),
             *_newest_decisions(journal),
         ]
@@ -306,20 +324,6 @@ class Memory:
         ]
         return [run for _, run in sorted(found, key=lambda f: (-f[0], f[1].id))]
 
-    def verdicts(
-        self, playbook: str | None = None, target: Entity | str | None = None, since: float = 0.0
-    ) -> list[tuple[float, Outcome]]:
-        """Return when and how runs turned out, newest first."""
-        found = [
-            (run.updated, run.id, run.outcome)
-            for run in self.runs.values()
-            if run.outcome is not None
-            and run.updated >= since
-            and (playbook is None or run.playbook == playbook)
-            and (target is None or run.target.id == _id(target))
-        ]
-        return [(at, outcome) for at, _, outcome in sorted(found, key=lambda f: (-f[0], f[1]))]
-
     def last_decision(self, playbook: str, target: Entity | str, incident: str) -> Decision | None:
         """Return what the guard last said about a playbook on a target for an incident."""
         return self._decisions.get((playbook, _id(target), incident))
@@ -344,6 +348,9 @@ class Memory:
 
     def _run(self, entry: Entry) -> None:
         run = unpack(Run, entry.body)
+        old = self.runs.get(run.id)
+        said = old.outcome.verdict if old is not None and old.outcome is not None else None
+        self.records.run(entry.seq, entry.body, said)
         for gone in self.runs.put(run.id, run):
             self.plans.pop(gone, None)
         if run.state in ENDED:
@@ -351,6 +358,9 @@ class Memory:
             self.cancels.pop(run.id, None)
             for key in [k for k in self.traces if k.startswith(f"{run.id}/")]:
                 del self.traces[key]
+
+    def _reinstate(self, entry: Entry) -> None:
+        self.records.trust(entry.seq, entry.subject, entry.body, entry.ts)
 
     def _plan(self, entry: Entry) -> None:
         self.plans[entry.subject] = unpack(Plan, entry.body)
@@ -361,6 +371,12 @@ class Memory:
 
     def _silence(self, entry: Entry) -> None:
         self.silences.put(entry.subject, unpack(Silence, entry.body))
+
+    def _question(self, entry: Entry) -> None:
+        self.questions.put(entry.subject, unpack(Question, entry.body))
+
+    def _reply(self, entry: Entry) -> None:
+        self.replies.put(entry.subject, unpack(Reply, entry.body))
 
     def _pause(self, entry: Entry) -> None:
         by, reason = str(entry.body.get("by", "")), str(entry.body.get("reason", ""))

@@ -356,7 +356,8 @@ class StepRecord:
 class Outcome:
     """How a run ended and by what proof.
 
-    against   peers | forecast | past | before: what the treated target was compared with
+    against   peers | forecast | past: what the treated target was compared with
+    well      all that was expected held: what may not have helped is then left as it is
     """
 
     verdict: Verdict
@@ -364,6 +365,7 @@ class Outcome:
     against: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
     undone: bool = False
+    well: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -381,7 +381,8 @@ class Action(Protocol):
     reversible whether `undo` exists in this world; irreversible verbs need mode approve
     shared     acts on something that several agents may share (endpoint, alias, deployment)
 
-    Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it.
+    Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it. One that
+    waits by its own parameters may have an attribute `waits_s`: a try is given at least so long.
     """
 
     effect: str
@@ -437,6 +438,23 @@ class Notifier(Protocol):
 
     async def notify(self, note: Note) -> None:
         """Deliver; raises Unavailable, Refused or Uncertain."""
+        ...
+
+
+@runtime_checkable
+class Silencer(Protocol):
+    """Something that keeps quiet about a target for a while: our own silences, or those of an Alertmanager."""
+
+    async def silence(self, key: str, target: str, until: float, by: str, reason: str) -> None:
+        """Keep quiet until then (unix seconds); the same key is one silence. Raises Unavailable, Refused, Uncertain."""
+        ...
+
+    async def silenced(self, key: str) -> float | None:
+        """Return until when the silence of this key holds; None = there is none, or it has ended."""
+        ...
+
+    async def unsilence(self, key: str) -> None:
+        """End it now; none is no failure."""
         ...
 
 
@@ -592,6 +610,36 @@ class RelationChange:
     before: float
     after: float
     evidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """What a change of the loss against the reference is made of; parts in its unit, shares of it, all with 90 %.
+
+    features         name -> what its move alone is worth; relation: what no move explains
+    shares           the same as shares of the change; unknown while it is not sure that there is one
+    unseen           features with many rows in bins that the reference never had: their worth falls to the relation
+    """
+
+    change: Band
+    features: Mapping[str, Band]
+    relation: Band
+    shares: Mapping[str, Band]
+    relation_share: Band
+    unseen: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """One feature of one row.
+
+    adds   what its value adds to the answer, in the unit of the answer; NaN = not known
+    rare   how large a share of the reference is at least as unusual
+    """
+
+    name: str
+    adds: float
+    rare: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -408,15 +408,15 @@ class _Course:
             if verified.outcome is None:
                 return await self._stopped(_Stop("cancelled", f"stopped by {verified.by}"))
             outcome, since = verified.outcome, verified.ended
-            if outcome.verdict == "harmed" or (
-                outcome.verdict != "helped" and plan.verify.otherwise == "undo"
-            ):
+            # what may not have helped is not put back where all is well: that would be one more act, for no reason
+            idle = outcome.verdict != "helped" and not outcome.well
+            if outcome.verdict == "harmed" or (idle and plan.verify.otherwise == "undo"):
                 await self._report("undoing", outcome.summary, outcome)
                 outcome = replace(outcome, undone=await self._undo(self._done))
         stop = await self._hold(since, outcome)
         if stop is not None:
             return await self._stopped(stop, outcome)
-        if outcome is not None and outcome.verdict != "helped":
+        if outcome is not None and outcome.verdict != "helped" and not outcome.well:
             await self._escalate(outcome)
         await self._then(outcome)
         await self._report("done", outcome.summary if outcome else plan.title, outcome)
@@ -521,8 +521,8 @@ class _Course:
             return Acted(StepRecord(step.id, step.use, at, at, status, text), ours=False, text=text)
 
     async def _undo(self, what: Sequence[tuple[PlannedStep, Acted]]) -> bool:
-        """Put steps back, the last one first; returns whether all of them are."""
-        well = True
+        """Put steps back, the last one first; returns whether all are that can be, and any."""
+        well, put = True, False
         for step, acted in reversed(list(what)):
             self._done.remove((step, acted))
             if step.undo == "none":
@@ -534,13 +534,14 @@ class _Course:
                 self._hands.undo, self._plan, step, acted, dict(self._results)
             )
             record = await self._box(f"undo:{step.id}", StepRecord, put_back, acts=True)
+            put = True
             self._run = replace(self._run, steps=(*self._run.steps, record))
             if record.status != "undone":
                 well = False
                 await self._tell(f"undo:{step.id}", "page", f"not undone: {self._plan.title}",
                                  f"{step.id} ({step.use}) on {self._plan.target} could not be put back: "
                                  f"{record.summary}")  # fmt: skip
-        return well
+        return well and put
 
     async def _hold(self, since: float, outcome: Outcome | None) -> _Stop | None:
         """Wait until temporary measures are over and put them back: the last one first.
@@ -561,9 +562,12 @@ class _Course:
         verify = self._plan.verify
         if outcome.verdict == "harmed" or (verify is not None and verify.otherwise == "escalate"):
             undone = ", it was undone" if outcome.undone else ""
+            next_ = ""
+            if outcome.verdict == "harmed":
+                next_ = f"; from now on it only suggests, until: homeostat reinstate {self._plan.playbook}"
             await self._tell("escalate", "page", f"did not help: {self._plan.title}",
                              f"{self._plan.playbook} on {self._plan.target}: {outcome.verdict}{undone}; "
-                             f"{outcome.summary}")  # fmt: skip
+                             f"{outcome.summary}{next_}")  # fmt: skip
 
     async def _then(self, outcome: Outcome | None) -> None:
         """Do what follows a run. A step that fails here ends these steps; the run is what it is."""
@@ -722,7 +726,8 @@ class Runner:
 
         A store of runs that can not be used is told in the log and tried again by `idle`: the daemon lives.
         """
-        if self.hands.unfinished() or await asyncio.to_thread(self.store.unfinished):
+        known = bool(self.hands.unfinished())
+        if known or await asyncio.to_thread(self.store.unfinished):
             await self._try(self._load())
 
     async def idle(self) -> None:
@@ -914,16 +919,17 @@ class Runner:
         try:
             if _workflow is None:
                 _workflow = DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=_RECOVERIES)(_carry)
-            DBOS(config={
-                "name": "homeostat",
+            settings: Any = {
                 **self.store.settings(),
+                "name": "homeostat",
                 "application_version": _VERSION,
                 "executor_id": "local",
                 "serializer": DBOSPortableJSONSerializer(),  # the default is pickle: who writes the file runs code
                 "log_level": "WARNING",
                 "notification_listener_polling_interval_sec": self._answer_s,
                 "scheduler_polling_interval_sec": 3600.0,  # we have no schedules there
-            })  # fmt: skip
+            }  # fmt: skip
+            DBOS(config=settings)
             DBOS.launch()
             DBOS.register_queue(
                 _QUEUE, partition_concurrency=1, polling_interval_sec=self._poll_s, on_conflict="always_update"

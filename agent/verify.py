@@ -1,50 +1,76 @@
 """Whether an act helped: the verdict from what was expected and from samples before and after. Pure.
 
-    helped        everything that was expected held, and a symptom is better than right before the act
-    harmed        a symptom, or what users feel, is worse than before: by more than 3 robust deviations, by more than
-                  3 standard errors of the comparison *and* by more than a practical size, and outside its objective
-                  where it has one. Harm outweighs everything
+    helped        everything that was expected held, and a symptom is better than it would have been without the act
+    harmed        a symptom, or what users feel, is worse than before and than it would have been, by 1.25 robust
+                  deviations and by a practical size, and outside its objective where it has one. Harm outweighs all
     no_effect     what was expected did not come, and nothing is worse
-    cannot_tell   values are missing or too few, or things were already getting better when we acted
+    cannot_tell   values are missing or too few, or it may have become better by itself
 
-**Regression to the mean.** We act when things are at their worst, so most of what follows is better whatever was done.
-Therefore *before* is not the worst moment but the time from the onset to the act, *helped* asks that the end of that
-time (its last third) was still as bad, and better than that afterwards by a robust deviation. A trouble that passed
-before we acted is *cannot_tell*. A forecast conditional on the excursion would be a better comparison and can take the
-place of `control` here; untreated peers with the same symptom already can: their change is subtracted.
+**What would have been.** We act when things are at their worst, so most of what follows is better whatever was done.
+The roads, the first that is informative:
+
+    peers      untreated, with the same symptom: their mean is subtracted row by row, and what is left must have
+               changed at the act (difference in differences, with the errors of autocorrelated noise)
+    forecast   conditional on the excursion: neither "it fades as excursions of this series do" nor "it stays as it
+               is" nor "it goes on getting better as before" explains what followed (`agent.counterfactual`); and
+               troubles like it were not about to end by themselves
+    past       too few rows for a forecast: how long untreated troubles of the past lasted, against how soon this one
+               ended after the act
+
+A trouble that stood for only a few rows before the act proves nothing, unless it was far out or there are peers.
 
 **Scale.** Robust deviation = 1.4826 median absolute deviation of the larger of the ordinary past and the time before,
 at least the catalogue's floor; a nearly constant series would else make every change look enormous.
-Shapes: samples are (k,) float64 in base units, NaN skipped. Cost: microseconds a symptom.
+Shapes: samples are (k,) float64 in base units, NaN = missing. Cost: 5 ms for a symptom that changed, else microseconds.
+Measured: `make bench-verify`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import Final, Literal
 
 import numpy as np
 
-from agent.catalogue import SIGNALS
-from agent.expr import parse
-from agent.model import FloatArray, Incident, Outcome, Series, Verdict
-from agent.objectives import Limit
+from agent.counterfactual import Evidence, ends_by_itself, episodes, weigh
+from agent.model import FloatArray, Outcome, Verdict
 from agent.units import say
-
-if TYPE_CHECKING:
-    from agent.scene import Reader
 
 MIN_ROWS: Final = 3
 """Fewer samples than this on either side prove nothing."""
-HARM_DEVIATIONS: Final = 3.0
-BETTER_DEVIATIONS: Final = 1.0
+STOOD_ROWS: Final = 6
+"""A trouble that stood for fewer rows than this before the act may have been any passing one."""
+FAR_OUT: Final = 5.0
+"""So many ordinary deviations from the usual level, fewer rows (`MIN_ROWS`) are enough: noise does not get there."""
+FORECAST_ROWS: Final = 20
+"""Ordinary rows without which, and with a short time before, no forecast is made."""
+HARM_DEVIATIONS: Final = 1.25
+BETTER_DEVIATIONS: Final = 0.75
+LIKELY: Final = 5.0
+"""Twice the log likelihood ratio that is believed, of one symptom: twelve times as likely as the other story."""
+HARM_LIKELY: Final = 4.0
+"""The same for harm, seven times: to put back what did no harm costs less than to leave what did."""
+PACE_LIKELY: Final = 12.0
+"""The same for its getting better before the act: slow noise looks like a pace for a while."""
 HARM_ERRORS: Final = 3.0
 """Standard errors: noise that came with the act, or that peers have, is no harm by itself."""
+SELF_ENDING: Final = 0.1
+"""More probable than this, by what untreated ones did, that it would have ended by itself: no merit of the act."""
+SELF_ENDING_UNKNOWN: Final = 0.8
+"""The same where no past trouble is known that lasted so long: it must have stood a quarter of what it took to end."""
+PAST_ALONE: Final = (0.05, 3)
+"""Where durations are all there is: how improbable an end by itself must be, and how many past ones must say so."""
 _MAD_TO_SD: Final = 1.4826
 """Standard deviation of a normal distribution per median absolute deviation."""
 _PRACTICAL_SHARE: Final = 0.1
 """A tenth of what it was before is the least that people would call worse."""
+_FAR: Final = 1000.0
+_SPIKE: Final = 4.0
+"""Single rows further than this from the middle of their side, in its deviations, are taken as so far."""
+
+Road = Literal["peers", "forecast", "past"]
 
 
 def _none() -> FloatArray:
@@ -53,13 +79,16 @@ def _none() -> FloatArray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Symptom:
-    """One series on both sides of the act.
+    """One series on both sides of the act, in equal steps.
 
     before    from the onset of the trouble to the act; after: since the act had time to work
+    between   the rows between these two
     better    which end is good; "" = neither: it is told, but judges nothing
     floor     smallest change that can matter, in base units
-    usual     before the trouble: gives the scale
-    control   (before, after) of untreated peers with the same symptom, or of a forecast: their change is subtracted
+    usual     before the trouble: gives the scale, and how the series moves
+    control   (usual, before, after) mean of untreated peers with the same symptom, row by row with its own
+    past      seconds for which untreated troubles of it lasted; step: seconds a row
+    stood     rows from the onset to the act, where `before` does not show all of them
     low, high the objective it must stay within, None = open
     """
 
@@ -70,11 +99,15 @@ class Symptom:
     floor: float = 0.0
     unit: str = ""
     usual: FloatArray = field(default_factory=_none)
-    control: tuple[FloatArray, FloatArray] | None = None
+    control: tuple[FloatArray, FloatArray, FloatArray] | None = None
     low: float | None = None
     high: float | None = None
     proves: bool = True
     """Whether it can show that the act helped: what was expected, or was broken. The rest can only show harm."""
+    between: FloatArray = field(default_factory=_none)
+    past: tuple[float, ...] = ()
+    step: float = 1.0
+    stood: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +116,11 @@ class Comparison:
 
     change       after - before (less the change of the control); last_change: after - the last third before
     worse        deviations towards the bad end; negative = better. last_worse: the same from the last third
-    error        standard error of `change`, from all sides that were compared, in units
+    error        standard error of `change` as medians of rows that were independent, in units
     inside       whether `after` keeps the objective; None = it has none
+    evidence     how likely other stories are; None = it changed too little for any
+    ended        probability that such a trouble ends by itself so soon; alike: past ones that say so
+    stood        rows that it was so before the act; far: ordinary deviations that it was from its usual level
     """
 
     name: str
@@ -100,21 +136,55 @@ class Comparison:
     floor: float
     inside: bool | None
     rows: tuple[int, int]
-    controlled: bool
+    road: Road
     proves: bool = True
+    evidence: Evidence | None = None
+    ended: float = 0.0
+    alike: int = 0
+    stood: int = 0
+    far: float = 0.0
 
-    @property
-    def harmed(self) -> bool:
+    def harmed(self, likely: float = HARM_LIKELY) -> bool:
         """Worse by deviations, beyond doubt and by a practical size, and not within a stated objective."""
         practical = max(
             2 * self.floor, _PRACTICAL_SHARE * abs(self.before), HARM_ERRORS * self.error
         )
-        return self.worse > HARM_DEVIATIONS and self.size > practical and self.inside is not True
+        if self.worse <= HARM_DEVIATIONS or self.size <= practical or self.inside is True:
+            return False
+        e = self.evidence
+        return self.road == "past" or (e is not None and min(e.passes, e.lasts) > likely)
 
     @property
-    def helped(self) -> bool:
-        """Better than it was right before the act, by more than its own noise."""
+    def better(self) -> bool:
+        """Better than it was right before the act, by more than its own noise; why is another question."""
         return self.last_worse < -BETTER_DEVIATIONS and self.worse < 0
+
+    def doubt(self, likely: float = LIKELY) -> str:
+        """Say why what is better is no proof; "" = the act has helped."""
+        if not self.better:
+            return "it was no worse right before the act"
+        if self.road == "past":
+            most, least = PAST_ALONE
+            if self.alike < least:
+                return "too few rows to foretell it, and too few troubles like it are known"
+            return "" if self.ended <= most else "troubles like it end by themselves as soon"
+        if self.evidence is None or self.evidence.lasts <= likely:
+            return "no more than it moves anyway"
+        return "" if self.road == "peers" else self._passing(self.evidence, likely)
+
+    def _passing(self, e: Evidence, likely: float) -> str:
+        """Say how it may have passed by itself; "" = it did not."""
+        if self.stood < (MIN_ROWS if self.far >= FAR_OUT else STOOD_ROWS):
+            return f"it had stood for only {self.stood} rows before the act"
+        if e.passes <= likely:
+            return "its excursions pass by themselves like this"
+        if e.getting < 0 and e.getting_evidence > PACE_LIKELY and e.fades <= likely:
+            return "it was getting better before the act, and went on"
+        if self.alike and self.ended > SELF_ENDING:
+            return "troubles like it end by themselves as soon"
+        if self.ended > SELF_ENDING_UNKNOWN:
+            return "it took far longer to end than it had stood before the act"
+        return ""
 
     def __str__(self) -> str:
         return (
@@ -124,35 +194,76 @@ class Comparison:
 
 def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
     """Compare both sides of one symptom; None when either has too few known samples."""
-    before, after = _known(symptom.before), _known(symptom.after)
+    sides = (symptom.usual, symptom.before, symptom.after)
+    own: tuple[FloatArray, ...] = sides
+    road: Road = "forecast"
+    if symptom.control is not None:
+        left = tuple(a - b for a, b in zip(sides, symptom.control, strict=True))
+        if min(len(known(left[1])), len(known(left[2]))) >= min_rows:
+            own, road = left, "peers"
+    usual, before, after = (known(side) for side in own)
+    was, now = (known(side) for side in sides[1:])
     if min(len(before), len(after)) < min_rows:
         return None
-    end = before[-max(min_rows, len(before) // 3) :]
+    if road == "forecast" and len(usual) < FORECAST_ROWS and len(before) < STOOD_ROWS:
+        road = "past"
     sign = {"low": 1.0, "high": -1.0, "": 0.0}[symptom.better]
-    drift = 0.0
-    controlled = False
-    sides = [before, after]
-    if symptom.control is not None:
-        there = [_known(side) for side in symptom.control]
-        controlled = min(map(len, there)) >= min_rows
-        if controlled:
-            drift = float(np.median(there[1]) - np.median(there[0]))
-            sides += there
-    spread = max(_deviation(before), _deviation(_known(symptom.usual)))
-    scale = max(spread, symptom.floor, 1e-12)
-    was, now = float(np.median(before)), float(np.median(after))
-    change = now - was - drift
+    scale = max(spread(known(symptom.before)), spread(known(symptom.usual)), symptom.floor, 1e-12)
+    end = before[-max(min_rows, len(before) // 3) :]
+    level, middle = float(np.median(before)), float(np.median(after))
+    change = middle - level
     inside = None
     if symptom.low is not None or symptom.high is not None:
-        inside = (symptom.low is None or now >= symptom.low) and (
-            symptom.high is None or now <= symptom.high
+        at = float(np.median(now))
+        inside = (symptom.low is None or at >= symptom.low) and (
+            symptom.high is None or at <= symptom.high
         )
-    return Comparison(
-        symptom.name, symptom.unit, was, now, change, sign * change / scale,
-        sign * (now - drift - float(np.median(end))) / scale, sign * change, _error(sides),
-        scale, symptom.floor,
-        inside, (len(before), len(after)), controlled, symptom.proves,
+    found = Comparison(
+        symptom.name, symptom.unit, float(np.median(was)), float(np.median(now)), change,
+        sign * change / scale, sign * (middle - float(np.median(end))) / scale, sign * change,
+        _error([before, after]), scale, symptom.floor, inside, (len(before), len(after)), road,
+        symptom.proves, stood=_stood(symptom),
     )  # fmt: skip
+    if not (found.better or found.worse > HARM_DEVIATIONS):
+        return found
+    ended, alike = _ended(symptom, sign, scale)
+    # so far away all stories but one are hopeless, and squares would lose their small neighbours
+    a, b, c = (
+        np.clip(sign * (_calm(side, symptom.floor) - level) / scale, -_FAR, _FAR) for side in own
+    )
+    far = 0.0
+    if len(usual) >= FORECAST_ROWS:
+        ordinary = max(spread(usual), symptom.floor, 1e-12)
+        far = sign * (level - float(np.median(usual))) / ordinary
+    found = replace(found, ended=ended, alike=alike, far=far)
+    if road == "past":
+        return found
+    if found.better and max(far, -found.worse) >= FAR_OUT:
+        # the shock of the act, and windows that still hold what was before, are no news of the level after it; nearer
+        # to the usual level this would choose the best moment of noise
+        arrived = np.flatnonzero(c <= np.nanmedian(c) / 2)
+        c[: arrived[0] if len(arrived) else 0] = np.nan
+    return replace(found, evidence=weigh(a, b, len(symptom.between), c))
+
+
+def _ended(symptom: Symptom, sign: float, scale: float) -> tuple[float, int]:
+    """Return how probable an end by itself was, as soon after the act as it ended, and how many past ones say so."""
+    usual, before, after = (
+        sign * known(side) / scale for side in (symptom.usual, symptom.before, symptom.after)
+    )
+    level = float(np.median(before))
+    rows = sign * np.concatenate([symptom.between, symptom.after]) / scale
+    down = np.flatnonzero(rows <= (level + float(np.median(after))) / 2)
+    took = (int(down[0]) + 1 if len(down) else len(rows)) * symptom.step
+    past = list(symptom.past)
+    if len(usual):
+        middle = (level + float(np.median(usual))) / 2
+        past += [n * symptom.step for n in episodes(usual, middle)]
+    return ends_by_itself(past, _stood(symptom) * symptom.step, took)
+
+
+def _stood(symptom: Symptom) -> int:
+    return max(symptom.stood, len(symptom.before))
 
 
 def judge(
@@ -163,9 +274,11 @@ def judge(
     expected_ok   whether all that was expected held for the window: True, False, None = unknown
     """
     found = [c for c in (compare(s, min_rows) for s in symptoms) if c is not None]
-    harmed = [c for c in found if c.harmed]
-    helped = [c for c in found if c.helped and c.proves]
-    against = "peers" if any(c.controlled for c in found) else "before"
+    # the more is looked at, the more moves by chance
+    harmed = [c for c in found if c.harmed(HARM_LIKELY + 2 * math.log(len(found)))]
+    about = [c for c in found if c.proves]
+    doubts = {c.name: c.doubt(LIKELY + 2 * math.log(len(about))) for c in about}
+    helped = [c for c in about if not doubts[c.name]]
     verdict: Verdict
     if harmed:
         worst = max(harmed, key=lambda c: c.worse)
@@ -180,11 +293,17 @@ def judge(
         verdict, summary = "cannot_tell", f"too few values to compare with before ({missing})"
     elif not helped:
         verdict = "cannot_tell"
-        summary = f"all is well, but it was no worse right before the act: {_closest(found)}"
+        nearest = min(about or found, key=lambda c: c.last_worse)
+        why = doubts.get(nearest.name) or nearest.doubt()
+        summary = f"all is well, but {why}: {nearest}"
     else:
         best = min(helped, key=lambda c: c.last_worse)
         verdict, summary = "helped", f"better: {best}"
-    return Outcome(verdict, summary, against if found else "", _numbers(found, expected_ok))
+    said = [*harmed, *helped, *about, *found]
+    return Outcome(
+        verdict, summary, said[0].road if said else "", _numbers(found, expected_ok),
+        well=expected_ok is True and not harmed,
+    )  # fmt: skip
 
 
 def _closest(found: Sequence[Comparison]) -> str:
@@ -204,15 +323,22 @@ def _numbers(found: Sequence[Comparison], expected_ok: bool | None) -> dict[str,
             f"{c.name}.worse_than_last_deviations": c.last_worse, f"{c.name}.scale": c.scale,
             f"{c.name}.rows_before": float(c.rows[0]), f"{c.name}.rows_after": float(c.rows[1]),
         }  # fmt: skip
+        if c.evidence is not None:
+            out |= {
+                f"{c.name}.effect_deviations": c.evidence.effect, f"{c.name}.effect_error": c.evidence.error,
+                f"{c.name}.against_passing": c.evidence.passes, f"{c.name}.against_lasting": c.evidence.lasts,
+                f"{c.name}.ends_by_itself": c.ended,
+            }  # fmt: skip
     return {name: value for name, value in out.items() if np.isfinite(value)}
 
 
-def _known(samples: FloatArray) -> FloatArray:
+def known(samples: FloatArray) -> FloatArray:
+    """Return the samples that are not missing."""
     flat: FloatArray = np.asarray(samples, dtype=np.float64).ravel()
     return flat[np.isfinite(flat)]
 
 
-def _deviation(samples: FloatArray) -> float:
+def spread(samples: FloatArray) -> float:
     """Return the robust deviation; a MAD of zero (most values the same) falls back to the mean deviation."""
     if len(samples) < 2:
         return 0.0
@@ -224,90 +350,14 @@ def _deviation(samples: FloatArray) -> float:
 
 def _error(sides: Sequence[FloatArray]) -> float:
     """Return the standard error of a sum of medians; that of a median is 1.2533 deviations / sqrt(n)."""
-    return float(np.sqrt(sum((1.2533 * _deviation(side)) ** 2 / len(side) for side in sides)))
+    return float(np.sqrt(sum((1.2533 * spread(side)) ** 2 / len(side) for side in sides)))
 
 
-# ---------------------------------------------------------------- what to compare
-
-
-class _Sees(Protocol):
-    def series(self, metric: str) -> list[Series]: ...
-
-
-def symptoms_of(
-    scene: _Sees,
-    incident: Incident,
-    expect: Sequence[str],
-    read: Reader,
-    *,
-    acted: float,
-    settled: float,
-    now: float,
-    window: float = 300.0,
-    baseline: float = 3600.0,
-    stated: Sequence[Limit] = (),
-) -> list[Symptom]:
-    """Read from history what a verdict rests on.
-
-    These are the series that `expect` names, those whose objectives were broken, and all around the target that
-    users feel (`harm` in the catalogue).
-
-    acted, settled, now   when it acted; from when its effect counts; the end
-    window     how much of the time before the act is looked at, at most: from the onset on
-    stated     all objectives. What users feel is judged by the signal that has one: where the 95th percentile of the
-               latency has a limit, a median that moves inside of it is no harm
-    baseline   how much ordinary past before the onset gives the scale
-    Cost: one read of history for each of the three spans.
-    """
-    names = {n.removeprefix("baseline.") for text in expect for n in parse(text).names}
-    felt = {name for name, definition in SIGNALS.items() if definition.harm}
-    found = {
-        s: None for metric in sorted((names | felt) & SIGNALS.keys()) for s in scene.series(metric)
-    }
-    limits = {s: (x.low, x.high) for s in found for x in stated if x.over(s)}
-    broken = {a.series: (a.low, a.high) for a in incident.anomalies if a.road == "objective"}
-    limits |= broken
-    # our own probe feels less than users do: its limit covers nothing else
-    covered = {(s.entity, _sense(s.metric)) for s in limits if ".probe_" not in s.metric}
-    series = [
-        s
-        for s in found | dict.fromkeys(limits)
-        if s in limits or s.metric in names or (s.entity, _sense(s.metric)) not in covered
-    ]
-    if not series:
-        return []
-    # evidence may be older than the trouble: what a detector noticed first is not yet what hurt
-    stated_onsets = [
-        a.onset for a in incident.anomalies if a.road == "objective" and a.onset <= acted
-    ]
-    onset = min(stated_onsets, default=min(incident.opened, acted))
-    start = max(min(onset, acted), acted - window)
-    spans = ((start, acted), (settled, now), (onset - baseline, onset))
-    before, after, usual = (read(series, a, b)[1] for a, b in spans)
-    return [
-        replace(
-            _symptom(one, before[:, j], after[:, j], usual[:, j], limits.get(one)),
-            proves=one in broken or one.metric in names,
-        )
-        for j, one in enumerate(series)
-    ]
-
-
-def _sense(metric: str) -> str:
-    """Say what people feel by a signal: quantiles of latency, and estimates of accuracy, are one sense each."""
-    return next((sense for sense in ("latency", "accuracy") if sense in metric), metric)
-
-
-def _symptom(
-    series: Series,
-    before: FloatArray,
-    after: FloatArray,
-    usual: FloatArray,
-    limit: tuple[float, float] | None,
-) -> Symptom:
-    definition = SIGNALS[series.metric]
-    low, high = limit if limit is not None else (np.nan, np.nan)
-    return Symptom(
-        str(series), before, after, definition.better, definition.floor, definition.unit, usual,
-        low=float(low) if np.isfinite(low) else None, high=float(high) if np.isfinite(high) else None,
-    )  # fmt: skip
+def _calm(samples: FloatArray, floor: float) -> FloatArray:
+    """Return samples with single spikes cut: one of them must not stand for the rest."""
+    there = known(samples)
+    if not len(there):
+        return samples
+    middle = float(np.median(there))
+    most = _SPIKE * max(spread(there), floor)
+    return np.clip(samples, middle - most, middle + most)

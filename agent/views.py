@@ -30,6 +30,7 @@ from agent.model import (
     Run,
     Series,
 )
+from agent.questions import Question
 from agent.runner import Plan
 from agent.units import say, say_duration
 
@@ -348,6 +349,28 @@ class PauseView(TypedDict):
     reason: str
     since: float
     file: bool
+
+
+class FieldView(TypedDict):
+    """One line of a form. kind: yes_no, number, text, choice."""
+
+    name: str
+    kind: str
+    text: str
+    choices: list[str]
+    default: bool | float | str | None
+
+
+class QuestionView(TypedDict):
+    """What a run asks a person; `homeostat answer ID name=value`."""
+
+    id: str
+    target: str
+    text: str
+    fields: list[FieldView]
+    role: str
+    asked: float
+    until: float
 
 
 class SilenceView(TypedDict):
@@ -724,6 +747,24 @@ def incident_detail(
 def pause_view(p: Pause, *, file: bool = False) -> PauseView:
     """Show a stop."""
     return {"key": p.key, "by": p.by, "reason": p.reason, "since": p.since, "file": file}
+
+
+def question_view(q: Question) -> QuestionView:
+    """Show a question."""
+    fields: list[FieldView] = [
+        {
+            "name": f.name,
+            "kind": f.kind,
+            "text": f.text,
+            "choices": list(f.choices),
+            "default": f.default,
+        }
+        for f in q.fields
+    ]
+    return {
+        "id": q.id, "target": q.target, "text": q.text, "fields": fields, "role": q.role, "asked": q.asked,
+        "until": q.until,
+    }  # fmt: skip
 
 
 def silence_view(s: Silence) -> SilenceView:

@@ -55,8 +55,11 @@ def look(
             labels.setdefault(one.model, set()).update(one.ids)
     out = []
     for (model, version), batches in rows.items():
-        seen = _Seen(batches, labels.get(model, set()), reference(model, version), config)
-        others = sorted(v for m, v in rows if m == model and v != version)
+        open_ = labels.get("", set())  # labels that name no model find their rows by id
+        seen = _Seen(batches, labels.get(model, open_) | open_, reference(model, version), config)
+        arms = {_arm(b) for (m, _), more in rows.items() if m == model for b in more}
+        own = {_arm(b) for b in batches}
+        others = sorted(arms - own if len(own) == 1 else arms)
         out.append(
             {
                 "model": model, "version": version, "rows": seen.n, "labels": seen.labelled,
@@ -70,9 +73,13 @@ def look(
     out += [
         {"model": model, "version": "", "rows": 0, "labels": len(ids), "columns": [asdict(g) for g in given],
          "checks": [{"check": "accuracy", "ready": False, "text": "predictions with these ids"}]}
-        for model, ids in labels.items() if not any(m == model for m, _ in rows)
+        for model, ids in labels.items() if not any(model in {m, ""} for m, _ in rows)
     ]  # fmt: skip
     return out
+
+
+def _arm(batch: PredictionBatch) -> str:
+    return f"{batch.version}@{batch.variant}" if batch.variant else batch.version
 
 
 class _Seen:
@@ -123,8 +130,14 @@ class _Seen:
             ("relation to the label", self._relation()),
             ("quality by slice", self._slices()),
             ("gaps between groups", self._gaps()),
-            ("against other versions", f"{', '.join(others)}" if others else "! rows of another version"),
+            ("what a loss is made of", self._parts()),
+            ("against other versions", f"{', '.join(others)}" if others else "! rows of another version or `variant`"),
         ]  # fmt: skip
+
+    def _parts(self) -> str:
+        if not self._given:
+            return "! rows as a reference (`models.reference`), with labels and answers"
+        return "by the rows of `models.reference`"
 
     def _share(self, test: Callable[[PredictionBatch], Any]) -> float:
         return sum(float(np.count_nonzero(test(b))) for b in self._batches) / max(1, self.n)

@@ -23,6 +23,7 @@ from agent.budget import Ledger, Word
 from agent.desk import (
     BudgetView,
     Desk,
+    LoadedView,
     PlaybookView,
     SourceView,
     StatusView,
@@ -37,8 +38,9 @@ from agent.inlets import SMALL, Inlets, mounted
 from agent.intake import FORWARD, Counting, Intake
 from agent.life import Event
 from agent.model import Change, FloatArray, Incident, Run, Series
-from agent.model_views import ModelView
+from agent.model_views import CompareView, EdgesView, ExplainedView, ModelView
 from agent.models import ModelFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
 from agent.telemetry import Telemetry
 from agent.units import Model
@@ -50,6 +52,7 @@ from agent.views import (
     IncidentView,
     LabelView,
     PauseView,
+    QuestionView,
     RunView,
     SilenceView,
     WhyView,
@@ -101,6 +104,26 @@ class _OfModel(Model):
     """Name of the model; empty = all."""
 
 
+class _Two(Model):
+    """Two versions."""
+
+    a: Annotated[str, Field(max_length=300)]
+    """A version, or `version@variant`."""
+    b: Annotated[str, Field(max_length=300)]
+    """The one that is held against it."""
+
+
+class _OfVersion(Model):
+    version: Annotated[str, Field(max_length=300)] = ""
+    """Empty = the one in use."""
+
+
+class _Row(_OfVersion):
+    """One record of a prediction log: its features; it is looked at and forgotten."""
+
+    features: Annotated[dict[str, float | str | bool | None], Field(min_length=1, max_length=2000)]
+
+
 class _Approve(Model):
     plan_hash: str = ""
     """The plan that you saw; when it has changed since, nothing happens."""
@@ -113,6 +136,11 @@ class _Reason(Model):
 class _Pause(_Reason):
     target: Annotated[str, Field(max_length=300)] = ""
     """Entity id or a unique part of its name; empty = everything."""
+
+
+class _Answer(Model):
+    values: dict[str, bool | float | str]
+    """Line of the form -> what you say."""
 
 
 class _Silence(_Reason):
@@ -220,6 +248,12 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.chart(a.query.series, a.query.start, a.query.end), query=_Span, returns=ChartView),
         Way("GET", "/api/models", "models", "see", "What is known of each model: quality, drift, slices, suspects.",
             lambda a: desk.models(a.query.model), query=_OfModel, returns=list[ModelView]),
+        Way("GET", "/api/models/{model}/compare", "compare", "see", "Is one version worse than another, how surely.",
+            lambda a: desk.compare(a.path["model"], a.query.a, a.query.b), query=_Two, returns=CompareView),
+        Way("GET", "/api/models/{model}/edges", "edges", "see", "What sketches of a model are counted over.",
+            lambda a: desk.edges(a.path["model"], a.query.version), query=_OfVersion, returns=EdgesView),
+        Way("POST", "/api/models/{model}/explain", "explain", "see", "Which features drove the answer to one record.",
+            lambda a: desk.explain(a.path["model"], a.body.version, a.body.features), body=_Row, returns=ExplainedView),
         Way("GET", "/api/forecasts", "forecasts", "see", "What fills, leaks or ages, and when it reaches its limit.",
             lambda a: desk.forecasts(a.query.entity), query=_Of, returns=list[ForecastView]),
         Way("GET", "/api/sources", "sources", "see", "Our eyes: fresh, blind, learning since.",
@@ -228,8 +262,10 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda _: desk.blind(), returns=list[SourceView]),
         Way("GET", "/api/learning", "learning", "see", "Sources whose history is still too short to judge by.",
             lambda _: desk.learning(), returns=list[SourceView]),
-        Way("GET", "/api/playbooks", "playbooks", "see", "Playbooks that are loaded, and how far they may go.",
+        Way("GET", "/api/playbooks", "playbooks", "see", "Playbooks, how far they may go and why, and their record.",
             lambda _: desk.playbooks(), returns=list[PlaybookView]),
+        Way("POST", "/api/playbooks/{id}/reinstate", "reinstate", "reinstate", "Let one that harmed act again.",
+            lambda a: desk.reinstate(a.person, a.path["id"], a.body.reason), body=_Reason, returns=PlaybookView),
         Way("GET", "/api/silences", "silences", "see", "Silences that hold now.",
             lambda _: desk.silences(), returns=list[SilenceView]),
         Way("POST", "/api/silences", "silence", "silence", "Keep quiet and hands off for a while.",
@@ -237,6 +273,10 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             body=_Silence, returns=SilenceView),
         Way("DELETE", "/api/silences/{id}", "unsilence", "silence", "End a silence now.",
             lambda a: desk.unsilence(a.person, a.path["id"]), returns=SilenceView),
+        Way("GET", "/api/questions", "questions", "see", "What runs ask people, and is not answered yet.",
+            lambda _: desk.questions(), returns=list[QuestionView]),
+        Way("POST", "/api/questions/{id}/answer", "answer", "approve", "Answer a question of a run.",
+            lambda a: desk.answer(a.person, a.path["id"], a.body.values), body=_Answer, returns=QuestionView),
         Way("GET", "/api/pauses", "pauses", "see", "What stands still.",
             lambda _: desk.pauses(), returns=list[PauseView]),
         Way("POST", "/api/pause", "pause", "pause", "Stop acting, everywhere or on one target.",
@@ -382,6 +422,10 @@ class Living:
         now = self.now()
         return [(facts, blame(facts, now)) for facts in found if facts is not None]
 
+    def asked(self) -> Asked:
+        """What can be asked of one model."""
+        return self._daemon.models.asked
+
     def faults(self) -> list[str]:
         """What a person must mend."""
         d = self._daemon
@@ -405,12 +449,15 @@ class Living:
             for limit in self._daemon.walk.monitor.idle()
         ]
 
-    def playbooks(self) -> list[PlaybookView]:
+    def playbooks(self) -> list[LoadedView]:
         """What is loaded."""
-        config = self.config
+        mode = self.config.mode
         return [
-            {"id": p.id, "title": p.title, "owner": p.owner, "mode": p.ceiling(config), "own_mode": p.mode,
-             "target": p.target.kind, "causes": [p.because.cause]}
+            {"id": p.id, "title": p.title, "owner": p.owner, "target": p.target.kind,
+             "causes": [p.because.cause], "limits": [
+                 {"by": "playbook", "mode": p.mode, "reason": ""},
+                 {"by": "agent.yaml", "mode": mode, "reason": ""},
+                 {"by": "abilities", "mode": p.cap, "reason": ""}]}
             for p in self._daemon.walk.library.playbooks.values()
         ]  # fmt: skip
 

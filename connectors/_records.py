@@ -184,11 +184,13 @@ class Rows:
             raise ValueError("not an object")  # one class for all that is wrong with a record
         ts = _when(record.get("ts"), now)
         name = record.get("model") or model
-        if type(name) is not str or not MODEL.fullmatch(name):
-            raise ValueError("`model` must be a name of letters, digits, dot, dash and underscore")
         id_ = _id(record.get("id"))
         label = record.get("label")
         features = record.get("features")
+        # a label alone may leave the model open: it is joined by its id
+        open_ = label is not None and features is None and "pred" not in record and not name
+        if not open_ and (type(name) is not str or not MODEL.fullmatch(name)):
+            raise ValueError("`model` must be a name of letters, digits, dot, dash and underscore")
         if label is not None:
             if not id_:
                 raise ValueError("a label needs the `id` of its prediction")

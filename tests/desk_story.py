@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from model_story import two_versions
 
 from agent import doors, web
 from agent.api import Views, make_app
@@ -109,6 +110,7 @@ class StoryHooks:
         self.wrote = []
         self._now = now
         self.blind = True
+        self.watch = None
 
     @property
     def pending(self) -> int:
@@ -170,6 +172,11 @@ class StoryHooks:
         )  # fmt: skip
         return [(facts, (Blame("concept.drift", (), 1.2, "labels say worse"),))]
 
+    def asked(self):
+        """A model of two versions that serve at once."""
+        self.watch = self.watch or two_versions(self._now)
+        return self.watch.asked
+
     def forecasts(self):
         """A disk that is full in three hours, told; memory that is not; a queue of which nothing is known."""
         limit, far = 3 * 3600.0, 9 * 86_400.0
@@ -196,7 +203,9 @@ class StoryHooks:
     def playbooks(self):
         return [
             {"id": "calm-neighbour", "title": "Lower the priority of a noisy neighbour", "owner": "",
-             "mode": "approve", "own_mode": "approve", "target": "process", "causes": ["host.neighbour"]},
+             "target": "process", "causes": ["host.neighbour"], "limits": [
+                 {"by": "playbook", "mode": "approve", "reason": ""},
+                 {"by": "agent.yaml", "mode": "auto", "reason": ""}]},
         ]  # fmt: skip
 
     def usage(self):

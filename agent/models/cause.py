@@ -28,6 +28,8 @@ _TURNED: Final = 0.1
 _BELOW_CHANCE: Final = 0.6
 _KNEW: Final = 0.65
 _ALIKE: Final = 0.08
+_PROVEN: Final = math.log10(40.0)
+"""Odds that prove one version worse than another at 95 %, either way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,21 @@ def blame(facts: ModelFacts, now: float, release_s: float = _RELEASE_S) -> tuple
     released = _released(facts, now, release_s)
     if worse and released and not moved:
         out.append(Blame("release.model", (), _evidence(facts), released))
+    out += _beside(facts)
     if moved:
         out.append(_data(facts, moved))
     if worse:
         out.append(_relation(facts))
     return tuple(out)
+
+
+def _beside(facts: ModelFacts) -> list[Blame]:
+    """Blame versions that are proven worse than one that serves beside them: the world is the same for both."""
+    return [
+        Blame("release.model", (), one.worse - _PROVEN, one.said)
+        for one in facts.compared
+        if one.how == "together" and one.verdict == "worse"
+    ]
 
 
 def _contract(facts: ModelFacts) -> list[Blame]:

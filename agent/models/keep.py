@@ -13,12 +13,13 @@ import numpy.typing as npt
 from agent import checkpoint
 from agent.config import WatchModels
 from agent.errors import Refused
-from agent.label_join import ROW, LabelJoin, Waiting, arrays_of
+from agent.label_join import ROW, Waiting, arrays_of
 from agent.model import FloatArray
+from agent.models.reasons import parts_of
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
 from agent.ports import FeatureDrift, LabelledDrift
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _JOIN: Final = (*(ROW.names or ()), "sizes")
 _TENURE: Final = (
     "numbers",    "number", "version", "since", "last", "until", "serving", "rows_total", "lost", "lost_since",
@@ -37,6 +38,10 @@ class Maker(Protocol):
 
     def labelled(self, drift: FeatureDrift) -> LabelledDrift:
         """Return what its labels are for."""
+        ...
+
+    def empty(self, name: str, drift: FeatureDrift) -> VersionState:
+        """Return a version of which nothing is known but its features."""
         ...
 
 
@@ -79,9 +84,7 @@ def load(
         if meta["window"] != config.window:
             raise Refused("state of models is of another models.window: it is learnt anew")
         models = {
-            str(one["name"]): _load_model(
-                one, f"{i}.", arrays, LabelJoin(config.label_wait, config.max_waiting), held
-            )
+            str(one["name"]): _load_model(one, f"{i}.", arrays, config, held)
             for i, one in enumerate(meta["models"])
         }
         for i, one in enumerate(meta["models"]):
@@ -102,11 +105,17 @@ def _load_model(
     said: Mapping[str, Any],
     at: str,
     arrays: Mapping[str, npt.NDArray[Any]],
-    join: LabelJoin,
+    config: WatchModels,
     held: int,
 ) -> ModelState:
-    join.restore({name: arrays[f"{at}join.{name}"] for name in _JOIN})
-    model = ModelState(str(said["name"]), join)
+    model = ModelState.new(str(said["name"]), config)
+    model.join.restore({name: arrays[f"{at}join.{name}"] for name in _JOIN})
+    model.versus.load(arrays[f"{at}versus"].tobytes())
+    model.sketches = dict.fromkeys(map(int, arrays[f"{at}sketches"]))
+    model.frames = int(said["frames"])
+    for name, values in said["tags"].items():
+        if name in model.tags.values:
+            model.tags.values[name] = [str(value) for value in values]
     for ring, name in ((model.traffic, "traffic"), (model.arrivals, "arrivals")):
         ring.restore(int(said[name]), arrays[f"{at}{name}"])
     model.delays[:] = arrays[f"{at}delays"]
@@ -136,7 +145,12 @@ def _load_version(
 ) -> VersionState:
     drift, _ = make.features(None, ())
     drift.load(arrays[f"{at}drift"].tobytes())
-    version = VersionState(str(said["name"]), drift)
+    version = make.empty(str(said["name"]), drift)
+    version.outputs.load(arrays[f"{at}outputs"].tobytes())
+    version.generated.load(arrays[f"{at}generated"].tobytes())
+    if f"{at}parts" in arrays:
+        version.parts = parts_of(drift)
+        version.parts.load(arrays[f"{at}parts"].tobytes())
     version.reference, version.damaged = said["reference"], bool(said["damaged"])
     version.learnt_labels, version.learnt_right = map(int, said["learnt"])
     version.accuracy, version.accuracy_rows, version.mix_rows = map(float, arrays[f"{at}numbers"])
@@ -157,11 +171,18 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
     """Put the arrays of a model under names that begin with `at`; return the rest."""
     arrays[f"{at}traffic"], arrays[f"{at}arrivals"] = model.traffic.data, model.arrivals.data
     arrays[f"{at}delays"] = model.delays
+    arrays[f"{at}versus"] = np.frombuffer(model.versus.dump(), dtype=np.uint8)
+    arrays[f"{at}sketches"] = np.array(list(model.sketches), dtype=np.uint64)
     arrays[f"{at}times"] = np.array([model.first, model.rows_seen, model.labels_seen])
     versions, tenures = [], []
     for j, version in enumerate(model.versions.values()):
         here = f"{at}v{j}."
         arrays[f"{here}drift"] = np.frombuffer(version.drift.dump(), dtype=np.uint8)
+        version.outputs.flush()
+        arrays[f"{here}outputs"] = np.frombuffer(version.outputs.drift.dump(), dtype=np.uint8)
+        arrays[f"{here}generated"] = np.frombuffer(version.generated.dump(), dtype=np.uint8)
+        if version.parts is not None:
+            arrays[f"{here}parts"] = np.frombuffer(version.parts.dump(), dtype=np.uint8)
         if version.labelled is not None:
             arrays[f"{here}labelled"] = np.frombuffer(version.labelled.dump(), dtype=np.uint8)
         arrays[f"{here}numbers"] = np.array(
@@ -201,6 +222,8 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
         "shown": [[metric, [list(pair) for pair in labels]] for metric, labels in model.shown],
         "classes": list(model.classes),
         "new": [model.new_rows, model.new_labels],
+        "tags": model.tags.values,
+        "frames": model.frames,
         "early": [[str(key), *_no_nan(value)] for key, value in model.early.items()],
         "versions": versions,
         "tenures": tenures,

@@ -21,10 +21,10 @@ import numpy as np
 from agent import checkpoint, registry
 from agent.config import WatchModels
 from agent.errors import Refused, Unavailable
-from agent.label_join import LabelJoin
 from agent.model import FloatArray, IntArray
+from agent.models import beside
 from agent.models.numbers import Numbers
-from agent.models.state import CLASSES, SURE, ModelState, VersionState
+from agent.models.state import CLASSES, SURE, ModelState, Said, VersionState
 from agent.models.tenures import Tenures
 from agent.ports import LabelledRows, PredictionBatch
 from agent.reference import read_rows, reader_of_rows
@@ -41,12 +41,15 @@ class Made:
 
     drift       state of the features
     labelled    state of what labels are for; b"" = no row has one
+    outputs     state of the drift of what it says; parts: what its features are worth, in loss and in its answer
     classes     in the order of mix (CLASSES + 1,): shares of `mix_rows` predictions
     accuracy    of `accuracy_rows`; NaN = not known
     """
 
     drift: bytes
     labelled: bytes
+    outputs: bytes
+    parts: bytes
     classes: tuple[str, ...]
     mix: FloatArray
     mix_rows: float
@@ -61,6 +64,8 @@ class Made:
             {
                 "drift": np.frombuffer(self.drift, np.uint8),
                 "labelled": np.frombuffer(self.labelled, np.uint8),
+                "outputs": np.frombuffer(self.outputs, np.uint8),
+                "parts": np.frombuffer(self.parts, np.uint8),
                 "mix": self.mix,
                 "numbers": np.array([self.mix_rows, self.accuracy, self.accuracy_rows]),
             },
@@ -77,7 +82,8 @@ def unpack(data: bytes) -> Made:
     meta, arrays = checkpoint.read("made", _VERSION, data)
     mix_rows, accuracy, accuracy_rows = map(float, arrays["numbers"])
     return Made(
-        arrays["drift"].tobytes(), arrays["labelled"].tobytes(), tuple(map(str, meta["classes"])),
+        arrays["drift"].tobytes(), arrays["labelled"].tobytes(), arrays["outputs"].tobytes(),
+        arrays["parts"].tobytes(), tuple(map(str, meta["classes"])),
         arrays["mix"], mix_rows, accuracy, accuracy_rows, bool(meta["regression"]),
     )  # fmt: skip
 
@@ -91,7 +97,7 @@ def make(
     whole   they are of all hours in which the model serves
     """
     tenures = Tenures(config, lambda _model, _version: None, Numbers(config))
-    model = ModelState(batch.model, LabelJoin(1.0, 1000))  # nothing waits in it
+    model = ModelState.new(batch.model, config)
     version = tenures.fitted(model, batch.version)
     version.drift.fit(batch.features, whole=whole)
     n = len(batch.ts)
@@ -111,17 +117,20 @@ def make(
     coded = version.drift.code(n, batch.features)
     sure = np.asarray(batch.proba, dtype=np.float64)
     sure = np.where((sure >= 0.0) & (sure <= 1.0), sure, np.nan)  # percent, or nonsense
+    beside.fit(model, version, batch, Said(math.nan, said, numbers, sure), known, whole=whole)
     labelled = tenures.labelled(version.drift)
     classes = max(2, len(model.classes)) if numbers is None else 0
     kind = np.int64 if classes else np.float64
     if some.any():
         rows = LabelledRows(
             (said if numbers is None else numbers)[some].astype(kind), known[some].astype(kind),
-            sure[some], coded.marks[some], slices_of(coded.slices, sure)[:, some],
+            sure[some], coded.marks[some],
+            slices_of(coded.slices, sure, model.tags.code(batch.tags, slice(None), n))[:, some],
         )  # fmt: skip
         labelled.fit(rows, classes, model.answer(version) if classes else None)
     return Made(
-        version.drift.dump(), labelled.dump() if some.any() else b"", tuple(model.classes),
+        version.drift.dump(), labelled.dump() if some.any() else b"",
+        version.outputs.drift.dump(), version.parts.dump(), tuple(model.classes),
         mix, mix_rows, accuracy, accuracy_rows, numbers is not None,
     )  # fmt: skip
 
@@ -221,10 +230,10 @@ def predicted_classes(model: ModelState, version: VersionState, pred: Any, rows:
     return model.class_numbers(np.asarray(pred).tolist())
 
 
-def slices_of(coded: Any, sure: FloatArray) -> Any:
-    """Return the values (s + 1, n) of the slicings of the features and of how sure a row was; 255 = none."""
+def slices_of(coded: Any, sure: FloatArray, tags: Any) -> Any:
+    """Return the values (s + 1 + t, n) of the slicings of features, of how sure a row was, of tags; 255 = none."""
     last = np.where(np.isnan(sure), 255, np.searchsorted(SURE, sure)).astype(np.uint8)
-    return np.vstack([coded, last[None]])
+    return np.vstack([coded, last[None], tags])
 
 
 def numbers_of(labels: Sequence[Any]) -> FloatArray:

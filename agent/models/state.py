@@ -10,10 +10,15 @@ from typing import Any, Final
 import numpy as np
 
 from agent import registry
+from agent.config import WatchModels
 from agent.label_join import LabelJoin
 from agent.model import FloatArray, IntArray
+from agent.models.generated import Generated
 from agent.models.held import Held
-from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift
+from agent.models.outputs import Outputs
+from agent.models.tags import Tags
+from agent.models.versus import Versus
+from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift, LossParts
 from agent.rings import DELAYS, LATENCIES, Ring
 
 MOST_MODELS: Final = 32
@@ -29,6 +34,8 @@ TRAFFIC_S: Final = 120
 SURE: Final = np.array([0.6, 0.85])
 """Confidences that cut the rows into unsure, rather sure and sure ones."""
 SURE_NAMES: Final = ("unsure", "rather sure", "sure")
+_ONCE: Final = 1e-3
+"""The chance that a release as good as the one before is ever called worse for what it does from its start."""
 Slicings = Sequence[tuple[str, tuple[str, ...]]]
 _POSITIVE: Final = frozenset(
     {"1", "yes", "y", "positive", "pos", "bad", "fraud", "churn", "default"}
@@ -36,12 +43,27 @@ _POSITIVE: Final = frozenset(
 """What people call the class that they look for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was said of rows, the newest at `ts`: classes (n,), -1 = none; numbers of a regression; how surely."""
+
+    ts: float
+    classes: IntArray
+    numbers: FloatArray | None
+    sure: FloatArray
+
+
 class VersionState:
     """What is known of a version beside its tenures: its reference, or what was learnt in its stead."""
 
-    def __init__(self, name: str, drift: FeatureDrift) -> None:
+    def __init__(
+        self, name: str, drift: FeatureDrift, outputs: Outputs, generated: Generated
+    ) -> None:
         self.name = name
         self.drift = drift
+        self.outputs = outputs
+        self.generated = generated
+        self.parts: Any = None
         self.slicings = drift.slicings
         """Those whose values the rows that wait for labels bring."""
         self.labelled: LabelledDrift | None = None
@@ -80,7 +102,8 @@ class Tenure:
         self.rows = Ring(buckets, 3 + CLASSES + 1, np.float32)
         self.labels = Ring(buckets, 2 + CLASSES + 1, np.float32)
         self.against_reference: ErrorDrift = registry.drift.get("errors")()
-        self.against_previous: ErrorDrift = registry.drift.get("errors")()
+        cls = registry.drift.get("errors")
+        self.against_previous: ErrorDrift = cls(cls.Config(once=_ONCE))
         self.lost = False
         self.lost_since: float | None = None
         self.worse = False
@@ -92,6 +115,8 @@ class ModelState:
 
     name: str
     join: LabelJoin
+    versus: Versus
+    tags: Tags
     traffic: Ring = field(
         default_factory=lambda: Ring(TRAFFIC_S, 3 + 2 * (LATENCIES + 1), np.uint32)
     )
@@ -114,10 +139,23 @@ class ModelState:
     labels_seen: float = -math.inf
     rejected: int = 0
     judged: FloatArray | None = None
+    frames: int = 0
+    parts: LossParts | None = None
+    parts_due: float = -math.inf
+    sketches: dict[int, None] = field(default_factory=dict)
     seen_features: tuple[Any, ...] = ()
     held: Held = field(default_factory=Held)
     learning: set[str] = field(default_factory=set)
     """Versions whose first rows are being made their reference."""
+
+    @classmethod
+    def new(cls, name: str, config: WatchModels) -> ModelState:
+        """Return a model of which nothing is known."""
+
+        def join() -> LabelJoin:
+            return LabelJoin(config.label_wait, config.max_waiting)
+
+        return cls(name, join(), Versus(join(), config.window), Tags(config.slices))
 
     def open_tenure(self, version: str) -> Tenure | None:
         """Return the tenure of a version that has not ended."""
@@ -135,10 +173,12 @@ class ModelState:
             return
         known = list(before or ())
         order = [known.index(one) if one in known else -1 for one in now]
-        sure = -1 if before is None else len(known)  # how sure a row was stands last
+        # behind them stand how sure a row was, and its tags
+        more = [len(known) + i for i in range(1 + len(self.tags.values))]
+        more = more if before is not None else [-1] * len(more)
         mine = [t.number for t in self.tenures.values() if t.version == version.name]
         if mine:
-            self.join.reslice(mine, np.array([*order, sure], dtype=np.int64))
+            self.join.reslice(mine, np.array([*order, *more], dtype=np.int64))
 
     def answer(self, version: VersionState) -> int | None:
         """Return the positive one of two classes: the one that is called so, else the rarer one."""

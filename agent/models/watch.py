@@ -12,7 +12,7 @@ tenure have labels, never a mixture with those of the version before. A version 
 rows is its own and leaves after `_GONE_ROWS` rows of others without one of its own. A label counts at the time of
 its prediction, for the tenure that made it, however late it comes.
 
-State is arrays of fixed size; nothing is kept a row but 44 bytes while it waits for its label. No clock: time comes
+State is arrays of fixed size; nothing is kept a row but 48 bytes while it waits for its label. No clock: time comes
 with the batches and with `frame(now)`. No feature value leaves: attributes and facts hold shares and factors.
 Cost, measured on one core at 30 features in batches of 50: about 15 microseconds a row with its label, 1 ms a frame.
 """
@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.config import WatchModels
+from agent.errors import AgentError, Refused
 from agent.label_join import (
     Joined,
     KeyArray,
-    LabelJoin,
     Waiting,
     confidence_of,
     keys_of,
@@ -39,7 +39,9 @@ from agent.label_join import (
     set_confidence,
 )
 from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Sighting
-from agent.models import frames, keep
+from agent.models import beside, frames, keep, reasons, sketched
+from agent.models.asked import Asked
+from agent.models.beside import Second
 from agent.models.facts import ModelFacts
 from agent.models.made import (
     Later,
@@ -51,10 +53,21 @@ from agent.models.made import (
     slices_of,
 )
 from agent.models.numbers import Numbers
-from agent.models.state import CLASSES, MOST_MODELS, ModelState, Tenure, VersionState
+from agent.models.state import (
+    CLASSES,
+    MOST_MODELS,
+    SURE_NAMES,
+    ModelState,
+    Said,
+    Tenure,
+    VersionState,
+)
+from agent.models.strays import Strays
+from agent.models.tags import PLACES
 from agent.models.tenures import LEARN_ROWS, Tenures
+from agent.models.versus import SHADOW
 from agent.parcels import rows_at
-from agent.ports import LabelBatch, LabelledRows, PredictionBatch
+from agent.ports import Bulk, LabelBatch, LabelledRows, PredictionBatch, SketchBatch
 from agent.rings import DELAYS, LATENCIES, delay_bins, latency_bins
 
 _EARLY_ROWS: Final = 10_000
@@ -102,6 +115,8 @@ class ModelWatch:
         self._models: dict[str, ModelState] = {}
         self._now = math.nan
         self._told: dict[Entity, Sighting] = {}
+        self._strays = Strays(self._label)
+        self._sketches = sketched.Sketches(self._tenures, self._numbers, self._waits)
 
     @property
     def busy(self) -> bool:
@@ -128,6 +143,9 @@ class ModelWatch:
         version = self._tenures.fitted(model, name)
         version.drift.load(made.drift)
         model.reslice(version, before.slicings if before is not None else ())
+        version.outputs.load(made.outputs)
+        version.parts = reasons.parts_of(version.drift)
+        version.parts.load(made.parts)
         version.labelled = self._tenures.labelled(version.drift)
         if made.labelled:
             version.labelled.load(made.labelled)
@@ -160,40 +178,48 @@ class ModelWatch:
         """Return a model, a new one when there is room."""
         model = self._models.get(name)
         if model is None and len(self._models) < MOST_MODELS:
-            join = LabelJoin(self.config.label_wait, self.config.max_waiting)
-            model = self._models[name] = ModelState(name, join)
+            model = self._models[name] = ModelState.new(name, self.config)
         return model
 
     # ---------------------------------------------------------------- what comes in
 
-    def take(self, batch: PredictionBatch | LabelBatch) -> None:
-        """Count a batch. Rows and labels may come in any order, late, or twice (the second time is dropped)."""
+    def take(self, batch: Bulk) -> None:
+        """Count a batch. Rows and labels may come in any order, late, or twice (the second time is dropped).
+
+        Labels of model "" are joined by their ids alone. Raises Refused for a sketch whose edges do not fit.
+        """
+        if isinstance(batch, LabelBatch) and not batch.model:
+            self._strays.take(self._models.values(), batch, self._now)
+            return
+        if isinstance(batch, SketchBatch):
+            self._take_sketch(batch)
+            return
         model = self._model(batch.model)
         if model is None:
             return
         if isinstance(batch, LabelBatch):
-            rest = model.held.labels(batch, self._now) if model.held else batch
-            self._take_labels(model, rest)
-            for name in model.held.versions:
-                self._shrink(model, name)
+            self._label(model, batch)
         else:
             self._take_rows(model, batch)
 
+    def _label(self, model: ModelState, batch: LabelBatch) -> None:
+        rest = model.held.labels(batch, self._now) if model.held else batch
+        self._take_labels(model, rest)
+        for name in model.held.versions:
+            self._shrink(model, name)
+
     def _take_rows(self, model: ModelState, batch: PredictionBatch) -> None:
         ts = np.where(np.isnan(batch.ts), self._now, batch.ts)
-        latest = _YEAR_2100 if math.isnan(self._now) else self._now + _AHEAD_S
-        keep = (ts >= 0) & (ts <= latest)
+        keep = (ts >= 0) & (ts <= self._latest())
         model.rejected += len(ts) - int(np.count_nonzero(keep))
         keys = keys_of(batch.ids)
-        some = keys != 0
-        if some.any():
-            twice = np.ones(len(keys), dtype=np.bool_)
-            twice[np.unique(keys, return_index=True)[1]] = False
-            twice |= model.join.known(keys)
-            if model.held:
-                twice |= model.held.known(keys)
-            keep &= ~(some & twice)
-        ok = keep & (batch.status > 0) & (batch.status < 400)
+        answered = (batch.status > 0) & (batch.status < 400)
+        once, known = beside.once(model, keys)
+        second = keep & answered & (known if batch.variant != SHADOW else keys != 0)
+        if second.any():
+            beside.take_second(model, batch, Second(batch.pred, keys, ts), second)
+        keep &= once & (batch.variant != SHADOW)
+        ok = keep & answered
         if not keep.any():
             return
         model.first = min(model.first, float(ts[keep].min()))
@@ -258,12 +284,15 @@ class ModelWatch:
             model.regression = tenure.numbers = True
         said = predicted_classes(model, version, batch.pred, rows)
         self._count_rows(tenure, version, ts, batch.proba, said)
+        arm = model.versus.arm(batch.version, batch.variant)
+        model.versus.count(arm, ts)
         coded = version.drift.take(newest, rows, batch.features)
         if version.slicings != version.drift.slicings:  # it has learnt
             model.reslice(version, version.slicings)
         if self._learn is not None and batch.version not in model.learning:
             self._learn_first(model, version)
         sure = np.asarray(batch.proba, dtype=np.float64)
+        beside.take_said(model, version, batch, Said(newest, said, numbers, sure))
         answer = model.answer(version) if numbers is None else None
         if version.labelled is not None:
             yes = None if answer is None else said == answer
@@ -275,12 +304,34 @@ class ModelWatch:
                 waiting, ts[wait], tenure.number, (said if numbers is None else numbers)[wait]
             )
             set_confidence(held, sure[wait])
-            held["marks"] = coded.marks[wait]
-            slices = slices_of(coded.slices, sure)[:, wait]
+            held["marks"], held["arm"] = coded.marks[wait], arm
+            tags = model.tags.code(batch.tags, slice(None), rows)
+            slices = slices_of(coded.slices, sure, tags)[:, wait]
             held["slices"][:, : len(slices)] = slices.T
             model.join.add(held)
+            model.versus.served(waiting, held)
             if model.early:
                 self._join_early(model, waiting)
+        self._strays.look(model, batch.ids, self._now)
+
+    def _take_sketch(self, batch: SketchBatch) -> None:
+        """Count rows that were counted elsewhere; raises Refused or Unavailable, and has then changed nothing."""
+        if batch.until > self._latest():
+            raise Refused("sketch: it is of rows that are still to come; look at the clock there")
+        new = batch.model not in self._models
+        model = self._model(batch.model)
+        if model is None:
+            return
+        try:
+            self._sketches.take(model, batch, self._now)
+        except AgentError:
+            if new:
+                del self._models[batch.model]
+            raise
+
+    def _latest(self) -> float:
+        """Return what no row may be later than."""
+        return _YEAR_2100 if math.isnan(self._now) else self._now + _AHEAD_S
 
     def _learn_first(self, model: ModelState, version: VersionState) -> None:
         """Have the first rows of a version made its reference, once they are enough."""
@@ -390,6 +441,9 @@ class ModelWatch:
         rows = joined.rows[hit]
         predicted, tenures = rows["ts"], rows["tenure"]
         truth, right_all = truth[hit], rows["said"] == truth[hit]
+        model.versus.labelled(
+            rows, truth, model.regression, lambda name: self._slicings(model, name)
+        )
         model.new_labels += len(truth)
         delay = known_since[hit] - predicted
         delay = delay[np.isfinite(delay)]
@@ -425,7 +479,7 @@ class ModelWatch:
             return  # which slices there are is not known yet
         if version.labelled is None:
             version.labelled = self._tenures.labelled(version.drift)
-        many = len(version.drift.slicings) + 1
+        many = len(version.drift.slicings) + 1 + len(model.tags.values)
         slices = rows["slices"][:, :many].T
         ts = self._now if not math.isnan(self._now) else float(rows["ts"].max())
         classes = 0 if tenure.numbers else max(2, len(model.classes))
@@ -499,7 +553,7 @@ class ModelWatch:
             model = self._models[name]
             self._tick(model, now)
             values.append(frames.model_row(model, self._numbers, now))
-            more, known = frames.more_of(model)
+            more, known = frames.more_of(model, now)
             values.append(known)
             versions = sorted({t.version for t in model.tenures.values()})
             values += [self._numbers.version_row(model, version, now) for version in versions]
@@ -510,7 +564,8 @@ class ModelWatch:
             service = self._serves(name)
             if service is not None:
                 services.setdefault(service, []).append(model)
-            sightings += frames.see(model, service, versions, drift)
+            shadows = {a.version for a in model.versus.arms.values() if a.shadow}
+            sightings += frames.see(model, service, sorted(shadows.union(versions)), drift)
         for service in sorted(services):
             values.append(self._numbers.service_row(services[service], now))
             layout.append((service,))
@@ -540,7 +595,8 @@ class ModelWatch:
         for version in {t.version for t in model.serving()}:
             state = model.versions.get(version)
             if state is not None and state.labelled is not None:
-                state.judged = state.labelled.judge(now)
+                state.judged = model.tags.say(state.labelled.judge(now))
+        beside.look(model, self._numbers, now)
         drift = frames.drift_of(model)
         model.judged = drift.judge(now) if drift is not None else None
 
@@ -553,13 +609,30 @@ class ModelWatch:
             return None
         return frames.facts_of(found, self._numbers, self._now)
 
+    @property
+    def asked(self) -> Asked:
+        """What people ask of one model."""
+        return Asked(self._models)
+
+    def _slicings(self, model: ModelState, name: str) -> Any:
+        """Return the slicings of a version, in the order in which its rows bring their values."""
+        version = model.versions.get(name)
+        if version is None or not version.drift.names:
+            return ()
+        own = (*version.slicings, ("confidence", SURE_NAMES))
+        return (*own, *((tag, PLACES) for tag in model.tags.values))
+
     def state_bytes(self, model: str) -> int:
         """Return how many bytes are kept of the largest version of a model, without the rows that wait for labels."""
         found = self._models.get(model)
         versions = found.versions.values() if found is not None else ()
         return max(
             (
-                len(v.drift.dump()) + (len(v.labelled.dump()) if v.labelled is not None else 0)
+                len(v.drift.dump())
+                + (len(v.labelled.dump()) if v.labelled is not None else 0)
+                + (len(v.parts.dump()) if v.parts is not None else 0)
+                + len(v.outputs.drift.dump())
+                + len(v.generated.dump())
                 for v in versions
             ),
             default=0,

@@ -26,6 +26,10 @@ from detectors.drift.reference import ABOVE, BELOW, MISSING, WRONG, Reference
 
 KINDS: Final = ("", "missing", "type", "scale", "stuck", "range", "new values", "whole numbers")
 _MISSING, _TYPE, _SCALE, _STUCK, _RANGE, _NEW, _WHOLE_NUMBERS = range(1, len(KINDS))
+OF_RUNS: Final = (_STUCK, _RANGE, _NEW)
+"""No news of a column that changes its value less than once in the newest rows: it is new with each change."""
+OF_LIFE: Final = (_SCALE, _RANGE, _NEW)
+"""What may be ordinary life: once it was so for as many rows as the reference has, it may come back unsaid."""
 LOGS: Final = 200
 """Bins of magnitudes: 20 a decade, 5 decades to either side of the reference's median."""
 PER_DECADE: Final = 20

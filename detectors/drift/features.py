@@ -27,7 +27,7 @@ from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Coded, FeatureState
 from agent.units import Duration, Model
-from detectors.drift import contract, pairs, reference
+from detectors.drift import contract, pairs, reference, season
 from detectors.drift.contract import (
     KINDS,
     LOGS,
@@ -66,7 +66,7 @@ _MOST_LEARNT: Final = 256
 _SLICINGS: Final = 6
 _MOST_SLICED: Final = 8
 """Values of a category that is looked at value by value."""
-_VERSION: Final = 2
+_VERSION: Final = 3
 
 
 Counts = npt.NDArray[np.float32]
@@ -124,6 +124,8 @@ class Features:
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
         self._magnitudes: Counts = np.zeros((2, d, MAGNITUDES), dtype=np.float32)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
+        # rows with each kind of break
+        self._spent: Counts = np.zeros((d, len(KINDS)), dtype=np.float32)
         self._whole: FloatArray = np.full(d, np.nan)
         self._last = -math.inf
         self._broken: BoolArray = np.zeros(d, dtype=np.bool_)
@@ -190,6 +192,8 @@ class Features:
         self._squares *= age * age
         self._squares += n
         self._last = max(self._last, ts)
+        if self._broken.any():
+            self._spent[self._broken, self._kind[self._broken]] += rows
         self._shifts.take(self._last, counts, columns)
         return self._coded(columns, rows)
 
@@ -321,8 +325,11 @@ class Features:
         columns, x, _ = self._place(rows, features)
         self._use(self._ref, pairs.choose(self._shifts.places(columns)))
         self._learning = False
-        self._shifts.learn(columns, whole=whole)
+        known = np.where(np.isnan(x), -np.inf, x)  # missing is a value of its own
+        run = season.runs(np.where(self._ref.numeric[:, None], known, columns))
+        self._shifts.learn(columns, run, whole=whole)
         self._learn_kinds(features, x)
+        self._usual_kinds[np.ix_(run >= season.QUANTUM, np.array(contract.OF_RUNS))] = True
 
     def _learn_kinds(self, features: Mapping[str, Any], x: FloatArray) -> None:
         """Learn which contracts the reference itself breaks: in their order, rows stand still or walk away."""
@@ -332,8 +339,9 @@ class Features:
         self._whole = np.where(self._ref.numeric, known[:, WHOLE] / many, np.nan)
         times = np.zeros(self._usual_kinds.shape)
         quarter = rows // 4
+        stretch = min(max(quarter // 2, int(_LEAST_ROWS)), _STRETCH)
         for at in range(0, 4 * quarter, max(quarter, 1)):
-            mine = range(at, min(at + quarter, at + _TRIED) - _STRETCH + 1, _STRETCH)
+            mine = range(at, min(at + quarter, at + _TRIED) - stretch + 1, stretch)
             if mine:
                 self._try_kinds(features, at, quarter, mine, times)
         self._usual_kinds = times >= _USUAL_TIMES
@@ -351,9 +359,9 @@ class Features:
         same = self._ref.numeric == other._ref.numeric
         none = np.zeros(len(self.names), dtype=np.int64)
         for first in mine:
-            part = slice(first, first + _STRETCH)
+            part = slice(first, first + mine.step)
             columns, x, _ = other._place(
-                _STRETCH, {k: np.asarray(v)[part] for k, v in features.items()}
+                mine.step, {k: np.asarray(v)[part] for k, v in features.items()}
             )
             cells = np.bincount(
                 (columns + self._offset).ravel(), minlength=times.shape[0] * COLUMNS
@@ -434,6 +442,7 @@ class Features:
     ) -> None:
         """Keep what is broken, since when, and the words for it."""
         broken: BoolArray = np.where(known, kind > 0, self._broken)
+        self._get_used_to(self._broken & ~broken)
         self._since[broken & ~self._broken] = ts
         self._since[~broken] = np.nan
         for i in map(int, np.flatnonzero(known & (broken | self._broken))):
@@ -447,6 +456,13 @@ class Features:
                 self._said_at[i] = ts
         self._kind[known] = kind[known]
         self._broken = broken
+
+    def _get_used_to(self, ended: BoolArray) -> None:
+        """Take breaks that ended (d,) for ordinary life, where they were on for as many rows as the reference has."""
+        spent = self._spent[:, contract.OF_LIFE]
+        long = ended & (spent.sum(axis=1) >= self._ref.rows)
+        for k, kind in enumerate(contract.OF_LIFE):
+            self._usual_kinds[long & (spent[:, k] > 0), kind] = True
 
     def _grouped(self, columns: FloatArray) -> FloatArray:
         d = len(columns)
@@ -510,12 +526,15 @@ class Features:
         return {self.names[i]: math.log10(sized[i]) for i in map(int, np.flatnonzero(sized > 0))}
 
     def restart(self) -> None:
-        """Forget the rows, keep the reference: the version serves anew."""
+        """Forget the rows, keep the reference and what is usual: the version serves anew."""
         if self._learning:
             self._pending = []
         else:
-            self._use(self._ref, self._shifts.pairs)
+            kinds, whole, shifts = self._usual_kinds, self._whole, self._shifts
+            self._use(self._ref, shifts.pairs)
             self._learning = False
+            self._usual_kinds, self._whole = kinds, whole
+            self._shifts.keep(shifts)
 
     # ---- restarts of the agent
 
@@ -542,8 +561,8 @@ class Features:
     def _state(self) -> dict[str, Any]:
         return {
             "fast": self._fast, "slow": self._slow, "squares": self._squares,
-            "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "whole": self._whole,
-            "broken": self._broken,
+            "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "spent": self._spent,
+            "whole": self._whole, "broken": self._broken,
             "kind": self._kind, "since": self._since, "said_at": self._said_at, "table": self._table,
         }  # fmt: skip
 
@@ -564,6 +583,7 @@ class Features:
         self._fast, self._slow, self._squares = arrays["fast"], arrays["slow"], arrays["squares"]
         self._magnitudes = arrays["magnitudes"]
         self._usual_kinds, self._whole = arrays["usual_kinds"], arrays["whole"]
+        self._spent = arrays["spent"]
         self._broken, self._kind, self._since = arrays["broken"], arrays["kind"], arrays["since"]
         self._said_at, self._table = arrays["said_at"], arrays["table"]
 

@@ -12,9 +12,10 @@ from desk_story import HOST, MODEL, Story, free_port, living
 
 from agent import cli, cli_act, cli_ask, cli_local
 from agent.authority import Tokens
+from agent.codec import pack
 from agent.journal import Journal
 from agent.memory import Memory
-from agent.model import Change, Edge, Entity
+from agent.model import Change, Edge, Entity, Outcome, Run
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +110,7 @@ def test_incidents_why_and_runs(homeostat, daemon):
 @pytest.mark.parametrize(
     "words",
     [("status",), ("incidents", "--all"), ("why", "inc-1a"), ("runs",), ("runs", "run-22"), ("silence",),
-     ("changes",), ("topology",), ("token", "list"), ("audit", "verify"), ("version",)],
+     ("playbooks",), ("changes",), ("topology",), ("token", "list"), ("audit", "verify"), ("version",)],
     ids=" ".join,
 )  # fmt: skip
 def test_every_answer_can_be_read_by_programs(homeostat, daemon, words):
@@ -187,6 +188,24 @@ def test_resume_takes_the_file_away_that_the_daemon_may_not(homeostat, daemon, t
     code, out, _ = homeostat("resume", "--state", daemon.state)
     assert (code, out.strip()) == (0, "nothing is paused")
     assert not (config.parent / "PAUSED").exists()
+
+
+def test_playbooks_and_reinstate(homeostat, daemon):
+    where = ("--state", daemon.state)
+    story = daemon.story
+    harmed = Run("run-bad", "calm-neighbour", HOST, "inc-7f", "auto", "done", 1.0, 2.0, "h",
+                 outcome=Outcome("harmed", "slower than before"))  # fmt: skip
+    story.hooks.record("run", harmed.id, pack(harmed), story.now)
+    code, out, _ = homeostat("playbooks", *where)
+    assert code == 0
+    (line,) = (x for x in out.splitlines() if "calm-neighbour" in x)
+    assert "suggest" in line
+    assert "it harmed host:web-1 in run run-bad: slower than before" in line
+    code, out, _ = homeostat("reinstate", "calm", "--reason", "mended", "--json", *where)
+    (back,) = json.loads(out)
+    assert (back["mode"], back["record"]["harmed"]) == ("approve", 1)
+    code, _, err = homeostat("reinstate", "calm", *where)
+    assert (code, "nothing to do" in err) == (1, True)
 
 
 def test_label_and_reload(homeostat, daemon):
@@ -321,6 +340,7 @@ def test_what_was_can_be_read_from_the_journal(homeostat, dead):
     assert "inc-7f3a99e0" in homeostat("incidents", "--state", dead)[1]
     assert "serve-bad-deploy" in homeostat("runs", "--state", dead)[1]
     assert "helped" in homeostat("runs", "run-11", "--state", dead)[1]
+    assert "not loaded" in homeostat("playbooks", "--state", dead)[1]
     assert homeostat("why", "nothing", "--state", dead)[0] == 1
 
 
@@ -594,3 +614,42 @@ def test_the_real_daemon_is_spoken_to_over_its_real_socket(tmp_path):
         daemon.kill()
         daemon.wait(10)
         told.close()
+
+
+# ---- models
+
+
+def test_versions_are_compared_in_a_sentence(homeostat, daemon):
+    code, out, _ = homeostat("compare", "fraud", "6", "7", "--state", daemon.state)
+    assert code == 0
+    assert "version 7@canary is worse than 6: log10 odds" in out
+    assert "600 rows against 2400" in out
+    _, out, _ = homeostat("compare", "fraud", "7", "6", "--json", "--state", daemon.state)
+    assert json.loads(out)["verdict"] == "better"
+    code, _, err = homeostat("compare", "fraud", "6", "9", "--state", daemon.state)
+    assert code != 0
+    assert "known: 6, 7@canary" in err
+
+
+def test_edges_are_printed_to_the_last_digit(homeostat, daemon):
+    code, out, _ = homeostat("edges", "fraud", "--state", daemon.state)
+    assert code == 0
+    assert "DE, FR" in out
+    said = json.loads(homeostat("edges", "fraud", "--json", "--state", daemon.state)[1])
+    mine = daemon.story.hooks.asked().edges("fraud", "6")[1]
+    assert said["features"]["amount"]["edges"] == mine["amount"]["edges"]
+
+
+def test_one_record_is_explained_from_a_file(homeostat, daemon, tmp_path):
+    row = tmp_path / "row.json"
+    row.write_text('{"id": "r-1", "version": "6", "features": {"amount": -2.0, "country": "FR"}}')
+    code, out, _ = homeostat("explain", "fraud", row, "--state", daemon.state)
+    assert code == 0
+    assert "the probability of 1 is 0.4" in out
+    amount = next(line for line in out.splitlines() if line.startswith("amount"))
+    assert "-0." in amount
+    for text, says in (("[1]", "is no record"), ("{", "not one JSON object")):
+        row.write_text(text)
+        code, _, err = homeostat("explain", "fraud", row, "--state", daemon.state)
+        assert code != 0
+        assert says in err

@@ -23,12 +23,13 @@ from agent import views
 from agent.authority import LOOPBACK, Forbidden, Person, Unknown
 from agent.budget import Day
 from agent.catalogue import SIGNALS
+from agent.codec import pack
 from agent.control import paused_file, write_paused
 from agent.desk import NotThere, StatusView
 from agent.errors import Refused
 from agent.journal import Journal
 from agent.memory import Memory
-from agent.model import Anomaly, Entity, Series
+from agent.model import Anomaly, Entity, Outcome, Run, Series
 from agent.views import (
     ChartView,
     IncidentDetail,
@@ -54,6 +55,61 @@ def fits(view, value):
     """Check an answer against its documented type, and that JSON carries it as it is."""
     TypeAdapter(view).validate_python(value, strict=True)
     assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+# ---- playbooks
+
+
+def ended(story, id_, verdict, *, playbook="calm-neighbour", target=None, at=0.0):
+    run = Run(id_, playbook, target or Entity("service", "checkout"), "inc-7f", "auto", "done", story.now,
+              story.now + at, "h", outcome=Outcome(verdict, "so it was"))  # fmt: skip
+    story.hooks.record("run", id_, pack(run), story.now)
+
+
+def playbook(story, id_="calm-neighbour"):
+    (found,) = (p for p in story.desk.playbooks() if p["id"] == id_)
+    return found
+
+
+def test_playbooks_show_their_record_and_what_holds_them(story):
+    before = playbook(story)
+    assert (before["mode"], before["why"], before["record"]["runs"]) == ("approve", [], 0)
+    assert before["record"]["success"] is None
+    for i, verdict in enumerate(["helped"] * 9 + ["no_effect", "cannot_tell"]):
+        ended(story, f"run-x{i}", verdict)
+    ended(story, "run-gone", "helped", playbook="forgotten", target=Entity("gpu", "g1"))
+    fits(list[desk_module.PlaybookView], story.desk.playbooks())
+    mine, gone = playbook(story), playbook(story, "forgotten")
+    assert mine["record"]["helped"] == 9
+    assert mine["record"]["success"] == pytest.approx(0.596, abs=0.001)
+    assert list(mine["groups"]) == ["service:checkout"]
+    assert (gone["id"], gone["mode"], list(gone["groups"])) == ("forgotten", "observe", ["gpu"])
+    assert gone["limits"] == [{"by": "not loaded", "mode": "observe", "reason": ""}]
+
+
+def test_harm_demotes_and_a_named_author_lifts_it(story):
+    author = Person("ann", "author", "token")
+    with pytest.raises(Refused, match="no harm on its record"):
+        story.desk.reinstate(author, "calm-neighbour")
+    ended(story, "run-bad", "harmed")
+    p = playbook(story)
+    assert (p["mode"], p["own_mode"]) == ("suggest", "approve")
+    assert p["why"] == ["record: suggest, it harmed service:checkout in run run-bad: so it was"]
+    with pytest.raises(Forbidden):
+        story.desk.reinstate(OPERATOR, "calm-neighbour")
+    with pytest.raises(NotThere):
+        story.desk.reinstate(author, "nothing")
+    back = story.desk.reinstate(author, "calm", reason="mended")
+    assert (back["mode"], back["why"], back["record"]["harmed"]) == ("approve", [], 1)
+    (entry,) = story.hooks.journal.read(("reinstate",))
+    assert entry.body == {"by": "ann (author, token)", "reason": "mended"}
+
+
+def test_a_pause_of_everything_holds_playbooks_too(story):
+    story.desk.pause(OPERATOR, "", "release day")
+    p = playbook(story)
+    assert p["mode"] == "observe"
+    assert p["why"] == [f"pause: observe, by {OPERATOR.signed}"]
 
 
 # ---- asking
@@ -295,8 +351,6 @@ async def test_a_run_that_acts_is_stopped_by_a_no(story):
 
 async def test_a_suggestion_asks_while_its_incident_is_open(story):
     from dataclasses import replace
-
-    from agent.codec import pack
 
     old = replace(story.run, id="run-33333333", state="suggested", mode="suggest")
     newer = replace(old, id="run-44444444", started=old.started + 50)

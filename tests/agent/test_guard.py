@@ -227,7 +227,7 @@ def test_all_gates_open_lets_it_act(make):
     assert {g.name for g in decision.gates} == {
         "mode", "ability", "pause", "paused_file", "journal", "silence", "never", "busy", "once", "cooldown", "rate",
         "fresh", "trust", "attempts", "blast_count", "blast_share", "settle", "breaker", "min_healthy", "correlated",
-        "scope", "shared", "confidence", "irreversible",
+        "scope", "shared", "confidence", "irreversible", "record",
     }  # fmt: skip
     assert all(g.value and g.limit for g in decision.gates)
     assert unpack(Decision, pack(decision)) == decision
@@ -533,6 +533,29 @@ def test_the_breaker_opens_after_bad_outcomes_in_a_row(make, verdicts, open_):
     assert ask(make(), past=past, w=world(at=NOW + 21_000), now=NOW + 21_000).gates
     late = ask(make(), past=past, now=NOW + 6 * 3600)
     assert "breaker" not in closed(late)
+
+
+def test_what_harmed_only_suggests_until_a_person_has_looked(make):
+    past = Past().run("bad", ago=8 * 3600, target=Entity("service", "x"), verdict="harmed")
+    decision = ask(make(), past=past)
+    assert (decision.allowed, decision.mode) == (True, "suggest")
+    assert "homeostat reinstate b" in gate(decision, "record").reason
+    by_hand = guard.decide(
+        make(),
+        WEB,
+        incident(),
+        memory=past.memory,
+        world=world(),
+        config=config(),
+        now=NOW,
+        ceiling="approve",
+    )
+    assert (by_hand.allowed, by_hand.mode) == (True, "approve")
+    past.put("reinstate", "b", {"by": "ann (author, token)", "reason": "mended"})
+    decision = ask(make(), past=past)
+    assert (decision.allowed, decision.mode) == (True, "auto")
+    past.run("again", ago=7 * 3600, target=Entity("service", "y"), verdict="harmed")
+    assert ask(make(), past=past).mode == "suggest"
 
 
 def test_the_last_healthy_replica_is_not_taken(make):

@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from run_stage import FAST, SLOW, WEB, Stage, at_work, plan, read_effects, shouts, step
@@ -8,7 +9,7 @@ from agent import hands as hands_module
 from agent.codec import pack, unpack
 from agent.errors import Refused, Unavailable
 from agent.memory import Memory
-from agent.model import Incident, Outcome, Run
+from agent.model import Change, Incident, Outcome, Run
 from agent.ports import Note, Notifier
 from agent.runner import PlannedStep, PlannedVerify, Until
 
@@ -506,6 +507,20 @@ async def test_a_hold_is_left_when_the_run_is_cancelled(stage):
     assert (await asyncio.wait_for(waits, 5)).by == "ann"
 
 
+async def test_harm_that_a_pause_keeps_from_being_undone_is_told_at_once(stage):
+    made = await begun(stage)
+    stage.record("pause", "*", {"by": "ann", "reason": "release"}, stage.clock())
+    harmed = replace(recorded(made, "undoing"), outcome=Outcome("harmed", "worse: slow"))
+    waits = asyncio.create_task(stage.hands.boundary(made, harmed, first=False))
+    await stage.state("paused")
+    await stage.until(lambda: stage.told)
+    (note,) = stage.told
+    assert (note.key, note.severity) == ("r1:held_back", "page")
+    assert "paused by ann: release" in note.text
+    stage.record("resume", "*", {"by": "ann"}, stage.clock())
+    assert (await waits).by == ""
+
+
 # ---- verifying
 
 
@@ -595,6 +610,36 @@ async def test_verifying_again_after_a_crash_counts_the_time_that_is_over(stage)
     verified = await asyncio.wait_for(stage.hands.verify(made, since, since, {}), timeout=5)
     assert verified.ended - began < 400.0
     assert verified.outcome.verdict in {"no_effect", "cannot_tell"}
+
+
+async def test_harm_that_came_while_nobody_looked_is_seen_after_a_restart(stage):
+    """The time was over while we were dead: the first row alone would say nothing."""
+    made = to_verify(stage, wait=10.0, within=100.0)
+    await begun(stage, made)
+    for _ in range(10):
+        await stage.tick()
+    acted = await acted_once(stage, made)
+    stage.latency = lambda: 4 * SLOW
+    stage._task.cancel()
+    await asyncio.sleep(1.5)  # 150 s of the stage, in which nothing is measured
+    stage._task = asyncio.create_task(stage._live())
+    verified = await asyncio.wait_for(
+        stage.hands.verify(made, acted.record.started, acted.record.ended, {}), timeout=10
+    )
+    assert verified.outcome.verdict == "harmed"
+
+
+async def test_what_a_person_changed_meanwhile_is_not_our_merit(stage):
+    made = to_verify(stage)
+    moved = Change(stage.clock() + 10_000.0, WEB, "scale", "2", "4", "olga")
+
+    def then():
+        stage.record("change", WEB.id, pack(replace(moved, ts=stage.clock())), stage.clock())
+        return FAST
+
+    verified = await acted_and_verified(stage, made, then=then)
+    assert verified.outcome.verdict == "cannot_tell"
+    assert "olga changed service:web meanwhile" in verified.outcome.summary
 
 
 async def test_baselines_lie_before_the_incident(stage):

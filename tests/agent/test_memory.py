@@ -107,23 +107,6 @@ def test_acts_are_runs_that_changed_something_or_may_have(told):
     assert acted_at(memory.runs["none"]) is None
 
 
-def test_verdicts_come_newest_first(told):
-    for i, verdict in enumerate(["helped", "harmed", "no_effect"]):
-        told.run(run(f"r{i}", "done", at=100.0 + i, outcome=Outcome(verdict, "so")))
-    told.run(run("other", "done", at=200.0, playbook="other", outcome=Outcome("helped", "so")))
-    told.run(run("open", "acting", at=300.0))
-    found = told.memory.verdicts("scale-out")
-    assert [(at, o.verdict) for at, o in found] == [
-        (102.0, "no_effect"),
-        (101.0, "harmed"),
-        (100.0, "helped"),
-    ]
-    assert [o.verdict for _, o in told.memory.verdicts("scale-out", WEB, since=102.0)] == [
-        "no_effect"
-    ]
-    assert len(told.memory.verdicts()) == 4
-
-
 def test_the_last_decision_is_by_playbook_target_and_incident(told):
     for d in (decision(ts=1.0), decision(ts=2.0, allowed=False), decision("q"), decision(inc="i2")):
         told("decision", f"{d.playbook}|{d.target.id}", pack(d))

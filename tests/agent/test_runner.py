@@ -122,6 +122,19 @@ async def test_what_did_not_help(stage, tmp_path, otherwise, left, tells):
     assert told(stage) == tells
 
 
+@pytest.mark.parametrize("otherwise", ["undo", "escalate"])
+async def test_what_may_not_have_helped_stays_where_all_is_well(stage, otherwise):
+    """It passed by itself just before we acted: there is nothing to put right, and nothing to page for."""
+    await asyncio.sleep(0.4)
+    stage.latency = lambda: FAST
+    await stage.runner.start(begun(stage, verify=replace(VERIFY, otherwise=otherwise)))
+    run = await stage.ended()
+    assert (run.state, run.outcome.verdict) == ("done", "cannot_tell")
+    assert (run.outcome.well, run.outcome.undone) == (True, False)
+    assert stage.dial("a") == 1.0
+    assert told(stage) == []
+
+
 async def test_a_temporary_measure_does_not_stay_although_it_did_not_help(stage):
     stage.latency = lambda: SLOW
     until = Until(("service.latency_p95_seconds < 0.0",), 0.0, 30.0)
@@ -340,6 +353,68 @@ async def test_a_paused_run_waits_and_goes_on_over_a_restart(tmp_path, verbs):
         stage.record("resume", "*", {"by": "ann"}, stage.clock())
         assert (await stage.ended()).state == "done"
     assert read_effects(tmp_path) == ["r1/a 1.0"]
+
+
+def harmful(stage):
+    return lambda: 4 * SLOW if stage.dial("a") == 1.0 else SLOW
+
+
+async def test_harm_found_while_paused_is_told_and_undone_after_the_pause(tmp_path, verbs):
+    """Stopping comes first, over restarts; what harmed is put back as soon as a person lets it."""
+    async with Stage(tmp_path) as stage:
+        stage.latency = harmful(stage)
+        await asyncio.sleep(0.4)
+        await stage.runner.start(begun(stage, verify=VERIFY))
+        await stage.state("verifying")
+        stage.record("pause", "*", {"by": "ann", "reason": "look first"}, stage.clock())
+        await stage.state("paused")
+        assert stage.memory.records.demoted("turn-it").run == "r1"
+        await stage.until(lambda: told(stage) == ["held_back"])
+    async with Stage(tmp_path) as stage:
+        stage.latency = harmful(stage)
+        await stage.runner.recover()
+        await asyncio.sleep(0.3)
+        assert stage.dial("a") == 1.0
+        stage.record("resume", "*", {"by": "ann"}, stage.clock())
+        run = await stage.ended()
+    assert (run.outcome.verdict, run.outcome.undone) == ("harmed", True)
+    assert read_effects(tmp_path) == ["r1/a 1.0", "r1/a/undo 0.0"]
+
+
+async def test_harm_that_comes_over_a_restart_in_the_window_is_undone_once(tmp_path, verbs):
+    async with Stage(tmp_path) as stage:
+        stage.latency = lambda: SLOW
+        await asyncio.sleep(0.4)
+        await stage.runner.start(begun(stage, verify=replace(VERIFY, within=60.0)))
+        await stage.state("verifying")
+    async with Stage(tmp_path) as stage:
+        stage.latency = harmful(stage)
+        await stage.runner.recover()
+        run = await stage.ended()
+    assert (run.outcome.verdict, run.outcome.undone) == ("harmed", True)
+    assert read_effects(tmp_path) == ["r1/a 1.0", "r1/a/undo 0.0"]
+
+
+async def test_what_a_person_changed_before_the_verdict_is_left_alone_and_told(stage, tmp_path):
+    stage.latency = lambda: 4 * SLOW if stage.dial("a") else SLOW
+    await asyncio.sleep(0.4)
+    await stage.runner.start(begun(stage, verify=VERIFY))
+    await stage.state("verifying")
+    with (tmp_path / "dial-a").open("a") as f:
+        f.write("olga 9.0\n")
+    run = await stage.ended()
+    assert (run.outcome.verdict, run.outcome.undone) == ("harmed", False)
+    assert stage.dial("a") == 9.0
+    assert told(stage) == ["undo:a", "escalate"]
+
+
+async def test_what_has_no_undo_is_not_called_undone(stage, tmp_path):
+    stage.latency = harmful(stage)
+    await asyncio.sleep(0.4)
+    await stage.runner.start(begun(stage, step(undo="none"), verify=VERIFY))
+    run = await stage.ended()
+    assert (run.outcome.verdict, run.outcome.undone) == ("harmed", False)
+    assert "was undone" not in stage.told[0].text
 
 
 # ---- one at a time

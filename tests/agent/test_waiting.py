@@ -87,7 +87,7 @@ def test_what_is_there_is_ready():
     said = checks([batch(200), labels(150)], reference)
     assert {check for check, (ready, _) in said.items() if not ready} == {
         "against other versions", "inputs: joint change", "inputs: rhythm of the day", "accuracy without labels",
-        "relation to the label", "gaps between groups",
+        "relation to the label", "gaps between groups", "what a loss is made of",
     }  # fmt: skip
     assert said["inputs: contract, drift"][1] == (
         "against the reference of 500 rows; not in the rows: sex; not in the reference: cust_id"
@@ -98,6 +98,21 @@ def test_what_is_there_is_ready():
     one, two = look([batch(), batch(version="4")], CONFIG, lambda *_: None)
     assert one["checks"][-1] == {"check": "against other versions", "ready": True, "text": "4"}
     assert two["checks"][-1]["text"] == "3"
+
+
+def test_arms_of_a_version_and_labels_that_name_no_model_count():
+    two = look(
+        [batch(), batch(variant="canary"), LabelBatch("", np.full(1, 1.7e9), ("3-7",), ("1",))],
+        CONFIG,
+        lambda *_: None,
+    )
+    (one,) = two
+    assert one["checks"][-1] == {
+        "check": "against other versions",
+        "ready": True,
+        "text": "3, 3@canary",
+    }
+    assert one["labels"] == 1
 
 
 def test_what_looks_at_more_than_a_column_says_what_it_takes():
@@ -112,7 +127,9 @@ def test_what_looks_at_more_than_a_column_says_what_it_takes():
 
     whole = batch(1200, features=features, ts=hours)
     said = told([whole, labels(1200)])
-    assert {check for check, (ready, _) in said.items() if not ready} == {"against other versions"}
+    assert {check for check, (ready, _) in said.items() if not ready} == {
+        "against other versions", "what a loss is made of",
+    }  # fmt: skip
     assert said["quality by slice"][1] == "by land, how sure it was"
     assert said["gaps between groups"][1] == "between values of land"
     assert said["inputs: rhythm of the day"][1] == "30 h of rows are there"
@@ -126,7 +143,10 @@ def test_what_looks_at_more_than_a_column_says_what_it_takes():
     assert "two features" in none["inputs: joint change"][1]
     given = WatchModels(min_rows=100, reference={"fraud": "train.parquet"})
     first = told([batch(10, features={k: v[:10] for k, v in features.items()})], given)
-    for check in ("inputs: contract, drift", "inputs: joint change", "mix of predictions"):
+    for check in (
+        "inputs: contract, drift", "inputs: joint change", "mix of predictions",
+        "what a loss is made of",
+    ):  # fmt: skip
         assert first[check][0], check
     assert first["accuracy without labels"][0]
     numbers = told([batch(pred=np.linspace(0.0, 1.0, 50), proba=np.full(50, np.nan))])

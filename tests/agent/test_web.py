@@ -61,12 +61,15 @@ async def house(tmp_path):
 
 
 async def test_every_way_answers_what_its_document_says(house):
-    ids = {"id": "inc-7f", "name": "x"}
+    ids = {"id": "inc-7f", "name": "x", "model": "fraud"}
     for way in web.ways(house.desk):
         if way.method != "GET":
             continue
         path = way.path.format(**ids) if "runs" not in way.path else way.path.format(id="run-22")
-        query = {"series": "service.latency_p95_seconds"} if way.name == "chart" else {}
+        query = {
+            "chart": {"series": "service.latency_p95_seconds"}, "compare": {"a": "6", "b": "7"},
+            "edges": {"version": "6"},
+        }.get(way.name, {})  # fmt: skip
         said = await house.unix.get(path, params=query)
         assert said.status_code == 200, (way.path, said.text)
         assert said.headers["cache-control"] == "no-store"
@@ -907,3 +910,35 @@ async def test_the_graph_is_asked_for_whole_or_around_something(house):
     assert (await house.http.get("/api/topology", params={"target": "wbe-1"})).status_code == 404
     more = (await house.http.get("/api/topology", params={"everything": "true"})).json()
     assert len(more["nodes"]) >= len(whole["nodes"])
+
+
+# ---- models
+
+
+async def test_two_versions_edges_and_drivers_are_asked_over_http(house):
+    said = (await house.unix.get("/api/models/fraud/compare", params={"a": "6", "b": "7"})).json()
+    assert (said["verdict"], said["how"]) == ("worse", "together")
+    assert 0.1 < said["difference"]["low"] < said["difference"]["value"]
+    edges = (await house.unix.get("/api/models/fraud/edges")).json()
+    assert edges["version"] == "6"
+    assert edges["features"]["country"]["values"] == ["DE", "FR"]
+    assert edges["features"]["amount"]["edges"] == sorted(edges["features"]["amount"]["edges"])
+    row = {"version": "6", "features": {"amount": 2.0, "country": "DE"}}
+    drivers = (await house.unix.post("/api/models/fraud/explain", json=row)).json()["drivers"]
+    assert drivers[0]["name"] == "amount"
+    assert drivers[0]["adds"] > 0.2
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/api/models/fraud/compare?a=6&b=9", "known: 6, 7@canary"),
+        ("/api/models/churn/compare?a=6&b=7", "known: fraud"),
+        ("/api/models/fraud/edges?version=9", "known: 6, 7"),
+        ("/api/models/fraud/compare?a=6", "b"),
+    ],
+)
+async def test_what_is_not_known_of_models_says_what_is(house, path, says):
+    said = await house.unix.get(path)
+    assert 400 <= said.status_code < 500
+    assert says in said.text

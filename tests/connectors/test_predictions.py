@@ -456,6 +456,14 @@ async def test_a_backlog_that_begins_exactly_at_a_line_takes_that_line(make, log
     assert await drain(make(backlog=last)) == ["r1"]
 
 
+async def test_a_label_may_leave_its_model_open_a_prediction_may_not(make, log):
+    write(log, label(0, model=None), row(1, model=None), row(2, model=None, label=1))
+    one = make(labels=None)
+    (labels,) = await one.read()
+    assert (labels.model, labels.ids, labels.labels) == ("", ("r0",), ("1",))
+    assert one._bad == 2
+
+
 async def test_labels_wait_until_their_predictions_are_read(make, log, tmp_path):
     write(log, *(row(i) for i in range(500)))
     write(tmp_path / "labels.jsonl", *(label(i) for i in range(500)))
