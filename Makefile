@@ -5,7 +5,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
-APT_PACKAGES := chromium e2fsprogs iproute2 prometheus prometheus-alertmanager prometheus-node-exporter
+APT_PACKAGES := chromium e2fsprogs haproxy iproute2 postgresql prometheus prometheus-alertmanager prometheus-node-exporter
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -45,8 +45,8 @@ bench: bench-agent bench-crash bench-drift bench-forecast bench-verify $(if $(HO
 bench-agent: .venv/all ## RSS, CPU and series of the daemon, beside node_exporter
 	$(BIN)/python tests/bench/agent.py
 
-bench-crash: .venv/all ## kill -9 at every point of a run
-	$(BIN)/pytest -q tests/live/test_crash.py
+bench-crash: .venv/all ## kill -9 at every point of a run, on SQLite and PostgreSQL
+	HOMEOSTAT_CRASH=all $(BIN)/pytest -q -n 2 tests/live/test_crash.py tests/live/test_crash_matrix.py
 
 bench-detect: .venv/bench build/rivals ## detection on labelled data (HOMEOSTAT_BENCH_DATA=DIR), beside rivals
 	$(BIN)/python tests/bench/detect.py $(ARGS)
@@ -70,8 +70,8 @@ bench-forecast: .venv/all ## forecasts of made-up fills, beside Prometheus' pred
 bench-verify: .venv/all ## verdicts on made-up series in which we know whether the act did it
 	$(BIN)/python tests/bench/verify.py $(ARGS)
 
-readme: .venv/all ## put what there is into the README's tables
-	$(BIN)/python -m agent.shelf README.md
+readme: .venv/all ## put what there is into the tables of README and docs/actions.md
+	$(BIN)/python -m agent.shelf README.md docs/actions.md
 
 dist: .venv/all ## build the wheel and the source archive into dist/
 	$(PIP) build && $(BIN)/python -m build --outdir dist .

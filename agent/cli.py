@@ -12,16 +12,17 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 import typer
 
 from agent import control
-from agent.errors import AgentError, ConfigError, Unavailable
+from agent.errors import AgentError, ConfigError, Fault, Unavailable
 
 OK: Final = 0
 PROBLEMS: Final = 1
@@ -45,9 +46,13 @@ audit_app = typer.Typer(help="Check that nobody altered the record.", no_args_is
 reference_app = typer.Typer(
     help="What a model version is used to: make it from rows.", no_args_is_help=True
 )
+playbook_app = typer.Typer(
+    help="Write playbooks: new, lint, test, plan, explain, graph.", no_args_is_help=True
+)
 app.add_typer(token_app, name="token")
 app.add_typer(audit_app, name="audit")
 app.add_typer(reference_app, name="reference")
+app.add_typer(playbook_app, name="playbook")
 
 ConfigPath = Annotated[
     Path | None,
@@ -148,6 +153,22 @@ def part(text: str) -> str:
 # ---------------------------------------------------------------- the entry point
 
 
+def shown(fault: Mapping[str, Any], caret: str = "") -> str:
+    """Return a fault as compilers tell it: place, problem, the line with a caret, remedy."""
+    at = f"{fault['place']}:{fault['line']}:{fault['column']}" if fault["line"] else fault["place"]
+    lines = [f"{at}: {fault['problem']}"]
+    lines += [indent(part_, "    ") for part_ in (caret, fault["remedy"]) if part_]
+    return "\n".join(lines)
+
+
+def fault_body(fault: Fault) -> dict[str, Any]:
+    """Return a fault for programs."""
+    return {
+        "place": fault.place, "line": fault.line, "column": fault.column,
+        "problem": fault.problem, "remedy": fault.remedy,
+    }  # fmt: skip
+
+
 def tell(error: AgentError, as_json: bool) -> int:
     """Print an error with its remedy; returns the exit code."""
     code = (
@@ -157,10 +178,8 @@ def tell(error: AgentError, as_json: bool) -> int:
         else PROBLEMS
     )  # fmt: skip
     said, _, remedy = str(error).partition("; ")
-    faults = [
-        {"place": f.place, "line": f.line, "column": f.column, "problem": f.problem, "remedy": f.remedy}
-        for f in getattr(error, "faults", ())
-    ] or list(getattr(error, "body", {}).get("faults", ()))  # fmt: skip
+    told: Sequence[Fault] = getattr(error, "faults", ())
+    faults = [fault_body(f) for f in told] or list(getattr(error, "body", {}).get("faults", ()))
     if as_json:
         body = {"error": said, "remedy": remedy, "exit": code}
         if faults:
@@ -168,9 +187,9 @@ def tell(error: AgentError, as_json: bool) -> int:
         print(json.dumps(body, indent=2, ensure_ascii=False))  # noqa: T201  # standard output is what is asked for
         return code
     if faults:
-        for f in faults:
-            at = f"{f['place']}:{f['line']}:{f['column']}" if f["line"] else f["place"]
-            note(f"{at}: {f['problem']}" + (f"\n    {f['remedy']}" if f["remedy"] else ""))
+        carets = [f.caret() for f in told] or [""] * len(faults)
+        for f, caret in zip(faults, carets, strict=True):
+            note(shown(f, caret))
         note(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}")
     else:
         note(f"homeostat: {said}" + (f"\n    {remedy}" if remedy else ""))
@@ -182,8 +201,10 @@ def main() -> None:
     for part_of in (
         "cli_ask",
         "cli_act",
+        "cli_playbook",
         "cli_local",
         "cli_reference",
+        "cli_versions",
     ):  # their commands, in the order of --help
         import_module(f"agent.{part_of}")
 

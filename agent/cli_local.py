@@ -139,13 +139,9 @@ def _summary(path: Path | None, config: Config) -> dict[str, Any]:
     from agent.budget import Promise
     from agent.daemon import wanted_connectors
     from agent.playbook import Library
+    from agent.playbook.library import folders
 
-    beside = path.parent / "playbooks.d" if path is not None else None
-    root = path.parent if path is not None else Path()
-    dirs = [root / d for d in config.playbooks.dirs]
-    if beside is not None and beside.is_dir():
-        dirs.insert(0, beside)
-    library = Library.load(dirs, config)
+    library = Library.load(folders(path, config), config)
     objectives = sum(len(s.objectives) for s in config.services) + len(config.objectives)
     return {
         "config": str(path or ""), "ok": True, "mode": config.mode, "listen": config.listen,

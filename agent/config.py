@@ -122,6 +122,17 @@ class Diagnose(Model):
     """Trouble of the same group so soon after is the same incident again."""
 
 
+class Runs(Model):
+    """Where the steps of runs are kept: a file in the state folder, or a PostgreSQL database."""
+
+    database: Annotated[str, Field(pattern=r"^((env|file):.+)?$")] = ""
+    """`env:NAME` or `file:PATH` of `postgresql://user@host:5432/database`; empty: a file. Read at start."""
+    db_schema: Annotated[str, Field(alias="schema", pattern=r"^[a-z_][a-z0-9_]{0,47}$")] = (
+        "homeostat"
+    )
+    """The schema in it: of this installation alone, so each host that shares a server has one of its own."""
+
+
 class WatchModels(Model):
     """How predictions become model metrics; demos and tests shorten it."""
 
@@ -132,13 +143,15 @@ class WatchModels(Model):
     label_wait: Duration = 86_400.0
     """How long a prediction waits for its label."""
     max_waiting: Annotated[int, Field(ge=1000)] = 1_000_000
-    """Most predictions that wait for labels, 44 bytes each; the oldest go first."""
+    """Most predictions that wait for labels, 48 bytes each; the oldest go first."""
     quiet: Duration = 90 * 86_400.0
     """Between two false alarms of drift, for each model and kind: at least this long on average."""
     reference: dict[str, Path] = {}
     """Model, or `model/version` -> file of the rows it was trained on, with labels: parquet, CSV or JSON lines."""
     protected: list[str] = []
     """Features whose values are groups that must not be treated differently: gaps between them become metrics."""
+    slices: Annotated[list[str], Field(max_length=3)] = []
+    """Tags whose values are looked at one by one, as those of categories are: the first 8 that come of each."""
     tolerance: Ratio = 0.03
     """How much accuracy may fall before it counts as lost."""
     traffic_window: Duration = 10.0
@@ -294,6 +307,7 @@ class Config(Model):
     """Scheduling priority (nice) of the daemon, where it may set it; 0 leaves it as it is."""
     budget: Budget = Budget()
     history: Keep = Keep()
+    runs: Runs = Runs()
     page: Page = Page()
     diagnose: Diagnose = Diagnose()
     models: WatchModels = WatchModels()

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, forecasts, guard, reference, registry, web
+from agent import __version__, forecasts, guard, registry, web
 from agent.budget import Ledger, Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -40,7 +40,7 @@ from agent.errors import AgentError, ConfigError, Fault, Refused
 from agent.hands import RealHands
 from agent.history import History
 from agent.install import sd_notify
-from agent.intake import FORWARD, Intake
+from agent.intake import FORWARD, Counting, Intake
 from agent.journal import Entry, Journal, Unwritten
 from agent.life import Event
 from agent.match import HoldingState
@@ -49,24 +49,26 @@ from agent.model import Change, Entity, Frame, Incident, IntArray, Run, Sighting
 from agent.models import ModelWatch
 from agent.monitor import Monitor
 from agent.objectives import limits_of
+from agent.outbox import Outbox
 from agent.pipeline import Moment, Walk, record_plan
 from agent.playbook import Library
+from agent.playbook.library import folders
 from agent.ports import (
     Bulk,
     BulkReceiver,
     Detector,
     Feed,
     GroupView,
-    LabelBatch,
     Note,
     Notifier,
     PredictionBatch,
     Receiver,
     Signal,
-    SketchBatch,
     Source,
 )
+from agent.references import References
 from agent.runner import Plan, Runner
+from agent.runs_store import store_of
 from agent.scene import Scene
 from agent.telemetry import set_up_logging
 from agent.topology import BINDING, Binding, EdgePattern
@@ -81,6 +83,9 @@ DEFAULT_CONNECTORS: Final = ("host", "processes", "connections", "gpu")
 HEAVY: Final = ("sklearn", "scipy", "torch", "pandas", "statsmodels", "mlflow", "elasticsearch")
 """What a daemon with host metrics alone must not have loaded."""
 _SAVE_EVERY_S: Final = 300.0
+_SAVE_LATER_S: Final = 25.0
+"""Feeds go back 30 s more than there are between two checkpoints."""
+_LOOK_S: Final = 0.1
 _BIND_EVERY_S: Final = 5.0
 _COLUMNS_S: Final = 2.0
 """How long a folder of models may take to say what columns a model has: rows wait for it."""
@@ -222,16 +227,18 @@ class Daemon:
         self.history = History(
             state / "history", age_s=config.history.age, size_bytes=config.history.size
         )
-        self.collector = Collector(cpu_budget=config.cpu_budget)
+        self.counting = Counting(self.count, self.columns_of, lambda *_: None, self.broke)
+        self.collector = Collector(cpu_budget=config.cpu_budget, bulk=self.counting.give)
         self.connectors = Connectors(config, state)
         self.binding = Binding(config.services, self.host)
-        self.models = ModelWatch(config.models, self._reference, self._serves, self._made_with)
-        self._references: dict[str, tuple[PredictionBatch, list[Any]]] = {}
-        self.unread: dict[str, str] = {}
-        """References that could not be read, and why."""
+        self.references = References(config.models, self._bug)
+        self.models = ModelWatch(
+            config.models, self._reference, self._serves, self.references.of, self.references.learn
+        )
         self.correlator = _correlator(config, self.world)
+        self.outbox = Outbox(self.record, self._ways, time.time)
         self.runner = Runner(
-            state / "runs.sqlite",
+            store_of(state / "runs.sqlite", config.runs),
             RealHands(
                 self.connectors.resolve,
                 self.record,
@@ -287,13 +294,25 @@ class Daemon:
             entries = [self.journal.append(kind, subject, body, ts)]
         except Unwritten as error:
             entries = list(error.entries)
-            if not self._unwritten:
-                log.error("journal_not_written", error=str(error))
-            self._unwritten = True
+            self._not_written(error)
         for entry in entries:
             self.memory.apply(entry)
             for wrote in self.wrote:
                 wrote(entry)
+
+    @contextlib.contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Let what is recorded inside be on disk as a whole or not at all: a decision never without its run."""
+        try:
+            with self.journal.together():
+                yield
+        except Unwritten as error:
+            self._not_written(error)
+
+    def _not_written(self, error: Unwritten) -> None:
+        if not self._unwritten:
+            log.error("journal_not_written", error=str(error))
+        self._unwritten = True
 
     async def tick(self) -> float:
         """Wait for the next tick."""
@@ -351,9 +370,10 @@ class Daemon:
                 f"run {run_id}: the evidence has changed since; look at the newest suggestion"
             )
         ended = replace(run, state="done", updated=now, text=f"started by {person}")
-        self.record("run", run_id, pack(ended), now)
         started = replace(fresh, by=person)
-        new = record_plan(self.record, started, now)
+        with self._at_once():
+            self.record("run", run_id, pack(ended), now)
+            new = record_plan(self.record, started, now)
         self.spawn(self.runner.start(started), "start run")
         return new
 
@@ -386,13 +406,14 @@ class Daemon:
         self.connectors.build()
         self.world.topology.take(Sighting(self.host))
         self._map()
-        await self._read_references()
+        self.references.start()
         self._start_sources()
         self._load_state()
         site = await web.start(self)
         schedule = self._schedule()
         self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
         log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
+        self.outbox.restore(self.journal)
         await self.runner.recover()
         sd_notify("READY=1")
         try:
@@ -404,7 +425,9 @@ class Daemon:
             await self.forecasts.close()
             await self.collector.close()
             await site.close()
+            await self.references.close()
             await self.runner.close()
+            await self.outbox.close()
             for task in list(self._tasks):
                 task.cancel()
             self._save_state()
@@ -453,26 +476,25 @@ class Daemon:
             log.info("journal_written_again")
             self._unwritten = False
         self.walk.journal_well = self.journal.pending == 0
-        moment = self.walk.step(now, frames, changes, signals)
+        if self.models.holding:
+            self.spawn(self.counting.catch_up(self.models.catch_up), "rows that waited")
+        with self._at_once():
+            moment = self.walk.step(now, frames, changes, signals)
         self.first_frame = self.first_frame or bool(frames)
         self.ticks += 1
         for plan in moment.plans:
             if plan.mode != "suggest":
                 self.spawn(self.runner.start(plan), "start run")
         for note in moment.notes:
-            self.spawn(self._tell(note), "page")
+            self.outbox.add(note)
         self.ticker.beat(now)
         for publish in self.published:
             publish(moment)
 
     def _gathered(self, now: float) -> tuple[list[Frame], list[Change], list[Signal]]:
-        """Take what has come since the last tick; predictions become a frame of model metrics."""
+        """Take what has come since the last tick; what was counted of predictions is a frame of model metrics."""
         frames, arrivals = self.collector.drain()
-        for arrival in arrivals:
-            if isinstance(arrival, PredictionBatch | LabelBatch | SketchBatch):
-                self.count(arrival)
-            elif isinstance(arrival, Frame):
-                frames.append(arrival)
+        frames += [a for a in arrivals if isinstance(a, Frame)]
         # measured before the clock was set back, come after it: the future would make all the rest look stale
         frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
         if self.models.busy:
@@ -485,9 +507,7 @@ class Daemon:
         return frames, changes, [a for a in arrivals if isinstance(a, Signal)]
 
     def count(self, rows: Bulk) -> None:
-        """Count rows that came; what is pushed is counted between the ticks."""
-        if isinstance(rows, SketchBatch):
-            raise Refused("sketches are understood, but not counted yet; send the rows")
+        """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""
         self.models.take(rows)
         if isinstance(rows, PredictionBatch):
             self.walk.examples.take(rows)
@@ -523,9 +543,11 @@ class Daemon:
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
 
     async def _tell(self, note: Note) -> None:
-        told = [c for c in self.connectors.built.values() if isinstance(c, Notifier)]
-        for notifier in told:
-            await notifier.notify(note)
+        """Tell people by way of the outbox; the note stands in the journal already."""
+        self.outbox.add(note)
+
+    def _ways(self) -> dict[str, Notifier]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Notifier)}
 
     # ---- parts of starting and stopping
 
@@ -635,10 +657,7 @@ class Daemon:
         return (folder / "PAUSED").exists()
 
     def _playbook_dirs(self) -> list[Path]:
-        root = self.config_path.parent if self.config_path else Path()
-        beside = root / "playbooks.d"
-        dirs = [root / d for d in self.config.playbooks.dirs]
-        return [*([beside] if self.config_path and beside.is_dir() else []), *dirs]
+        return folders(self.config_path, self.config)
 
     def _make_detector(self, step_s: float, n: int) -> Detector:
         cls = registry.detector.get("bank")
@@ -657,21 +676,6 @@ class Daemon:
                 if found is not None:
                     return found
         return None
-
-    def _made_with(self, model: str, version: str) -> tuple[PredictionBatch, list[Any]] | None:
-        return self._references.get(f"{model}/{version}") or self._references.get(model)
-
-    async def _read_references(self) -> None:
-        """Read the rows that models were made with, beside the loop; what can not be read is said, and learnt."""
-        for name, path in self.config.models.reference.items():
-            try:
-                reader = reference.reader_of_rows()
-                self._references[name] = await asyncio.to_thread(
-                    reference.read_rows, path, reader, name.partition("/")[0]
-                )
-            except (OSError, ValueError, AgentError) as error:
-                self.unread[name] = f"{error}; its first rows become one"
-                log.warning("reference_not_read", model=name, file=str(path), error=str(error))
 
     def _serves(self, model: str) -> str | None:
         return next((s.id for s in self.config.services if model in s.models), None)
@@ -693,16 +697,42 @@ class Daemon:
                 log.warning("state_not_loaded", file=str(path), error=str(error))
 
     async def _save(self) -> None:
-        """Save on the loop: what is no coroutine the scheduler calls in a thread, while arrays change here."""
-        self._save_state()
+        """Save on the loop: what is no coroutine the scheduler calls in a thread, while arrays change here.
+
+        Rows that wait for a reference are counted before: what was promised for them is in this checkpoint. Of models
+        only copies are taken here, one after the other; their bytes are made beside the ticks.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SAVE_LATER_S):
+                while self.models.holding:
+                    with contextlib.suppress(AgentError):  # a bug is noted by then
+                        await self.counting.catch_up(self.models.catch_up)
+                    await asyncio.sleep(_LOOK_S)
+        self._settle()
+        made = None
+        for made in self.models.snapshots():  # noqa: B007  # the last one is the whole
+            await asyncio.sleep(0)
+        models = await asyncio.to_thread(made.pack) if made is not None else b""
+        self._write_state(models)
+
+    def _settle(self) -> None:
+        """Count what still waits; a bug costs a piece of it, never the state."""
+        while self.models.holding:
+            try:
+                self.models.settle()
+            except Exception as error:  # noqa: BLE001  # the border of counting
+                self._bug("rows that waited", error)
 
     def _save_state(self) -> None:
+        self._settle()
+        self._write_state(self.models.dump() if self.models.busy else b"")
+
+    def _write_state(self, models: bytes) -> None:
         folder = self.state / "detectors"
         monitor = self.walk.monitor
         parts = {f"{name}.bin": w.dump() for name, w in monitor.watches.items()}
         parts["budget.json"] = monitor.ledger.dump()
-        if self.models.busy:
-            parts["models.bin"] = self.models.dump()
+        parts["models.bin"] = models
         for name, state in parts.items():
             if not state:
                 continue

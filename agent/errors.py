@@ -13,7 +13,11 @@ traceback and counted; the plug-in rests and the daemon lives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
+
+_SHOWN: Final = 100
+"""Of a longer line, so many characters around the place are shown."""
 
 
 class AgentError(Exception):
@@ -29,6 +33,7 @@ class Fault:
     column    from 1; 0 = the whole line
     problem   what is wrong, lower case, no full stop
     remedy    what to write instead; empty when the problem says it
+    text      the line as it was written, to point at the column; empty where it is not known or may hold a secret
     """
 
     place: str
@@ -36,6 +41,16 @@ class Fault:
     column: int
     problem: str
     remedy: str = ""
+    text: str = field(default="", compare=False, repr=False)
+
+    def caret(self) -> str:
+        """Return the line and below it a caret at the column, as compilers do; "" when there is nothing to show."""
+        if not (self.text.strip() and 1 <= self.column <= len(self.text) + 1):
+            return ""
+        start = max(0, self.column - 1 - _SHOWN // 2) if len(self.text) > _SHOWN else 0
+        shown = self.text[start : start + _SHOWN]
+        plain = "".join(c if c.isprintable() else " " for c in shown).rstrip()
+        return f"{plain}\n{' ' * (self.column - 1 - start)}^"
 
     def __str__(self) -> str:
         """Return `file:line:column: problem; remedy`, as compilers and editors know it."""
@@ -65,6 +80,15 @@ class Unavailable(AgentError):
 
 class Refused(AgentError):
     """The answer was no, and would be no again: stop this attempt and tell a person."""
+
+
+class BadRecords(Refused):
+    """Records of one request can not be taken, so none was: `reasons` of the first of them."""
+
+    def __init__(self, bad: int, of: int, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        many = f" (and {bad - 1} more of {of} records)" if bad > 1 else ""
+        super().__init__(f"{reasons[0]}{many}")
 
 
 class Uncertain(AgentError):

@@ -60,6 +60,9 @@ class Unknown:
 
 UNKNOWN: Final = Unknown()
 
+LONGEST: Final = 2000
+"""Characters of one expression; parsers of more may run out of their stack."""
+_DEEPEST: Final = 9
 METHODS: Final = frozenset({"startsWith", "endsWith", "contains", "matches", "size"})
 FUNCTIONS: Final = frozenset({"double", "int", "string", "size"})
 _WORDS: Final = frozenset({"true", "false", "in"})
@@ -75,7 +78,9 @@ class Slip:
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
+class Token:
+    """A piece of an expression; kind: unit, number, text, name, op or bad. `at` counts characters from 0."""
+
     kind: str
     text: str
     at: int
@@ -107,9 +112,10 @@ _INSTEAD_OF_WORDS: Final = {
 }  # fmt: skip
 
 
-def _tokens(text: str) -> list[_Token]:
+def scan(text: str) -> list[Token]:
+    """Return the tokens of an expression, whether or not they make sense."""
     return [
-        _Token(str(m.lastgroup), m.group(), m.start())
+        Token(str(m.lastgroup), m.group(), m.start())
         for m in _TOKENS.finditer(text)
         if m.lastgroup != "space"
     ]
@@ -119,7 +125,15 @@ def lint(text: str) -> list[Slip]:
     """Return everything that is wrong with an expression by itself, without knowing its names."""
     if not text.strip():
         return [Slip(0, "the expression is empty", "write a comparison like `a.b > 1.0`")]
-    tokens = _tokens(text)
+    if len(text) > LONGEST:
+        return [
+            Slip(
+                0,
+                f"the expression has more than {LONGEST} characters",
+                "split it into several conditions",
+            )
+        ]
+    tokens = scan(text)
     slips = [slip for i in range(len(tokens)) for slip in _slips(tokens, i)]
     if not slips:
         slips += _clashes(tokens)
@@ -131,7 +145,7 @@ def lint(text: str) -> list[Slip]:
     return slips
 
 
-def _slips(tokens: Sequence[_Token], i: int) -> Iterator[Slip]:
+def _slips(tokens: Sequence[Token], i: int) -> Iterator[Slip]:
     token = tokens[i]
     after = tokens[i + 1].text if i + 1 < len(tokens) else ""
     before = tokens[i - 1].text if i else ""
@@ -160,7 +174,10 @@ def _slips(tokens: Sequence[_Token], i: int) -> Iterator[Slip]:
         )
 
 
-def _name_slips(token: _Token, after: str) -> Iterator[Slip]:
+def _name_slips(token: Token, after: str) -> Iterator[Slip]:
+    if token.text.count(".") > _DEEPEST:
+        yield Slip(token.at, f"a name has more than {_DEEPEST + 1} parts", "shorten it")
+        return
     if token.text in _INSTEAD_OF_WORDS:
         yield Slip(
             token.at, f"`{token.text}` is not part of the language", _INSTEAD_OF_WORDS[token.text]
@@ -212,7 +229,7 @@ def _said(error: str) -> Slip:
                 "check brackets and operators")  # fmt: skip
 
 
-def _names(tokens: Sequence[_Token]) -> dict[str, int]:
+def _names(tokens: Sequence[Token]) -> dict[str, int]:
     """Return the dotted names that an expression reads, with the place of the first of each."""
     out: dict[str, int] = {}
     for i, token in enumerate(tokens):
@@ -226,7 +243,12 @@ def _names(tokens: Sequence[_Token]) -> dict[str, int]:
     return out
 
 
-def _clashes(tokens: Sequence[_Token]) -> Iterator[Slip]:
+def places(text: str) -> dict[str, int]:
+    """Return the dotted names that an expression reads, with the place of the first of each."""
+    return _names(scan(text))
+
+
+def _clashes(tokens: Sequence[Token]) -> Iterator[Slip]:
     """Find names that are a value and a branch at once (`a` and `a.b`): no context can hold both."""
     names = _names(tokens)
     for name, at in names.items():
@@ -256,7 +278,7 @@ class Expression:
                     for s in slips
                 ]
             )
-        tokens = _tokens(text)
+        tokens = scan(text)
         self.text = text
         self.names = frozenset(_names(tokens))
         self._paths = tuple((name, tuple(name.split("."))) for name in sorted(self.names))
@@ -310,7 +332,7 @@ class Expression:
         Types only: there is no syntax tree, so it is run with small, large and negative samples.
         """
         kinds: dict[str, Kind] = {name: kind_of(name) or "any" for name in self.names}
-        never = list(_never_equal(_tokens(self.text), kinds))
+        never = list(_never_equal(scan(self.text), kinds))
         if never:
             return never
         failures: list[Exception] = []
@@ -348,10 +370,10 @@ class Expression:
         return f"it can not be computed: {str(error).split('.')[0].lower()}", ""
 
 
-def _never_equal(tokens: Sequence[_Token], kinds: Mapping[str, Kind]) -> Iterator[Slip]:
+def _never_equal(tokens: Sequence[Token], kinds: Mapping[str, Kind]) -> Iterator[Slip]:
     """Find `number == 'text'` and the like: CEL calls it false without a word, so it would never fire."""
 
-    def kind(token: _Token) -> Kind:
+    def kind(token: Token) -> Kind:
         if token.kind == "name":
             return "truth" if token.text in {"true", "false"} else kinds.get(token.text, "any")
         return "text" if token.kind == "text" else "number" if token.kind == "number" else "any"

@@ -316,6 +316,7 @@ class Journal(JournalReader):
         self._rest_until = -math.inf
         self._why = ""
         self._guard = threading.Lock()
+        self._together = 0
         self._lock = _take(path)
         try:
             self._make()
@@ -392,8 +393,30 @@ class Journal(JournalReader):
                     "in memory already: this one is lost; make room on the disk"
                 )
             made = [self._chain(*item) for item in items]
-            self._write(made)
+            if self._together != threading.get_ident():
+                self._write(made)
             return made
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what this thread appends inside with one fsync at the end: a crash leaves all of it, or nothing.
+
+        Nothing that rests on an entry may leave the process before the end. Raises Unwritten at the end, as `append`.
+        """
+        me = threading.get_ident()
+        if self._together == me:
+            yield
+            return
+        self._together = me
+        try:
+            yield
+        except BaseException:
+            self._together = 0
+            self.flush()
+            raise
+        self._together = 0
+        with self._guard:
+            self._write([])
 
     def flush(self) -> int:
         """Try to write what waits; returns how many still wait. Never raises."""

@@ -9,9 +9,9 @@ fires: not in `when`, and for what mutates not in `unless` either (we do not kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from agent.causes import matches
 from agent.conditions import Holding, View, join
@@ -21,7 +21,7 @@ from agent.scene import Scene
 
 if TYPE_CHECKING:
     from agent.memory import Memory
-    from agent.playbook import Example, Library, Playbook
+    from agent.playbook import Library, Playbook
     from agent.topology import Topology
     from agent.world import World
 
@@ -190,50 +190,3 @@ def _gave_way(playbook: Playbook, target: Entity, incident: Incident, memory: Me
         run.incident == incident.id and run.outcome is not None and run.outcome.verdict != "helped"
         for run in memory.acts(playbook.id, target, since=incident.opened)
     )
-
-
-# ---------------------------------------------------------------- a playbook's own tests
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """A view made of the values that a test gives; nothing else is known."""
-
-    values: Mapping[str, Any]
-    signal: str = ""
-
-    def __call__(self, name: str) -> Any:
-        return self.values.get(self.signal if name == "value" and self.signal else name)
-
-    def about(self, signal: str) -> _Given:
-        return _Given(self.values, signal)
-
-
-def try_examples(playbook: Playbook) -> list[str]:
-    """Run the `tests:` of a playbook and return what went otherwise than expected, a line each.
-
-    Times (`for`) are taken as passed. Unless given, the cause is the playbook's own, certain, and it pages.
-    """
-    return [line for example in playbook.tests if (line := _try(playbook, example))]
-
-
-def _try(playbook: Playbook, example: Example) -> str:
-    given = example.given
-    target = Entity(playbook.target.kind, "example")
-    cause = Cause(
-        str(given.get("cause.kind", playbook.because.cause)), target, float(given.get("cause.probability") or 1.0)
-    )  # fmt: skip
-    severity = str(given.get("incident.severity", "page"))
-    incident = Incident("example", 0.0, 0.0, "open", severity, "example")  # type: ignore[arg-type]  # a wrong word is a wrong test: it fails below
-    if severity not in _SEVERITIES:
-        return f"{playbook.id}: {example.name}: no severity is called {severity!r}"
-    view = _Given({"cause.kind": cause.kind, **given})
-    items = playbook.when.any or playbook.when.all
-    now = Holding(
-        [replace(i.condition, for_s=0.0) for i in items], "any" if playbook.when.any else "all"
-    )
-    fires, reason = fits(playbook, incident, cause, view, holding=now, now=0.0)
-    if (fires is True) == example.fires:
-        return ""
-    got = "it fires" if fires else f"it does not fire: {reason}"
-    return f"{playbook.id}: {example.name}: {got}"

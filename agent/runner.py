@@ -13,8 +13,8 @@ here is when and how often.
     DBOS's loop:          '------> workflow task --------'
 
 Nothing twice: a box may be entered again after a crash, so `Hands.act` writes an intent before it acts and looks at the
-world before it acts again. Should even runs.sqlite be lost, the plans and those intents are in the journal: a run that
-is begun anew does not repeat what is noted there.
+world before it acts again. Should even the store of runs be lost, the plans and those intents are in the journal: a run
+that is begun anew does not repeat what is noted there.
 
 Measured with DBOS 3.4 on SQLite: the import costs 24 MB and .3 s, a launch 5 MB and .05 s, one box 3 ms; while loaded
 it polls for 1 to 2 % of a core. So it is loaded when a run needs it, and let go after minutes without one, which gives
@@ -25,19 +25,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import hashlib
 import logging
-import os
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar
-from urllib.parse import quote
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -45,6 +40,7 @@ from sqlalchemy.exc import DBAPIError
 from agent.codec import canonical, pack, unpack
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import Entity, Mode, Outcome, Run, RunState, StepRecord, entity
+from agent.runs_store import RunsStore
 from agent.units import say_duration
 
 log = structlog.get_logger()
@@ -312,14 +308,14 @@ class Hands(Protocol):
 # ---------------------------------------------------------------- the workflow
 
 _WORKFLOW: Final = "homeostat.run.1"
-"""Name of the interpreter in the file of runs. A changed order of boxes gets a new number and the old one stays until
+"""Name of the interpreter in the store of runs. A changed order of boxes gets a new number and the old one stays until
 no run needs it: DBOS compares the names of the boxes when it replays."""
 _QUEUE: Final = "homeostat.runs"
 _VERSION: Final = "1"  # constant: by default DBOS recovers only runs of the very same source code
 _ANSWER: Final = "answer"
 _RECOVERIES: Final = 50
 _KEEP_S: Final = 30 * 86_400.0
-"""How long runs that have ended stay in the file of runs."""
+"""How long runs that have ended stay in the store of runs."""
 
 # DBOS is one per process, and so is the runner that its workflow calls.
 _serving: Runner | None = None
@@ -637,7 +633,7 @@ _ERRORS: Final[dict[str, type[AgentError]]] = {
 class Runner:
     """Starts runs, carries them over restarts, and lets go of the engine when there are none.
 
-    path       the file of runs (SQLite), mode 0600
+    store      where the engine keeps the boxes of runs: a file, or a database
     idle_s     let the engine go after so long without a run
     poll_s     how soon a new run is noticed; answer_s: how soon an answer is
 
@@ -646,14 +642,14 @@ class Runner:
 
     def __init__(
         self,
-        path: Path,
+        store: RunsStore,
         hands: Hands,
         *,
         idle_s: float = 300.0,
         poll_s: float = 1.0,
         answer_s: float = 1.0,
     ) -> None:
-        self.path = path
+        self.store = store
         self.hands = hands
         self._idle_s = idle_s
         self._poll_s = poll_s
@@ -668,7 +664,6 @@ class Runner:
         self._stuck: set[str] = set()
         self._busy_at = 0.0
         self._closing = False
-        self._lock: int | None = None
         self._said = ""
 
     # ---- asked from outside
@@ -729,9 +724,10 @@ class Runner:
     async def recover(self) -> None:
         """Take up what was not at its end when the process was. Loads the engine only if there is something.
 
-        A file of runs that can not be used is told in the log and tried again by `idle`: the daemon lives.
+        A store of runs that can not be used is told in the log and tried again by `idle`: the daemon lives.
         """
-        if self.hands.unfinished() or self._unfinished_in_file():
+        known = bool(self.hands.unfinished())
+        if known or await asyncio.to_thread(self.store.unfinished):
             await self._try(self._load())
 
     async def idle(self) -> None:
@@ -757,7 +753,7 @@ class Runner:
             await self._settle(plan)
 
     async def _try(self, work: Awaitable[None]) -> None:
-        """Await something that fails when the file of runs does; said when it changes, not at each try."""
+        """Await something that fails when the store of runs does; said when it changes, not at each try."""
         try:
             await work
         except AgentError as error:
@@ -775,9 +771,7 @@ class Runner:
             await asyncio.sleep(0.02)
         async with self._loading:
             await self._unload()
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            await asyncio.to_thread(self.store.release)
 
     def _live(self, run_id: str) -> Plan:
         plan = self.hands.unfinished().get(run_id)
@@ -881,7 +875,7 @@ class Runner:
         run = self.hands.run(plan.run_id)
         if run is None:
             log.error(
-                "run_unknown", run=plan.run_id, what="in the file of runs, not in the journal"
+                "run_unknown", run=plan.run_id, what="in the store of runs, not in the journal"
             )
         return run or _orphan(plan)
 
@@ -897,21 +891,6 @@ class Runner:
 
     # ---- the engine
 
-    def _unfinished_in_file(self) -> bool:
-        """Ask the file of runs, without the engine, whether it holds a run that is not at its end."""
-        if not self.path.exists():
-            return False
-        try:
-            with contextlib.closing(
-                sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True)
-            ) as c:
-                found = c.execute(
-                    "SELECT 1 FROM workflow_status WHERE status IN ('PENDING', 'ENQUEUED', 'DELAYED') LIMIT 1"
-                ).fetchone()
-        except sqlite3.Error:
-            return False  # no such table yet, or damaged: the launch tells, when a run needs it
-        return found is not None
-
     async def _load(self) -> None:
         """Bring the engine up and see to it that every unfinished run is in it."""
         async with self._loading:
@@ -922,7 +901,7 @@ class Runner:
                 raise Unavailable("the daemon is stopping: runs go on after the next start")
             self._loop = asyncio.get_running_loop()
             await asyncio.to_thread(self._launch)
-            log.info("engine_loaded", file=str(self.path))
+            log.info("engine_loaded", store=self.store.name)
         for plan in self.hands.unfinished().values():
             await self._settle(plan)
 
@@ -931,21 +910,8 @@ class Runner:
         global _serving, _workflow  # noqa: PLW0603  # DBOS is one per process
         if _serving is not None and _serving is not self:
             raise Refused("another runner is at work in this process: close it first")
-        self._single()
-        try:
-            with contextlib.closing(sqlite3.connect(self.path)) as c:
-                c.execute(
-                    "PRAGMA journal_mode=WAL"
-                )  # kept in the file: one fsync a box instead of three
-        except sqlite3.OperationalError as error:
-            raise Unavailable(
-                f"the file of runs {self.path} can not be opened ({error}): look at the disk"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise Refused(
-                f"the file of runs {self.path} is damaged ({error}): move it away and start again; runs are taken up "
-                "from the journal and nothing is done twice"
-            ) from error
+        self.store.hold()
+        self.store.prepare()
         _relay_logs()
         from dbos import DBOS, DBOSPortableJSONSerializer  # 24 MB: only when a run needs it
 
@@ -953,16 +919,17 @@ class Runner:
         try:
             if _workflow is None:
                 _workflow = DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=_RECOVERIES)(_carry)
-            DBOS(config={
+            settings: Any = {
+                **self.store.settings(),
                 "name": "homeostat",
-                "system_database_url": f"sqlite:///{self.path}",
                 "application_version": _VERSION,
                 "executor_id": "local",
                 "serializer": DBOSPortableJSONSerializer(),  # the default is pickle: who writes the file runs code
                 "log_level": "WARNING",
                 "notification_listener_polling_interval_sec": self._answer_s,
                 "scheduler_polling_interval_sec": 3600.0,  # we have no schedules there
-            })  # fmt: skip
+            }  # fmt: skip
+            DBOS(config=settings)
             DBOS.launch()
             DBOS.register_queue(
                 _QUEUE, partition_concurrency=1, polling_interval_sec=self._poll_s, on_conflict="always_update"
@@ -972,30 +939,10 @@ class Runner:
             _serving = None
             if isinstance(error, DBAPIError):
                 raise Unavailable(
-                    f"the file of runs {self.path} can not be used ({error.orig}): look at the disk"
+                    f"{self.store.name} can not be used ({error.orig}): {self.store.remedy}"
                 ) from error
             raise
         self._dbos, self._up = DBOS, True
-
-    def _single(self) -> None:
-        """Let only one process carry out the runs of a file: two would both act."""
-        if self._lock is not None:
-            return
-        try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise Unavailable(
-                f"the file of runs {self.path} can not be opened ({error.strerror}): look at its rights and at the disk"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise Refused(
-                f"another process carries out the runs of {self.path}: stop it first"
-            ) from None
-        self._lock = lock
 
     async def _unload(self) -> None:
         global _serving  # noqa: PLW0603  # DBOS is one per process
@@ -1013,8 +960,8 @@ class Runner:
             return await asyncio.to_thread(call, *args)
         except DBAPIError as error:
             raise Unavailable(
-                f"the file of runs {self.path} can not be used ({error.orig}): look at the disk; the run is recorded "
-                "and will be taken up"
+                f"{self.store.name} can not be used ({error.orig}): {self.store.remedy}; the run is recorded and will "
+                "be taken up"
             ) from error
 
     def _enqueue(self, plan: Plan) -> None:

@@ -8,14 +8,23 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    StringConstraints,
+)
 
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _BYTES: Final = {
     "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
-_NUMBER = r"(\d+(?:\.\d+)?)"
+_NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
+_LONGEST: Final = 60
+"""No duration, size or share is written in more characters."""
 
 
 class Model(BaseModel):
@@ -27,17 +36,23 @@ class Model(BaseModel):
     )  # fmt: skip
 
 
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+
+
 def _read(text: Any, units: dict[str, float] | dict[str, int], example: str) -> Any:
     """Return the number of base units; numbers pass through and pydantic checks them."""
     if not isinstance(text, str):
         return text
-    parts = re.findall(rf"{_NUMBER}\s*([A-Za-z]+)", text)
-    if parts and re.fullmatch(rf"(\s*{_NUMBER}\s*[A-Za-z]+\s*)+", text):
+    # no two parts of the pattern may match the same characters, else a long text takes for ever
+    whole = len(text) <= _LONGEST and re.fullmatch(rf"\s*(?:{_NUMBER}\s*[A-Za-z]+\s*)+", text)
+    if whole:
+        parts = re.findall(rf"{_NUMBER}\s*([A-Za-z]+)", text)
         unknown = [unit for _, unit in parts if unit not in units]
         if not unknown:
             return float(sum(float(number) * units[unit] for number, unit in parts))
         raise ValueError(f"unknown unit {unknown[0]!r}, known: {', '.join(units)}")
-    raise ValueError(f"not understood: {text!r}, write it like {example}")
+    raise ValueError(f"not understood: {_short(text)}, write it like {example}")
 
 
 def read_duration(text: Any) -> Any:
@@ -54,9 +69,9 @@ def read_ratio(text: Any) -> Any:
     """`10%` -> 0.1; numbers pass through."""
     if not isinstance(text, str):
         return text
-    match = re.fullmatch(rf"\s*{_NUMBER}\s*%\s*", text)
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*%\s*", text) if len(text) <= _LONGEST else None
     if not match:
-        raise ValueError(f"not understood: {text!r}, write it like 10% or 0.1")
+        raise ValueError(f"not understood: {_short(text)}, write it like 10% or 0.1")
     return float(match.group(1)) / 100
 
 
@@ -69,13 +84,39 @@ def read_quantity(text: Any) -> Any:
             return read(text)
         except ValueError:
             continue
-    raise ValueError(f"not understood: {text!r}, write it like 250ms, 95%, 2GB or a number")
+    raise ValueError(f"not understood: {_short(text)}, write it like 250ms, 95%, 2GB or a number")
 
 
-Duration = Annotated[float, BeforeValidator(read_duration), Field(ge=0, allow_inf_nan=False)]
-Bytes = Annotated[float, BeforeValidator(read_bytes), Field(ge=0, allow_inf_nan=False)]
-Ratio = Annotated[float, BeforeValidator(read_ratio), Field(ge=0, le=1, allow_inf_nan=False)]
-Quantity = Annotated[float, BeforeValidator(read_quantity), Field(allow_inf_nan=False)]
+def _said(units: str) -> Any:
+    """Return the type of a number with one of these units, for the JSON Schema."""
+    pattern = rf"^\s*([0-9]+(\.[0-9]+)?\s*({units})\s*)+$"
+    return Annotated[str, StringConstraints(pattern=pattern)]
+
+
+_Time: Final = _said("|".join(_SECONDS))
+_Size: Final = _said("|".join(_BYTES))
+_Share: Final = _said("%")
+_Part: Final[Any] = Annotated[float, Field(ge=0, le=1)]
+Duration = Annotated[
+    float,
+    BeforeValidator(read_duration, json_schema_input_type=NonNegativeFloat | _Time),
+    Field(ge=0, allow_inf_nan=False),
+]
+Bytes = Annotated[
+    float,
+    BeforeValidator(read_bytes, json_schema_input_type=NonNegativeFloat | _Size),
+    Field(ge=0, allow_inf_nan=False),
+]
+Ratio = Annotated[
+    float,
+    BeforeValidator(read_ratio, json_schema_input_type=_Part | _Share),
+    Field(ge=0, le=1, allow_inf_nan=False),
+]
+Quantity = Annotated[
+    float,
+    BeforeValidator(read_quantity, json_schema_input_type=float | _Time | _Size | _Share),
+    Field(allow_inf_nan=False),
+]
 
 
 def say_duration(seconds: float) -> str:

@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
 
 from agent.errors import Refused, Unavailable, Uncertain
+from agent.secret import secret
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -85,27 +84,6 @@ def redacted(url: str) -> str:
     port = f":{parts.port}" if parts.port else ""
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}{port}{parts.path}"
-
-
-def secret(reference: str) -> str:
-    """Resolve `env:NAME` or `file:PATH` now, so that a renewed secret is used; other text stands for itself.
-
-    Raises Refused when it is not there. What it returns must not be printed or kept.
-    """
-    kind, colon, name = reference.partition(":")
-    if colon and kind == "env":
-        try:
-            return os.environ[name]
-        except KeyError:
-            raise Refused(
-                f"the environment variable {name} is not set; set it for the daemon"
-            ) from None
-    if colon and kind == "file":
-        try:
-            return Path(name).read_text(encoding="utf-8").strip()
-        except OSError as wrong:
-            raise Refused(f"the secret in {name} cannot be read: {wrong.strerror}") from None
-    return reference
 
 
 class Door:

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent import registry
+from agent import registry, strict
 from agent.catalogue import SIGNALS
 from agent.causes import CAUSES, known
 from agent.config import load
+from agent.playbook.examples import try_examples
+from agent.playbook.library import lay
+from agent.playbook.style import hints
 from agent.rca.weights import WEIGHTS
+from agent.shelf import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,6 +36,13 @@ def test_every_plugin_is_in_the_readme(kind):
     assert names
     missing = [n for n in names if f"`{n}`" not in README]
     assert not missing, f"{kind}s without a word in README.md: run `make readme`"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/actions.md"])
+def test_tables_are_as_the_code_says(page):
+    text = (ROOT / page).read_text()
+    assert filled(text) == text, f"{page}: run `make readme`"
+    assert " begin (make readme) -->" in text
 
 
 def test_every_playbook_is_in_the_readme_and_names_known_causes_and_signals():
@@ -143,3 +154,13 @@ def test_the_config_in_the_page_on_the_graph_passes_the_check(tmp_path):
     config = load(path)
     assert len(config.topology.add) == 2
     assert config.connectors["deployments"].own["environments"] == ["production"]
+
+
+def test_the_playbook_in_the_page_for_authors_is_sound_and_passes_its_tests():
+    (example,) = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "playbooks.md").read_text(), re.DOTALL
+    )
+    found = lay([[strict.read(example, "api-slow.yaml")]], None)
+    assert [str(f) for f in found.faults] == []
+    assert try_examples(found.playbooks["api-slow"]) == []
+    assert list(hints(found.playbooks["api-slow"], found.documents["api-slow"])) == []

@@ -24,8 +24,8 @@ from agent.model import FloatArray
 
 _STAKES: Final = np.geomspace(0.001, 6.0, 18)
 _GROWTH: Final = np.expm1(_STAKES)
-_HALVINGS: Final = 14
-"""To 6e-5; what is returned is refuted, so the rest is on the safe side."""
+_HALVINGS: Final = (8, 14)
+"""Down to 6e-5, or to 1 / 25 sqrt(rows): some 2 % of the width. What is returned is refuted, so the rest is safe."""
 _SPLITS: Final = 24
 _IDLE: Final = 0.2
 _TIGHTEST_ROWS: Final = 1000.0
@@ -59,7 +59,8 @@ def share_low(total: Any, rows: Any, need: Any) -> FloatArray:
     won, lost, wanted = _STAKES * s[..., None], n[..., None], wanted + math.log(len(_STAKES))
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = np.zeros(s.shape), np.clip(s / n, 0.0, 1.0)
-        for _ in range(_HALVINGS):
+        fine = math.ceil(math.log2(25.0 * math.sqrt(max(1.0, float(n.max(initial=1.0))))))
+        for _ in range(min(max(fine, _HALVINGS[0]), _HALVINGS[1])):
             middle = (low + high) / 2
             # as in `above`, without its conveniences: this is where the time goes
             logs = won - lost * np.log1p(middle[..., None] * _GROWTH)

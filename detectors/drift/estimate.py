@@ -5,21 +5,24 @@
 
 What the confidence alone says (share of each bin x how often the reference was right there) holds while only the mix
 of rows changes. Where rows leave what the model knows it is far worse than "as the reference". So what it says of a
-change is not taken at its word, but enters a filter with four states:
+change is not taken at its word, but enters a filter with five states:
 
     level       how far the share of right answers lies off, lasting
     transient   the same, passing: it fades over `STEP_ROWS`
-    trust       how much of a change that the confidence tells of is true; 1 until labels say otherwise
-    praise      the same of a rise beyond chance; 0 until labels say otherwise, for under shift confidence stays high
-                or rises while answers get worse (Ovadia et al., Can you trust your model's uncertainty?, 2019)
+    chance      how much is true of a change that chance might have made: little, until blocks of the reference, held
+                against the rest of it, or labels say otherwise; nothing where the reference is but one block
+    fall        how much of a fall beyond chance is true: all of it, until labels say otherwise
+    rise        the same of a rise: nothing of it, for under shift confidence stays high or rises while answers get
+                worse (Ovadia et al., Can you trust your model's uncertainty?, 2019); but it may be all, or the contrary
 
 Eleven copies of the filter differ in how much level and transient move. Each weighs as much as it has foretold blocks
 of the reference and late labels. So the middle lies between "as the reference", "as lately labelled" and the
-confidence, by how well each has done; the band holds the sampling of window and reference, and the misfit.
+confidence, by how well each has done. The band holds the sampling of window and reference and the misfit; and that the
+relation may have changed while no label came, which makes it deeper, not higher, the longer none comes.
 
 Good for: classifiers that log a confidence, labels late, few or none. Not for: regression; noticing that the concept
-has changed: it says "as before" until labels come, and its band is too narrow so long. Nothing is said (NaN and a
-reason) while rows are unlike all that had labels, and while the newest labels contradict it.
+has changed: the middle says "as before" until labels come. Nothing is said (NaN and a reason) while rows are unlike all
+that had labels, and while the newest labels contradict it.
 Shapes: (n,) rows; counts (WIDTH,). Units: shares 0..1; `at` counts the rows of this version. NaN confidence = not
 known: counts as an average row. Warm-up: `LEAST_ROWS` labelled rows of reference. Cost, one core: 0.04 microseconds a
 row in batches of 1,000 (0.16 in batches of 100), 0.6 ms a `judge`, 0.1 ms for 500 labels. State: 5 kB.
@@ -76,20 +79,25 @@ _PRIOR_LEFT: Final = 0.1
 """Of the weights after the reference: it is never long enough to rule a copy out."""
 _SWITCH: Final = 0.01
 """How probable it is, in `STEP_ROWS` labelled rows, that another copy fits better from there on."""
-_TRUST: Final = (1.0, 0.3)
-_PRAISE: Final = (0.0, 0.5)
+_TRUST: Final = ((0.3, 0.3), (1.0, 0.3), (0.0, 1.0))
+"""Mean and sd of what is true of a change, at first: within chance, of a fall beyond it, of a rise beyond it."""
 _BY_CHANCE: Final = (2.0, 4.0)
-"""A rise by so many sd of sampling is chance, by so many praise, between them some of both."""
+"""A change by so many sd of sampling is chance, by so many is none, between them some of both."""
 _FARTHEST_ROWS: Final = 5000.0
 """Beyond the newest labels over which the level is let wander; of longer stretches nothing is known."""
+_UNSEEN_ROWS: Final = 20_000.0
+"""In so many a relation changes once, on average: of six published streams four did, most of them more than once."""
+_LOST: Final = -0.1 * np.log(1 - np.array([0.1, 0.3, 0.5, 0.7, 0.9]))[:, None]
+"""What that costs of the share: exponential, 0.1 on average, as five values that are as likely as each other."""
 _FORGET_ROWS: Final = 5000.0
 """Half-life, in labelled rows, of which bins are right."""
 _SHAPE_ROWS: Final = 500.0
 """Labelled rows that outweigh the reference in that."""
 _Z90: Final = NormalDist().inv_cdf(0.95)
 _SHIFTS: Final = np.linspace(-12.0, 12.0, 241)[:, None]
-_LEVEL, _TRANSIENT, _PRAISED = 0, 1, 3
-_VERSION: Final = 1
+_LEVEL, _TRANSIENT, _CHANCE, _RISE = 0, 1, 2, 4
+_STATES: Final = 2 + len(_TRUST)
+_VERSION: Final = 2
 
 Band = tuple[float, float, float]
 """(middle, low, high); between low and high with 90 %."""
@@ -129,8 +137,8 @@ class Estimate:
         self._seen: FloatArray = np.zeros(len(_REASONS))
         self._at = 0.0
         self._surprise = 1.0
-        self._mean: FloatArray = np.zeros((len(_PRIOR), 4))
-        self._spread: FloatArray = np.zeros((len(_PRIOR), 4, 4))
+        self._mean: FloatArray = np.zeros((len(_PRIOR), _STATES))
+        self._spread: FloatArray = np.zeros((len(_PRIOR), _STATES, _STATES))
         self._weight: FloatArray = _PRIOR.copy()
 
     # ---- the reference
@@ -169,8 +177,10 @@ class Estimate:
         self._table = _Table(rows.sum(axis=0), good.sum(axis=0))
         self._late[:], self._pending[:], self._seen[:] = 0.0, 0.0, 0.0
         self._at, self._surprise = 0.0, 1.0
-        self._mean[:] = (0.0, 0.0, _TRUST[0], _PRAISE[0])
-        self._spread[:] = np.diag((0.0, 0.0, _TRUST[1] ** 2, _PRAISE[1] ** 2))
+        self._mean[:] = (0.0, 0.0, *(middle for middle, _ in _TRUST))
+        # one block can be held against nothing
+        self._mean[:, _CHANCE] *= 1 - 1 / blocks
+        self._spread[:] = np.diag((0.0, 0.0, *(sd**2 for _, sd in _TRUST)))
         self._weight = _PRIOR.copy()
         self._stand()
         if blocks > 1:
@@ -184,14 +194,14 @@ class Estimate:
     def _stand(self) -> None:
         """Stand at "as the reference": the whole of it, for its last blocks are no better guess.
 
-        What its blocks have shown of sizes and of trust stays; of praise they can show nothing, for a rise within
+        What its blocks have shown of sizes and of trust stays; of rises they can show nothing, for a rise within
         the reference is none beyond it.
         """
-        fresh = np.zeros((len(_PRIOR), 4))
+        fresh = np.zeros((len(_PRIOR), _STATES))
         fresh[:, _LEVEL] = self._table.noise / max(1.0, self._table.total) + _WALK**2
         fresh[:, _TRANSIENT] = _PASSING**2
-        fresh[:, _PRAISED] = _PRAISE[1] ** 2
-        for i in (_LEVEL, _TRANSIENT, _PRAISED):
+        fresh[:, _RISE] = _TRUST[-1][1] ** 2
+        for i in (_LEVEL, _TRANSIENT, _RISE):
             self._mean[:, i] = 0.0
             self._spread[:, i, :] = self._spread[:, :, i] = 0.0
             self._spread[:, i, i] = fresh[:, i]
@@ -251,7 +261,7 @@ class Estimate:
 
     def _ahead(self, rows: float) -> tuple[FloatArray, FloatArray]:
         """Return mean and spread after so many rows without a label."""
-        stay = np.ones(4)
+        stay = np.ones(_STATES)
         stay[_TRANSIENT] = math.exp(-rows / STEP_ROWS)
         mean = self._mean * stay
         spread = self._spread * stay[:, None] * stay
@@ -292,15 +302,18 @@ class Estimate:
 
     # ---- what is expected
 
-    def judge(self, counts: FloatArray, at: float) -> Expected:
-        """Say what is expected of a window of rows (WIDTH,); its middle was row number `at`."""
-        table, rows = self._table, counts[:COLUMNS]
-        n = float(rows.sum())
+    def judge(self, counts: FloatArray, at: float, rows: float = 0.0) -> Expected:
+        """Say what is expected of a window of rows (WIDTH,); its middle was row number `at`.
+
+        rows   of how many rows like these the band shall hold the share; 0 = as many as there are
+        """
+        table, here = self._table, counts[:COLUMNS]
+        n = float(here.sum())
         if not (table.total and n):
             why = "no rows" if table.total else "there is no reference with labels"
             return Expected(_NOTHING, _NOTHING, _NOTHING, _NOTHING, math.nan, why)
-        h, doubt = table.look(rows, n)
-        confident = float(rows / n @ table.a)
+        h, doubt = table.look(here, n)
+        confident = float(here / n @ table.a)
         unlike = counts[COLUMNS:] / n - 2 * self._seen
         if unlike.max() > _UNLIKE:
             why = f"{_REASONS[int(unlike.argmax())]}, and none such had a label yet"
@@ -308,16 +321,23 @@ class Estimate:
         if self._surprise < _CONTRADICTED:
             why = "the newest labels contradict it"
             return Expected(_NOTHING, _NOTHING, _NOTHING, _NOTHING, confident, why)
-        mean, spread = self._ahead(max(0.0, at - self._at))
+        past = max(0.0, at - self._at)
+        mean, spread = self._ahead(past)
         middle = table.accuracy + mean @ h
         share = np.clip(middle, 0.5 / n, 1 - 0.5 / n)
         of_model = spread @ h @ h + doubt
-        of_rows = table.kept * share * (1 - share) / n
-        low, half, high = _quantiles(self._weight, middle, np.sqrt(of_model + of_rows))
+        of_rows = table.kept * share * (1 - share) / (rows or n)
+        # the middle is what holds if the relation does; the band bears that it may not
+        changed = -math.expm1(-min(past, _FARTHEST_ROWS) / _UNSEEN_ROWS)
+        weight = np.empty((1 + len(_LOST), len(middle)))
+        weight[0], weight[1:] = (1 - changed) * self._weight, changed / len(_LOST) * self._weight
+        places = np.concatenate((middle[None], middle - _LOST))
+        low, high, lowest, highest, half = _quantiles(
+            weight, places, np.sqrt(np.stack((of_model + of_rows, of_model))), self._weight
+        )
         bands = (_NOTHING, _NOTHING, _NOTHING)
         if self._two_classes:
-            bounds = _quantiles(self._weight, middle, np.sqrt(of_model))
-            bands = self._of_positives(rows, np.array((half, bounds[0], bounds[2])))
+            bands = self._of_positives(here, np.array((half, lowest, highest)))
         return Expected((half, low, high), *bands, confident, "")
 
     def _of_positives(self, rows: FloatArray, accuracy: FloatArray) -> tuple[Band, Band, Band]:
@@ -420,22 +440,33 @@ class _Table:
     def look(self, counts: FloatArray, n: float) -> tuple[FloatArray, float]:
         """Return what each state of the filter weighs in rows (4,), and the variance of the table in it."""
         moved = counts / n - self.p
-        change = float(moved @ self.a)
-        chance, praise = _BY_CHANCE
-        rise = change / max(math.sqrt(self.between / n), 1e-12)
-        praised = change * min(1.0, max(0.0, (rise - chance) / (praise - chance)))
-        return np.array([1.0, 1.0, change - praised, praised]), float(moved**2 @ self._each)
+        change, doubt = float(moved @ self.a), float(moved**2 @ self._each)
+        by_chance = math.sqrt(self.between * (1 / n + 1 / self.total) + doubt)
+        chance, none = _BY_CHANCE
+        far = (abs(change) / max(by_chance, 1e-12) - chance) / (none - chance)
+        beyond = change * min(1.0, max(0.0, far))
+        return np.array([1.0, 1.0, change - beyond, min(beyond, 0.0), max(beyond, 0.0)]), doubt
 
 
-def _quantiles(weight: FloatArray, middle: FloatArray, sd: FloatArray) -> Band:
-    """Return the 5 %, 50 % and 95 % quantiles of a mixture of normal distributions, within 0..1."""
-    wanted = np.array([0.05, 0.5, 0.95])
-    low, high = np.zeros(3), np.ones(3)
+def _quantiles(
+    weight: FloatArray, middle: FloatArray, sd: FloatArray, settled: FloatArray
+) -> tuple[float, ...]:
+    """Return 5 % and 95 % quantiles of mixtures of normal distributions, within 0..1, and a median.
+
+    weight, middle   (k, copies) of the parts of a mixture
+    sd               (2, copies) of the two mixtures whose quantiles are wanted
+    settled          (copies,) weights of the mixture of middle[0] and sd[0] whose median is wanted
+    """
+    whole = np.zeros_like(weight)
+    whole[0] = settled
+    weights = np.stack((weight, weight, weight, weight, whole))
+    wanted = np.array([0.05, 0.95, 0.05, 0.95, 0.5])
+    scale = 1.0 / sd[[0, 0, 1, 1, 0], None, :]
+    low, high = np.zeros(5), np.ones(5)
     for _ in range(20):
         x = (low + high) / 2
-        z = np.clip((x[:, None] - middle) / sd, -8.0, 8.0)
+        z = np.clip((x[:, None, None] - middle) * scale, -8.0, 8.0)
         # the normal distribution within 0.0002 (Bowling et al., A logistic approximation to it, 2009)
-        less = weight @ (1 / (1 + np.exp(-z * (1.5976 + 0.07056 * z * z)))).T < wanted
+        less = (weights / (1 + np.exp(-z * (1.5976 + 0.07056 * z * z)))).sum(axis=(1, 2)) < wanted
         low, high = np.where(less, x, low), np.where(less, high, x)
-    x = (low + high) / 2
-    return float(x[0]), float(x[1]), float(x[2])
+    return tuple(((low + high) / 2).tolist())

@@ -248,10 +248,18 @@ class Labelled:
         expected = None
         if self._ready:
             self._turn(ts)
-            counts = self._counts.sum(axis=0)
-            rows = float(counts[:-3].sum())
+            whole = self._counts.sum(axis=0)
+            # what is expected is of now: of the newest half, where that has rows enough
+            recent = np.arange(self._bucket - _BUCKETS // 2 + 1, self._bucket + 1) % len(
+                self._counts
+            )
+            newest = self._counts[recent].sum(axis=0)
+            rows = float(whole[:-3].sum())
             if rows >= self.config.min_rows:
-                expected = self._estimate.judge(counts, self._at - rows / 2)
+                if newest[:-3].sum() < self.config.min_rows:
+                    newest = whole
+                middle = self._at - float(newest[:-3].sum()) / 2
+                expected = self._estimate.judge(newest, middle, rows)
         figures, gaps, worst = self._judged.figures, self._judged.gaps, self._judged.slices
         if self._fresh and ts >= self._due:
             figures, gaps, worst = self._figures()

@@ -2,13 +2,15 @@
 
 Good for: rows in order of time (rhythms, slow wandering, runs of one value), whose window means vary more than
 those of as many independent rows. Not for: telling a rhythm from a trend, or what lasts longer than all that was
-seen: there the growth between the longest known windows is continued.
+seen: there the growth between the longest known windows is continued. Windows of what drifts are learnt, too: their
+differences come back with it; what evidence is held against stays while it is on (see `watch`).
 
     rows -> means of 64 rows -> differences of neighbours, of neighbours of 128 rows, of 256 ... (Haar, Allan)
 
 d(m) = m x half the mean square of such differences, for scores of variance 1: 1 when rows are independent, the
 number of rows in a run when these stay together. One lasting change touches one difference of each length, so
-that d says how restless rows are and not that they changed once. Constant memory, (LEVELS, n) of each of three.
+that d says how restless rows are and not that they changed once. A column whose rows come in runs of one value
+has d of a run's length, at least, however few its changes. Constant memory, (LEVELS, n) of each of three.
 Sources: Allan, Statistics of atomic frequency standards, 1966; Kish, Survey sampling, 1965 (design effect);
 Wilson, Hilferty, The distribution of chi-square, 1931.
 """
@@ -38,6 +40,9 @@ _PRIOR: Final = 3.0
 """So many differences the continued growth counts as."""
 _ENOUGH: Final = 16.0
 """T below: the natural logarithm that alarms need, about."""
+_LEAST_RUNS: Final = 16.0
+_IN_RUNS: Final = 0.25
+"""Rows are in runs when there are fewer than so many of the runs that chance gives, and chance gives enough to tell."""
 HOURS: Final = 24
 _DAY_S: Final = 86_400.0
 _PROFILE_DAYS: Final = 14.0
@@ -65,9 +70,10 @@ class Wander:
         self.rows: FloatArray = np.zeros(LEVELS)
         self.squares: npt.NDArray[np.float32] = np.zeros((LEVELS, n), dtype=np.float32)
         self.pairs: FloatArray = np.zeros(LEVELS)
+        self.run: FloatArray = np.ones(self._columns)
 
-    def take(self, sums: FloatArray, rows: float, trust: BoolArray) -> None:
-        """Count the sums (n,) of the scores of a window of at least QUANTUM rows; not trusted = do not learn it."""
+    def take(self, sums: FloatArray, rows: float) -> None:
+        """Count the sums (n,) of the scores of a window of at least QUANTUM rows."""
         level = min(int(np.log2(max(rows / QUANTUM, 1.0))), LEVELS - 1)
         below = np.ones(len(sums))
         while level < LEVELS:
@@ -82,7 +88,7 @@ class Wander:
             square = change * change / (1.0 / rows + 1.0 / before)
             if level or pairs >= _TRUSTED:
                 square = np.minimum(square, _OUTLIER * usual)
-            self.squares[level] += np.where(trust, square, self.squares[level] / max(pairs, 1.0))
+            self.squares[level] += square
             self.pairs[level] += 1
             self.rows[level] = 0.0
             sums, rows = sums + earlier, rows + before
@@ -103,15 +109,18 @@ class Wander:
         z = (np.cbrt(raw) - (1.0 - 2.0 / (9.0 * sure))) / np.sqrt(2.0 / (9.0 * sure))
         surest = np.zeros(self._columns)
         np.maximum.at(surest, self._of, np.where(pairs >= 2, z, 0.0).max(axis=0))
-        dependent = surest > _SURE
+        in_runs = self.run > 1.0
+        dependent = (surest > _SURE) | in_runs
         ordered = int(np.count_nonzero(dependent)) >= max(2.0, _ORDERED * self._columns)
         if ordered:
-            dependent = surest > _SUSPECT
+            dependent = (surest > _SUSPECT) | in_runs
         out = np.ones(raw.shape)
         which = dependent[self._of]
         if not which.any():
             return out
         out[:, which] = self._continued(raw[:, which], ordered=ordered)
+        if in_runs.any():
+            np.maximum(out, np.minimum(_LENGTHS, self.run[self._of]), out=out)
         # what is rare has no rhythm of its own yet: it goes with its column, and a pair with its two
         pairs = self._joint.shape[1]
         for level in out:
@@ -138,6 +147,25 @@ class Wander:
                 known = 0.5 * (known + n)
             out[level] = now = value
         return out
+
+
+def runs(values: FloatArray) -> FloatArray:
+    """Return the rows in a run of one value (d,), of values (d, rows) in order; 1 where rows are no runs.
+
+    Rows in any order have 1 + n (1 - sum p^2) runs, about (Wald, Wolfowitz, 1940). With a quarter of them it is the
+    runs that are exchangeable, if anything is, and so few are known. A column of one value has one run either way.
+    """
+    out = np.ones(len(values))
+    for i, x in enumerate(values):
+        n = len(x)
+        found = 1 + np.count_nonzero(x[1:] != x[:-1])
+        if found > _IN_RUNS * n:
+            continue
+        share = np.unique(x, return_counts=True)[1] / n
+        expected = 1.0 + n * (1.0 - (share @ share))
+        if expected > _LEAST_RUNS and found < _IN_RUNS * expected:
+            out[i] = n / found
+    return out
 
 
 def discount(effect: FloatArray, steps: FloatArray) -> FloatArray:

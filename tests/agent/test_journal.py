@@ -499,3 +499,42 @@ def test_a_limit_on_files_at_the_making_is_said(path):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] != 0
     with child(code, path) as writer:
         assert writer.stdout.read().split() == ["True", "1"]
+
+
+# ---- together
+
+
+def test_what_is_appended_together_is_there_as_a_whole_or_not_at_all(path):
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from agent.journal import Journal
+        journal = Journal(Path(sys.argv[1]))
+        journal.append("run", "before", {}, 1.0)
+        with journal.together():
+            journal.append("decision", "d", {}, 2.0)
+            with journal.together():
+                journal.append("plan", "p", {}, 2.0)
+            if sys.argv[2] == "inside":
+                os.kill(os.getpid(), signal.SIGKILL)
+            journal.append("run", "r", {}, 2.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    for when, kinds in (("inside", ["run"]), ("after", ["run", "run", "decision", "plan", "run"])):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), path, when], timeout=60, check=False
+        )
+        assert done.returncode == -signal.SIGKILL
+        with Journal(path) as journal:
+            assert journal.verify() == []
+            assert [e.kind for e in journal.read()] == kinds
+
+
+def test_an_error_inside_keeps_what_was_appended_before_it(path):
+    with Journal(path) as journal:
+        with pytest.raises(ValueError, match="no time"), journal.together():  # noqa: PT012
+            journal.append("run", "a", {}, 1.0)
+            journal.append("run", "wrong", {}, math.nan)
+        assert journal.pending == 0
+        journal.append("run", "b", {}, 2.0)
+        assert [e.subject for e in journal.read()] == ["a", "b"]

@@ -7,7 +7,7 @@ from agent import registry
 from agent.codec import pack
 from agent.config import Config
 from agent.journal import Entry
-from agent.match import HoldingState, candidates, target_of, try_examples
+from agent.match import HoldingState, candidates, target_of
 from agent.memory import Memory
 from agent.model import (
     Cause,
@@ -23,6 +23,7 @@ from agent.model import (
     StepRecord,
 )
 from agent.playbook import Library
+from agent.playbook.examples import try_examples
 from agent.scene import Scene
 from agent.world import World
 

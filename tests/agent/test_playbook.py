@@ -154,7 +154,7 @@ def test_shorthands_of_when(tmp_path):
             "service.bussy_ratio, is",
             "no signal is called `service.bussy_ratio`; did you mean `service.b",
         ),
-        ("value > 0.9", "value > 2", "book.yaml:8:38: in `value > 2`: `2` has no point"),
+        ("value > 0.9", "value > 2", "book.yaml:8:47: in `value > 2`: `2` has no point"),
         ("value > 0.9", "value > 90%", "write 0.9"),
         (
             "value > 0.9",
@@ -169,7 +169,7 @@ def test_shorthands_of_when(tmp_path):
         (
             "'service.up < 0.5'",
             "'service.dwon < 0.5'",
-            "book.yaml:9:10: in `service.dwon < 0.5`: nothing is called `service.dwon`",
+            "book.yaml:9:11: in `service.dwon < 0.5`: nothing is called `service.dwon`",
         ),
         (
             "'service.up < 0.5'",

@@ -523,7 +523,7 @@ async def test_a_run_that_the_journal_does_not_know_does_nothing(tmp_path, verbs
     async with Stage(tmp_path) as stage:
         await stage.runner.recover()
         assert stage.runner.loaded
-        await stage.until(lambda: not stage.runner._unfinished_in_file())
+        await stage.until(lambda: not stage.runner.store.unfinished())
     assert read_effects(tmp_path) == []
 
 
@@ -639,7 +639,7 @@ async def test_runs_that_ended_long_ago_leave_the_file(stage, tmp_path, monkeypa
     stage.runner._idle_s = 0.0
     await stage.runner.start(begun(stage))
     await stage.ended()
-    await stage.until(lambda: not stage.runner._unfinished_in_file())
+    await stage.until(lambda: not stage.runner.store.unfinished())
     await stage.until(lambda: not stage.runner._courses)
     await stage.runner.idle()
     assert not stage.runner.loaded
@@ -726,8 +726,9 @@ async def test_two_processes_do_not_carry_out_the_same_runs(stage, tmp_path):
         from pathlib import Path
         from agent.errors import Refused
         from agent.runner import Runner
+        from agent.runs_store import RunsFile
         try:
-            asyncio.run(asyncio.to_thread(Runner(Path(sys.argv[1]), None)._launch))
+            asyncio.run(asyncio.to_thread(Runner(RunsFile(Path(sys.argv[1])), None)._launch))
         except Refused as e:
             print(e)
         """

@@ -362,3 +362,43 @@ def test_any_shape_of_data_is_taken_or_told(shape):
     import json
 
     survives(json.dumps(shape))
+
+
+# ---------------------------------------------------------------- pointing at it
+
+
+def test_a_fault_shows_its_line_with_a_caret():
+    document = read("a: 1\nlist: [one, 'b.c > 2']\n", "f.yaml")
+    told = document.fault_in(("list", 1), "b.c > 2", 6, "`2` has no point")
+    assert (told.line, told.column) == (2, 20)
+    assert told.caret() == "list: [one, 'b.c > 2']\n                   ^"
+    assert str(told) == "f.yaml:2:20: `2` has no point"
+
+
+@pytest.mark.parametrize("written", ["a: >-\n  b.c\n  > 2", "a: 'it''s > 2'", 'a: "b.c \\x3e 2"'])
+def test_what_was_folded_or_escaped_is_pointed_at_where_it_starts(written):
+    document = read(written, "f.yaml")
+    told = document.fault_in(("a",), document.data["a"], 6, "x")
+    assert (told.line, told.column) == (1, 4)
+    assert "^" in told.caret()
+
+
+def test_a_long_line_is_cut_around_the_place_and_odd_signs_are_blanks():
+    text = "a: '" + "x" * 500 + "\u00a0y" + "z" * 500 + "'\n"
+    told = read(text, "f.yaml").fault_in(("a",), text[4:-2], 501, "x")
+    line, caret = told.caret().split("\n")
+    assert len(line) <= 100
+    assert line[caret.index("^")] == "y"
+    assert line[caret.index("^") - 1] == " "
+
+
+@pytest.mark.parametrize("line", ["token: [1]", "x: {api_key: s3cr3t, on: }", "password: yes"])
+def test_a_line_that_may_hold_a_secret_is_not_shown(line):
+    document = read(f"{line}\n", "f.yaml")
+    faults = [*document.faults, document.fault((line.partition(":")[0],), "wrong")]
+    assert [f.caret() for f in faults] == [""] * len(faults)
+
+
+def test_a_very_long_quotation_is_cut():
+    told = read("a: 1", "f.yaml").fault(("a",), "q" * 5000, "r" * 5000)
+    assert len(str(told)) < 1000

@@ -317,7 +317,12 @@ class Drift:
                 name: max(features.get(name, 0.0), one.evidence) + 1.0 for name in one.features
             }
         cause = "infra" if infra >= 0 else CAUSE[found[0].cause] if found else None
-        keys = {(one.cause, name) for one in found for name in one.features or ("",)}
+        keys = {
+            (one.cause, name)
+            for one in found
+            # what labels say is one alarm, whatever slice leads; columns have one each
+            for name in (one.features if one.cause.startswith("data.") else ()) or ("",)
+        }
         keys |= {("infra", "")} if infra >= 0 else set()
         # what goes on, or comes back within a thousand rows, is the same trouble: it alarms once
         new = any(self._rows - self._on.get(key, -SAME_ROWS) >= SAME_ROWS for key in keys)
@@ -368,6 +373,7 @@ RELEASE_ROWS: Final = 5000
 CAUSE: Final = {
     "data.contract": "pipeline", "data.stale": "pipeline", "data.drift": "data", "data.prior": "data",
     "release.model": "deploy", "concept.drift": "concept", "label.bad": "label",
+    "serving.crash": "infra",
 }  # fmt: skip
 """Our causes in the words of the scorers."""
 

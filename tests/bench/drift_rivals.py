@@ -32,9 +32,11 @@ NO_SCORE = -1e9
 
 
 def foremost(scores: dict[str, float]) -> list[str]:
-    """The columns that an alarm names: the top three, as long as they have half of what the first has."""
+    """The columns that an alarm names: the top three, as long as half of the first lies not between."""
     order = sorted(scores, key=lambda name: -scores[name])[:3]
-    return [name for name in order if scores[name] > scores[order[0]] / 2]
+    top = max(scores.values(), default=0.0)
+    # a logarithm of evidence may be negative, at settings below the usual
+    return [name for name in order if scores[name] > top - abs(top) / 2]
 
 
 class Rival:

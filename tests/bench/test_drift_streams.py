@@ -108,6 +108,8 @@ def test_an_alarm_names_the_columns_that_stand_out():
     assert drift_rivals.foremost({"a": 1.0, "b": 9.0}) == ["b"]
     assert drift_rivals.foremost({"a": 0.0}) == []
     assert drift_rivals.foremost({}) == []
+    # logarithms of evidence below what is enough
+    assert drift_rivals.foremost({"a": -3.0, "b": -4.0, "c": -7.0}) == ["a", "b"]
 
 
 def test_real_streams_are_cut_at_their_documented_changes(tmp_path):

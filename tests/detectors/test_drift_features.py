@@ -129,6 +129,30 @@ def test_part_of_the_rows_is_enough_when_it_is_more_than_the_tolerance():
     assert states["narrow"].out_of_range == pytest.approx(0.4, abs=0.15)
 
 
+@pytest.mark.parametrize(("seconds", "again"), [(8, True), (40, False)])
+def test_a_break_that_was_on_for_as_many_rows_as_the_reference_has_may_come_back(seconds, again):
+    f, rng = made(9)  # of 500 rows; 50 a second
+
+    def far(c):
+        return {**c, "very narrow": c["very narrow"] + 200.0}
+
+    feed(f, rng, 20)
+    assert feed(f, rng, seconds, 20, far)["very narrow"].broken
+    assert not feed(f, rng, 20, 20 + seconds)["very narrow"].broken
+    assert feed(f, rng, 8, 40 + seconds, far)["very narrow"].broken is again
+
+
+def test_a_value_that_went_missing_is_news_each_time():
+    f, rng = made(9)
+
+    def lost(c):
+        return {**c, "narrow": c["narrow"] * np.nan}
+
+    for start in (20, 100, 180):
+        assert not feed(f, rng, 20, start - 20)["narrow"].broken
+        assert feed(f, rng, 60, start, lost)["narrow"].broken
+
+
 def test_few_rows_are_unknown_and_so_are_old_ones():
     f, rng = made()
     f.take(0.0, 20, rows(rng, 20))

@@ -17,7 +17,7 @@ def wander(x):
     x = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
     out = Wander(np.arange(len(x)), np.ones(len(x)), NO_PAIRS)
     for at in range(0, x.shape[1] - QUANTUM + 1, QUANTUM):
-        out.take(x[:, at : at + QUANTUM].sum(axis=1), float(QUANTUM), np.full(len(x), True))
+        out.take(x[:, at : at + QUANTUM].sum(axis=1), float(QUANTUM))
     return out
 
 
@@ -58,7 +58,7 @@ def test_one_change_is_no_restlessness():
     steady = Wander(np.zeros(1, dtype=np.int64), np.ones(1), NO_PAIRS)
     for at in range(0, 8000, QUANTUM):
         moved = x[:, at : at + QUANTUM] + (0.5 if at >= 5000 else 0.0)
-        steady.take(moved.sum(axis=1), float(moved.shape[1]), np.full(1, True))
+        steady.take(moved.sum(axis=1), float(moved.shape[1]))
     assert (steady.effect()[:3] < 1.5).all()
 
 
@@ -71,7 +71,7 @@ def test_a_rare_statistic_goes_with_its_column_and_a_pair_with_its_two():
     for at in range(0, 20_000 - QUANTUM, QUANTUM):
         part = slice(at, at + QUANTUM)
         sums = [x[0, part].sum(), 0.0, still[0, part].sum(), still[1, part].sum()]
-        test.take(np.array(sums), float(QUANTUM), np.full(4, True))
+        test.take(np.array(sums), float(QUANTUM))
     effect = test.effect()
     assert (effect[2, [0, 1, 3]] > 10).all()
     assert effect[2, 2] < 3
@@ -88,3 +88,22 @@ def test_bets_are_divided_by_as_much_as_their_windows_wander():
     assert one[0] < 8
     assert one[-1] > 10
     assert season.at(flat.T.repeat(LEVELS, axis=0)[:LEVELS], np.full(len(STEPS), 500.0)).min() > 19
+
+
+def test_values_in_runs_are_told_from_values_in_any_order():
+    rng = np.random.default_rng(7)
+    months = np.repeat([1.0, 2.0, 3.0, 4.0], 500)
+    rare = (rng.random(2000) < 0.01).astype(float)  # long runs, and yet in any order
+    sticky = np.repeat(rng.normal(size=100), 20)
+    one = np.full(2000, 7.0)
+    x = np.stack([months, rare, sticky, one, rng.normal(size=2000)])
+    np.testing.assert_array_equal(season.runs(x), [500.0, 1.0, 20.0, 1.0, 1.0])
+
+
+def test_what_comes_in_runs_is_known_from_so_many_runs():
+    one = wander(np.random.default_rng(8).normal(size=(1, 5000)))
+    np.testing.assert_array_equal(one.effect(), 1.0)
+    one.run[:] = 2500.0
+    effect = one.effect()
+    assert effect[0, 0] >= 96  # all rows of so short a window are of one run
+    assert effect.max() >= 2500

@@ -1,26 +1,35 @@
 """A small daemon to be killed: real runner, journal, world and verbs, and a moment at which it sends itself SIGKILL.
 
-    python crash_driver.py FOLDER SCENARIO [MOMENT]
+    python crash_driver.py FOLDER SCENARIO [MOMENT [DATABASE]]
 
-Moments are the beginnings and ends of what the hands do (`act:a:before`, `report:done:after`), the effect itself
-(`effect:r1/a:after`), and the middle of what takes long (`hold:b:middle`). Every moment that passes is appended to
-FOLDER/moments. It ends when the run has; the file FOLDER/answer is a person's yes.
+Moments are the beginnings and ends of what the hands do (`act:a:before`, `report:done:after`), of every entry of the
+journal (`journal:intent:before`), the effect itself (`effect:r1/a:after`), and the middle of what takes long
+(`hold:b:middle`); from the second time on in one life with a number (`report:acting:after#2`). Every moment that passes
+is appended to FOLDER/moments. It ends when the run has; the file FOLDER/answer is a person's yes. DATABASE is the
+address of a database for the runs, instead of a file.
 """
 
 import asyncio
+import collections
+import contextlib
 import functools
+import hashlib
 import os
 import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from run_stage import SLOW, Stage, at_work, plan, step
+from run_stage import SLOW, Dial, Stage, at_work, plan, step
 
+from agent import registry
 from agent.errors import Refused
 from agent.hands import RealHands
+from agent.journal import Journal
+from agent.pipeline import record_plan
 from agent.runner import PlannedApproval, PlannedVerify, Until
+from agent.runs_store import RunsDatabase
 
 FAST_AGAIN = ("service.latency_p95_seconds < 0.2",)
 SCENARIOS = {
@@ -39,15 +48,67 @@ SCENARIOS = {
         "steps": (step("a"), step("c")),
         "verify": PlannedVerify(5.0, 10_000.0, FAST_AGAIN),
     },
+    "fails": {
+        "steps": (
+            step("a", params={"name": "a", "to": 1.0}),
+            step("w", "wait", params={"time": "0.3s"}),
+            step("x", params={"name": "x", "to": 2.0}),
+            step("y", "refuse", params={"name": "y", "to": 1.0}),
+        ),
+        "verify": PlannedVerify(5.0, 10_000.0, FAST_AGAIN),
+    },
 }
 MIDDLE_S = 0.2
 
 
-def moment(folder, die_at, name):
-    with (folder / "moments").open("a") as f:
-        f.write(f"{name}\n")
-    if name == die_at:
-        os.kill(os.getpid(), signal.SIGKILL)
+class Refuse(Dial):
+    """Says no, whatever is asked; the world shows that it did nothing."""
+
+    async def run(self, step):
+        raise Refused("it said no")
+
+
+class Moments:
+    """Writes the moments down, and ends the process at one: the one of that name, or with `+3` the third that is new.
+
+    New is what no life before has passed: so a chain of lives that each die at `+1` comes through all moments.
+    """
+
+    def __init__(self, folder, die_at):
+        self.path = folder / "moments"
+        self.die_at = die_at
+        self.seen = collections.Counter()
+        self.new = 0
+        self.known = set(self.path.read_text().splitlines()) if self.path.exists() else set()
+
+    def __call__(self, name):
+        self.seen[name] += 1
+        told = name if self.seen[name] == 1 else f"{name}#{self.seen[name]}"
+        if name not in self.known:
+            self.known.add(name)
+            self.new += 1
+        with self.path.open("a") as f:
+            f.write(f"{told}\n")
+        if self.die_at in {told, f"+{self.new}"}:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MortalJournal(Journal):
+    """A journal that tells before and after each entry is on disk."""
+
+    moment = staticmethod(lambda _: None)
+
+    def append(self, kind, subject, body, ts):
+        self.moment(f"journal:{kind}:before")
+        entry = super().append(kind, subject, body, ts)
+        self.moment(f"journal:{kind}:after")
+        return entry
+
+    @contextlib.contextmanager
+    def together(self):
+        with super().together():
+            yield
+        self.moment("journal:together:after")
 
 
 class Mortal(RealHands):
@@ -87,13 +148,23 @@ for told in ("accept", "boundary", "observe", "act", "undo", "verify", "hold", "
     setattr(Mortal, told, watched(getattr(RealHands, told)))
 
 
-async def main(folder, scenario, die_at):
-    tell = functools.partial(moment, folder, die_at)
+def schema_of(folder):
+    """Return the name of a schema that is this story's alone."""
+    return "crash_" + hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+
+
+async def main(folder, scenario, die_at="", database=""):
+    registry.load()  # the verb `wait` is a real one
+    tell = Moments(folder, die_at)
+    store = RunsDatabase(database, schema_of(folder)) if database else None
     with at_work(folder) as verbs:
-        Mortal.moment = staticmethod(tell)
+        verbs["refuse"] = registry.action._known["refuse"] = type(
+            "Refuse", (Refuse,), {"folder": folder}
+        )
+        Mortal.moment = MortalJournal.moment = staticmethod(tell)
         for verb in verbs.values():
             verb.moments = staticmethod(tell)
-        async with Stage(folder, hands=Mortal) as stage:
+        async with Stage(folder, hands=Mortal, journal=MortalJournal, store=store) as stage:
             if scenario == "harms":
                 stage.latency = lambda: 4 * SLOW if stage.dial("a") == 1.0 else SLOW
             tell("up")
@@ -104,25 +175,37 @@ async def main(folder, scenario, die_at):
                     await stage.tick()
                 story = dict(SCENARIOS[scenario])
                 made = plan(*story.pop("steps"), created=stage.clock() - 30.0, **story)
+                with stage.journal.together():  # as a tick of the daemon does
+                    record_plan(stage.record, made, stage.clock())
                 await stage.runner.start(made)
             while stage.memory.live_runs():
-                if (folder / "answer").exists() and stage.memory.runs[
-                    "r1"
-                ].state == "waiting_approval":
-                    made = stage.memory.plans["r1"]
-                    try:
-                        await stage.runner.approve("r1", "ann", yes=True, plan_hash=made.hash)
-                    except Refused:  # said before the last crash
-                        (folder / "answer").unlink()
-                elif (
-                    stage.memory.runs["r1"].state == "waiting_approval"
-                    and "r1:ask" in stage.memory.notes
-                ):
-                    await asyncio.sleep(MIDDLE_S)
-                    tell("approval:middle")
+                if stage.memory.runs["r1"].state == "waiting_approval":
+                    await answer(folder, stage, tell)
                 await asyncio.sleep(0.02)
         tell("ended")
 
 
+async def answer(folder, stage, tell):
+    """Let the person of the story say yes, a moment after they were asked."""
+    if (folder / "answer").exists():
+        made = stage.memory.plans["r1"]
+        try:
+            await stage.runner.approve("r1", "ann", yes=True, plan_hash=made.hash)
+        except Refused:  # said before the last crash
+            (folder / "answer").unlink()
+    elif "r1:ask" in stage.memory.notes and stage.hands.answer("r1") is None:
+        await asyncio.sleep(MIDDLE_S)
+        tell("approval:middle")
+        (folder / "answer").touch()
+
+
+def run(folder, scenario, die_at="", database=""):
+    """Live one life in this process; what it prints goes to FOLDER/log."""
+    with (folder / "log").open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    asyncio.run(main(folder, scenario, die_at, database))
+
+
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else ""))
+    asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))

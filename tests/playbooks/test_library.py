@@ -8,9 +8,9 @@ import pytest
 from agent import registry
 from agent.causes import matches
 from agent.config import Config
-from agent.match import try_examples
 from agent.model import Cause, Diagnosis, Entity, Incident
 from agent.playbook import Library
+from agent.playbook.examples import try_examples
 
 registry.load()
 LIBRARY = Library.load([], Config())
@@ -41,7 +41,7 @@ def test_a_file_is_called_as_its_playbook():
 @pytest.mark.parametrize("book", BOOKS, ids=ids)
 def test_its_own_tests_pass(book):
     assert len(book.tests) >= 2
-    assert {t.fires for t in book.tests} == {True, False}
+    assert {t.fires for t in book.tests} >= {True, False}
     assert try_examples(book) == []
 
 

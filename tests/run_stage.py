@@ -20,6 +20,7 @@ from agent.memory import Memory
 from agent.model import Change, Entity, Frame, Series
 from agent.ports import Done
 from agent.runner import Plan, PlannedStep, PlannedVerify, Runner, sealed
+from agent.runs_store import RunsFile
 from agent.scene import Scene
 from agent.units import Model
 from agent.world import World
@@ -170,7 +171,9 @@ class Stage:
     speed   how many seconds of the world pass in a real one; the first moment is kept in the folder
     """
 
-    def __init__(self, folder, *, speed=60.0, hands=RealHands, journal=Journal, **runner):
+    def __init__(
+        self, folder, *, speed=60.0, hands=RealHands, journal=Journal, store=None, **runner
+    ):
         self.folder = folder
         self.speed = speed
         start = folder / "t0"
@@ -190,7 +193,7 @@ class Stage:
             tell=self.tell, halted=lambda: self.paused_by_file, clock=self.clock,
         )  # fmt: skip
         runner = {"poll_s": 0.05, "answer_s": 0.05, **runner}
-        self.runner = Runner(folder / "runs.sqlite", self.hands, **runner)
+        self.runner = Runner(store or RunsFile(folder / "runs.sqlite"), self.hands, **runner)
         self.latency = lambda: FAST if self.dial("a") == 1.0 else SLOW
         self._beat = asyncio.Event()
         self._task = None

@@ -155,6 +155,66 @@ def test_a_column_that_never_changed_may_not():
     assert "x5" in names
 
 
+def months(rows_each, first=0):
+    """Rows of which one column has a value of its own for each stretch of so many."""
+    at = first
+
+    def made(rng, n):
+        nonlocal at
+        x = rows(rng, n)
+        x[5] = (np.arange(at, at + n) // rows_each) * 1.5
+        at += n
+        return x
+
+    return made
+
+
+def test_a_column_that_was_new_with_each_change_may_be_so_again():
+    f = Features(config())
+    rng, made = np.random.default_rng(1), months(2100)
+    f.fit(named(made(rng, 5000)))
+    for at in range(0, 10_000, 100):
+        f.take(float(at), 100, named(made(rng, 100)))
+        f.judge(float(at))
+        assert not f.drifting()
+        assert not any(state.broken for state in f.states())
+    # what else moves is found as ever
+    took = 0
+    while not f.drifting():
+        took += 100
+        f.take(10_000.0 + took, 100, named(shift(0.9, 0)(made(rng, 100), rng)))
+    assert took <= 200
+    assert "x0" in f.drifting()
+
+
+def test_a_version_that_serves_anew_knows_how_restless_its_rows_are():
+    f = Features(config())
+    rng, made = np.random.default_rng(3), months(2100)
+    f.fit(named(made(rng, 5000)))
+    f.restart()
+    for at in range(0, 3000, 100):
+        f.take(float(at), 100, named(made(rng, 100)))
+        f.judge(float(at))
+        assert not f.drifting()
+        assert not any(state.broken for state in f.states())
+
+
+@pytest.mark.parametrize(("further", "news"), [(0.35, False), (2.5, True)])
+def test_beside_what_drifts_another_column_must_move_as_far(further, news):
+    rng = np.random.default_rng(2)
+    f = Features(config())
+    f.fit(named(rows(rng, 5000)))
+    drifting = []
+    for at in range(0, 6000, 100):
+        x = shift(3.0, 3)(rows(rng, 100), rng)
+        if at >= 2000:
+            x[6] += further
+        f.take(float(at), 100, named(x))
+        drifting.append(set(f.drifting()))
+    assert drifting[10] == drifting[19] == {"x3"}
+    assert ("x6" in drifting[-1]) is news
+
+
 def test_bearing_more_false_alarms_finds_sooner():
     took = {}
     for quiet in (86_400.0, 365 * 86_400.0):

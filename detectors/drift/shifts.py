@@ -10,7 +10,9 @@ rows that wander, as far as they did so in the reference or since. Not for: the 
 that was seen before; a shift of a column that wanders without end (there only the contract of a feature, and columns
 that hold still, tell anything). A column drifts when evidence and size are there: e-value 1, a shift of place, spread
 or product by .1 sd, or .1 sd and 2 % of the rows that moved to or from a value. What was dependent before needs that
-much more, so that a window as unusual as others before it is no novelty and no drift.
+much more, so that a window as unusual as others before it is no novelty and no drift; a column in runs of one value
+is known from so many runs. While a column drifts another must move a quarter as far: that the reference does not hold
+is known, and news is what makes it worse.
 A pair speaks for its two columns where neither speaks for itself. Missing columns are rows that do not count.
 Measured on one core: about 1 microsecond a row at 50 columns and 45 pairs in batches of 1,000; state 5 kB a column.
 """
@@ -48,11 +50,13 @@ _REFRESH: Final = 8
 _YOUNG: Final = 64
 """Windows before which it is looked at each time."""
 _SILENT: Final = 0.1
+_BESIDE: Final = 0.25
+"""So much of what the farthest column has moved another must move to be named beside it later."""
 _NAMED: Final = 0.01
 """When one column has reached 1, others need no more than this to be named beside it."""
 
 
-class Watch:
+class Shifts:
     """The drift of d columns; arrays over n statistics: d x FUNCTIONS, then the pairs."""
 
     def __init__(self, reference: Reference, joint: pairs.Pairs, quiet: float) -> None:
@@ -78,8 +82,11 @@ class Watch:
         self._least = np.full(len(share), _SHIFT)
         shares = self._least[: d * FUNCTIONS].reshape(d, FUNCTIONS)[:, SHARES:]
         np.maximum(shares, _MOVED / self.scores.sd, out=shares)
+        self._values: tuple[FloatArray, FloatArray] = np.zeros(d), np.zeros(d)
         self._recent = np.zeros((len(STEPS), len(share)), dtype=np.float32)
         self._recent_rows: FloatArray = np.zeros(len(STEPS))
+        # of columns that drift: how many times the least they moved
+        self._on: FloatArray = np.zeros(d)
         self._window: FloatArray = np.zeros((d, COLUMNS))
         self._window_pairs: FloatArray = np.zeros(p)
         self._window_rows = 0.0
@@ -89,21 +96,22 @@ class Watch:
         self._seen_s = 0.0
         self._set_null()
 
-    def learn(self, columns: IntArray, *, whole: bool) -> None:
+    def learn(self, columns: IntArray, run: FloatArray, *, whole: bool) -> None:
         """Learn how far rows wander from those of the reference, columns of bins (d, rows) in the order of time.
 
+        run     (d,) rows in a run of one value, see `season.runs`
         whole   they are of all hours in which the model serves
         """
         self._seen_s = _YOUNG_S if whole else 0.0
         d = self._d
         offset = (np.arange(d) * COLUMNS)[:, None]
-        all_of_it = np.ones(len(self._rows_of), dtype=np.bool_)
+        self._wander.run[:d] = run
         for at in range(0, columns.shape[1] - QUANTUM + 1, QUANTUM):
             part = columns[:, at : at + QUANTUM]
             counts = np.bincount((part + offset).ravel(), minlength=d * COLUMNS)
             sums = self.scores.sums(counts.reshape(d, COLUMNS).astype(np.float64))
             joint = self.pairs.sums(self.places(part))
-            self._wander.take(np.concatenate((sums, joint)), float(QUANTUM), all_of_it)
+            self._wander.take(np.concatenate((sums, joint)), float(QUANTUM))
             self._seen += QUANTUM
         self._set_null()
 
@@ -111,6 +119,12 @@ class Watch:
         """Return the place, in sd, of each value (d, rows)."""
         out: FloatArray = np.take_along_axis(self.scores.curves[:, PLACE], columns, axis=1)
         return out
+
+    def keep(self, other: Shifts) -> None:
+        """Take how far rows wander from what watched the same columns before."""
+        self._wander, self._rhythm = other._wander, other._rhythm
+        self._seen, self._seen_s = other._seen, other._seen_s
+        self._set_null()
 
     def take(self, ts: float, counts: FloatArray, columns: IntArray) -> None:
         """Count a batch whose newest row is at `ts`: counts (d, COLUMNS) of its columns of bins (d, rows)."""
@@ -140,7 +154,8 @@ class Watch:
         self._recent += sums
         self._recent_rows *= fade
         self._recent_rows += rows
-        self._wander.take(sums, rows, self._trusted())
+        self._wander.take(sums, rows)
+        self._look(latch=True)
         self._window[:] = 0.0
         self._window_pairs[:] = 0.0
         self._window_rows = 0.0
@@ -154,13 +169,36 @@ class Watch:
     def _trusted(self) -> BoolArray:
         """Return which statistics (n,) are of columns that do not drift, both of a pair."""
         _, sized = self.values()
-        well: BoolArray = sized < Watch.enough(sized)
+        well: BoolArray = sized < Shifts.enough(sized)
         return np.concatenate(
             (
                 np.repeat(well, FUNCTIONS),
                 well[self.pairs.first] & well[self.pairs.second],
             )
         )
+
+    def _look(self, *, latch: bool = False) -> None:
+        """Work out the values; `latch`: and which columns drift, and how far the farthest of their statistics moved."""
+        value = self._evidence.value()
+        # of equal ones, at the cap, the largest step: its rows are the newest
+        best = len(STEPS) - 1 - self._evidence.r[:, ::-1].argmax(axis=1) % len(STEPS)
+        shift = np.abs(self._recent[best, np.arange(len(best))])
+        times = shift / np.maximum(self._recent_rows[best], 1.0) / self._least
+        sized = self._sized(value, times)
+        if latch:
+            far = self._most(np.where(value >= _NAMED, times, 0.0))
+            self._on = np.where(sized >= Shifts.enough(sized), np.maximum(far, 1.0), 0.0)
+            sized = self._sized(value, times)
+        self._values = self._by_column(value), sized
+
+    def _sized(self, value: FloatArray, times: FloatArray) -> FloatArray:
+        """Return the e-value of each column (d,) by what moved far enough."""
+        young = self._seen < _YOUNG_ROWS or self._seen_s < _YOUNG_S
+        least = np.where(self._on > 0, 1.0, _BESIDE * self._on.max(initial=0.0))
+        least = np.maximum(least, _YOUNG_SIZE if young else 1.0)
+        second = np.minimum(least[self.pairs.first], least[self.pairs.second])
+        enough = times >= np.concatenate((np.repeat(least, FUNCTIONS), second))
+        return self._by_column(np.where(enough, value, 0.0))
 
     def _set_null(self) -> None:
         """Take how far rows wander into what the evidence is against."""
@@ -169,17 +207,18 @@ class Watch:
         self._evidence.set_null(
             self._bets.bounds(known), season.discount(effect, STEPS), self._trusted()
         )
+        self._look()
 
     def values(self) -> tuple[FloatArray, FloatArray]:
         """Return the e-value of each column (d,), and that of what is large enough, too."""
-        value = self._evidence.value()
-        # of equal ones, at the cap, the largest step: its rows are the newest
-        best = len(STEPS) - 1 - self._evidence.r[:, ::-1].argmax(axis=1) % len(STEPS)
-        shift = np.abs(self._recent[best, np.arange(len(best))])
-        shift /= np.maximum(self._recent_rows[best], 1.0)
-        young = self._seen < _YOUNG_ROWS or self._seen_s < _YOUNG_S
-        least = self._least * (_YOUNG_SIZE if young else 1.0)
-        return self._by_column(value), self._by_column(np.where(shift >= least, value, 0.0))
+        return self._values
+
+    def _most(self, of: FloatArray) -> FloatArray:
+        """Return the largest of the statistics of each column (d,), its pairs' too."""
+        own = of[: self._d * FUNCTIONS].reshape(self._d, FUNCTIONS).max(axis=1, initial=0.0)
+        for of_pair in (self.pairs.first, self.pairs.second):
+            np.maximum.at(own, of_pair, of[self._d * FUNCTIONS :])
+        return np.asarray(own)
 
     def joint(self) -> bool:
         """Tell whether two columns stand to each other as never before, each alone as ever."""
@@ -211,10 +250,11 @@ class Watch:
         w = self._wander
         return {
             "r": self._evidence.r, "recent": self._recent, "recent_rows": self._recent_rows,
-            "window": self._window, "window_pairs": self._window_pairs,
+            "on": self._on, "window": self._window, "window_pairs": self._window_pairs,
             "hours": self._rhythm.sums, "hours_rows": self._rhythm.rows, "hours_errors": self._rhythm.errors,
             "hours_help": self._rhythm.helps,
             "wander_sums": w.sums, "wander_rows": w.rows, "wander_squares": w.squares, "wander_pairs": w.pairs,
+            "wander_run": w.run,
             "watched": np.array(
                 [self._window_rows, self._closed_at, self._windows, self._evidence.usual, self._seen,
                  self._seen_s, self._rhythm.last]
@@ -229,13 +269,16 @@ class Watch:
         w = self._wander
         w.sums, w.rows = kept["wander_sums"], kept["wander_rows"]
         w.squares, w.pairs = kept["wander_squares"], kept["wander_pairs"]
+        w.run = kept["wander_run"]
         self._set_null()  # before there is evidence: what was kept is discounted already
         self._evidence.r = kept["r"]
         self._recent, self._recent_rows = kept["recent"], kept["recent_rows"]
         self._window, self._window_pairs = kept["window"], kept["window_pairs"]
+        self._on = kept["on"]
         self._rhythm.sums, self._rhythm.rows = kept["hours"], kept["hours_rows"]
         self._rhythm.errors, self._rhythm.helps = kept["hours_errors"], kept["hours_help"]
         self._window_rows, self._closed_at, windows, usual, *seen = map(float, kept["watched"])
         self._evidence.usual = usual
         self._seen, self._seen_s, self._rhythm.last = seen
         self._windows = int(windows)
+        self._look()

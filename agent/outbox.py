@@ -1,0 +1,151 @@
+"""Notes on their way to people: what was written down is delivered, over crashes and while a way is gone for hours.
+
+    note in the journal -> owed to each way (a connector that notifies) -> `told` in the journal
+                             |    ^
+                             '----' a way that does not answer is tried again, 1 s to 1 min apart, for six hours
+
+Each way has a queue and a turn of its own, so a slow one keeps none waiting. A note may come twice (a crash between
+delivery and `told`, an answer that was lost), with the same key; it does not get lost while the journal is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import structlog
+
+from agent.codec import unpack
+from agent.errors import AgentError, Refused
+from agent.journal import JournalReader
+from agent.ports import Note, Notifier
+
+log = structlog.get_logger()
+
+KEEP_S: Final = 6 * 3600.0
+"""How long a note is worth delivering."""
+_ROOM: Final = 1000
+_FIRST_S, _LAST_S = 1.0, 60.0
+
+
+class Outbox:
+    """Owes notes to every way there is.
+
+    record  writes into the journal: kind, subject, body, ts
+    ways    the connectors that notify, by name, as they are now
+    """
+
+    def __init__(
+        self,
+        record: Callable[[str, str, dict[str, Any], float], None],
+        ways: Callable[[], Mapping[str, Notifier]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._record = record
+        self._ways = ways
+        self._clock = clock
+        self._queues: dict[str, deque[Note]] = {}
+        self._turns: dict[str, asyncio.Task[None]] = {}
+        self._said: dict[str, str] = {}
+
+    def faults(self) -> list[str]:
+        """Say of each way that fails how much waits for it, and why."""
+        return [
+            f"{way}: {len(self._queues[way])} notes are not delivered yet ({why})"
+            for way, why in self._said.items()
+        ]
+
+    @property
+    def owed(self) -> dict[str, int]:
+        """How many notes wait for each way."""
+        return {way: len(queue) for way, queue in self._queues.items() if queue}
+
+    def restore(self, journal: JournalReader) -> None:
+        """Owe again what was not told before the process ended; a way that is new owes nothing of the past."""
+        now = self._clock()
+        since = now - KEEP_S
+        told: set[tuple[str, str]] = set()
+        begun: dict[str, float] = {}
+        for entry in journal.read(("told",)):
+            way = str(entry.body.get("by", ""))
+            begun.setdefault(way, entry.ts)
+            told.add((entry.subject, way))
+        for way in self._ways():
+            if way not in begun:
+                self._record("told", "", {"by": way}, now)
+        for entry in journal.read(("note",), since=since):
+            for way in self._ways():
+                if begun.get(way, now) <= entry.ts and (entry.subject, way) not in told:
+                    self._owe(way, unpack(Note, entry.body))
+
+    def add(self, note: Note) -> None:
+        """Owe a note, which stands in the journal already, to every way."""
+        for way in self._ways():
+            self._owe(way, note)
+
+    async def close(self) -> None:
+        """Stop delivering; what is owed is owed again after the next start."""
+        turns = list(self._turns.values())
+        for turn in turns:
+            turn.cancel()
+        await asyncio.gather(*turns, return_exceptions=True)
+
+    def _owe(self, way: str, note: Note) -> None:
+        queue = self._queues.setdefault(way, deque())
+        if len(queue) >= _ROOM:
+            dropped = next((n for n in queue if n.severity != "page"), queue[0])
+            queue.remove(dropped)
+            log.error("note_dropped", way=way, note=dropped.key, waiting=_ROOM)
+        queue.append(note)
+        if way not in self._turns:
+            self._turns[way] = asyncio.create_task(
+                self._deliver(way, queue), name=f"notes to {way}"
+            )
+
+    async def _deliver(self, way: str, queue: deque[Note]) -> None:
+        try:
+            pause = _FIRST_S
+            while queue:
+                note = queue[0]
+                wrong = await self._try(way, note)
+                if wrong is None:
+                    if queue and queue[0] is note:
+                        queue.popleft()
+                    pause = _FIRST_S
+                    self._said.pop(way, None)
+                    continue
+                if str(wrong) != self._said.get(way):  # once, not at each try
+                    self._said[way] = str(wrong)
+                    log.warning("note_not_delivered", way=way, note=note.key, error=str(wrong))
+                await asyncio.sleep(max(getattr(wrong, "wait_s", None) or 0.0, pause))
+                pause = min(2 * pause, _LAST_S)
+        finally:
+            self._turns.pop(way, None)
+
+    async def _try(self, way: str, note: Note) -> AgentError | None:
+        """Deliver a note, or find that it needs no delivery any more; returns what went wrong, to try again."""
+        notifier = self._ways().get(way)
+        gave_up = ""
+        if notifier is None:
+            gave_up = "this way is gone from agent.yaml"
+        elif self._clock() - note.ts > KEEP_S:
+            gave_up = f"older than {KEEP_S / 3600:g} h"
+        else:
+            try:
+                await notifier.notify(note)
+            except Refused as error:
+                gave_up = str(error)
+            except AgentError as error:
+                return error
+            except (
+                Exception
+            ) as error:  # a border: a notifier's bug must not lose the notes after this one
+                log.exception("bug", where=f"notifier {way}")
+                gave_up = f"a bug in {way}: {type(error).__name__}: {error}"
+        if gave_up:
+            log.error("note_given_up", way=way, note=note.key, error=gave_up)
+        body = {"by": way} | ({"gave_up": gave_up} if gave_up else {})
+        self._record("told", note.key, body, self._clock())
+        return None

@@ -1,0 +1,461 @@
+"""All that can be known of a playbook before it acts: names, types and units, verbs and parameters, undo and proof."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agent import registry
+from agent.catalogue import SIGNALS
+from agent.causes import CAUSES, known
+from agent.codec import canonical
+from agent.errors import ConfigError, Fault
+from agent.expr import Kind, lint, parse, pieces, places
+from agent.playbook import dimensions
+from agent.playbook.language import MOST, Item, Playbook, StepModel
+from agent.playbook.trial import ABOUT, Example, notation
+from agent.playbook.verbs import ability_of, can_undo, methods, verb_of
+from agent.ports import Silencer
+from agent.questions import Asker
+from agent.strict import Document, Place, did_you_mean, examine
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+
+def checked(
+    document: Document, config: Config | None, folder: Path = Path()
+) -> tuple[Playbook | None, list[Fault]]:
+    """Return the playbook of a document and every fault; None when it is not one, or names verbs that are not there.
+
+    config   None = there is no agent.yaml at hand: no connector is asked for
+    folder   where the files lie that its tests name
+    """
+    playbook, faults = examine(Playbook, document)
+    if playbook is None:
+        sound = _sound(document)
+        if sound is not None:
+            faults += _Check(sound, document, config).faults(whole=False)
+        return None, faults
+    faults += _Check(playbook, document, config).faults()
+    if any(step.use not in registry.action for step in (*playbook.do, *playbook.then)):
+        return None, faults
+    abilities = {ability_of(step) for step in (*playbook.do, *playbook.then)} - {""}
+    able = _able(config) if config is not None else dict.fromkeys(abilities, False)
+    # set once, here
+    playbook._text_hash = _hash(document.data)  # noqa: SLF001
+    playbook._lacking = frozenset(abilities - able.keys())  # noqa: SLF001
+    playbook._folder = folder  # noqa: SLF001
+    stand_in = any(able.get(name, False) for name in abilities)
+    playbook._cap = "approve" if stand_in else "auto"  # noqa: SLF001
+    return playbook, faults
+
+
+def _hash(data: Any) -> str:
+    return hashlib.sha256(canonical(_jsonable(data)).encode()).hexdigest()
+
+
+def _jsonable(data: Any) -> Any:
+    """Let NaN and infinities, which JSON has not, stand as text."""
+    if isinstance(data, float) and not math.isfinite(data):
+        return repr(data)
+    if isinstance(data, Mapping):
+        return {key: _jsonable(value) for key, value in data.items()}
+    return [_jsonable(value) for value in data] if isinstance(data, list) else data
+
+
+def _sound(document: Document) -> Playbook | None:
+    """Return what of a faulty playbook is right, so that its names are checked in the same go; None = too little."""
+    needed = {name for name, info in Playbook.model_fields.items() if info.is_required()}
+    sound = {key: value for key, value in document.data.items() if key in needed}
+    if document.broken or examine(Playbook, Document(sound, document.place))[0] is None:
+        return None
+    for key, value in document.data.items():
+        if examine(Playbook, Document(sound | {key: value}, document.place))[0] is not None:
+            sound[key] = value
+    return examine(Playbook, Document(sound, document.place))[0]
+
+
+def _able(config: Config) -> dict[str, bool]:
+    """Return the abilities that configured connectors have, and whether each was only tested on a stand-in.
+
+    A connector whose class says `stand_in = True` has not met the real system it speaks to.
+    """
+    names = {c.use or name for name, c in config.connectors.items() if c.enabled}
+    if config.page.command:
+        names.add("page")
+    classes = [registry.connector.get(n) for n in sorted(names) if n in registry.connector]
+    # what no connector has, the journal does
+    out = {Silencer.__name__: False, Asker.__name__: False}
+    for ability in {registry.action.get(n).ability for n in registry.action} - {None}:
+        having = [c for c in classes if all(hasattr(c, m) for m in methods(ability))]
+        if having:
+            out[ability.__name__] = any(getattr(c, "stand_in", False) for c in having)
+    return out
+
+
+def branches() -> set[str]:
+    """Return every cause and every branch of the tree of causes."""
+    return {".".join(c.split(".")[: i + 1]) for c in CAUSES for i in range(c.count(".") + 1)}
+
+
+_OWN_NAMES: Final[Mapping[str, Kind]] = {
+    "title": "text", "owner": "text", "incident.id": "text", "incident.title": "text", "incident.severity": "text",
+    "cause.words": "text",
+}  # fmt: skip
+_TARGET: Final = frozenset({"id", "kind", "key"})
+_ABOUT_SIGNAL: Final = frozenset({"value", "peers.median", "peers.count"})
+
+
+@dataclass(slots=True)
+class _Check:
+    """Everything about one playbook that only catalogue, causes, verbs and connectors together can tell."""
+
+    playbook: Playbook
+    document: Document
+    config: Config | None
+
+    def faults(self, *, whole: bool = True) -> Iterator[Fault]:
+        """Yield every fault; of a playbook in parts (not `whole`), none that tells of what is missing."""
+        yield from self._because()
+        yield from self._conditions()
+        yield from self._steps()
+        yield from self._expected()
+        if whole:
+            yield from self._proof()
+        yield from self._examples()
+
+    def _say(self, path: Place, problem: str, remedy: str = "", *, key: bool = False) -> Fault:
+        return self.document.fault(path, problem, remedy, key=key)
+
+    def _because(self) -> Iterator[Fault]:
+        cause = self.playbook.because.cause
+        if not known(cause):
+            remedy = did_you_mean(cause, branches())
+            yield self._say(("because", "cause"), f"no cause is called `{cause}`", remedy)
+
+    # ---- expressions
+
+    def _conditions(self) -> Iterator[Fault]:
+        p = self.playbook
+        if p.target.where:
+            yield from self._expression(p.target.where, ("target", "where"), "truth")
+        written = self.document.data.get("when")
+        if p.when.all and p.when.any:
+            yield self._say(("when",), "`all` and `any` stand together", "write one of them")
+        for how, items in (("all", p.when.all), ("any", p.when.any)):
+            base: Place = ("when",) if isinstance(written, list) else ("when", how)
+            for i, item in enumerate(items):
+                yield from self._item(item, (*base, i))
+        for i, text in enumerate(p.unless):
+            yield from self._expression(text, ("unless", i), "truth")
+
+    def _item(self, item: Item, path: Place) -> Iterator[Fault]:
+        if item.signal and item.signal not in SIGNALS:
+            remedy = did_you_mean(item.signal, SIGNALS)
+            yield self._say((*path, "signal"), f"no signal is called `{item.signal}`", remedy)
+        extra = _ABOUT_SIGNAL if item.signal else frozenset()
+        where: Place = (*path, "is")
+        yield from self._expression(
+            item.is_,
+            where if where in self.document.values else path,
+            "truth",
+            extra=extra,
+            signal=item.signal,
+        )
+
+    def _expression(
+        self,
+        text: str,
+        path: Place,
+        want: Kind,
+        *,
+        extra: Iterable[str] = (),
+        steps: Iterable[str] = (),
+        signal: str = "",
+        inside: str = "",
+    ) -> Iterator[Fault]:
+        """Check syntax, names, types and units of one expression.
+
+        signal   what `value` and `peers.median` stand for
+        inside   the whole text, when the expression is a `${}` of it
+        """
+        whole = inside or text
+        start = max(0, whole.find(text))
+
+        def say(at: int, problem: str, remedy: str) -> Fault:
+            return self.document.fault_in(
+                path, whole, start + at, f"in `{text}`: {problem}", remedy
+            )
+
+        slips = lint(text)
+        if slips:
+            yield from (say(s.at, s.problem, s.remedy) for s in slips)
+            return
+        nameless = [
+            say(at, problem, remedy)
+            for name, at in sorted(places(text).items())
+            for problem, remedy in unknown(name, frozenset(extra), frozenset(steps))
+        ]
+        yield from nameless
+        if nameless:
+            return
+        slips = parse(text).check(_kind_of, want)
+        if not slips:
+            slips = dimensions.lint(text, lambda name: _signal_of(name, signal))
+        yield from (say(s.at, s.problem, s.remedy) for s in slips)
+
+    def _texts(
+        self, data: Any, path: Place, steps: Iterable[str], extra: Iterable[str]
+    ) -> Iterator[Fault]:
+        """Check every `${}` inside parameters."""
+        if isinstance(data, str):
+            try:
+                found = [words for is_expression, words in pieces(data) if is_expression]
+            except ConfigError as error:
+                yield self._say(path, error.faults[0].problem, error.faults[0].remedy)
+                return
+            if len(found) > MOST:
+                yield self._say(path, f"one text holds more than {MOST} expressions", "shorten it")
+                return
+            for words in found:
+                yield from self._expression(
+                    words, path, "any", steps=steps, extra=extra, inside=data
+                )
+        elif isinstance(data, Mapping):
+            for key, value in data.items():
+                yield from self._texts(value, (*path, key), steps, extra)
+        elif isinstance(data, list):
+            for i, value in enumerate(data):
+                yield from self._texts(value, (*path, i), steps, extra)
+
+    # ---- steps
+
+    def _steps(self) -> Iterator[Fault]:
+        p = self.playbook
+        before: list[str] = []
+        for part, steps in (("do", p.do), ("then", p.then)):
+            for i, step in enumerate(steps):
+                path: Place = (part, i)
+                if step.id in before:
+                    yield self._say(
+                        (*path, "id"), f"two steps are called `{step.id}`", "give one an `id:`"
+                    )
+                if step.use not in registry.action:
+                    remedy = did_you_mean(step.use, list(registry.action), show=40)
+                    yield self._say((*path, "use"), f"no verb is called `{step.use}`", remedy)
+                else:
+                    yield from self._step(step, path, before, after=part == "then")
+                before.append(step.id)
+
+    def _step(
+        self, step: StepModel, path: Place, before: list[str], *, after: bool
+    ) -> Iterator[Fault]:
+        verb = verb_of(step)
+        can = can_undo(verb)
+        if after and verb.effect == "mutating":
+            yield self._say(
+                (*path, "use"), f"`{step.use}` changes the world after it was proven that all is well",
+                "move it to `do:`; `then:` only marks and tells",
+            )  # fmt: skip
+        if verb.effect == "mutating" and step.undo is None:
+            remedy = (
+                "write `undo: auto`, or `undo: none` if it shall stay"
+                if can
+                else "write `undo: none`"
+            )
+            yield self._say(
+                path, f"`{step.use}` changes the world and does not say how it is undone", remedy
+            )
+        if step.undo == "auto" and not can:
+            yield self._say(
+                (*path, "undo"), f"`{step.use}` can not be undone", "write `undo: none`"
+            )
+        names = list(self.config.connectors) if self.config is not None else []
+        if self.config is not None and step.via is not None and step.via not in names:
+            remedy = did_you_mean(step.via, names) or "add it under `connectors:` in agent.yaml"
+            yield self._say((*path, "via"), f"no connector is called `{step.via}`", remedy)
+        if step.until is not None:
+            yield from self._until(step, path, before, can=can)
+        extra = {"verdict.summary", "verdict.verdict"} if after else set()
+        yield from self._texts(step.with_, (*path, "with"), before, {*_OWN_NAMES, *extra})
+        yield from self._params(step, path)
+
+    def _until(
+        self, step: StepModel, path: Place, before: list[str], *, can: bool
+    ) -> Iterator[Fault]:
+        assert step.until is not None  # noqa: S101  # asked by the caller
+        if not can or step.undo == "none":
+            yield self._say(
+                (*path, "until"), f"`{step.use}` is not undone, so it can not be for a while only",
+                "write `undo: auto` or take `until` away",
+            )  # fmt: skip
+        for i, text in enumerate(step.until.is_):
+            yield from self._expression(
+                text, (*path, "until", "is", i), "truth", steps=[*before, step.id]
+            )
+
+    def _params(self, step: StepModel, path: Place) -> Iterator[Fault]:
+        """Check parameters by the verb's own model; what holds `${}` is checked when it is filled."""
+        model = getattr(verb_of(step), "Params", None)
+        where: Place = (*path, "with")
+        if model is None:
+            for key in step.with_:
+                yield self._say(
+                    (*where, key), f"`{step.use}` has no parameters", "take it away", key=True
+                )
+            return
+        later = {
+            self.document.where((*where, key))
+            for key, value in step.with_.items()
+            if _templated(value)
+        }
+        base = where if where in self.document.values else path
+        _, faults = examine(model, self.document, base, step.with_)
+        for fault in faults:
+            is_later = (fault.line, fault.column) in later and "unknown key" not in fault.problem
+            if not is_later and not (later and fault.problem.startswith("`with`: ")):
+                yield fault
+
+    # ---- guard, proof, tests
+
+    def _expected(self) -> Iterator[Fault]:
+        done = [step.id for step in self.playbook.do]
+        verify = self.playbook.verify
+        for i, text in enumerate(verify.expect if verify is not None else ()):
+            yield from self._expression(text, ("verify", "expect", i), "truth", steps=done)
+
+    def _proof(self) -> Iterator[Fault]:
+        p = self.playbook
+        if any(step.use not in registry.action for step in p.do):
+            return
+        changing = next((i for i, s in enumerate(p.do) if verb_of(s).effect == "mutating"), None)
+        if changing is not None:
+            verb = p.do[changing].use
+            for part, remedy in (
+                ("guard", "add `guard: {cooldown: {time: 30m}, rate: {max: 2, per: 1h}}`"),
+                ("verify", "add `verify: {within: 10m, expect: ['...']}`"),
+            ):
+                if getattr(p, part) is None:
+                    yield self._say(
+                        ("do", changing, "use"),
+                        f"`{verb}` changes the world, but `{part}:` is missing",
+                        remedy,
+                    )
+        if p.irreversible and p.mode == "auto":
+            yield self._say(
+                ("mode",),
+                "a step can not be put back, so a person must say yes",
+                "write `mode: approve`",
+            )
+
+    def _examples(self) -> Iterator[Fault]:
+        for i, example in enumerate(self.playbook.tests):
+            path: Place = ("tests", i)
+            for name in example.given:
+                yield from self._given(name, example, (*path, "given", name))
+            if example.feed is not None:
+                yield from self._feed(example, path)
+
+    def _given(self, name: str, example: Example, path: Place) -> Iterator[Fault]:
+        if name in {"incident.severity", "cause.probability", "cause.kind"}:
+            return
+        if example.feed is not None and not name.startswith(ABOUT):
+            yield self._say(
+                path, f"`{name}` stands beside a feed, which tells what is measured",
+                "move it to `feed: {series: ...}`", key=True,
+            )  # fmt: skip
+            return
+        for problem, remedy in unknown(name, _ABOUT_SIGNAL):
+            yield self._say(path, problem, remedy, key=True)
+
+    def _feed(self, example: Example, path: Place) -> Iterator[Fault]:
+        feed = example.feed
+        assert feed is not None  # noqa: S101  # asked by the caller
+        for text in feed.series:
+            where: Place = (*path, "feed", "series", text)
+            try:
+                signal, _, _ = notation(text)
+            except ValueError as wrong:
+                problem, _, remedy = str(wrong).partition("; ")
+                yield self._say(where, problem, remedy, key=True)
+                continue
+            for problem, remedy in unknown(signal):
+                yield self._say(where, problem, remedy, key=True)
+        known = {step.id for step in self.playbook.do}
+        for i, step in enumerate(example.expect.do if example.expect is not None else ()):
+            if step not in known:
+                yield self._say(
+                    (*path, "expect", "do", i),
+                    f"no step is called `{step}`",
+                    did_you_mean(step, known),
+                )
+
+
+def _signal_of(name: str, signal: str) -> str:
+    """Return the signal whose unit a name has; "" = none."""
+    if name in {"value", "peers.median"}:
+        return signal
+    return name.removeprefix("baseline.")
+
+
+def _templated(value: Any) -> bool:
+    if isinstance(value, str):
+        return "${" in value
+    if isinstance(value, Mapping):
+        return any(map(_templated, value.values()))
+    return isinstance(value, list) and any(map(_templated, value))
+
+
+def unknown(
+    name: str, extra: frozenset[str] = frozenset(), steps: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, str]]:
+    """Yield (problem, remedy) when nobody can know a name."""
+    head, _, rest = name.partition(".")
+    if name in extra:
+        return
+    signal = rest if head == "baseline" else name
+    if signal in SIGNALS:
+        if SIGNALS[signal].kind == "counter":
+            rate = name.replace(signal, SIGNALS[signal].rate)
+            yield f"`{name}` only counts up", f"write its rate: `{rate}`"
+    elif head in {"target", "cause"} and rest:
+        return
+    elif head == "steps":
+        step, _, value = rest.partition(".")
+        if step not in steps:
+            yield f"no step before this one is called `{step}`", did_you_mean(step, steps)
+        elif not value:
+            yield f"`{name}` names no value of the step", f"write `steps.{step}.NAME`"
+    elif name in _ABOUT_SIGNAL:
+        yield f"`{name}` stands only beside `signal:`", "write {signal: ..., is: '...'}"
+    elif head == "verdict":
+        yield (
+            f"`{name}` is not known here",
+            "only `then:` knows `verdict.summary` and `verdict.verdict`",
+        )
+    else:
+        choices = {*SIGNALS, *extra, "target.id", "target.kind", "cause.kind", "cause.entity"}
+        near = did_you_mean(signal, choices)
+        yield f"nothing is called `{name}`", near
+
+
+def _kind_of(name: str) -> Kind:
+    """Return what a known name yields."""
+    if name in _OWN_NAMES:
+        return _OWN_NAMES[name]
+    signal = name.removeprefix("baseline.")
+    if signal in SIGNALS or name in _ABOUT_SIGNAL or name == "cause.probability":
+        return "number"
+    head, _, rest = name.partition(".")
+    if (
+        (head == "target" and rest in _TARGET)
+        or name in {"cause.kind", "cause.entity"}
+        or head == "verdict"
+    ):
+        return "text"
+    return "any"

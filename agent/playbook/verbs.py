@@ -1,0 +1,32 @@
+"""What the verbs of steps say of themselves: effect, ability, whether they can be undone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agent import registry
+from agent.ports import Undo
+
+if TYPE_CHECKING:
+    from agent.playbook.language import StepModel
+
+
+def verb_of(step: StepModel) -> type[Any]:
+    """Return the action that a step uses."""
+    return registry.action.get(step.use)
+
+
+def ability_of(step: StepModel) -> str:
+    """Return the name of the ability that a step needs; "" = none."""
+    ability = verb_of(step).ability
+    return ability.__name__ if ability is not None else ""
+
+
+def can_undo(verb: type[Any]) -> bool:
+    """Tell whether a verb can put back what was there."""
+    return bool(verb.reversible) and all(hasattr(verb, name) for name in methods(Undo))
+
+
+def methods(port: type[Any]) -> list[str]:
+    """Return the methods that a contract asks for."""
+    return [m for m in vars(port) if not m.startswith("_") and callable(getattr(port, m))]

@@ -1,0 +1,292 @@
+"""A document against a model: what pydantic says, in plain words and at its place."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from agent.errors import ConfigError, Fault
+from agent.strict.document import Document, Part, Place, did_you_mean, is_secret
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def check(model: type[M], document: Document) -> M:
+    """Return the instance, or raise ConfigError with every fault of the document at once."""
+    instance, faults = examine(model, document)
+    if instance is None or faults:
+        raise ConfigError(faults)
+    return instance
+
+
+def examine(
+    model: type[M], document: Document, path: Place = (), data: Any = None
+) -> tuple[M | None, list[Fault]]:
+    """Check the part of a document at `path` (its data may be handed in, reworked) and return all faults.
+
+    The instance is None exactly when the data do not fit the model; faults of the YAML itself are listed
+    when the whole document is examined.
+    """
+    faults = list(document.faults) if not path else []
+    if document.broken and not path:
+        return None, faults
+    if data is None:
+        data = document.data
+        for part in path:
+            data = data[part]
+    try:
+        instance = model.model_validate(data)
+    except ValidationError as error:
+        faults += _translate(model, document, path, data, error)
+        return None, sorted(set(faults), key=_order)
+    except RecursionError:
+        return None, [*faults, document.fault(path, "is nested too deeply", "make it flatter")]
+    confused = list(_confused(instance, document, path, data))
+    if confused:
+        return None, sorted({*faults, *confused}, key=_order)
+    return instance, faults
+
+
+def _order(fault: Fault) -> tuple[str, int, int, str]:
+    return (fault.place, fault.line, fault.column, fault.problem)
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, str]:
+    """Return what a person may write in a mapping of this model: key -> field name."""
+    return {info.alias or name: name for name, info in model.model_fields.items()}
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that an annotation can stand for, unions opened."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) is Annotated:
+        return _models(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, types.UnionType}:
+        return [m for arm in get_args(annotation) for m in _models(arm)]
+    return []
+
+
+def _inside(annotation: Any, part: Part) -> list[Any]:
+    """Return the annotations that a step into `part` may lead to."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _inside(args[0], part)
+    if origin in {Union, types.UnionType}:
+        return [found for arm in args for found in _inside(arm, part)]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        name = keys_of(annotation).get(str(part), str(part))
+        info = annotation.model_fields.get(name)
+        return [info.annotation] if info is not None else []
+    if origin in {dict, Mapping} or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return [args[1]] if len(args) == 2 else []
+    if origin in {list, tuple, set, frozenset} or origin is Sequence:
+        return [arm for arm in args if arm is not Ellipsis]
+    return []
+
+
+def _follow(data: Any, loc: Sequence[Any]) -> tuple[Place, tuple[Any, ...]]:
+    """Split pydantic's location into the path in the data and what is left of it.
+
+    Names of union arms and validators stand between the parts; they are stepped over.
+    """
+    path: list[Part] = []
+    here = data
+    rest: list[Any] = list(loc)
+    while rest:
+        part = rest.pop(0)
+        in_list = isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if in_list or (isinstance(here, Mapping) and part in here):
+            here = here[part]
+            path.append(part)
+        elif not rest:
+            return tuple(path), (part,)
+    return tuple(path), ()
+
+
+_SHAPELESS: Final = frozenset({
+    "model_type", "dict_type", "list_type", "string_type", "model_attributes_type", "mapping_type",
+})  # fmt: skip
+"""Error types of pydantic that say: not even the shape (mapping, list, text) is right."""
+
+
+def _translate(
+    model: type[BaseModel], document: Document, base: Place, data: Any, error: ValidationError
+) -> Iterator[Fault]:
+    found = [_Told(*_follow(data, one["loc"]), one) for one in error.errors(include_url=False)]
+    for told in found:
+        # pydantic tells the faults of every arm of a union; meant is the arm whose shape was written
+        other_arm = told.error["type"] in _SHAPELESS and any(
+            other.error["type"] not in _SHAPELESS and other.path[: len(told.path)] == told.path
+            for other in found
+            if other.error["loc"] != told.error["loc"]
+        )
+        if not other_arm:
+            yield _fault(model, document, base, told, data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What pydantic told: the path in the data, what of its location is not in the data, and all of it."""
+
+    path: Place
+    rest: tuple[Any, ...]
+    error: Any
+
+
+def _fault(
+    model: type[BaseModel], document: Document, base: Place, told: _Told, data: Any
+) -> Fault:
+    path, one = told.path, told.error
+    kind = one["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(model, document, base, path)
+    if kind == "missing":
+        name = str(one["loc"][-1])
+        hint = _help_of(model, path, name)
+        return document.fault((*base, *path), f"`{name}` is missing", f"add `{name}: ...`{hint}")
+    value = data
+    for part in path:
+        value = value[part]
+    raw = document.raw.get((*base, *path))
+    if "[key]" in one["loc"]:
+        problem, remedy = _words(one, path[-1], None, secret=False)
+        return document.fault((*base, *path), f"key {problem}", remedy, key=True)
+    problem, remedy = _words(one, value, raw, secret=is_secret(path))
+    return document.fault((*base, *path), f"{_named(path)}{problem}", remedy)
+
+
+def _named(path: Place) -> str:
+    """Say of what value a message speaks: the last key of its path."""
+    words = [part for part in path if isinstance(part, str)]
+    if not words:
+        return ""
+    return f"`{words[-1]}`: " if path[-1] == words[-1] else f"`{words[-1]}[{path[-1]}]`: "
+
+
+def _models_at(model: type[BaseModel], path: Place) -> list[type[BaseModel]]:
+    annotations: list[Any] = [model]
+    for part in path:
+        annotations = [a for found in annotations for a in _inside(found, part)]
+    return [m for a in annotations for m in _models(a)]
+
+
+def _unknown_key(model: type[BaseModel], document: Document, base: Place, path: Place) -> Fault:
+    key = str(path[-1])
+    known = sorted({k for m in _models_at(model, path[:-1]) for k in keys_of(m)})
+    if key in {"on", "true"} and "when" in known:
+        remedy = "write `when:` (many readers of YAML turn a key `on` into true)"
+    else:
+        remedy = did_you_mean(key, known, show=40)
+    return document.fault((*base, *path), f"unknown key `{key}`", remedy, key=True)
+
+
+def _help_of(model: type[BaseModel], path: Place, name: str) -> str:
+    """Return the field's own words, the first sentence, where it has any."""
+    for found in _models_at(model, path):
+        info = found.model_fields.get(keys_of(found).get(name, name))
+        if info is not None and info.description:
+            return f" ({info.description.split('. ')[0].rstrip('.')})"
+    return ""
+
+
+def _words(one: Any, value: Any, raw: str | None, *, secret: bool) -> tuple[str, str]:
+    """Say pydantic's error type in plain words: (problem, remedy)."""
+    kind, ctx = one["type"], one.get("ctx", {})
+    shown = "what is written" if secret else _show(value, raw)
+    if kind in {"value_error", "assertion_error"}:
+        problem, _, remedy = str(ctx.get("error", one["msg"])).partition("; ")
+        return problem, remedy
+    if kind in {"literal_error", "enum"}:
+        known = re.findall(r"'([^']*)'", str(ctx.get("expected", "")))
+        near = did_you_mean(value, known) if isinstance(value, str) and known else ""
+        return f"{shown} is not one of {', '.join(known)}", near
+    if kind == "string_type":
+        return (
+            f"{shown} is not text",
+            f"put it in quotes: '{raw}'" if raw and not secret else "write text",
+        )
+    if kind in _SHAPES:
+        wanted, remedy = _SHAPES[kind]
+        return f"{shown} is not {wanted}", remedy
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        limit = ctx.get(name)
+        return f"{shown} is out of bounds: {words} {limit}", ""
+    if kind == "string_pattern_mismatch":
+        return f"{shown} has a form that is not allowed", f"it must match {ctx.get('pattern')}"
+    return f"{shown}: {one['msg'][:1].lower()}{one['msg'][1:]}", ""
+
+
+def _show(value: Any, raw: str | None) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    text = raw if raw is not None else str(value)
+    return f"`{text}`" if len(text) <= 60 else f"`{text[:57]}...`"
+
+
+_SHAPES: Final = {
+    "bool_type": ("true or false", "write true or false"),
+    "bool_parsing": ("true or false", "write true or false"),
+    "int_type": ("a whole number", "write a number like 3"),
+    "int_parsing": ("a whole number", "write a number like 3"),
+    "int_from_float": ("a whole number", "write a number like 3"),
+    "float_type": ("a number", "write a number like 2.5"),
+    "float_parsing": ("a number", "write a number like 2.5"),
+    "finite_number": ("a finite number", "write a number like 2.5"),
+    "list_type": ("a list", "write `- one` lines or [one, two]"),
+    "tuple_type": ("a list", "write `- one` lines or [one, two]"),
+    "set_type": ("a list", "write `- one` lines or [one, two]"),
+    "dict_type": ("a mapping", "write `key: value` lines or {key: value}"),
+    "mapping_type": ("a mapping", "write `key: value` lines or {key: value}"),
+    "model_type": ("a mapping", "write `key: value` lines or {key: value}"),
+    "model_attributes_type": ("a mapping", "write `key: value` lines or {key: value}"),
+    "path_type": ("a path", "write a path as text"),
+}
+_BOUNDS: Final = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+    "too_short": ("min_length", "entries at least"),
+    "too_long": ("max_length", "entries at most"),
+    "string_too_short": ("min_length", "characters at least"),
+    "string_too_long": ("max_length", "characters at most"),
+}
+
+
+def _confused(instance: Any, document: Document, path: Place, data: Any) -> Iterator[Fault]:
+    """Find where pydantic took text for a truth value or a truth value for a number: never meant."""
+    for one, part in _parts(instance, data):
+        yield from _confused(one, document, (*path, part), data[part])
+    if isinstance(data, Mapping | list) or data is None:
+        return
+    truth = isinstance(instance, bool)
+    if truth and not isinstance(data, bool):
+        yield document.fault(
+            path, f"{_show(data, None)} is not true or false", "write true or false"
+        )
+    elif isinstance(instance, int | float) and isinstance(data, bool) and not truth:
+        yield document.fault(
+            path, f"`{str(data).lower()}` is not a number", "write a number like 2.5"
+        )
+
+
+def _parts(instance: Any, data: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield what the instance holds beside the key or index that it was written under."""
+    if isinstance(instance, BaseModel) and isinstance(data, Mapping):
+        names = keys_of(type(instance)).items()
+        yield from ((getattr(instance, name), key) for key, name in names if key in data)
+    elif isinstance(instance, Mapping) and isinstance(data, Mapping):
+        yield from ((instance[key], key) for key in data if key in instance)
+    elif isinstance(instance, list | tuple) and isinstance(data, list):
+        yield from ((one, i) for i, one in enumerate(instance[: len(data)]))

@@ -1,0 +1,292 @@
+import json
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+
+from agent import cli, registry
+from agent.causes import CAUSES
+from agent.playbook.check import branches
+
+registry.load()
+
+
+@pytest.fixture
+def homeostat(monkeypatch, capsys, tmp_path):
+    """Run a command as the installed script does, in a folder of its own; returns (exit code, stdout, stderr)."""
+    for name in ("HOMEOSTAT_CONFIG", "HOMEOSTAT_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["homeostat", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    run.work = tmp_path / "work"
+    return run
+
+
+def made(homeostat, name="gpu-hot", cause="hardware.gpu.thermal", use="scale"):
+    code, _, err = homeostat("playbook", "new", name, "--cause", cause, "--use", use)
+    assert (code, err) == (0, "")
+    return homeostat.work / f"{name}.yaml"
+
+
+def test_new_lint_test(homeostat):
+    path = made(homeostat)
+    assert "# yaml-language-server: $schema=" in path.read_text()
+    code, out, _ = homeostat("playbook", "lint", path, "--strict")
+    assert (code, out) == (0, "1 playbook, 3 tests, 0 faults, 0 hints\n")
+    code, out, _ = homeostat("playbook", "test", path)
+    assert code == 0
+    assert "ok      gpu-hot: it turns ill and stays so  (acts after 5 min 30 s: scale)" in out
+    assert out.endswith("3 passed, 0 failed\n")
+
+
+@pytest.mark.parametrize("use", list(registry.action))
+def test_what_new_writes_for_any_verb_is_sound(homeostat, use):
+    path = made(homeostat, "one", "serving.saturation", use)
+    code, out, _ = homeostat("playbook", "lint", path, "--strict", "--json")
+    assert (code, json.loads(out)["ok"]) == (0, True), out
+
+
+def test_what_new_writes_for_any_cause_is_sound(homeostat):
+    for i, cause in enumerate(sorted({*CAUSES, *branches()})):
+        made(homeostat, f"c{i}", cause, "notify")
+    code, out, _ = homeostat("playbook", "lint", homeostat.work, "--strict")
+    assert code == 0, out
+
+
+def test_new_writes_over_nothing_and_says_what_it_does_not_know(homeostat):
+    path = made(homeostat)
+    before = path.read_text()
+    new = ("playbook", "new", "gpu-hot", "--cause", "hardware.gpu.thermal", "--use", "scale")
+    code, _, err = homeostat(*new)
+    assert (code, "gpu-hot.yaml is there" in err) == (1, True)
+    assert path.read_text() == before
+    for words, says in (
+        (
+            ("x", "--cause", "hardware.gpu.termal", "--use", "scale"),
+            "did you mean `hardware.gpu.thermal`?",
+        ),
+        (("x", "--cause", "serving", "--use", "scael"), "did you mean scale?"),
+        (("Big One", "--cause", "serving", "--use", "scale"), "can not be an id"),
+        (
+            ("serve-saturation", "--cause", "serving", "--use", "scale"),
+            "a built-in playbook is called",
+        ),
+        (
+            ("x", "--cause", "serving", "--use", "scale", "-o", "/no/where.yaml"),
+            "can not be written",
+        ),
+    ):
+        code, _, err = homeostat("playbook", "new", *words)
+        assert (code, says in err) == (1, True), err
+    assert [p.name for p in homeostat.work.iterdir()] == ["gpu-hot.yaml"]
+
+
+def test_faults_have_place_caret_and_remedy(homeostat):
+    path = made(homeostat)
+    path.write_text(
+        path.read_text().replace("clock_ratio < 0.85", "clok_ratio < 0.85").replace("mode:", "mod:")
+    )
+    code, out, _ = homeostat("playbook", "lint", path.name)
+    assert code == 1
+    assert (
+        "gpu-hot.yaml:13:11: in `gpu.clok_ratio < 0.85`: nothing is called `gpu.clok_ratio`\n"
+        "      - {is: 'gpu.clok_ratio < 0.85', for: 30s}\n"
+        "              ^\n"
+        "    did you mean `gpu.clock_ratio`?\n"
+    ) in out
+    assert "gpu-hot.yaml:9:1: unknown key `mod`" in out
+    code, out, _ = homeostat("playbook", "lint", path.name, "--json")
+    said = json.loads(out)
+    assert (code, said["ok"]) == (1, False)
+    assert {(f["line"], f["column"]) for f in said["faults"]} >= {(13, 11), (9, 1)}
+    code, _, err = homeostat("playbook", "test", path.name)
+    assert code == 2
+    assert "              ^" in err
+
+
+def test_a_failing_test_is_a_fault_at_its_place(homeostat):
+    path = made(homeostat)
+    path.write_text(path.read_text().replace("first_by: 7m", "first_by: 5m10s"))
+    line = next(i for i, row in enumerate(path.read_text().split("\n"), 1) if "it turns ill" in row)
+    code, out, _ = homeostat("playbook", "lint", path.name)
+    assert code == 1
+    said = "it acts first after 5 min 30 s, expected by 5 min 10 s"
+    assert f"gpu-hot.yaml:{line}:5: test `it turns ill and stays so`: {said}" in out
+    code, out, _ = homeostat("playbook", "test", path.name, "-k", "well")
+    assert (code, out.endswith("1 passed, 0 failed\n")) == (0, True)
+    code, out, _ = homeostat("playbook", "test", path.name, "--json")
+    said = json.loads(out)
+    assert (code, said["failed"], said["tests"][0]["acts"][0]["steps"]) == (1, 1, ["scale"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("id: gpu-hot", "id: gpu-cold", "the file is not called gpu-cold.yaml"),
+        ("mode: suggest", "mode: auto", "it acts by itself from the first day"),
+        ("title: 'S", "title: 's", "begins with a capital letter"),
+        ("down'", "down.'", "a title has no full stop"),
+        ("min_confidence: 60%", "min_confidence: 20%", "only 20% sure"),
+        (
+            "    undo: auto                     # put back what was there",
+            "    undo: none",
+            "could be undone and is not",
+        ),
+        (
+            "then:\n  - {use: notify, with: {text: '${title}: ${target.key}; ${verdict.summary}'}}\n",
+            "",
+            "nobody is told",
+        ),
+        (
+            "    expect: {fires: 0}",
+            "    expect: {fires: 1}",
+            "no test shows what it stays silent on",
+        ),
+    ],
+)
+def test_hints(homeostat, old, new, says):
+    path = made(homeostat)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    _, out, _ = homeostat("playbook", "lint", path.name)
+    assert f"hint: {says}" in out or says in out
+    assert homeostat("playbook", "lint", path.name, "--strict")[0] == 1
+
+
+def test_a_playbook_without_tests_is_hinted_at(homeostat):
+    path = made(homeostat)
+    path.write_text(path.read_text().partition("tests:")[0])
+    code, out, _ = homeostat("playbook", "lint", path.name)
+    assert (code, "hint: it has no `tests:`" in out) == (0, True)
+
+
+def test_the_shipped_library_is_clean(homeostat):
+    code, out, _ = homeostat("playbook", "lint", "--strict")
+    assert (code, out.endswith(" 0 faults, 0 hints\n")) == (0, True), out
+
+
+def test_plan_fills_parameters_and_asks_the_gates_it_can(homeostat):
+    target = ("--target", "service:shop", "--given", "cause.entity=process:b/9/9")
+    code, out, _ = homeostat(
+        "playbook", "plan", "serve-noisy-neighbour", *target, "--given", "target.owner=me"
+    )
+    assert code == 0
+    assert '"process": "process:b/9/9"' in out
+    assert "unknown whether it would fire" in out
+    assert "no agent.yaml at hand" in out
+    slow = (
+        "--given",
+        "service.latency_p95_seconds=0.9",
+        "--given",
+        "baseline.service.latency_p95_seconds=0.1",
+    )
+    code, out, _ = homeostat("playbook", "plan", "serve-noisy-neighbour", *target, *slow, "--json")
+    said = json.loads(out)
+    assert (code, said["fires"], said["mode"]) == (0, True, "suggest")
+    assert said["steps"][0]["with"] == {"process": "process:b/9/9", "nice": 15}
+    gates = {g["name"]: g for g in said["gates"]}
+    assert gates["mode"]["passed"] is True
+    assert gates["scope"]["passed"] is None
+    assert gates["cooldown"]["passed"] is None
+
+
+def test_plan_with_an_agent_yaml_knows_what_is_managed(homeostat):
+    config = homeostat.work / "agent.yaml"
+    config.write_text("mode: auto\nsingle_agent: true\nmanages: [{kind: service}]\n")
+    code, out, _ = homeostat(
+        "playbook", "plan", "serve-saturation", "--target", "service:shop", "-c", config, "--json"
+    )
+    gates = {g["name"]: g for g in json.loads(out)["gates"]}
+    assert code == 0
+    assert gates["scope"]["passed"] is True
+    assert "Scaler" in gates["ability"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("serve-saturation", "--target", "gpu:1"), "acts on a service, not on gpu:1"),
+        (("serve-saturation", "--target", "shop"), "write kind:key"),
+        (("serve-saturtion", "--target", "service:x"), "did you mean `serve-saturation`?"),
+        (("no.yaml", "--target", "service:x"), "no.yaml: can not be read"),
+        (("serve-saturation", "--target", "service:x", "--given", "x"), "not a value: 'x'"),
+        (
+            ("serve-saturation", "--target", "service:x", "--given", "service.upp=1"),
+            "did you mean `service.up`?",
+        ),
+        (
+            ("serve-saturation", "--target", "service:x", "--given", "cause.entity=x"),
+            "not an entity id: 'x'",
+        ),
+        (
+            ("serve-saturation", "--target", "service:x", "--given", "incident.severity=x"),
+            "no severity is called",
+        ),
+    ],
+)
+def test_plan_says_what_is_wrong(homeostat, words, says):
+    code, _, err = homeostat("playbook", "plan", *words)
+    assert code in {1, 2}
+    assert says in err
+
+
+def test_explain_and_graph(homeostat):
+    code, out, _ = homeostat("playbook", "explain", "serve-bad-deploy")
+    assert (code, out.startswith("Roll back a model version")) == (0, True)
+    code, out, _ = homeostat("playbook", "explain", "--json")
+    assert code == 0
+    assert len(json.loads(out)) >= 7
+    code, out, _ = homeostat("playbook", "graph", "serve-bad-deploy")
+    assert (code, out.startswith("flowchart TD")) == (0, True)
+    code, out, _ = homeostat("playbook", "graph", "serve-bad-deploy", "--format", "dot")
+    assert (code, out.startswith('digraph "serve-bad-deploy" {')) == (0, True)
+    code, out, _ = homeostat("playbook", "graph", "serve-bad-deploy", "--json")
+    assert {a["from"] for a in json.loads(out)["arrows"]} >= {"cause", "guard"}
+
+
+def test_a_site_of_its_own_is_laid_over(homeostat, tmp_path):
+    (homeostat.work / "playbooks.d").mkdir()
+    (homeostat.work / "playbooks.d" / "serve-saturation.yaml").write_text(
+        "id: serve-saturation\ntitle: Ours\n"
+    )
+    (homeostat.work / "agent.yaml").write_text("mode: suggest\n")
+    code, out, _ = homeostat("playbook", "explain", "serve-saturation", "-c", "agent.yaml")
+    assert (code, out.startswith("Ours  (serve-saturation)")) == (0, True)
+
+
+@pytest.mark.parametrize("what", ["playbook", "agent"])
+def test_schema_is_one(homeostat, what):
+    code, out, _ = homeostat("schema", what)
+    assert code == 0
+    jsonschema.Draft7Validator.check_schema(json.loads(out))
+
+
+def test_help_of_each_says_how(homeostat):
+    for verb in ("new", "lint", "test", "plan", "explain", "graph"):
+        code, out, _ = homeostat("playbook", verb, "--help")
+        assert (code, "Example:" in out, "--json" in out) == (0, True, True)
+
+
+def test_a_daemon_never_loads_what_is_for_authors():
+    code = (
+        "import sys, agent.daemon; "
+        "print([m for m in sys.modules if m.startswith('agent.playbook.') and m.rpartition('.')[2] in "
+        "('examples', 'feeds', 'schema', 'template', 'explain', 'flow', 'style')])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert out.strip() == "[]"

@@ -1,0 +1,146 @@
+"""Notes reach people: over crashes, over ways that are gone for a while, and without keeping each other waiting."""
+
+import asyncio
+import time
+
+import pytest
+
+from agent.codec import pack
+from agent.errors import Refused, Unavailable
+from agent.journal import Journal
+from agent.outbox import _ROOM, KEEP_S, Outbox
+from agent.ports import Note
+
+
+class Way:
+    """A way to people that may fail as it is told."""
+
+    def __init__(self, *troubles):
+        self.troubles = list(troubles)
+        self.told = []
+
+    async def notify(self, note):
+        trouble = self.troubles.pop(0) if self.troubles else None
+        if isinstance(trouble, Exception):
+            raise trouble
+        if trouble == "hang":
+            await asyncio.Event().wait()
+        self.told.append(note.key)
+
+
+class Desk:
+    """A journal, ways, and an outbox between them."""
+
+    def __init__(self, folder, ways):
+        self.journal = Journal(folder / "journal.sqlite")
+        self.ways = ways
+        self.now = time.time()
+        self.outbox = Outbox(self.journal.append, lambda: self.ways, lambda: self.now)
+        self.outbox.restore(self.journal)
+
+    def say(self, key, severity="page", *, owe=True):
+        note = Note(key, self.now, severity, "it is slow", "look at it", "i1")
+        self.journal.append("note", key, pack(note), self.now)
+        if owe:
+            self.outbox.add(note)
+
+    async def until(self, what):
+        async with asyncio.timeout(10):
+            while not what():  # noqa: ASYNC110  # many things are waited for
+                await asyncio.sleep(0.005)
+
+    async def die(self):
+        await self.outbox.close()
+        self.journal.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("agent.outbox._FIRST_S", 0.01)
+    monkeypatch.setattr("agent.outbox._LAST_S", 0.02)
+
+
+def told(journal):
+    return [(e.subject, e.body.get("gave_up", "")) for e in journal.read(("told",)) if e.subject]
+
+
+async def test_a_note_reaches_every_way_once_and_that_is_recorded(tmp_path):
+    page, mail = Way(), Way()
+    desk = Desk(tmp_path, {"page": page, "mail": mail})
+    desk.say("page:i1:0")
+    await desk.until(lambda: not desk.outbox.owed)
+    assert page.told == mail.told == ["page:i1:0"]
+    assert len(told(desk.journal)) == 2
+    await desk.die()
+
+
+async def test_a_way_that_is_away_is_tried_again_in_order_and_keeps_no_other_waiting(tmp_path):
+    away = Way(*[Unavailable("no line")] * 50)
+    well = Way()
+    desk = Desk(tmp_path, {"away": away, "well": well})
+    desk.say("a")
+    desk.say("b")
+    await desk.until(lambda: well.told == ["a", "b"] and desk.outbox.faults())
+    assert desk.outbox.faults() == ["away: 2 notes are not delivered yet (no line)"]
+    await desk.until(lambda: away.told == ["a", "b"])
+    assert desk.outbox.faults() == []
+    await desk.die()
+
+
+async def test_what_was_not_told_before_a_crash_is_told_after_it_and_only_that(tmp_path):
+    first = Way(None, "hang")
+    desk = Desk(tmp_path, {"page": first})
+    desk.say("a")
+    desk.say("b")
+    await desk.until(lambda: first.told == ["a"] and not first.troubles)
+    desk.say("c", owe=False)  # killed between the entry and the delivery
+    await desk.die()
+    second = Way()
+    desk = Desk(tmp_path, {"page": second})
+    await desk.until(lambda: second.told == ["b", "c"])
+    await desk.die()
+
+
+async def test_a_way_that_is_new_is_not_flooded_with_the_past(tmp_path):
+    desk = Desk(tmp_path, {})
+    desk.say("old")
+    await desk.die()
+    new = Way()
+    desk = Desk(tmp_path, {"page": new})
+    desk.say("fresh")
+    await desk.until(lambda: new.told == ["fresh"])
+    await desk.die()
+    assert new.told == ["fresh"]
+
+
+async def test_a_no_and_a_bug_are_recorded_and_lose_no_other_note(tmp_path):
+    way = Way(Refused("the command is not there"), ZeroDivisionError("oops"))
+    desk = Desk(tmp_path, {"page": way})
+    for key in "abc":
+        desk.say(key)
+    await desk.until(lambda: way.told == ["c"])
+    assert told(desk.journal)[:2] == [
+        ("a", "the command is not there"),
+        ("b", "a bug in page: ZeroDivisionError: oops"),
+    ]
+    await desk.die()
+
+
+async def test_a_note_that_is_too_old_is_given_up_and_a_full_queue_keeps_the_pages(tmp_path):
+    way = Way(Unavailable("no line"))
+    desk = Desk(tmp_path, {"page": way})
+    desk.say("stale")
+    await desk.until(lambda: not way.troubles)
+    desk.now += KEEP_S + 1
+    await desk.until(lambda: told(desk.journal))
+    assert "older than 6 h" in told(desk.journal)[0][1]
+    way.troubles = ["hang"]
+    desk.say("first")
+    await desk.until(lambda: not way.troubles)
+    desk.say("word", "info")
+    for i in range(_ROOM):
+        desk.outbox.add(Note(f"p{i}", desk.now, "page", "", "", ""))
+    assert desk.outbox.owed == {"page": _ROOM}
+    keys = [n.key for n in desk.outbox._queues["page"]]
+    assert "word" not in keys
+    await desk.die()

@@ -1,0 +1,107 @@
+import re
+
+import pytest
+
+from agent import registry
+from agent.config import Config
+from agent.playbook import Library, explain, flow, template
+from agent.playbook.library import lay
+from agent.strict import read
+
+registry.load()
+BOOKS = Library.load([], Config()).playbooks
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("service.latency_p95_seconds > 0.25", "latency p95 of the service is above 250 ms"),
+        ("gpu.clock_ratio <= 0.85", "clock of the gpu is at most 85 %"),
+        ("service.latency_p95_seconds > baseline.service.latency_p95_seconds * 1.2",
+         "latency p95 of the service is above 1.2 times what is usual for it"),
+        ("service.requests_per_second <= baseline.service.requests_per_second",
+         "requests per second of the service is at most what is usual for it"),
+        ("feature.contract_broken > 0.5", "the data contract is broken (feature)"),
+        ("feature.contract_broken < 0.5", "it is not so that the data contract is broken (feature)"),
+        ("service.up < 0.5 && host.cpu_busy_ratio > 0.9",
+         "it is not so that the service answers a probe (service) and cpu busy of the host is above 90 %"),
+        ("model.accuracy_ratio >= model.reference_accuracy_ratio - 0.05",
+         "accuracy of the model is at least reference accuracy of the model less 0.05"),
+        ("cause.entity.startsWith('process:')", "`cause.entity.startsWith('process:')`"),
+    ],
+)  # fmt: skip
+def test_expressions_in_words(expression, said):
+    assert explain.sentence(expression) == said
+
+
+def test_value_and_peers_are_of_the_signal():
+    said = explain.sentence("value < peers.median * 0.85", "gpu.clock_ratio")
+    assert said == "clock of the gpu is below the median of its peers times 0.85"
+
+
+@pytest.mark.parametrize("name", sorted(BOOKS))
+def test_every_playbook_reads_like_a_runbook(name):
+    book = BOOKS[name]
+    sections = dict(explain.explain(book))
+    assert {"When", "On", "May", "Do", "Works if", "Undo", "Limits", "Asked"} <= sections.keys()
+    text = explain.text(book)
+    assert text.startswith(book.title)
+    for step in book.do:
+        assert f"({step.use}" in text
+    if book.mutating:
+        assert any("harm is undone" in line for line in sections["Works if"])
+        assert "role operator" in sections["Asked"][0]
+    # no signal's bare name and no raw number of seconds where words can be said
+    told = "\n".join(line for label in ("When", "Works if", "Limits") for line in sections[label])
+    assert not re.search(r"_seconds|_ratio\b", re.sub(r"`[^`]*`", "", told)), told
+
+
+def test_who_is_asked_and_what_stays():
+    text = explain.text(BOOKS["concept-drift"])
+    assert "a person with the role operator, who has 4 h; on silence people are called" in text
+    assert "retrain: stays, it is not undone" in text
+    assert "promote: what was there is put back" in text
+
+
+@pytest.mark.parametrize("name", sorted(BOOKS))
+def test_pictures_hang_together(name):
+    found = flow.flow(BOOKS[name])
+    ends = {n for n, (shape, _) in found.boxes.items() if shape == "end"}
+    out = {a: [b for x, b, _ in found.arrows if x == a] for a in found.boxes}
+    assert all(out[n] for n in found.boxes if n not in ends)
+    assert not any(out[n] for n in ends)
+    reached, todo = set(), ["cause"]
+    while todo:
+        here = todo.pop()
+        if here not in reached:
+            reached.add(here)
+            todo += out[here]
+    assert reached == found.boxes.keys()
+    for step in BOOKS[name].do:
+        assert f"do_{step.id}" in found.boxes
+
+
+def test_pictures_quote_what_would_be_read_as_signs():
+    book = lay(
+        [
+            [
+                read(
+                    template.write("made", "serving", "scale").replace(
+                        "0.5'", '0.5 || target.id == "a"\'', 1
+                    )
+                )
+            ]
+        ],
+        None,
+    )
+    found = flow.flow(book.playbooks["made"])
+    drawn = flow.mermaid(found)
+    assert drawn.startswith("flowchart TD\n")
+    assert "target.id is #34;a#34;" in drawn
+    assert '\\"a\\"' in flow.dot(found, "made")
+
+
+def test_one_that_only_observes_ends_at_the_guard():
+    text = template.write("made", "serving", "notify").replace("mode: suggest", "mode: observe")
+    found = flow.flow(lay([[read(text)]], None).playbooks["made"])
+    assert not any(name.startswith("do_") for name in found.boxes)

@@ -1,0 +1,67 @@
+"""Real servers that live tests start for themselves, in folders and on ports of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody has now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class Postgres:
+    """A PostgreSQL of our own. It never runs as root, so root lends the folder to the user `postgres`."""
+
+    def __init__(self, needs: Callable[[str], str], folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.address = f"postgresql://homeostat@127.0.0.1:{self.port}/postgres"
+        self._pg_ctl = Path(os.path.realpath(_pg_ctl(needs)))
+        self._as: list[str] = []
+        if os.geteuid() == 0:
+            self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+            shutil.chown(folder, "postgres")
+            for above in folder.parents:  # it must be able to walk there
+                if above.stat().st_mode & 0o001 == 0:
+                    above.chmod(above.stat().st_mode | 0o011)
+        self._do(self._pg_ctl.with_name("initdb"), "-A", "trust", "-U", "homeostat", "--no-sync")
+
+    def _do(self, program: Path, *arguments: str) -> None:
+        command = [*self._as, str(program), "-D", str(self.folder / "data"), *arguments]
+        subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=self.folder)
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.folder} -c fsync=off"
+        self._do(self._pg_ctl, "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        """End it at once, as a crash does."""
+        self._do(self._pg_ctl, "-m", "immediate", "stop")
+
+
+@contextlib.contextmanager
+def postgres(needs: Callable[[str], str], folder: Path) -> Iterator[Postgres]:
+    """Run a PostgreSQL of our own for a while."""
+    server = Postgres(needs, folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):  # stopped by the test
+            server.stop()
+
+
+def _pg_ctl(needs: Callable[[str], str]) -> str:
+    """Return pg_ctl; Debian keeps it out of the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    return str(found[-1]) if found else needs("pg_ctl")

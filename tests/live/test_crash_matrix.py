@@ -1,0 +1,195 @@
+"""The crash matrix: a real process is killed at every moment of a run, on SQLite and on PostgreSQL, and goes on.
+
+A chain of lives dies at one moment after the other until the run has ended; in `make test` at every moment on SQLite
+and at every third on PostgreSQL, with a seeded tenth of the moments also tried alone: a life that dies there, and one
+that goes on to the end. HOMEOSTAT_CRASH=all (`make bench-crash`) tries every moment alone, on both.
+"""
+
+import collections
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+
+import crash_driver
+import pytest
+from servers import postgres
+
+from agent.journal import Journal
+from agent.memory import Memory
+
+pytestmark = [pytest.mark.live, pytest.mark.long]
+
+LIMIT_S = 60.0
+ALL = os.environ.get("HOMEOSTAT_CRASH") == "all"
+
+# A server that has imported everything already and forks: a life then costs what it does, not its imports.
+LIVES = multiprocessing.get_context("forkserver")
+LIVES.set_forkserver_preload(
+    ["crash_driver", "dbos", "psycopg", "connectors", "detectors", "playbooks.actions"]
+)
+
+
+def live(folder, scenario, moment="", database=""):
+    """Let a process live until it kills itself at a moment, or until its run has ended; returns its exit code."""
+    folder.mkdir(exist_ok=True)
+    process = LIVES.Process(target=crash_driver.run, args=(folder, scenario, moment, database))
+    process.start()
+    process.join(LIMIT_S)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        pytest.fail(
+            f"neither {moment or 'the end'} came in {LIMIT_S} s\n{(folder / 'log').read_text()[-3000:]}"
+        )
+    return process.exitcode
+
+
+def effects(folder):
+    """Return every effect that any verb had on the world, by idempotency key."""
+    found = collections.Counter()
+    for file in [*folder.glob("dial-*"), *folder.glob("shouts")]:
+        found.update(line.split()[0] for line in file.read_text().splitlines())
+    return found
+
+
+ENDS = {
+    # scenario: state, verdict, undone, final dials
+    "heals": ("done", {"helped"}, {"a": "1.0", "b": "0.0"}),
+    "harms": ("done", {"harmed"}, {"a": "0.0", "c": "0.0"}),
+    "fails": ("failed", {None, "cannot_tell"}, {"a": "0.0", "x": "0.0"}),
+}
+MAY_REPEAT = {"heals": {"r1/n", "r1/s"}, "harms": set(), "fails": set()}
+"""What can not be seen afterwards may have happened once or not at all; all else exactly once."""
+
+
+def check(folder, scenario, moment):
+    """Check what must hold whatever the moment was."""
+    with Journal(folder / "journal.sqlite") as journal:
+        assert journal.verify() == [], moment
+        memory = Memory()
+        memory.load(journal)
+        entries = list(journal.read())
+    run = memory.runs["r1"]
+    assert memory.live_runs() == [], moment
+    assert memory.run_on(run.target) is None, moment
+    assert memory.unfinished() == {}, moment
+    state, verdicts, dials = ENDS[scenario]
+    assert run.state == state, (moment, run)
+    assert (run.outcome.verdict if run.outcome else None) in verdicts, (moment, run)
+    for dial, value in dials.items():
+        assert (folder / f"dial-{dial}").read_text().split()[-1] == value, moment
+    done = effects(folder)
+    assert max(done.values()) == 1, (moment, done)
+    wanted = EFFECTS[scenario]
+    assert wanted - MAY_REPEAT[scenario] <= set(done) <= wanted, (moment, done)
+    results = [e.body["key"] for e in entries if e.kind == "acted" and e.body["result"]]
+    assert len(results) == len(set(results)), moment
+    assert [e.kind for e in entries].count("plan") == 1, moment
+    notes = [e.subject for e in entries if e.kind == "note"]
+    assert len(notes) == len(set(notes)), moment
+
+
+EFFECTS = {
+    "heals": {"r1/a", "r1/n", "r1/b", "r1/b/undo", "r1/s"},
+    "harms": {"r1/a", "r1/c", "r1/c/undo", "r1/a/undo"},
+    "fails": {"r1/a", "r1/x", "r1/x/undo", "r1/a/undo"},
+}
+
+
+@pytest.fixture(scope="module")
+def moments(tmp_path_factory):
+    """Return the moments of an undisturbed life of a scenario, in order."""
+    known = {}
+
+    def of(scenario, database=""):
+        key = (scenario, bool(database))
+        if key not in known:
+            folder = tmp_path_factory.mktemp(f"calm_{scenario}")
+            assert live(folder, scenario, database=database) == 0, (folder / "log").read_text()[
+                -3000:
+            ]
+            check(folder, scenario, "no crash")
+            found = (folder / "moments").read_text().splitlines()
+            assert len(found) > 30
+            known[key] = [m for m in found if m != "ended"]
+        return known[key]
+
+    return of
+
+
+def survive(folder, scenario, moment, database=""):
+    killed = live(folder, scenario, moment, database)
+    if killed == 0:  # by chance of timing this life had no such moment: it ended well all the same
+        check(folder, scenario, f"{moment} (not passed)")
+        return False
+    assert killed == -signal.SIGKILL, (moment, (folder / "log").read_text()[-3000:])
+    assert live(folder, scenario, database=database) == 0, moment
+    check(folder, scenario, moment)
+    shutil.rmtree(folder)
+    return True
+
+
+def chain(folder, scenario, first, leap, database=""):
+    """Let lives die one after the other, the first at a moment, the others `leap` new ones further; returns how many.
+
+    Fewer than fifty: a run that has ended that many processes is given up, as what ends them.
+    """
+    for died in range(50):
+        code = live(folder, scenario, f"+{leap if died else first}", database)
+        if code == 0:
+            check(folder, scenario, f"chain from {first}")
+            return died
+        assert code == -signal.SIGKILL, (folder / "log").read_text()[-3000:]
+    pytest.fail(f"the run did not end in 50 lives\n{(folder / 'log').read_text()[-3000:]}")
+
+
+def alone(folder, scenario, found, database=""):
+    """Kill one life at each of these moments, alone."""
+    killed = [survive(folder / f"m{i}", scenario, m, database) for i, m in enumerate(found)]
+    assert sum(killed) >= 0.8 * len(found)
+
+
+def sample(scenario, found):
+    return found if ALL else random.Random(scenario).sample(found, len(found) // 10)
+
+
+@pytest.mark.timeout(1800 if ALL else 300)
+@pytest.mark.parametrize("scenario", sorted(ENDS))
+def test_killed_at_every_moment_one_after_the_other_a_run_ends_as_if_nothing_had_been(
+    tmp_path, moments, scenario
+):
+    distinct = {m.partition("#")[0] for m in moments(scenario)}
+    died = sum(chain(tmp_path / f"chain{i}", scenario, i, 3) for i in (1, 2, 3))
+    assert died >= 0.8 * len(distinct)
+
+
+@pytest.mark.timeout(1800 if ALL else 300)
+@pytest.mark.parametrize("scenario", sorted(ENDS))
+def test_killed_at_one_moment_a_run_ends_as_if_nothing_had_been(tmp_path, moments, scenario):
+    alone(tmp_path, scenario, sample(scenario, moments(scenario)))
+
+
+# ---- the same with the runs in PostgreSQL
+
+
+@pytest.fixture(scope="module")
+def database(needs, tmp_path_factory):
+    """Start a server of our own and return its address."""
+    with postgres(needs, tmp_path_factory.mktemp("pg")) as server:
+        yield server.address
+
+
+@pytest.mark.timeout(1800 if ALL else 300)
+@pytest.mark.parametrize("scenario", sorted(ENDS))
+def test_the_same_holds_with_the_runs_in_postgresql(tmp_path, moments, scenario, database):
+    if ALL:
+        alone(tmp_path, scenario, moments(scenario, database), database)
+    else:
+        assert (
+            chain(
+                tmp_path / "chain", scenario, random.Random(scenario).choice((1, 2, 3)), 3, database
+            )
+            > 10
+        )
