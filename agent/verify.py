@@ -170,7 +170,8 @@ class Comparison:
             if self.alike < least:
                 return "too few rows to foretell it, and too few troubles like it are known"
             return "" if self.ended <= most else "troubles like it end by themselves as soon"
-        if self.evidence is None or self.evidence.lasts <= likely:
+        # peers leave only this story to be refuted, so it must be refuted better
+        if self.evidence is None or self.evidence.lasts <= likely + (self.road == "peers"):
             return "no more than it moves anyway"
         return "" if self.road == "peers" else self._passing(self.evidence, likely)
 
