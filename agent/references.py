@@ -4,7 +4,7 @@
     first rows of a version without one -------------------------------^
 
 A file is made once, whatever versions come; no row of it is ever in the daemon. What fails is told once, and the
-version goes by its first rows.
+version goes by its first rows; where the worker is to blame, it is tried again, and taken when it is there.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from agent.config import WatchModels
-from agent.errors import AgentError
+from agent.errors import AgentError, Unavailable
 from agent.models.made import Later, Made, file_job, learn_job, unpack
 from agent.worker import Worker
 
 log = structlog.get_logger()
 
+_FIRST_WAIT_S: Final = 60.0
+_LONGEST_WAIT_S: Final = 3600.0
 _NICE: Final = 5
 """Rows wait for what is made here: before trainings, behind all else on this host."""
 
@@ -70,20 +71,35 @@ class References:
         task.add_done_callback(self._tasks.discard)
 
     async def _file(self, name: str) -> None:
-        path = self._config.reference[name]
-        try:
-            data = await self._worker.train(file_job(self._config, name.partition("/")[0], path))
-            self._made[name] = unpack(data)
-        except AgentError as error:
-            self._failed(name, path, str(error))
-        except Exception as error:  # noqa: BLE001  # a border: a model without a reference must not end the daemon
-            self._bug(f"reference of {name}", error)
-            self._failed(name, path, "a bug in homeostat, its log tells where")
+        """Make one out of its file; where only the worker has failed, again and again."""
+        path, wait = self._config.reference[name], _FIRST_WAIT_S
+        while True:
+            try:
+                job = file_job(self._config, name.partition("/")[0], path)
+                self._made[name] = unpack(await self._worker.train(job))
+            except Unavailable as error:
+                self._failed(name, f"{error}; it is tried again")
+            except AgentError as error:
+                self._failed(name, f"{error}; mend the file, and restart")
+                return
+            except Exception as error:  # noqa: BLE001  # a border: a model without a reference must not end the daemon
+                self._bug(f"reference of {name}", error)
+                self._failed(name, "a bug in homeostat; its log tells where")
+                return
+            else:
+                self.faults.pop(name, None)
+                return
+            await asyncio.sleep(wait)
+            wait = min(2.0 * wait, _LONGEST_WAIT_S)
 
-    def _failed(self, name: str, path: Path, why: str) -> None:
-        del self._made[name]
-        self.faults[name] = f"{path}: {why}; its first rows become one: mend the file, and restart"
-        log.warning("reference_not_made", model=name, file=str(path), error=why)
+    def _failed(self, name: str, why: str) -> None:
+        """Let the version go by its first rows, and tell it when that is new."""
+        self._made.pop(name, None)
+        path = self._config.reference[name]
+        told = f"{path}: {why}; until then its first rows are one"
+        if self.faults.get(name) != told:
+            log.warning("reference_not_made", model=name, file=str(path), error=why)
+        self.faults[name] = told
 
     async def _first(
         self, features: Mapping[str, Any], done: Callable[[bytes | None], None]

@@ -20,7 +20,7 @@ import numpy as np
 
 from agent import checkpoint, registry
 from agent.config import WatchModels
-from agent.errors import Refused
+from agent.errors import Refused, Unavailable
 from agent.model import FloatArray, IntArray
 from agent.models import beside
 from agent.models.labels import sums_of
@@ -177,7 +177,7 @@ class ReferenceTrainer:
             return learn(config.models, dict(zip(config.columns, _columns(config, values), strict=True)))  # fmt: skip
         try:
             batch, truth = read_rows(config.path, reader_of_rows(), config.model)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Unavailable) as error:  # a person must look at the file
             raise Refused(str(error)) from None
         return make(config.models, batch, truth).pack()
 

@@ -132,6 +132,8 @@ class Cells:
         f._squares *= age * age
         f._squares += counts.sum(axis=1)
         f._last = max(f._last, ts)
+        if f._broken.any():
+            f._spent[f._broken, f._kind[f._broken]] += rows
         # no products of two columns: they count as ever, which is 0
         shifts = f._shifts
         shifts._window += counts

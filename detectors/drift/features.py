@@ -337,7 +337,7 @@ class Features:
         run = season.runs(np.where(self._ref.numeric[:, None], known, columns))
         self._shifts.learn(columns, run, whole=whole)
         self._learn_kinds(features, x)
-        self._usual_kinds[np.ix_(run >= season.QUANTUM, contract.OF_RUNS)] = True
+        self._usual_kinds[np.ix_(run >= season.QUANTUM, np.array(contract.OF_RUNS))] = True
 
     def _learn_kinds(self, features: Mapping[str, Any], x: FloatArray) -> None:
         """Learn which contracts the reference itself breaks: in their order, rows stand still or walk away."""

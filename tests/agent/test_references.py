@@ -75,17 +75,22 @@ async def test_what_can_not_be_made_is_told_once_with_place_and_remedy(tmp_path,
     (told,) = [entry for entry in logs if entry["event"] == "reference_not_made"]
     assert (told["model"], told["file"]) == ("fraud", str(path))
     assert str(path) in one.faults["fraud"]
-    assert "first rows become one" in one.faults["fraud"]
+    assert "mend the file, and restart; until then its first rows are one" in one.faults["fraud"]
 
 
-async def test_a_worker_that_is_killed_costs_the_reference_and_nothing_else(csv, made):
+async def test_a_worker_that_is_killed_is_told_and_it_is_tried_again(csv, made, monkeypatch):
+    monkeypatch.setattr("agent.references._FIRST_WAIT_S", 0.5)
     one = made(reference={"fraud": csv})
     async with asyncio.timeout(30.0):
         while one._worker.pid is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     one._worker._process.kill()
     await settled(one, "fraud")
-    assert "SIGKILL" in one.faults["fraud"]
+    assert "SIGKILL; it is tried again" in one.faults["fraud"]
+    async with asyncio.timeout(60.0):
+        while one.of("fraud", "1") is None or isinstance(one.of("fraud", "1"), Later):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert one.faults == {}
 
 
 async def test_first_rows_are_learnt_there_as_here(made):

@@ -250,11 +250,10 @@ class Watched:
         start = time.monotonic()
         prepared = 0.0
         while time.monotonic() - start < within_s:
-            found = self._control.get(f"/api/models?model={model}")
-            one = found[0] if found else {"serving": [], "preparing": []}
-            if one["preparing"]:
+            found = [m for m in self._control.get("/api/models") if m["model"] == model]
+            if any(m["preparing"] for m in found):
                 prepared = time.monotonic() - start
-            if sum(v["rows"] for v in one["serving"]) >= rows:
+            if sum(v["rows"] for m in found for v in m["serving"]) >= rows:
                 return {"accepted": float(RUN_ROWS), "preparing_seconds": prepared}
             time.sleep(0.2)
         sys.exit(f"{model} has not counted {rows} rows within {within_s:.0f} s: {found}")
