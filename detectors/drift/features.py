@@ -54,6 +54,8 @@ from detectors.drift.reference import (
 from detectors.drift.shifts import Shifts
 
 _FAST_ROWS: Final = 64.0
+_MOST_COUNTED: Final = 65_535
+"""Of magnitudes, in a cell: two bytes each."""
 _LEAST_ROWS: Final = 30.0
 _SMALL: Final = 128
 """Batches up to this are compared with all edges at once; larger ones are searched."""
@@ -69,7 +71,7 @@ _MOST_LEARNT: Final = 256
 _SLICINGS: Final = 6
 _MOST_SLICED: Final = 8
 """Values of a category that is looked at value by value."""
-_VERSION: Final = 3
+_VERSION: Final = 4
 
 
 Counts = npt.NDArray[np.float32]
@@ -125,7 +127,7 @@ class Features:
         self._fast: Counts = np.zeros((2, d, COLUMNS), dtype=np.float32)
         self._slow: FloatArray = np.zeros((d, COLUMNS))
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
-        self._magnitudes: Counts = np.zeros((2, d, MAGNITUDES), dtype=np.float32)
+        self._magnitudes: npt.NDArray[np.uint16] = np.zeros((2, d, MAGNITUDES), dtype=np.uint16)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
         # rows with each kind of break
         self._spent: Counts = np.zeros((d, len(KINDS)), dtype=np.float32)
@@ -186,9 +188,9 @@ class Features:
             n[~present] = 0.0
         if self._fast[1].sum(axis=1).max(initial=0.0) >= _FAST_ROWS:
             self._fast[0], self._magnitudes[0] = self._fast[1], self._magnitudes[1]
-            self._fast[1] = self._magnitudes[1] = 0.0
+            self._fast[1], self._magnitudes[1] = 0.0, 0
         self._fast[1] += counts
-        self._magnitudes[1] += magnitudes
+        self._magnitudes[1] = np.minimum(self._magnitudes[1] + magnitudes, _MOST_COUNTED)
         past = max(0.0, ts - self._last)
         age = 2.0 ** (-past / self.config.half_life) if math.isfinite(past) else 0.0
         self._slow *= age
