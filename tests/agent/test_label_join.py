@@ -32,7 +32,9 @@ def test_a_row_remembers_how_sure_and_of_which_slices_it_was():
 
 def test_keys_are_stable_across_runs_and_no_id_is_zero():
     assert keys_of(["", "a", "ü", "\ud800"]).tolist()[0] == 0
-    assert keys_of(["a"])[0] == 3405396810240292928  # blake2b, 8 bytes, little-endian
+    assert (
+        keys_of(["a"])[0] == 7568531806545857021
+    )  # must not change: states of waiting rows hold it
     assert len(set(keys_of([str(i) for i in range(100_000)]).tolist())) == 100_000
 
 
