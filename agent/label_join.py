@@ -82,15 +82,16 @@ def keys_of(ids: Sequence[str]) -> KeyArray:
     ]
     width = max(1, -(-max(map(len, raw), default=0) // 8))
     words = np.array(raw, dtype=f"S{8 * width}").view("<u8").reshape(len(raw), width)
+    lengths = np.fromiter(map(len, raw), dtype=np.int64, count=len(raw))
     out: KeyArray = np.zeros(len(raw), dtype=np.uint64)
-    for word in words.T:
-        out ^= word
+    for i, word in enumerate(words.T):
+        some = lengths > 8 * i  # an id's hash must not depend on how long the others are
+        mixed = (out + _STEP) ^ word
         for shift, factor in _MIX:
-            out ^= out >> shift
-            out *= factor
-        out ^= out >> np.uint64(32)
-        out += _STEP
-    out[~words.any(axis=1)] = 0
+            mixed ^= mixed >> shift
+            mixed *= factor
+        mixed ^= mixed >> np.uint64(33)
+        out[some] = mixed[some]
     return out
 
 
