@@ -121,9 +121,7 @@ class Scene:
             v
             for peer in self.world.topology.peers(self.target)
             if (
-                v := _worst(
-                    metric, [self.world.get(s) for s in self._having(metric, peer, labels)]
-                )
+                v := _worst(metric, [self.world.get(s) for s in self._having(metric, peer, labels)])
             )
             is not None
         ]

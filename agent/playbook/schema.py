@@ -43,7 +43,9 @@ def playbook() -> Schema:
     out = _of(Playbook)
     parts = out["definitions"]
     signal = _one_of((n, s.help) for n, s in SIGNALS.items() if s.kind != "counter")
-    signal["anyOf"].append({"pattern": r"^[a-z]+\.[a-z0-9_]+\{.+\}$", "description": "One of several series."})
+    signal["anyOf"].append(
+        {"pattern": r"^[a-z]+\.[a-z0-9_]+\{.+\}$", "description": "One of several series."}
+    )
     parts["Item"]["properties"]["signal"] = signal
     words = {branch: CAUSES.get(branch, f"all below {branch}") for branch in sorted(branches())}
     cause = parts["Because"]["properties"]["cause"]

@@ -233,9 +233,7 @@ async def test_a_link_that_is_down_is_counted_out(gpu: Gpu, stub: Stub):
     assert value(frame, "gpu.nvlinks_count", SECOND) == 4.0
 
 
-async def test_a_driver_and_a_library_of_two_versions_are_seen_from_the_start(
-    gpu: Gpu, stub: Stub
-):
+async def test_a_driver_and_a_library_of_two_versions_are_seen_from_the_start(gpu: Gpu, stub: Stub):
     stub.set("mismatched")
     for _ in range(2):  # the second look falls into its rest
         frame = await gpu.poll()
