@@ -284,6 +284,9 @@ _DEFS: Final = (
     _s("model.relation_changed", "whether labels prove a changed relation between inputs and labels", better="low"),
     _s("model.quality_lost", "whether labels prove the version in use worse than its reference", better="low", harm=True),
     _s("model.worse_than_previous", "whether labels prove the version in use worse than the one before it was", better="low", harm=True),
+    _s("model.loss_expected", "whether confidences on inputs that drifted let expect a loss of quality", better="low", harm=True),
+    _s("model.labels_late", "whether labels do not come as they used to", better="low"),
+    _s("model.labels_wrong", "whether labels themselves look wrong: of one kind, or turned round", better="low"),
     _s("model.retraining_held", "whether retraining is held back", better="low"),
     # ---- batch-scoring runs of a model (label run: which job, by the connector that watches its files)
     _g("model.run_age_seconds", "seconds", "time since the newest batch-scoring run was written (label run)", better="low", floor=60.0, least=-math.inf),
@@ -316,8 +319,13 @@ _DEFS: Final = (
     _g("feature.drift_psi", "count", "population stability index against the reference", better="low", floor=0.05),
     _g("feature.scale_ratio", "ratio", "median against the reference median", floor=0.05, least=-math.inf, most=_OPEN),
     _g("feature.drift_evidence_count", "count", "log10 of the evidence against `as the reference`; 0 is enough", better="low", floor=1.0, least=-math.inf),
-    _s("feature.drifted", "whether values are no longer as in the reference: evidence and size together", better="low"),
+    _s("feature.drifted", "whether values are no longer as in the reference (evidence and size together)", better="low"),
     _s("feature.contract_broken", "whether the data contract is broken: missing, unit, range, stuck", better="low", harm=True),
+    # ---- replica, by what it answers
+    _g("replica.predictions_per_second", "per_second", "predictions logged by one replica", floor=0.5),
+    _g("replica.prediction_distance_ratio", "ratio", "share of its predictions that would have to be others to be like those of its peers", better="low", floor=0.02),
+    _g("replica.apart_evidence_count", "count", "log10 of the evidence that it answers otherwise than its peers; 0 is enough", better="low", floor=1.0, least=-math.inf),
+    _s("replica.predictions_apart", "whether it answers otherwise than its peers on the same traffic", better="low", harm=True),
     # ---- alerts from elsewhere, on whom their labels name
     _s("host.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
     _s("gpu.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
