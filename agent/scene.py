@@ -5,7 +5,7 @@
     target.id, target.command   the target and its attributes
     cause.kind, cause.feature   the diagnosis and its facts
     steps.train.version         what an earlier step of the run gave
-    value, peers.median         inside a `when` item with `signal:`, which may ask for labels: gpu.throttled{reason=thermal}
+    value, peers.median         inside a `when` item with `signal:`, which may ask for labels: `x.y{label=value}`
 
 Several series of one signal (labels) give the worst one by the catalogue's `better`, else their mean.
 """

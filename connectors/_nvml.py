@@ -249,6 +249,17 @@ class Eye:
         facts = self._gpus.get(index)
         if facts is None or facts["uuid"] != uuid:
             facts = self._gpus[index] = {"uuid": uuid, "index": index, **self._facts(gpu)}
+        values = self._values(gpu, uuid)
+        if values is None:
+            return {**facts, "lost": True, "values": self._told(uuid)}
+        values += self._told(uuid)
+        pids = self._pids(gpu, uuid)
+        if pids is not None:
+            values.append(("gpu.processes_count", {}, float(len(pids))))
+        return {**facts, "lost": False, "values": values, "pids": pids or []}
+
+    def _values(self, gpu: Any, uuid: str) -> list[Value] | None:
+        """Return what is measured; None when it is lost."""
         values: list[Value] = []
         for ask in _LOOKS:
             what = (uuid, ask.__name__)
@@ -260,14 +271,10 @@ class Eye:
                 self._unsupported.add(what)
             except nv.NVMLError as error:
                 if error.value in _LOST:
-                    return {**facts, "lost": True, "values": self._told(uuid)}
+                    return None
                 if error.value in _UNSUPPORTED:
                     self._unsupported.add(what)
-        values += self._told(uuid)
-        pids = self._pids(gpu, uuid)
-        if pids is not None:
-            values.append(("gpu.processes_count", {}, float(len(pids))))
-        return {**facts, "lost": False, "values": values, "pids": pids or []}
+        return values
 
     def _pids(self, gpu: Any, uuid: str) -> list[int] | None:
         """Return the programs that compute on a GPU; None when it does not say."""

@@ -68,10 +68,10 @@ class Gpu:
     """Utilization, memory, heat, power, clocks, throttling, errors, links, users and fan of each NVIDIA GPU.
 
     Emits `gpu.*` on `gpu:<UUID>` (20 to 27 series each, and one for each XID that the driver told of; what a GPU does
-    not support is left out), `host.gpus_count`, whether the driver answers and fits its library, a sighting of each GPU with its edge to the host, and edges of the process groups that compute on it (not from
-    inside a container with process numbers of its own: NVML speaks of those of the host). A GPU that was seen once
-    and does not answer keeps its series: `gpu.reachable` is 0 and the rest NaN. So it is for all of them while NVML
-    itself hangs.
+    not support is left out), `host.gpus_count`, whether the driver answers and fits its library, a sighting of each
+    GPU with its edge to the host, and edges of the process groups that compute on it (not from inside a container with
+    process numbers of its own: NVML speaks of those of the host). A GPU that was seen once and does not answer keeps
+    its series: `gpu.reachable` is 0 and the rest NaN. So it is for all of them while NVML itself hangs.
 
     Without a driver it is silent: empty frames, no child, no log above debug, four looks for a file a poll.
     Cost with one: a child of about 14 MB, and about 0.2 ms of CPU a poll here, 0.1 to 2 ms a GPU there.

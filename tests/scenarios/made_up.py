@@ -130,8 +130,8 @@ CALM: dict[Series, tuple[float, float]] = {
     **dict.fromkeys([RELATION, LATE, WRONG, MISSED, SHORT], (0.0, 0.0)),
     **dict.fromkeys(CLOCK, (0.9, 0.01)), **dict.fromkeys(TEMP, (65.0, 1.0)), **dict.fromkeys(USED, (0.7, 0.05)),
     **dict.fromkeys(HERE, (1.0, 0.0)), **dict.fromkeys(LINK, (1.0, 0.0)), **dict.fromkeys(LIMIT, (400.0, 0.0)),
-    **dict.fromkeys(WATTS, (300.0, 8.0)), **dict.fromkeys(NVLINKS, (18.0, 0.0)), DRIVER: (1.0, 0.0), FILES: (0.1, 0.001),
-    **dict.fromkeys([*CLEANUP, *CONTAINED], (0.0, 0.0)),
+    **dict.fromkeys(WATTS, (300.0, 8.0)), **dict.fromkeys(NVLINKS, (18.0, 0.0)),
+    DRIVER: (1.0, 0.0), FILES: (0.1, 0.001), **dict.fromkeys([*CLEANUP, *CONTAINED], (0.0, 0.0)),
     **dict.fromkeys([*ECC, *PENDING, *FAILED, *HOT, *BRAKE, *CAP], (0.0, 0.0)),
     **dict.fromkeys(REPLICA_P95, (0.03, 0.003)), **dict.fromkeys(BLIND, (0.0, 0.0)),
 }  # fmt: skip

@@ -181,10 +181,10 @@ def _hung(look: Look, cards: list[Entity]) -> list[Case]:
             look.measure("gpu.power_watts", card),
         )
         limit = look.value("gpu.power_limit_watts", card)
-        if busy is not None and watts is not None and limit is not None and busy >= _BUSY:
-            if watts.now < _DRAWS * limit and watts.deviations < -4:
-                text = f"{card.key} is busy all the time and draws {numbers(watts)}: it only waits"
-                case.add("nothing comes through", text, watts)
+        waits = watts is not None and limit is not None and watts.now < _DRAWS * limit
+        if waits and watts is not None and watts.deviations < -4 and (busy or 0.0) >= _BUSY:
+            text = f"{card.key} is busy all the time and draws {numbers(watts)}: it only waits"
+            case.add("nothing comes through", text, watts)
         if case.evidence:
             case.facts = {"gpu": card.id, **_replica(look, card), **case.facts}
             out.append(case)
