@@ -8,6 +8,7 @@ that of the other (diagnosis is wrong, and certain of it); the second time only 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -18,11 +19,14 @@ from agent import match, registry
 from agent.causes import matches
 from agent.config import Config
 from agent.match import HoldingState
+from agent.model import Anomaly, Cause, Incident
 from agent.playbook import Library, Playbook
 from agent.playbook.examples import incident_of
+from agent.playbook.examples import run as tried
 from agent.playbook.explain import explain, text
 from agent.playbook.feeds import Rows, example, onset, rows, sightings
 from agent.playbook.trial import Example
+from agent.rca import Look, diagnose
 from agent.scene import Scene
 from agent.world import World
 
@@ -147,3 +151,36 @@ def test_it_reads_like_a_runbook(name):
 def test_both_halves_of_a_pair_are_of_one_library():
     assert not set(ALTERNATIVES) & set(ANYWAY)
     assert all(a != b for a, b in itertools.chain(ALTERNATIVES, ANYWAY))
+
+
+NAMED = [n for n in BOOKS if n.partition("-")[0] in {"gpu", "host", "nic", "driver"}]
+
+
+def diagnosed(name: str) -> Cause:
+    """Return what the real diagnosis says of a firing feed, at the moment when its playbook acts."""
+    found, begins = fed(name)
+    book, test = BOOKS[name], firing(BOOKS[name])
+    now = float(found.ts[0]) + tried(book, test).acts[0].at
+    world = World(patience={"feed": 60.0}, trusts={"feed": "local"})
+    for frame in found.frames("feed", sightings(found.series, {})):
+        if frame.ts <= now:
+            world.take(frame)
+    moved = [s for s in found.moved() if world.get(s) is not None]
+    group = world.topology.group(example(book.target.kind))
+    broken = tuple(
+        Anomaly(s, begins, None, 0.0, 1 if world.get(s) > found.read([s], 0.0, begins)[1][0, 0] else -1,
+                world.get(s), math.nan, 0.5, 0.5, 9.0, "objective", "feed")
+        for s in moved
+    )  # fmt: skip
+    incident = Incident(
+        "i", begins, now, "open", "page", "t", broken,
+        entities=tuple(sorted({group, *(s.entity for s in moved)})), about=group,
+    )  # fmt: skip
+    return diagnose(Look(now, incident, world, found.read, 600.0, 3600.0, 120.0)).top
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_diagnosis_names_its_cause(name):
+    top = diagnosed(name)
+    assert top.kind == BOOKS[name].because.cause, top
+    assert top.probability >= BOOKS[name].because.min_confidence, top

@@ -100,6 +100,8 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
     ),
 }
 SIGNALS_READ: Final = tuple(dict.fromkeys(s.metric for some in _SIGNS.values() for s in some))
+_FULL: Final = 0.97
+"""Of the memory of a GPU. Servers that take most of it at the start stay below, and they do not move."""
 _OF_CARD: Final = (Sign("gpu.memory_utilization_ratio", 0.95),)
 _HELD: Final = ("gpu.processes_count", "gpu.memory_utilization_ratio")
 _HELD_LEAST: Final = 0.1
@@ -173,13 +175,25 @@ def exhausted(look: Look) -> list[Case]:
                 continue  # processes grow with their work: only what a person has limited counts
             case = Case("host.exhausted", entity)
             weigh(look, case, entity, signs)
-            users, held = (look.value(m, entity) for m in _HELD) if kind == "gpu" else (None, None)
-            if users == 0 and held is not None and held > _HELD_LEAST:
-                text = f"{say(held, 'ratio')} of the memory of {entity.key} is held, and nobody computes on it"
-                case.add("strong", text)
+            if kind == "gpu":
+                _memory_of(look, case)
             if case.evidence:
                 out.append(case)
     return out
+
+
+def _memory_of(look: Look, case: Case) -> None:
+    """Weigh the memory of a GPU that nobody uses and that is held all the same, or that has just been used up."""
+    card = case.entity
+    users, held = (look.value(m, card) for m in _HELD)
+    if users == 0 and held is not None and held > _HELD_LEAST:
+        text = (
+            f"{say(held, 'ratio')} of the memory of {card.key} is held, and nobody computes on it"
+        )
+        case.add("strong", text)
+    m = look.measure("gpu.memory_utilization_ratio", card)
+    if m is not None and m.now > _FULL and m.moved > 1 - _FULL:
+        case.add("strong", f"the memory of {card.key} is used up ({numbers(m)})", m)
 
 
 def network_between(look: Look) -> list[Case]:
