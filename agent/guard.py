@@ -260,13 +260,21 @@ def _busy(case: _Case) -> Gate:
     mine = {owner_of(e) for e in (case.target, *case.touched)}
     for run in case.memory.live_runs():
         theirs = {owner_of(run.target), *_named(run, case.memory)}
-        if (case.playbook.touching and mine & theirs) or (run.playbook, run.incident) == (
+        meets = case.playbook.touching and mine & theirs
+        aside = case.playbook.mutating and _only_marks(run, case.memory)
+        if (meets and not aside) or (run.playbook, run.incident) == (
             case.playbook.id,
             case.incident.id,
         ):
             reason = f"run {run.id} is at work on {run.target.id} ({run.state})"
             return Gate("busy", False, run.id, "one run a target", reason)
     return Gate("busy", True, "nobody", "one run a target")
+
+
+def _only_marks(run: Run, memory: Memory) -> bool:
+    """Tell whether a run waits to take back a mark (retraining is held), which keeps nobody from healing the target."""
+    plan = memory.plans.get(run.id)
+    return run.state == "holding" and plan is not None and plan.marks
 
 
 def _named(run: Run, memory: Memory) -> Iterator[Entity]:

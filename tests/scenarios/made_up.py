@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from agent import registry
+from agent.catalogue import SIGNALS
 from agent.config import Config
 from agent.correlate import Correlator
 from agent.history import History
@@ -338,7 +339,8 @@ class Stage:
             level = self.picture.during[series]
             level = level(now - ONSET) if callable(level) else level
             noise = max(noise, 0.02 * abs(level)) if series not in self._exact else 0.0
-        return float(max(0.0, level + noise * self._rng.standard_normal()))
+        least = SIGNALS[series.metric].least
+        return float(max(least, level + noise * self._rng.standard_normal()))
 
     @property
     def incidents(self) -> list[Incident]:
