@@ -337,10 +337,15 @@ def _untouchable(one: Entity, world: World, config: Config) -> str:
 
 
 def _busy(case: _Case) -> Gate:
-    """One run a target, and a target is whatever a run acts on or takes down: two never move the same thing."""
+    """One run a target, and a target is whatever a run acts on or takes down: two never move the same thing.
+
+    Retraining that is held for days keeps nobody from rolling the model back meanwhile.
+    """
     for run in case.memory.live_runs():
-        same = (run.playbook, run.incident) == (case.playbook.id, case.incident.id)
-        if same or (case.playbook.touching and case.reach.stakes & _stakes(run, case)):
+        meets = case.playbook.touching and bool(case.reach.stakes & _stakes(run, case))
+        if case.playbook.mutating and case.memory.aside(run):
+            meets = False
+        if meets or (run.playbook, run.incident) == (case.playbook.id, case.incident.id):
             reason = f"run {run.id} is at work on {run.target.id} ({run.state})"
             return Gate("busy", False, run.id, "one run a target", reason)
     return Gate("busy", True, "nobody", "one run a target")

@@ -729,7 +729,9 @@ class RealHands:
         symptoms = symptoms_of(
             scene, incident,
             plan.verify.expect if plan.verify is not None else (), self._eyes.history.read,
-            acted=acted, settled=settled, now=now, window=diagnose.window, baseline=diagnose.baseline,
+            acted=acted, settled=settled, now=now,
+            done=settled - plan.verify.wait if plan.verify is not None else None,
+            window=diagnose.window, baseline=diagnose.baseline,
             stated=limits_of(self._eyes.config),
             untreated=lambda e: [
                 p for p in scene.world.topology.peers(e) if p not in acts and memory.run_on(p) is None

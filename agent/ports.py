@@ -750,6 +750,47 @@ class ErrorDrift(Protocol):
         ...
 
 
+class ReplicaDrift(Protocol):
+    """Which replica answers otherwise than its peers; registered with `@registry.drift`.
+
+    Made with `(answers, Config(...))`. Columnar over replicas, which are numbers until `remap`; no clock, no I/O.
+    """
+
+    apart: BoolArray
+    """Which are (n,)."""
+
+    def remap(self, old: IntArray) -> None:
+        """Take other replicas: the old number of each, -1 = new."""
+        ...
+
+    def take(self, ts: float, counts: Any) -> None:
+        """Count the rows of a batch by replica and answer (n, answers), until `ts`."""
+        ...
+
+    @property
+    def ready(self) -> BoolArray:
+        """Which replicas are known well enough (n,)."""
+        ...
+
+    @property
+    def size(self) -> FloatArray:
+        """Share of its answers (n,) that would have to be others to be like its peers, less what is usual."""
+        ...
+
+    @property
+    def evidence(self) -> FloatArray:
+        """log10 of the e-value (n,); 0 is enough."""
+        ...
+
+    def dump(self) -> FloatArray:
+        """Return the state."""
+        ...
+
+    def load(self, state: FloatArray) -> None:
+        """Take what `dump` gave; raises Refused when it does not fit."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Past:
     """Which past a training wants to see: rows of `step_s` out of the last `span_s` seconds.

@@ -498,7 +498,7 @@ def anomaly_words(a: Anomaly, name: Name) -> str:
         return f"{what} is {say(a.value, unit)} and on its way to {limit}"
     if math.isnan(a.value):
         return f"{what} has had no value since {clock(a.onset, a.onset)}"
-    if unit == "bool" and a.road == "objective":
+    if unit == "bool" and a.road in {"objective", "finding"}:
         return a.family or SIGNALS[a.series.metric].help
     if unit == "bool":
         return what + (" is so" if a.value > 0.5 else " is not so") + ", which is unusual"

@@ -97,8 +97,11 @@ class ModelFacts:
     broken           features with a broken contract, those in use first
     drifted          at most 10 features: those that drift first, then by PSI, largest first
     label_shift      share of the most common class among labels, less that of the reference
-    classes          how many have been met, as predictions or labels
-    label_share      share of the reference's most common class among the newest labels; label_usual: in the reference
+    label_usual      that share in the reference
+    labels_wrong     what is wrong with the labels themselves, "" = nothing
+    labels_late      they do not come as they used to
+    loss_expected    what the model is unsure of on inputs that drifted lets expect a loss
+    apart            replicas that answer otherwise than their peers
     prediction_shift as label_shift, among predictions
     judged           what labels and confidences say beyond accuracy
     learning         something has no reference yet
@@ -127,9 +130,11 @@ class ModelFacts:
     label_coverage: float
     label_delay_s: float
     label_shift: float
-    classes: int
-    label_share: float
     label_usual: float
+    labels_wrong: str
+    labels_late: bool
+    loss_expected: bool | None
+    apart: tuple[str, ...]
     prediction_shift: float
     prediction_psi: float
     confidence: float

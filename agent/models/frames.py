@@ -11,6 +11,7 @@ import numpy as np
 from agent.model import Edge, Entity, FloatArray, IntArray, Series, Sighting
 from agent.models.facts import ModelFacts, VersionFacts
 from agent.models.numbers import OF_VERSION, SERVICE, Numbers
+from agent.models.replicas import SIGNALS as OF_REPLICA
 from agent.models.state import ModelState, Tenure, VersionState
 from agent.ports import FeatureDrift, FeatureState, Judged, LossParts
 from agent.rings import delay_quantile
@@ -49,7 +50,7 @@ class Table:
         self._layout: tuple[tuple[Any, ...], ...] = ()
 
     def lay_out(self, layout: tuple[tuple[Any, ...], ...]) -> None:
-        """Take the layout of this frame: (model, versions, features, what else) or (service,) each."""
+        """Take the layout of this frame: (model, versions, features, what else, replicas) or (service,) each."""
         if layout == self._layout:
             return
         series: list[Series] = []
@@ -58,7 +59,7 @@ class Table:
                 service = Entity("service", item[0])
                 series += [Series(metric, service) for metric in SERVICE]
                 continue
-            name, versions, features, more = item
+            name, versions, features, more, replicas = item
             me = Entity("model", name)
             series += [Series(metric, me) for metric in _MODEL]
             series += [_series(name, metric, labels) for metric, labels in more]
@@ -68,6 +69,8 @@ class Table:
             for feature in features:
                 entity = Entity("feature", f"{name}/{feature}")
                 series += [Series(metric, entity) for metric in _FEATURE]
+            for replica in replicas:
+                series += [Series(metric, replica) for metric in OF_REPLICA]
         order = sorted(range(len(series)), key=lambda i: series[i])
         self.order = np.array(order, dtype=np.int64)
         self.series = tuple(series[i] for i in order)
@@ -96,7 +99,9 @@ def judged(model: ModelState) -> Judged:
     return version.judged if version is not None else Judged.nothing()
 
 
-def more_of(model: ModelState, now: float) -> tuple[tuple[tuple[str, Labels], ...], FloatArray]:
+def more_of(
+    model: ModelState, numbers: Numbers, now: float
+) -> tuple[tuple[tuple[str, Labels], ...], FloatArray]:
     """Return what is known beside the signals that every model has, and their values; what was once known stays."""
     found, values = judged(model), dict[tuple[str, Labels], float]()
     values |= _of_outputs(outputs_of(model)) | _of_versions(model, now) | _of_parts(model.parts)
@@ -108,6 +113,12 @@ def more_of(model: ModelState, now: float) -> tuple[tuple[tuple[str, Labels], ..
             ("model.relation_changed", ()): float(found.changed),
             ("model.relation_evidence_count", ()): found.evidence,
         }
+    expected = numbers.loss_expected(model, now)
+    if expected is not None:
+        values["model.loss_expected", ()] = float(expected)
+    if not math.isinf(model.labels_seen):
+        values["model.labels_late", ()] = float(model.coming.late)
+        values["model.labels_wrong", ()] = float(bool(model.labels_wrong))
     for name, band in found.figures.items():
         values[_FIGURES[name], ()] = band.value
     for (group, kind), band in found.gaps.items():
@@ -229,6 +240,7 @@ def see(
     damaged = sorted(v.name for v in model.versions.values() if v.damaged)
     attrs = (
         ("damaged_reference", ", ".join(damaged)),
+        ("labels_wrong", model.labels_wrong),
         ("learning", "yes" if learning(model) else "no"),
         ("serving", ", ".join(serving)),
     )
@@ -243,6 +255,8 @@ def see(
                 (Edge("version_of", version, me),),
             )
         )
+    if model.replicas is not None:
+        out += model.replicas.see(Entity("service", service) if service is not None else me)
     return out + _see_features(model, drift)
 
 
@@ -312,9 +326,11 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         )[:10],
         label_coverage=row["model.label_coverage_ratio"],
         label_delay_s=row["model.label_delay_seconds"],
-        classes=len(model.classes),
-        label_share=numbers.recent_labels(model, serving),
         label_usual=usual,
+        labels_wrong=model.labels_wrong,
+        labels_late=model.coming.late,
+        loss_expected=numbers.loss_expected(model, now),
+        apart=model.replicas.apart if model.replicas is not None else (),
         label_shift=row["model.positive_label_ratio"] - usual,
         prediction_shift=row["model.positive_prediction_ratio"] - usual,
         prediction_psi=row["model.prediction_drift_psi"],

@@ -15,7 +15,9 @@ from agent.config import WatchModels
 from agent.errors import Refused
 from agent.label_join import ROW, Waiting, arrays_of
 from agent.model import FloatArray
+from agent.models.labels import Coming, Moments
 from agent.models.reasons import parts_of
+from agent.models.replicas import Replicas
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
 from agent.ports import FeatureDrift, LabelledDrift
 
@@ -121,6 +123,7 @@ def _load_model(
     model.delays[:] = arrays[f"{at}delays"]
     model.next_tenure, model.rejected = int(said["next_tenure"]), int(said["rejected"])
     model.current = None if said["current"] is None else int(said["current"])
+    model.released = model.current or 0
     model.regression = bool(said["regression"])
     model.shown = {
         (str(metric), tuple((str(k), str(v)) for k, v in labels)): None
@@ -134,6 +137,11 @@ def _load_model(
         int(key): (float(a), float("nan" if b is None else b), float("nan" if c is None else c))
         for key, a, b, c in said["early"]
     }
+    if said.get("coming"):
+        model.coming = Coming.of(said["coming"])
+    if said.get("replicas"):
+        model.replicas = Replicas(config.quiet)
+        model.replicas.load(said["replicas"], cast("FloatArray", arrays[f"{at}replicas"]))
     for j, one in enumerate(said["tenures"]):
         tenure = _load_tenure(one, f"{at}t{j}.", arrays, 2 * held + 1)
         model.tenures[tenure.number] = tenure
@@ -155,6 +163,11 @@ def _load_version(
     version.learnt_labels, version.learnt_right = map(int, said["learnt"])
     version.accuracy, version.accuracy_rows, version.mix_rows = map(float, arrays[f"{at}numbers"])
     version.learnt_mix[:] = arrays[f"{at}learnt_mix"]
+    if f"{at}level" in arrays:
+        version.learnt_sums[:] = arrays[f"{at}learnt_sums"]
+        mean, unit, *moments = map(float, arrays[f"{at}level"])
+        version.level = (mean, unit)
+        version.moments = Moments(*moments) if moments else None
     if f"{at}labelled" in arrays:
         labelled = make.labelled(drift)
         # of other slices, after a change of the config: what labels said is learnt anew, all else stays
@@ -189,6 +202,10 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
             [version.accuracy, version.accuracy_rows, version.mix_rows]
         )
         arrays[f"{here}learnt_mix"] = version.learnt_mix
+        m = version.moments
+        moments = (m.truth, m.said, m.tie) if m is not None else ()
+        arrays[f"{here}learnt_sums"] = version.learnt_sums
+        arrays[f"{here}level"] = np.array([*version.level, *moments])
         arrays[f"{here}mix"] = version.mix if version.mix is not None else np.zeros(CLASSES + 1)
         versions.append(
             {
@@ -210,8 +227,13 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
             {name: getattr(tenure, name) for name in _TENURE}
             | {"newest": [tenure.rows.newest, tenure.labels.newest]}
         )
+    replicas: Mapping[str, Any] = {}
+    if model.replicas is not None:
+        replicas, arrays[f"{at}replicas"] = model.replicas.dump()
     return {
         "name": model.name,
+        "coming": model.coming.words(),
+        "replicas": replicas,
         "traffic": model.traffic.newest,
         "arrivals": model.arrivals.newest,
         "next_tenure": model.next_tenure,

@@ -23,6 +23,7 @@ from agent.config import WatchModels
 from agent.errors import Refused, Unavailable
 from agent.model import FloatArray, IntArray
 from agent.models import beside
+from agent.models.labels import sums_of
 from agent.models.numbers import Numbers
 from agent.models.state import CLASSES, SURE, ModelState, Said, VersionState
 from agent.models.tenures import Tenures
@@ -44,6 +45,7 @@ class Made:
     outputs     state of the drift of what it says; parts: what its features are worth, in loss and in its answer
     classes     in the order of mix (CLASSES + 1,): shares of `mix_rows` predictions
     accuracy    of `accuracy_rows`; NaN = not known
+    sums        (6,) of labels and answers of a regression, as `agent.models.labels` takes them
     """
 
     drift: bytes
@@ -55,6 +57,7 @@ class Made:
     mix_rows: float
     accuracy: float
     accuracy_rows: float
+    sums: FloatArray
     regression: bool
 
     def pack(self) -> bytes:
@@ -67,6 +70,7 @@ class Made:
                 "outputs": np.frombuffer(self.outputs, np.uint8),
                 "parts": np.frombuffer(self.parts, np.uint8),
                 "mix": self.mix,
+                "sums": self.sums,
                 "numbers": np.array([self.mix_rows, self.accuracy, self.accuracy_rows]),
             },
         )  # fmt: skip
@@ -84,7 +88,7 @@ def unpack(data: bytes) -> Made:
     return Made(
         arrays["drift"].tobytes(), arrays["labelled"].tobytes(), arrays["outputs"].tobytes(),
         arrays["parts"].tobytes(), tuple(map(str, meta["classes"])),
-        arrays["mix"], mix_rows, accuracy, accuracy_rows, bool(meta["regression"]),
+        arrays["mix"], mix_rows, accuracy, accuracy_rows, arrays["sums"], bool(meta["regression"]),
     )  # fmt: skip
 
 
@@ -106,7 +110,7 @@ def make(
     known = numbers_of(truth) if numbers is not None else model.class_numbers(truth)
     some = np.isfinite(known) if numbers is not None else (known >= 0) & (said >= 0)
     mix_rows, accuracy, accuracy_rows = 0.0, math.nan, 0.0
-    mix = np.zeros(CLASSES + 1)
+    mix, sums = np.zeros(CLASSES + 1), np.zeros(6)
     if numbers is None:
         counts = np.bincount(np.minimum(said[said >= 0], CLASSES), minlength=CLASSES + 1)
         mix, mix_rows = counts / max(1, counts.sum()), float(counts.sum())
@@ -114,6 +118,8 @@ def make(
         if some.any():
             accuracy = float((said[some] == known[some]).mean())
             accuracy_rows = float(np.count_nonzero(some))
+    else:
+        sums = sums_of(known.astype(np.float64), numbers)
     coded = version.drift.code(n, batch.features)
     sure = np.asarray(batch.proba, dtype=np.float64)
     sure = np.where((sure >= 0.0) & (sure <= 1.0), sure, np.nan)  # percent, or nonsense
@@ -131,7 +137,7 @@ def make(
     return Made(
         version.drift.dump(), labelled.dump() if some.any() else b"",
         version.outputs.drift.dump(), version.parts.dump(), tuple(model.classes),
-        mix, mix_rows, accuracy, accuracy_rows, numbers is not None,
+        mix, mix_rows, accuracy, accuracy_rows, sums, numbers is not None,
     )  # fmt: skip
 
 

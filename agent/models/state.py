@@ -15,7 +15,9 @@ from agent.label_join import LabelJoin
 from agent.model import FloatArray, IntArray
 from agent.models.generated import Generated
 from agent.models.held import Held
+from agent.models.labels import Coming, Moments, sums_of
 from agent.models.outputs import Outputs
+from agent.models.replicas import Replicas
 from agent.models.tags import Tags
 from agent.models.versus import Versus
 from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift, LossParts
@@ -79,6 +81,17 @@ class VersionState:
         self.learnt_mix: FloatArray = np.zeros(CLASSES + 1)
         self.learnt_labels = 0
         self.learnt_right = 0
+        self.learnt_sums: FloatArray = np.zeros(6)
+        self.level = (0.0, 1.0)
+        self.moments: Moments | None = None
+
+    def learn_level(self, sums: FloatArray, enough: float) -> None:
+        """Learn mean and deviation of the labels of a regression from the sums of its first `enough` rows."""
+        self.learnt_sums += sums
+        raw = Moments.of(self.learnt_sums) if self.learnt_sums[0] >= enough else None
+        if raw is not None and raw.truth > 0:
+            self.level = (float(self.learnt_sums[1] / self.learnt_sums[0]), math.sqrt(raw.truth))
+            self.moments = Moments(1.0, raw.said / raw.truth, raw.tie)
 
 
 class Tenure:
@@ -87,7 +100,7 @@ class Tenure:
     Both rings hold two windows, as labels come late, by time of the prediction:
 
     rows     predictions, sum of confidence, predictions with one, then predictions by class
-    labels   labelled, right, then labels by class
+    labels   labelled, right, then labels by class; of a regression the sums of `Moments`, less the rows
     """
 
     def __init__(self, number: int, version: str, since: float, buckets: int) -> None:
@@ -104,9 +117,22 @@ class Tenure:
         self.against_reference: ErrorDrift = registry.drift.get("errors")()
         cls = registry.drift.get("errors")
         self.against_previous: ErrorDrift = cls(cls.Config(once=_ONCE))
+        self.pairs: FloatArray = np.zeros((CLASSES + 1, CLASSES + 1))  # newest, by said and true
         self.lost = False
         self.lost_since: float | None = None
         self.worse = False
+
+    def count_numbers(
+        self, version: VersionState, slot: IntArray, said: FloatArray, truth: FloatArray, enough: float
+    ) -> None:  # fmt: skip
+        """Count labels of a regression beside what was said, in deviations of the labels that were usual."""
+        if version.moments is None:
+            version.learn_level(sums_of(truth, said), enough)
+            return
+        mean, unit = version.level
+        t, s = (truth - mean) / unit, (said - mean) / unit
+        for column, amount in enumerate((t, s, t * t, s * s, t * s)):
+            self.labels.add(slot, 2 + column, amount)
 
 
 @dataclass(slots=True)
@@ -138,6 +164,11 @@ class ModelState:
     rows_seen: float = -math.inf
     labels_seen: float = -math.inf
     rejected: int = 0
+    coming: Coming = field(default_factory=Coming)
+    replicas: Replicas | None = None
+    labels_wrong: str = ""
+    released: int = 0
+    """Newest tenure that was in use: one after it is a release, going back and forth between two is none."""
     judged: FloatArray | None = None
     frames: int = 0
     parts: LossParts | None = None

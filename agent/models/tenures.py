@@ -15,6 +15,7 @@ import numpy as np
 from agent import registry
 from agent.config import WatchModels
 from agent.errors import Refused
+from agent.model import Change, Entity
 from agent.models.generated import Generated
 from agent.models.numbers import Numbers
 from agent.models.outputs import Outputs, reference_of
@@ -201,6 +202,24 @@ class Tenures:
         alive = {t.version for t in model.tenures.values()}
         for name in [name for name in model.versions if name not in alive]:
             del model.versions[name]
+
+    @staticmethod
+    def released(model: ModelState) -> list[Change]:
+        """Return the release that rows tell of: another version than before answers most of them."""
+        tenure = model.tenures.get(model.current) if model.current is not None else None
+        if tenure is None or tenure.number <= model.released:
+            return []
+        before = model.tenures.get(model.released)
+        first, model.released = not model.released, tenure.number
+        was = before.version if before is not None else ""
+        if first or was == tenure.version:
+            return []
+        text = "version, as its rows tell"
+        return [
+            Change(
+                tenure.since, Entity("model", model.name), "release", was, tenure.version, text=text
+            )
+        ]
 
     def settle(self, model: ModelState, now: float) -> None:
         """Find who serves at `now`: see the module."""

@@ -38,7 +38,7 @@ from agent.label_join import (
     rows_of,
     set_confidence,
 )
-from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Sighting
+from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray, Sighting
 from agent.models import beside, frames, keep, reasons, sketched
 from agent.models.asked import Asked
 from agent.models.beside import Second
@@ -53,6 +53,8 @@ from agent.models.made import (
     slices_of,
 )
 from agent.models.numbers import Numbers
+from agent.models.replicas import TAGS, Replicas
+from agent.models.replicas import entity as replica
 from agent.models.state import (
     CLASSES,
     MOST_MODELS,
@@ -80,6 +82,8 @@ LEARN_LABELS: Final = 500
 """Labelled rows that make an accuracy when there is no reference."""
 _DELAY_FADE_ROWS: Final = 500.0
 """Half-life, in labels, of what is usual for their delay."""
+_PAIR_ROWS: Final = 20.0
+"""Half-life, in labels, of which answers were true: what labels say must be seen with the first loss."""
 _OUT_FOR_IN: Final = 2
 _LEARN_AGAIN_S: Final = 60.0
 _CALM: Final = 3.0
@@ -153,6 +157,7 @@ class ModelWatch:
         model.regression = model.regression or made.regression
         numbers = [model.class_number(word) for word in made.classes]
         if made.regression:
+            version.learn_level(made.sums, 1)
             return
         version.mix, version.mix_rows = np.zeros(CLASSES + 1), made.mix_rows
         version.mix[CLASSES] = made.mix[CLASSES]
@@ -297,6 +302,10 @@ class ModelWatch:
         if version.labelled is not None:
             yes = None if answer is None else said == answer
             version.labelled.take(newest, sure, yes, coded.marks)
+        if any(name in batch.tags for name in TAGS):
+            model.replicas = model.replicas or Replicas(self.config.quiet)
+            spoken = said if numbers is None else numbers
+            model.replicas.take(newest, batch.tags, spoken, sure, numbers=numbers is not None)
         wait = (keys != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
         if wait.any():
             waiting = keys[wait]
@@ -461,13 +470,21 @@ class ModelWatch:
                     (predicted[mine] / self._numbers.width).astype(np.int64)
                 )
                 tenure.labels.count((slot[held], 0))
+                version = model.versions.get(tenure.version)
+                if version is not None:
+                    said, told = rows["said"][mine][held], truth[mine][held].astype(np.float64)
+                    tenure.count_numbers(version, slot[held], said, told, LEARN_LABELS)
                 continue
             right = right_all[mine]
             self._bet(model, tenure, len(right) - int(np.count_nonzero(right)), len(right))
             slot, held = tenure.labels.slots(
                 (predicted[mine] / self._numbers.width).astype(np.int64)
             )
-            classes = 2 + np.minimum(truth[mine][held].astype(np.int64), CLASSES)
+            true = np.minimum(truth[mine].astype(np.int64), CLASSES)
+            pair = np.minimum(rows["said"][mine].astype(np.int64), CLASSES) * (CLASSES + 1) + true
+            tenure.pairs *= 2.0 ** (-len(true) / _PAIR_ROWS)
+            tenure.pairs += np.bincount(pair, minlength=(CLASSES + 1) ** 2).reshape(CLASSES + 1, -1)
+            classes = 2 + true[held]
             tenure.labels.count((slot[held], 0), (slot[held & right], 1), (slot[held], classes))
 
     def _relate(
@@ -548,20 +565,27 @@ class ModelWatch:
         values: list[FloatArray] = []
         layout: list[tuple[Any, ...]] = []
         sightings: list[Sighting] = []
+        changes: list[Change] = []
         services: dict[str, list[ModelState]] = {}
         for name in sorted(self._models):
             model = self._models[name]
-            self._tick(model, now)
+            changes += self._tick(model, now)
             values.append(frames.model_row(model, self._numbers, now))
-            more, known = frames.more_of(model, now)
+            more, known = frames.more_of(model, self._numbers, now)
             values.append(known)
             versions = sorted({t.version for t in model.tenures.values()})
             values += [self._numbers.version_row(model, version, now) for version in versions]
             drift = frames.drift_of(model)
             if model.judged is not None:
                 values.append(model.judged.ravel())
-            layout.append((name, tuple(versions), drift.names if drift is not None else (), more))
             service = self._serves(name)
+            owner = Entity("service", service) if service is not None else Entity("model", name)
+            replicas: tuple[Entity, ...] = ()
+            if model.replicas is not None:
+                values.append(model.replicas.tick(now).ravel())
+                replicas = tuple(replica(owner, one) for one in model.replicas.names)
+            names = drift.names if drift is not None else ()
+            layout.append((name, tuple(versions), names, more, replicas))
             if service is not None:
                 services.setdefault(service, []).append(model)
             shadows = {a.version for a in model.versus.arms.values() if a.shadow}
@@ -573,16 +597,27 @@ class ModelWatch:
         flat = np.concatenate(values) if values else np.zeros(0)
         seen = tuple(s for s in sightings if self._told.get(s.entity) != s)
         self._told.update((s.entity, s) for s in seen)
-        return Frame("models", now, self._table.series, flat[self._table.order], seen)
+        return Frame(
+            "models", now, self._table.series, flat[self._table.order], seen, tuple(changes)
+        )
 
-    def _tick(self, model: ModelState, now: float) -> None:
-        """Do what is due once a frame."""
+    @staticmethod
+    def _current(model: ModelState) -> VersionState | None:
+        """Return the version in use."""
+        tenure = model.tenures.get(model.current) if model.current is not None else None
+        return model.versions.get(tenure.version) if tenure is not None else None
+
+    def _tick(self, model: ModelState, now: float) -> list[Change]:
+        """Do what is due once a frame; return what was released."""
         if model.new_rows:
             model.rows_seen = now
         if model.new_labels:
             model.labels_seen = now
         slot, _ = model.arrivals.slots(np.array([int(now / self._numbers.width)]))
         model.arrivals.data[slot[0]] += (model.new_rows, model.new_labels)
+        self._numbers.coming(model, now, model.new_rows, model.new_labels)
+        if model.new_labels:
+            model.labels_wrong = self._numbers.labels_wrong(model, self._current(model))
         model.new_rows = model.new_labels = 0
         for key, (said, since, came) in list(model.early.items()):
             if math.isnan(came):
@@ -590,6 +625,7 @@ class ModelWatch:
             elif now - came > _EARLY_S:
                 del model.early[key]
         self._tenures.settle(model, now)
+        changes = self._tenures.released(model)
         for tenure in model.serving():
             self._judge_quality(model, tenure, now)
         for version in {t.version for t in model.serving()}:
@@ -599,6 +635,7 @@ class ModelWatch:
         beside.look(model, self._numbers, now)
         drift = frames.drift_of(model)
         model.judged = drift.judge(now) if drift is not None else None
+        return changes
 
     # ---------------------------------------------------------------- facts
 

@@ -13,6 +13,7 @@ concept       has the relation to the label changed
 estimate      accuracy before there are labels
 quality       figures with bounds, by slice and group
 errors      the share of errors of one version (`@drift("errors")`)
+apart       one replica that answers otherwise than its peers (`@drift("apart")`)
 compare     one version against another (`@drift("comparison")`)
 cells       counts instead of rows, over the edges of the reference (`@drift("cells")`)
 parts       what a change of the loss is made of, and what drove one answer (`@drift("parts")`), of:
@@ -20,6 +21,7 @@ attribution   what the bins of features are worth in loss
 explain_one   one row against the reference, or the model asked itself
 """
 
+from detectors.drift.apart import Apart
 from detectors.drift.cells import Cells
 from detectors.drift.compare import Comparison
 from detectors.drift.errors import Errors
@@ -27,4 +29,4 @@ from detectors.drift.features import Features
 from detectors.drift.labelled import Labelled
 from detectors.drift.parts import Parts
 
-__all__ = ["Cells", "Comparison", "Errors", "Features", "Labelled", "Parts"]
+__all__ = ["Apart", "Cells", "Comparison", "Errors", "Features", "Labelled", "Parts"]

@@ -38,7 +38,7 @@ from agent.model import BoolArray, FloatArray, IntArray
 
 LEAST_ROWS: Final = 500
 
-_FOLDS: Final = 10
+_FOLDS: Final = 8
 _SWEEPS: Final = 15
 _DOUBT_ROWS: Final = 1.0
 """By which the effect of each bin is pulled to none."""
@@ -48,7 +48,7 @@ _T90: Final = 1.833
 """Of Student's distribution with 9 degrees, as there are ten folds."""
 _SURE: Final = 3.0
 """sd of the whole change from which on shares are told."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

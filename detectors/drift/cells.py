@@ -1,9 +1,9 @@
-# ruff: noqa: SLF001  # `Features` is of this package; here is all that others in it need of its inside
 """What stands in the cells of `Features`: for those who bring counts instead of rows, and who ask what rows are worth.
 
 Edges and values are those of the reference. Who asks gets the cells that are in use, in their order: below, the bins,
 above, missing, wrong.
 """
+# ruff: noqa: SLF001  # `Features` is of this package; here is all that others in it need of its inside
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Cells:
         f = self._features
         if f._fast[1].sum(axis=1).max(initial=0.0) >= _FAST_ROWS:
             f._fast[0], f._magnitudes[0] = f._fast[1], f._magnitudes[1]
-            f._fast[1] = f._magnitudes[1] = 0.0
+            f._fast[1], f._magnitudes[1] = 0.0, 0
         f._fast[1] += counts
         past = max(0.0, ts - f._last)
         age = 2.0 ** (-past / f.config.half_life) if math.isfinite(past) else 0.0

@@ -23,6 +23,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.model import BoolArray, FloatArray, IntArray
 
@@ -103,11 +104,11 @@ class Evidence:
         self._tilts = bets.tilts
         used = bets.usable.sum(axis=1, keepdims=True)
         self._share: FloatArray = np.where(bets.usable, share[:, None], 0.0) / np.maximum(used, 1)
-        self._cap = _CAP / np.maximum(self._share, 1e-30)
+        self._cap = np.minimum(_CAP / np.maximum(self._share, 1e-30), 1e30).astype(np.float32)
         self._bounds = np.zeros_like(bets.tilts)
         self._discount = np.ones_like(bets.tilts)
         self.usual = 1.0
-        self.r: FloatArray = np.zeros_like(bets.tilts)
+        self.r: npt.NDArray[np.float32] = np.zeros(bets.tilts.shape, dtype=np.float32)
 
     def set_null(self, bounds: FloatArray, discount: FloatArray, trust: BoolArray) -> None:
         """Take the bounds m (n, bets) and the discounts d (n, STEPS).

@@ -33,7 +33,10 @@ from detectors.drift.contract import (
     LOGS,
     MAGNITUDES,
     NEGATIVE,
+    NEITHER_ZERO,
     PER_DECADE,
+    SAME,
+    SAME_BUT_ZERO,
     WHOLE,
     ZERO,
     Tolerances,
@@ -51,6 +54,8 @@ from detectors.drift.reference import (
 from detectors.drift.shifts import Shifts
 
 _FAST_ROWS: Final = 64.0
+_MOST_COUNTED: Final = 65_535
+"""Of magnitudes, in a cell: two bytes each."""
 _LEAST_ROWS: Final = 30.0
 _SMALL: Final = 128
 """Batches up to this are compared with all edges at once; larger ones are searched."""
@@ -66,7 +71,7 @@ _MOST_LEARNT: Final = 256
 _SLICINGS: Final = 6
 _MOST_SLICED: Final = 8
 """Values of a category that is looked at value by value."""
-_VERSION: Final = 3
+_VERSION: Final = 4
 
 
 Counts = npt.NDArray[np.float32]
@@ -122,11 +127,12 @@ class Features:
         self._fast: Counts = np.zeros((2, d, COLUMNS), dtype=np.float32)
         self._slow: FloatArray = np.zeros((d, COLUMNS))
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
-        self._magnitudes: Counts = np.zeros((2, d, MAGNITUDES), dtype=np.float32)
+        self._magnitudes: npt.NDArray[np.uint16] = np.zeros((2, d, MAGNITUDES), dtype=np.uint16)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
         # rows with each kind of break
         self._spent: Counts = np.zeros((d, len(KINDS)), dtype=np.float32)
         self._whole: FloatArray = np.full(d, np.nan)
+        self._same: FloatArray = np.full((d, 2), np.nan)
         self._last = -math.inf
         self._broken: BoolArray = np.zeros(d, dtype=np.bool_)
         self._kind: IntArray = np.zeros(d, dtype=np.int64)
@@ -182,9 +188,9 @@ class Features:
             n[~present] = 0.0
         if self._fast[1].sum(axis=1).max(initial=0.0) >= _FAST_ROWS:
             self._fast[0], self._magnitudes[0] = self._fast[1], self._magnitudes[1]
-            self._fast[1] = self._magnitudes[1] = 0.0
+            self._fast[1], self._magnitudes[1] = 0.0, 0
         self._fast[1] += counts
-        self._magnitudes[1] += magnitudes
+        self._magnitudes[1] = np.minimum(self._magnitudes[1] + magnitudes, _MOST_COUNTED)
         past = max(0.0, ts - self._last)
         age = 2.0 ** (-past / self.config.half_life) if math.isfinite(past) else 0.0
         self._slow *= age
@@ -272,6 +278,10 @@ class Features:
             out[:, ZERO] = (x == 0).sum(axis=1)
             out[:, NEGATIVE] = (x < 0).sum(axis=1)
             out[:, WHOLE] = (x == np.rint(x)).sum(axis=1)
+            same, there = x[:, 1:] == x[:, :-1], known[:, 1:] & known[:, :-1]
+            out[:, SAME] = same.sum(axis=1)
+            out[:, SAME_BUT_ZERO] = (same & there).sum(axis=1)
+            out[:, NEITHER_ZERO] = there.sum(axis=1)
         return out
 
     def _gather(self, ts: float, rows: int, features: Mapping[str, Any]) -> None:
@@ -337,6 +347,7 @@ class Features:
         known = self._count_magnitudes(x)
         many = np.maximum(known[:, :LOGS].sum(axis=1) + known[:, ZERO], 1.0)
         self._whole = np.where(self._ref.numeric, known[:, WHOLE] / many, np.nan)
+        self._same = np.where(self._ref.numeric[:, None], _same(known, many)[0], np.nan)
         times = np.zeros(self._usual_kinds.shape)
         quarter = rows // 4
         stretch = min(max(quarter // 2, int(_LEAST_ROWS)), _STRETCH)
@@ -355,7 +366,7 @@ class Features:
         others = np.r_[0:at, at + quarter : rows]
         other = Features(self.config)
         other._use(reference.learn({k: np.asarray(v)[others] for k, v in features.items()}))
-        other._whole = self._whole
+        other._whole, other._same = self._whole, self._same
         same = self._ref.numeric == other._ref.numeric
         none = np.zeros(len(self.names), dtype=np.int64)
         for first in mine:
@@ -425,6 +436,7 @@ class Features:
         rows = counts.sum(axis=1)
         least = np.maximum(rows, 1e-12)
         logs, zeros = magnitudes[:, :LOGS].sum(axis=1), magnitudes[:, ZERO]
+        same, of = _same(magnitudes, logs + zeros)
         return contract.Now(
             shares=counts / least[:, None],
             rows=rows,
@@ -433,6 +445,9 @@ class Features:
             zero_share=zeros / least,
             whole_share=magnitudes[:, WHOLE] / np.maximum(logs + zeros, 1e-12),
             whole_usual=self._whole,
+            same=same,
+            same_rows=of,
+            same_usual=self._same,
             negative_share=magnitudes[:, NEGATIVE] / np.maximum(logs + zeros, 1e-12),
             logs_rows=logs,
         )
@@ -562,7 +577,7 @@ class Features:
         return {
             "fast": self._fast, "slow": self._slow, "squares": self._squares,
             "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "spent": self._spent,
-            "whole": self._whole, "broken": self._broken,
+            "whole": self._whole, "same": self._same, "broken": self._broken,
             "kind": self._kind, "since": self._since, "said_at": self._said_at, "table": self._table,
         }  # fmt: skip
 
@@ -583,9 +598,16 @@ class Features:
         self._fast, self._slow, self._squares = arrays["fast"], arrays["slow"], arrays["squares"]
         self._magnitudes = arrays["magnitudes"]
         self._usual_kinds, self._whole = arrays["usual_kinds"], arrays["whole"]
+        self._same = arrays["same"]
         self._spent = arrays["spent"]
         self._broken, self._kind, self._since = arrays["broken"], arrays["kind"], arrays["since"]
         self._said_at, self._table = arrays["said_at"], arrays["table"]
+
+
+def _same(magnitudes: FloatArray, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return which shares of rows are the same as the row before (d, 2), and of how many rows (d, 2)."""
+    of = np.column_stack((rows, magnitudes[:, NEITHER_ZERO]))
+    return magnitudes[:, SAME : SAME_BUT_ZERO + 1] / np.maximum(of, 1.0), of
 
 
 def _categories(column: Any, values: Mapping[str, int]) -> IntArray:
