@@ -275,7 +275,10 @@ def _silence(case: _Case) -> Gate:
 def _quiet(whom: Iterable[Entity], kind: str, memory: Memory, now: float, by: str = "") -> Gate:
     """Ask for silences over any of these; those that `by` has made itself do not hold it up."""
     ids = [e.id for e in whom]
-    found = (s for s in memory.silences.values() if any(s.covers(i, now, kind) for i in ids))
+    going = [s for s in memory.silences.values() if now < s.until]
+    heads = tuple(s.head for s in going)  # a quick no, for there may be many
+    some = [i for i in ids if i.startswith(heads)]
+    found = (s for s in going if any(s.covers(i, now, kind) for i in some))
     silence = next((s for s in found if s.by != by), None)
     if silence is None:
         return Gate("silence", True, "none", "no silence")

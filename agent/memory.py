@@ -42,7 +42,7 @@ _ACTED: Final = frozenset({"done", "adopted", "uncertain", "undone"})
 
 @functools.lru_cache(4096)
 def _head(glob: str) -> str:
-    """Return what stands before the first wildcard: a quick no, for there may be many silences."""
+    """Return what stands before the first wildcard."""
     return re.split(r"[*?\[]", glob, maxsplit=1)[0]
 
 
@@ -63,13 +63,16 @@ class Silence:
     cause: str = ""
     created: float = 0.0
 
+    @property
+    def head(self) -> str:
+        """What every id that it covers begins with."""
+        return _head(self.target)
+
     def covers(self, target: Entity | str, now: float, cause: str = "") -> bool:
         """Tell whether it holds now for a target and a cause."""
-        id_ = _id(target)
         return (
             now < self.until
-            and id_.startswith(_head(self.target))
-            and fnmatch.fnmatchcase(id_, self.target)
+            and fnmatch.fnmatchcase(_id(target), self.target)
             and (not self.cause or matches(self.cause, cause))
         )
 

@@ -161,7 +161,8 @@ def _worked_out(asked: _Asked) -> WhyNotView:
     book = asked.hooks.playbook(asked.playbook)
     near = sorted(_concerning(asked), key=lambda i: -_SEVERITIES.index(i.severity))
     before = _before(asked)
-    answer, gates, incident, note = "nothing", [], "", ""
+    answer, incident, note = "nothing", "", ""
+    gates: list[GateView] = []
     if not near:
         text = f"nothing concerned {asked.name(asked.target)} then: no incident was open that has to do with it"
         next_ = "homeostat incidents --all"

@@ -24,7 +24,6 @@ from agent.journal import Entry
 from agent.match import HoldingState
 from agent.memory import Memory, Silence
 from agent.model import (
-    ENDED,
     Anomaly,
     Cause,
     Diagnosis,
@@ -156,20 +155,21 @@ class Town:
     def go(self, troubles):
         while self.count < troubles:
             self._weather()
-            self._people()
-            self.now += STEP
-            self.truth += STEP
-            values = [self._value(s) for s in self.table]
-            moment = self.walk.step(
-                self.now, [Frame("eyes", self.now, self.table, np.array(values))]
-            )
-            self.seen.update("held" for d in moment.decisions if not d.allowed)
-            for plan in moment.plans:
-                if plan.mode != "suggest":
-                    self.live[plan.run_id] = plan
-                    wait = self.rng.choice([0, 0, STEP, 60.0]) + (plan.mode == "approve") * 20.0
-                    self.due[plan.run_id] = ("act", self.truth + wait)
-            self._runs()
+            self.tick()
+
+    def tick(self):
+        self._people()
+        self.now += STEP
+        self.truth += STEP
+        values = [self._value(s) for s in self.table]
+        moment = self.walk.step(self.now, [Frame("eyes", self.now, self.table, np.array(values))])
+        self.seen.update("held" for d in moment.decisions if not d.allowed)
+        for plan in moment.plans:
+            if plan.mode != "suggest":
+                self.live[plan.run_id] = plan
+                wait = self.rng.choice([0, 0, STEP, 60.0]) + (plan.mode == "approve") * 20.0
+                self.due[plan.run_id] = ("act", self.truth + wait)
+        self._runs()
 
     def _value(self, series):
         if series.metric == "service.replicas_count":
@@ -454,8 +454,3 @@ def watch(town, monkeypatch):
     """Let the town's weather be what diagnosis says."""
     monkeypatch.setattr(pipeline.rca, "diagnose", town.diagnose)
     return town
-
-
-def ended(town):
-    """Return the runs that have come to an end."""
-    return [r for r in town.memory.runs.values() if r.state in ENDED]

@@ -1,13 +1,13 @@
 """Whatever happens in whatever order, no promise of the guard is broken; each gate that is taken away is missed."""
 
 import pytest
-from guard_town import BOOKS, Broken, Town, text_of, watch
+from guard_town import BOOKS, SERVICES, Broken, Town, text_of, watch
 
 from agent import guard, registry
 from agent.config import Config
 from agent.journal import Journal
 from agent.memory import Memory
-from agent.model import Gate
+from agent.model import Cause, Gate
 from agent.playbook import Library
 from agent.units import Model
 
@@ -62,6 +62,20 @@ def test_no_promise_is_broken_by_a_thousand_incidents(library, monkeypatch, seed
     town = live(library, monkeypatch, seed, 1000)
     assert all(town.seen[f"{name} acts"] >= 3 for name in BOOKS)
     assert min(town.seen[what] for what in ("deaths", "waits", "held")) >= 3
+
+
+def test_people_are_called_where_it_stops_for_the_same_symptom_everywhere(library, monkeypatch):
+    town = watch(Town(library, 4), monkeypatch)
+    cause = Cause("serving.dependency", SERVICES[0], 0.9)
+    town.troubles = {s: [cause, town.now, None] for s in SERVICES[:6]}
+    for _ in range(4):
+        town.tick()
+    notes = [e.body for e in town.journal if e.kind == "note" and ":correlated:" in e.subject]
+    assert notes
+    assert len({n["key"] for n in notes}) == len(notes)  # once a life
+    assert {n["severity"] for n in notes} == {"page"}
+    assert "does not act: 75% of 8 (service.error_ratio)" in notes[0]["text"]
+    assert not town.acts
 
 
 def test_replay_gives_the_same_memory_and_the_same_decisions(library, monkeypatch, tmp_path):
