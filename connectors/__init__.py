@@ -17,4 +17,5 @@ from connectors import page as page
 from connectors import predictions as predictions
 from connectors import probe as probe
 from connectors import processes as processes
+from connectors import prometheus_range as prometheus_range
 from connectors import trainer as trainer
