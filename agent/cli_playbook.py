@@ -220,8 +220,8 @@ def lint(
         for h in hints:
             typer.echo(shown({**fault_body(h), "problem": f"hint: {h.problem}"}, h.caret()))
         typer.echo(
-            f"{_count(len(opened.books), 'playbook')}, {_count(len(tried), 'test')}, "
-            f"{_count(len(faults), 'fault')}, {_count(len(hints), 'hint')}"
+            f"{count(len(opened.books), 'playbook')}, {count(len(tried), 'test')}, "
+            f"{count(len(faults), 'fault')}, {count(len(hints), 'hint')}"
         )
 
     emit(said, as_json, show)
@@ -229,7 +229,8 @@ def lint(
         raise typer.Exit(PROBLEMS)
 
 
-def _count(n: int, word: str) -> str:
+def count(n: int, word: str) -> str:
+    """Say how many there are of something."""
     return f"{n} {word}" + ("" if n == 1 else "s")
 
 

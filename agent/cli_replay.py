@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agent.cli import PROBLEMS, AsJson, ConfigPath, StateFolder, command, emit, where
+from agent.cli_playbook import count
 from agent.errors import Refused
 from agent.units import read_duration, read_moment, say_duration
 
@@ -408,9 +409,8 @@ def _notes(found: Found, config: Config, kind: str) -> list[str]:
         )
     learnt = found.start - found.began
     if learnt < 600:
-        out.append(
-            f"detectors began as new ones {say_duration(learnt)} before; a later --from lets them learn more first"
-        )
+        when = f"{say_duration(learnt)} before" if learnt else "with it"
+        out.append(f"detectors began as new ones {when}; a later --from lets them learn more first")
     if not found.graph:
         out.append(
             "who runs on and calls whom was not recorded: it is what agent.yaml and the names of the series say"
@@ -432,15 +432,20 @@ def _show(said: Any) -> None:
     def line(text: str) -> None:
         typer.echo(text)
 
-    span = f"{_iso(said['from'])} to {_iso(said['to'])}"
     line(
-        f"{span} ({say_duration(said['to'] - said['from'])}), {said['series']} series, {said['playbooks']} playbooks; "
+        f"{_iso(said['from'])} to {_iso(said['to'])} ({say_duration(said['to'] - said['from'])}), "
+        f"{said['series']} series, {count(said['playbooks'], 'playbook')}; "
         f"walked in {said['took_s']:.1f} s, {said['times_real_time']:,.0f} times as fast as it went"
     )
     recorded = said["recorded"]
     incidents = [i for i in said["incidents"] if not i["merged_into"]]
-    line(f"\n{len(incidents)} incidents, {said['pages']} of them paged; "
-         f"the journal has {recorded['incidents']}, {recorded['matched']} of them are found again")  # fmt: skip
+    there = (
+        f"; the journal has {recorded['incidents']}, of which {recorded['matched']} are found again"
+    )
+    line(
+        f"\n{count(len(incidents), 'incident')}, {said['pages']} paged"
+        + (there if said["past"]["kind"] == "history" else "")
+    )
     for i in incidents[:_MOST_SHOWN]:
         cause = f": {i['cause']} on {i['entity']}, {i['probability']:.0%}" if i["cause"] else ""
         tail = "  (recorded)" if i["recorded"] else ""
@@ -450,14 +455,14 @@ def _show(said: Any) -> None:
     _more(incidents)
     for r in recorded["missed"]:
         line(f"  {_iso(r['opened'])}  not found again: {r['title']} ({r['severity']})")
-    line(f"\n{len(said['acts'])} would-be acts")
+    line(f"\n{count(len(said['acts']), 'would-be act')}")
     for a in said["acts"][:_MOST_SHOWN]:
         line(f"  {_iso(a['at'])}  {_acts(a)}")
         if a["held"]:
             line(f"      no further by {', '.join(g['name'] for g in a['held'])}")
     _more(said["acts"])
     if said["held"]:
-        line(f"\n{len(said['held'])} times the guard stopped one that fired")
+        line(f"\n{count(len(said['held']), 'time')} the guard stopped what had fired")
         for h in said["held"][:_MOST_SHOWN]:
             why = "; ".join(
                 f"{g['name']} {g['value']}" + (f": {g['reason']}" if g["reason"] else "")
