@@ -167,9 +167,9 @@ class Replay:
             self._fold, "cannot_tell", "nothing was done: what it would have changed is not known"
         )
         d = config.diagnose
-        history = History(
-            folder, age_s=_HISTORY_S + 2 * max(d.baseline, d.window, d.release_window), size_bytes=1e9
-        )  # fmt: skip
+        # what diagnosis looks back at stays in memory: reading it from disk at each tick would be most of the work
+        tail_s = _HISTORY_S + max(d.baseline, d.window)
+        history = History(folder, age_s=2 * tail_s, size_bytes=1e9, tail_s=tail_s)
         self._walk = Walk.wired(
             config, world=World(), history=history, library=library, memory=memory,
             record=self._fold, step_of=lambda source: self._steps.get(source, TICK_S),
