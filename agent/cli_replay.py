@@ -8,17 +8,17 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from agent.cli import PROBLEMS, AsJson, ConfigPath, StateFolder, command, emit, where
 from agent.cli_playbook import count
-from agent.errors import Refused
+from agent.errors import Refused, Unavailable
 from agent.units import read_duration, read_moment, say_duration
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from agent.model import Incident, Run, Series
     from agent.playbook import Library, Playbook
     from agent.replay import Act, Difference, Found, Past
+
+V = TypeVar("V")
 
 _MOST_BYTES: Final = 4e9
 _SAME_ACT_S: Final = 600.0
@@ -127,7 +129,10 @@ def replay(
                 one = Replay(
                     source.past, loaded, library, folder=Path(place), told=told, graph=source.graph
                 )
-                made = one.go(*span, warm_s=_seconds(warm, "--warm"), progress=progress)
+                try:
+                    made = one.go(*span, warm_s=_seconds(warm, "--warm"), progress=progress)
+                except Unavailable as gone:  # a past that can not be had is no daemon that is dead
+                    raise Refused(str(gone)) from None
             return made, time.perf_counter() - clock
 
         found, took_s = walk(opened.books, "replay")
@@ -266,9 +271,6 @@ def _iso(ts: float) -> str:
 
 def _journal(folder: Path) -> tuple[list[Entry], list[Incident], list[Run]]:
     """Return what came from outside then, and the incidents and runs that were; nothing when there is no journal."""
-    from pydantic import ValidationError
-
-    from agent.codec import unpack
     from agent.journal import Journal
     from agent.model import Incident, Run
     from agent.replay import TOLD
@@ -279,14 +281,25 @@ def _journal(folder: Path) -> tuple[list[Entry], list[Incident], list[Run]]:
     journal = Journal.reader(path)
     try:
         told = sorted(journal.read(TOLD), key=lambda e: (e.ts, e.seq))
-        incidents, runs = [], []
-        for kind, cls, into in (("incident", Incident, incidents), ("run", Run, runs)):
-            for entry in journal.latest(kind):
-                with contextlib.suppress(ValidationError):  # written by another version
-                    into.append(unpack(cls, entry.body))  # type: ignore[attr-defined]  # a list of each class
+        incidents, runs = (
+            _values(Incident, journal.latest("incident")), _values(Run, journal.latest("run"))
+        )  # fmt: skip
     finally:
         journal.close()
     return told, incidents, runs
+
+
+def _values(cls: type[V], entries: Iterable[Entry]) -> list[V]:
+    """Return what entries hold, but for those that another version wrote otherwise."""
+    from pydantic import ValidationError
+
+    from agent.codec import unpack
+
+    out = []
+    for entry in entries:
+        with contextlib.suppress(ValidationError):
+            out.append(unpack(cls, entry.body))
+    return out
 
 
 @contextlib.contextmanager
