@@ -5,7 +5,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
-APT_PACKAGES := chromium e2fsprogs iproute2 postgresql prometheus prometheus-alertmanager prometheus-node-exporter
+APT_PACKAGES := chromium e2fsprogs haproxy iproute2 postgresql prometheus prometheus-alertmanager prometheus-node-exporter
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -73,8 +73,8 @@ bench-replay: .venv/all ## recorded time: rows and cells a second, and how much 
 bench-verify: .venv/all ## verdicts on made-up series in which we know whether the act did it
 	$(BIN)/python tests/bench/verify.py $(ARGS)
 
-readme: .venv/all ## put what there is into the README's tables
-	$(BIN)/python -m agent.shelf README.md
+readme: .venv/all ## put what there is into the tables of README and docs/actions.md
+	$(BIN)/python -m agent.shelf README.md docs/actions.md
 
 dist: .venv/all ## build the wheel and the source archive into dist/
 	$(PIP) build && $(BIN)/python -m build --outdir dist .

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
     from agent.inlets import Inlets
     from agent.ports import Arrival, Route
+
+    Push = Callable[[str, Sequence[Arrival]], Awaitable[None]]
+    """(source, what it was sent): returns when it is taken."""
 
 _BODY_BYTES: Final = 64 << 10
 """What a person can have to say; receivers state their own."""
@@ -107,7 +110,7 @@ def make_app(
     *,
     receivers: Mapping[str, Sequence[Route]] | None = None,
     inlets: Inlets | None = None,
-    push: Callable[[Sequence[Arrival]], None] | None = None,
+    push: Push | None = None,
     public_url: str = "",
 ) -> ASGIApp:
     """Return the whole application behind its Gate. Raises Refused when two routes claim one path."""
@@ -140,7 +143,7 @@ def make_app(
             ingest.add(path)
             if one.vouch is not None:
                 signed.add(path)
-            handler = _receiver(source, one, push or (lambda _: None), telemetry)
+            handler = _receiver(source, one, push or _nobody, telemetry)
             routes.append(StarletteRoute(path, handler, methods=["POST"], name=f"ingest {source}"))
     if inlets is not None:
         for path, (source, _) in inlets.mounted.items():
@@ -195,8 +198,13 @@ def _way(way: Way) -> Callable[[Request], Any]:
     return serve
 
 
+async def _nobody(source: str, arrivals: Sequence[Arrival]) -> None:
+    """Take what nobody waits for."""
+    del source, arrivals
+
+
 def _receiver(
-    source: str, route: Route, push: Callable[[Sequence[Arrival]], None], telemetry: Telemetry
+    source: str, route: Route, push: Push, telemetry: Telemetry
 ) -> Callable[[Request], Any]:
     async def serve(request: Request) -> Response:
         try:
@@ -215,7 +223,7 @@ def _receiver(
             telemetry.add("homeostat_received_refused_total", 1, source=source)
             raise
         telemetry.add("homeostat_received_bytes_total", len(raw), source=source)
-        push(arrivals)
+        await push(source, arrivals)
         return answer({"accepted": len(arrivals)}, 202)
 
     return serve

@@ -25,6 +25,7 @@ from agent.life import Event, turned
 from agent.memory import Memory
 from agent.model import Change, FloatArray, Incident, Run, Series
 from agent.models import ModelFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.world import World
 
@@ -95,6 +96,10 @@ class Asleep:
     def models(self) -> list[tuple[ModelFacts, tuple[Blame, ...]]]:
         """Nobody counts rows."""
         return []
+
+    def asked(self) -> Asked:
+        """As `models`."""
+        return Asked({})
 
     def faults(self) -> list[str]:
         """What is wrong is said once, by whoever asked."""

@@ -1,8 +1,9 @@
-"""Who may do what: four roles, one table, and the tokens that stand for people over HTTP.
+"""Who may do what: four roles, one table, and the tokens that stand for people and services over HTTP.
 
     socket  (0600, peer uid)      the same uid as the daemon, or root  -> admin
     HTTP    Authorization: Bearer a token of `homeostat token add`     -> the token's role
     HTTP    loopback, no token                                         -> may read, no more
+    HTTP    a token of a *sender*, which is no role of people          -> sends rows of named models, no more
 
 A token is 256 random bits, so its plain SHA-256 is enough to keep: there is nothing to guess from the hash.
 """
@@ -19,7 +20,7 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,12 @@ from agent.errors import Refused
 
 Role = Literal["viewer", "operator", "author", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
+Sender = Literal["sender"]
+SENDER: Final[Sender] = "sender"
+"""Beside the roles, not below them: it may send what a viewer may not, and see nothing."""
 
 Verb = Literal[
-    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "push", "reinstate", "reload",
+    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "rows", "push", "reinstate", "reload",
     "token",
 ]  # fmt: skip
 
@@ -44,13 +48,15 @@ NEEDS: Final[dict[Verb, Role]] = {
     "pause": "operator",
     "resume": "operator",
     "label": "operator",  # "that page was false": what the alarm budget is measured by
-    "push": "operator",  # predictions, labels, changes from services elsewhere
+    "rows": "operator",  # predictions and their labels: also what a sender may, of its models
+    "push": "operator",  # changes, alerts from services elsewhere
     "reinstate": "author",  # "I have looked at it": a playbook that harmed may act again
     "reload": "admin",
     "token": "admin",
 }
 """Verb -> the lowest role that may do it. The one table; nothing else decides."""
 
+_KNOWN: Final[tuple[Role | Sender, ...]] = (SENDER, *ROLES)
 _PREFIX: Final = "homeostat_"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.@-]{0,62}")
 
@@ -65,19 +71,23 @@ class Unknown(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who asks. `via` tells how we know: socket, token, loopback, file."""
+    """Who asks. `via` tells how we know: socket, token, loopback, file.
+
+    models   globs of the models that a sender may speak for
+    """
 
     name: str
-    role: Role
+    role: Role | Sender
     via: str
+    models: tuple[str, ...] = ()
 
     def has(self, role: Role) -> bool:
         """Tell whether this person's role is at least `role`."""
-        return ROLES.index(self.role) >= ROLES.index(role)
+        return self.role != SENDER and ROLES.index(self.role) >= ROLES.index(role)
 
     def may(self, verb: Verb) -> bool:
         """Tell whether this person may do `verb`."""
-        return self.has(NEEDS[verb])
+        return self.has(NEEDS[verb]) or (verb == "rows" and self.role == SENDER)
 
     def must(self, verb: Verb, role: Role | None = None) -> None:
         """Raise unless this person may do `verb` (and has `role`, when one is asked for beside the table).
@@ -87,7 +97,7 @@ class Person:
         needed = NEEDS[verb]
         if role is not None and ROLES.index(role) > ROLES.index(needed):
             needed = role
-        if self.has(needed):
+        if self.has(needed) or (role is None and self.may(verb)):
             return
         if self.via == "loopback":
             raise Unknown(
@@ -134,9 +144,10 @@ class Token:
     """What is kept of a token: never the token itself."""
 
     name: str
-    role: Role
+    role: Role | Sender
     sha256: str
     created: float
+    models: tuple[str, ...] = ()
 
 
 class Tokens:
@@ -175,23 +186,34 @@ class Tokens:
                 found = one  # no break: how long it takes must not tell which one it was
         if found is None:
             raise Unknown("this token is not known; it may have been revoked, ask an admin")
-        return Person(found.name, found.role, "token")
+        return Person(found.name, found.role, "token", found.models)
 
-    def add(self, name: str, role: str, now: float) -> str:
-        """Make a token and return it: the only time anyone sees it. Raises Refused for a bad name or role."""
+    def add(self, name: str, role: str, now: float, models: Sequence[str] = ()) -> str:
+        """Make a token and return it: the only time anyone sees it. Raises Refused for a bad name or role.
+
+        models   globs of the models that a sender may speak for; for no other role
+        """
         if not _NAME.fullmatch(name):
             raise Refused(
                 f"not a name: {name!r}; write lower case letters, digits and . _ @ -, at most 63"
             )
-        if role not in ROLES:
-            raise Refused(f"no role is called {role!r}; write one of {', '.join(ROLES)}")
+        if role not in _KNOWN:
+            raise Refused(f"no role is called {role!r}; write one of {', '.join(_KNOWN)}")
+        if role == SENDER and not models:
+            raise Refused(
+                "a sender sends rows of named models; name them: --model fraud, or '*' for all"
+            )
+        if role != SENDER and models:
+            raise Refused(
+                f"only a sender is held to models; make {name} a sender, or leave them out"
+            )
         token = _PREFIX + secrets.token_urlsafe(32)
         with self._locked() as tokens:
             if any(one.name == name for one in tokens):
                 raise Refused(
                     f"there is a token called {name!r}; revoke it first: homeostat token revoke {name}"
                 )
-            new = Token(name, ROLES[ROLES.index(role)], _hash(token), now)
+            new = Token(name, _KNOWN[_KNOWN.index(role)], _hash(token), now, tuple(models))
             self._write([*tokens, new])
         return token
 
@@ -217,7 +239,11 @@ class Tokens:
             os.close(lock)
 
     def _write(self, tokens: list[Token]) -> None:
-        rows = [{"name": t.name, "role": t.role, "sha256": t.sha256, "created": t.created} for t in tokens]  # fmt: skip
+        rows = [
+            {"name": t.name, "role": t.role, "sha256": t.sha256, "created": t.created}
+            | ({"models": list(t.models)} if t.models else {})
+            for t in tokens
+        ]
         handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".tokens-")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as out:
@@ -235,13 +261,19 @@ def _parse(path: Path) -> tuple[Token, ...]:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
         rows = [
-            Token(str(r["name"]), r["role"], str(r["sha256"]), float(r["created"]))
+            Token(
+                name=str(r["name"]),
+                role=r["role"],
+                sha256=str(r["sha256"]),
+                created=float(r["created"]),
+                models=tuple(map(str, r.get("models", ()))),
+            )
             for r in data["tokens"]
         ]
     except (ValueError, KeyError, TypeError) as damage:
         raise Refused(f"{path} is damaged ({damage}); remove it and add the tokens again") from None
-    if any(row.role not in ROLES for row in rows):
-        raise Refused(f"{path} holds an unknown role; write one of {', '.join(ROLES)}")
+    if any(row.role not in _KNOWN for row in rows):
+        raise Refused(f"{path} holds an unknown role; write one of {', '.join(_KNOWN)}")
     return tuple(rows)
 
 

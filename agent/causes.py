@@ -21,7 +21,7 @@ CAUSES: Final[dict[str, str]] = {
     "host.network": "the network of the host loses or delays packets",
     "host.neighbour": "other processes take what the service needs",
     "serving.saturation": "more traffic than the replicas can carry",
-    "serving.crash": "replicas crash or hang",
+    "serving.crash": "replicas crash, hang or answer wrongly",
     "serving.dependency": "something that the service calls is slow or down",
     "serving.traffic": "the mix of requests has changed",
     "release.code": "a release of the service made it worse",

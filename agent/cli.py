@@ -205,6 +205,7 @@ def main() -> None:
         "cli_replay",
         "cli_local",
         "cli_reference",
+        "cli_versions",
     ):  # their commands, in the order of --help
         import_module(f"agent.{part_of}")
 

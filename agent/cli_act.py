@@ -64,6 +64,46 @@ def approve(
 
 
 @command(
+    example="homeostat answer ask-4c go=yes replicas=3",
+    then="homeostat answer   (what is asked now)",
+)
+def answer(
+    *,
+    question: Annotated[str, typer.Argument(help="Id of the question, or its first letters.")] = "",
+    values: Annotated[list[str] | None, typer.Argument(help="name=value, for each line.")] = None,
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer what a run asks; without arguments, list what is asked.
+
+    What has a default need not be said. The first answer holds.
+    """
+    _, folder = where(config, state)
+    daemon = control.Control(folder)
+    if not question:
+        emit(daemon.get("/api/questions"), as_json, _questions)
+        return
+    pairs = [text.partition("=") for text in values or ()]
+    if wrong := next((name for name, equals, _ in pairs if not equals), None):
+        raise Refused(f"write {wrong}=VALUE")
+    body = {"values": {name: value for name, _, value in pairs}}
+    said = daemon.post(f"/api/questions/{part(question)}/answer", body)
+    emit(said, as_json, lambda one: typer.echo(f"answered {one['id']}: {one['text']}"))
+
+
+def _questions(found: Any) -> None:
+    for one in found:
+        typer.echo(f"{one['id']}  {one['target']}  {one['text']}")
+        for line in one["fields"]:
+            choices = f" ({', '.join(line['choices'])})" if line["choices"] else ""
+            default = "" if line["default"] is None else f", else {line['default']}"
+            typer.echo(f"    {line['name']}=  {line['text'] or line['kind']}{choices}{default}")
+    if not found:
+        typer.echo("nothing is asked")
+
+
+@command(
     example='homeostat ack inc-7f --reason "looking at it"',
     then="homeostat why inc-7f (everybody sees that you have it)",
 )
@@ -326,20 +366,29 @@ def reload(
 def token_add(
     *,
     name: Annotated[str, typer.Argument(help="Whose it is: a person or a program.")],
-    role: Annotated[str, typer.Option(help="viewer, operator, author or admin.")] = "viewer",
+    role: Annotated[
+        str, typer.Option(help="sender, viewer, operator, author or admin.")
+    ] = "viewer",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a sender: model whose rows it may send, `*` is a glob; several times."
+        ),
+    ] = None,
     config: ConfigPath = None,
     state: StateFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a token and print it, this once. Only its hash is kept.
 
-    viewer reads; operator approves, pauses, silences and pushes data; author may approve what a playbook reserves for
-    authors; admin does all, tokens included.
+    sender sends predictions and labels of named models and can do nothing else; viewer reads; operator approves,
+    pauses, silences and pushes data; author may approve what a playbook reserves for authors; admin does all, tokens
+    included.
     """
     said = _tokens(
         config, state,
-        lambda d: d.post("/api/tokens", {"name": name, "role": role}),
-        lambda desk, me: desk.token_add(me, name, role),
+        lambda d: d.post("/api/tokens", {"name": name, "role": role, "models": model or []}),
+        lambda desk, me: desk.token_add(me, name, role, model or []),
     )  # fmt: skip
     emit(said, as_json, lambda t: typer.echo(t["token"]))
 

@@ -1,4 +1,4 @@
-"""What `homeostat models` prints."""
+"""What `homeostat models`, `compare`, `edges` and `explain` print."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from agent.units import say, say_duration
 _WHOLE: Final = frozenset({"mae", "rmse", "bias", "log_loss"})
 """Figures that are no shares."""
 _MOST: Final = 12
+_NOTABLE: Final = 0.05
+"""Of a loss: less is not worth a word."""
 
 
 def models(found: Sequence[Any], *, closely: bool) -> None:
@@ -39,8 +41,17 @@ def _lines(m: Any, *, closely: bool) -> list[Any]:
     if m["figures"]:
         shown = ", ".join(f"{k} {_number(k, v['value'])}" for k, v in m["figures"].items())
         lines.append(Text(f"  figures    {shown}"))
+    for one in m["compared"]:
+        style = "yellow" if one["verdict"] == "worse" else ""
+        lines.append(Text(f"  versions   {one['said']}", style=style))
     lines += [Text(f"  {s['cause']}: {s['reason']}", style="yellow") for s in m["suspects"]]
-    if not m["suspects"]:
+    if m["suspects"] and _parts(m["loss"]):
+        lines.append(Text(f"  of the loss, {_parts(m['loss'])}"))
+    if m["preparing"]:
+        whose = ", ".join(v or "no version" for v in m["preparing"])
+        waits = f"preparing what {whose} is held against: {m['held_rows']:,} rows wait, and are counted then"
+        lines.append(Text(f"  {waits}", style="dim"))
+    elif not m["suspects"]:
         calm = "it is learning what is usual" if m["learning"] else "nothing has moved far enough"
         lines.append(Text(f"  {calm}", style="dim"))
     if closely:
@@ -48,8 +59,82 @@ def _lines(m: Any, *, closely: bool) -> list[Any]:
     return lines
 
 
+def _parts(loss: Any) -> str:
+    """Say what a change of the loss is made of, where it is sure that there is one: the parts that are sure."""
+    if loss is None:
+        return ""
+    out = []
+    for one in loss["parts"]:
+        share, part = one["share"]["value"], one["loss"]
+        if share is None or share < _NOTABLE or part["low"] * part["high"] <= 0:
+            continue
+        between = f"{one['share']['low']:.0%} to {one['share']['high']:.0%}"
+        what = (
+            "the relation to the label changed"
+            if one["what"] == "relation"
+            else f"{one['what']} moved"
+        )
+        out.append(f"{share:.0%} ({between}): {what}")
+    if out and loss["unseen"]:
+        out.append(f"rows unlike all before in {', '.join(loss['unseen'][:3])} count as relation")
+    return "; ".join(out)
+
+
+def compared(one: Any) -> None:
+    """Show two versions."""
+    out = _console()
+    out.print(Text(one["said"], style="yellow" if one["verdict"] == "worse" else ""))
+    if one["agreement"] is not None:
+        out.print(f"both said the same to {one['agreement']:.1%} of the requests")
+    if one["slices"]:
+        table = _table("slice", "verdict", "difference", "between")
+        worst = sorted(
+            one["slices"].items(), key=lambda item: -(item[1]["difference"]["value"] or 0.0)
+        )
+        for name, found in worst[:_MOST]:
+            band = found["difference"]
+            table.add_row(name, found["verdict"], _plain(band["value"], "+.3g"), _between(band))
+        out.print(table)
+
+
+def edges(said: Any) -> None:
+    """Show what sketches are counted over."""
+    out = _console()
+    out.print(f"{said['model']}, version {said['version'] or 'without a name'}")
+    table = _table("feature", "edges or values")
+    for name, one in said["features"].items():
+        table.add_row(name, ", ".join(map(str, one.get("edges") or one["values"])))
+    out.print(table)
+    out.print("--json gives them to the last digit", style="dim")
+
+
+def explained(said: Any) -> None:
+    """Show what drove one answer."""
+    out = _console()
+    known = said["told"] is not None
+    if known:
+        head = f"{said['unit']} is {said['usual']:.3g} on average"
+        out.print(f"{head}; single features explain {said['told']:.0%} of how answers differ")
+    else:
+        out.print(
+            "no answers to rows of a reference are known (models: {reference: ...}): only what is unusual"
+        )
+    table = _table("feature", "adds", "so unusual are")
+    for one in said["drivers"][:_MOST]:
+        table.add_row(
+            one["name"], _plain(one["adds"], "+.3g"), f"{one['rare']:.2%} of the reference"
+        )
+    out.print(table)
+
+
 def _closely(m: Any) -> list[Any]:
     out: list[Any] = []
+    if m["outputs"]:
+        table = _table("output", "drifted", "evidence", "PSI")
+        for f in m["outputs"]:
+            drifted = "yes" if f["drifted"] else ""
+            table.add_row(f["name"], drifted, _plain(f["evidence"], ".1f"), _plain(f["psi"], ".2f"))
+        out.append(table)
     if m["features"]:
         table = _table("feature", "drifted", "evidence", "PSI", "missing", "contract")
         for f in m["features"][:_MOST]:

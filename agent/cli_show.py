@@ -403,9 +403,9 @@ def tokens(found: Sequence[Any]) -> None:
     if not found:
         out.print("no tokens; make one with: homeostat token add NAME --role operator")
         return
-    table = _table("name", "role", "made")
+    table = _table("name", "role", "models", "made")
     for t in found:
-        table.add_row(t["name"], t["role"], _ago(t["created"]))
+        table.add_row(t["name"], t["role"], ", ".join(t["models"]), _ago(t["created"]))
     out.print(table)
 
 

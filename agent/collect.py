@@ -1,6 +1,7 @@
 """The first edge: asks every source in its own rhythm, with a time limit, and never lets one hurt another.
 
     source.poll() --(time limit, cost meter)--> rates --> possible? --> inbox  (drained once a tick, in order of name)
+    feed.read(), what is pushed --> rows: counted in pieces between the ticks (`agent.intake.Counting`); else inbox
 
 A source that throws rests and is asked again with growing pauses; one that hangs is given up after its time limit;
 both are *blind* until they answer: a fact in the frame "self", so blindness is seen like any other trouble.
@@ -21,7 +22,7 @@ import structlog
 
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Entity, Frame, Series
-from agent.ports import Arrival, Feed, Source
+from agent.ports import Arrival, Bulk, Feed, Source
 from agent.possible import Possible
 from agent.rates import Rates
 
@@ -95,12 +96,15 @@ class Collector:
     """Runs the sources; `drain` gives what has come since the last tick."""
 
     cpu_budget: float = 0.05
+    bulk: Callable[[str, Sequence[Bulk]], Awaitable[None]] | None = None
+    """Counts rows, and returns when it has; without it they are put into the inbox."""
     clock: Callable[[], float] = time.time
     health: dict[str, Health] = field(default_factory=dict)
     possible: Possible = field(default_factory=Possible)
     _rates: Rates = field(default_factory=Rates)
     _inbox: list[Frame | Arrival] = field(default_factory=list)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _taking: set[asyncio.Task[None]] = field(default_factory=set)
     _self_series: tuple[Series, ...] = ()
 
     def add(self, name: str, source: Source, interval_s: float | None = None) -> None:
@@ -116,16 +120,29 @@ class Collector:
         self._tasks[key] = asyncio.create_task(self._read(key, feed), name=f"feed {name}")
 
     def push(self, arrivals: Sequence[Arrival]) -> None:
-        """Take what a receiver was sent, or a log held."""
+        """Put what came into the inbox."""
         self._inbox.extend(self.possible.apply(x) if isinstance(x, Frame) else x for x in arrivals)
 
+    async def take(self, source: str, arrivals: Sequence[Arrival]) -> None:
+        """Take what a receiver was sent, or a log held; returns when its rows are counted. None is given up then."""
+        rows = [x for x in arrivals if isinstance(x, Bulk)] if self.bulk is not None else []
+        self.push([x for x in arrivals if not (rows and isinstance(x, Bulk))])
+        if not rows or self.bulk is None:
+            return
+        task = asyncio.ensure_future(self.bulk(source, rows))
+        self._taking.add(task)
+        task.add_done_callback(self._taking.discard)
+        await asyncio.shield(task)  # who waits may be told to stop, the log has moved on
+
     async def close(self) -> None:
-        """Stop asking; a source that does not stop in time is left behind."""
+        """Stop asking; a source that does not stop in time is left behind, rows that were read are counted."""
         for task in self._tasks.values():
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=2.0)
         self._tasks.clear()
+        if self._taking:
+            await asyncio.wait(self._taking)
 
     async def remove(self, name: str) -> None:
         """Stop asking one source (after a reload)."""
@@ -200,13 +217,25 @@ class Collector:
         await self._forever(name, once)
 
     async def _read(self, name: str, feed: Feed) -> None:
+        given: list[Arrival] = []
+
         async def once() -> int:
-            self.push(await feed.read())
+            given.extend(await feed.read())
             return 0
 
-        await self._forever(name, once)
+        async def then() -> None:
+            arrivals = given.copy()
+            given.clear()
+            await self.take(name, arrivals)
 
-    async def _forever(self, name: str, once: Callable[[], Awaitable[int]]) -> None:
+        await self._forever(name, once, then)
+
+    async def _forever(
+        self,
+        name: str,
+        once: Callable[[], Awaitable[int]],
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         h = self.health[name]
         due = time.monotonic()
         while True:
@@ -218,9 +247,12 @@ class Collector:
                 # not wait_for: before Python 3.12 it can swallow a cancellation, and the task lives for ever
                 async with asyncio.timeout(max(2.0, 2 * h.interval_s)):
                     h.series = await meter
+                was, h.last_ok = h.last_ok, self.clock()
+                if then is not None:
+                    await then()
                 if h.error:
-                    log.info("source_back", source=name, after_s=round(self.clock() - h.last_ok, 1))
-                h.last_ok, h.error, h.failed = self.clock(), "", 0
+                    log.info("source_back", source=name, after_s=round(h.last_ok - was, 1))
+                h.error, h.failed = "", 0
             except TimeoutError:
                 rest = self._fell(h, f"no answer within {max(2.0, 2 * h.interval_s):.0f} s", None)
             except AgentError as error:

@@ -143,13 +143,15 @@ class WatchModels(Model):
     label_wait: Duration = 86_400.0
     """How long a prediction waits for its label."""
     max_waiting: Annotated[int, Field(ge=1000)] = 1_000_000
-    """Most predictions that wait for labels, 44 bytes each; the oldest go first."""
+    """Most predictions that wait for labels, 48 bytes each; the oldest go first."""
     quiet: Duration = 90 * 86_400.0
     """Between two false alarms of drift, for each model and kind: at least this long on average."""
     reference: dict[str, Path] = {}
     """Model, or `model/version` -> file of the rows it was trained on, with labels: parquet, CSV or JSON lines."""
     protected: list[str] = []
     """Features whose values are groups that must not be treated differently: gaps between them become metrics."""
+    slices: Annotated[list[str], Field(max_length=3)] = []
+    """Tags whose values are looked at one by one, as those of categories are: the first 8 that come of each."""
     tolerance: Ratio = 0.03
     """How much accuracy may fall before it counts as lost."""
     traffic_window: Duration = 10.0

@@ -5,10 +5,11 @@
     a cause that two incidents share   --> one of them becomes part of the other
 
 A *group* is who it concerns: a service with its models, features and workers; a host; one of our own sources.
-What opens an incident: a broken objective (page when it harms, else warning), blindness (warning), or the group
-view (note): series of a host, a service or a model abnormal together. While its history is too short for that, six
-different signals at once open a note. Caller and callee that begin about the same time share an incident, as do many
-groups of one machine that begin at once (a storm). `agent/life.py` has the states and who may change them.
+What opens an incident: a broken objective (page when it harms, else warning), blindness (warning), a finding that
+hurts nobody (note), or the group view (note): series of a host, a service or a model abnormal together. While its
+history is too short for that, six different signals at once open a note. Caller and callee that begin about the same
+time share an incident, as do many groups of one machine that begin at once (a storm). `agent/life.py` has the states
+and who may change them.
 Pure: same input, same incidents; ids are made of what opened them. Cost: O(anomalies) a tick, 60 are kept of each.
 """
 
@@ -130,15 +131,19 @@ class Correlator:
         groups = self._by_group(anomalies)
         storms = self._storms(now, groups, touched)
         theirs: dict[str, list[Anomaly]] = {}
+        runs = dict(held) if isinstance(held, Mapping) else dict.fromkeys(held, "")
         for group, found in groups.items():
+            outgrown = self._outgrown(now, group, found, runs)
             id_ = self._homes.get(group) or self._opened(now, group, found, storms)
+            if outgrown and id_ is not None:
+                touched[outgrown] = None
+                self._merge(now, id_, outgrown, "it has become worse")
             if id_ is not None:
                 theirs.setdefault(id_, []).extend(found)
         for id_, found in theirs.items():  # once each: a storm is many groups and one incident
             touched[id_] = None
             self._join(now, id_, found)
         self._share_evidence(now, groups, touched)
-        runs = dict(held) if isinstance(held, Mapping) else dict.fromkeys(held, "")
         for id_ in list(self.incidents):
             self._join_changes(now, id_, touched)
             self._confirm(now, id_, touched)
@@ -323,7 +328,13 @@ class Correlator:
             return None
         lead = max(
             going,
-            key=lambda a: (a.harm, a.road == "objective", a.together is not None, a.deviations),
+            key=lambda a: (
+                a.harm,
+                a.road == "objective",
+                a.road == "finding",
+                a.together is not None,
+                a.deviations,
+            ),
         )
         near = storms.get(group) or self._near(group, lead.onset)
         if near and near in self.incidents:
@@ -343,6 +354,28 @@ class Correlator:
             if where == "" and self._domain(other) == self._domain(group):
                 storms[other] = incident.id
         return incident.id
+
+    def _outgrown(
+        self, now: float, group: Entity, found: Sequence[Anomaly], runs: Mapping[str, str]
+    ) -> str:
+        """Return the note that was the home of a group until now, when what is found is a trouble of its own; else "".
+
+        Inputs may drift for weeks and hurt nobody: what breaks then has a time of its own, and the note becomes part.
+        """
+        id_ = self._homes.get(group, "")
+        note = self.incidents.get(id_)
+        if (
+            note is None
+            or note.severity != "note"
+            or now - note.opened <= self.window_s
+            or id_ in runs
+        ):
+            return ""
+        if severity_of(now, [a for a in found if a.end is None]) in {None, "note"}:
+            return ""
+        for one in self._lives[id_].groups:
+            self._homes.pop(one, None)
+        return id_
 
     def _again(
         self, now: float, group: Entity, going: Sequence[Anomaly], lead: Anomaly
@@ -526,4 +559,5 @@ def _about(incident: Incident) -> Entity:
 
 
 def _began(incident: Incident) -> float:
-    return min([incident.opened, *(a.onset for a in incident.anomalies)])
+    # a drift may be as old as it likes: what it stands beside began when it began
+    return min([incident.opened, *(a.onset for a in incident.anomalies if a.road != "finding")])

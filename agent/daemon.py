@@ -27,7 +27,7 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, forecasts, guard, reference, registry, web
+from agent import __version__, forecasts, guard, registry, web
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -40,7 +40,7 @@ from agent.graph_past import GraphPast
 from agent.hands import RealHands
 from agent.history import History
 from agent.install import sd_notify
-from agent.intake import FORWARD, Intake
+from agent.intake import FORWARD, Counting, Intake
 from agent.journal import Entry, Journal, Unwritten
 from agent.life import Event
 from agent.memory import Memory
@@ -56,15 +56,14 @@ from agent.ports import (
     BulkReceiver,
     Detector,
     Feed,
-    LabelBatch,
     Note,
     Notifier,
     PredictionBatch,
     Receiver,
     Signal,
-    SketchBatch,
     Source,
 )
+from agent.references import References
 from agent.runner import Plan, Runner
 from agent.runs_store import store_of
 from agent.scene import Scene
@@ -81,6 +80,9 @@ DEFAULT_CONNECTORS: Final = ("host", "processes", "connections", "gpu")
 HEAVY: Final = ("sklearn", "scipy", "torch", "pandas", "statsmodels", "mlflow", "elasticsearch")
 """What a daemon with host metrics alone must not have loaded."""
 _SAVE_EVERY_S: Final = 300.0
+_SAVE_LATER_S: Final = 25.0
+"""Feeds go back 30 s more than there are between two checkpoints."""
+_LOOK_S: Final = 0.1
 _BIND_EVERY_S: Final = 5.0
 _COLUMNS_S: Final = 2.0
 """How long a folder of models may take to say what columns a model has: rows wait for it."""
@@ -223,13 +225,14 @@ class Daemon:
             state / "history", age_s=config.history.age, size_bytes=config.history.size
         )
         self.graph_past = GraphPast(state / "history", config.history.age)
-        self.collector = Collector(cpu_budget=config.cpu_budget)
+        self.counting = Counting(self.count, self.columns_of, lambda *_: None, self.broke)
+        self.collector = Collector(cpu_budget=config.cpu_budget, bulk=self.counting.give)
         self.connectors = Connectors(config, state)
         self.binding = Binding(config.services, self.host)
-        self.models = ModelWatch(config.models, self._reference, self._serves, self._made_with)
-        self._references: dict[str, tuple[PredictionBatch, list[Any]]] = {}
-        self.unread: dict[str, str] = {}
-        """References that could not be read, and why."""
+        self.references = References(config.models, self._bug)
+        self.models = ModelWatch(
+            config.models, self._reference, self._serves, self.references.of, self.references.learn
+        )
         self.outbox = Outbox(self.record, self._ways, time.time)
         self.runner = Runner(
             store_of(state / "runs.sqlite", config.runs),
@@ -399,7 +402,7 @@ class Daemon:
         self.connectors.build()
         self.world.topology.take(Sighting(self.host))
         self._map()
-        await self._read_references()
+        self.references.start()
         self._start_sources()
         self._load_state()
         site = await web.start(self)
@@ -418,6 +421,7 @@ class Daemon:
             await self.forecasts.close()
             await self.collector.close()
             await site.close()
+            await self.references.close()
             await self.runner.close()
             await self.outbox.close()
             for task in list(self._tasks):
@@ -469,6 +473,8 @@ class Daemon:
             log.info("journal_written_again")
             self._unwritten = False
         self.walk.journal_well = self.journal.pending == 0
+        if self.models.holding:
+            self.spawn(self.counting.catch_up(self.models.catch_up), "rows that waited")
         with self._at_once():
             moment = self.walk.step(now, frames, changes, signals)
         self.first_frame = self.first_frame or bool(frames)
@@ -483,13 +489,9 @@ class Daemon:
             publish(moment)
 
     def _gathered(self, now: float) -> tuple[list[Frame], list[Change], list[Signal]]:
-        """Take what has come since the last tick; predictions become a frame of model metrics."""
+        """Take what has come since the last tick; what was counted of predictions is a frame of model metrics."""
         frames, arrivals = self.collector.drain()
-        for arrival in arrivals:
-            if isinstance(arrival, PredictionBatch | LabelBatch | SketchBatch):
-                self.count(arrival)
-            elif isinstance(arrival, Frame):
-                frames.append(arrival)
+        frames += [a for a in arrivals if isinstance(a, Frame)]
         # measured before the clock was set back, come after it: the future would make all the rest look stale
         frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
         if self.models.busy:
@@ -502,9 +504,7 @@ class Daemon:
         return frames, changes, [a for a in arrivals if isinstance(a, Signal)]
 
     def count(self, rows: Bulk) -> None:
-        """Count rows that came; what is pushed is counted between the ticks."""
-        if isinstance(rows, SketchBatch):
-            raise Refused("sketches are understood, but not counted yet; send the rows")
+        """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""
         self.models.take(rows)
         if isinstance(rows, PredictionBatch):
             self.walk.examples.take(rows)
@@ -672,21 +672,6 @@ class Daemon:
                     return found
         return None
 
-    def _made_with(self, model: str, version: str) -> tuple[PredictionBatch, list[Any]] | None:
-        return self._references.get(f"{model}/{version}") or self._references.get(model)
-
-    async def _read_references(self) -> None:
-        """Read the rows that models were made with, beside the loop; what can not be read is said, and learnt."""
-        for name, path in self.config.models.reference.items():
-            try:
-                reader = reference.reader_of_rows()
-                self._references[name] = await asyncio.to_thread(
-                    reference.read_rows, path, reader, name.partition("/")[0]
-                )
-            except (OSError, ValueError, AgentError) as error:
-                self.unread[name] = f"{error}; its first rows become one"
-                log.warning("reference_not_read", model=name, file=str(path), error=str(error))
-
     def _serves(self, model: str) -> str | None:
         return next((s.id for s in self.config.services if model in s.models), None)
 
@@ -707,16 +692,42 @@ class Daemon:
                 log.warning("state_not_loaded", file=str(path), error=str(error))
 
     async def _save(self) -> None:
-        """Save on the loop: what is no coroutine the scheduler calls in a thread, while arrays change here."""
-        self._save_state()
+        """Save on the loop: what is no coroutine the scheduler calls in a thread, while arrays change here.
+
+        Rows that wait for a reference are counted before: what was promised for them is in this checkpoint. Of models
+        only copies are taken here, one after the other; their bytes are made beside the ticks.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SAVE_LATER_S):
+                while self.models.holding:
+                    with contextlib.suppress(AgentError):  # a bug is noted by then
+                        await self.counting.catch_up(self.models.catch_up)
+                    await asyncio.sleep(_LOOK_S)
+        self._settle()
+        made = None
+        for made in self.models.snapshots():  # noqa: B007  # the last one is the whole
+            await asyncio.sleep(0)
+        models = await asyncio.to_thread(made.pack) if made is not None else b""
+        self._write_state(models)
+
+    def _settle(self) -> None:
+        """Count what still waits; a bug costs a piece of it, never the state."""
+        while self.models.holding:
+            try:
+                self.models.settle()
+            except Exception as error:  # noqa: BLE001  # the border of counting
+                self._bug("rows that waited", error)
 
     def _save_state(self) -> None:
+        self._settle()
+        self._write_state(self.models.dump() if self.models.busy else b"")
+
+    def _write_state(self, models: bytes) -> None:
         folder = self.state / "detectors"
         monitor = self.walk.monitor
         parts = {f"{name}.bin": w.dump() for name, w in monitor.watches.items()}
         parts["budget.json"] = monitor.ledger.dump()
-        if self.models.busy:
-            parts["models.bin"] = self.models.dump()
+        parts["models.bin"] = models
         for name, state in parts.items():
             if not state:
                 continue

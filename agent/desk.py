@@ -21,7 +21,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from agent import __version__, graph, views
-from agent.authority import ROLES, Person, Tokens
+from agent.authority import ROLES, Forbidden, Person, Token, Tokens
 from agent.budget import (
     DAY_S,
     LOOK_BACK_DAYS,
@@ -54,9 +54,19 @@ from agent.model import (
     Series,
     entity,
 )
-from agent.model_views import ModelView, model_view
+from agent.model_views import (
+    CompareView,
+    EdgesView,
+    ExplainedView,
+    ModelView,
+    compare_view,
+    explained_view,
+    model_view,
+)
 from agent.models import ModelFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame
+from agent.questions import Reply
 from agent.record import Tally
 from agent.units import read_duration, read_moment
 from agent.views import (
@@ -69,6 +79,7 @@ from agent.views import (
     MarkView,
     PauseView,
     PointsView,
+    QuestionView,
     RateView,
     RunView,
     SignalView,
@@ -243,6 +254,7 @@ class TokenView(TypedDict):
     name: str
     role: str
     created: float
+    models: list[str]
 
 
 class Hooks(Protocol):
@@ -330,6 +342,10 @@ class Hooks(Protocol):
 
     def models(self) -> list[tuple[ModelFacts, tuple[Blame, ...]]]:
         """What is known of each model, and what may be to blame."""
+        ...
+
+    def asked(self) -> Asked:
+        """What can be asked of one model: a comparison, edges, what drove an answer."""
         ...
 
     def faults(self) -> list[str]:
@@ -629,6 +645,19 @@ class Desk:
             raise NotThere(f"no rows of a model {model} were seen; known: {known}")
         return found
 
+    def compare(self, model: str, a: str, b: str) -> CompareView:
+        """Return what is known of version b against version a of a model. Raises Refused."""
+        return compare_view(self.hooks.asked().compare(model, a, b))
+
+    def edges(self, model: str, version: str = "") -> EdgesView:
+        """Return what sketches of a version must be counted over. Raises Refused."""
+        name, features = self.hooks.asked().edges(model, version)
+        return {"model": model, "version": name, "features": features}
+
+    def explain(self, model: str, version: str, record: Mapping[str, Any]) -> ExplainedView:
+        """Return what drove the answer to one record; it is not kept. Raises Refused."""
+        return explained_view(self.hooks.asked().explain(model, version, record))
+
     def forecasts(self, entity_: str = "") -> list[ForecastView]:
         """Return what fills, leaks or ages (of one entity): what is full soonest first. Raises NotThere, Refused."""
         only = self._entity(entity_) if entity_ else None
@@ -804,6 +833,29 @@ class Desk:
         self._record("silence", made.id, pack(made))
         return views.silence_view(made)
 
+    def questions(self) -> list[QuestionView]:
+        """Return the questions that wait for an answer, the most urgent on top."""
+        now, memory = self.hooks.now(), self.hooks.memory
+        open_ = [
+            q for q in memory.questions.values() if q.id not in memory.replies and now < q.until
+        ]
+        return [views.question_view(q) for q in sorted(open_, key=lambda q: q.until)]
+
+    def answer(self, person: Person, id_: str, values: Mapping[str, Any]) -> QuestionView:
+        """Answer a question of a run, once. Raises NotThere, Forbidden, Refused."""
+        person.must("approve")
+        memory = self.hooks.memory
+        question = memory.questions[_pick(id_, memory.questions, "question")]
+        if not person.has(question.role):
+            raise Forbidden(f"this asks for the role {question.role}; yours is {person.role}")
+        if (before := memory.replies.get(question.id)) is not None:
+            raise Refused(f"{before.person} has answered {question.id} already")
+        if self.hooks.now() >= question.until:
+            raise Refused(f"it is too late to answer {question.id}: the run has gone on without")
+        reply = Reply(person.signed, question.read(values))
+        self._record("reply", question.id, pack(reply))
+        return views.question_view(question)
+
     def unsilence(self, person: Person, id_: str) -> SilenceView:
         """End a silence now; raises NotThere, Forbidden."""
         person.must("silence")
@@ -911,13 +963,16 @@ class Desk:
     def token_list(self, person: Person) -> list[TokenView]:
         """Return the tokens, without themselves; raises Forbidden."""
         person.must("token")
-        return [{"name": t.name, "role": t.role, "created": t.created} for t in self.tokens.known()]
+        return [_token_view(t) for t in self.tokens.known()]
 
-    def token_add(self, person: Person, name: str, role: str) -> dict[str, str]:
+    def token_add(
+        self, person: Person, name: str, role: str, models: Sequence[str] = ()
+    ) -> dict[str, str]:
         """Make a token and return it, this once; raises Forbidden, Refused."""
         person.must("token")
-        token = self.tokens.add(name, role, self.hooks.now())
-        self._record("token", name, {"what": "added", "role": role, "by": person.signed})
+        token = self.tokens.add(name, role, self.hooks.now(), models)
+        said = {"what": "added", "role": role, "by": person.signed}
+        self._record("token", name, said | ({"models": list(models)} if models else {}))
         return {"name": name, "role": role, "token": token}
 
     def token_revoke(self, person: Person, name: str) -> TokenView:
@@ -925,7 +980,7 @@ class Desk:
         person.must("token")
         gone = self.tokens.revoke(name)
         self._record("token", name, {"what": "revoked", "role": gone.role, "by": person.signed})
-        return {"name": gone.name, "role": gone.role, "created": gone.created}
+        return _token_view(gone)
 
     # ---- finding what was meant
 
@@ -1140,3 +1195,7 @@ def _read_paused(path: Path) -> Pause | None:
         return Pause(EVERYTHING, str(said["by"]), str(said["reason"]), float(said["ts"]))
     except (ValueError, KeyError, TypeError):
         return Pause(EVERYTHING, "", text.strip()[:200] or f"the file {path}", when)
+
+
+def _token_view(t: Token) -> TokenView:
+    return {"name": t.name, "role": t.role, "created": t.created, "models": list(t.models)}

@@ -82,5 +82,14 @@ class Refused(AgentError):
     """The answer was no, and would be no again: stop this attempt and tell a person."""
 
 
+class BadRecords(Refused):
+    """Records of one request can not be taken, so none was: `reasons` of the first of them."""
+
+    def __init__(self, bad: int, of: int, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        many = f" (and {bad - 1} more of {of} records)" if bad > 1 else ""
+        super().__init__(f"{reasons[0]}{many}")
+
+
 class Uncertain(AgentError):
     """It may have happened: verify what the world looks like, never repeat blindly."""

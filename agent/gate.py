@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from agent.authority import LOOPBACK, Forbidden, Person, Tokens, Unknown, peer
+from agent.authority import LOOPBACK, SENDER, Forbidden, Person, Tokens, Unknown, peer
 from agent.desk import NotThere
 from agent.errors import AgentError, ConfigError, Refused, Unavailable, Uncertain
 from agent.telemetry import Telemetry
@@ -139,7 +139,12 @@ class Gate:
                 raise Unknown(
                     "only bearer tokens are understood; send: Authorization: Bearer TOKEN"
                 )
-            return self._tokens.who(token.strip())
+            who = self._tokens.who(token.strip())
+            if who.role == SENDER and not pushes:
+                raise Forbidden(
+                    f"{who.name} is {SENDER}; it may send predictions and labels, no more"
+                )
+            return who
         uid = request.scope["state"].get("peer_uid")
         if uid is not None:
             return peer(uid)

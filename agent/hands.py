@@ -37,10 +37,12 @@ from agent.journal import Unwritten
 from agent.memory import Memory
 from agent.model import Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
-from agent.ports import Done, Note, Notifier, Step, Undo
+from agent.ports import Done, Note, Notifier, Silencer, Step, Undo
+from agent.questions import Asker, OwnQuestions
 from agent.record import owner_of, treated, untreated
 from agent.runner import Acted, Held, Passage, Plan, PlannedStep, Verified
 from agent.scene import Scene
+from agent.silences import OwnSilences
 from agent.symptoms import symptoms_of
 from agent.units import say_duration
 from agent.verify import judge
@@ -335,6 +337,10 @@ class RealHands:
             ) from None
         if cls.ability is Notifier and planned.via is None:
             ability: Any = _Everybody(self._deliver)
+        elif cls.ability is Silencer and planned.via is None:
+            ability = OwnSilences(self._memory, self._put, self._clock)
+        elif cls.ability is Asker and planned.via is None:
+            ability = OwnQuestions(self._memory, self._put, self._deliver, self._clock)
         elif cls.ability is None:
             ability = None
         else:
@@ -435,7 +441,8 @@ class RealHands:
                 "the journal can not be written: nothing is done that could not be recorded"
             ), close=True)  # fmt: skip
         try:
-            async with asyncio.timeout(way.planned.timeout):
+            patience = getattr(way.action, "waits_s", 0.0)
+            async with asyncio.timeout(max(way.planned.timeout, patience)):
                 done = await way.action.run(way.step)
         except Unavailable as error:
             return await self._not_now(way, error, close=not adopted)
@@ -704,7 +711,9 @@ class RealHands:
         symptoms = symptoms_of(
             scene, incident,
             plan.verify.expect if plan.verify is not None else (), self._eyes.history.read,
-            acted=acted, settled=settled, now=now, window=diagnose.window, baseline=diagnose.baseline,
+            acted=acted, settled=settled, now=now,
+            done=settled - plan.verify.wait if plan.verify is not None else None,
+            window=diagnose.window, baseline=diagnose.baseline,
             stated=limits_of(self._eyes.config),
             untreated=lambda e: [
                 p for p in scene.world.topology.peers(e) if p not in acts and memory.run_on(p) is None

@@ -22,8 +22,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import parse_qsl
 
-from agent.authority import Forbidden, Person, Unknown
-from agent.errors import AgentError, Refused, Unavailable
+from agent.authority import SENDER, Forbidden, Person, Unknown
+from agent.errors import AgentError, BadRecords, Refused, Unavailable
 from agent.parcels import rows_of
 from agent.ports import Bulk, BulkReceiver, Inlet, Pushed, Taken
 
@@ -101,7 +101,12 @@ def mounted(receivers: Mapping[str, BulkReceiver]) -> dict[str, tuple[str, Inlet
 
 
 def may_speak(models: Mapping[str, Sequence[str]], person: Person, model: str) -> bool:
-    """Tell whether a sender may push rows of a model: all may while nothing is said, then who is named, or `*`."""
+    """Tell whether somebody may send rows of a model: of a sender its token says it, and for all `models` does.
+
+    All may while `models` say nothing, then who is named, or `*`.
+    """
+    if person.role == SENDER and not any(fnmatchcase(model, glob) for glob in person.models):
+        return False
     if not models or person.via != "token":
         return True
     return any(fnmatchcase(model, glob) for glob in models.get(person.name, models.get("*", ())))
@@ -162,7 +167,7 @@ class Inlets:
         self, source: str, inlet: Inlet, scope: Scope, receive: Receive, body: _Body
     ) -> _Answer:
         person = self._who(scope)
-        person.must("push")
+        person.must("rows")
         _post(scope)
         self._hand.room()
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
@@ -192,6 +197,8 @@ class Inlets:
                 self._names[need.model] = time.monotonic(), await self._hand.ask(need.model)
             except Forbidden:
                 raise
+            except BadRecords as error:
+                raise No(400, *_parted(error), reasons=error.reasons) from None
             except Refused as error:
                 raise No(400, *_parted(error)) from None
         raise No(400, f"rows of more than {_ASKS} new models at once", "send them in parts")
@@ -204,9 +211,10 @@ class Inlets:
 
     def _allow(self, person: Person, model: str) -> None:
         if not may_speak(self._models(), person, model):
-            raise Forbidden(
-                f"{person.name} may not speak for model {model[:80]}; add it under ingest_models: in agent.yaml"
-            )
+            remedy = "add it under ingest_models: in agent.yaml"
+            if person.role == SENDER:
+                remedy = f"its token is for {', '.join(person.models)}; make one with --model, or {remedy}"
+            raise Forbidden(f"{person.name} may not speak for model {model[:80]}; {remedy}")
 
     # ---- the body
 
@@ -309,12 +317,18 @@ class No(Exception):
     """An answer that is none of the tree's."""
 
     def __init__(
-        self, status: int, said: str, remedy: str, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        said: str,
+        remedy: str,
+        headers: Mapping[str, str] | None = None,
+        reasons: Sequence[str] = (),
     ) -> None:
         self.status = status
         self.said = said
         self.remedy = remedy
         self.headers = headers or {}
+        self.reasons = reasons
         super().__init__(said)
 
 
@@ -338,7 +352,8 @@ class _Answer:
 def told(error: AgentError | No) -> _Answer:
     """Turn an error into status and {"error", "remedy"}."""
     if isinstance(error, No):
-        body = _json({"error": error.said, "remedy": error.remedy})
+        more = {"reasons": list(error.reasons)} if error.reasons else {}
+        body = _json({"error": error.said, "remedy": error.remedy, **more})
         return _Answer(error.status, "application/json", body, error.headers)
     status, headers = 400, {}
     match error:

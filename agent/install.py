@@ -16,8 +16,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from agent import registry
 from agent.config import Config
 from agent.errors import Refused
 
@@ -117,7 +118,7 @@ def _service(
     yield from _identity(config, state, user)
     yield from _files(config, machine, state, user)
     yield from _devices(machine)
-    yield from _kernel()
+    yield from _kernel(config)
     yield from _bounds()
 
 
@@ -178,18 +179,29 @@ def capabilities(config: Config) -> tuple[tuple[str, str], ...]:
             whys = found.setdefault(name, [])
             if why not in whys:
                 whys.append(why)
+    for name, cls in _connectors(config):
+        for power, why in getattr(cls, "powers", ()) if config.manages else ():
+            found.setdefault(power, []).append(f"{why} (connector {name})")
     return tuple((name, " and ".join(whys)) for name, whys in sorted(found.items()))
+
+
+def _connectors(config: Config) -> Iterator[tuple[str, type[Any]]]:
+    """Yield the classes of the connectors that are configured; what a class needs of the unit stands in it.
+
+    powers     (capability, why) that acting takes
+    unlocks    lines of `_kernel` that would keep it from acting
+    """
+    for name, wanted in config.connectors.items():
+        use = wanted.use or name
+        if wanted.enabled and use in registry.connector:
+            yield name, registry.connector.get(use)
 
 
 def _files(config: Config, machine: Machine, state: Path, user: str) -> Iterator[Line]:
     yield Line("ProtectSystem", "strict", "the whole file system is read-only but for what follows")
     if state != STATE:
         yield Line("ReadWritePaths", _quote(f"-{state}"), "the state folder")
-    for name, path in _places(config):
-        if config.manages and path.is_dir():
-            yield Line(
-                "ReadWritePaths", _quote(f"-{path}"), f"connector {name} may change what lies there"
-            )
+    yield from _writable(config)
     programs = [Path(p) for p in (machine.command[0], *machine.programs)]
     if any(_is_below(p, _HOMES) for p in programs):
         yield Line("ProtectHome", "read-only", "the programs that it is made of lie in a home")
@@ -204,6 +216,17 @@ def _files(config: Config, machine: Machine, state: Path, user: str) -> Iterator
         yield Line("ProtectHome", "yes", "nothing of people's homes is its business")
     if not any(_is_below(path, ("/tmp", "/var/tmp")) for _, path in _places(config)):  # noqa: S108  # asked about, not written to
         yield Line("PrivateTmp", "yes", "a /tmp of its own")
+
+
+def _writable(config: Config) -> Iterator[Line]:
+    """Yield what connectors may change when anything is managed at all."""
+    replacing = {name for name, cls in _connectors(config) if hasattr(cls, "set_flag")}
+    for name, path in _places(config) if config.manages else ():
+        # a file that is replaced as a whole is written beside itself
+        folder = path if path.is_dir() else path.parent if name in replacing else None
+        if folder is not None:
+            why = f"connector {name} may change what lies there"
+            yield Line("ReadWritePaths", _quote(f"-{folder}"), why)
 
 
 def _devices(machine: Machine) -> Iterator[Line]:
@@ -225,11 +248,14 @@ def _devices(machine: Machine) -> Iterator[Line]:
     yield Line("DeviceAllow", "char-drm rw", "the same by way of the kernel's own interface")
 
 
-def _kernel() -> Iterator[Line]:
+def _kernel(config: Config) -> Iterator[Line]:
+    open_ = {line for _, cls in _connectors(config) for line in getattr(cls, "unlocks", ())}
+    unlocked = open_ if config.manages else frozenset()
     yield Line("ProtectKernelTunables", "yes", "/proc/sys and /sys are read-only")
     yield Line("ProtectKernelModules", "yes", "it loads no modules")
     yield Line("ProtectKernelLogs", "yes", "it does not read the kernel's log")
-    yield Line("ProtectControlGroups", "yes", "it reads limits of containers, it sets none")
+    if "ProtectControlGroups" not in unlocked:
+        yield Line("ProtectControlGroups", "yes", "it reads limits of containers, it sets none")
     yield Line("ProtectHostname", "yes", "it does not rename the host")
     yield Line(
         "RestrictAddressFamilies",
@@ -333,13 +359,22 @@ def sd_notify(message: str) -> bool:
 
 def _places(config: Config) -> list[tuple[str, Path]]:
     """Return the files and folders that connectors are pointed at."""
-    out = []
-    for name, connector in config.connectors.items():
-        for key, value in connector.own.items():
-            if key in {"path", "labels", "pidfile"} and isinstance(value, str):
-                out.append((name, Path(value)))
+    out = [
+        (name, Path(value))
+        for name, connector in config.connectors.items()
+        for value in _paths(connector.own)
+    ]
     out += [(s.id, s.pidfile) for s in config.services if s.pidfile is not None]
     return [(name, path) for name, path in out if path.is_absolute()]
+
+
+def _paths(own: Any) -> Iterator[str]:
+    """Yield what stands under the keys that name files and folders, however deep."""
+    for key, value in own.items() if isinstance(own, dict) else ():
+        if key in {"path", "labels", "pidfile"} and isinstance(value, str):
+            yield value
+        else:
+            yield from _paths(value)
 
 
 def _under_home(config: Config, state: Path) -> bool:

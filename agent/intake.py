@@ -3,7 +3,7 @@
     ingest_listen --> process of its own: tokens, inflate, parse, check, columns   (`agent.intake_process`)
                            | pipe: parcels            ^ "counted"
                            v                          |
-    Counting: a piece of some 10 ms, then as long a rest, and so on; ticks come between the pieces
+    feeds (files, indexes) --> Counting: a piece of some 10 ms, then as long a rest; ticks come between the pieces
 
 What is promised. 2xx means: the daemon has counted the rows, they are in its memory and in the next checkpoint of the
 model watch (every five minutes, and at a clean stop). Nothing is answered before: when the ingest process is killed,
@@ -98,18 +98,34 @@ class Counting:
             self._cells -= cells
 
     async def _one(self, part: Bulk) -> None:
+        took = await self._piece(lambda: self._count(part))
+        self._pace += 0.1 * (cells_of(part) * _SHARE / max(took, 1e-6) - self._pace)
+
+    async def catch_up(self, more: Callable[[], bool]) -> None:
+        """Count what waits elsewhere: `more` counts a piece of it, False = there is none."""
+        left = True
+
+        def work() -> None:
+            nonlocal left
+            left = more()
+
+        while left:
+            await self._piece(work)
+
+    async def _piece(self, work: Callable[[], None]) -> float:
+        """Do a piece of work and rest for as long as it took; return how long that was."""
         async with self._turn:
             start = time.perf_counter()
             try:
-                self._count(part)
+                work()
             except AgentError:
                 raise
             except Exception as error:  # noqa: BLE001  # the border: it may quote a row, and the daemon must live
                 self._bug("counting rows", where_it_broke(error))
                 raise Unavailable("a bug in homeostat; its log tells where") from None
             took = time.perf_counter() - start
-            self._pace += 0.1 * (cells_of(part) * _SHARE / max(took, 1e-6) - self._pace)
             await asyncio.sleep(took * (1 / _SHARE - 1))
+        return took
 
     async def ask(self, model: str) -> Sequence[str]:
         """Return the names of a model's columns."""

@@ -167,7 +167,8 @@ class Senders:
                     plain = base64.b64decode(rest.strip(), validate=True).decode("utf-8")
                     return self._tokens.who(plain.partition(":")[2])
         raise Unknown(
-            "who sends this is not known; send Authorization: Bearer TOKEN (homeostat token add NAME --role operator)"
+            "who sends this is not known; send Authorization: Bearer TOKEN "
+            "(homeostat token add NAME --role sender --model MODEL)"
         )
 
 

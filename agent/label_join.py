@@ -1,6 +1,6 @@
 """Which prediction a late label belongs to: id -> when, by whom, what was said, how surely. Never the features.
 
-A hash table in arrays: 44 bytes a waiting row, about 1 microsecond a row in batches. Rows leave by age in whole
+A hash table in arrays: 48 bytes a waiting row, about 1 microsecond a row in batches. Rows leave by age in whole
 generations, oldest first, so nothing is ever deleted in the middle. Ids are kept as 64-bit hashes: among a million
 waiting rows two share a hash once in 40 million such millions.
 """
@@ -20,7 +20,7 @@ from agent.model import BoolArray, FloatArray, IntArray
 KeyArray = npt.NDArray[np.uint64]
 Waiting = npt.NDArray[np.void]
 """(n,) of `ROW`."""
-SLICES: Final = 8
+SLICES: Final = 10
 """Slicings that a row remembers its values of."""
 ROW: Final = np.dtype(
     [
@@ -32,10 +32,12 @@ ROW: Final = np.dtype(
         ("slices", np.uint8, (SLICES,)),
         ("marks", np.uint8),
         ("labelled", np.bool_),
+        ("arm", np.uint16),
     ]
 )
 """What is kept of a prediction. said: number of the class, or the prediction of a regression; confidence in
-1 / 65534, 65535 = none; slices: value of each slicing, 255 = none; marks: bits, as whoever reads them has set them."""
+1 / 65534, 65535 = none; slices: value of each slicing, 255 = none; marks: bits, as whoever reads them has set them;
+arm: number of the version and variant that said it (`agent/models/versus.py`)."""
 _UNSURE: Final = 65_535
 _LARGEST: Final = 1 << 16
 
@@ -129,6 +131,14 @@ class Joined:
     rows: Waiting
 
 
+def arrays_of(kept: Sequence[Waiting]) -> dict[str, npt.NDArray[Any]]:
+    """Return the state for a checkpoint out of `LabelJoin.copies`."""
+    whole = np.concatenate(kept) if kept else np.zeros(0, dtype=ROW)
+    out = {name: np.ascontiguousarray(whole[name]) for name in ROW.names or ()}
+    out["sizes"] = np.array([len(rows) for rows in kept], dtype=np.int64)
+    return out
+
+
 class LabelJoin:
     """Predictions that wait for their label.
 
@@ -158,6 +168,17 @@ class LabelJoin:
         for generation in self._generations:
             out |= generation.find(keys) >= 0
         return out
+
+    def peek(self, keys: KeyArray) -> tuple[BoolArray, Waiting]:
+        """Return which keys are here (n,), and what waits there (n,), labelled or not."""
+        found = np.zeros(len(keys), dtype=np.bool_)
+        out: Waiting = np.zeros(len(keys), dtype=ROW)
+        for generation in reversed(self._generations):
+            row = generation.find(keys)
+            here = (row >= 0) & ~found
+            out[here] = generation.row[row[here]]
+            found |= here
+        return found, out
 
     def add(self, rows: Waiting) -> None:
         """Let rows wait. Their keys are not `known`, not 0, and differ from each other."""
@@ -196,6 +217,16 @@ class LabelJoin:
             generation.row["labelled"][row[joined]] = True
         return Joined(status, out)
 
+    def reslice(self, tenures: Sequence[int], order: IntArray) -> None:
+        """Give rows of tenures other slicings: their slicing i is what slicing order[i] was; -1 = it is new to them."""
+        for generation in self._generations:
+            rows = generation.row[: generation.rows]
+            mine = np.flatnonzero(np.isin(rows["tenure"], tenures))
+            before = rows["slices"][mine]
+            after = np.full_like(before, 255)
+            after[:, : len(order)] = np.where(order >= 0, before[:, order], 255)
+            rows["slices"][mine] = after
+
     def _newest(self) -> float:
         return max((g.newest for g in self._generations), default=-np.inf)
 
@@ -204,13 +235,13 @@ class LabelJoin:
 
     # ---- restarts
 
+    def copies(self) -> list[Waiting]:
+        """Return what waits, for `arrays_of`, which takes longer and may be called elsewhere."""
+        return [g.row[: g.rows].copy() for g in self._generations]
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the state for a checkpoint."""
-        kept = [g.row[: g.rows] for g in self._generations]
-        whole = np.concatenate(kept) if kept else np.zeros(0, dtype=ROW)
-        out = {name: np.ascontiguousarray(whole[name]) for name in ROW.names or ()}
-        out["sizes"] = np.array([g.rows for g in self._generations], dtype=np.int64)
-        return out
+        return arrays_of([g.row[: g.rows] for g in self._generations])
 
     def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Take what `arrays` gave; a smaller `max_rows` than then drops the oldest."""

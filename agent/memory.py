@@ -21,6 +21,7 @@ from agent.budget import Word
 from agent.causes import matches
 from agent.codec import unpack
 from agent.model import ENDED, Change, Decision, Entity, Incident, Run
+from agent.questions import Question, Reply
 from agent.record import Records
 from agent.runner import Plan
 
@@ -165,6 +166,8 @@ class Memory:
     runs: _Recent[Run] = field(init=False)
     plans: dict[str, Plan] = field(default_factory=dict)
     silences: _Recent[Silence] = field(init=False)
+    questions: _Recent[Question] = field(init=False)
+    replies: _Recent[Reply] = field(init=False)
     labels: _Recent[Label] = field(init=False)
     changes: _Recent[Change] = field(init=False)
     labelled: int = 0
@@ -182,6 +185,8 @@ class Memory:
         self.incidents = _Recent(self.room_incidents, lambda i: i.state != "resolved")
         self.runs = _Recent(self.room_runs, lambda r: r.state not in ENDED)
         self.silences = _Recent(1000)
+        self.questions = _Recent(1000)
+        self.replies = _Recent(1000)
         self.labels = _Recent(1000)
         self.changes = _Recent(_CHANGES)
         self._decisions = _Recent(5000)
@@ -189,6 +194,7 @@ class Memory:
         self._folds = {
             "incident": self._incident, "run": self._run, "plan": self._plan, "note": self._note,
             "decision": self._decision, "silence": self._silence, "pause": self._pause,
+            "question": self._question, "reply": self._reply,
             "resume": self._resume, "approval": self._approval, "cancel": self._cancel,
             "intent": self._intent, "acted": self._acted, "label": self._label,
             "change": self._change, "reinstate": self._reinstate,
@@ -236,6 +242,8 @@ class Memory:
             ),
             *self._needed_plans(journal, kept),
             *journal.latest("silence", 1000),
+            *journal.latest("question", 1000),
+            *journal.latest("reply", 1000),
             *journal.latest("note", 10_000),
             *journal.latest("label", 1000),
             *journal.read(("change",), limit=_CHANGES, newest_first=True),
@@ -363,6 +371,12 @@ class Memory:
 
     def _silence(self, entry: Entry) -> None:
         self.silences.put(entry.subject, unpack(Silence, entry.body))
+
+    def _question(self, entry: Entry) -> None:
+        self.questions.put(entry.subject, unpack(Question, entry.body))
+
+    def _reply(self, entry: Entry) -> None:
+        self.replies.put(entry.subject, unpack(Reply, entry.body))
 
     def _pause(self, entry: Entry) -> None:
         by, reason = str(entry.body.get("by", "")), str(entry.body.get("reason", ""))

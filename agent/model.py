@@ -145,7 +145,7 @@ class Frame:
     changes: tuple[Change, ...] = ()
 
 
-Road = Literal["objective", "calibrated", "prior"]
+Road = Literal["objective", "finding", "calibrated", "prior"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +167,10 @@ class Anomaly:
     value        at its worst so far, NaN = it has had no value since the onset
     low, high    the band that was expected (NaN = open)
     size         distance from that band in the units of the series; deviations: in robust deviations
-    road         objective: stated by a person, valid from the first minute; calibrated: from this
-                 series' own history; prior: from the shipped tail while the history is short
-    family       which detector family fired: spike, level, ... or the objective's name
+    road         objective: stated by a person, valid from the first minute; finding: of a test that keeps to a stated
+                 rate of false alarms by itself, and hurts nobody as such; calibrated: from this series' own history;
+                 prior: from the shipped tail while the history is short
+    family       which detector family fired: spike, level, ... or the name of the objective or finding
     harm         users or model results are hurt by it: only harm pages
     together     p-value of the group (host, service, model) that this series helps to make abnormal; None = on its own
     carriers     the first few series that were abnormal together at its worst, perhaps itself, the most first; said

@@ -256,7 +256,8 @@ class Watch:
         floor = max(SIGNALS[series.metric].floor, 1e-12)
         return Anomaly(
             series, float(b.since[i]), end, 0.0, 1 if above else -1, float(b.worst[i]),
-            limit.low, limit.high, float(size), float(size / floor), "objective", limit.name, limit.harm,
+            limit.low, limit.high, float(size), float(size / floor), "finding" if limit.note else "objective",
+            limit.name, limit.harm,
         )  # fmt: skip
 
     # ---- detector

@@ -381,7 +381,8 @@ class Action(Protocol):
     reversible whether `undo` exists in this world; irreversible verbs need mode approve
     shared     acts on something that several agents may share (endpoint, alias, deployment)
 
-    Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it.
+    Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it. One that
+    waits by its own parameters may have an attribute `waits_s`: a try is given at least so long.
     """
 
     effect: str
@@ -437,6 +438,23 @@ class Notifier(Protocol):
 
     async def notify(self, note: Note) -> None:
         """Deliver; raises Unavailable, Refused or Uncertain."""
+        ...
+
+
+@runtime_checkable
+class Silencer(Protocol):
+    """Something that keeps quiet about a target for a while: our own silences, or those of an Alertmanager."""
+
+    async def silence(self, key: str, target: str, until: float, by: str, reason: str) -> None:
+        """Keep quiet until then (unix seconds); the same key is one silence. Raises Unavailable, Refused, Uncertain."""
+        ...
+
+    async def silenced(self, key: str) -> float | None:
+        """Return until when the silence of this key holds; None = there is none, or it has ended."""
+        ...
+
+    async def unsilence(self, key: str) -> None:
+        """End it now; none is no failure."""
         ...
 
 
@@ -516,6 +534,14 @@ class FeatureDrift(Protocol):
         """Say what would be kept of rows, without counting them."""
         ...
 
+    def first_rows(self) -> Mapping[str, Any] | None:
+        """Return the first rows as columns, when they are enough to be a reference and none was made of them."""
+        ...
+
+    def learnt(self, state: bytes) -> None:
+        """Take the state of one to which `first_rows` are the reference (`fit`), and count them."""
+        ...
+
     def fit(self, features: Mapping[str, Any], *, whole: bool = True) -> None:
         """Make rows the reference: columns of one length, in the order of time.
 
@@ -584,6 +610,36 @@ class RelationChange:
     before: float
     after: float
     evidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """What a change of the loss against the reference is made of; parts in its unit, shares of it, all with 90 %.
+
+    features         name -> what its move alone is worth; relation: what no move explains
+    shares           the same as shares of the change; unknown while it is not sure that there is one
+    unseen           features with many rows in bins that the reference never had: their worth falls to the relation
+    """
+
+    change: Band
+    features: Mapping[str, Band]
+    relation: Band
+    shares: Mapping[str, Band]
+    relation_share: Band
+    unseen: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """One feature of one row.
+
+    adds   what its value adds to the answer, in the unit of the answer; NaN = not known
+    rare   how large a share of the reference is at least as unusual
+    """
+
+    name: str
+    adds: float
+    rare: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -687,6 +743,47 @@ class ErrorDrift(Protocol):
 
     def dump(self) -> FloatArray:
         """Return the state, a few numbers."""
+        ...
+
+    def load(self, state: FloatArray) -> None:
+        """Take what `dump` gave; raises Refused when it does not fit."""
+        ...
+
+
+class ReplicaDrift(Protocol):
+    """Which replica answers otherwise than its peers; registered with `@registry.drift`.
+
+    Made with `(answers, Config(...))`. Columnar over replicas, which are numbers until `remap`; no clock, no I/O.
+    """
+
+    apart: BoolArray
+    """Which are (n,)."""
+
+    def remap(self, old: IntArray) -> None:
+        """Take other replicas: the old number of each, -1 = new."""
+        ...
+
+    def take(self, ts: float, counts: Any) -> None:
+        """Count the rows of a batch by replica and answer (n, answers), until `ts`."""
+        ...
+
+    @property
+    def ready(self) -> BoolArray:
+        """Which replicas are known well enough (n,)."""
+        ...
+
+    @property
+    def size(self) -> FloatArray:
+        """Share of its answers (n,) that would have to be others to be like its peers, less what is usual."""
+        ...
+
+    @property
+    def evidence(self) -> FloatArray:
+        """log10 of the e-value (n,); 0 is enough."""
+        ...
+
+    def dump(self) -> FloatArray:
+        """Return the state."""
         ...
 
     def load(self, state: FloatArray) -> None:

@@ -726,7 +726,8 @@ class Runner:
 
         A store of runs that can not be used is told in the log and tried again by `idle`: the daemon lives.
         """
-        if self.hands.unfinished() or await asyncio.to_thread(self.store.unfinished):
+        known = bool(self.hands.unfinished())
+        if known or await asyncio.to_thread(self.store.unfinished):
             await self._try(self._load())
 
     async def idle(self) -> None:
@@ -918,16 +919,17 @@ class Runner:
         try:
             if _workflow is None:
                 _workflow = DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=_RECOVERIES)(_carry)
-            DBOS(config={
-                "name": "homeostat",
+            settings: Any = {
                 **self.store.settings(),
+                "name": "homeostat",
                 "application_version": _VERSION,
                 "executor_id": "local",
                 "serializer": DBOSPortableJSONSerializer(),  # the default is pickle: who writes the file runs code
                 "log_level": "WARNING",
                 "notification_listener_polling_interval_sec": self._answer_s,
                 "scheduler_polling_interval_sec": 3600.0,  # we have no schedules there
-            })  # fmt: skip
+            }  # fmt: skip
+            DBOS(config=settings)
             DBOS.launch()
             DBOS.register_queue(
                 _QUEUE, partition_concurrency=1, polling_interval_sec=self._poll_s, on_conflict="always_update"

@@ -1,12 +1,13 @@
 """What there is: every plug-in and playbook with one line each, for the README and for people who look around.
 
-`python -m agent.shelf README.md` writes the tables between the marks of that file; without a file it prints them.
+`python -m agent.shelf README.md docs/actions.md` writes the tables between the marks of those files; without a file it
+prints those of the README.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +17,6 @@ import yaml
 from agent import registry
 from agent.ports import Feed, Notifier, Receiver, Source, Undo
 
-_BEGIN: Final = "<!-- what there is: begin (make readme) -->"
-_END: Final = "<!-- what there is: end -->"
 _POWERS: Final = (
     ("source", Source),
     ("feed", Feed),
@@ -76,19 +75,50 @@ def tables() -> str:
     return "\n".join(out)
 
 
+def verbs() -> str:
+    """Return the table of verbs with their parameters, in Markdown."""
+    out = ["| verb | needs | parameters | undo | approve | |", "|---|---|---|---|---|---|"]
+    for name in registry.action:
+        cls = registry.action.get(name)
+        ability = cls.ability.__name__ if cls.ability is not None else ""
+        able = all(hasattr(cls, m) for m in _methods(Undo)) and cls.reversible
+        undo = "-" if cls.effect == "reading" else "yes" if able else "no"
+        must = "always" if cls.effect == "mutating" and not cls.reversible else ""
+        params = ", ".join(_parameters(cls.Params)) or "-"
+        out.append(f"| `{name}` | {ability} | {params} | {undo} | {must} | {_line(cls)} |")
+    return "\n".join(out)
+
+
+def _parameters(model: type[Any]) -> Iterator[str]:
+    """Yield the parameters of a verb; those that must be given in bold."""
+    for name, about in model.model_fields.items():
+        said = f"`{about.alias or name}`"
+        yield f"**{said}**" if about.is_required() else said
+
+
+_TABLES: Final[Mapping[str, Callable[[], str]]] = {"what there is": tables, "verbs": verbs}
+"""Mark in a file -> what stands there."""
+
+
+def filled(text: str) -> str:
+    """Return a page with the tables between its marks written anew."""
+    for mark, table in _TABLES.items():
+        begin, end = f"<!-- {mark}: begin (make readme) -->", f"<!-- {mark}: end -->"
+        head, found, rest = text.partition(begin)
+        _, closed, tail = rest.partition(end)
+        if found and closed:
+            text = f"{head}{begin}\n\n{table()}\n\n{end}{tail}"
+    return text
+
+
 def main() -> None:
-    """Print the tables, or put them into the file that is named."""
+    """Print the tables, or put them into the files that are named."""
     registry.load()
     if len(sys.argv) < 2:
         print(tables())  # noqa: T201  # that is the command's job
         return
-    path = Path(sys.argv[1])
-    text = path.read_text()
-    head, begin, rest = text.partition(_BEGIN)
-    _, end, tail = rest.partition(_END)
-    if not (begin and end):
-        raise SystemExit(f"{path} has no marks: put {_BEGIN} and {_END} where the tables belong")
-    path.write_text(f"{head}{begin}\n\n{tables()}\n\n{end}{tail}")
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(filled(path.read_text()))
 
 
 if __name__ == "__main__":

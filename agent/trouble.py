@@ -17,7 +17,7 @@ ORDER: Final[dict[Severity, int]] = {"note": 0, "warning": 1, "page": 2}
 """How bad a severity is."""
 
 Key = tuple[Series, str]
-"""Which excursion it is: the series, and the objective where there is one."""
+"""Which excursion it is: the series, and the objective or finding where there is one."""
 
 
 def severity_of(now: float, going: Sequence[Anomaly]) -> Severity | None:
@@ -26,7 +26,7 @@ def severity_of(now: float, going: Sequence[Anomaly]) -> Severity | None:
         return "page"
     if any(a.road == "objective" for a in going):
         return "warning"
-    if any(a.together is not None for a in going):
+    if any(a.together is not None or a.road == "finding" for a in going):
         return "note"
     lasting = {a.series.metric for a in going if now - a.onset >= _MANY_FOR_S}
     return "note" if len(lasting) >= _MANY_SIGNALS else None
@@ -34,7 +34,7 @@ def severity_of(now: float, going: Sequence[Anomaly]) -> Severity | None:
 
 def key_of(anomaly: Anomaly) -> Key:
     """Return which excursion it is."""
-    return anomaly.series, anomaly.family if anomaly.road == "objective" else ""
+    return anomaly.series, anomaly.family if anomaly.road in {"objective", "finding"} else ""
 
 
 def order_of(series: Series) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
@@ -57,7 +57,9 @@ def worst(found: Sequence[Anomaly]) -> int:
 def reason_of(lead: Anomaly) -> str:
     """Say why an incident opens, for its record."""
     return (
-        f"{lead.series}: {lead.family}" if lead.road == "objective" else f"{lead.series} abnormal"
+        f"{lead.series}: {lead.family}"
+        if lead.road in {"objective", "finding"}
+        else f"{lead.series} abnormal"
     )
 
 

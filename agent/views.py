@@ -30,6 +30,7 @@ from agent.model import (
     Run,
     Series,
 )
+from agent.questions import Question
 from agent.runner import Plan
 from agent.units import say, say_duration
 
@@ -350,6 +351,28 @@ class PauseView(TypedDict):
     file: bool
 
 
+class FieldView(TypedDict):
+    """One line of a form. kind: yes_no, number, text, choice."""
+
+    name: str
+    kind: str
+    text: str
+    choices: list[str]
+    default: bool | float | str | None
+
+
+class QuestionView(TypedDict):
+    """What a run asks a person; `homeostat answer ID name=value`."""
+
+    id: str
+    target: str
+    text: str
+    fields: list[FieldView]
+    role: str
+    asked: float
+    until: float
+
+
 class SilenceView(TypedDict):
     """Somebody does not want to hear of something for a while."""
 
@@ -454,7 +477,7 @@ def anomaly_words(a: Anomaly, name: Name) -> str:
         return f"{what} is {say(a.value, unit)} and on its way to {limit}"
     if math.isnan(a.value):
         return f"{what} has had no value since {clock(a.onset, a.onset)}"
-    if unit == "bool" and a.road == "objective":
+    if unit == "bool" and a.road in {"objective", "finding"}:
         return a.family or SIGNALS[a.series.metric].help
     if unit == "bool":
         return what + (" is so" if a.value > 0.5 else " is not so") + ", which is unusual"
@@ -724,6 +747,24 @@ def incident_detail(
 def pause_view(p: Pause, *, file: bool = False) -> PauseView:
     """Show a stop."""
     return {"key": p.key, "by": p.by, "reason": p.reason, "since": p.since, "file": file}
+
+
+def question_view(q: Question) -> QuestionView:
+    """Show a question."""
+    fields: list[FieldView] = [
+        {
+            "name": f.name,
+            "kind": f.kind,
+            "text": f.text,
+            "choices": list(f.choices),
+            "default": f.default,
+        }
+        for f in q.fields
+    ]
+    return {
+        "id": q.id, "target": q.target, "text": q.text, "fields": fields, "role": q.role, "asked": q.asked,
+        "until": q.until,
+    }  # fmt: skip
 
 
 def silence_view(s: Silence) -> SilenceView:

@@ -38,8 +38,9 @@ from agent.inlets import SMALL, Inlets, mounted
 from agent.intake import FORWARD, Counting, Intake
 from agent.life import Event
 from agent.model import Change, FloatArray, Incident, Run, Series
-from agent.model_views import ModelView
+from agent.model_views import CompareView, EdgesView, ExplainedView, ModelView
 from agent.models import ModelFacts
+from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
 from agent.telemetry import Telemetry
 from agent.units import Model
@@ -51,6 +52,7 @@ from agent.views import (
     IncidentView,
     LabelView,
     PauseView,
+    QuestionView,
     RunView,
     SilenceView,
     WhyView,
@@ -102,6 +104,26 @@ class _OfModel(Model):
     """Name of the model; empty = all."""
 
 
+class _Two(Model):
+    """Two versions."""
+
+    a: Annotated[str, Field(max_length=300)]
+    """A version, or `version@variant`."""
+    b: Annotated[str, Field(max_length=300)]
+    """The one that is held against it."""
+
+
+class _OfVersion(Model):
+    version: Annotated[str, Field(max_length=300)] = ""
+    """Empty = the one in use."""
+
+
+class _Row(_OfVersion):
+    """One record of a prediction log: its features; it is looked at and forgotten."""
+
+    features: Annotated[dict[str, float | str | bool | None], Field(min_length=1, max_length=2000)]
+
+
 class _Approve(Model):
     plan_hash: str = ""
     """The plan that you saw; when it has changed since, nothing happens."""
@@ -114,6 +136,11 @@ class _Reason(Model):
 class _Pause(_Reason):
     target: Annotated[str, Field(max_length=300)] = ""
     """Entity id or a unique part of its name; empty = everything."""
+
+
+class _Answer(Model):
+    values: dict[str, bool | float | str]
+    """Line of the form -> what you say."""
 
 
 class _Silence(_Reason):
@@ -171,7 +198,11 @@ class _Change(Model):
 
 class _Token(Model):
     name: str
-    role: Literal["viewer", "operator", "author", "admin"] = "viewer"
+    role: Literal["sender", "viewer", "operator", "author", "admin"] = "viewer"
+    models: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=100)
+    ] = []
+    """Of a sender: globs of the models whose rows it may send."""
 
 
 def ways(desk: Desk) -> tuple[Way, ...]:
@@ -217,6 +248,12 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.chart(a.query.series, a.query.start, a.query.end), query=_Span, returns=ChartView),
         Way("GET", "/api/models", "models", "see", "What is known of each model: quality, drift, slices, suspects.",
             lambda a: desk.models(a.query.model), query=_OfModel, returns=list[ModelView]),
+        Way("GET", "/api/models/{model}/compare", "compare", "see", "Is one version worse than another, how surely.",
+            lambda a: desk.compare(a.path["model"], a.query.a, a.query.b), query=_Two, returns=CompareView),
+        Way("GET", "/api/models/{model}/edges", "edges", "see", "What sketches of a model are counted over.",
+            lambda a: desk.edges(a.path["model"], a.query.version), query=_OfVersion, returns=EdgesView),
+        Way("POST", "/api/models/{model}/explain", "explain", "see", "Which features drove the answer to one record.",
+            lambda a: desk.explain(a.path["model"], a.body.version, a.body.features), body=_Row, returns=ExplainedView),
         Way("GET", "/api/forecasts", "forecasts", "see", "What fills, leaks or ages, and when it reaches its limit.",
             lambda a: desk.forecasts(a.query.entity), query=_Of, returns=list[ForecastView]),
         Way("GET", "/api/sources", "sources", "see", "Our eyes: fresh, blind, learning since.",
@@ -236,6 +273,10 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             body=_Silence, returns=SilenceView),
         Way("DELETE", "/api/silences/{id}", "unsilence", "silence", "End a silence now.",
             lambda a: desk.unsilence(a.person, a.path["id"]), returns=SilenceView),
+        Way("GET", "/api/questions", "questions", "see", "What runs ask people, and is not answered yet.",
+            lambda _: desk.questions(), returns=list[QuestionView]),
+        Way("POST", "/api/questions/{id}/answer", "answer", "approve", "Answer a question of a run.",
+            lambda a: desk.answer(a.person, a.path["id"], a.body.values), body=_Answer, returns=QuestionView),
         Way("GET", "/api/pauses", "pauses", "see", "What stands still.",
             lambda _: desk.pauses(), returns=list[PauseView]),
         Way("POST", "/api/pause", "pause", "pause", "Stop acting, everywhere or on one target.",
@@ -247,7 +288,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
         Way("GET", "/api/tokens", "tokens", "token", "Tokens, without themselves.",
             lambda a: desk.token_list(a.person), returns=list[TokenView]),
         Way("POST", "/api/tokens", "token_add", "token", "Make a token; the answer is the only time it is seen.",
-            lambda a: desk.token_add(a.person, a.body.name, a.body.role), body=_Token, returns=dict[str, str]),
+            lambda a: desk.token_add(a.person, a.body.name, a.body.role, a.body.models),
+            body=_Token, returns=dict[str, str]),
         Way("DELETE", "/api/tokens/{name}", "token_revoke", "token", "Take a token away.",
             lambda a: desk.token_revoke(a.person, a.path["name"]), returns=TokenView),
     )  # fmt: skip
@@ -380,12 +422,16 @@ class Living:
         now = self.now()
         return [(facts, blame(facts, now)) for facts in found if facts is not None]
 
+    def asked(self) -> Asked:
+        """What can be asked of one model."""
+        return self._daemon.models.asked
+
     def faults(self) -> list[str]:
         """What a person must mend."""
         d = self._daemon
         out = [f"history: {d.history.fault}"] if d.history.fault else []
         out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
-        out += [f"reference of {name}: {why}" for name, why in sorted(d.unread.items())]
+        out += [f"reference of {name}: {why}" for name, why in sorted(d.references.faults.items())]
         out += [f"connector {one}" for one in d.outbox.faults()]
         if d.intake is not None and d.intake.fault:
             out.append(d.intake.fault)
@@ -592,7 +638,8 @@ async def start(daemon: Daemon) -> Site:
         telemetry.add("homeostat_received_bytes_total", size, source=source)
         telemetry.add("homeostat_received_refused_total", refused, source=source)
 
-    counting = Counting(daemon.count, daemon.columns_of, tally, daemon.broke)
+    counting = daemon.counting
+    counting.tally = tally
     inlets = Inlets(
         daemon.bulk_receivers(), counting, lambda scope: scope["state"]["person"],
         lambda: daemon.config.ingest_models, SMALL,
@@ -605,7 +652,7 @@ async def start(daemon: Daemon) -> Site:
         telemetry,
         receivers={name: receiver.routes() for name, receiver in daemon.receivers().items()},
         inlets=inlets,
-        push=daemon.collector.push,
+        push=daemon.collector.take,
         public_url=config.public_url,
     )
     host, port = split_address(config.listen)

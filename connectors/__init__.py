@@ -6,16 +6,26 @@ methods that need them.
 
 from connectors import alertmanager as alertmanager
 from connectors import batch_scoring as batch_scoring
+from connectors import cgroup as cgroup
+from connectors import commands as commands
 from connectors import connections as connections
 from connectors import deployments as deployments
 from connectors import elastic_predictions as elastic_predictions
+from connectors import flag_file as flag_file
+from connectors import flag_http as flag_http
 from connectors import gpu as gpu
+from connectors import gpu_control as gpu_control
 from connectors import gunicorn as gunicorn
+from connectors import haproxy as haproxy
 from connectors import host as host
+from connectors import http_calls as http_calls
+from connectors import machine as machine
 from connectors import model_directory as model_directory
+from connectors import old_files as old_files
 from connectors import page as page
 from connectors import predictions as predictions
 from connectors import probe as probe
 from connectors import processes as processes
 from connectors import prometheus_range as prometheus_range
+from connectors import systemd as systemd
 from connectors import trainer as trainer

@@ -317,6 +317,8 @@ def _said(one: Any) -> tuple[Any, Any]:
         proba = next((lower[k] for k in _PROBAS if k in lower), None)
         if isinstance(proba, list):
             proba = _of_classes(proba)
+        elif proba is not None and not any(k in lower for k in _PROBAS[:3]) and not _share(proba):
+            proba = None  # a score that is none
         return (None if isinstance(pred, list | dict) else pred), proba
     if isinstance(one, list):
         if len(one) == 1:
@@ -325,12 +327,13 @@ def _said(one: Any) -> tuple[Any, Any]:
     return one, None
 
 
+def _share(value: Any) -> bool:
+    return type(value) in {int, float} and 0 <= value <= 1
+
+
 def _of_classes(found: Sequence[Any]) -> dict[str, Any] | None:
     """Return probabilities by number of class; None when these values are none."""
-    if (
-        not all(type(p) in {int, float} and 0 <= p <= 1 for p in found)
-        or abs(sum(found) - 1) > 0.01
-    ):
+    if not all(map(_share, found)) or abs(sum(found) - 1) > 0.01:
         return None
     return {str(i): p for i, p in enumerate(found)}
 
@@ -345,7 +348,8 @@ def _said_by_tensors(tensors: Sequence[Mapping[str, Any]]) -> list[tuple[Any, An
         if width == 1 and not sure:
             preds = preds or flat
         elif width == 1:
-            probas = probas or flat
+            sound = [p if _share(p) else None for p in flat]  # a score may be none
+            probas = probas or (flat if "prob" in str(one.get("name", "")).lower() else sound)
         else:
             probas = probas or [_of_classes(flat[i * width : (i + 1) * width]) for i in range(n)]
     n = max(len(preds), len(probas))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from agent.errors import Refused
-from connectors.http import secret
+from agent.secret import secret
 
 _KEY_BYTES: Final = 32
 _DIGEST_BYTES: Final = 8

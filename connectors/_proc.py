@@ -48,6 +48,16 @@ def seconds_since_boot() -> float:
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
+def has_capability(number: int) -> bool:
+    """Tell whether this process may do what a capability allows: bits of linux/capability.h."""
+    try:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    except OSError:
+        return os.geteuid() == 0
+    held = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")
+    return bool(int(held, 16) >> number & 1)
+
+
 def process_entity(pid: int, start_ticks: int) -> Entity:
     """Return the entity of a process group by its leader: pids come again, this never does."""
     return Entity("process", f"{boot_id()}/{pid}/{start_ticks}")

@@ -26,9 +26,14 @@ _TRACE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 MOST_FEATURES: Final = 2000
 MOST_TEXT: Final = 256
 _MOST_CLASSES: Final = 256
+_ROUNDED: Final = 0.02
+"""How far probabilities of all classes may be from 1: many of them, each cut to a few digits."""
+MOST_REASONS: Final = 20
 _MOST_TAGS: Final = 50
 _MOST_CELLS: Final = 2_000_000
 """Rows times columns of one model in one go: records with features of many names would fill the memory with gaps."""
+_AHEAD_S: Final = 60.0
+"""How far clocks may differ; what is further ahead the model watch would not count."""
 SECONDS: Final = 1e10
 """A time above this (the year 2286) is in milliseconds, by somebody's mistake."""
 
@@ -159,29 +164,33 @@ class Rows:
         self._groups: dict[tuple[str, str, str], _Group] = {}
         self._labels: dict[str, tuple[list[float], list[str], list[Any]]] = {}
         self.bad = 0
-        self.first_bad = ""
+        self.reasons: list[str] = []
+        """Why records were refused, of the first MOST_REASONS."""
+
+    @property
+    def first_bad(self) -> str:
+        """Why the first one was refused."""
+        return self.reasons[0] if self.reasons else ""
 
     def refuse(self, i: int, problem: Exception) -> None:
         """Note that record `i` (from 0) cannot be taken."""
         self.bad += 1
-        if not self.first_bad:
-            self.first_bad = f"record {i}: {problem}"[:300]
+        if len(self.reasons) < MOST_REASONS:
+            self.reasons.append(f"record {i}: {problem}"[:300])
 
     def take(self, record: Any, model: str, now: float | None = None) -> None:
         """Take one record whole, or raise ValueError and take nothing of it."""
         if type(record) is not dict:
             raise ValueError("not an object")  # one class for all that is wrong with a record
-        ts = record.get("ts")
-        if ts is None:
-            ts = now
-        if (type(ts) is not float and type(ts) is not int) or not 0 < ts < SECONDS:
-            raise ValueError("`ts` must be unix seconds; divide milliseconds by 1000")
+        ts = _when(record.get("ts"), now)
         name = record.get("model") or model
-        if type(name) is not str or not MODEL.fullmatch(name):
-            raise ValueError("`model` must be a name of letters, digits, dot, dash and underscore")
         id_ = _id(record.get("id"))
         label = record.get("label")
         features = record.get("features")
+        # a label alone may leave the model open: it is joined by its id
+        open_ = label is not None and features is None and "pred" not in record and not name
+        if not open_ and (type(name) is not str or not MODEL.fullmatch(name)):
+            raise ValueError("`model` must be a name of letters, digits, dot, dash and underscore")
         if label is not None:
             if not id_:
                 raise ValueError("a label needs the `id` of its prediction")
@@ -189,10 +198,10 @@ class Rows:
         elif features is None and "pred" not in record:
             raise ValueError("neither a prediction (`features`, `pred`) nor a label (`label`)")
         if features is not None or "pred" in record:
-            self._predicted(record, name, float(ts), id_, {} if features is None else features)
+            self._predicted(record, name, ts, id_, {} if features is None else features)
         if label is not None:
             kept = self._labels.setdefault(name, ([], [], []))
-            kept[0].append(float(ts))
+            kept[0].append(ts)
             kept[1].append(id_)
             kept[2].append(label)
 
@@ -213,6 +222,12 @@ class Rows:
         if type(proba) is dict:
             pred, proba = _most_likely(proba, pred)
         pred = None if pred is None else _answer(pred, self._task, "pred")
+        proba = _share(proba, "proba")
+        latency = _seconds(record.get("latency_ms"), "latency_ms")
+        processing = _seconds(record.get("processing_ms"), "processing_ms")
+        for few, read in _FEW.items():
+            if few in record:
+                read(record[few], few)
         group = self._groups.get((model, version, variant))
         if group is None:
             group = self._groups[model, version, variant] = _Group()
@@ -221,9 +236,9 @@ class Rows:
         group.ids.append(id_)
         group.features.append(features)
         group.pred.append(pred)
-        group.proba.append(_share(proba))
-        group.latency.append(_seconds(record.get("latency_ms")))
-        group.processing.append(_seconds(record.get("processing_ms")))
+        group.proba.append(proba)
+        group.latency.append(latency)
+        group.processing.append(processing)
         group.status.append(status)
         group.traces.append(_trace(record.get("trace_id")))
         group.records.append(record)
@@ -250,9 +265,9 @@ class Rows:
                     classes=classes,
                     shares=shares,
                     tags=self._tags(group.records),
-                    tokens_in=_few(group.records, "tokens_in", _count),
-                    tokens_out=_few(group.records, "tokens_out", _count),
-                    ttft_s=_few(group.records, "ttft_ms", _seconds),
+                    tokens_in=_few(group.records, "tokens_in"),
+                    tokens_out=_few(group.records, "tokens_out"),
+                    ttft_s=_few(group.records, "ttft_ms"),
                     finish=_texts(group.records, "finish_reason"),
                 )
             )
@@ -293,6 +308,16 @@ class Rows:
             if texts:
                 out[name[:MOST_TEXT]] = self._hashed(texts) if fate == "hash" else _objects(texts)
         return out
+
+
+def _when(value: Any, now: float | None) -> float:
+    """Return a time in seconds; now where it is not said."""
+    ts = now if value is None else value
+    if (type(ts) is not float and type(ts) is not int) or not 0 < ts < SECONDS:
+        raise ValueError("`ts` must be unix seconds; divide milliseconds by 1000")
+    if now is not None and ts > now + _AHEAD_S:
+        raise ValueError(f"`ts` is {ts - now:.0f} s ahead of now; set the clock, or leave it out")
+    return float(ts)
 
 
 def _id(value: Any) -> str:
@@ -341,6 +366,7 @@ def _answer(value: Any, task: Task, what: str) -> str | float:
 
 _KINDS: Final = {
     dict: "an object", list: "an array", str: "a text", bool: "a truth value", float: "that number",
+    int: "that number",
 }  # fmt: skip
 
 
@@ -348,31 +374,53 @@ def _most_likely(said: Mapping[str, Any], pred: Any) -> tuple[Any, Any]:
     """Return what was predicted, the likeliest class when it is not said, and its probability."""
     if len(said) > _MOST_CLASSES:
         raise ValueError(f"`proba` has {len(said)} classes, at most {_MOST_CLASSES}")
-    known = {name: share for name, share in said.items() if not math.isnan(_share(share))}
-    if len(known) < sum(share is not None for share in said.values()):
-        raise ValueError("`proba` must map each class to a probability in 0..1")
+    known = {name: _share(p, "proba") for name, p in said.items() if p is not None}
+    total = sum(known.values())
+    if total > 1 + _ROUNDED or (known and len(known) == len(said) and total < 1 - _ROUNDED):
+        raise ValueError(f"`proba` of all classes must sum to 1, not to {total:.4g}")
     if pred is None and known:
         pred = max(known, key=known.__getitem__)
     return pred, known.get(_as_text(pred) or "")
 
 
-def _share(value: Any) -> float:
-    """Return a probability; NaN for what is none."""
+def _share(value: Any, what: str) -> float:
+    """Return a probability; NaN for none."""
+    if value is None:
+        return math.nan
     if type(value) in {float, int} and 0 <= value <= 1:
         return float(value)
-    return math.nan
+    raise ValueError(f"`{what}` must be a probability in 0..1, not {_said(value)}")
 
 
-def _seconds(value: Any) -> float:
-    """Return milliseconds as seconds; NaN for what is no duration."""
+def _seconds(value: Any, what: str) -> float:
+    """Return milliseconds as seconds; NaN for none."""
+    if value is None:
+        return math.nan
     if type(value) in {float, int} and 0 <= value < SECONDS:
         return float(value) / 1000
-    return math.nan
+    raise ValueError(f"`{what}` must be milliseconds, 0 or more, not {_said(value)}")
 
 
-def _count(value: Any) -> float:
-    """Return a count; NaN for what is none."""
-    return float(value) if type(value) in {float, int} and 0 <= value < SECONDS else math.nan
+def _count(value: Any, what: str) -> float:
+    """Return a count; NaN for none."""
+    if value is None:
+        return math.nan
+    if type(value) in {float, int} and 0 <= value < SECONDS:
+        return float(value)
+    raise ValueError(f"`{what}` must be a count, not {_said(value)}")
+
+
+_FEW: Final[Mapping[str, Callable[[Any, str], float]]] = {
+    "tokens_in": _count, "tokens_out": _count, "ttft_ms": _seconds,
+}  # fmt: skip
+"""What few models have."""
+
+
+def _said(value: Any) -> str:
+    """Say a value that is none: a number as it is, of all else only what it is."""
+    if type(value) in {float, int} and abs(value) < SECONDS:
+        return f"{value:.6g}"
+    return _KINDS.get(type(value), "that")
 
 
 def _classes(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], Any]:
@@ -384,14 +432,15 @@ def _classes(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], Any
     names = tuple(
         itertools.islice(dict.fromkeys(itertools.chain.from_iterable(rows)), _MOST_CLASSES)
     )
-    shares = np.array([[_share(row.get(name)) for name in names] for row in rows])
+    shares = np.array([[_share(row.get(name), "proba") for name in names] for row in rows])
     return tuple(name[:MOST_TEXT] for name in names), shares.reshape(len(rows), len(names))
 
 
-def _few(records: Sequence[Mapping[str, Any]], name: str, read: Callable[[Any], float]) -> Any:
+def _few(records: Sequence[Mapping[str, Any]], name: str) -> Any:
     """Return a column of numbers that few models have; None when no row has one."""
     values = [record.get(name) for record in records]
-    return np.array([read(v) for v in values]) if any(v is not None for v in values) else None
+    read = _FEW[name]
+    return np.array([read(v, name) for v in values]) if any(v is not None for v in values) else None
 
 
 def _texts(records: Sequence[Mapping[str, Any]], name: str) -> Any:

@@ -2,6 +2,12 @@
 
     POST /ingest/alertmanager    a token of ours, as `http_config.authorization.credentials` of the receiver
 
+With `url` it may also be told to keep quiet:
+
+    alertmanager:
+      url: http://127.0.0.1:9093
+      labels: {service: service, host: instance}      # kind of entity -> label of alerts that holds its key
+
 Each alert of a group becomes a `Signal`; what becomes of it is told in `agent/alerts.py`. Alertmanager repeats what
 goes on (`repeat_interval`) and says when it is over (`send_resolved`, which is on unless it is switched off).
 Source (read, then told in our own words): prometheus.io, Alertmanager configuration, `webhook_config`.
@@ -11,17 +17,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from agent.errors import Refused
+from agent.errors import Refused, Unavailable
+from agent.model import entity
 from agent.ports import Arrival, Route, Signal
 from agent.registry import connector
-from agent.units import Model
+from agent.units import Duration, Model
+from connectors.http import Answer, Door, Method, checked_url, redacted
 
 _MOST_BYTES: Final = 4 << 20
 _MOST_LABELS: Final = 40
@@ -35,6 +44,7 @@ class Alertmanager:
     """Alerts of Prometheus' Alertmanager: evidence, and a warning when nobody else has seen the trouble.
 
     Receiver  one way in; needs a token of role operator
+    Ability   Silencer, by its API v2 (see playbooks/actions/silence.py), where `url` is given
     An alert without a name, or a group that was cut short, is said in the answer and takes nothing else with it.
     Cost: 10 us an alert.
     """
@@ -44,10 +54,18 @@ class Alertmanager:
 
         ignore: list[Annotated[str, Field(min_length=1)]] = ["Watchdog", "InfoInhibitor"]
         """Names of alerts that say nothing about the world: those that always fire, to prove that alerting works."""
+        url: Annotated[str, AfterValidator(lambda u: checked_url(u) if u else u)] = ""
+        """Where its API is; empty = it is not told anything."""
+        headers: dict[str, str] = {}
+        """Sent with every request: `authorization: env:NAME`."""
+        labels: dict[str, str] = {"service": "service", "host": "instance"}
+        """Kind of entity -> label whose value is its key."""
+        timeout: Annotated[Duration, Field(gt=0, le=60)] = 5.0
 
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
         self.config = config
+        self._door = Door()
 
     def routes(self) -> Sequence[Route]:
         """Say the way in."""
@@ -65,6 +83,75 @@ class Alertmanager:
                 "the body has no list `alerts`; this way in takes what webhook_config of Alertmanager sends"
             )
         return [signal for alert in alerts for signal in self._signals(alert)]
+
+    # ---- ability: Silencer
+
+    async def silence(self, key: str, target: str, until: float, by: str, reason: str) -> None:
+        """Create a silence, unless that of this key is there; its comment carries the key."""
+        about = entity(target)
+        label = self.config.labels.get(about.kind)
+        if label is None:
+            raise Refused(
+                f"alerts have no label for {target}: add its kind to `labels` of {self.name}"
+            )
+        if await self._found(key) is not None:
+            return
+        # whoever scrapes a host may name it with its port
+        value = re.escape(about.key) + ("(:[0-9]+)?" if about.kind == "host" else "")
+        body = {
+            "matchers": [{"name": label, "value": value, "isRegex": True, "isEqual": True}],
+            "startsAt": _said(time.time()), "endsAt": _said(until), "createdBy": by, "comment": f"{reason} [{key}]",
+        }  # fmt: skip
+        await self._ask("POST", "silences", body)
+
+    async def silenced(self, key: str) -> float | None:
+        """Return when the silence of this key ends."""
+        found = await self._found(key)
+        return _when(found["endsAt"]) if found else None
+
+    async def unsilence(self, key: str) -> None:
+        """Let the silence of this key expire."""
+        if (found := await self._found(key)) is not None:
+            await self._ask("DELETE", f"silence/{found['id']}")
+
+    async def _found(self, key: str) -> Mapping[str, Any] | None:
+        for one in json.loads((await self._ask("GET", "silences")).body):
+            if one["status"]["state"] == "active" and one["comment"].endswith(f"[{key}]"):
+                return dict(one)
+        return None
+
+    async def _ask(self, method: Method, path: str, body: Any = None) -> Answer:
+        if not self.config.url:
+            raise Refused(f"{self.name} does not know where Alertmanager is: write its `url`")
+        url = f"{self.config.url.rstrip('/')}/api/v2/{path}"
+        headers = {**self.config.headers, **({"content-type": "application/json"} if body else {})}
+        sent = json.dumps(body).encode() if body else None
+        answer = await self._door.ask(
+            method, url, timeout_s=self.config.timeout, headers=headers, body=sent
+        )
+        if answer.ok:
+            return answer
+        said = f"{method} {redacted(url)}: {answer.status}"
+        if answer.status in {429, 502, 503, 504}:
+            raise Unavailable(said)
+        raise Refused(f"{said} {answer.body[:200].decode('utf-8', 'replace')}".strip())
+
+    async def describe(self) -> Sequence[str]:
+        """Say whether it may be told to keep quiet."""
+        if not self.config.url:
+            return ("takes alerts; no `url`, so it is told nothing",)
+        try:
+            found = json.loads((await self._ask("GET", "silences")).body)
+        except (Unavailable, Refused) as problem:
+            return (str(problem),)
+        active = sum(one["status"]["state"] == "active" for one in found)
+        return (
+            f"takes alerts; may silence by {redacted(self.config.url)}, {active} silences hold now",
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._door.close()
 
     def _signals(self, alert: Any) -> Sequence[Signal]:
         labels, notes = _texts(alert, "labels"), _texts(alert, "annotations")
@@ -88,6 +175,10 @@ def _texts(alert: Any, key: str) -> Mapping[str, str]:
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise Refused(f"an alert has no {key} with texts; this is no webhook of Alertmanager")
     return found
+
+
+def _said(ts: float) -> str:
+    return datetime.fromtimestamp(ts, UTC).isoformat()
 
 
 def _when(said: Any) -> float:

@@ -29,8 +29,8 @@ from agent.errors import Refused
 from agent.model import Change, Entity
 from agent.ports import Arrival, Route
 from agent.registry import connector
+from agent.secret import secret
 from agent.units import Model
-from connectors.http import secret
 
 _MOST_BYTES: Final = 1 << 20
 _TEXT: Final = 200

@@ -22,12 +22,13 @@ from agent.errors import AgentError, Refused, Unavailable
 from agent.ports import Arrival
 from agent.registry import connector
 from agent.roles import Guess, Role
+from agent.secret import secret
 from agent.units import Duration, Model
 from connectors._aside import Aside
 from connectors._kept import Kept
 from connectors._rows import Form, Rows, Task
 from connectors._tables import columns_of, flat
-from connectors.http import checked_url, secret
+from connectors.http import checked_url
 
 log = structlog.get_logger()
 

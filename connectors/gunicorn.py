@@ -52,12 +52,21 @@ class _Master:
     command: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker as a restart sees it. birth: `pid/start`; a worker that lives is well: the master ends others."""
+
+    replica: str
+    birth: str
+    well: bool = True
+
+
 @connector("gunicorn")
 class Gunicorn:
     """One gunicorn on this host.
 
     Source   service.replicas_count, the service and its replicas with their processes, a Change when it was restarted
-    Ability  Scaler (see playbooks/actions/scale.py)
+    Abilities  Scaler (see playbooks/actions/scale.py), Restarter (see playbooks/actions/restart.py)
     Workers are the children of the master that run its very command line, or are titled so; one that drains after
     TTOU counts until it has ended. A dirty arbiter (gunicorn 25 and later) counts as one where nothing sets titles.
     Cost: 20 us a worker, and 15 us a process of the host where the kernel does not list children.
@@ -118,15 +127,8 @@ class Gunicorn:
         return Frame(self.name, now, self._series, values, tuple(seen), tuple(changes))
 
     def _sight(self, master: _Master | None, workers: Sequence[Stat]) -> list[Sighting]:
-        """Return what is new about the service and its replicas; a replica keeps its number while it lives."""
-        alive = {(w.pid, w.start_ticks) for w in workers}
-        self._slots = {who: n for who, n in self._slots.items() if who in alive}
-        taken = set(self._slots.values())
-        for worker in sorted(workers, key=lambda w: (w.start_ticks, w.pid)):
-            who = (worker.pid, worker.start_ticks)
-            if who not in self._slots:
-                self._slots[who] = next(n for n in range(len(workers) + 1) if n not in taken)
-                taken.add(self._slots[who])
+        """Return what is new about the service and its replicas."""
+        self._number(workers)
         there: dict[Entity, Sighting] = {}
         if master is not None:
             group = _leader(master)
@@ -145,6 +147,55 @@ class Gunicorn:
         # the service itself stays on the map with what config says of it
         self._told = {e: s for e, s in self._told.items() if e == self._service} | there
         return seen
+
+    def _number(self, workers: Sequence[Stat]) -> None:
+        """Give each worker a number of its own, which it keeps while it lives."""
+        alive = {(w.pid, w.start_ticks) for w in workers}
+        self._slots = {who: n for who, n in self._slots.items() if who in alive}
+        taken = set(self._slots.values())
+        for worker in sorted(workers, key=lambda w: (w.start_ticks, w.pid)):
+            who = (worker.pid, worker.start_ticks)
+            if who not in self._slots:
+                self._slots[who] = next(n for n in range(len(workers) + 1) if n not in taken)
+                taken.add(self._slots[who])
+
+    # ---- ability: Restarter
+
+    async def units(self, service: str) -> Sequence[Worker]:
+        """Return the workers; raises Refused for another service, Unavailable when it is down."""
+        self._ours(service)
+        workers = self._workers(self._find())
+        self._number(workers)
+        return [
+            Worker(f"replica:{self.config.service}/{n}", f"{pid}/{start}")
+            for (pid, start), n in sorted(self._slots.items(), key=lambda slot: slot[1])
+        ]
+
+    async def restart(self, service: str, birth: str) -> None:
+        """End one worker by SIGTERM: it finishes its requests, and the master starts another in its place.
+
+        The new one takes requests when it has loaded the application; nobody waits for it meanwhile, as all workers
+        take from one queue. `wait` is for both of it.
+        """
+        self._ours(service)
+        async with self._turn:
+            master = self._find()
+            before = self._workers(master)
+            worker = next((w for w in before if f"{w.pid}/{w.start_ticks}" == birth), None)
+            if worker is None:
+                raise Refused(f"{service} runs no worker {birth}: it has ended already")
+            _send(
+                _Master(worker.pid, worker.start_ticks, worker.group, master.command),
+                signal.SIGTERM,
+            )
+            end = time.monotonic() + self.config.wait
+            while _stat(worker.pid) is not None:
+                if time.monotonic() > end:
+                    raise Uncertain(
+                        f"worker {worker.pid} of {service} still finishes its requests after {self.config.wait:g} s"
+                    )
+                await asyncio.sleep(_LOOK_S)
+            await self._until(master, len(before), first=True)
 
     # ---- ability: Scaler
 

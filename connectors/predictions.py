@@ -30,7 +30,7 @@ from typing import Annotated, Any, Final
 import structlog
 from pydantic import Field
 
-from agent.errors import Refused, Unavailable
+from agent.errors import BadRecords, Refused, Unavailable
 from agent.ports import Arrival, Inlet, LabelBatch, PredictionBatch, Pushed, Taken
 from agent.registry import connector
 from agent.units import Bytes, Duration, Model
@@ -224,7 +224,7 @@ class Predictions:
         rows = self._reader.records(records, model=model, now=pushed.now)
         # a pair of events is made of two requests: the second must not fail for the first, nor for those let go
         if rows.bad and (not pairs or rows.bad == len(records)):
-            raise Refused(rows.first_bad)
+            raise BadRecords(rows.bad, len(records), rows.reasons)
         return rows
 
     # ---- for people

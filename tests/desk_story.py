@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from model_story import two_versions
 
 from agent import doors, web
 from agent.api import Views, make_app
@@ -109,6 +110,7 @@ class StoryHooks:
         self.wrote = []
         self._now = now
         self.blind = True
+        self.watch = None
 
     @property
     def pending(self) -> int:
@@ -169,6 +171,11 @@ class StoryHooks:
             (), (), 0.9, 30.0, 0.0, 2, 0.7, 0.7, 0.0, 0.02, 0.9, Judged.nothing(), False, 0,
         )  # fmt: skip
         return [(facts, (Blame("concept.drift", (), 1.2, "labels say worse"),))]
+
+    def asked(self):
+        """A model of two versions that serve at once."""
+        self.watch = self.watch or two_versions(self._now)
+        return self.watch.asked
 
     def forecasts(self):
         """A disk that is full in three hours, told; memory that is not; a queue of which nothing is known."""
@@ -458,11 +465,14 @@ class House:
             self.story.tokens,
             self.events,
             self.telemetry,
-            push=self.pushed.extend,
+            push=self._push,
             **kw,
         )  # fmt: skip
         self.story.hooks.wrote.append(lambda e: web.tell(self.events, e))
         self.story.hooks.wrote.append(self.telemetry.wrote)
+
+    async def _push(self, source, arrivals):
+        self.pushed.extend(arrivals)
 
     def metrics(self, openmetrics):
         web.measure(self.desk, self.telemetry, self.events)

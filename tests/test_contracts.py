@@ -19,6 +19,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -27,8 +28,12 @@ import pytest
 
 from agent import registry
 from agent.errors import AgentError, Refused
+from agent.journal import Journal
+from agent.memory import Memory
 from agent.model import Entity, Frame, Series
 from agent.ports import BulkReceiver, Done, Feed, Note, Notifier, Source, Step
+from agent.questions import OwnQuestions
+from agent.silences import OwnSilences
 from agent.testing import Broken, Check, Stage, check_action, check_source
 
 registry.load()
@@ -45,7 +50,9 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("page", "reached"): _NO_MARK,
     ("notify", "reached"): _NO_MARK,
     ("collect", "reached"): "its file is written once by its key, so a second try is harmless",
+    ("diagnose_gpu", "reached"): "looking is done anew each time and leaves no mark",
     ("collect", "undo"): "it writes a new file and changes nothing that was there, so there is nothing to put back",
+    ("restart", "undo"): "a replica that was restarted runs what it ran before, so there is nothing to put back",
     ("retrain", "undo"): "the new version stays beside the champion and answers nobody; people may want it",
 }  # fmt: skip
 
@@ -168,10 +175,20 @@ SOURCES = {
 }
 NO_SOURCE = {
     "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",
+    "commands": "only an ability: tests/connectors/test_commands.py",
     "deployments": "a receiver of changes, not of frames: tests/connectors/test_deployments.py",
     "elastic_predictions": "a feed of rows, not of frames: tests/connectors/test_elastic_predictions.py",
+    "cgroup": "only an ability: tests/connectors/test_cgroup.py",
+    "flag_file": "only abilities: tests/connectors/test_flag_file.py",
+    "gpu_control": "only abilities: tests/connectors/test_gpu_control.py",
+    "flag_http": "only abilities: tests/connectors/test_flag_http.py",
+    "haproxy": "only abilities: tests/live/test_haproxy.py",
+    "http_calls": "only an ability: tests/connectors/test_http_calls.py",
+    "machine": "only an ability: tests/connectors/test_machine.py",
+    "old_files": "only an ability: tests/connectors/test_old_files.py",
     "page": "it only tells people: see its notifier test below",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
+    "systemd": "only abilities: tests/connectors/test_systemd.py",
     "trainer": "only an ability, used by the action retrain below",
 }
 
@@ -210,6 +227,59 @@ class Fleet:
         if self.n != expect:
             raise Refused(f"{target} runs {self.n} replicas, not {expect}")
         self.n = n
+
+
+class Balancer:
+    """A load balancer with three servers in memory; compare-and-set as the Traffic and Roster contracts say."""
+
+    def __init__(self, first: str = "ready") -> None:
+        self.servers = {f"replica:web/{n}": self.server("ready") for n in "123"}
+        self.servers["replica:web/1"] = self.server(first)
+
+    @staticmethod
+    def server(state: str, weight: int = 100, address: str = "10.0.0.1:80"):
+        return types.SimpleNamespace(
+            weight=weight, state=state, up=True, sessions=0, address=address
+        )
+
+    async def backends(self, service: str):
+        return dict(self.servers)
+
+    async def set_weight(self, replica: str, weight: int, expect: int) -> None:
+        assert self.servers[replica].weight == expect
+        self.servers[replica].weight = weight
+
+    async def set_state(self, replica: str, state: str, expect: str) -> None:
+        assert self.servers[replica].state == expect
+        self.servers[replica].state = state
+
+    async def address(self, replica: str):
+        return self.servers[replica].address if replica in self.servers else None
+
+    async def set_address(self, replica: str, address, expect) -> None:
+        assert await self.address(replica) == expect
+        self.servers.pop(replica, None)
+        if address is not None:
+            self.servers[replica] = self.server("ready", address=address)
+
+
+class Units:
+    """A service of three replicas that can be restarted."""
+
+    def __init__(self) -> None:
+        self.births = {1: 0, 2: 0, 3: 0}
+
+    async def units(self, service: str):
+        return [
+            types.SimpleNamespace(replica=f"replica:web/{n}", birth=f"{n}-{b}", well=True)
+            for n, b in self.births.items()
+        ]
+
+    async def restart(self, service: str, birth: str) -> None:
+        n, _, b = birth.partition("-")
+        if self.births[int(n)] != int(b):
+            raise Refused(f"no replica {birth}")
+        self.births[int(n)] += 1
 
 
 class Told:
@@ -267,6 +337,73 @@ async def on_fleet(folder: Path) -> AsyncIterator[Stage]:
     yield Stage(act_of("scale", fleet, by=1, max=4), step("scale", "service:web"), world, disturb)
 
 
+class Settings:
+    """Limits and flags of a service, in memory; compare-and-set as their contracts say."""
+
+    def __init__(self) -> None:
+        self.values = {"memory_bytes": 8e9, "new_ui": True}
+
+    async def limit(self, target: str, name: str):
+        return self.values[name]
+
+    async def nearest(self, target: str, name: str, value: float) -> float:
+        return float(round(value))
+
+    async def set_limit(self, target: str, name: str, value, expect) -> None:
+        assert self.values[name] == expect
+        self.values[name] = value
+
+    async def flag(self, name: str):
+        return self.values[name]
+
+    async def set_flag(self, name: str, value, expect, by: str) -> None:
+        await self.set_limit("", name, value, expect)
+
+
+def on_settings(name: str, what: str, theirs, **params):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        settings = Settings()
+
+        async def world():
+            return dict(settings.values)
+
+        async def disturb():
+            settings.values[what] = theirs
+
+        yield Stage(act_of(name, settings, **params), step(name, "service:web"), world, disturb)
+
+    return stage
+
+
+def on_balancer(
+    name: str, disturbed: dict, replica: str = "replica:web/1", first: str = "ready", **params
+):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        balancer = Balancer(first)
+
+        async def world():
+            return {r: dict(vars(s)) for r, s in sorted(balancer.servers.items())}
+
+        async def disturb():
+            balancer.servers[replica] = Balancer.server(**{"state": "ready"} | disturbed)
+
+        yield Stage(act_of(name, balancer, **params), step(name, replica), world, disturb)
+
+    return stage
+
+
+@contextlib.asynccontextmanager
+async def on_units(folder: Path) -> AsyncIterator[Stage]:
+    units = Units()
+
+    async def world():
+        return dict(units.births)
+
+    yield Stage(act_of("restart", units), step("restart", "service:web"), world)
+
+
 GROUP = textwrap.dedent(
     """
     import os, threading, time
@@ -278,7 +415,7 @@ GROUP = textwrap.dedent(
 )
 
 
-def on_group(name: str):
+def on_group(name: str, **params):
     @contextlib.asynccontextmanager
     async def stage(folder: Path) -> AsyncIterator[Stage]:
         from playbooks.actions import _procfs as procfs
@@ -312,11 +449,12 @@ def on_group(name: str):
                     os.setpriority(os.PRIO_PGRP, leader.pid, 3)
 
                 yield Stage(
-                    act_of(name, None), step(name, about), world,
+                    act_of(name, None, **params), step(name, about), world,
                     disturb if name == "set_priority" else None,
                 )  # fmt: skip
             finally:
-                os.killpg(leader.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(leader.pid, signal.SIGKILL)
 
     return stage
 
@@ -376,18 +514,219 @@ def on_host(name: str, **params):
     return stage
 
 
+@contextlib.asynccontextmanager
+async def on_command(folder: Path) -> AsyncIterator[Stage]:
+    """A real command that counts its runs, as a user with few rights."""
+    runs = folder / "runs"
+    runs.touch(0o666)
+    runs.chmod(0o666)
+    for above in [folder, *folder.parents][:4]:
+        if above.stat().st_uid == os.geteuid() and above != Path("/tmp"):  # never that one
+            above.chmod(above.stat().st_mode | 0o011)
+    made = build(
+        "commands",
+        {
+            "run": {"count": {"argv": ["/bin/sh", "-c", f"echo x >> {runs}"]}},
+            "user": "nobody" if os.geteuid() == 0 else "",
+        },
+        folder,
+    )
+
+    async def world():
+        return runs.read_text()
+
+    yield Stage(
+        act_of("run_command", made, command="count"), step("run_command", "host:web-1"), world
+    )
+
+
+@contextlib.asynccontextmanager
+async def on_interface(folder: Path) -> AsyncIterator[Stage]:
+    """A real HTTP server that counts calls."""
+    calls = []
+
+    class Counts(_Answers):
+        def do_POST(self):
+            calls.append(self.path)
+            self.do_GET()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Counts) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        made = build("http_calls", {"allow": [{"url": url}]}, folder)
+
+        async def world():
+            return list(calls)
+
+        try:
+            yield Stage(
+                act_of("http_call", made, url=f"{url}rebuild"),
+                step("http_call", "service:web"),
+                world,
+            )
+        finally:
+            await close(made)
+            server.shutdown()
+            thread.join()
+
+
+def on_old_files(name: str):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        logs = folder / "logs"
+        logs.mkdir()
+        for n in range(3):
+            (logs / f"app.log.{n}").write_text("x")
+            os.utime(logs / f"app.log.{n}", (n, n))
+        rule = {"path": logs, "names": ["*.log.*"], "older": "1d", "keep": 1}
+        made = build("old_files", {"rules": {"logs": rule}}, folder)
+
+        async def world():
+            return sorted(path.name for path in logs.glob("app.*"))
+
+        yield Stage(act_of(name, made, rule="logs"), step(name, "host:web-1"), world)
+
+    return stage
+
+
+@contextlib.asynccontextmanager
+async def on_held_models(folder: Path) -> AsyncIterator[Stage]:
+    """A model directory where another run of ours holds retraining back."""
+    root = model_folder(folder / "models")
+    models = build("model_directory", {"path": root}, folder)
+    await models.hold_retraining("fraud", "bad data", "homeostat:run-0")
+
+    async def world():
+        hold = await models.retraining_held("fraud")
+        return hold and (hold.reason, hold.by)
+
+    async def disturb():
+        await models.release_retraining("fraud", "homeostat:run-0")
+        await models.hold_retraining("fraud", "we look at it", "alice")
+
+    yield Stage(
+        act_of("release_retraining", models),
+        step("release_retraining", "model:fraud"),
+        world,
+        disturb,
+    )
+    await close(models)
+
+
+class Cards:
+    """A GPU that can be reset, and a host that can be rebooted, in memory."""
+
+    def __init__(self) -> None:
+        self.resets: list[str] = []
+
+    async def health(self, gpu: str):
+        return types.SimpleNamespace(
+            recovery="reset", remap_pending=True, remap_failed=False, pids=()
+        )
+
+    async def reset(self, gpu: str, key: str) -> None:
+        if key not in self.resets:
+            self.resets.append(key)
+
+    async def was_reset(self, key: str) -> bool:
+        return key in self.resets
+
+    def boot(self, host: str) -> str:
+        return f"boot-{len(self.resets)}"
+
+    def may_reboot(self) -> None:
+        """It always may."""
+
+    async def reboot(self, reason: str) -> None:
+        self.resets.append(reason)
+
+
+def on_cards(name: str, about: str, *, invisible: bool = False, **params):
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        cards = Cards()
+
+        async def world():
+            return list(cards.resets)
+
+        yield Stage(act_of(name, cards, **params), step(name, about), world, invisible=invisible)
+
+    return stage
+
+
+@contextlib.asynccontextmanager
+async def on_silences(folder: Path) -> AsyncIterator[Stage]:
+    """The silences of our own journal."""
+    memory, journal = Memory(), Journal(folder / "journal.sqlite")
+
+    def put(kind: str, subject: str, body: dict) -> None:
+        memory.apply(journal.append(kind, subject, body, ts=time.time()))
+
+    async def world():
+        return memory.silenced("service:web", time.time()) is not None
+
+    yield Stage(
+        act_of("silence", OwnSilences(memory, put, time.time), **{"for": "1h", "reason": "we work there"}),
+        step("silence", "service:web"), world,
+    )  # fmt: skip
+    journal.close()
+
+
+@contextlib.asynccontextmanager
+async def on_asking(folder: Path) -> AsyncIterator[Stage]:
+    """Somebody who says yes at once, by way of our own journal."""
+    memory, journal = Memory(), Journal(folder / "journal.sqlite")
+    told = Told()
+
+    def put(kind: str, subject: str, body: dict) -> None:
+        memory.apply(journal.append(kind, subject, body, ts=time.time()))
+        if kind == "question":
+            put("reply", subject, {"person": "alice", "values": {"go": True}})
+
+    async def world():
+        return list(told.keys)
+
+    asker = OwnQuestions(memory, put, told.notify, time.time)
+    yield Stage(
+        act_of("ask", asker, text="go on?"), step("ask", "service:web"), world, invisible=True
+    )
+    journal.close()
+
+
 STAGES = {
+    "ask": on_asking,
+    "attach_replica": on_balancer(
+        "attach_replica", {"address": "10.0.0.9:80"}, "replica:web/4", address="10.0.0.4:80"
+    ),
     "collect": on_host("collect", what=["cpu", "memory"]),
     "deploy_backup": on_models("deploy_backup", {"feature": "area"}),
+    "detach_replica": on_balancer("detach_replica", {"address": "10.0.0.9:80"}),
+    "diagnose_gpu": on_cards("diagnose_gpu", "gpu:GPU-1", invisible=True),
+    "drain": on_balancer("drain", {"state": "maint"}),
+    "http_call": on_interface,
+    "kill_process": on_group("kill_process", grace=0.5),
     "hold_retraining": on_models("hold_retraining", reason="bad data"),
     "notify": on_people("notify"),
     "page": on_people("page"),
     "pause_process": on_group("pause_process"),
     "promote": on_models("promote", version="2"),
+    "prune": on_old_files("prune"),
+    "quarantine": on_old_files("quarantine"),
+    "reboot": on_cards("reboot", "host:web-1", wait=0.0),
+    "release_retraining": on_held_models,
+    "reset_gpu": on_cards("reset_gpu", "gpu:GPU-1"),
+    "restart": on_units,
     "retrain": on_trainer,
     "roll_back": on_models("roll_back"),
+    "run_command": on_command,
     "scale": on_fleet,
+    "set_flag": on_settings("set_flag", "new_ui", "dark", flag="new_ui", value=False),
+    "set_limit": on_settings("set_limit", "memory_bytes", 1e9, limit="memory_bytes", times=0.5),
     "set_priority": on_group("set_priority"),
+    "shift_traffic": on_balancer("shift_traffic", {"weight": 7}, weight="50%"),
+    "silence": on_silences,
+    "uncordon": on_balancer("uncordon", {"state": "maint"}, first="drain"),
     "wait": on_host("wait", time=0.0),
 }
 ACTION_CHECKS = [check.name for check in check_action(lambda: None)]  # type: ignore[arg-type,return-value]

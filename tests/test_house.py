@@ -19,6 +19,7 @@ from agent.playbook.examples import try_examples
 from agent.playbook.library import lay
 from agent.playbook.style import hints
 from agent.rca.weights import WEIGHTS
+from agent.shelf import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,6 +36,13 @@ def test_every_plugin_is_in_the_readme(kind):
     assert names
     missing = [n for n in names if f"`{n}`" not in README]
     assert not missing, f"{kind}s without a word in README.md: run `make readme`"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/actions.md"])
+def test_tables_are_as_the_code_says(page):
+    text = (ROOT / page).read_text()
+    assert filled(text) == text, f"{page}: run `make readme`"
+    assert " begin (make readme) -->" in text
 
 
 def test_every_playbook_is_in_the_readme_and_names_known_causes_and_signals():

@@ -11,8 +11,9 @@ import numpy as np
 from agent.model import Edge, Entity, FloatArray, IntArray, Series, Sighting
 from agent.models.facts import ModelFacts, VersionFacts
 from agent.models.numbers import OF_VERSION, SERVICE, Numbers
+from agent.models.replicas import SIGNALS as OF_REPLICA
 from agent.models.state import ModelState, Tenure, VersionState
-from agent.ports import FeatureDrift, Judged
+from agent.ports import FeatureDrift, FeatureState, Judged, LossParts
 from agent.rings import delay_quantile
 
 _MODEL: Final = (
@@ -35,6 +36,8 @@ _FIGURES: Final = {
     "rmse": "model.root_mean_square_error", "r2": "model.r2_ratio", "bias": "model.bias",
 }  # fmt: skip
 """Figure of labels -> its signal."""
+_NOTABLE: Final = 0.05
+"""Of the change of the loss: a feature that is worth less is no series."""
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -47,7 +50,7 @@ class Table:
         self._layout: tuple[tuple[Any, ...], ...] = ()
 
     def lay_out(self, layout: tuple[tuple[Any, ...], ...]) -> None:
-        """Take the layout of this frame: (model, versions, features, what else) or (service,) each."""
+        """Take the layout of this frame: (model, versions, features, what else, replicas) or (service,) each."""
         if layout == self._layout:
             return
         series: list[Series] = []
@@ -56,20 +59,30 @@ class Table:
                 service = Entity("service", item[0])
                 series += [Series(metric, service) for metric in SERVICE]
                 continue
-            name, versions, features, more = item
+            name, versions, features, more, replicas = item
             me = Entity("model", name)
             series += [Series(metric, me) for metric in _MODEL]
-            series += [Series(metric, me, labels) for metric, labels in more]
+            series += [_series(name, metric, labels) for metric, labels in more]
             for version in versions:
                 entity = Entity("version", f"{name}/{version}")
                 series += [Series(metric, entity) for metric in OF_VERSION]
             for feature in features:
                 entity = Entity("feature", f"{name}/{feature}")
                 series += [Series(metric, entity) for metric in _FEATURE]
+            for replica in replicas:
+                series += [Series(metric, replica) for metric in OF_REPLICA]
         order = sorted(range(len(series)), key=lambda i: series[i])
         self.order = np.array(order, dtype=np.int64)
         self.series = tuple(series[i] for i in order)
         self._layout = layout
+
+
+def _series(model: str, metric: str, labels: Labels) -> Series:
+    """Return a series of a model, or of the version that its first label names."""
+    if not metric.startswith("version."):
+        return Series(metric, Entity("model", model), labels)
+    (_, version), *rest = labels
+    return Series(metric, Entity("version", f"{model}/{version}"), tuple(rest))
 
 
 def drift_of(model: ModelState) -> FeatureDrift | None:
@@ -86,9 +99,12 @@ def judged(model: ModelState) -> Judged:
     return version.judged if version is not None else Judged.nothing()
 
 
-def more_of(model: ModelState) -> tuple[tuple[tuple[str, Labels], ...], FloatArray]:
+def more_of(
+    model: ModelState, numbers: Numbers, now: float
+) -> tuple[tuple[tuple[str, Labels], ...], FloatArray]:
     """Return what is known beside the signals that every model has, and their values; what was once known stays."""
     found, values = judged(model), dict[tuple[str, Labels], float]()
+    values |= _of_outputs(outputs_of(model)) | _of_versions(model, now) | _of_parts(model.parts)
     if not found.learning or found.figures:
         values |= {
             ("model.expected_accuracy_ratio", ()): found.expected.value,
@@ -97,6 +113,12 @@ def more_of(model: ModelState) -> tuple[tuple[tuple[str, Labels], ...], FloatArr
             ("model.relation_changed", ()): float(found.changed),
             ("model.relation_evidence_count", ()): found.evidence,
         }
+    expected = numbers.loss_expected(model, now)
+    if expected is not None:
+        values["model.loss_expected", ()] = float(expected)
+    if not math.isinf(model.labels_seen):
+        values["model.labels_late", ()] = float(model.coming.late)
+        values["model.labels_wrong", ()] = float(bool(model.labels_wrong))
     for name, band in found.figures.items():
         values[_FIGURES[name], ()] = band.value
     for (group, kind), band in found.gaps.items():
@@ -105,8 +127,72 @@ def more_of(model: ModelState) -> tuple[tuple[tuple[str, Labels], ...], FloatArr
         for (name, value), band in found.slices.items():
             values["model.slice_accuracy_ratio", (("slice", name), ("value", value))] = band.value
     model.shown |= dict.fromkeys(values)
+    alive = {t.version for t in model.tenures.values()} | {
+        a.version for a in model.versus.arms.values()
+    }
+    for metric, labels in list(model.shown):  # versions come and go for years
+        if metric.startswith("version.") and labels[0][1] not in alive:
+            del model.shown[metric, labels]
     keys = tuple(sorted(model.shown))
     return keys, np.array([values.get(key, math.nan) for key in keys])
+
+
+def outputs_of(model: ModelState) -> tuple[FeatureState, ...]:
+    """Return how what the version in use says stands against its reference."""
+    current = model.tenures.get(model.current) if model.current is not None else None
+    version = model.versions.get(current.version) if current is not None else None
+    return version.outputs.states if version is not None else ()
+
+
+def _of_outputs(states: Sequence[FeatureState]) -> dict[tuple[str, Labels], float]:
+    out: dict[tuple[str, Labels], float] = {}
+    for one in states:
+        labels = (("output", one.name),)
+        known = not math.isnan(one.evidence)
+        out["model.output_drift_psi", labels] = one.psi
+        out["model.output_drift_evidence_count", labels] = one.evidence
+        out["model.output_drifted", labels] = float(one.drifted) if known else math.nan
+    return out
+
+
+def _of_versions(model: ModelState, now: float) -> dict[tuple[str, Labels], float]:
+    """Return comparisons, shares of the traffic, and what generators wrote, of each version."""
+    out: dict[tuple[str, Labels], float] = {}
+    for one in model.versus.told(now):
+        labels: Labels = (
+            ("version", one.b.partition("@")[0]),
+            ("against", one.a),
+            ("how", one.how),
+        )
+        if "@" in one.b:
+            labels = (*labels, ("variant", one.b.partition("@")[2]))
+        out["version.loss_difference", labels] = one.difference
+        out["version.loss_difference_low", labels] = one.low
+        out["version.loss_difference_high", labels] = one.high
+        out["version.worse_evidence_count", labels] = one.worse
+        out["version.proven_worse", labels] = float(one.verdict == "worse")
+    for arm, share in model.versus.traffic(now).items():
+        variant = (("variant", arm.variant),) if arm.variant else ()
+        out["version.traffic_ratio", (("version", arm.version), *variant)] = share
+    for name, version in model.versions.items():
+        for (metric, reason), value in version.generated.figures(now).items():
+            labels = (("version", name), *((("reason", reason),) if reason else ()))
+            out[metric, labels] = value
+    return out
+
+
+def _of_parts(parts: LossParts | None) -> dict[tuple[str, Labels], float]:
+    if parts is None:
+        return {}
+    out = {
+        ("model.loss_change", ()): parts.change.value,
+        ("model.loss_from_relation", ()): parts.relation.value,
+    }
+    return out | {
+        ("model.loss_from_feature", (("feature", name),)): band.value
+        for name, band in parts.features.items()
+        if abs(band.value) > _NOTABLE * abs(parts.change.value) and band.low * band.high > 0
+    }
 
 
 def model_row(model: ModelState, numbers: Numbers, now: float) -> FloatArray:
@@ -154,6 +240,7 @@ def see(
     damaged = sorted(v.name for v in model.versions.values() if v.damaged)
     attrs = (
         ("damaged_reference", ", ".join(damaged)),
+        ("labels_wrong", model.labels_wrong),
         ("learning", "yes" if learning(model) else "no"),
         ("serving", ", ".join(serving)),
     )
@@ -168,6 +255,8 @@ def see(
                 (Edge("version_of", version, me),),
             )
         )
+    if model.replicas is not None:
+        out += model.replicas.see(Entity("service", service) if service is not None else me)
     return out + _see_features(model, drift)
 
 
@@ -237,9 +326,11 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         )[:10],
         label_coverage=row["model.label_coverage_ratio"],
         label_delay_s=row["model.label_delay_seconds"],
-        classes=len(model.classes),
-        label_share=numbers.recent_labels(model, serving),
         label_usual=usual,
+        labels_wrong=model.labels_wrong,
+        labels_late=model.coming.late,
+        loss_expected=numbers.loss_expected(model, now),
+        apart=model.replicas.apart if model.replicas is not None else (),
         label_shift=row["model.positive_label_ratio"] - usual,
         prediction_shift=row["model.positive_prediction_ratio"] - usual,
         prediction_psi=row["model.prediction_drift_psi"],
@@ -247,6 +338,11 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         judged=judged(model),
         learning=learning(model),
         rejected_rows=model.rejected,
+        outputs=outputs_of(model),
+        compared=model.versus.told(now),
+        parts=model.parts,
+        preparing=tuple(sorted({*model.learning, *model.held.versions})),
+        held_rows=model.held.rows,
     )  # fmt: skip
 
 

@@ -13,8 +13,11 @@ import numpy.typing as npt
 from agent import checkpoint
 from agent.config import WatchModels
 from agent.errors import Refused
-from agent.label_join import ROW, LabelJoin
+from agent.label_join import ROW, Waiting, arrays_of
 from agent.model import FloatArray
+from agent.models.labels import Coming, Moments
+from agent.models.reasons import parts_of
+from agent.models.replicas import Replicas
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
 from agent.ports import FeatureDrift, LabelledDrift
 
@@ -39,22 +42,42 @@ class Maker(Protocol):
         """Return what its labels are for."""
         ...
 
+    def empty(self, name: str, drift: FeatureDrift) -> VersionState:
+        """Return a version of which nothing is known but its features."""
+        ...
 
-def dump(models: Iterable[ModelState], window: float, now: float) -> bytes:
-    """Return the state; `load(dump())` = never stopped."""
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    meta = {
-        "window": window,
-        "now": None if math.isnan(now) else now,
-        "models": [_dump_model(model, f"{i}.", arrays) for i, model in enumerate(models)],
-    }
-    return checkpoint.write("models", _VERSION, meta, arrays)
+
+class Snapshot:
+    """The state of models, one after the other: copies are taken at once, the bytes are made where there is time."""
+
+    def __init__(self, window: float, now: float) -> None:
+        at = None if math.isnan(now) else now
+        self._meta: dict[str, Any] = {"window": window, "now": at, "models": []}
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._waiting: dict[str, list[Waiting]] = {}
+
+    def add(self, model: ModelState) -> None:
+        """Take the state of one more model."""
+        at = f"{len(self._meta['models'])}."
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        self._meta["models"].append(_dump_model(model, at, arrays))
+        self._arrays |= {name: array.copy() for name, array in arrays.items()}
+        self._waiting[at] = model.join.copies()
+
+    def pack(self) -> bytes:
+        """Return the bytes; a third of a second where a million rows wait for labels."""
+        joins = {
+            f"{at}join.{name}": array
+            for at, waiting in self._waiting.items()
+            for name, array in arrays_of(waiting).items()
+        }
+        return checkpoint.write("models", _VERSION, self._meta, self._arrays | joins)
 
 
 def load(
     state: bytes, config: WatchModels, held: int, make: Maker
 ) -> tuple[dict[str, ModelState], float]:
-    """Return the models and the time of what `dump` gave; raises Refused when it is damaged or of another window.
+    """Return the models and the time of a Snapshot; raises Refused when it is damaged or of another window.
 
     held   buckets of a window; make makes what a version's own state is loaded into
     """
@@ -63,16 +86,17 @@ def load(
         if meta["window"] != config.window:
             raise Refused("state of models is of another models.window: it is learnt anew")
         models = {
-            str(one["name"]): _load_model(
-                one, f"{i}.", arrays, LabelJoin(config.label_wait, config.max_waiting), held
-            )
+            str(one["name"]): _load_model(one, f"{i}.", arrays, config, held)
             for i, one in enumerate(meta["models"])
         }
         for i, one in enumerate(meta["models"]):
+            model = models[str(one["name"])]
             for j, version in enumerate(one["versions"]):
-                models[str(one["name"])].versions[str(version["name"])] = _load_version(
-                    version, f"{i}.v{j}.", arrays, make
-                )
+                loaded = _load_version(version, f"{i}.v{j}.", arrays, make)
+                model.versions[loaded.name] = loaded
+                kept = version.get("slicings")
+                before = kept and [(str(name), tuple(map(str, values))) for name, values in kept]
+                model.reslice(loaded, before)  # other groups may be protected since
         now = math.nan if meta["now"] is None else float(meta["now"])
     except (KeyError, TypeError, ValueError, IndexError) as damage:
         raise Refused(f"state of models is damaged ({damage!r}): it is learnt anew") from None
@@ -83,16 +107,23 @@ def _load_model(
     said: Mapping[str, Any],
     at: str,
     arrays: Mapping[str, npt.NDArray[Any]],
-    join: LabelJoin,
+    config: WatchModels,
     held: int,
 ) -> ModelState:
-    join.restore({name: arrays[f"{at}join.{name}"] for name in _JOIN})
-    model = ModelState(str(said["name"]), join)
+    model = ModelState.new(str(said["name"]), config)
+    model.join.restore({name: arrays[f"{at}join.{name}"] for name in _JOIN})
+    model.versus.load(arrays[f"{at}versus"].tobytes())
+    model.sketches = dict.fromkeys(map(int, arrays[f"{at}sketches"]))
+    model.frames = int(said["frames"])
+    for name, values in said["tags"].items():
+        if name in model.tags.values:
+            model.tags.values[name] = [str(value) for value in values]
     for ring, name in ((model.traffic, "traffic"), (model.arrivals, "arrivals")):
         ring.restore(int(said[name]), arrays[f"{at}{name}"])
     model.delays[:] = arrays[f"{at}delays"]
     model.next_tenure, model.rejected = int(said["next_tenure"]), int(said["rejected"])
     model.current = None if said["current"] is None else int(said["current"])
+    model.released = model.current or 0
     model.regression = bool(said["regression"])
     model.shown = {
         (str(metric), tuple((str(k), str(v)) for k, v in labels)): None
@@ -106,6 +137,11 @@ def _load_model(
         int(key): (float(a), float("nan" if b is None else b), float("nan" if c is None else c))
         for key, a, b, c in said["early"]
     }
+    if said.get("coming"):
+        model.coming = Coming.of(said["coming"])
+    if said.get("replicas"):
+        model.replicas = Replicas(config.quiet)
+        model.replicas.load(said["replicas"], cast("FloatArray", arrays[f"{at}replicas"]))
     for j, one in enumerate(said["tenures"]):
         tenure = _load_tenure(one, f"{at}t{j}.", arrays, 2 * held + 1)
         model.tenures[tenure.number] = tenure
@@ -117,11 +153,21 @@ def _load_version(
 ) -> VersionState:
     drift, _ = make.features(None, ())
     drift.load(arrays[f"{at}drift"].tobytes())
-    version = VersionState(str(said["name"]), drift)
+    version = make.empty(str(said["name"]), drift)
+    version.outputs.load(arrays[f"{at}outputs"].tobytes())
+    version.generated.load(arrays[f"{at}generated"].tobytes())
+    if f"{at}parts" in arrays:
+        version.parts = parts_of(drift)
+        version.parts.load(arrays[f"{at}parts"].tobytes())
     version.reference, version.damaged = said["reference"], bool(said["damaged"])
     version.learnt_labels, version.learnt_right = map(int, said["learnt"])
     version.accuracy, version.accuracy_rows, version.mix_rows = map(float, arrays[f"{at}numbers"])
     version.learnt_mix[:] = arrays[f"{at}learnt_mix"]
+    if f"{at}level" in arrays:
+        version.learnt_sums[:] = arrays[f"{at}learnt_sums"]
+        mean, unit, *moments = map(float, arrays[f"{at}level"])
+        version.level = (mean, unit)
+        version.moments = Moments(*moments) if moments else None
     if f"{at}labelled" in arrays:
         labelled = make.labelled(drift)
         # of other slices, after a change of the config: what labels said is learnt anew, all else stays
@@ -136,26 +182,37 @@ def _load_version(
 
 def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     """Put the arrays of a model under names that begin with `at`; return the rest."""
-    arrays.update({f"{at}join.{name}": array for name, array in model.join.arrays().items()})
     arrays[f"{at}traffic"], arrays[f"{at}arrivals"] = model.traffic.data, model.arrivals.data
     arrays[f"{at}delays"] = model.delays
+    arrays[f"{at}versus"] = np.frombuffer(model.versus.dump(), dtype=np.uint8)
+    arrays[f"{at}sketches"] = np.array(list(model.sketches), dtype=np.uint64)
     arrays[f"{at}times"] = np.array([model.first, model.rows_seen, model.labels_seen])
     versions, tenures = [], []
     for j, version in enumerate(model.versions.values()):
         here = f"{at}v{j}."
         arrays[f"{here}drift"] = np.frombuffer(version.drift.dump(), dtype=np.uint8)
+        version.outputs.flush()
+        arrays[f"{here}outputs"] = np.frombuffer(version.outputs.drift.dump(), dtype=np.uint8)
+        arrays[f"{here}generated"] = np.frombuffer(version.generated.dump(), dtype=np.uint8)
+        if version.parts is not None:
+            arrays[f"{here}parts"] = np.frombuffer(version.parts.dump(), dtype=np.uint8)
         if version.labelled is not None:
             arrays[f"{here}labelled"] = np.frombuffer(version.labelled.dump(), dtype=np.uint8)
         arrays[f"{here}numbers"] = np.array(
             [version.accuracy, version.accuracy_rows, version.mix_rows]
         )
         arrays[f"{here}learnt_mix"] = version.learnt_mix
+        m = version.moments
+        moments = (m.truth, m.said, m.tie) if m is not None else ()
+        arrays[f"{here}learnt_sums"] = version.learnt_sums
+        arrays[f"{here}level"] = np.array([*version.level, *moments])
         arrays[f"{here}mix"] = version.mix if version.mix is not None else np.zeros(CLASSES + 1)
         versions.append(
             {
                 "name": version.name,
                 "reference": version.reference,
                 "damaged": version.damaged,
+                "slicings": [[name, list(values)] for name, values in version.drift.slicings],
                 "mixed": version.mix is not None,
                 "learnt": [version.learnt_labels, version.learnt_right],
             }
@@ -170,8 +227,13 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
             {name: getattr(tenure, name) for name in _TENURE}
             | {"newest": [tenure.rows.newest, tenure.labels.newest]}
         )
+    replicas: Mapping[str, Any] = {}
+    if model.replicas is not None:
+        replicas, arrays[f"{at}replicas"] = model.replicas.dump()
     return {
         "name": model.name,
+        "coming": model.coming.words(),
+        "replicas": replicas,
         "traffic": model.traffic.newest,
         "arrivals": model.arrivals.newest,
         "next_tenure": model.next_tenure,
@@ -182,6 +244,8 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
         "shown": [[metric, [list(pair) for pair in labels]] for metric, labels in model.shown],
         "classes": list(model.classes),
         "new": [model.new_rows, model.new_labels],
+        "tags": model.tags.values,
+        "frames": model.frames,
         "early": [[str(key), *_no_nan(value)] for key, value in model.early.items()],
         "versions": versions,
         "tenures": tenures,

@@ -12,9 +12,12 @@ import numpy as np
 from agent.config import WatchModels
 from agent.intervals import wilson
 from agent.model import FloatArray
+from agent.models.labels import Moments, wrong_classes, wrong_numbers
 from agent.models.state import BUCKETS, CLASSES, TRAFFIC_S, ModelState, Tenure, VersionState
+from agent.ports import Judged
 from agent.rings import LATENCIES, delay_quantile, latency_quantile
 
+_NO_LOSS: Final = frozenset({"better", "overconfident", "underconfident"})
 _Z_BOUND: Final = 2.6
 """Of the reference's own uncertainty: one-sided 99.5 %."""
 SERVICE: Final = (
@@ -73,20 +76,47 @@ class Numbers:
         labelled, right = back[int(enough[0])]
         return float(right / labelled)
 
-    def recent_labels(self, model: ModelState, tenures: Sequence[Tenure]) -> float:
-        """Return the share of the reference's most common class among the newest labels, just `min_rows` of them."""
+    def newest_labels(self, tenures: Sequence[Tenure]) -> FloatArray:
+        """Return the sums of the labels ring over ever more of the newest labels (k, columns)."""
         newest = max((t.labels.newest for t in tenures), default=-1)
-        if newest < 0 or model.positive is None:
-            return math.nan
+        if newest < 0:
+            return np.zeros((0, 2 + CLASSES + 1))
         sums = np.zeros((self.held, 2 + CLASSES + 1))
         for t in tenures:
             sums += t.labels.span(newest - self.held + 1, newest)
-        back = np.cumsum(sums[::-1], axis=0)
-        enough = np.flatnonzero(back[:, 0] >= self.config.min_rows)
-        if not enough.size:
-            return math.nan
-        row = back[int(enough[0])]
-        return float(row[2 + model.positive] / row[0])
+        return np.cumsum(sums[::-1], axis=0)
+
+    def labels_wrong(self, model: ModelState, version: VersionState | None) -> str:
+        """Say what is wrong with the newest labels themselves, "" for nothing."""
+        newest = self.newest_labels(model.serving())
+        if not len(newest) or version is None:
+            return ""
+        if model.regression:
+            enough = newest[newest[:, 0] >= self.config.min_rows]
+            # the ring holds them about the mean and in deviations of what was usual
+            now = Moments.of(np.r_[enough[0, 0], enough[0, 2:7]]) if len(enough) else None
+            usual = version.moments
+            return wrong_numbers(now, usual) if now is not None and usual is not None else ""
+        if version.mix is None:
+            return ""
+        pairs = np.sum([t.pairs for t in model.serving()], axis=0)
+        return wrong_classes(np.delete(newest, 1, axis=1), version.mix, version.accuracy, pairs)
+
+    def loss_expected(self, model: ModelState, now: float) -> bool | None:
+        """Tell whether a loss is to be expected: inputs have drifted, confidences say so, labels do not deny it."""
+        current = model.tenures.get(model.current) if model.current is not None else None
+        version = model.versions.get(current.version) if current is not None else None
+        if version is None or model.judged is None or math.isnan(version.accuracy):
+            return None
+        high = version.judged.expected.high
+        if math.isnan(high):
+            return None
+        least = version.accuracy - self.config.tolerance
+        recent = self.recent(model.serving())
+        prompt = delay_quantile(model.delays, 0.5) <= self.config.window
+        if prompt and now - model.labels_seen <= self.config.window and recent >= least:
+            return False
+        return bool((model.judged[:, 6] > 0.5).any()) and high < least
 
     def rows_now(self, tenures: Iterable[Tenure], now: float) -> FloatArray:
         """Return the sums of the rows ring over the window that ends now."""
@@ -128,10 +158,7 @@ class Numbers:
         if math.isnan(usual):
             return math.nan
         if usual <= self.config.window:
-            last = int((now - usual * 1.1 - 1.0) / self.width) - 1
-            first = last - self.held + 2
-            rows = sum(float(t.rows.span(first, last, 0).sum()) for t in model.tenures.values())
-            got = sum(float(t.labels.span(first, last, 0).sum()) for t in model.tenures.values())
+            got, rows = self.due(model, now)
         else:
             # labels belong to predictions long gone: compare what comes in now of both
             if now - model.first < 2 * usual:
@@ -142,6 +169,25 @@ class Numbers:
                 model.arrivals.span(last - self.held + 1, last).sum(axis=0, dtype=np.float64),
             )
         return min(1.0, got / rows) if rows >= self.config.min_rows else math.nan
+
+    def due(self, model: ModelState, now: float) -> tuple[float, float]:
+        """Return labels and predictions of a window of rows old enough to have their labels; 0, 0 = not known."""
+        usual = delay_quantile(model.delays, 0.9)
+        if not usual <= self.config.window:
+            return 0.0, 0.0
+        last = int((now - usual * 1.1 - 1.0) / self.width) - 1
+        first = last - self.held + 2
+        tenures = model.tenures.values()
+        got = sum(float(t.labels.span(first, last, 0).sum()) for t in tenures)
+        return got, sum(float(t.rows.span(first, last, 0).sum()) for t in tenures)
+
+    def coming(self, model: ModelState, now: float, rows: int, labels: int) -> None:
+        """Let a tick of predictions and labels say whether labels still come as they used to."""
+        waits = delay_quantile(model.delays, 0.9)
+        rate = self.rate(model, 2, now)
+        made = waits * rate if math.isfinite(waits * rate) else 0.0
+        got, of = self.due(model, now)
+        model.coming.tick(now, rows, labels, waits=made, got=got, of=of, window=self.config.window)
 
     def positive(self, model: ModelState, mix: FloatArray) -> float:
         """Return the share of the most common class of the reference among counts by class."""
@@ -197,8 +243,10 @@ class Numbers:
         current = model.tenures.get(model.current) if model.current is not None else None
         if current is None or now - model.labels_seen > self.config.window:
             return None, None
-        labelled, _ = self.labelled([current])
         version = model.versions.get(current.version)
+        if current.numbers:
+            return _risen(version.judged) if version is not None else None, None
+        labelled, _ = self.labelled([current])
         if labelled < self.config.min_rows or version is None:
             return None, None
         lost = None if math.isnan(version.accuracy) else current.lost
@@ -245,3 +293,15 @@ class Numbers:
             if processing.sum() >= self.config.min_rows:
                 out[4] = latency_quantile(processing, 0.5)
         return out
+
+
+def _risen(judged: Judged) -> bool | None:
+    """Tell whether the errors of a regression are proven to have risen; None = no labels yet.
+
+    A mean error has no tolerance that could be stated in general: what is proven, and large in ranks, is lost.
+    """
+    if judged.learning:
+        return None
+    return judged.changed and any(
+        c.what not in _NO_LOSS and c.after > c.before for c in judged.changes
+    )

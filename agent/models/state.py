@@ -10,9 +10,17 @@ from typing import Any, Final
 import numpy as np
 
 from agent import registry
+from agent.config import WatchModels
 from agent.label_join import LabelJoin
 from agent.model import FloatArray, IntArray
-from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift
+from agent.models.generated import Generated
+from agent.models.held import Held
+from agent.models.labels import Coming, Moments, sums_of
+from agent.models.outputs import Outputs
+from agent.models.replicas import Replicas
+from agent.models.tags import Tags
+from agent.models.versus import Versus
+from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift, LossParts
 from agent.rings import DELAYS, LATENCIES, Ring
 
 MOST_MODELS: Final = 32
@@ -30,22 +38,41 @@ SURE: Final = np.array([0.6, 0.85])
 SURE_NAMES: Final = ("unsure", "rather sure", "sure")
 _ONCE: Final = 1e-3
 """The chance that a release as good as the one before is ever called worse for what it does from its start."""
+Slicings = Sequence[tuple[str, tuple[str, ...]]]
 _POSITIVE: Final = frozenset(
     {"1", "yes", "y", "positive", "pos", "bad", "fraud", "churn", "default"}
 )
 """What people call the class that they look for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was said of rows, the newest at `ts`: classes (n,), -1 = none; numbers of a regression; how surely."""
+
+    ts: float
+    classes: IntArray
+    numbers: FloatArray | None
+    sure: FloatArray
+
+
 class VersionState:
     """What is known of a version beside its tenures: its reference, or what was learnt in its stead."""
 
-    def __init__(self, name: str, drift: FeatureDrift) -> None:
+    def __init__(
+        self, name: str, drift: FeatureDrift, outputs: Outputs, generated: Generated
+    ) -> None:
         self.name = name
         self.drift = drift
+        self.outputs = outputs
+        self.generated = generated
+        self.parts: Any = None
+        self.slicings = drift.slicings
+        """Those whose values the rows that wait for labels bring."""
         self.labelled: LabelledDrift | None = None
         self.judged = Judged.nothing()
         self.reference: Mapping[str, Any] | None = None
         self.asked = -math.inf
+        self.learn_at = -math.inf
         self.damaged = False
         self.accuracy = math.nan
         self.accuracy_rows = 0.0
@@ -54,6 +81,17 @@ class VersionState:
         self.learnt_mix: FloatArray = np.zeros(CLASSES + 1)
         self.learnt_labels = 0
         self.learnt_right = 0
+        self.learnt_sums: FloatArray = np.zeros(6)
+        self.level = (0.0, 1.0)
+        self.moments: Moments | None = None
+
+    def learn_level(self, sums: FloatArray, enough: float) -> None:
+        """Learn mean and deviation of the labels of a regression from the sums of its first `enough` rows."""
+        self.learnt_sums += sums
+        raw = Moments.of(self.learnt_sums) if self.learnt_sums[0] >= enough else None
+        if raw is not None and raw.truth > 0:
+            self.level = (float(self.learnt_sums[1] / self.learnt_sums[0]), math.sqrt(raw.truth))
+            self.moments = Moments(1.0, raw.said / raw.truth, raw.tie)
 
 
 class Tenure:
@@ -62,7 +100,7 @@ class Tenure:
     Both rings hold two windows, as labels come late, by time of the prediction:
 
     rows     predictions, sum of confidence, predictions with one, then predictions by class
-    labels   labelled, right, then labels by class
+    labels   labelled, right, then labels by class; of a regression the sums of `Moments`, less the rows
     """
 
     def __init__(self, number: int, version: str, since: float, buckets: int) -> None:
@@ -79,9 +117,22 @@ class Tenure:
         self.against_reference: ErrorDrift = registry.drift.get("errors")()
         cls = registry.drift.get("errors")
         self.against_previous: ErrorDrift = cls(cls.Config(once=_ONCE))
+        self.pairs: FloatArray = np.zeros((CLASSES + 1, CLASSES + 1))  # newest, by said and true
         self.lost = False
         self.lost_since: float | None = None
         self.worse = False
+
+    def count_numbers(
+        self, version: VersionState, slot: IntArray, said: FloatArray, truth: FloatArray, enough: float
+    ) -> None:  # fmt: skip
+        """Count labels of a regression beside what was said, in deviations of the labels that were usual."""
+        if version.moments is None:
+            version.learn_level(sums_of(truth, said), enough)
+            return
+        mean, unit = version.level
+        t, s = (truth - mean) / unit, (said - mean) / unit
+        for column, amount in enumerate((t, s, t * t, s * s, t * s)):
+            self.labels.add(slot, 2 + column, amount)
 
 
 @dataclass(slots=True)
@@ -90,6 +141,8 @@ class ModelState:
 
     name: str
     join: LabelJoin
+    versus: Versus
+    tags: Tags
     traffic: Ring = field(
         default_factory=lambda: Ring(TRAFFIC_S, 3 + 2 * (LATENCIES + 1), np.uint32)
     )
@@ -111,8 +164,29 @@ class ModelState:
     rows_seen: float = -math.inf
     labels_seen: float = -math.inf
     rejected: int = 0
+    coming: Coming = field(default_factory=Coming)
+    replicas: Replicas | None = None
+    labels_wrong: str = ""
+    released: int = 0
+    """Newest tenure that was in use: one after it is a release, going back and forth between two is none."""
     judged: FloatArray | None = None
+    frames: int = 0
+    parts: LossParts | None = None
+    parts_due: float = -math.inf
+    sketches: dict[int, None] = field(default_factory=dict)
     seen_features: tuple[Any, ...] = ()
+    held: Held = field(default_factory=Held)
+    learning: set[str] = field(default_factory=set)
+    """Versions whose first rows are being made their reference."""
+
+    @classmethod
+    def new(cls, name: str, config: WatchModels) -> ModelState:
+        """Return a model of which nothing is known."""
+
+        def join() -> LabelJoin:
+            return LabelJoin(config.label_wait, config.max_waiting)
+
+        return cls(name, join(), Versus(join(), config.window), Tags(config.slices))
 
     def open_tenure(self, version: str) -> Tenure | None:
         """Return the tenure of a version that has not ended."""
@@ -122,6 +196,20 @@ class ModelState:
     def serving(self) -> list[Tenure]:
         """Return the tenures that serve."""
         return [t for t in self.tenures.values() if t.serving]
+
+    def reslice(self, version: VersionState, before: Slicings | None) -> None:
+        """Bring rows of a version that wait for labels from the slicings before, None = unknown, to those of now."""
+        version.slicings = now = version.drift.slicings
+        if before is not None and list(before) == list(now):
+            return
+        known = list(before or ())
+        order = [known.index(one) if one in known else -1 for one in now]
+        # behind them stand how sure a row was, and its tags
+        more = [len(known) + i for i in range(1 + len(self.tags.values))]
+        more = more if before is not None else [-1] * len(more)
+        mine = [t.number for t in self.tenures.values() if t.version == version.name]
+        if mine:
+            self.join.reslice(mine, np.array([*order, *more], dtype=np.int64))
 
     def answer(self, version: VersionState) -> int | None:
         """Return the positive one of two classes: the one that is called so, else the rarer one."""

@@ -15,7 +15,10 @@ import numpy as np
 from agent import registry
 from agent.config import WatchModels
 from agent.errors import Refused
+from agent.model import Change, Entity
+from agent.models.generated import Generated
 from agent.models.numbers import Numbers
+from agent.models.outputs import Outputs, reference_of
 from agent.models.state import (
     CLASSES,
     MOST_TENURES,
@@ -25,6 +28,7 @@ from agent.models.state import (
     VersionState,
     word_of,
 )
+from agent.models.tags import slicings
 from agent.ports import FeatureDrift, LabelledDrift
 
 _LOOK_ROWS: Final = 60
@@ -40,6 +44,7 @@ class Tenures:
     """The one who opens and ends them; keeps nothing of its own.
 
     reference   (model, version) -> its reference.json, None when there is none (yet)
+    aside       first rows are made a reference elsewhere
     """
 
     def __init__(
@@ -47,8 +52,11 @@ class Tenures:
         config: WatchModels,
         reference: Callable[[str, str], Mapping[str, Any] | None],
         numbers: Numbers,
+        *,
+        aside: bool = False,
     ) -> None:
         self._config = config
+        self._aside = aside
         self._reference = reference
         self._numbers = numbers
 
@@ -70,17 +78,39 @@ class Tenures:
             if v.reference is not None and v.name != name
         ]
         drift, damaged = self.features(found, others)
-        version = model.versions[name] = VersionState(name, drift)
+        before, version = version, self.empty(name, drift)
+        model.versions[name] = version
+        model.reslice(version, before.slicings if before is not None else ())
         version.reference, version.damaged = (None if damaged else found), damaged
         # before the first frame it is not known how late it is: ask again soon
         version.asked = -math.inf if math.isnan(now) else now
         self._read_quality(model, version)
+        if version.mix is not None:
+            mix = {word: float(version.mix[i]) for word, i in model.classes.items() if i < CLASSES}
+            said = {word: share for word, share in mix.items() if share > 0}
+            version.outputs = self._outputs(reference_of(found, said))
         return version
 
+    def empty(self, name: str, drift: FeatureDrift) -> VersionState:
+        """Return a version of which nothing is known but its features."""
+        generated = Generated(self._config.window / 2, self._config.min_rows)
+        return VersionState(name, drift, self._outputs(None), generated)
+
+    def _outputs(self, found: Mapping[str, Any] | None) -> Outputs:
+        # few columns: their first rows are made a reference at once
+        return Outputs(self.features(found, (), aside=False)[0])
+
     def features(
-        self, found: Mapping[str, Any] | None, others: Sequence[Mapping[str, Any]]
+        self,
+        found: Mapping[str, Any] | None,
+        others: Sequence[Mapping[str, Any]],
+        *,
+        aside: bool = True,
     ) -> tuple[FeatureDrift, bool]:
-        """Return the drift of a version's features, and whether its reference is damaged."""
+        """Return the drift of a version's features, and whether its reference is damaged.
+
+        aside   first rows are made a reference elsewhere, where that is done
+        """
         cls = registry.drift.get("features")
         settings = cls.Config(
             half_life=max(1.0, self._config.window / 3),
@@ -88,6 +118,7 @@ class Tenures:
             min_rows=self._config.min_rows,
             quiet=self._config.quiet,
             apart=tuple(self._config.protected),
+            aside=self._aside and aside,
         )
         try:
             return cls(settings, found, others), False
@@ -98,7 +129,7 @@ class Tenures:
     def fitted(self, model: ModelState, name: str) -> VersionState:
         """Return a version anew, which will be given rows as its reference: none is asked for any more."""
         drift, _ = self.features(None, ())
-        version = model.versions[name] = VersionState(name, drift)
+        version = model.versions[name] = self.empty(name, drift)
         version.reference = {}
         return version
 
@@ -110,7 +141,9 @@ class Tenures:
             window=config.window, min_rows=config.min_rows, quiet=config.quiet,
             tolerance=config.tolerance, protected=tuple(config.protected),
         )  # fmt: skip
-        made: LabelledDrift = cls(settings, [*drift.slicings, ("confidence", SURE_NAMES)])
+        own = [*drift.slicings, ("confidence", SURE_NAMES)]
+        tags = slicings(config.slices, [name for name, _ in own])
+        made: LabelledDrift = cls(settings, [*own, *tags])
         return made
 
     def _read_quality(self, model: ModelState, version: VersionState) -> None:
@@ -152,6 +185,7 @@ class Tenures:
             return ended[-1]  # stragglers, logged late
         if ended:
             version.drift.restart()
+            version.outputs.restart()
             if version.labelled is not None:
                 version.labelled.restart()
         tenure = Tenure(model.next_tenure, version.name, oldest, 2 * self._numbers.held + 1)
@@ -168,6 +202,24 @@ class Tenures:
         alive = {t.version for t in model.tenures.values()}
         for name in [name for name in model.versions if name not in alive]:
             del model.versions[name]
+
+    @staticmethod
+    def released(model: ModelState) -> list[Change]:
+        """Return the release that rows tell of: another version than before answers most of them."""
+        tenure = model.tenures.get(model.current) if model.current is not None else None
+        if tenure is None or tenure.number <= model.released:
+            return []
+        before = model.tenures.get(model.released)
+        first, model.released = not model.released, tenure.number
+        was = before.version if before is not None else ""
+        if first or was == tenure.version:
+            return []
+        text = "version, as its rows tell"
+        return [
+            Change(
+                tenure.since, Entity("model", model.name), "release", was, tenure.version, text=text
+            )
+        ]
 
     def settle(self, model: ModelState, now: float) -> None:
         """Find who serves at `now`: see the module."""

@@ -12,16 +12,15 @@ tenure have labels, never a mixture with those of the version before. A version 
 rows is its own and leaves after `_GONE_ROWS` rows of others without one of its own. A label counts at the time of
 its prediction, for the tenure that made it, however late it comes.
 
-State is arrays of fixed size; nothing is kept a row but 44 bytes while it waits for its label. No clock: time comes
+State is arrays of fixed size; nothing is kept a row but 48 bytes while it waits for its label. No clock: time comes
 with the batches and with `frame(now)`. No feature value leaves: attributes and facts hold shares and factors.
 Cost, measured on one core at 30 features in batches of 50: about 15 microseconds a row with its label, 1 ms a frame.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -29,22 +28,48 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.config import WatchModels
+from agent.errors import AgentError, Refused
 from agent.label_join import (
     Joined,
-    LabelJoin,
+    KeyArray,
     Waiting,
     confidence_of,
     keys_of,
     rows_of,
     set_confidence,
 )
-from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Sighting
-from agent.models import frames, keep
+from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray, Sighting
+from agent.models import beside, frames, keep, reasons, sketched
+from agent.models.asked import Asked
+from agent.models.beside import Second
 from agent.models.facts import ModelFacts
+from agent.models.made import (
+    Later,
+    Made,
+    make,
+    numbers_of,
+    predicted_classes,
+    predicted_numbers,
+    slices_of,
+)
 from agent.models.numbers import Numbers
-from agent.models.state import CLASSES, MOST_MODELS, SURE, ModelState, Tenure, VersionState
+from agent.models.replicas import TAGS, Replicas
+from agent.models.replicas import entity as replica
+from agent.models.state import (
+    CLASSES,
+    MOST_MODELS,
+    SURE_NAMES,
+    ModelState,
+    Said,
+    Tenure,
+    VersionState,
+)
+from agent.models.strays import Strays
+from agent.models.tags import PLACES
 from agent.models.tenures import LEARN_ROWS, Tenures
-from agent.ports import LabelBatch, LabelledRows, PredictionBatch
+from agent.models.versus import SHADOW
+from agent.parcels import rows_at
+from agent.ports import Bulk, LabelBatch, LabelledRows, PredictionBatch, SketchBatch
 from agent.rings import DELAYS, LATENCIES, delay_bins, latency_bins
 
 _EARLY_ROWS: Final = 10_000
@@ -57,6 +82,10 @@ LEARN_LABELS: Final = 500
 """Labelled rows that make an accuracy when there is no reference."""
 _DELAY_FADE_ROWS: Final = 500.0
 """Half-life, in labels, of what is usual for their delay."""
+_PAIR_ROWS: Final = 20.0
+"""Half-life, in labels, of which answers were true: what labels say must be seen with the first loss."""
+_OUT_FOR_IN: Final = 2
+_LEARN_AGAIN_S: Final = 60.0
 _CALM: Final = 3.0
 """log10 of evidence below the alarm at which a proven loss is over."""
 
@@ -67,7 +96,9 @@ class ModelWatch:
     config      windows and limits
     reference   (model, version) -> its reference.json, None when there is none (yet)
     serves      model -> id of the service that it runs in; None = its traffic is nobody's
-    rows        (model, version) -> rows that it was made with, and their truth; None = there are none
+    made        (model, version) -> what rows that it was made with became; Later = it is being made; None = none are
+    learn       has first rows made a reference elsewhere, and calls back between two ticks with the state, None = it
+                failed; without it that is done at once
     """
 
     def __init__(
@@ -75,17 +106,21 @@ class ModelWatch:
         config: WatchModels,
         reference: Callable[[str, str], Mapping[str, Any] | None],
         serves: Callable[[str], str | None],
-        rows: Callable[[str, str], tuple[PredictionBatch, Sequence[Any]] | None] | None = None,
+        made: Callable[[str, str], Made | Later | None] | None = None,
+        learn: Callable[[Mapping[str, Any], Callable[[bytes | None], None]], None] | None = None,
     ) -> None:
         self.config = config
-        self._rows = rows
+        self._made = made
+        self._learn = learn
         self._numbers = Numbers(config)
-        self._tenures = Tenures(config, reference, self._numbers)
+        self._tenures = Tenures(config, reference, self._numbers, aside=learn is not None)
         self._table = frames.Table()
         self._serves = serves
         self._models: dict[str, ModelState] = {}
         self._now = math.nan
         self._told: dict[Entity, Sighting] = {}
+        self._strays = Strays(self._label)
+        self._sketches = sketched.Sketches(self._tenures, self._numbers, self._waits)
 
     @property
     def busy(self) -> bool:
@@ -100,75 +135,96 @@ class ModelWatch:
     # ---------------------------------------------------------------- the reference
 
     def fit(self, batch: PredictionBatch, truth: Sequence[Any], *, whole: bool = True) -> None:
-        """Make rows the reference of their version: of what its inputs are, how good it is, how sure it may be.
-
-        batch   in the order of time; truth (n,) their labels, None = not known
-        whole   they are of all hours in which the model serves
-        """
+        """Make rows the reference of their version, at once; see `agent.models.made.make`."""
         model = self._model(batch.model)
-        if model is None:
-            return
-        version = self._tenures.fitted(model, batch.version)
-        version.drift.fit(batch.features, whole=whole)
-        n = len(batch.ts)
-        numbers = self._numbers_of(model, version, None, batch.pred, slice(None))
-        said = self._classes_of(model, version, batch.pred, slice(None), n)
-        known = _numbers(truth) if numbers is not None else model.class_numbers(truth)
-        some = np.isfinite(known) if numbers is not None else (known >= 0) & (said >= 0)
-        if numbers is None:
-            mix = np.bincount(np.minimum(said[said >= 0], CLASSES), minlength=CLASSES + 1)
-            version.mix, version.mix_rows = mix / max(1, mix.sum()), float(mix.sum())
-            if model.positive is None:
-                model.positive = int(version.mix[:CLASSES].argmax())
-            if some.any():
-                version.accuracy = float((said[some] == known[some]).mean())
-                version.accuracy_rows = float(np.count_nonzero(some))
-        coded = version.drift.code(n, batch.features)
-        sure = np.asarray(batch.proba, dtype=np.float64)
-        sure = np.where((sure >= 0.0) & (sure <= 1.0), sure, np.nan)  # percent, or nonsense
+        if model is not None:
+            self._use(model, batch.version, make(self.config, batch, truth, whole=whole))
+
+    def _use(self, model: ModelState, name: str, made: Made) -> None:
+        """Hold a version against a reference that was made of rows."""
+        model.held.let_go(name)
+        before = model.versions.get(name)
+        version = self._tenures.fitted(model, name)
+        version.drift.load(made.drift)
+        model.reslice(version, before.slicings if before is not None else ())
+        version.outputs.load(made.outputs)
+        version.parts = reasons.parts_of(version.drift)
+        version.parts.load(made.parts)
         version.labelled = self._tenures.labelled(version.drift)
-        classes = max(2, len(model.classes)) if numbers is None else 0
-        kind = np.int64 if classes else np.float64
-        rows = LabelledRows(
-            (said if numbers is None else numbers)[some].astype(kind), known[some].astype(kind),
-            sure[some], coded.marks[some], _slices(coded.slices, sure)[:, some],
-        )  # fmt: skip
-        if some.any():
-            version.labelled.fit(rows, classes, model.answer(version) if classes else None)
+        if made.labelled:
+            version.labelled.load(made.labelled)
+        version.accuracy, version.accuracy_rows = made.accuracy, made.accuracy_rows
+        model.regression = model.regression or made.regression
+        numbers = [model.class_number(word) for word in made.classes]
+        if made.regression:
+            version.learn_level(made.sums, 1)
+            return
+        version.mix, version.mix_rows = np.zeros(CLASSES + 1), made.mix_rows
+        version.mix[CLASSES] = made.mix[CLASSES]
+        for number, share in zip(numbers, made.mix[:CLASSES].tolist(), strict=False):
+            version.mix[min(number, CLASSES)] += share
+        if model.positive is None:
+            model.positive = int(version.mix[:CLASSES].argmax())
+
+    def _waits(self, model: ModelState, name: str) -> bool:
+        """Tell whether rows of a version must wait: its reference is being made. What was made is taken over."""
+        version = model.versions.get(name)
+        waits = name in model.learning
+        if self._made is not None and (version is None or version.reference is None):
+            found = self._made(model.name, name)
+            if isinstance(found, Made):
+                self._use(model, name, found)
+                waits = False
+            elif found is not None:
+                waits = True
+        return waits and not model.held.full(name, self._now)
 
     def _model(self, name: str) -> ModelState | None:
         """Return a model, a new one when there is room."""
         model = self._models.get(name)
         if model is None and len(self._models) < MOST_MODELS:
-            join = LabelJoin(self.config.label_wait, self.config.max_waiting)
-            model = self._models[name] = ModelState(name, join)
+            model = self._models[name] = ModelState.new(name, self.config)
         return model
 
     # ---------------------------------------------------------------- what comes in
 
-    def take(self, batch: PredictionBatch | LabelBatch) -> None:
-        """Count a batch. Rows and labels may come in any order, late, or twice (the second time is dropped)."""
+    def take(self, batch: Bulk) -> None:
+        """Count a batch. Rows and labels may come in any order, late, or twice (the second time is dropped).
+
+        Labels of model "" are joined by their ids alone. Raises Refused for a sketch whose edges do not fit.
+        """
+        if isinstance(batch, LabelBatch) and not batch.model:
+            self._strays.take(self._models.values(), batch, self._now)
+            return
+        if isinstance(batch, SketchBatch):
+            self._take_sketch(batch)
+            return
         model = self._model(batch.model)
         if model is None:
             return
         if isinstance(batch, LabelBatch):
-            self._take_labels(model, batch)
+            self._label(model, batch)
         else:
             self._take_rows(model, batch)
 
+    def _label(self, model: ModelState, batch: LabelBatch) -> None:
+        rest = model.held.labels(batch, self._now) if model.held else batch
+        self._take_labels(model, rest)
+        for name in model.held.versions:
+            self._shrink(model, name)
+
     def _take_rows(self, model: ModelState, batch: PredictionBatch) -> None:
         ts = np.where(np.isnan(batch.ts), self._now, batch.ts)
-        latest = _YEAR_2100 if math.isnan(self._now) else self._now + _AHEAD_S
-        keep = (ts >= 0) & (ts <= latest)
+        keep = (ts >= 0) & (ts <= self._latest())
         model.rejected += len(ts) - int(np.count_nonzero(keep))
         keys = keys_of(batch.ids)
-        some = keys != 0
-        if some.any():
-            twice = np.ones(len(keys), dtype=np.bool_)
-            twice[np.unique(keys, return_index=True)[1]] = False
-            keep &= ~(some & (twice | model.join.known(keys)))
-        status = batch.status
-        ok = keep & (status > 0) & (status < 400)
+        answered = (batch.status > 0) & (batch.status < 400)
+        once, known = beside.once(model, keys)
+        second = keep & answered & (known if batch.variant != SHADOW else keys != 0)
+        if second.any():
+            beside.take_second(model, batch, Second(batch.pred, keys, ts), second)
+        keep &= once & (batch.variant != SHADOW)
+        ok = keep & answered
         if not keep.any():
             return
         model.first = min(model.first, float(ts[keep].min()))
@@ -177,42 +233,134 @@ class ModelWatch:
         if not rows:
             return
         model.new_rows += rows
-        whole = rows == len(ts)
-        at = slice(None) if whole else ok
-        newest = float(ts[at].max())
-        if self._rows is not None and batch.version not in model.versions:
-            made = self._rows(model.name, batch.version)
-            if made is not None:
-                self.fit(replace(made[0], model=model.name, version=batch.version), made[1])
-        version = self._tenures.version(model, batch.version, self._now)
-        tenure = self._tenures.tenure(model, version, float(ts[at].min()), newest)
-        said = self._classes_of(model, version, batch.pred, at, rows)
-        self._count_rows(tenure, version, ts[at], batch.proba[at], said)
-        features = (
-            batch.features
-            if whole
-            else {name: np.asarray(column)[ok] for name, column in batch.features.items()}
+        served = replace(batch, ts=ts)
+        served = served if rows == len(ts) else rows_at(served, ok)
+        if not self._waits(model, batch.version) and batch.version not in model.held.versions:
+            self._count(model, served, keys if rows == len(ts) else keys[ok])
+            return
+        model.held.add(batch.version, served, self._now)
+        self._shrink(model, batch.version)
+
+    def _shrink(self, model: ModelState, name: str) -> None:
+        """Count more than just came of what need not wait any longer, so that it grows no further."""
+        for _ in range(_OUT_FOR_IN):
+            self._count_held(model, name)
+
+    def _count_held(self, model: ModelState, name: str) -> bool:
+        """Count the oldest of what waits of a version, unless it has to wait still."""
+        if name not in model.held.versions or self._waits(model, name):
+            return False
+        self._count_oldest(model, name)
+        return True
+
+    def _count_oldest(self, model: ModelState, name: str) -> None:
+        batch = model.held.pop(name)
+        if isinstance(batch, LabelBatch):
+            self._take_labels(model, batch)
+        else:
+            self._count(model, batch, keys_of(batch.ids))
+
+    @property
+    def holding(self) -> bool:
+        """Tell whether rows wait for the reference of their version; they are in no `dump`."""
+        return any(model.held for model in self._models.values())
+
+    def catch_up(self) -> bool:
+        """Count a piece of what need not wait any longer; False = there is nothing."""
+        return any(
+            self._count_held(model, name)
+            for model in self._models.values()
+            for name in model.held.versions
         )
-        coded = version.drift.take(newest, rows, features)
-        sure = np.asarray(batch.proba, dtype=np.float64)[at]
-        numbers = self._numbers_of(model, version, tenure, batch.pred, at)
+
+    def settle(self) -> None:
+        """Count all that waits, now; what has no reference yet learns."""
+        for model in self._models.values():
+            while model.held:
+                self._count_oldest(model, model.held.versions[0])
+
+    def _count(self, model: ModelState, batch: PredictionBatch, keys: KeyArray) -> None:
+        """Count rows that were served, where their version's are."""
+        ts, rows, newest = batch.ts, len(batch.ts), float(batch.ts.max())
+        version = self._tenures.version(model, batch.version, self._now)
+        tenure = self._tenures.tenure(model, version, float(ts.min()), newest)
+        numbers = predicted_numbers(version, batch.pred)
+        if numbers is not None:
+            model.regression = tenure.numbers = True
+        said = predicted_classes(model, version, batch.pred, rows)
+        self._count_rows(tenure, version, ts, batch.proba, said)
+        arm = model.versus.arm(batch.version, batch.variant)
+        model.versus.count(arm, ts)
+        coded = version.drift.take(newest, rows, batch.features)
+        if version.slicings != version.drift.slicings:  # it has learnt
+            model.reslice(version, version.slicings)
+        if self._learn is not None and batch.version not in model.learning:
+            self._learn_first(model, version)
+        sure = np.asarray(batch.proba, dtype=np.float64)
+        beside.take_said(model, version, batch, Said(newest, said, numbers, sure))
         answer = model.answer(version) if numbers is None else None
         if version.labelled is not None:
             yes = None if answer is None else said == answer
             version.labelled.take(newest, sure, yes, coded.marks)
-        wait = (keys[at] != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
+        if any(name in batch.tags for name in TAGS):
+            model.replicas = model.replicas or Replicas(self.config.quiet)
+            spoken = said if numbers is None else numbers
+            model.replicas.take(newest, batch.tags, spoken, sure, numbers=numbers is not None)
+        wait = (keys != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
         if wait.any():
-            waiting = keys[at][wait]
+            waiting = keys[wait]
             held = rows_of(
-                waiting, ts[at][wait], tenure.number, (said if numbers is None else numbers)[wait]
+                waiting, ts[wait], tenure.number, (said if numbers is None else numbers)[wait]
             )
             set_confidence(held, sure[wait])
-            held["marks"] = coded.marks[wait]
-            slices = _slices(coded.slices, sure)[:, wait]
+            held["marks"], held["arm"] = coded.marks[wait], arm
+            tags = model.tags.code(batch.tags, slice(None), rows)
+            slices = slices_of(coded.slices, sure, tags)[:, wait]
             held["slices"][:, : len(slices)] = slices.T
             model.join.add(held)
+            model.versus.served(waiting, held)
             if model.early:
                 self._join_early(model, waiting)
+        self._strays.look(model, batch.ids, self._now)
+
+    def _take_sketch(self, batch: SketchBatch) -> None:
+        """Count rows that were counted elsewhere; raises Refused or Unavailable, and has then changed nothing."""
+        if batch.until > self._latest():
+            raise Refused("sketch: it is of rows that are still to come; look at the clock there")
+        new = batch.model not in self._models
+        model = self._model(batch.model)
+        if model is None:
+            return
+        try:
+            self._sketches.take(model, batch, self._now)
+        except AgentError:
+            if new:
+                del self._models[batch.model]
+            raise
+
+    def _latest(self) -> float:
+        """Return what no row may be later than."""
+        return _YEAR_2100 if math.isnan(self._now) else self._now + _AHEAD_S
+
+    def _learn_first(self, model: ModelState, version: VersionState) -> None:
+        """Have the first rows of a version made its reference, once they are enough."""
+        first = None if self._now < version.learn_at else version.drift.first_rows()
+        if first is None or self._learn is None:
+            return
+
+        def done(state: bytes | None) -> None:
+            model.learning.discard(version.name)
+            model.held.let_go(version.name)
+            if model.versions.get(version.name) is not version:
+                return  # it was given a reference meanwhile, or forgotten
+            if state is None:
+                version.learn_at = self._now + _LEARN_AGAIN_S
+            else:
+                version.drift.learnt(state)
+                model.reslice(version, version.slicings)
+
+        model.learning.add(version.name)
+        self._learn(first, done)
 
     def _count_traffic(
         self,
@@ -266,7 +414,7 @@ class ModelWatch:
 
     def _take_labels(self, model: ModelState, batch: LabelBatch) -> None:
         keys = keys_of(batch.ids)
-        said = _numbers(batch.labels) if model.regression else model.class_numbers(batch.labels)
+        said = numbers_of(batch.labels) if model.regression else model.class_numbers(batch.labels)
         use = (keys != 0) & (np.isfinite(said) if model.regression else said >= 0)
         if not use.any():
             return
@@ -302,6 +450,9 @@ class ModelWatch:
         rows = joined.rows[hit]
         predicted, tenures = rows["ts"], rows["tenure"]
         truth, right_all = truth[hit], rows["said"] == truth[hit]
+        model.versus.labelled(
+            rows, truth, model.regression, lambda name: self._slicings(model, name)
+        )
         model.new_labels += len(truth)
         delay = known_since[hit] - predicted
         delay = delay[np.isfinite(delay)]
@@ -319,13 +470,21 @@ class ModelWatch:
                     (predicted[mine] / self._numbers.width).astype(np.int64)
                 )
                 tenure.labels.count((slot[held], 0))
+                version = model.versions.get(tenure.version)
+                if version is not None:
+                    said, told = rows["said"][mine][held], truth[mine][held].astype(np.float64)
+                    tenure.count_numbers(version, slot[held], said, told, LEARN_LABELS)
                 continue
             right = right_all[mine]
             self._bet(model, tenure, len(right) - int(np.count_nonzero(right)), len(right))
             slot, held = tenure.labels.slots(
                 (predicted[mine] / self._numbers.width).astype(np.int64)
             )
-            classes = 2 + np.minimum(truth[mine][held].astype(np.int64), CLASSES)
+            true = np.minimum(truth[mine].astype(np.int64), CLASSES)
+            pair = np.minimum(rows["said"][mine].astype(np.int64), CLASSES) * (CLASSES + 1) + true
+            tenure.pairs *= 2.0 ** (-len(true) / _PAIR_ROWS)
+            tenure.pairs += np.bincount(pair, minlength=(CLASSES + 1) ** 2).reshape(CLASSES + 1, -1)
+            classes = 2 + true[held]
             tenure.labels.count((slot[held], 0), (slot[held & right], 1), (slot[held], classes))
 
     def _relate(
@@ -337,7 +496,7 @@ class ModelWatch:
             return  # which slices there are is not known yet
         if version.labelled is None:
             version.labelled = self._tenures.labelled(version.drift)
-        many = len(version.drift.slicings) + 1
+        many = len(version.drift.slicings) + 1 + len(model.tags.values)
         slices = rows["slices"][:, :many].T
         ts = self._now if not math.isnan(self._now) else float(rows["ts"].max())
         classes = 0 if tenure.numbers else max(2, len(model.classes))
@@ -354,22 +513,6 @@ class ModelWatch:
             classes,
             model.answer(version) if classes else None,
         )
-
-    @staticmethod
-    def _numbers_of(
-        model: ModelState, version: VersionState, tenure: Tenure | None, pred: Any, at: Any
-    ) -> FloatArray | None:
-        """Return the predictions of a regression (n,), None where it is none."""
-        classifies = version.reference is not None and bool(version.reference.get("classes"))
-        if pred is None or classifies:
-            return None
-        array = np.asarray(pred)
-        if array.dtype.kind != "f":
-            return None
-        model.regression = True
-        if tenure is not None:
-            tenure.numbers = True
-        return np.asarray(array[at], dtype=np.float64)
 
     def _bet(self, model: ModelState, tenure: Tenure, wrong: int, rows: int) -> None:
         """Let the errors of a batch speak, against bounds that were fixed before it."""
@@ -388,22 +531,6 @@ class ModelWatch:
         if before is not None:
             accuracy, n = before
             tenure.against_previous.take(wrong, rows, self._numbers.bound(accuracy, n))
-
-    # ---------------------------------------------------------------- classes, versions, tenures
-
-    def _classes_of(
-        self, model: ModelState, version: VersionState, pred: Any, at: Any, rows: int
-    ) -> IntArray:
-        """Return the classes that were predicted (rows,); -1 = none, or a number of a regression."""
-        if pred is None:
-            return np.full(rows, -1, dtype=np.int64)
-        array = np.asarray(pred)[at]
-        classifies = version.reference is not None and bool(version.reference.get("classes"))
-        if array.dtype.kind == "f" and not classifies:
-            return np.full(rows, -1, dtype=np.int64)
-        return model.class_numbers(array.tolist())
-
-    # ---------------------------------------------------------------- what serves
 
     # ---------------------------------------------------------------- numbers of a model
 
@@ -438,23 +565,31 @@ class ModelWatch:
         values: list[FloatArray] = []
         layout: list[tuple[Any, ...]] = []
         sightings: list[Sighting] = []
+        changes: list[Change] = []
         services: dict[str, list[ModelState]] = {}
         for name in sorted(self._models):
             model = self._models[name]
-            self._tick(model, now)
+            changes += self._tick(model, now)
             values.append(frames.model_row(model, self._numbers, now))
-            more, known = frames.more_of(model)
+            more, known = frames.more_of(model, self._numbers, now)
             values.append(known)
             versions = sorted({t.version for t in model.tenures.values()})
             values += [self._numbers.version_row(model, version, now) for version in versions]
             drift = frames.drift_of(model)
             if model.judged is not None:
                 values.append(model.judged.ravel())
-            layout.append((name, tuple(versions), drift.names if drift is not None else (), more))
             service = self._serves(name)
+            owner = Entity("service", service) if service is not None else Entity("model", name)
+            replicas: tuple[Entity, ...] = ()
+            if model.replicas is not None:
+                values.append(model.replicas.tick(now).ravel())
+                replicas = tuple(replica(owner, one) for one in model.replicas.names)
+            names = drift.names if drift is not None else ()
+            layout.append((name, tuple(versions), names, more, replicas))
             if service is not None:
                 services.setdefault(service, []).append(model)
-            sightings += frames.see(model, service, versions, drift)
+            shadows = {a.version for a in model.versus.arms.values() if a.shadow}
+            sightings += frames.see(model, service, sorted(shadows.union(versions)), drift)
         for service in sorted(services):
             values.append(self._numbers.service_row(services[service], now))
             layout.append((service,))
@@ -462,16 +597,27 @@ class ModelWatch:
         flat = np.concatenate(values) if values else np.zeros(0)
         seen = tuple(s for s in sightings if self._told.get(s.entity) != s)
         self._told.update((s.entity, s) for s in seen)
-        return Frame("models", now, self._table.series, flat[self._table.order], seen)
+        return Frame(
+            "models", now, self._table.series, flat[self._table.order], seen, tuple(changes)
+        )
 
-    def _tick(self, model: ModelState, now: float) -> None:
-        """Do what is due once a frame."""
+    @staticmethod
+    def _current(model: ModelState) -> VersionState | None:
+        """Return the version in use."""
+        tenure = model.tenures.get(model.current) if model.current is not None else None
+        return model.versions.get(tenure.version) if tenure is not None else None
+
+    def _tick(self, model: ModelState, now: float) -> list[Change]:
+        """Do what is due once a frame; return what was released."""
         if model.new_rows:
             model.rows_seen = now
         if model.new_labels:
             model.labels_seen = now
         slot, _ = model.arrivals.slots(np.array([int(now / self._numbers.width)]))
         model.arrivals.data[slot[0]] += (model.new_rows, model.new_labels)
+        self._numbers.coming(model, now, model.new_rows, model.new_labels)
+        if model.new_labels:
+            model.labels_wrong = self._numbers.labels_wrong(model, self._current(model))
         model.new_rows = model.new_labels = 0
         for key, (said, since, came) in list(model.early.items()):
             if math.isnan(came):
@@ -479,14 +625,17 @@ class ModelWatch:
             elif now - came > _EARLY_S:
                 del model.early[key]
         self._tenures.settle(model, now)
+        changes = self._tenures.released(model)
         for tenure in model.serving():
             self._judge_quality(model, tenure, now)
         for version in {t.version for t in model.serving()}:
             state = model.versions.get(version)
             if state is not None and state.labelled is not None:
-                state.judged = state.labelled.judge(now)
+                state.judged = model.tags.say(state.labelled.judge(now))
+        beside.look(model, self._numbers, now)
         drift = frames.drift_of(model)
         model.judged = drift.judge(now) if drift is not None else None
+        return changes
 
     # ---------------------------------------------------------------- facts
 
@@ -497,13 +646,30 @@ class ModelWatch:
             return None
         return frames.facts_of(found, self._numbers, self._now)
 
+    @property
+    def asked(self) -> Asked:
+        """What people ask of one model."""
+        return Asked(self._models)
+
+    def _slicings(self, model: ModelState, name: str) -> Any:
+        """Return the slicings of a version, in the order in which its rows bring their values."""
+        version = model.versions.get(name)
+        if version is None or not version.drift.names:
+            return ()
+        own = (*version.slicings, ("confidence", SURE_NAMES))
+        return (*own, *((tag, PLACES) for tag in model.tags.values))
+
     def state_bytes(self, model: str) -> int:
         """Return how many bytes are kept of the largest version of a model, without the rows that wait for labels."""
         found = self._models.get(model)
         versions = found.versions.values() if found is not None else ()
         return max(
             (
-                len(v.drift.dump()) + (len(v.labelled.dump()) if v.labelled is not None else 0)
+                len(v.drift.dump())
+                + (len(v.labelled.dump()) if v.labelled is not None else 0)
+                + (len(v.parts.dump()) if v.parts is not None else 0)
+                + len(v.outputs.drift.dump())
+                + len(v.generated.dump())
                 for v in versions
             ),
             default=0,
@@ -517,9 +683,19 @@ class ModelWatch:
 
     # ---------------------------------------------------------------- restarts of the agent
 
+    def snapshots(self) -> Iterator[keep.Snapshot]:
+        """Yield the snapshot that `dump` packs after each model: some milliseconds one."""
+        made = keep.Snapshot(self.config.window, self._now)
+        for model in list(self._models.values()):
+            made.add(model)
+            yield made
+
     def dump(self) -> bytes:
         """Return the state; `load(dump())` = never stopped. Counts and hashes of ids, never rows."""
-        return keep.dump(self._models.values(), self.config.window, self._now)
+        made = keep.Snapshot(self.config.window, self._now)
+        for made in self.snapshots():  # noqa: B007  # the last one is the whole
+            pass
+        return made.pack()
 
     def load(self, state: bytes) -> None:
         """Take what `dump` gave; raises Refused when it is damaged, of another version or another window.
@@ -529,18 +705,3 @@ class ModelWatch:
         held = self._numbers.held
         self._models, self._now = keep.load(state, self.config, held, self._tenures)
         self._table, self._told = frames.Table(), {}
-
-
-def _slices(coded: Any, sure: FloatArray) -> Any:
-    """Return the values (s + 1, n) of the slicings of the features and of how sure a row was; 255 = none."""
-    last = np.where(np.isnan(sure), 255, np.searchsorted(SURE, sure)).astype(np.uint8)
-    return np.vstack([coded, last[None]])
-
-
-def _numbers(labels: Sequence[Any]) -> FloatArray:
-    """Return labels of a regression (n,); NaN = no number."""
-    out = np.full(len(labels), np.nan)
-    for i, label in enumerate(labels):
-        with contextlib.suppress(TypeError, ValueError):
-            out[i] = float(label)
-    return out

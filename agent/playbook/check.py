@@ -19,6 +19,8 @@ from agent.playbook import dimensions
 from agent.playbook.language import MOST, Item, Playbook, StepModel
 from agent.playbook.trial import ABOUT, Example, notation
 from agent.playbook.verbs import ability_of, can_undo, methods, verb_of
+from agent.ports import Silencer
+from agent.questions import Asker
 from agent.strict import Document, Place, did_you_mean, examine
 
 if TYPE_CHECKING:
@@ -87,11 +89,12 @@ def _able(config: Config) -> dict[str, bool]:
     if config.page.command:
         names.add("page")
     classes = [registry.connector.get(n) for n in sorted(names) if n in registry.connector]
-    out: dict[str, bool] = {}
+    # what no connector has, the journal does
+    out = {Silencer.__name__: False, Asker.__name__: False}
     for ability in {registry.action.get(n).ability for n in registry.action} - {None}:
         having = [c for c in classes if all(hasattr(c, m) for m in methods(ability))]
         if having:
-            out[ability.__name__] = all(getattr(c, "stand_in", False) for c in having)
+            out[ability.__name__] = any(getattr(c, "stand_in", False) for c in having)
     return out
 
 

@@ -21,6 +21,8 @@ _SOFT: Final = frozenset({
     "serving.traffic", "serving.crash", "serving.saturation", "host.cpu", "host.memory", "data.drift", "data.prior",
     "concept.drift", "label.bad",
 })  # fmt: skip
+_OF_ALL: Final = frozenset({"data", "concept", "label"})
+"""Branches that all replicas would suffer from alike."""
 _WIDE: Final = (
     "serving.saturation", "serving.traffic", "serving.dependency", "release.code", "release.config",
     "host.neighbour", "host.network",
@@ -111,6 +113,12 @@ def _one_of_several(look: Look, cases: list[Case], sure: list[Case]) -> None:
             continue
         if case.kind in _WIDE or (case.kind == "serving.crash" and case.entity in near - peers):
             case.add("peers are well", f"only {one.entity.key} is unwell, its peers are well")
+        elif one.facts.get("apart") == "answers" and (
+            case.kind.partition(".")[0] in _OF_ALL or case.kind == "release.model"
+        ):
+            case.add(
+                "peers are well", f"only {one.entity.key} answers otherwise, its peers are well"
+            )
         elif case.entity in beneath:
             case.add("it runs on the one", f"{one.entity.key}, which is unwell, runs on it")
 

@@ -5,7 +5,7 @@ scores      what is asked of each column: place, spread, shares
 pairs       joint change: products of two columns
 evidence    e-values: how surely rows are no longer like that
 season      how much more than chance rows wander: the design effect
-watch       evidence, size and design effect of all columns together
+shifts      evidence, size and design effect of all columns together
 contract    missing, type, unit, range, stuck: what a person would call broken
 features    all inputs of one version: counts in, states out (`@drift("features")`)
 labelled    what late labels say (`@drift("labelled")`), of:
@@ -13,10 +13,20 @@ concept       has the relation to the label changed
 estimate      accuracy before there are labels
 quality       figures with bounds, by slice and group
 errors      the share of errors of one version (`@drift("errors")`)
+apart       one replica that answers otherwise than its peers (`@drift("apart")`)
+compare     one version against another (`@drift("comparison")`)
+cells       counts instead of rows, over the edges of the reference (`@drift("cells")`)
+parts       what a change of the loss is made of, and what drove one answer (`@drift("parts")`), of:
+attribution   what the bins of features are worth in loss
+explain_one   one row against the reference, or the model asked itself
 """
 
+from detectors.drift.apart import Apart
+from detectors.drift.cells import Cells
+from detectors.drift.compare import Comparison
 from detectors.drift.errors import Errors
 from detectors.drift.features import Features
 from detectors.drift.labelled import Labelled
+from detectors.drift.parts import Parts
 
-__all__ = ["Errors", "Features", "Labelled"]
+__all__ = ["Apart", "Cells", "Comparison", "Errors", "Features", "Labelled", "Parts"]

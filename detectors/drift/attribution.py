@@ -38,7 +38,7 @@ from agent.model import BoolArray, FloatArray, IntArray
 
 LEAST_ROWS: Final = 500
 
-_FOLDS: Final = 10
+_FOLDS: Final = 8
 _SWEEPS: Final = 15
 _DOUBT_ROWS: Final = 1.0
 """By which the effect of each bin is pulled to none."""
@@ -48,7 +48,7 @@ _T90: Final = 1.833
 """Of Student's distribution with 9 degrees, as there are ten folds."""
 _SURE: Final = 3.0
 """sd of the whole change from which on shares are told."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,9 +81,9 @@ class Losses:
         self._alone = np.zeros((1 + _FOLDS, 0, 0), dtype=np.float32)
         self._whole = np.zeros((1 + _FOLDS, 0, 0), dtype=np.float32)
         self._score: FloatArray = np.zeros((1 + _FOLDS, 0))
-        self._usual: FloatArray = np.zeros((0, 0))
+        self._usual = np.zeros((0, 0), dtype=np.float32)
         self._known: BoolArray = np.zeros((0, 0), dtype=np.bool_)
-        self._steep: FloatArray = np.zeros((0, 0))
+        self._steep = np.zeros((0, 0), dtype=np.float32)
         self._apart = 0.0
 
     def learn(
@@ -109,16 +109,20 @@ class Losses:
         fold = np.arange(n) * _FOLDS // n
         rows = [np.ones(n, dtype=np.bool_), *(fold != k for k in range(_FOLDS))]
         self._mean = np.array([loss[some].mean() for some in rows])
-        alone = [_effects(cells, loss, some) for some in rows]
-        whole = alone if score is None else [_effects(both, loss, some) for some in rows]
+        alone = [backfitted(cells, loss, some) for some in rows]
+        whole = alone if score is None else [backfitted(both, loss, some) for some in rows]
         shape = (1 + _FOLDS, d, width)
         self._alone = np.array(alone, dtype=np.float32).reshape(shape)
-        self._whole = np.array([one[:d] for one in whole], dtype=np.float32).reshape(shape)
+        self._whole = (
+            self._alone
+            if score is None
+            else np.array([one[:d] for one in whole], dtype=np.float32).reshape(shape)
+        )
         self._score = np.array([one[d] if score is not None else np.zeros(0) for one in whole])
         counts = np.array([np.bincount(row, minlength=width) for row in columns])
-        self._usual = counts.reshape(d, width) / n
-        self._known = self._usual * n >= _RARE_ROWS
-        self._steep = np.zeros((d, width))
+        self._usual = (counts.reshape(d, width) / n).astype(np.float32)
+        self._known = counts.reshape(d, width) >= _RARE_ROWS
+        self._steep = np.zeros((d, width), dtype=np.float32)
         for f in range(d):
             self._ends(f, int(ordered[f]))
         apart = sum(
@@ -212,8 +216,9 @@ class Losses:
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {
-            "mean": self._mean, "alone": self._alone, "whole": self._whole,
-            "score": self._score, "usual": self._usual, "known": self._known, "steep": self._steep,
+            "mean": self._mean, "alone": self._alone, "score": self._score, "usual": self._usual,
+            "known": self._known, "steep": self._steep,
+            **({} if self._whole is self._alone else {"whole": self._whole}),
         }  # fmt: skip
 
     def load(self, state: bytes) -> None:
@@ -221,14 +226,15 @@ class Losses:
         meta, arrays = checkpoint.read("losses", _VERSION, state)
         try:
             self._apart = float(meta["apart"])
-            self._mean, self._alone, self._whole = arrays["mean"], arrays["alone"], arrays["whole"]
+            self._mean, self._alone = arrays["mean"], arrays["alone"]
+            self._whole = arrays.get("whole", self._alone)
             self._score, self._usual = arrays["score"], arrays["usual"]
             self._known, self._steep = arrays["known"], arrays["steep"]
         except (KeyError, TypeError, ValueError) as damage:
             raise Refused(f"state of losses is damaged ({damage}): it is learnt anew") from None
 
 
-def _effects(
+def backfitted(
     cells: Sequence[tuple[IntArray, int]], loss: FloatArray, some: BoolArray
 ) -> list[FloatArray]:
     """Return what each bin adds to the loss, all others held (backfitting), each set around its own mean."""

@@ -185,6 +185,13 @@ class Comparison:
         shares = np.concatenate((1.0 - part, part))
         weights += np.bincount(both, shares, weights.size).reshape(weights.shape)
 
+    def widened(self, slices: int) -> Comparison:
+        """Return the same with so many slices, of which nothing is known yet."""
+        out = Comparison(slices, self.margin)
+        for name, array in self.arrays.items():
+            out.arrays[name][0] = array[0]
+        return out
+
     # ---------------------------------------------------------------- state
 
     def __add__(self, other: Self) -> Self:
@@ -243,6 +250,11 @@ class Comparison:
     def verdicts(self) -> tuple[Verdict, ...]:
         """Return what is known of all slots (1 + slices,)."""
         return tuple(self.verdict(slot) for slot in range(1 + self.slices))
+
+    @staticmethod
+    def of_sums(a: tuple[float, float], b: tuple[float, float]) -> Verdict:
+        """Compare what never served at once: see `sums`."""
+        return sums(a, b)
 
 
 def sums(

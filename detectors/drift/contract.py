@@ -6,7 +6,9 @@
     scale        one factor lies between all magnitudes then and now: a unit has changed
     stuck        nearly all rows hold one value
     range        rows outside the minimum and maximum of the reference
-    whole        whole numbers alone, where the reference has fractions
+    whole        whole numbers alone, where the reference has fractions; fractions, where it has none
+    few values   the same few numbers again and again, where each was its own: something rounds them
+    swapped      a column has the magnitudes of another one, and that one those of the first
 
 Each needs evidence (a Wilson bound at 4 standard deviations, or as many rows as the quartiles need) and size (the
 tolerance), and ends at half of what it began with. Not for: drift, where values stay possible (see `evidence`).
@@ -20,12 +22,17 @@ from typing import Final
 import numpy as np
 
 from agent.intervals import wilson
-from agent.model import FloatArray, IntArray
+from agent.model import BoolArray, FloatArray, IntArray
 from agent.units import Model, Ratio
 from detectors.drift.reference import ABOVE, BELOW, MISSING, WRONG, Reference
 
-KINDS: Final = ("", "missing", "type", "scale", "stuck", "range", "new values", "whole numbers")
-_MISSING, _TYPE, _SCALE, _STUCK, _RANGE, _NEW, _WHOLE_NUMBERS = range(1, len(KINDS))
+KINDS: Final = (
+    "", "missing", "type", "scale", "stuck", "range", "new values", "whole numbers", "few values", "swapped",
+    "fractions",
+)  # fmt: skip
+_MISSING, _TYPE, _SCALE, _STUCK, _RANGE, _NEW, _WHOLE_NUMBERS, _FEW, _SWAPPED, _FRACTIONS = range(
+    1, len(KINDS)
+)
 OF_RUNS: Final = (_STUCK, _RANGE, _NEW)
 """No news of a column that changes its value less than once in the newest rows: it is new with each change."""
 OF_LIFE: Final = (_SCALE, _RANGE, _NEW)
@@ -36,8 +43,12 @@ PER_DECADE: Final = 20
 ZERO: Final = LOGS
 NEGATIVE: Final = LOGS + 1
 WHOLE: Final = LOGS + 2
-MAGNITUDES: Final = LOGS + 3
-"""What is counted of magnitudes: bins of log10, zeros apart, below zero, whole numbers."""
+SAME, SAME_BUT_ZERO, NEITHER_ZERO = LOGS + 3, LOGS + 4, LOGS + 5
+MAGNITUDES: Final = LOGS + 6
+"""What is counted of magnitudes: bins of log10, zeros apart, below zero, whole numbers, and rows that are the same as
+the one before: with zeros, without, and of how many without."""
+_OFTEN_SAME, _SELDOM_SAME = 0.08, 0.02
+_ALL_WHOLE = 0.98
 _MOSTLY_WHOLE, _SELDOM_WHOLE = 0.95, 0.5
 
 _Z: Final = 4.0
@@ -49,6 +60,12 @@ _BIN_SPREAD: Final = 0.03
 """With less spread (in decades) the reference itself may lie in one bin of magnitudes."""
 _FINE: Final = 0.6
 """Most that one bin of the reference may hold for its inside not to matter."""
+_SPREADS: Final = 5.0
+"""Standard errors of a quartile, about: so far the newest rows may be off."""
+_SIGNS: Final = 0.2
+_FAR: Final = 4.0
+"""So many times further off must it be from itself: columns that are much alike pass each other in their seasons."""
+_PAIR: Final = 2
 _QUARTILES: Final = (0.25, 0.5, 0.75)
 
 
@@ -67,8 +84,9 @@ class Now:
     """The newest rows of d features.
 
     shares (d, COLUMNS), rows (d,) effective; magnitudes (d, LOGS) weighted counts of log10 |x|, logs_rows (d,)
-    effective rows behind them; the others are shares of all rows; whole_usual (d,) that of whole numbers in the
-    reference, NaN where nobody knows
+    effective rows behind them; same (d, 2) shares of rows that are the same as the one before, of all and of those
+    without zeros; same_rows (d, 2) of how many; the others are shares of all rows; whole_usual, same_usual those in
+    the reference, NaN where nobody knows
     """
 
     shares: FloatArray
@@ -78,6 +96,9 @@ class Now:
     zero_share: FloatArray
     whole_share: FloatArray
     whole_usual: FloatArray
+    same: FloatArray
+    same_rows: FloatArray
+    same_usual: FloatArray
     negative_share: FloatArray
     logs_rows: FloatArray
 
@@ -175,11 +196,47 @@ def judge(
     # rows into one bin and still keep their spread
     with np.errstate(invalid="ignore"):
         whole = (now.whole_share > _MOSTLY_WHOLE) & (now.whole_usual < _SELDOM_WHOLE)
-    order = [missing, types, one_value, scale, one_bin, outside, new, whole & reference.numeric]
+        sure, _ = wilson(now.same * now.same_rows, np.maximum(now.same_rows, 1.0), _Z)
+        often = np.where((before == _FEW)[:, None], 2.0 * now.same, sure) > _OFTEN_SAME
+        few = (often & (now.same_usual < _SELDOM_SAME)).any(axis=1)
+        _, most_whole = wilson(now.whole_share * now.rows, now.rows, _Z)
+        fractions = (most_whole < _MOSTLY_WHOLE) & (now.whole_usual > _ALL_WHOLE)
+    swapped = _swapped(reference, now, least_rows) & fine
+    cast = [found & reference.numeric for found in (whole, few, fractions)]
     kinds = np.select(
-        order, [_MISSING, _TYPE, _STUCK, _SCALE, _STUCK, _RANGE, _NEW, _WHOLE_NUMBERS], default=0
-    )
+        [missing, types, one_value, swapped, scale, one_bin, outside, new, *cast],
+        [
+            _MISSING, _TYPE, _STUCK, _SWAPPED, _SCALE, _STUCK, _RANGE, _NEW, _WHOLE_NUMBERS, _FEW, _FRACTIONS,
+        ],
+        default=0,
+    )  # fmt: skip
     return kinds.astype(np.int64), shift
+
+
+def _swapped(reference: Reference, now: Now, least_rows: float) -> BoolArray:
+    """Return which columns (d,) look like one that looks like them, and no more like themselves.
+
+    Looks: the quartiles of the magnitude, and the share below zero; each within what its newest rows leave open.
+    """
+    live = quartiles_of(now.magnitudes, reference.quartiles[:, 1])
+    live[now.logs_rows < least_rows] = np.nan
+    looks = np.column_stack((live, now.negative_share))
+    usual = np.column_stack((reference.quartiles, reference.negative))
+    doubt = (
+        _SPREADS * _spread(reference) / np.sqrt(np.maximum(now.logs_rows, 1.0)) + 1.0 / PER_DECADE
+    )
+    room = np.column_stack((doubt, doubt, doubt, np.full(len(doubt), _SIGNS)))
+    with np.errstate(invalid="ignore"):
+        strange = (np.abs(looks - usual) > _FAR * room).any(axis=1) & ~np.isnan(live).any(axis=1)
+        which = np.flatnonzero(strange & reference.numeric)
+        out = np.zeros(len(usual), dtype=np.bool_)
+        if len(which) < _PAIR:
+            return out
+        # i looks as j usually does
+        far: FloatArray = np.abs(looks[which, None] - usual[None, which])
+        like: BoolArray = np.asarray((far <= room[None, which]).all(axis=2))
+    out[which] = np.logical_and(like, like.T).any(axis=1)
+    return out
 
 
 def _column_of_zero(reference: Reference) -> IntArray:
@@ -195,7 +252,7 @@ def say(kind: int, share: float, shift: float) -> str:
         whole = 10.0 ** round(shift)
         close = abs(shift - round(shift)) < 0.08
         return f"scale x{whole:g}" if close else f"scale x{10.0**shift:.2g}"
-    if name in {"", "stuck", "whole numbers"}:
+    if name not in {"missing", "type", "range", "new values"}:
         return name
     tens = max(10, 10 * round(10 * share))
     return f"{name} in {tens} % of rows" if name != "missing" else f"missing in {tens} % of rows"

@@ -23,6 +23,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.model import BoolArray, FloatArray, IntArray
 
@@ -80,22 +81,15 @@ def _tilts(scores: FloatArray, weights: FloatArray) -> FloatArray:
     far = np.tile(0.5 * STEPS**2, 2)
     low = np.zeros((len(scores), len(far)))
     high = np.tile(64.0 / np.maximum(np.abs(scores).max(axis=1, keepdims=True), 1e-9), len(far))
-    known = weights > 0
-    with np.errstate(divide="ignore"):
-        logs = np.log(weights)
+    signed, some = _SIGNS[:, None] * scores[:, None, :], weights[:, :, None]
+    x, worth = np.empty(signed.shape), np.empty(signed.shape)
     reached = np.zeros(low.shape, dtype=np.bool_)
     for _ in range(30):
         t = 0.5 * (low + high)
-        x = (_SIGNS * t)[:, :, None] * scores[:, None, :]
-        tilted = x + logs[:, None, :]
-        top = tilted.max(axis=2, keepdims=True)
-        q = np.exp(tilted - top)
-        total = q.sum(axis=2)
-        kl = (
-            (q * np.where(known[:, None, :], x, 0.0)).sum(axis=2) / total
-            - np.log(total)
-            - top[:, :, 0]
-        )
+        np.multiply(t[:, :, None], signed, out=x)
+        np.exp(x, out=worth)  # at most exp(64)
+        total = np.matmul(worth, some)[:, :, 0]
+        kl = np.matmul(np.multiply(worth, x, out=x), some)[:, :, 0] / total - np.log(total)
         over = kl >= far
         reached |= over
         high = np.where(over, t, high)
@@ -110,11 +104,11 @@ class Evidence:
         self._tilts = bets.tilts
         used = bets.usable.sum(axis=1, keepdims=True)
         self._share: FloatArray = np.where(bets.usable, share[:, None], 0.0) / np.maximum(used, 1)
-        self._cap = _CAP / np.maximum(self._share, 1e-30)
+        self._cap = np.minimum(_CAP / np.maximum(self._share, 1e-30), 1e30).astype(np.float32)
         self._bounds = np.zeros_like(bets.tilts)
         self._discount = np.ones_like(bets.tilts)
         self.usual = 1.0
-        self.r: FloatArray = np.zeros_like(bets.tilts)
+        self.r: npt.NDArray[np.float32] = np.zeros(bets.tilts.shape, dtype=np.float32)
 
     def set_null(self, bounds: FloatArray, discount: FloatArray, trust: BoolArray) -> None:
         """Take the bounds m (n, bets) and the discounts d (n, STEPS).

@@ -2,14 +2,14 @@
 
     batch -> columns of the bins (d, n) -> counts (d, COLUMNS) -> newest rows   (64 to 128 of them): contract
                                                                -> slow memory   (half-life in seconds): PSI
-                                                               -> watch         evidence and size (see `watch`)
+                                                               -> shifts        evidence and size (see `shifts`)
 
 Good for: tabular features, numbers and categories, what the model said as further columns, at any rate; joint change
 of two numbers, when it has seen rows of the reference (`fit`, or learnt from the first `learn_rows`). Not for: text,
 images. Warm-up: 30 rows for the contract. Memory is constant: 8 kB a column. Cost, measured on one core: 3.6
 microseconds a row at 50 columns, 10 of them texts, in batches of 1,000. The stability index (PSI) is corrected for
 what sampling alone gives, so that 0 means "no more than chance"; 0.1 and 0.25 are the field's customary marks of some
-and of much change. It is for people to read; what is called drift is decided by `watch`.
+and of much change. It is for people to read; what is called drift is decided by `shifts`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from detectors.drift.contract import (
     LOGS,
     MAGNITUDES,
     NEGATIVE,
+    NEITHER_ZERO,
     PER_DECADE,
+    SAME,
+    SAME_BUT_ZERO,
     WHOLE,
     ZERO,
     Tolerances,
@@ -48,9 +51,11 @@ from detectors.drift.reference import (
     WRONG,
     Reference,
 )
-from detectors.drift.watch import Watch
+from detectors.drift.shifts import Shifts
 
 _FAST_ROWS: Final = 64.0
+_MOST_COUNTED: Final = 65_535
+"""Of magnitudes, in a cell: two bytes each."""
 _LEAST_ROWS: Final = 30.0
 _SMALL: Final = 128
 """Batches up to this are compared with all edges at once; larger ones are searched."""
@@ -66,7 +71,7 @@ _MOST_LEARNT: Final = 256
 _SLICINGS: Final = 6
 _MOST_SLICED: Final = 8
 """Values of a category that is looked at value by value."""
-_VERSION: Final = 3
+_VERSION: Final = 4
 
 
 Counts = npt.NDArray[np.float32]
@@ -91,6 +96,8 @@ class Features:
         """Between two false alarms of a model, at the least and on average."""
         apart: tuple[str, ...] = ()
         """Categories whose values are looked at apart before others are."""
+        aside: bool = False
+        """First rows are made the reference by whoever asks for `first_rows` and brings `learnt`, not at once."""
         tolerances: Tolerances = Tolerances()
 
     def __init__(
@@ -100,7 +107,7 @@ class Features:
         others: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config = config
-        self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        self._pending: list[tuple[float, int, Mapping[str, Any]]] = []
         self._use(reference.read(found, others))
 
     def _use(self, ref: Reference, joint: pairs.Pairs | None = None) -> None:
@@ -115,16 +122,17 @@ class Features:
         self._groups = (np.arange(d)[:, None] * (PSI_GROUPS + 2) + ref.groups).ravel()
         self._group_usual = self._grouped(ref.shares)
         self._centre = np.where(np.isnan(ref.quartiles[:, 1]), 0.0, ref.quartiles[:, 1])
-        self._watch = Watch(ref, joint if joint is not None else pairs.none(), self.config.quiet)
+        self._shifts = Shifts(ref, joint if joint is not None else pairs.none(), self.config.quiet)
         # the newest rows, and those before them: while the newest are few
         self._fast: Counts = np.zeros((2, d, COLUMNS), dtype=np.float32)
         self._slow: FloatArray = np.zeros((d, COLUMNS))
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
-        self._magnitudes: Counts = np.zeros((2, d, MAGNITUDES), dtype=np.float32)
+        self._magnitudes: npt.NDArray[np.uint16] = np.zeros((2, d, MAGNITUDES), dtype=np.uint16)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
         # rows with each kind of break
         self._spent: Counts = np.zeros((d, len(KINDS)), dtype=np.float32)
         self._whole: FloatArray = np.full(d, np.nan)
+        self._same: FloatArray = np.full((d, 2), np.nan)
         self._last = -math.inf
         self._broken: BoolArray = np.zeros(d, dtype=np.bool_)
         self._kind: IntArray = np.zeros(d, dtype=np.int64)
@@ -180,9 +188,9 @@ class Features:
             n[~present] = 0.0
         if self._fast[1].sum(axis=1).max(initial=0.0) >= _FAST_ROWS:
             self._fast[0], self._magnitudes[0] = self._fast[1], self._magnitudes[1]
-            self._fast[1] = self._magnitudes[1] = 0.0
+            self._fast[1], self._magnitudes[1] = 0.0, 0
         self._fast[1] += counts
-        self._magnitudes[1] += magnitudes
+        self._magnitudes[1] = np.minimum(self._magnitudes[1] + magnitudes, _MOST_COUNTED)
         past = max(0.0, ts - self._last)
         age = 2.0 ** (-past / self.config.half_life) if math.isfinite(past) else 0.0
         self._slow *= age
@@ -192,7 +200,7 @@ class Features:
         self._last = max(self._last, ts)
         if self._broken.any():
             self._spent[self._broken, self._kind[self._broken]] += rows
-        self._watch.take(self._last, counts, columns)
+        self._shifts.take(self._last, counts, columns)
         return self._coded(columns, rows)
 
     def _coded(self, columns: IntArray, rows: int) -> Coded:
@@ -270,19 +278,43 @@ class Features:
             out[:, ZERO] = (x == 0).sum(axis=1)
             out[:, NEGATIVE] = (x < 0).sum(axis=1)
             out[:, WHOLE] = (x == np.rint(x)).sum(axis=1)
+            same, there = x[:, 1:] == x[:, :-1], known[:, 1:] & known[:, :-1]
+            out[:, SAME] = same.sum(axis=1)
+            out[:, SAME_BUT_ZERO] = (same & there).sum(axis=1)
+            out[:, NEITHER_ZERO] = there.sum(axis=1)
         return out
 
     def _gather(self, ts: float, rows: int, features: Mapping[str, Any]) -> None:
         """Keep rows until there are enough to make the reference of them, then count them."""
-        self._pending.append((rows, features))
-        if sum(n for n, _ in self._pending) < self.config.learn_rows:
-            return
+        if self._gathered() >= self.config.learn_rows:
+            return  # whoever makes the reference is late: these are not counted
+        self._pending.append((ts, rows, features))
+        first = None if self.config.aside else self.first_rows()
+        if first is not None:
+            self.fit(first, whole=False)
+            self._count_pending()
+
+    def _gathered(self) -> int:
+        return sum(rows for _, rows, _ in self._pending)
+
+    def _count_pending(self) -> None:
         pending, self._pending = self._pending, []
-        names = sorted({name for _, batch in pending for name in batch})[:_MOST_LEARNT]
-        columns = {name: _joined([(n, batch.get(name)) for n, batch in pending]) for name in names}
-        self.fit(columns, whole=False)
-        for n, batch in pending:
-            self.take(ts, n, batch)
+        for _, rows, batch in pending:
+            self.take(pending[-1][0], rows, batch)
+
+    def first_rows(self) -> dict[str, Any] | None:
+        """Return the first rows as columns, once they are enough to be a reference and until they are one."""
+        if not self._learning or self._gathered() < self.config.learn_rows:
+            return None
+        names = sorted({name for _, _, batch in self._pending for name in batch})[:_MOST_LEARNT]
+        return {
+            name: _joined([(n, batch.get(name)) for _, n, batch in self._pending]) for name in names
+        }
+
+    def learnt(self, state: bytes) -> None:
+        """Take the state of one to which `first_rows` are the reference, and count them."""
+        self.load(state)
+        self._count_pending()
 
     def code(self, rows: int, features: Mapping[str, Any]) -> Coded:
         """Say what would be remembered of rows, without counting them."""
@@ -301,13 +333,13 @@ class Features:
         if not rows:
             return
         columns, x, _ = self._place(rows, features)
-        self._use(self._ref, pairs.choose(self._watch.places(columns)))
+        self._use(self._ref, pairs.choose(self._shifts.places(columns)))
         self._learning = False
         known = np.where(np.isnan(x), -np.inf, x)  # missing is a value of its own
         run = season.runs(np.where(self._ref.numeric[:, None], known, columns))
-        self._watch.learn(columns, run, whole=whole)
+        self._shifts.learn(columns, run, whole=whole)
         self._learn_kinds(features, x)
-        self._usual_kinds[np.ix_(run >= season.QUANTUM, contract.OF_RUNS)] = True
+        self._usual_kinds[np.ix_(run >= season.QUANTUM, np.array(contract.OF_RUNS))] = True
 
     def _learn_kinds(self, features: Mapping[str, Any], x: FloatArray) -> None:
         """Learn which contracts the reference itself breaks: in their order, rows stand still or walk away."""
@@ -315,6 +347,7 @@ class Features:
         known = self._count_magnitudes(x)
         many = np.maximum(known[:, :LOGS].sum(axis=1) + known[:, ZERO], 1.0)
         self._whole = np.where(self._ref.numeric, known[:, WHOLE] / many, np.nan)
+        self._same = np.where(self._ref.numeric[:, None], _same(known, many)[0], np.nan)
         times = np.zeros(self._usual_kinds.shape)
         quarter = rows // 4
         stretch = min(max(quarter // 2, int(_LEAST_ROWS)), _STRETCH)
@@ -333,7 +366,7 @@ class Features:
         others = np.r_[0:at, at + quarter : rows]
         other = Features(self.config)
         other._use(reference.learn({k: np.asarray(v)[others] for k, v in features.items()}))
-        other._whole = self._whole
+        other._whole, other._same = self._whole, self._same
         same = self._ref.numeric == other._ref.numeric
         none = np.zeros(len(self.names), dtype=np.int64)
         for first in mine:
@@ -373,8 +406,8 @@ class Features:
         )
         kind[self._usual_kinds[np.arange(d), kind]] = 0
         self._latch(ts, known, kind, shift, shares)
-        found, sized = self._watch.values()
-        self._joint = self._watch.joint()
+        found, sized = self._shifts.values()
+        self._joint = self._shifts.joint()
         self._table = np.column_stack(
             [
                 shares[:, MISSING],
@@ -383,7 +416,7 @@ class Features:
                 self._psi(),
                 self._broken.astype(np.float64),
                 np.log10(np.maximum(found, _FLOOR)),
-                (sized >= Watch.enough(sized)).astype(np.float64),
+                (sized >= Shifts.enough(sized)).astype(np.float64),
             ]
         )
         self._table[np.ix_(~known, (0, 1, 2, 4, 5, 6))] = np.nan
@@ -403,6 +436,7 @@ class Features:
         rows = counts.sum(axis=1)
         least = np.maximum(rows, 1e-12)
         logs, zeros = magnitudes[:, :LOGS].sum(axis=1), magnitudes[:, ZERO]
+        same, of = _same(magnitudes, logs + zeros)
         return contract.Now(
             shares=counts / least[:, None],
             rows=rows,
@@ -411,6 +445,9 @@ class Features:
             zero_share=zeros / least,
             whole_share=magnitudes[:, WHOLE] / np.maximum(logs + zeros, 1e-12),
             whole_usual=self._whole,
+            same=same,
+            same_rows=of,
+            same_usual=self._same,
             negative_share=magnitudes[:, NEGATIVE] / np.maximum(logs + zeros, 1e-12),
             logs_rows=logs,
         )
@@ -494,13 +531,13 @@ class Features:
 
     def drifting(self) -> dict[str, float]:
         """Return log10 of the e-value of each feature that drifts now."""
-        _, sized = self._watch.values()
-        which = np.flatnonzero(sized >= Watch.enough(sized))
+        _, sized = self._shifts.values()
+        which = np.flatnonzero(sized >= Shifts.enough(sized))
         return {self.names[i]: math.log10(sized[i]) for i in map(int, which)}
 
     def moved(self) -> dict[str, float]:
         """Return log10 of the e-value of each feature that has moved far enough to matter; 0 is enough."""
-        _, sized = self._watch.values()
+        _, sized = self._shifts.values()
         return {self.names[i]: math.log10(sized[i]) for i in map(int, np.flatnonzero(sized > 0))}
 
     def restart(self) -> None:
@@ -508,11 +545,11 @@ class Features:
         if self._learning:
             self._pending = []
         else:
-            kinds, whole, watch = self._usual_kinds, self._whole, self._watch
-            self._use(self._ref, watch.pairs)
+            kinds, whole, shifts = self._usual_kinds, self._whole, self._shifts
+            self._use(self._ref, shifts.pairs)
             self._learning = False
             self._usual_kinds, self._whole = kinds, whole
-            self._watch.keep(watch)
+            self._shifts.keep(shifts)
 
     # ---- restarts of the agent
 
@@ -530,8 +567,8 @@ class Features:
             meta,
             {
                 **reference.arrays(self._ref),
-                **pairs.arrays(self._watch.pairs),
-                **self._watch.state(),
+                **pairs.arrays(self._shifts.pairs),
+                **self._shifts.state(),
                 **self._state(),
             },
         )
@@ -540,7 +577,7 @@ class Features:
         return {
             "fast": self._fast, "slow": self._slow, "squares": self._squares,
             "magnitudes": self._magnitudes, "usual_kinds": self._usual_kinds, "spent": self._spent,
-            "whole": self._whole, "broken": self._broken,
+            "whole": self._whole, "same": self._same, "broken": self._broken,
             "kind": self._kind, "since": self._since, "said_at": self._said_at, "table": self._table,
         }  # fmt: skip
 
@@ -549,7 +586,7 @@ class Features:
         meta, arrays = checkpoint.read("features", _VERSION, state)
         try:
             self._use(reference.restore(meta["reference"], arrays), pairs.restore(arrays))
-            self._watch.restore(arrays)
+            self._shifts.restore(arrays)
             mine = self._state()
             if any(arrays[name].shape != mine[name].shape for name in mine):
                 raise Refused("state of features does not fit its reference: it is learnt anew")
@@ -561,9 +598,16 @@ class Features:
         self._fast, self._slow, self._squares = arrays["fast"], arrays["slow"], arrays["squares"]
         self._magnitudes = arrays["magnitudes"]
         self._usual_kinds, self._whole = arrays["usual_kinds"], arrays["whole"]
+        self._same = arrays["same"]
         self._spent = arrays["spent"]
         self._broken, self._kind, self._since = arrays["broken"], arrays["kind"], arrays["since"]
         self._said_at, self._table = arrays["said_at"], arrays["table"]
+
+
+def _same(magnitudes: FloatArray, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return which shares of rows are the same as the row before (d, 2), and of how many rows (d, 2)."""
+    of = np.column_stack((rows, magnitudes[:, NEITHER_ZERO]))
+    return magnitudes[:, SAME : SAME_BUT_ZERO + 1] / np.maximum(of, 1.0), of
 
 
 def _categories(column: Any, values: Mapping[str, int]) -> IntArray:

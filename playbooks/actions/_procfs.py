@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -237,3 +238,40 @@ def set_autogroup(pid: int, nice: int) -> None:
     raise Unavailable(
         f"the kernel would not take a new autogroup priority for process {pid} now", wait_s=1.0
     )
+
+
+# ---- signals
+
+
+def survivors(group: int, recorded: Collection[str]) -> list[Member]:
+    """Return who of a group lives: those we knew, by their own identity, and those forked since.
+
+    The group's number cannot be given away while one of its processes lives, so one known member that is still in
+    it proves the whole group, also after its leader has ended.
+    """
+    known = [m for key in recorded if (m := read(int(key.partition("/")[0]))) and m.id == key]
+    if any(m.group == group for m in known):
+        known += [m for m in everyone() if m.group == group and m.id not in recorded]
+    return known
+
+
+def signal_one(member: Member, what: signal.Signals) -> bool:
+    """Signal exactly this process; False when it has ended. The descriptor pins it against reuse of its pid."""
+    try:
+        handle = os.pidfd_open(member.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        now = read(member.pid)
+        if now is None or now.id != member.id:
+            return False
+        signal.pidfd_send_signal(handle, what)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        raise Refused(
+            f"the kernel refused to signal {member.name} ({member.pid}): that takes CAP_KILL"
+        ) from None
+    finally:
+        os.close(handle)
+    return True

@@ -1,6 +1,6 @@
-"""Which version of a model answers: roll back, promote, deploy a backup; and hold retraining.
+"""Which version of a model answers: roll back, promote, deploy a backup; and hold or release retraining.
 
-All three verbs move one pointer, the champion, by compare-and-set: if it is no longer what the run was planned
+The first three verbs move one pointer, the champion, by compare-and-set: if it is no longer what the run was planned
 against, somebody else is at work and the step is refused. Undo puts the old champion back under the same rule.
 """
 
@@ -411,5 +411,84 @@ class HoldRetraining:
             f"retraining of {model} is allowed again",
             change=change(
                 step, Entity("model", model), "flag", "retraining held", "retraining allowed"
+            ),
+        )
+
+
+@action("release_retraining")
+class ReleaseRetraining:
+    """Allow retraining again where the hold is ours; that of a person stays. Undo holds it again."""
+
+    effect = "marking"
+    ability = Models
+    reversible = True
+    shared = True
+
+    class Params(Model):
+        """Of which model."""
+
+        model: str = ""
+        """Default: the model of the target."""
+
+    def __init__(self, params: Params, ability: Models) -> None:
+        self._params = params
+        self._models = ability
+
+    async def observe(self, step: Step) -> Mapping[str, Any]:
+        """Return whether retraining is held, why and by whom."""
+        model = model_of(step, self._params.model)
+        hold = await self._models.retraining_held(model)
+        return {
+            "model": model,
+            "held": hold is not None,
+            "reason": hold.reason if hold else "",
+            "by": hold.by if hold else "",
+        }
+
+    def reached(self, step: Step, seen: Mapping[str, Any]) -> bool:
+        """Tell whether retraining is allowed."""
+        del step
+        return not seen["held"]
+
+    async def run(self, step: Step) -> Done:
+        """Release it, if the hold is the one that was planned against, and ours."""
+        model = model_of(step, self._params.model)
+        hold = await self._models.retraining_held(model)
+        planned = step.before.get("by", hold.by if hold else "")
+        kept = {"model": model, "by": planned, "reason": step.before.get("reason", "")}
+        if hold is None:
+            ours = bool(step.before.get("held"))
+            return Done(
+                f"retraining of {model} is allowed already", {"model": model}, kept if ours else {}
+            )
+        if not hold.by.startswith("homeostat:") or hold.by != planned:
+            raise Refused(
+                f"retraining of {model} is held by {hold.by or 'somebody'} ({hold.reason}): ask them to release it"
+            )
+        if step.dry_run:
+            return Done(f"would allow retraining of {model} again", {"model": model})
+        await self._models.release_retraining(model, hold.by)
+        return Done(
+            f"retraining of {model} is allowed again",
+            {"model": model},
+            {**kept, "reason": hold.reason},
+            change(step, Entity("model", model), "flag", "retraining held", "retraining allowed"),
+        )
+
+    async def undo(self, step: Step, done: Mapping[str, Any]) -> Done:
+        """Hold it again as it was held, unless somebody does."""
+        if nothing(done):
+            return Done("nothing to put back: this step has released nothing")
+        model = str(done["model"])
+        hold = await self._models.retraining_held(model)
+        if hold is not None:
+            return Done(f"retraining of {model} is held already: {hold.reason}")
+        if step.dry_run:
+            return Done(f"would hold retraining of {model} again")
+        await self._models.hold_retraining(model, str(done["reason"]), str(done["by"]))
+        return Done(
+            f"retraining of {model} is held again: {done['reason']}",
+            change=change(
+                step, Entity("model", model), "flag", "retraining allowed", "retraining held"
             ),
         )

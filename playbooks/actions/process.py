@@ -197,7 +197,7 @@ class SetPriority:
             int(done["leader_nice"]),
         )
         recorded: Mapping[str, Any] = done["members"]
-        alive = {m.id: m for m in _survivors(int(done["group"]), recorded)}
+        alive = {m.id: m for m in procfs.survivors(int(done["group"]), recorded)}
         if not alive:
             return Done(f"{done['name']} has ended: nothing to put back")
         if step.dry_run:
@@ -323,20 +323,6 @@ def _each_thread(
             return
 
 
-def _survivors(group: int, recorded: Mapping[str, Any]) -> list[procfs.Member]:
-    """Return who of a group lives: those we knew, by their own identity, and those forked since.
-
-    The group's number cannot be given away while one of its processes lives, so one known member that is still in
-    it proves the whole group, also after its leader has ended.
-    """
-    known = [
-        m for key in recorded if (m := procfs.read(int(key.partition("/")[0]))) and m.id == key
-    ]
-    if any(m.group == group for m in known):
-        known += [m for m in procfs.everyone() if m.group == group and m.id not in recorded]
-    return known
-
-
 @action("pause_process")
 class PauseProcess:
     """Stop a process group where it stands (SIGSTOP); undo lets it go on (SIGCONT)."""
@@ -410,7 +396,7 @@ class PauseProcess:
             if not moving:
                 break
             for member in moving:
-                if _signal(member, signal.SIGSTOP):
+                if procfs.signal_one(member, signal.SIGSTOP):
                     ours[member.id] = True
             _settle(about, ours)
         # a try of ours that was cut off has stopped some already: they are ours too
@@ -432,12 +418,14 @@ class PauseProcess:
     def _go_on(self, step: Step, done: Mapping[str, Any]) -> Done:
         about = target(step, str(done["process"]))
         standing = set(done["standing"])
-        ours = [m for m in _survivors(int(done["group"]), done["members"]) if m.id not in standing]
+        ours = [
+            m for m in procfs.survivors(int(done["group"]), done["members"]) if m.id not in standing
+        ]
         asleep = sum(m.stopped for m in ours)
         if step.dry_run:
             return Done(f"would let {done['name']} ({asleep} processes) go on")
         # also those that do not stand still yet: a stop may be on its way to them, and going on takes it back
-        woken = sum(_signal(member, signal.SIGCONT) for member in ours)
+        woken = sum(procfs.signal_one(member, signal.SIGCONT) for member in ours)
         if not asleep:
             return Done(f"{done['name']} runs again already, or has ended")
         return Done(
@@ -454,25 +442,3 @@ def _settle(about: Entity, signalled: Mapping[str, bool]) -> None:
         m.id in signalled and not m.stopped for m in procfs.members(about)[1]
     ):
         time.sleep(0.01)
-
-
-def _signal(member: procfs.Member, what: signal.Signals) -> bool:
-    """Signal exactly this process; False when it has ended. The descriptor pins it against reuse of its pid."""
-    try:
-        handle = os.pidfd_open(member.pid)
-    except ProcessLookupError:
-        return False
-    try:
-        now = procfs.read(member.pid)
-        if now is None or now.id != member.id:
-            return False
-        signal.pidfd_send_signal(handle, what)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        raise Refused(
-            f"the kernel refused to signal {member.name} ({member.pid}): that takes CAP_KILL"
-        ) from None
-    finally:
-        os.close(handle)
-    return True

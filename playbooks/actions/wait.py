@@ -31,6 +31,7 @@ class Wait:
     def __init__(self, params: Params, ability: None = None) -> None:
         del ability
         self._params = params
+        self.waits_s = params.time + 5.0
 
     async def observe(self, step: Step) -> Mapping[str, Any]:
         """Return nothing: time leaves no mark."""

@@ -84,6 +84,27 @@ def test_names_and_roles_are_checked(tmp_path):
         tokens.add("b", "root", 1.0)
     with pytest.raises(Refused, match="not a name"):
         tokens.add("B b", "viewer", 1.0)
+    with pytest.raises(Refused, match="name them: --model"):
+        tokens.add("b", "sender", 1.0)
+    with pytest.raises(Refused, match="only a sender"):
+        tokens.add("b", "operator", 1.0, ["fraud"])
+
+
+def test_a_sender_may_send_rows_and_nothing_else(tmp_path):
+    tokens = Tokens(tmp_path / "t.json")
+    secret = tokens.add("edge", "sender", 1.0, ["fraud", "churn-*"])
+    sender = Tokens(tokens.path).who(secret)
+    assert (sender.role, sender.models) == ("sender", ("fraud", "churn-*"))
+    assert [verb for verb in NEEDS if sender.may(verb)] == ["rows"]
+    assert not any(sender.has(role) for role in ROLES)
+    for verb in set(NEEDS) - {"rows"}:
+        with pytest.raises(Forbidden, match="edge is sender"):
+            sender.must(verb)
+    sender.must("rows")
+    with pytest.raises(Forbidden):
+        sender.must("rows", "operator")
+    assert not Person("eve", "viewer", "token").may("rows")
+    assert Person("olga", "operator", "token").may("rows")
 
 
 def test_a_file_that_others_may_write_is_refused(tmp_path):

@@ -614,3 +614,42 @@ def test_the_real_daemon_is_spoken_to_over_its_real_socket(tmp_path):
         daemon.kill()
         daemon.wait(10)
         told.close()
+
+
+# ---- models
+
+
+def test_versions_are_compared_in_a_sentence(homeostat, daemon):
+    code, out, _ = homeostat("compare", "fraud", "6", "7", "--state", daemon.state)
+    assert code == 0
+    assert "version 7@canary is worse than 6: log10 odds" in out
+    assert "600 rows against 2400" in out
+    _, out, _ = homeostat("compare", "fraud", "7", "6", "--json", "--state", daemon.state)
+    assert json.loads(out)["verdict"] == "better"
+    code, _, err = homeostat("compare", "fraud", "6", "9", "--state", daemon.state)
+    assert code != 0
+    assert "known: 6, 7@canary" in err
+
+
+def test_edges_are_printed_to_the_last_digit(homeostat, daemon):
+    code, out, _ = homeostat("edges", "fraud", "--state", daemon.state)
+    assert code == 0
+    assert "DE, FR" in out
+    said = json.loads(homeostat("edges", "fraud", "--json", "--state", daemon.state)[1])
+    mine = daemon.story.hooks.asked().edges("fraud", "6")[1]
+    assert said["features"]["amount"]["edges"] == mine["amount"]["edges"]
+
+
+def test_one_record_is_explained_from_a_file(homeostat, daemon, tmp_path):
+    row = tmp_path / "row.json"
+    row.write_text('{"id": "r-1", "version": "6", "features": {"amount": -2.0, "country": "FR"}}')
+    code, out, _ = homeostat("explain", "fraud", row, "--state", daemon.state)
+    assert code == 0
+    assert "the probability of 1 is 0.4" in out
+    amount = next(line for line in out.splitlines() if line.startswith("amount"))
+    assert "-0." in amount
+    for text, says in (("[1]", "is no record"), ("{", "not one JSON object")):
+        row.write_text(text)
+        code, _, err = homeostat("explain", "fraud", row, "--state", daemon.state)
+        assert code != 0
+        assert says in err

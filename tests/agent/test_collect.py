@@ -8,7 +8,8 @@ import structlog
 
 from agent.collect import Collector
 from agent.errors import Unavailable
-from agent.model import Entity, Frame, Series
+from agent.model import Change, Entity, Frame, Series
+from agent.ports import LabelBatch
 
 H = Entity("host", "h")
 TABLE = (Series("host.cpu_busy_ratio", H),)
@@ -174,3 +175,49 @@ async def test_a_clock_that_was_set_blinds_nobody(collector):
     now[0] += 3600.0
     collector.rebase(3600.0, now[0])
     assert not collector.health["good"].blind(now[0])
+
+
+class Log:
+    """A log of which every reading gives a change and rows."""
+
+    interval_s = 0.02
+
+    def __init__(self):
+        self.read_times = 0
+
+    async def read(self):
+        self.read_times += 1
+        rows = LabelBatch("fraud", np.zeros(3), ("a", "b", "c"), ("1", "0", "1"))
+        return [Change(1.0, H, "config", "", "b"), rows]
+
+
+async def test_rows_of_a_log_are_counted_beside_the_inbox_before_it_is_read_on():
+    go, counted = asyncio.Event(), []
+
+    async def bulk(source, rows):
+        await go.wait()
+        counted.append((source, [len(batch.ids) for batch in rows]))
+
+    collector, log = Collector(bulk=bulk), Log()
+    collector.follow("log", log)
+    await asyncio.sleep(0.1)
+    assert (log.read_times, counted) == (1, [])
+    frames, rest = collector.drain()
+    assert (frames, [type(x) for x in rest]) == ([], [Change])
+    closing = asyncio.create_task(collector.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()  # what was read is not given up: the log has moved on
+    go.set()
+    await closing
+    assert counted == [("log.feed", [3])]
+
+
+async def test_rows_that_can_not_be_counted_are_the_failure_of_their_log():
+    async def bulk(source, rows):
+        raise Unavailable("a bug in homeostat")
+
+    collector, log = Collector(bulk=bulk), Log()
+    collector.follow("log", log)
+    await asyncio.sleep(0.1)
+    assert collector.health["log.feed"].error == "a bug in homeostat"
+    await collector.close()

@@ -53,6 +53,55 @@ def test_harm_pages_an_objective_warns_a_single_excursion_opens_nothing(correlat
     assert paged.severity == "page"
 
 
+DRIFT = Series("feature.drifted", FEATURE)
+
+
+def drift(onset=100.0, end=None):
+    return anomaly(DRIFT, onset, end, road="finding", harm=False, family="drift")
+
+
+def test_a_finding_opens_a_note_that_goes_on_as_long_as_it_does(correlator):
+    (note,) = tick(correlator, 100.0, drift())
+    assert (note.severity, note.about) == ("note", SHOP)
+    assert note.turns[0].why.endswith(": drift")
+    for now in range(101, 200):
+        tick(correlator, float(now), drift())
+    assert [i.state for i in correlator.incidents.values()] == ["open"]
+    tick(correlator, 200.0, drift(end=200.0))
+    for now in range(201, 215):
+        tick(correlator, float(now))
+    assert correlator.incidents == {}
+
+
+def test_harm_soon_after_a_finding_is_the_same_trouble_and_long_after_one_of_its_own(correlator):
+    tick(correlator, 100.0, drift())
+    (same,) = tick(correlator, 130.0, drift(), anomaly(ACCURACY, onset=130.0))
+    assert (same.severity, same.opened) == ("page", 100.0)
+    other = Correlator(correlator.topology, 60.0, 10.0, 30.0)
+    (note,) = tick(other, 100.0, drift())
+    found = tick(
+        other,
+        500.0,
+        drift(),
+        anomaly(ACCURACY, onset=500.0),
+        anomaly(CPU, onset=495.0, road="calibrated", harm=False),
+    )
+    (page,) = [i for i in found if i.severity == "page"]
+    (gone,) = [i for i in found if i.merged_into]
+    assert (gone.id, gone.merged_into) == (note.id, page.id)
+    assert page.opened == 500.0
+    assert {a.series for a in page.anomalies} == {DRIFT, ACCURACY, CPU}
+    change = Change(498.0, MODEL, "release", "1", "2")
+    (page,) = tick(other, 501.0, drift(), anomaly(ACCURACY, onset=500.0), changes=[change])
+    assert page.changes == (change,)
+
+
+def test_a_note_that_a_run_works_on_keeps_its_incident(correlator):
+    (note,) = tick(correlator, 100.0, drift())
+    (same,) = tick(correlator, 500.0, drift(), anomaly(ACCURACY, onset=500.0), held=[note.id])
+    assert same.id == note.id
+
+
 def test_the_same_trouble_stays_one_incident_and_model_and_service_share_it(correlator):
     (first,) = tick(correlator, 100.0, anomaly(P95))
     (second,) = tick(correlator, 101.0, anomaly(P95), anomaly(ACCURACY, onset=101.0))

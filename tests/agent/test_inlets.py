@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.authority import Person, Unknown
-from agent.errors import Refused, Unavailable
+from agent.errors import BadRecords, Refused, Unavailable
 from agent.inlets import Busy, Inlets, Limits, inflate, may_speak, mounted
 from agent.ports import Inlet, LabelBatch, Taken
 
@@ -39,6 +39,8 @@ class Receiver:
             raise Refused("not JSON; send an array") from None
         if said == "bug":
             raise KeyError("Ann Smith")
+        if said == "bad":
+            raise BadRecords(2, 3, ["record 0: wrong", "record 2: wrong, too"])
         self.seen.append((pushed.headers, pushed.query, [tuple(pushed.columns(m)) for m in said]))
         return Taken([labels(m) for m in said], waiting=3)
 
@@ -115,7 +117,7 @@ async def test_an_inlet_may_answer_in_its_own_way():
 
 REFUSED = [
     ({"person": None}, {}, 401, "who is it"),
-    ({"person": Person("v", "viewer", "token")}, {}, 403, "v is viewer, push needs operator"),
+    ({"person": Person("v", "viewer", "token")}, {}, 403, "v is viewer, rows needs operator"),
     ({}, {"content": b"{"}, 400, "not JSON"),
     ({}, {"content": b"x" * 2001}, 413, "more than 2000 bytes"),
     (
@@ -154,6 +156,24 @@ async def test_what_is_wrong_is_answered_with_a_reason_and_changes_nothing(
     assert said.json()["remedy"]
     assert house.hand.given == []
     assert house.hand.tally[0][2] is True
+
+
+async def test_records_that_are_wrong_are_told_each():
+    house = House()
+    said = await house.post(b'"bad"')
+    assert said.status_code == 400
+    assert said.json()["error"] == "record 0: wrong (and 1 more of 3 records)"
+    assert said.json()["reasons"] == ["record 0: wrong", "record 2: wrong, too"]
+    assert house.hand.given == []
+
+
+@pytest.mark.parametrize(("model", "status"), [("fraud", 202), ("churn-eu", 202), ("price", 403)])
+async def test_a_sender_sends_rows_of_its_models(model, status):
+    house = House(person=Person("edge", "sender", "token", ("fraud", "churn-*")))
+    said = await house.post(json.dumps([model]).encode())
+    assert said.status_code == status
+    if status == 403:
+        assert "its token is for fraud, churn-*" in said.json()["remedy"]
 
 
 async def test_other_methods_are_refused():
@@ -244,6 +264,10 @@ def test_of_two_receivers_of_a_kind_the_second_has_its_name_behind_the_path():
         ({"other": ["x"], "*": ["fraud"]}, SERVICE, "fraud", True),
         ({"scoring": [], "*": ["*"]}, SERVICE, "fraud", False),
         ({"other": ["*"]}, Person("root", "admin", "socket"), "fraud", True),
+        ({}, Person("edge", "sender", "token", ("fraud",)), "fraud", True),
+        ({}, Person("edge", "sender", "token", ("fraud",)), "churn", False),
+        ({}, Person("edge", "sender", "token"), "fraud", False),
+        ({"edge": ["churn"]}, Person("edge", "sender", "token", ("*",)), "fraud", False),
     ],
 )
 def test_who_may_speak_for_which_model(models, person, model, may):

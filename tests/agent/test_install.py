@@ -62,6 +62,30 @@ def test_only_what_it_manages_gives_capabilities():
     assert "priority" in why
 
 
+def test_what_connectors_act_with_is_granted_when_anything_is_managed(tmp_path):
+    connectors = {
+        "commands": {"user": "ops", "run": {"rotate": {"argv": ["/usr/sbin/logrotate"]}}},
+        "cgroup": {"groups": {"wine": "system.slice/wine.service"}},
+        "gpu_control": {},
+        "old_files": {"rules": {"logs": {"path": str(tmp_path), "names": ["*.gz"], "older": "2d"}}},
+        "flag_file": {"service": "wine", "path": str(tmp_path / "conf/flags.json"), "may": ["a"]},
+    }
+    manages = [{"kind": "service", "key": "wine"}]
+    pairs = unit(Config.model_validate({"connectors": connectors, "manages": manages}))
+    lines = dict(k for k in pairs)
+    granted = lines["CapabilityBoundingSet"]
+    assert granted == "CAP_DAC_OVERRIDE CAP_KILL CAP_SETGID CAP_SETUID CAP_SYS_ADMIN"
+    why = pairs["CapabilityBoundingSet", granted]
+    assert "CAP_SETUID to run commands as a user of their own (connector commands)" in why
+    assert ("ProtectControlGroups", "yes") not in pairs
+    assert ("ReadWritePaths", f"-{tmp_path}") in pairs
+    assert ("ReadWritePaths", f"-{tmp_path}/conf") in pairs
+    watching = unit(Config.model_validate({"connectors": connectors}))
+    assert dict(k for k in watching)["CapabilityBoundingSet"] == ""
+    assert ("ProtectControlGroups", "yes") in watching
+    assert "ReadWritePaths" not in dict(k for k in watching)
+
+
 def test_devices_of_gpus_are_allowed_by_driver_only():
     pairs = unit(on=machine("nvidia"))
     assert ("DeviceAllow", "char-nvidia* rw") in pairs

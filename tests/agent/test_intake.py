@@ -64,6 +64,19 @@ async def test_nothing_waits_for_more_than_one_piece():
     assert all("tick" in pair for pair in itertools.pairwise(order))
 
 
+async def test_what_waited_elsewhere_is_counted_in_pieces_among_the_others():
+    left, order = [1, 2, 3], []
+    one = counting(lambda _: order.append("pushed"))
+
+    def more() -> bool:
+        order.append(left.pop(0))
+        return bool(left)
+
+    await asyncio.gather(one.catch_up(more), one.give("", [labels(3000)]))
+    assert [x for x in order if x != "pushed"] == [1, 2, 3]
+    assert order[:4] == [1, "pushed", 2, "pushed"]
+
+
 async def test_when_too_much_waits_senders_are_told_for_how_long():
     one = counting(lambda _: None)
     one.room()

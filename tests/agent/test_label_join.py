@@ -26,7 +26,7 @@ def test_a_row_remembers_how_sure_and_of_which_slices_it_was():
     got = other.label(keys_of(["b", "c", "a"])).rows
     assert confidence_of(got)[[0, 2]] == pytest.approx([np.nan, 0.987654], abs=1e-5, nan_ok=True)
     assert got["said"][[0, 2]] == pytest.approx([7.0, 0.1])
-    assert got["slices"][2].tolist() == [3, 0, *[255] * 6]
+    assert got["slices"][2].tolist() == [3, 0, *[255] * 8]
     assert got["marks"][[0, 2]].tolist() == [5, 0]
 
 

@@ -52,6 +52,7 @@ CALM = {
     PRESSURE: (0.05, 0.02, 0.05), COVERAGE: (0.97, 0.01, 0.97),
     **{s("feature.drift_psi", f): (0.02, 0.005, 0.02) for f in FEATURES},
     **{s("feature.contract_broken", f): (0.0, 0.0, 0.0) for f in FEATURES},
+    **{s("feature.drifted", f): (0.0, 0.0, 0.0) for f in FEATURES},
 }  # fmt: skip
 
 
@@ -128,7 +129,7 @@ SCENARIOS = {
     ),
     "concept.drift": Case(calm_but({ACC: 0.7}), [ACC]),
     "data.drift": Case(
-        calm_but({ACC: 0.8, MIX: 0.3, **{s("feature.drift_psi", f): 0.8 for f in FEATURES[:4]}}), [ACC]
+        calm_but({ACC: 0.8, MIX: 0.3, **{s("feature.drifted", f): 1.0 for f in FEATURES[:4]}}), [ACC]
     ),
     "label.late": Case(calm_but({COVERAGE: 0.1}), [COVERAGE]),
     "observer.blind": Case(

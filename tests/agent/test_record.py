@@ -90,7 +90,7 @@ courses = st.tuples(st.integers(0, 2), verdicts, st.integers(1, 2)).map(
 told_runs = st.lists(st.tuples(st.sampled_from(["p", "q"]), courses, st.booleans()), max_size=12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(told_runs)
 def test_loading_counts_what_folding_counted_also_runs_that_memory_let_go(tmp_path_factory, told):
     path = tmp_path_factory.mktemp("record") / "journal.sqlite"

@@ -7,6 +7,7 @@ from agent import registry
 from agent.config import WatchModels
 from agent.errors import AgentError
 from agent.models import ModelWatch
+from agent.models.made import make
 from agent.ports import PredictionBatch
 from agent.reference import read_rows, reader_of_rows
 
@@ -40,7 +41,7 @@ def test_the_newest_rows_are_read_in_their_order(tmp_path, reader):
 
 def test_a_version_that_has_none_is_held_to_them_from_its_first_row(tmp_path, reader):
     pytest.importorskip("pyarrow")
-    made = read_rows(csv(tmp_path / "train.csv", 3000), reader, "fraud")
+    made = make(WatchModels(), *read_rows(csv(tmp_path / "train.csv", 3000), reader, "fraud"))
     asked = []
 
     def rows(model, version):

@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import replace
 
 import pytest
+import run_stage
 import sqlalchemy as sa
 import structlog
 from run_stage import FAST, SLOW, VERIFY, Stage, at_work, plan, read_effects, shouts, step
@@ -606,7 +607,7 @@ def test_without_a_run_the_engine_is_never_loaded(tmp_path):
 
         asyncio.run(main(Path(sys.argv[1])))
         """
-    here = os.path.dirname(__file__)  # noqa: PTH120  # a path for the child
+    here = os.path.dirname(run_stage.__file__)  # noqa: PTH120  # a path for the child
     for what, said in (("run", ["False False", "True True"]), ("look", ["False False"])):
         (tmp_path / what).mkdir()
         done = subprocess.run(

@@ -85,7 +85,10 @@ def test_what_is_there_is_ready():
         "features": {"age": {}, "sex": {}},
     }
     said = checks([batch(200), labels(150)], reference)
-    assert all(ready for check, (ready, _) in said.items() if check != "against other versions")
+    assert {check for check, (ready, _) in said.items() if not ready} == {
+        "against other versions", "inputs: joint change", "inputs: rhythm of the day", "accuracy without labels",
+        "relation to the label", "gaps between groups", "what a loss is made of",
+    }  # fmt: skip
     assert said["inputs: contract, drift"][1] == (
         "against the reference of 500 rows; not in the rows: sex; not in the reference: cust_id"
     )
@@ -95,6 +98,60 @@ def test_what_is_there_is_ready():
     one, two = look([batch(), batch(version="4")], CONFIG, lambda *_: None)
     assert one["checks"][-1] == {"check": "against other versions", "ready": True, "text": "4"}
     assert two["checks"][-1]["text"] == "3"
+
+
+def test_arms_of_a_version_and_labels_that_name_no_model_count():
+    two = look(
+        [batch(), batch(variant="canary"), LabelBatch("", np.full(1, 1.7e9), ("3-7",), ("1",))],
+        CONFIG,
+        lambda *_: None,
+    )
+    (one,) = two
+    assert one["checks"][-1] == {
+        "check": "against other versions",
+        "ready": True,
+        "text": "3, 3@canary",
+    }
+    assert one["labels"] == 1
+
+
+def test_what_looks_at_more_than_a_column_says_what_it_takes():
+    config = WatchModels(min_rows=100, protected=["land"])
+    land = np.array(["de", "fr"] * 600, dtype=object)
+    features = {"age": np.arange(1200.0), "size": np.arange(1200.0) % 9, "land": land}
+    hours = np.linspace(1.7e9, 1.7e9 + 30 * 3600.0, 1200)
+
+    def told(arrivals, config=config):
+        (one,) = look(arrivals, config, lambda *_: None)
+        return {c["check"]: (c["ready"], c["text"]) for c in one["checks"]}
+
+    whole = batch(1200, features=features, ts=hours)
+    said = told([whole, labels(1200)])
+    assert {check for check, (ready, _) in said.items() if not ready} == {
+        "against other versions", "what a loss is made of",
+    }  # fmt: skip
+    assert said["quality by slice"][1] == "by land, how sure it was"
+    assert said["gaps between groups"][1] == "between values of land"
+    assert said["inputs: rhythm of the day"][1] == "30 h of rows are there"
+    assert "AUC" in said["precision, recall, errors in size"][1]
+    few = told([batch(1200, features=features), labels(150)])
+    assert "0.0 h so far" in few["inputs: rhythm of the day"][1]
+    assert "200 labelled rows: 150 so far" in few["relation to the label"][1]
+    assert "1,000 labelled rows: 150 so far" in few["accuracy without labels"][1]
+    none = told([batch(1200), labels(1200)])
+    assert none["gaps between groups"] == (False, "texts of 2 to 8 values; land is none")
+    assert "two features" in none["inputs: joint change"][1]
+    given = WatchModels(min_rows=100, reference={"fraud": "train.parquet"})
+    first = told([batch(10, features={k: v[:10] for k, v in features.items()})], given)
+    for check in (
+        "inputs: contract, drift", "inputs: joint change", "mix of predictions",
+        "what a loss is made of",
+    ):  # fmt: skip
+        assert first[check][0], check
+    assert first["accuracy without labels"][0]
+    numbers = told([batch(pred=np.linspace(0.0, 1.0, 50), proba=np.full(50, np.nan))])
+    assert numbers["accuracy without labels"] == (False, "classes: for numbers there is none")
+    assert "RMSE" in numbers["precision, recall, errors in size"][1]
 
 
 def test_a_regression_and_labels_alone():

@@ -61,12 +61,15 @@ async def house(tmp_path):
 
 
 async def test_every_way_answers_what_its_document_says(house):
-    ids = {"id": "inc-7f", "name": "x"}
+    ids = {"id": "inc-7f", "name": "x", "model": "fraud"}
     for way in web.ways(house.desk):
         if way.method != "GET":
             continue
         path = way.path.format(**ids) if "runs" not in way.path else way.path.format(id="run-22")
-        query = {"series": "service.latency_p95_seconds"} if way.name == "chart" else {}
+        query = {
+            "chart": {"series": "service.latency_p95_seconds"}, "compare": {"a": "6", "b": "7"},
+            "edges": {"version": "6"},
+        }.get(way.name, {})  # fmt: skip
         said = await house.unix.get(path, params=query)
         assert said.status_code == 200, (way.path, said.text)
         assert said.headers["cache-control"] == "no-store"
@@ -647,6 +650,38 @@ async def test_rows_are_taken_on_our_own_port_too(tmp_path):
     assert tally[0][0] == "bulk"
 
 
+async def test_a_sender_gets_in_nowhere_but_where_rows_go(tmp_path):
+    counted = []
+
+    async def unknown(_):
+        return ()
+
+    counting = Counting(counted.append, unknown, lambda *_: None, print)
+    inlets = Inlets(
+        {"bulk": Bulk()}, counting, lambda scope: scope["state"]["person"], dict, SMALL
+    )  # fmt: skip
+    async with open_house(tmp_path, inlets=inlets) as house:
+        made = await house.unix.post(
+            "/api/tokens", json={"name": "edge", "role": "sender", "models": ["fraud"]}
+        )
+        headers = {"authorization": f"Bearer {made.json()['token']}"}
+        (seen,) = [t for t in (await house.unix.get("/api/tokens")).json() if t["name"] == "edge"]
+        assert seen["models"] == ["fraud"]
+        for path in ("/", "/health", "/metrics", "/api/me", "/api/events", "/api/incidents"):
+            assert (await house.http.get(path, headers=headers)).status_code == 403, path
+        for way in web.ways(house.desk):
+            path = way.path.replace("{id}", "x").replace("{name}", "edge")
+            said = await house.http.request(way.method, path, headers=headers, json={})
+            assert said.status_code in {400, 403}, path
+        assert (
+            await house.http.post("/ingest/bulk", content=b"churn", headers=headers)
+        ).status_code == 403
+        assert (
+            await house.http.post("/ingest/bulk", content=b"fraud", headers=headers)
+        ).status_code == 202
+    assert [batch.model for batch in counted] == ["fraud"]
+
+
 def test_an_inlet_can_not_take_a_path_that_is_taken(tmp_path):
     inlets = Inlets({"bulk": Bulk()}, None, None, dict, SMALL)
     with pytest.raises(Refused, match="is taken"):
@@ -720,7 +755,7 @@ def test_bad_addresses_are_refused(text):
 def test_every_verb_of_the_table_is_used_or_meant_for_receivers(tmp_path):
     story = Story(tmp_path)
     used = {w.verb for w in web.ways(story.desk)}
-    assert used | {"push"} == set(NEEDS)
+    assert used | {"rows", "push"} == set(NEEDS)
     story.close()
 
 
@@ -875,3 +910,35 @@ async def test_the_graph_is_asked_for_whole_or_around_something(house):
     assert (await house.http.get("/api/topology", params={"target": "wbe-1"})).status_code == 404
     more = (await house.http.get("/api/topology", params={"everything": "true"})).json()
     assert len(more["nodes"]) >= len(whole["nodes"])
+
+
+# ---- models
+
+
+async def test_two_versions_edges_and_drivers_are_asked_over_http(house):
+    said = (await house.unix.get("/api/models/fraud/compare", params={"a": "6", "b": "7"})).json()
+    assert (said["verdict"], said["how"]) == ("worse", "together")
+    assert 0.1 < said["difference"]["low"] < said["difference"]["value"]
+    edges = (await house.unix.get("/api/models/fraud/edges")).json()
+    assert edges["version"] == "6"
+    assert edges["features"]["country"]["values"] == ["DE", "FR"]
+    assert edges["features"]["amount"]["edges"] == sorted(edges["features"]["amount"]["edges"])
+    row = {"version": "6", "features": {"amount": 2.0, "country": "DE"}}
+    drivers = (await house.unix.post("/api/models/fraud/explain", json=row)).json()["drivers"]
+    assert drivers[0]["name"] == "amount"
+    assert drivers[0]["adds"] > 0.2
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/api/models/fraud/compare?a=6&b=9", "known: 6, 7@canary"),
+        ("/api/models/churn/compare?a=6&b=7", "known: fraud"),
+        ("/api/models/fraud/edges?version=9", "known: 6, 7"),
+        ("/api/models/fraud/compare?a=6", "b"),
+    ],
+)
+async def test_what_is_not_known_of_models_says_what_is(house, path, says):
+    said = await house.unix.get(path)
+    assert 400 <= said.status_code < 500
+    assert says in said.text

@@ -373,6 +373,7 @@ RELEASE_ROWS: Final = 5000
 CAUSE: Final = {
     "data.contract": "pipeline", "data.stale": "pipeline", "data.drift": "data", "data.prior": "data",
     "release.model": "deploy", "concept.drift": "concept", "label.bad": "label",
+    "serving.crash": "infra",
 }  # fmt: skip
 """Our causes in the words of the scorers."""
 

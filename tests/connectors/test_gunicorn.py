@@ -1,6 +1,7 @@
 """Real gunicorns: counting, scaling by signals, restarts, and what must never be signalled."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from agent.ports import Source, Step
 from agent.registry import action
 from connectors import _proc
 from connectors.gunicorn import Gunicorn
+from playbooks.actions.restart import Restart, Restarter
 from playbooks.actions.scale import Scaler
 
 pytest.importorskip("gunicorn", reason="the extra `demo` installs it")
@@ -384,3 +386,51 @@ async def test_describe_says_what_it_may(server, tmp_path):
 def test_config_is_strict(tmp_path, config):
     with pytest.raises(ValidationError):
         connect(tmp_path / "pid", **config)
+
+
+# ---- restarting
+
+
+def restart_step(target: str = "service:web", **more) -> Step:
+    return Step("run-1/restart", "restart", target, {}, by="homeostat:run-1", **more)
+
+
+async def test_workers_are_restarted_one_by_one_and_no_request_is_lost(server):
+    one = connect(server.pidfile)
+    assert isinstance(one, Restarter)
+    act = Restart(Restart.Params(), one)
+    step = dataclasses.replace(restart_step(), before=await act.observe(restart_step()))
+    old = server.workers()
+    assert not act.reached(step, step.before)
+    slow = asyncio.create_task(asyncio.to_thread(server.ask, "/slow"))
+    await asyncio.sleep(0.3)
+    done = await act.run(step)
+    assert not old & server.workers()
+    assert len(server.workers()) == 2
+    assert (await slow).startswith(b"HTTP/1.0 200"), "the one that was at work has finished it"
+    assert done.change.kind == "restart"
+    assert act.reached(step, await act.observe(step))
+    young = server.workers()
+    assert "restarted already" in (await act.run(step)).summary
+    assert server.workers() == young
+    assert server.process.poll() is None
+
+
+async def test_one_replica_is_restarted_alone_and_the_last_one_never(server):
+    one = connect(server.pidfile)
+    act = Restart(Restart.Params(wait=0.5), one)
+    about = restart_step("replica:web/1")
+    step = dataclasses.replace(about, before=await act.observe(about))
+    old = server.workers()
+    await act.run(step)
+    assert len(old & server.workers()) == 1
+    careful = Restart(Restart.Params(wait=0.5, min_healthy=2), one)
+    with pytest.raises(Refused, match="only 1 other replicas of service:web are well"):
+        await careful.run(restart_step())
+    assert len(server.workers()) == 2
+
+
+async def test_a_worker_that_has_ended_is_not_restarted(server):
+    one = connect(server.pidfile)
+    with pytest.raises(Refused, match="it has ended already"):
+        await one.restart("service:web", "1/1")

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agent.errors import Refused, Unavailable
+from agent.errors import BadRecords, Refused, Unavailable
 from agent.ports import BulkReceiver, Feed, LabelBatch, PredictionBatch, Pushed
 from connectors._records import Reader, Rows
 from connectors._tail import Tail, unpack
@@ -199,7 +199,25 @@ BAD = [
     (row(0, variant="a b"), "`variant`"),
     (row(0, tags=["eu"]), "`tags`"),
     (row(0, tags={f"t{i}": 1 for i in range(51)}), "`tags`"),
-    (row(0, proba={"a": 2}), "`proba`"),
+    (row(0, proba={"a": 2}), "`proba` must be a probability in 0..1, not 2"),
+    (row(0, proba=1.01), "`proba` must be a probability in 0..1, not 1.01"),
+    (row(0, proba=-0.1), "not -0.1"),
+    (row(0, proba=93), "not 93"),
+    (row(0, proba="0.5"), "not a text"),
+    (row(0, proba=True), "not a truth value"),
+    (row(0, proba=float("nan")), "`proba`"),
+    (row(0, proba=float("inf")), "`proba`"),
+    (row(0, proba={"a": 0.5, "b": 0.3}), "sum to 1, not to 0.8"),
+    (row(0, proba={"a": 0.7, "b": 0.5, "c": None}), "sum to 1, not to 1.2"),
+    (row(0, latency_ms=-1), "`latency_ms` must be milliseconds, 0 or more, not -1"),
+    (row(0, latency_ms="fast"), "`latency_ms`"),
+    (row(0, latency_ms=1e12), "`latency_ms`"),
+    (row(0, processing_ms=-0.5), "`processing_ms`"),
+    (row(0, tokens_in=-1), "`tokens_in` must be a count, not -1"),
+    (row(0, tokens_out=[1]), "`tokens_out`"),
+    (row(0, ttft_ms=-3), "`ttft_ms`"),
+    (row(0, status=-1), "`status`"),
+    (row(0, status=1000), "`status`"),
     (row(0, proba={str(i): 0 for i in range(257)}), "257 classes"),
     ({"ts": 1.0, "model": "m"}, "neither"),
     (label(0, id=None), "needs the `id`"),
@@ -218,6 +236,32 @@ def test_a_bad_record_is_refused_whole_and_says_why(record, says):
     assert rows.first_bad.startswith("record 1: ")
     assert says in rows.first_bad
     assert [i for b in rows.arrivals() for i in b.ids] == ["r1"]
+
+
+@pytest.mark.parametrize(
+    "proba",
+    [0, 1, 0.5, None, {}, {"a": 0.333, "b": 0.333, "c": 0.333}, {"a": 0.6, "b": None}, {"a": None}],
+)
+def test_what_may_be_a_probability_is_taken(proba):
+    assert Reader("", "auto").records([row(0, proba=proba)]).bad == 0
+
+
+def test_what_is_pushed_from_ahead_of_now_is_refused_and_in_a_file_it_is_not_known():
+    ahead = row(0, ts=NOW + 61.0)
+    pushed = Reader("", "auto").records([row(1, ts=NOW + 59.0), ahead], now=NOW)
+    assert pushed.bad == 1
+    assert "`ts` is 61 s ahead of now" in pushed.first_bad
+    assert Reader("", "auto").lines([json.dumps(ahead).encode()]).bad == 0
+
+
+def test_every_bad_record_of_a_request_is_told_with_its_reason():
+    with pytest.raises(BadRecords, match=r"record 1: .* \(and 29 more of 31 records\)") as said:
+        push(
+            Predictions("p", Predictions.Config()),
+            json.dumps([row(0), *(row(i, proba=2.0) for i in range(1, 31))]).encode(),
+        )
+    assert len(said.value.reasons) == 20
+    assert said.value.reasons[19].startswith("record 20: `proba`")
 
 
 json_values = st.recursive(
@@ -304,7 +348,7 @@ def test_probabilities_by_class():
 def test_what_generators_log():
     rows = [
         row(0, tokens_in=10, tokens_out=200, ttft_ms=120.0, finish_reason="stop"),
-        row(1, tokens_in=-1),
+        row(1, tokens_in=None),
     ]
     (batch,) = Reader("", "auto").records(rows).arrivals()
     np.testing.assert_array_equal(batch.tokens_in, [10, np.nan])
@@ -410,6 +454,14 @@ async def test_a_backlog_that_begins_exactly_at_a_line_takes_that_line(make, log
     write(log, row(0), row(1))
     last = len(json.dumps(row(1))) + 1
     assert await drain(make(backlog=last)) == ["r1"]
+
+
+async def test_a_label_may_leave_its_model_open_a_prediction_may_not(make, log):
+    write(log, label(0, model=None), row(1, model=None), row(2, model=None, label=1))
+    one = make(labels=None)
+    (labels,) = await one.read()
+    assert (labels.model, labels.ids, labels.labels) == ("", ("r0",), ("1",))
+    assert one._bad == 2
 
 
 async def test_labels_wait_until_their_predictions_are_read(make, log, tmp_path):

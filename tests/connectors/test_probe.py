@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.model import Entity
 from agent.ports import Source
-from connectors.http import Door, checked_url, redacted, secret
+from agent.secret import secret
+from connectors.http import Door, checked_url, redacted
 from connectors.probe import Probe
 
 UP = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -305,6 +305,21 @@ def test_sums_of_equal_versions_are_rarely_called_worse(kind):
 # ---------------------------------------------------------------- state, nonsense
 
 
+def test_slices_that_are_learnt_later_keep_what_is_known_of_all():
+    rng = np.random.default_rng(5)
+    whole, later = Comparison(), Comparison()
+    for i in range(20):
+        a, b = rng.random(50), rng.random(50)
+        whole.pairs(a, b)
+        if i == 10:
+            later = later.widened(2)
+        later.pairs(a, b, None if i < 10 else np.ones(50, dtype=np.int64))
+    assert later.verdict() == whole.verdict()
+    assert later.verdict(1).pairs == 500
+    assert later.verdict(2).pairs == 0
+    assert Comparison.of_sums((10, 100), (30, 100)) == sums((10, 100), (30, 100))
+
+
 def test_parts_add_up_and_survive_a_restart():
     rng = np.random.default_rng(10)
     parts = [Comparison(slices=2) for _ in range(3)]

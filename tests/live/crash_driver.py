@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from run_stage import SLOW, Shout, Stage, at_work, plan, step
+from run_stage import SLOW, Dial, Stage, at_work, plan, step
 
 from agent import registry
 from agent.errors import Refused
@@ -53,7 +53,7 @@ SCENARIOS = {
             step("a", params={"name": "a", "to": 1.0}),
             step("w", "wait", params={"time": "0.3s"}),
             step("x", params={"name": "x", "to": 2.0}),
-            step("y", "refuse", params={"text": "no"}),
+            step("y", "refuse", params={"name": "y", "to": 1.0}),
         ),
         "verify": PlannedVerify(5.0, 10_000.0, FAST_AGAIN),
     },
@@ -61,8 +61,8 @@ SCENARIOS = {
 MIDDLE_S = 0.2
 
 
-class Refuse(Shout):
-    """Says no, whatever is asked."""
+class Refuse(Dial):
+    """Says no, whatever is asked; the world shows that it did nothing."""
 
     async def run(self, step):
         raise Refused("it said no")

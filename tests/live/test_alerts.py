@@ -12,6 +12,11 @@ import httpx
 import pytest
 from daemon_process import free_port, wait_for
 
+from agent.errors import Refused
+from agent.ports import Silencer, Step
+from connectors.alertmanager import Alertmanager
+from playbooks.actions.silence import SilenceTarget
+
 pytestmark = pytest.mark.live
 
 AGENT = """
@@ -54,6 +59,7 @@ def alertmanager(needs, tmp_path):
             }
             httpx.post(f"{url}/api/v2/alerts", json=[alert]).raise_for_status()
 
+        post.url = url
         return post
 
     yield start
@@ -91,3 +97,38 @@ def test_an_alert_opens_a_warning_and_its_end_closes_it(running, alertmanager):
         lambda: one.get(f"/api/incidents/{incident['id']}").json()["state"] == "resolved",
         seconds=40,
     )
+
+
+async def test_a_target_is_silenced_there_and_heard_again(alertmanager):
+    post = alertmanager(free_port(), "none")
+    made = Alertmanager("alertmanager", Alertmanager.Config(url=post.url))
+    assert isinstance(made, Silencer)
+    act = SilenceTarget(SilenceTarget.Params(**{"for": "1h", "reason": "we reboot it"}), made)
+    step = Step("run-1/quiet", "silence", "service:shop", {}, by="homeostat:run-1")
+    assert not act.reached(step, await act.observe(step))
+    done = await act.run(step)
+    await act.run(step)
+
+    def silences():
+        found = httpx.get(f"{post.url}/api/v2/silences").json()
+        return [s for s in found if s["status"]["state"] == "active"]
+
+    (one,) = silences()
+    assert one["createdBy"] == "homeostat:run-1"
+    assert one["comment"] == "we reboot it [run-1/quiet]"
+    post(startsAt=datetime.now(UTC))
+
+    def suppressed():
+        alerts = httpx.get(f"{post.url}/api/v2/alerts").json()
+        return [a for a in alerts if a["status"]["state"] == "suppressed"]
+
+    wait_for("the alert", suppressed)
+    assert act.reached(step, await act.observe(step))
+    await act.undo(step, done.undo)
+    assert silences() == []
+    assert "already" in (await act.undo(step, done.undo)).summary
+    with pytest.raises(Refused, match="alerts have no label for model:fraud"):
+        await made.silence("k", "model:fraud", time.time() + 60, "me", "why")
+    await made.close()
+    assert "may silence by" in (await made.describe())[0]
+    await made.close()

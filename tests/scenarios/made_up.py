@@ -87,6 +87,14 @@ INPUT_PSI, WORSE = s("model.feature_drift_psi", MODEL), s("model.worse_than_prev
 COVERAGE, DELAY = s("model.label_coverage_ratio", MODEL), s("model.label_delay_seconds", MODEL)
 LABELS, PREDICTED = s("model.positive_label_ratio", MODEL), s("model.positive_prediction_ratio", MODEL)  # fmt: skip
 PSI = [s("feature.drift_psi", f) for f in FEATURES]
+DRIFTED = [s("feature.drifted", f) for f in FEATURES]
+RELATION, LATE = s("model.relation_changed", MODEL), s("model.labels_late", MODEL)
+WRONG = s("model.labels_wrong", MODEL)
+MISSED, SHORT = (
+    s("model.run_missed", MODEL, run="nightly"),
+    s("model.run_short", MODEL, run="nightly"),
+)
+APART = [s("replica.predictions_apart", r) for r in REPLICAS]
 BROKEN = [s("feature.contract_broken", f) for f in FEATURES]
 CLOCK, TEMP, USED = (
     [s(m, g) for g in GPUS]
@@ -115,14 +123,16 @@ CALM: dict[Series, tuple[float, float]] = {
     WRITES: (0.001, 0.0002), MOUNT: (1.0, 0.0), DROPS: (0.0, 0.1), AGAIN: (0.3, 0.2),
     ACC: (0.95, 0.005), MIX_PSI: (0.01, 0.003), INPUT_PSI: (0.02, 0.005), WORSE: (0.0, 0.0), COVERAGE: (0.97, 0.01),
     DELAY: (5.0, 0.4), LABELS: (0.62, 0.01), PREDICTED: (0.61, 0.01),
-    **dict.fromkeys(PSI, (0.02, 0.005)), **dict.fromkeys(BROKEN, (0.0, 0.0)),
+    **dict.fromkeys(PSI, (0.02, 0.005)), **dict.fromkeys([*BROKEN, *DRIFTED, *APART], (0.0, 0.0)),
+    **dict.fromkeys([RELATION, LATE, WRONG, MISSED, SHORT], (0.0, 0.0)),
     **dict.fromkeys(CLOCK, (0.9, 0.01)), **dict.fromkeys(TEMP, (65.0, 1.0)), **dict.fromkeys(USED, (0.7, 0.05)),
     **dict.fromkeys(HERE, (1.0, 0.0)), **dict.fromkeys(LINK, (1.0, 0.0)), **dict.fromkeys(LIMIT, (400.0, 0.0)),
     **dict.fromkeys([*ECC, *PENDING, *FAILED, *HOT, *BRAKE, *CAP], (0.0, 0.0)),
     **dict.fromkeys(REPLICA_P95, (0.03, 0.003)), **dict.fromkeys(BLIND, (0.0, 0.0)),
 }  # fmt: skip
 EXACT = frozenset({
-    UP, STORE_UP, COUNT, MOUNT, WORSE, KILLS, *BROKEN, *HERE, *PENDING, *FAILED, *HOT, *BRAKE, *CAP, *BLIND,
+    UP, STORE_UP, COUNT, MOUNT, WORSE, KILLS, RELATION, LATE, WRONG, MISSED, SHORT, *BROKEN, *DRIFTED, *APART,
+    *HERE, *PENDING, *FAILED, *HOT, *BRAKE, *CAP, *BLIND,
 })  # fmt: skip
 """States and counts: no noise is laid over them."""
 
@@ -238,10 +248,12 @@ class Stage:
         folder: Path,
         seed: int = 0,
         extra: Callable[[float], Sequence[Frame]] = lambda _now: (),
+        config: Mapping[str, Any] = CONFIG,
     ) -> None:
         registry.load()
         self.picture = picture
         self.extra = extra
+        self.config = config
         self.now = -STEP
         self.journal: list[SimpleNamespace] = []
         self._folder = folder
@@ -258,7 +270,7 @@ class Stage:
 
     def _start(self) -> None:
         picture = self.picture
-        config = Config.model_validate(_said_with(CONFIG, picture.names))
+        config = Config.model_validate(_said_with(self.config, picture.names))
         world, self.memory = World(), Memory()
         for entry in self.journal:
             self.memory.apply(entry)

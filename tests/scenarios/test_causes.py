@@ -13,6 +13,7 @@ from made_up import (
     ACC,
     AGAIN,
     AGE,
+    APART,
     BACKUP,
     BATCH,
     BLIND,
@@ -30,6 +31,7 @@ from made_up import (
     DELAY,
     DISK,
     DISK_BUSY,
+    DRIFTED,
     ECC,
     ERRORS,
     EYES,
@@ -42,9 +44,11 @@ from made_up import (
     INPUT_PSI,
     KILLS,
     LABELS,
+    LATE,
     LINK,
     MASTER,
     MEMORY,
+    MISSED,
     MIX_PSI,
     MODEL,
     ONSET,
@@ -53,10 +57,12 @@ from made_up import (
     PREDICTED,
     PSI,
     QUEUE,
+    RELATION,
     REPLICA_P95,
     REPLICAS,
     RPS,
     SHOP,
+    SHORT,
     SLOW,
     STEAL,
     STORE,
@@ -74,6 +80,7 @@ from made_up import (
     WORK,
     WRITES,
     WRITTEN,
+    WRONG,
     Level,
     Picture,
     play,
@@ -81,7 +88,7 @@ from made_up import (
 )  # fmt: skip
 
 from agent.causes import CAUSES
-from agent.model import Change, Entity, Series
+from agent.model import Change, Edge, Entity, Series
 
 pytestmark = pytest.mark.long
 
@@ -99,9 +106,24 @@ SURGE: During = {
     QUEUE: 40.0,
     BUSY: 0.98,
 }
-HEAVIER: During = {**WORN, CORES[MASTER]: 1.6, CPU: 0.6, INPUT_PSI: 0.6, PSI[0]: 0.6, PSI[1]: 0.4}
+HEAVIER: During = {
+    **WORN,
+    CORES[MASTER]: 1.6,
+    CPU: 0.6,
+    INPUT_PSI: 0.6,
+    PSI[0]: 0.6,
+    PSI[1]: 0.4,
+    DRIFTED[0]: 1.0,
+    DRIFTED[1]: 1.0,
+}
 POOR: During = {ACC: 0.72}
-MOVED: During = {ACC: 0.8, MIX_PSI: 0.3, INPUT_PSI: 0.8, **dict.fromkeys(PSI[:5], 0.8)}
+MOVED: During = {
+    ACC: 0.8,
+    MIX_PSI: 0.3,
+    INPUT_PSI: 0.8,
+    **dict.fromkeys(PSI[:5], 0.8),
+    **dict.fromkeys(DRIFTED[:5], 1.0),
+}
 STUCK = {f: {"broken": "stuck"} for f in FEATURES[:4]}
 
 
@@ -241,22 +263,44 @@ PAIRS: dict[str, tuple[Picture, Picture]] = {
         pic("data.drift", MODEL, MOVED),
         pic("data.prior", MODEL, {
             ACC: 0.86, LABELS: 0.85, PREDICTED: 0.8, MIX_PSI: 0.3, INPUT_PSI: 0.3, PSI[0]: 0.3, PSI[1]: 0.28,
+            DRIFTED[0]: 1.0, DRIFTED[1]: 1.0,
         }),
+    ),
+    "inputs have drifted, labels and predictions with them; not: only the mix of classes has moved": (
+        pic("data.drift", MODEL, {**MOVED, LABELS: 0.85, PREDICTED: 0.8}),
+        pic("data.prior", MODEL, {ACC: 0.86, LABELS: 0.85, PREDICTED: 0.8, PSI[0]: 0.3, DRIFTED[0]: 1.0}),
+    ),
+    "inputs have drifted; not: a large index of few rows that proves nothing": (
+        pic("data.drift", MODEL, {**POOR, INPUT_PSI: 0.2, PSI[0]: 0.2, DRIFTED[0]: 1.0}),
+        pic("concept.drift", MODEL, {**POOR, INPUT_PSI: 0.5, PSI[0]: 0.5}),
+    ),
+    "inputs have drifted and nobody is hurt; not: a slow service of which that is no reason": (
+        pic("data.drift", MODEL, {INPUT_PSI: 0.2, PSI[0]: 0.2, DRIFTED[0]: 1.0}),
+        pic("host.neighbour", BATCH, {**NEIGHBOUR, DRIFTED[0]: 1.0}),
+    ),
+    "one replica answers otherwise; not: it is its GPU that fails": (
+        pic("serving.crash", REPLICAS[1], {APART[1]: 1.0, ACC: 0.85, RELATION: 1.0}),
+        pic("hardware.gpu.memory", GPUS[1], {APART[1]: 1.0, ACC: 0.85, RELATION: 1.0, ECC[1]: 0.5},
+            edges=[Edge("runs_on", REPLICAS[1], GPUS[1])]),
+    ),
+    "a batch run did not come; not: it came and is short": (
+        pic("data.stale", MODEL, {MISSED: 1.0}),
+        pic("data.contract", MODEL, {SHORT: 1.0}),
     ),
     "another mix of classes; not: labels that have become all of one class": (
         pic("data.prior", MODEL, {ACC: 0.87, LABELS: 0.85, PREDICTED: 0.8, MIX_PSI: 0.28}),
-        pic("label.bad", MODEL, {ACC: 0.6, LABELS: 0.995}),
+        pic("label.bad", MODEL, {ACC: 0.6, LABELS: 0.995, WRONG: 1.0}),
     ),
     "labels are wrong; not: the relation has changed, and the mix of labels with it": (
-        pic("label.bad", MODEL, {ACC: 0.58, LABELS: 0.999}),
-        pic("concept.drift", MODEL, {**POOR, LABELS: 0.45}),
+        pic("label.bad", MODEL, {ACC: 0.58, LABELS: 0.999, RELATION: 1.0, WRONG: 1.0}),
+        pic("concept.drift", MODEL, {**POOR, LABELS: 0.45, RELATION: 1.0}),
     ),
     "the relation has changed; not: the same while a GPU corrupts": (
         pic("concept.drift", MODEL, POOR),
         pic("hardware.gpu.memory", GPUS[0], {**POOR, ECC[0]: 0.5}),
     ),
     "labels are late; not: we do not see labels at all": (
-        pic("label.late", MODEL, {COVERAGE: 0.1, DELAY: 300.0}),
+        pic("label.late", MODEL, {COVERAGE: 0.1, DELAY: 300.0, LATE: 1.0}),
         pic("observer.blind", EYES[1], {BLIND[1]: 1.0}, gone=frozenset([COVERAGE, DELAY, ACC])),
     ),
     "a source does not answer; not: a GPU does not": (

@@ -14,18 +14,18 @@ from agent.rca.look import Look
 from agent.rca.rules import hardware, host
 from agent.rca.rules._model import MEASURED as MODEL
 from agent.rca.rules._service import MEASURED as SERVICE
-from agent.rca.rules.data import contract, drift, labels, prior
+from agent.rca.rules.data import contract, drift, labels, prior, runs
 from agent.rca.rules.hardware import gpus
 from agent.rca.rules.host import machine, neighbour, network_between
 from agent.rca.rules.observer import blind
 from agent.rca.rules.release import changed, concept, release_of_model
-from agent.rca.rules.serving import OF_REPLICA, apart, crash, dependency, mix, saturation
+from agent.rca.rules.serving import OF_REPLICA, answers, apart, crash, dependency, mix, saturation
 
 Rule = Callable[[Look], list[Case]]
 
 RULES: Final[tuple[Rule, ...]] = (
-    saturation, crash, apart, dependency, mix, neighbour, network_between, machine, gpus,
-    release_of_model, changed, contract, prior, drift, concept, labels, blind,
+    saturation, crash, apart, answers, dependency, mix, neighbour, network_between, machine, gpus,
+    release_of_model, changed, contract, runs, prior, drift, concept, labels, blind,
 )  # fmt: skip
 """In no order: each is asked, all are weighed together."""
 

@@ -6,22 +6,20 @@ import math
 from typing import Final
 
 from agent.model import Entity
+from agent.models.cause import beyond_mix
 from agent.rca.case import Case
 from agent.rca.look import Look, Measured
 
 QUALITY: Final = (
-    "model.accuracy_ratio", "model.accuracy_high_ratio", "model.accuracy_recent_ratio",
-    "model.quality_lost", "model.worse_than_previous",
+    "model.accuracy_ratio", "model.accuracy_high_ratio", "model.accuracy_recent_ratio", "model.loss_expected",
+    "model.quality_lost", "model.relation_changed", "model.worse_than_previous",
 )  # fmt: skip
 MEASURED: Final = (
-    "model.accuracy_ratio", "model.feature_drift_psi", "model.label_coverage_ratio", "model.label_delay_seconds",
+    "model.accuracy_ratio", "model.label_coverage_ratio", "model.label_delay_seconds",
     "model.positive_label_ratio", "model.positive_prediction_ratio", "model.prediction_drift_psi",
 )  # fmt: skip
-DRIFTED: Final = 0.25
-"""PSI from which a distribution counts as moved; below .1 it stands still (the usual rule of thumb)."""
 STILL: Final = 0.10
-ONE_CLASS: Final = 0.02
-"""Share of all other classes below which labels count as being of one."""
+"""Stability index of what a model says below which that stands still (the usual rule of thumb)."""
 
 
 def poor(look: Look, model: Entity) -> bool:
@@ -54,13 +52,17 @@ def broken_features(look: Look, model: Entity) -> list[Entity]:
     ]
 
 
-def moved(look: Look, model: Entity) -> list[tuple[Entity, float]]:
-    """Return the features whose distribution has moved, with PSI, largest first."""
-    drifts = [(f, look.value("feature.drift_psi", f)) for f in features(look, model)]
-    return sorted(
-        ((f, psi) for f, psi in drifts if psi is not None and psi >= DRIFTED),
-        key=lambda x: (-x[1], x[0]),
-    )
+def drifted(look: Look, model: Entity) -> list[tuple[Entity, float, float]]:
+    """Return the features that the model watch found to drift: (feature, log10 of the evidence, PSI), surest first."""
+    found = [
+        (
+            f, look.value("feature.drift_evidence_count", f) or 0.0,
+            look.value("feature.drift_psi", f) or 0.0,
+        )
+        for f in features(look, model)
+        if (look.value("feature.drifted", f) or 0.0) > 0.5
+    ]  # fmt: skip
+    return sorted(found, key=lambda x: (-x[1], -x[2], x[0]))
 
 
 def name(feature: Entity) -> str:
@@ -68,20 +70,24 @@ def name(feature: Entity) -> str:
     return feature.key.rpartition("/")[2]
 
 
+def say(found: tuple[Entity, float, float]) -> str:
+    """Say how surely and how far a feature has drifted."""
+    feature, evidence, psi = found
+    return f"{name(feature)} (10^{evidence:.1f} times what is enough, PSI {psi:.2f})"
+
+
 def inputs(look: Look, model: Entity, case: Case, silent: str, loud: str) -> None:
     """Weigh whether the inputs look as they always did; `silent` and `loud` are reasons of the table."""
-    known = [
-        psi
-        for f in features(look, model)
-        if (psi := look.value("feature.drift_psi", f)) is not None
-    ]
+    known = [f for f in features(look, model) if look.value("feature.drifted", f) is not None]
+    found = drifted(look, model)
     if not known:
         case.say("how the inputs are distributed is not known")
-    elif max(known) < DRIFTED:
-        case.add(silent, f"the inputs look as they always did (largest PSI {max(known):.2f})")
+    elif not found:
+        case.add(
+            silent, f"the inputs look as they always did (none of {len(known)} features drifts)"
+        )
     else:
-        names = ", ".join(name(f) for f, _ in moved(look, model)[:3])
-        case.add(loud, f"the inputs moved too ({names}, PSI {max(known):.2f})")
+        case.add(loud, f"the inputs drift, too: {', '.join(map(say, found[:3]))}")
 
 
 def mixes(look: Look, model: Entity) -> tuple[Measured | None, Measured | None]:
@@ -92,12 +98,21 @@ def mixes(look: Look, model: Entity) -> tuple[Measured | None, Measured | None]:
     )
 
 
-def one_class(labels: Measured | None) -> bool:
-    """Tell whether labels have become nearly all of one class, which they never were."""
-    if labels is None:
-        return False
-    few = min(labels.now, 1.0 - labels.now)
-    return few < ONE_CLASS and min(labels.usual, 1.0 - labels.usual) > 2 * ONE_CLASS
+def labels_wrong(look: Look, model: Entity) -> str:
+    """Say what is wrong with the labels themselves, "" for nothing that is known."""
+    if not (look.value("model.labels_wrong", model) or 0.0) > 0.5:
+        return ""
+    return look.world.attrs(model).get("labels_wrong", "") or "labels look wrong"
+
+
+def further(look: Look, model: Entity, labels: Measured) -> str:
+    """Say which feature moved further than another mix of classes can move it, "" for none."""
+    for feature, _, psi in sorted(drifted(look, model), key=lambda x: -x[2])[:1]:
+        if beyond_mix(psi, labels.usual, labels.now):
+            return (
+                f"{name(feature)} moved further (PSI {psi:.2f}) than the mix of classes can move it"
+            )
+    return ""
 
 
 def moved_alike(labels: Measured | None, mix: Measured | None) -> bool:

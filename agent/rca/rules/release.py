@@ -166,10 +166,15 @@ def concept(look: Look) -> list[Case]:
         case = Case("concept.drift", model)
         accuracy = look.measure("model.accuracy_ratio", model)
         reference = look.value("model.reference_accuracy_ratio", model)
+        changed = look.state("model.relation_changed", model)
+        if changed is not None and changed.now > 0.5:
+            evidence = look.value("model.relation_evidence_count", model) or 0.0
+            text = f"labels prove a changed relation (10^{evidence:.1f} times what is enough)"
+            case.add("relation changed", text, changed)
         if accuracy is not None:
             text = f"accuracy on labels is {numbers(accuracy)}"
             case.add("accuracy on labels low", text, accuracy)
-        elif reference is not None:
+        elif reference is not None and look.value("model.accuracy_ratio", model) is not None:
             text = f"accuracy is below that of the reference ({say(reference, 'ratio')})"
             case.add("accuracy below reference", text)
         of.inputs(look, model, case, "concept: inputs as ever", "concept: inputs moved")
@@ -188,8 +193,7 @@ def concept(look: Look) -> list[Case]:
         if labels is not None and of.moved_alike(labels, mix):
             text = f"the mix of classes moved ({numbers(labels)}), and the predictions with it"
             case.add("concept: mix moved alike", text, labels)
-        elif labels is not None and of.one_class(labels):
-            text = f"the labels themselves look broken ({numbers(labels)} of one class)"
-            case.add("concept: labels of one class", text, labels)
+        if wrong := of.labels_wrong(look, model):
+            case.add("concept: labels wrong", wrong)
         out.append(case)
     return out

@@ -1,4 +1,4 @@
-"""Rules of the branch `serving`: too much traffic, replicas that crash or hang, what is called, another mix."""
+"""Rules of the branch `serving`: too much traffic, replicas that crash, hang or answer wrongly, callees, the mix."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from agent.model import Entity
 from agent.rca.case import Case, numbers, what
 from agent.rca.look import Look, Measured
 from agent.rca.rules import _service as service
+from agent.rca.rules._model import drifted
+from agent.rca.rules._model import say as say_drift
 from agent.units import say, say_duration
 
 _PEERS: Final = 3
@@ -206,14 +208,10 @@ def mix(look: Look) -> list[Case]:
         case.add("mix: traffic flat", f"traffic is as usual ({numbers(traffic)})", traffic)
     elif not case.evidence:
         return []
-    moved = max(
-        (m for model in look.near("model")
-         if (m := look.measure("model.feature_drift_psi", model)) is not None and m.now > 0.25),
-        key=lambda m: m.now, default=None,
-    )  # fmt: skip
-    if moved is not None and moved.deviations > 3:
-        text = f"the requests look different (largest PSI {moved.now:.2f})"
-        case.add("requests look different", text, moved)
+    moved = [found for model in look.near("model") for found in drifted(look, model)]
+    if moved:
+        text = f"the requests look different: {', '.join(map(say_drift, moved[:3]))}"
+        case.add("requests look different", text)
     change = look.release(look.group, "release", "config", "flag")
     if change is not None:
         case.add("mix: released", f"a {change.kind} explains more work a request")
@@ -251,6 +249,29 @@ def apart(look: Look) -> list[Case]:
         )
         return [case]
     return []
+
+
+def answers(look: Look) -> list[Case]:
+    """One replica answers otherwise than its peers on the same traffic: it computes wrongly, whoever made the model."""
+    out = []
+    for replica in look.near("replica"):
+        state = look.state("replica.predictions_apart", replica)
+        if state is None or state.now < 0.5:
+            continue
+        n = replica.key.rpartition("/")[2]
+        case = Case("serving.crash", replica, facts={"replica": n, "apart": "answers"})
+        size = look.value("replica.prediction_distance_ratio", replica) or 0.0
+        evidence = look.value("replica.apart_evidence_count", replica) or 0.0
+        text = (
+            f"{replica.key} alone answers otherwise than its peers on the same traffic: {say(size, 'ratio')} of its"
+            f" answers would have to be others (10^{evidence:.1f} times what is enough)"
+        )
+        case.add("answers apart from peers", text, state)
+        case.others = [
+            e.dst for e in look.topology.edges(replica) if e.src == replica and e.dst.kind == "gpu"
+        ]
+        out.append(case)
+    return out
 
 
 def _odd(found: dict[Entity, Measured]) -> Entity | None:

@@ -56,7 +56,7 @@ _NAMED: Final = 0.01
 """When one column has reached 1, others need no more than this to be named beside it."""
 
 
-class Watch:
+class Shifts:
     """The drift of d columns; arrays over n statistics: d x FUNCTIONS, then the pairs."""
 
     def __init__(self, reference: Reference, joint: pairs.Pairs, quiet: float) -> None:
@@ -120,7 +120,7 @@ class Watch:
         out: FloatArray = np.take_along_axis(self.scores.curves[:, PLACE], columns, axis=1)
         return out
 
-    def keep(self, other: Watch) -> None:
+    def keep(self, other: Shifts) -> None:
         """Take how far rows wander from what watched the same columns before."""
         self._wander, self._rhythm = other._wander, other._rhythm
         self._seen, self._seen_s = other._seen, other._seen_s
@@ -169,7 +169,7 @@ class Watch:
     def _trusted(self) -> BoolArray:
         """Return which statistics (n,) are of columns that do not drift, both of a pair."""
         _, sized = self.values()
-        well: BoolArray = sized < Watch.enough(sized)
+        well: BoolArray = sized < Shifts.enough(sized)
         return np.concatenate(
             (
                 np.repeat(well, FUNCTIONS),
@@ -187,7 +187,7 @@ class Watch:
         sized = self._sized(value, times)
         if latch:
             far = self._most(np.where(value >= _NAMED, times, 0.0))
-            self._on = np.where(sized >= Watch.enough(sized), np.maximum(far, 1.0), 0.0)
+            self._on = np.where(sized >= Shifts.enough(sized), np.maximum(far, 1.0), 0.0)
             sized = self._sized(value, times)
         self._values = self._by_column(value), sized
 

@@ -1,0 +1,113 @@
+"""Questions about one model: a version against another, what sketches are counted over, what drove an answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent import control
+from agent.cli import AsJson, ConfigPath, StateFolder, command, emit, part, where
+from agent.errors import Refused
+
+
+@command(
+    example=("homeostat compare fraud 6 7", "homeostat compare fraud 6 7@canary --json"),
+    then="homeostat models MODEL",
+)
+def compare(
+    *,
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    a: Annotated[str, typer.Argument(help="A version, or VERSION@VARIANT.")],
+    b: Annotated[str, typer.Argument(help="The one that is held against it.")],
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether one version is worse than another, how surely.
+
+    Of a shadow the same requests are compared, of a canary or an A/B test those of the same time; versions that never
+    served at once are compared one after the other. The bounds hold however often you look.
+    """
+    from agent import cli_models
+
+    _, folder = where(config, state)
+    found = control.Control(folder).get(f"/api/models/{part(model)}/compare", a=a, b=b)
+    emit(found, as_json, cli_models.compared)
+
+
+@command(
+    example=("homeostat edges fraud", "homeostat edges fraud --version 7 --json"),
+    then="send sketches over them: docs/predictions.md",
+)
+def edges(
+    *,
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[
+        str, typer.Option("--version", "-V", help="Of which version; default: the one in use.")
+    ] = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the edges that sketches of a model are counted over.
+
+    A process at the edge that counts over them may send counts instead of rows.
+    """
+    from agent import cli_models
+
+    _, folder = where(config, state)
+    found = control.Control(folder).get(f"/api/models/{part(model)}/edges", version=version)
+    emit(found, as_json, cli_models.edges)
+
+
+@command(
+    example=(
+        "homeostat explain fraud row.json",
+        "grep r-17 /var/log/fraud.jsonl | head -1 | homeostat explain fraud",
+    ),
+    then="homeostat models MODEL",
+)
+def explain(
+    *,
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    file: Annotated[
+        Path, typer.Argument(help="One record, or its features, as JSON; default: standard input.")
+    ] = Path("-"),
+    version: Annotated[
+        str, typer.Option("--version", "-V", help="Of which version; default: that of the record.")
+    ] = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which features drove the answer to one record.
+
+    By the rows that the version was made with (`models: {reference: ...}`): what each value adds to the answer, all
+    else as it is, and how unusual it is. Rows are not kept, so you give the record; it is looked at and forgotten.
+    """
+    from agent import cli_models
+
+    record = _record(file)
+    features = record.get("features", record)
+    said = record.get("version", "") if "features" in record else ""
+    _, folder = where(config, state)
+    body = {"version": version or str(said or ""), "features": features}
+    found = control.Control(folder).post(f"/api/models/{part(model)}/explain", body)
+    emit(found, as_json, cli_models.explained)
+
+
+def _record(file: Path) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        found = json.loads(text)
+    except OSError as wrong:
+        raise Refused(f"{file} can not be read: {wrong.strerror}") from None
+    except ValueError as wrong:
+        raise Refused(f"{file} is not one JSON object ({wrong}); give one record") from None
+    if not isinstance(found, dict) or not isinstance(found.get("features", {}), dict):
+        raise Refused(f"{file} is no record: give an object of names and values")
+    return found
