@@ -280,13 +280,19 @@ def _journal(folder: Path) -> tuple[list[Entry], list[Incident], list[Run]]:
         return [], [], []
     journal = Journal.reader(path)
     try:
-        told = sorted(journal.read(TOLD), key=lambda e: (e.ts, e.seq))
+        # what our own runs silenced then is not for others to heed
+        read = (e for e in journal.read(TOLD) if e.kind != "silence" or not _ours(e))
+        told = sorted(read, key=lambda e: (e.ts, e.seq))
         incidents, runs = (
             _values(Incident, journal.latest("incident")), _values(Run, journal.latest("run"))
         )  # fmt: skip
     finally:
         journal.close()
     return told, incidents, runs
+
+
+def _ours(entry: Entry) -> bool:
+    return str(entry.body.get("by", "")).startswith("homeostat:")
 
 
 def _values(cls: type[V], entries: Iterable[Entry]) -> list[V]:
@@ -359,7 +365,8 @@ def _said(
             _incident(i, found, same[i.id])
             for i in sorted(found.incidents.values(), key=lambda i: (i.opened, i.id))
         ],
-        "pages": len(found.pages),
+        "pages": len(found.pages), "pages_per_week": _every(len(found.pages), found, 604_800.0),
+        "acts_per_day": _every(len(found.acts), found, 86_400.0),
         "acts": [_act(a, runs) for a in found.acts],
         "held": [
             {"playbook": h.playbook, "target": h.target.id, "incident": h.incident, "from": h.first, "to": h.last,
@@ -378,6 +385,10 @@ def _said(
                        for r in sorted(there, key=lambda r: r.opened) if r.id not in matched],
         },
     }  # fmt: skip
+
+
+def _every(many: int, found: Found, span_s: float) -> float:
+    return round(many * span_s / (found.end - found.start), 3)
 
 
 def _incident(one: Incident, found: Found, recorded: Sequence[str]) -> dict[str, Any]:
@@ -456,7 +467,7 @@ def _show(said: Any) -> None:
         f"; the journal has {recorded['incidents']}, of which {recorded['matched']} are found again"
     )
     line(
-        f"\n{count(len(incidents), 'incident')}, {said['pages']} paged"
+        f"\n{count(len(incidents), 'incident')}, {said['pages']} paged ({said['pages_per_week']:.3g} a week)"
         + (there if said["past"]["kind"] == "history" else "")
     )
     for i in incidents[:_MOST_SHOWN]:
@@ -468,7 +479,7 @@ def _show(said: Any) -> None:
     _more(incidents)
     for r in recorded["missed"]:
         line(f"  {_iso(r['opened'])}  not found again: {r['title']} ({r['severity']})")
-    line(f"\n{count(len(said['acts']), 'would-be act')}")
+    line(f"\n{count(len(said['acts']), 'would-be act')} ({said['acts_per_day']:.3g} a day)")
     for a in said["acts"][:_MOST_SHOWN]:
         line(f"  {_iso(a['at'])}  {_acts(a)}")
         if a["held"]:

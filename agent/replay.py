@@ -95,15 +95,15 @@ class Act:
     held: tuple[Gate, ...]
 
     @property
-    def key(self) -> tuple[str, str, float]:
-        """What makes it the same act in another replay of the same past."""
-        return self.plan.playbook, self.plan.target, self.plan.created
+    def key(self) -> tuple[str, str, str]:
+        """What it is about: in another replay of the same past, the first of them is the same act."""
+        return self.plan.playbook, self.plan.target, self.plan.incident
 
     @property
     def does(self) -> tuple[Any, ...]:
-        """What it would have done: two plans that do the same need not be written alike."""
+        """What it would have done, and when: two plans that do the same need not be written alike."""
         steps = [(s.id, s.use, s.via, tuple(sorted(s.params.items()))) for s in self.plan.steps]
-        return self.plan.mode, repr(steps), repr(self.plan.verify)
+        return self.plan.created, self.plan.mode, repr(steps), repr(self.plan.verify)
 
 
 @dataclass(slots=True)
@@ -343,12 +343,25 @@ class Difference:
 
 def difference(first: Found, second: Found) -> Difference:
     """Compare what two replays would have done."""
-    a, b = {act.key: act for act in first.acts}, {act.key: act for act in second.acts}
+    ours, theirs = _numbered(first), _numbered(second)
     return Difference(
-        tuple(act for key, act in a.items() if key not in b),
-        tuple(act for key, act in b.items() if key not in a),
-        tuple((a[key], b[key]) for key in a if key in b and a[key].does != b[key].does),
+        tuple(act for key, act in ours.items() if key not in theirs),
+        tuple(act for key, act in theirs.items() if key not in ours),
+        tuple(
+            (act, theirs[key])
+            for key, act in ours.items()
+            if key in theirs and act.does != theirs[key].does
+        ),
     )
+
+
+def _numbered(found: Found) -> dict[tuple[Any, ...], Act]:
+    """Return the acts by what they are about, and the how manieth of those each is."""
+    out: dict[tuple[Any, ...], Act] = {}
+    for act in found.acts:
+        n = sum(key[:3] == act.key for key in out)
+        out[*act.key, n] = act
+    return out
 
 
 def overlaps(one: Incident, other: Incident, slack_s: float = 60.0) -> bool:

@@ -89,8 +89,9 @@ def from_file(path: Path, named: Callable[[str], Series], *, most_bytes: float) 
 def _csv(path: Path) -> tuple[list[str], list[FloatArray]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            names, *lines = [line for line in csv.reader(file) if line] or [[]]
-            cells = [[_number(cell) for cell in line] for line in lines]
+            lines = (line for line in csv.reader(file) if line)
+            names = next(lines, [])
+            cells = [np.array([_number(cell) for cell in line], float) for line in lines]
         except (csv.Error, UnicodeDecodeError, ValueError) as wrong:
             raise Refused(
                 f"{path} is not a table of numbers: {wrong}; save it as UTF-8 CSV"
