@@ -9,6 +9,7 @@ from made_up import (
     ACC,
     BATCH,
     CLOCK,
+    CONFIG,
     CORES,
     CPU,
     END,
@@ -29,8 +30,11 @@ from made_up import (
     Stage,
 )
 
+from agent import registry
+from agent.codec import unpack
+from agent.config import Config
 from agent.graph_past import GraphPast
-from agent.model import Change
+from agent.model import Change, Decision
 from agent.pipeline import Walk
 from agent.playbook import Library
 from agent.recorded import Recorded
@@ -84,9 +88,15 @@ def brief(incidents):
     )  # fmt: skip
 
 
+def closed(gates):
+    return tuple(g.name for g in gates if not g.passed)
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_recorded_walk_is_found_again(name, tmp_path):
-    library = Library({})
+    registry.load()
+    config = Config.model_validate(CONFIG)
+    library = Library.load([], config)
     stage = record(PICTURES[name], tmp_path / "h", library)
     files = {p: p.read_bytes() for p in (tmp_path / "h").iterdir()}
     first = replayed(stage, tmp_path / "h", tmp_path / "a", library)
@@ -99,6 +109,15 @@ def test_a_recorded_walk_is_found_again(name, tmp_path):
     assert first.pages == second.pages == {
         e.body["incident"]: e.ts for e in stage.entries("note") if e.subject.startswith("page:")
     }  # fmt: skip
+    decided = [unpack(Decision, e.body) for e in stage.entries("decision")]
+    assert {(h.playbook, h.target, h.incident, closed(h.gates)) for h in first.held} == {
+        (d.playbook, d.target, d.incident, closed(d.gates)) for d in decided if not d.allowed
+    }
+    assert [(a.plan.playbook, a.plan.target, a.plan.created) for a in first.acts] == [
+        (d.playbook, d.target.id, d.ts) for d in decided if d.allowed
+    ]
+    assert bool(decided) == (name in {"neighbour", "bad model"})
+    assert first.held == second.held
     assert first.graph
     assert not difference(first, second)
     stage.close()
