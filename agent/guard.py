@@ -256,14 +256,17 @@ def _untouchable(one: Entity, case: _Case) -> str:
 
 
 def _busy(case: _Case) -> Gate:
-    """One run a target, and a target is whatever a run acts on: two runs never move the same thing."""
+    """One run a target, and a target is whatever a run acts on: two runs never move the same thing.
+
+    Retraining that is held for days keeps nobody from rolling the model back meanwhile.
+    """
     mine = {owner_of(e) for e in (case.target, *case.touched)}
     for run in case.memory.live_runs():
         theirs = {owner_of(run.target), *_named(run, case.memory)}
-        if (case.playbook.touching and mine & theirs) or (run.playbook, run.incident) == (
-            case.playbook.id,
-            case.incident.id,
-        ):
+        meets = case.playbook.touching and bool(mine & theirs)
+        if case.playbook.mutating and case.memory.aside(run):
+            meets = False
+        if meets or (run.playbook, run.incident) == (case.playbook.id, case.incident.id):
             reason = f"run {run.id} is at work on {run.target.id} ({run.state})"
             return Gate("busy", False, run.id, "one run a target", reason)
     return Gate("busy", True, "nobody", "one run a target")

@@ -127,8 +127,12 @@ def target_of(
     """Return the entity to act on: the cause's own, its nearest relative of the kind, or the incident's.
 
     A process that burns CPU is no relative of the service that it hurts: the incident's own service is the target.
+    Of the versions of a model it is the one that the diagnosis names.
     """
     kind = playbook.target.kind
+    named = Entity("version", f"{cause.entity.key}/{cause.facts.get('version', '')}")
+    if kind == "version" and cause.entity.kind == "model" and topology.edges(named):
+        return named
     starts = [cause.entity, *([incident.about] if incident.about else []), *incident.entities]
     for start in starts:
         found = topology.nearest(start, kind)

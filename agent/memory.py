@@ -295,8 +295,14 @@ class Memory:
         return [r for r in self.live_runs() if r.incident == incident]
 
     def run_on(self, target: Entity | str) -> Run | None:
-        """Return the run that is at work on a target."""
-        return next((r for r in self.live_runs() if r.target.id == _id(target)), None)
+        """Return the run that is at work on a target; one that stands aside is not."""
+        found = (r for r in self.live_runs() if r.target.id == _id(target) and not self.aside(r))
+        return next(found, None)
+
+    def aside(self, run: Run) -> bool:
+        """Tell whether a run only waits to take back a mark: that may last for days, and nobody need wait for it."""
+        plan = self.plans.get(run.id)
+        return run.state == "holding" and plan is not None and plan.marks
 
     def paused(self, target: Entity | str) -> Pause | None:
         """Return the pause that covers a target."""

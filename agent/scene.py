@@ -5,7 +5,7 @@
     target.id, target.command   the target and its attributes
     cause.kind, cause.feature   the diagnosis and its facts
     steps.train.version         what an earlier step of the run gave
-    value, peers.median         inside a `when` item with `signal:`
+    value, peers.median         inside a `when` item with `signal:`, which may ask for labels: `x.y{label=value}`
 
 Several series of one signal (labels) give the worst one by the catalogue's `better`, else their mean.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.catalogue import SIGNALS
+from agent.catalogue import SIGNALS, labelled
 from agent.model import Cause, Entity, FloatArray, Series
 
 if TYPE_CHECKING:
@@ -80,12 +80,19 @@ class Scene:
         return self.signal(name) if name in SIGNALS else None
 
     def series(self, metric: str) -> list[Series]:
-        """Return the series that a signal name means here."""
+        """Return the series that a signal, perhaps with labels, means here."""
+        metric, labels = labelled(metric)
         definition = SIGNALS.get(metric)
         if definition is None:
             return []
         entity = self.world.topology.nearest(self.target, definition.entity_kind)
-        return self.world.find(metric, entity) if entity is not None else []
+        return self._having(metric, entity, labels) if entity is not None else []
+
+    def _having(
+        self, metric: str, entity: Entity, labels: tuple[tuple[str, str], ...]
+    ) -> list[Series]:
+        found = self.world.find(metric, entity)
+        return [s for s in found if set(labels) <= set(s.labels)] if labels else found
 
     def signal(self, metric: str) -> float | None:
         """Return the newest value of a signal here; None when any of its series is unknown."""
@@ -109,13 +116,12 @@ class Scene:
     def _peers(self, what: str) -> float | None:
         if self._signal is None or what not in {"median", "count"}:
             return None
+        metric, labels = labelled(self._signal)
         values = [
             v
             for peer in self.world.topology.peers(self.target)
             if (
-                v := _worst(
-                    self._signal, [self.world.get(s) for s in self.world.find(self._signal, peer)]
-                )
+                v := _worst(metric, [self.world.get(s) for s in self._having(metric, peer, labels)])
             )
             is not None
         ]
@@ -141,7 +147,7 @@ def _worst(metric: str, values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None and not math.isnan(v)]
     if not known or len(known) != len(values):
         return None
-    better = SIGNALS[metric].better
+    better = SIGNALS[labelled(metric)[0]].better
     if better == "low":
         return max(known)
     if better == "high":

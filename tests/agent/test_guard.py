@@ -431,6 +431,19 @@ def test_one_run_a_target(make, state):
     assert ask(make(), past=elsewhere).allowed
 
 
+@pytest.mark.parametrize(("verb", "state", "free"), [
+    ("tell", "holding", True),  # what it marked is taken back some day; a target can be healed meanwhile
+    ("act", "holding", False),
+    ("tell", "acting", False),
+])  # fmt: skip
+def test_a_mark_that_is_held_keeps_nobody_from_healing(make, verb, state, free):
+    past = Past().run(playbook="other", state=state, acted=False)
+    step = PlannedStep("s", verb)
+    plan = Plan("r", "other", "T", "h", WEB.id, "i0", "auto", "", NOW, (step,))
+    past.put("plan", "r", pack(plan))
+    assert ("busy" in closed(ask(make(), past=past))) is not free
+
+
 def test_a_model_and_its_features_are_one_target(make):
     past = Past().run(playbook="other", state="acting", target=MODEL, acted=False)
     assert "busy" in closed(ask(make(kind="feature"), target=FEATURE, past=past))

@@ -16,6 +16,7 @@ import structlog
 from run_stage import FAST, SLOW, VERIFY, Stage, at_work, plan, read_effects, shouts, step
 
 from agent import hands as hands_module
+from agent import registry
 from agent.errors import Refused, Unavailable
 from agent.hands import RealHands
 from agent.journal import Journal
@@ -431,6 +432,17 @@ async def test_one_run_a_target_and_others_beside_it(stage, tmp_path):
     elsewhere = begun(stage, step("d"), run_id="r3", target=Entity("service", "other"))
     await stage.runner.start(elsewhere)
     await stage.until(lambda: stage.memory.runs["r3"].state == "done")
+    assert stage.memory.runs["r1"].state == "holding"
+
+
+async def test_a_mark_that_is_held_keeps_nobody_from_healing_the_target(stage, verbs, monkeypatch):
+    mark = type("Mark", (verbs["dial"],), {"effect": "marking"})
+    monkeypatch.setitem(registry.action._known, "mark", mark)
+    until = Until(("service.latency_p95_seconds < 0.0",), 0.0, 1e6)
+    await stage.runner.start(begun(stage, replace(step(until=until), use="mark")))
+    await stage.state("holding")
+    await stage.runner.start(begun(stage, step("c"), run_id="r2"))
+    await stage.until(lambda: stage.memory.runs["r2"].state == "done")
     assert stage.memory.runs["r1"].state == "holding"
 
 

@@ -10,7 +10,8 @@ from agent.causes import matches
 from agent.config import Config
 from agent.model import Cause, Diagnosis, Entity, Incident
 from agent.playbook import Library
-from agent.playbook.examples import try_examples
+from agent.playbook.examples import run, try_examples
+from agent.playbook.trial import Example
 
 registry.load()
 LIBRARY = Library.load([], Config())
@@ -71,7 +72,7 @@ def test_times_are_those_of_production(book):
 
 
 @pytest.mark.parametrize(
-    ("cause", "first"),
+    ("cause", "one"),
     [
         ("release.model", "serve-bad-deploy"),
         ("host.neighbour", "serve-noisy-neighbour"),
@@ -80,15 +81,47 @@ def test_times_are_those_of_production(book):
         ("concept.drift", "concept-drift"),
         ("unknown", "page-harm"),
         ("observer.blind", "observer-blind"),
+        ("serving.dependency", "serve-dependency"),
+        ("serving.crash", "serve-crashloop"),
+        ("serving.traffic", "serve-traffic-mix"),
+        ("data.stale", "batch-run-late"),
+        ("data.prior", "prior-shift"),
+        ("label.late", "label-delay"),
+        ("label.bad", "label-bad"),
+        ("release.code", "serve-bad-release"),
+        ("release.config", "serve-bad-config"),
     ],
 )
-def test_each_cause_finds_its_playbook(cause, first):
-    assert LIBRARY.for_cause(cause)[0].id == first
+def test_each_cause_finds_its_playbook(cause, one):
+    assert one in {p.id for p in LIBRARY.for_cause(cause)}
+
+
+@pytest.mark.parametrize(
+    "book", [p for p in BOOKS if any(s.use == "retrain" for s in p.do)], ids=ids
+)
+def test_nobody_retrains_while_retraining_is_held_or_labels_are_few(book):
+    assert "model.retraining_held > 0.5" in book.unless
+    assert "model.labelled_rows_count >= 100.0" in [i.is_ for i in book.when.all]
 
 
 def test_drift_alone_retrains_nobody():
-    for cause in ("data.drift", "data.contract", "label.bad", "label.late"):
+    for cause in ("data.contract", "data.stale", "label.bad", "label.late", "release.model"):
         assert not any(s.use == "retrain" for p in LIBRARY.for_cause(cause) for s in p.do)
+    known = {"model.labelled_rows_count": 400.0, "model.retraining_held": 0.0, "feature.drift_psi": 3.0,
+             "model.feature_drift_psi": 3.0, "feature.drifted": 1.0, "cause.feature": "age"}  # fmt: skip
+    acting = [p for p in LIBRARY.for_cause("data.drift") if p.mutating]
+    for lost, fires in ((0.0, False), (1.0, True)):
+        given = {**known, "model.quality_lost": lost}
+        assert [not run(p, Example(name="", given=given, fires=True)).wrong for p in acting] == [
+            fires
+        ]
+
+
+def test_what_a_dependency_breaks_is_not_restarted():
+    for cause in ("serving.dependency", "release.code", "release.config"):
+        assert not any(
+            s.use in {"restart", "scale"} for p in LIBRARY.for_cause(cause) for s in p.do
+        )
 
 
 def made(book, scene=lambda _: None):
