@@ -28,7 +28,7 @@ from typing import Any, Final, Self
 from agent.demo import settings
 from agent.demo.card import Belief
 from agent.demo.faults import BadRelease, UnitChange
-from agent.demo.ground import Ground, free_port
+from agent.demo.ground import MODEL, Ground, free_port
 from agent.demo.load import World
 from agent.demo.play import Broken, Play, acted, serious, verdict
 from agent.demo.trainer import champion, locked, move, promote
@@ -82,6 +82,8 @@ def show(act: Act, play: Play) -> Belief:
     began, since = time.monotonic(), time.time()
     try:
         act.do(play, row)
+    except Broken as broken:  # the next act may well be shown
+        row.checks[str(broken)] = False
     finally:
         play.ground.turn(World())
     settled = play.watch(f"after {act.name}", _SETTLE_S, _well(play))
@@ -250,13 +252,13 @@ _WRONG: Final = "push-forward"
 )
 def _wrong(play: Play, row: Belief) -> None:
     ground = play.ground
-    good = champion(ground.versions)
-    worst = BadRelease(_WORSE)
-    worst.start(ground)  # a release that was taken back at once, and lies there since
-    promote(ground.versions, good, by="release-pipeline")
-    play.watch("until that is forgotten", _SETTLE_S, _well(play))
+    told = ground.run("a training", ground.python(
+        "agent.demo.trainer", "release", "--root", ground.models, "--model", MODEL,
+        "--wrong", _WORSE, "--seed", ground.seed, "--only-train",
+    ))  # fmt: skip
+    worst = str(json.loads(told.splitlines()[-1])["version"])
     began = time.time()
-    with _lent(play, settings.wrong_idea(worst.version)):
+    with _lent(play, settings.wrong_idea(worst)):
         BadRelease(_MILD).start(ground)
 
         def judged(_: float) -> bool:

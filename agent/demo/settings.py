@@ -196,7 +196,7 @@ def wrong_idea(version: str) -> dict[str, Any]:
         "target": {"kind": "model"},
         "because": {"cause": "release.model", "min_confidence": "60%"},
         "when": ["model.predictions_per_second > 0.0"],
-        "guard": {"cooldown": {"time": "5s"}, "settle": "2s"},
+        "guard": {"cooldown": {"time": "60s"}, "settle": "2s"},
         "do": [{"id": "push", "use": "promote", "with": {"version": version}, "undo": "auto"}],
         "verify": {
             "wait": "3s", "within": "20s", "against": "before", "otherwise": "undo",
