@@ -13,7 +13,7 @@ help: ## say what there is
 run: .venv/core ## install what the daemon needs, and start it on this host
 	$(BIN)/homeostat run $(ARGS)
 
-demo: .venv/all ## break a real model service five ways and watch it heal
+demo: .venv/all ## break a real model service five ways and watch it heal (ARGS=--belief: try the agent itself)
 	$(BIN)/homeostat demo $(ARGS)
 
 test: .venv/all ## everything: lint, types, layers, unit, live and demo tests
