@@ -207,7 +207,11 @@ def try_source(
 
 
 @command(
-    example=("homeostat demo", "homeostat demo --suggest   (you press approve in the console)"),
+    example=(
+        "homeostat demo",
+        "homeostat demo --suggest   (you press approve in the console)",
+        'homeostat demo --belief --only "killed in mid-run"',
+    ),
     then="homeostat init, to watch something of yours",
 )
 def demo(
@@ -220,8 +224,14 @@ def demo(
         bool, typer.Option("--suggest", help="Nothing acts until you approve it.")
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="FAULT", help="Only these faults.")
+        list[str] | None, typer.Option(metavar="NAME", help="Only these faults, or acts of belief.")
     ] = None,
+    belief: Annotated[
+        bool,
+        typer.Option(
+            "--belief", help="Six things done to the agent itself, instead of the faults."
+        ),
+    ] = False,
     json_out: Annotated[
         Path, typer.Option("--json-out", metavar="FILE", help="Where the score card goes as JSON.")
     ] = Path("build/demo.json"),
@@ -237,13 +247,14 @@ def demo(
 
     Five faults, in under five minutes. Starts a service with workers and a model, a load with late labels, and
     the daemon on `auto` for exactly these; injects faults one after another; ends with a score card. Everything
-    lives in a folder of its own.
+    lives in a folder of its own. With --belief the agent itself is put to the test: killed in the middle of a roll
+    back, given a wrong playbook, blinded, crossed by a person, paused, and shown the same symptom everywhere.
     """
     from agent.demo.stage import demo as play
 
     try:
         code = play(
-            seed=seed, suggest=suggest, only=only or (), json_out=json_out, keep=keep,
+            seed=seed, suggest=suggest, belief=belief, only=only or (), json_out=json_out, keep=keep,
             plain=plain or as_json, out=sys.stderr if as_json else None,
         )  # fmt: skip
     except ValueError as error:

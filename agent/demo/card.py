@@ -2,7 +2,8 @@
 
 `build/demo.json` holds one line: {"faults", "detected", "cause_right", "healed", "harmful", "seconds", "rows": [...]}.
 All right means: every fault detected, its cause and the thing to blame named, healed with a verified run, temporary
-measures put back, no act that harmed or that nobody needed, no false page, neither act nor page in the healthy swing.
+measures put back, no act that harmed or that nobody needed, no false page, neither act nor page in the healthy swing;
+and of every act of belief, each thing that must hold.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from agent.units import read_quantity, say_duration
@@ -67,12 +69,36 @@ class Row:
 
 
 @dataclass(slots=True)
+class Belief:
+    """One act that makes one believe: what was done to the agent, and whether each thing that must hold did.
+
+    did       in words; checks: what must hold -> whether it did
+    acts      playbooks that really acted, with their verdict; seconds: how long it took
+    """
+
+    name: str
+    did: str
+    checks: dict[str, bool] = field(default_factory=dict)
+    acts: list[str] = field(default_factory=list)
+    harmful: int = 0
+    seconds: float = 0.0
+    said: str = ""
+
+    @property
+    def right(self) -> bool:
+        """All that must hold did, and nothing did harm that was not meant to."""
+        return bool(self.checks) and all(self.checks.values()) and not self.harmful
+
+
+@dataclass(slots=True)
 class Card:
-    """All rows and how long it took; `expected` faults were meant to be shown."""
+    """All rows and how long it took; `expected` faults and `believed` acts of belief were meant to be shown."""
 
     seed: int
     expected: int
     rows: list[Row] = field(default_factory=list)
+    believed: int = 0
+    beliefs: list[Belief] = field(default_factory=list)
     seconds: float = 0.0
     asked: int = 0
     failed: int = 0
@@ -84,8 +110,9 @@ class Card:
 
     @property
     def right(self) -> bool:
-        """Every fault was shown and every row is right."""
-        return len(self.faults) == self.expected and all(row.right for row in self.rows)
+        """Every fault and every act of belief was shown, and every row is right."""
+        whole = len(self.faults) == self.expected and len(self.beliefs) == self.believed
+        return whole and all(row.right for row in (*self.rows, *self.beliefs))
 
     def figures(self) -> dict[str, Any]:
         """Return the line for `build/demo.json`."""
@@ -94,14 +121,17 @@ class Card:
             "detected": sum(row.detected_s is not None for row in self.faults),
             "cause_right": sum(row.cause_right for row in self.faults),
             "healed": sum(row.healed_s is not None for row in self.faults),
-            "harmful": sum(row.harmful + len(row.wrong) for row in self.rows),
+            "harmful": sum(row.harmful + len(row.wrong) for row in self.rows)
+            + sum(row.harmful for row in self.beliefs),
             "seconds": round(self.seconds, 1),
             "false_pages": sum(row.false_pages for row in self.rows),
             "right": self.right,
             "seed": self.seed,
             "requests": self.asked,
             "failed_requests": self.failed,
-            "rows": [{**asdict(row), "right": row.right} for row in self.rows],
+            "beliefs": self.believed,
+            "beliefs_right": sum(row.right for row in self.beliefs),
+            "rows": [{**asdict(row), "right": row.right} for row in (*self.rows, *self.beliefs)],
         }
 
     def write(self, path: Path) -> str:
@@ -129,14 +159,13 @@ class Card:
         ):
             table.add_column(name, overflow="fold")
         for row in self.rows:
-            mark = "[green]✓[/]" if row.right else "[red]✗[/]"
             named = "-"
             if row.cause:
                 named = f"{row.cause} [dim]{row.blamed}[/] " + (
                     "right" if row.cause_right else "[red]wrong[/]"
                 )
             table.add_row(
-                mark,
+                _mark(row.right),
                 f"{row.name}\n[dim]{row.severity}[/]",
                 _after(row.detected_s),
                 named,
@@ -148,14 +177,41 @@ class Card:
             )
         return table
 
+    def belief_table(self) -> Table:
+        """Return what was done to make one believe, a line for each thing that must hold."""
+        table = Table(
+            title=f"acts of belief, seed {self.seed}", box=box.SIMPLE_HEAD, title_justify="left"
+        )
+        for name in ("", "act", "must hold", "acted", "took"):
+            table.add_column(name, overflow="fold")
+        for row in self.beliefs:
+            held = "\n".join(f"{_mark(well)} {escape(what)}" for what, well in row.checks.items())
+            table.add_row(
+                _mark(row.right),
+                f"{row.name}\n[dim]{escape(row.did)}[/]",
+                held,
+                ", ".join(row.acts) or "none",
+                _after(row.seconds),
+            )
+        return table
+
     def summary(self) -> str:
         """Return the last word for people."""
         f = self.figures()
         lost = f"{self.failed} of {self.asked} requests failed or came too late"
+        if self.believed:
+            return (
+                f"{f['beliefs_right']} of {self.believed} acts of belief as they must be, {f['harmful']} harmful acts "
+                f"that nobody meant, in {say_duration(self.seconds)}; {lost}"
+            )
         return (
             f"{f['detected']} of {self.expected} detected, {f['cause_right']} causes right, {f['healed']} healed, "
             f"{f['harmful']} harmful acts, {f['false_pages']} false pages, in {say_duration(self.seconds)}; {lost}"
         )
+
+
+def _mark(well: bool) -> str:
+    return "[green]✓[/]" if well else "[red]✗[/]"
 
 
 def _after(seconds: float | None) -> str:
@@ -222,5 +278,8 @@ def show(console: Console, card: Card, changed: Sequence[str], compressed: Seque
     console.print("[bold]time is compressed[/]")
     for line in compressed:
         console.print(f"  {line}", markup=False, highlight=False)
-    console.print(card.table())
+    if card.rows:
+        console.print(card.table())
+    if card.beliefs:
+        console.print(card.belief_table())
     console.print(f"[bold]{card.summary()}[/]", highlight=False)

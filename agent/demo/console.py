@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from agent.desk import PlaybookView
 from agent.model import Cause, entity
 from agent.views import IncidentDetail, RunView
 
@@ -72,6 +73,11 @@ class Console:
         """Every run, step by step."""
         found: list[RunView] = self._get("/api/runs", state="all", limit=200)
         return found
+
+    def playbook(self, id_: str) -> PlaybookView | None:
+        """How far a playbook may go, and why; None = it is not loaded."""
+        found: list[PlaybookView] = self._get("/api/playbooks")
+        return next((one for one in found if one["id"] == id_), None)
 
     def approve(self, run: RunView) -> None:
         """Say yes to the plan that was shown; raises httpx.HTTPStatusError when it is another one by now."""

@@ -119,6 +119,16 @@ class Ground:
         return self.folder / "homeostat" / "agent.yaml"
 
     @property
+    def playbooks(self) -> Path:
+        """The user's playbooks."""
+        return self.config.parent / "playbooks.d"
+
+    @property
+    def pointer(self) -> Path:
+        """Which version is champion, and those before it."""
+        return self.versions / "champion.json"
+
+    @property
     def state(self) -> Path:
         """The agent's state folder."""
         return self.folder / "homeostat" / "state"
@@ -199,6 +209,38 @@ class Ground:
             text = path.read_text(encoding="utf-8", errors="replace").splitlines()
             out += [f"{path.name}: {line}" for line in text[-lines:]]
         return out
+
+    def start_agent(self) -> subprocess.Popen[bytes]:
+        """Start the agent, the first time or again, on the state that it left."""
+        return self.start("agent", self.python(
+            "agent", "run", "--config", self.config, "--state", self.state,
+        ))  # fmt: skip
+
+    def start_front(self, name: str, port: int) -> subprocess.Popen[bytes]:
+        """Start a small front end: a gunicorn with one plain worker that waits for ever for its master."""
+        return self.start(name, self.python(
+            "gunicorn", "agent.demo.front:app", "--workers", 1, "--bind", f"127.0.0.1:{port}",
+            "--pid", self.front_pidfile(name), "--timeout", 0, "--no-control-socket",
+        ))  # fmt: skip
+
+    def front_pidfile(self, name: str) -> Path:
+        """Where the master of a front end writes its pid."""
+        return self.folder / "run" / f"{name}.pid"
+
+    @property
+    def agent(self) -> subprocess.Popen[bytes]:
+        """The agent's process."""
+        return self.named("agent")[-1]
+
+    def named(self, prefix: str) -> list[subprocess.Popen[bytes]]:
+        """Return the processes whose name begins so, oldest first."""
+        return [one for name, one in self._alive if name.startswith(prefix)]
+
+    def kill(self, one: subprocess.Popen[bytes]) -> None:
+        """Kill -9 one process, not its group: what it started is on its own then, as in real life."""
+        one.kill()
+        one.wait()
+        self._alive = [(name, other) for name, other in self._alive if other is not one]
 
     def end_one(self, one: subprocess.Popen[bytes], *, wait_s: float = 5.0) -> None:
         """End one process group."""

@@ -6,7 +6,8 @@ So one worker carries about 65 requests a second and the queue grows above that.
 five times a second; a new champion is loaded in a thread and swapped in between two requests.
 
 Every answer appends one line to the prediction log by one write to a file opened with O_APPEND, so that workers
-never tear each other's lines. `latency_ms` counts from the client's X-Request-Start header: waiting in the accept
+never tear each other's lines. The log is followed by its name: when another file, or a pipe that somebody reads, takes
+the name, the next lines go there. `latency_ms` counts from the client's X-Request-Start header: waiting in the accept
 queue counts. A request that is older than GIVE_UP_S when its turn comes is answered 503: its client has gone.
 
 Settings, by environment: DEMO_MODELS (model directory), DEMO_MODEL (name), DEMO_PREDICTIONS (log).
@@ -15,6 +16,7 @@ Settings, by environment: DEMO_MODELS (model directory), DEMO_MODEL (name), DEMO
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -32,6 +34,7 @@ from pydantic import BaseModel, ConfigDict
 
 WAIT_S: Final = 0.010
 GIVE_UP_S: Final = 1.2
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
 
 class Row(BaseModel):
@@ -73,7 +76,8 @@ class Scorer:
         self._seen = -1
         self._version = Version(self._folder / self._pointer())
         self._turn = asyncio.Lock()
-        self._log = os.open(predictions, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._predictions = predictions
+        self._log = os.open(predictions, _APPEND, 0o644)
         self._parent = os.getppid()
 
     @property
@@ -86,10 +90,20 @@ class Scorer:
         self._seen = pointer.stat().st_mtime_ns
         return str(json.loads(pointer.read_text(encoding="utf-8"))["version"])
 
+    def _reopen(self) -> None:
+        """Go over to what has the name of the log now; the old one stays until the new one is open."""
+        with contextlib.suppress(OSError):  # no such name yet, or a pipe that nobody reads
+            if self._predictions.stat().st_ino != os.fstat(self._log).st_ino:
+                # not blocking: it must not wait for a reader
+                new = os.open(self._predictions, _APPEND | os.O_NONBLOCK, 0o644)
+                os.close(self._log)
+                self._log = new
+
     async def follow(self) -> None:
-        """Follow the champion pointer, and end with our master, for ever."""
+        """Follow the champion pointer and the name of the log, and end with our master, for ever."""
         while True:
             await asyncio.sleep(0.2)
+            self._reopen()
             if os.getppid() != self._parent:
                 os.kill(os.getpid(), signal.SIGTERM)
             if (self._folder / "champion.json").stat().st_mtime_ns != self._seen:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from agent.demo.ground import MODEL, SERVICE, SESSION_NICE, Ground
 from agent.demo.load import DAY_S, LABEL_S
 from agent.model import Mode
 
+HEAD: Final = "Written by `homeostat demo`."
 ACCURACY: Final = 0.88
 """Objective on the upper 95 % bound of accuracy, so that few rows do not count as bad ones. The champion has about
 .95 (bound .97), its backup .93; the faults bring .4 to .75."""
@@ -35,8 +37,19 @@ def latency_objective(quiet_p95_s: float) -> float:
     return round(min(high, max(low, MARGIN * quiet_p95_s)), 2)
 
 
-def agent_yaml(ground: Ground, port: int, latency_s: float, *, mode: Mode) -> dict[str, Any]:
-    """Return agent.yaml as data."""
+def agent_yaml(
+    ground: Ground,
+    port: int,
+    latency_s: float,
+    *,
+    mode: Mode,
+    fronts: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Return agent.yaml as data.
+
+    fronts   small front ends that are watched and managed, too: name -> port
+    """
+    fronts = fronts or {}
     return {
         "mode": mode,
         "single_agent": True,
@@ -45,6 +58,7 @@ def agent_yaml(ground: Ground, port: int, latency_s: float, *, mode: Mode) -> di
             {"kind": "model", "key": MODEL},
             {"kind": "feature", "key": f"{MODEL}/*"},
             {"kind": "process", "where": {"command": "*agent.demo.neighbour*"}},
+            *({"kind": "service", "key": name} for name in fronts),
         ],
         "listen": f"127.0.0.1:{port}",
         "page": {"command": ["tee", "-a", str(ground.folder / "run" / "pages.jsonl")]},
@@ -72,6 +86,20 @@ def agent_yaml(ground: Ground, port: int, latency_s: float, *, mode: Mode) -> di
                 "path": str(ground.predictions), "labels": str(ground.labels), "model": MODEL,
             },
             "probe": {"service": SERVICE, "url": f"http://127.0.0.1:{ground.port}/health"},
+            **{
+                f"gunicorn-{name}": {
+                    "use": "gunicorn", "service": name, "max_workers": 2,
+                    "pidfile": str(ground.front_pidfile(name)),
+                }
+                for name in fronts
+            },
+            **{
+                f"probe-{name}": {
+                    "use": "probe", "interval": "1s", "service": name, "timeout": "1s",
+                    "url": f"http://127.0.0.1:{at}/",
+                }
+                for name, at in fronts.items()
+            },
         },
         "services": [
             {
@@ -84,7 +112,13 @@ def agent_yaml(ground: Ground, port: int, latency_s: float, *, mode: Mode) -> di
                     {"signal": "service.latency_p95_seconds", "max": latency_s, "for": "3s"},
                     {"signal": "model.accuracy_high_ratio", "min": ACCURACY, "for": "2s"},
                 ],
-            }
+            },
+            *(
+                # one process each: the others serve while one restarts
+                {"id": name, "owner": "demo", "port": at, "min_healthy": 0,
+                 "pidfile": str(ground.front_pidfile(name))}
+                for name, at in fronts.items()
+            ),
         ],
     }  # fmt: skip
 
@@ -98,9 +132,10 @@ def compressed() -> list[str]:
     ]
 
 
-def playbooks(latency_s: float, *, mode: Mode) -> dict[str, dict[str, Any]]:
+def playbooks(latency_s: float, *, mode: Mode, belief: bool = False) -> dict[str, dict[str, Any]]:
     """Return what `playbooks.d/` lays over the shipped playbooks: mode, shorter times, smaller counts.
 
+    belief   the acts of belief break the same thing again and again: more roll backs are allowed, further apart
     Latency is proven against the stated objective: it is what the service owes, and a machine that others use too
     does not return to the very latency it had before.
     """
@@ -144,7 +179,54 @@ def playbooks(latency_s: float, *, mode: Mode) -> dict[str, dict[str, Any]]:
             "verify": {"wait": "3s", "within": "20s"},
         },
     }
+    if belief:
+        often = {"cooldown": {"time": "30s"}, "rate": {"max": 12}, "attempts": {"max": 12}}
+        over["serve-bad-deploy"]["guard"] = {**guard, **often}
     return {id_: {"id": id_, "mode": mode, "guard": guard, **rest} for id_, rest in over.items()}
+
+
+def wrong_idea(version: str) -> dict[str, Any]:
+    """Return a user's playbook that makes it worse: after a bad release it promotes a version that is worse still."""
+    return {
+        "version": 1,
+        "id": "push-forward",
+        "title": "Answer a bad release with another version (a wrong idea)",
+        "mode": "auto",
+        "order": 1,
+        "target": {"kind": "model"},
+        "because": {"cause": "release.model", "min_confidence": "60%"},
+        "when": ["model.predictions_per_second > 0.0"],
+        "guard": {"cooldown": {"time": "5s"}, "settle": "2s"},
+        "do": [{"id": "push", "use": "promote", "with": {"version": version}, "undo": "auto"}],
+        "verify": {
+            "wait": "3s", "within": "20s", "against": "before", "otherwise": "undo",
+            "expect": ["model.accuracy_ratio >= model.reference_accuracy_ratio - 0.05"],
+        },
+        "tests": [
+            {"name": "it wants to act", "given": {"model.predictions_per_second": 20.0}, "fires": True}
+        ],
+    }  # fmt: skip
+
+
+def restart_silent() -> dict[str, Any]:
+    """Return a user's playbook that restarts a service that does not answer: sensible, as long as it is one."""
+    return {
+        "version": 1,
+        "id": "restart-silent",
+        "title": "Restart a front end that does not answer",
+        "mode": "auto",
+        "order": 1,
+        "target": {"kind": "service"},
+        "because": {"cause": "serving.crash", "min_confidence": "0%"},
+        # long enough that a trouble of all of them shows on all of them
+        "when": [{"is": "service.up < 0.5", "for": "8s"}],
+        "guard": {
+            "cooldown": {"time": "5s"}, "settle": "2s", "blast": {"max_targets": 4, "max_share": "100%"},
+        },
+        "do": [{"id": "restart", "use": "restart", "with": {"min_healthy": 0}}],
+        "verify": {"wait": "3s", "within": "20s", "against": "before", "expect": ["service.up > 0.5"]},
+        "tests": [{"name": "it wants to act", "given": {"service.up": 0.0}, "fires": True}],
+    }  # fmt: skip
 
 
 def token(state: Path) -> str:
@@ -158,7 +240,7 @@ def changed(ground: Ground) -> list[str]:
     load(ground.config)  # what is shown is what was accepted
     mine = yaml.safe_load(ground.config.read_text(encoding="utf-8"))
     out = differences(mine, Config().model_dump(mode="json", by_alias=True))
-    for path in sorted((ground.config.parent / "playbooks.d").glob("*.yaml")):
+    for path in sorted(ground.playbooks.glob("*.yaml")):
         over = yaml.safe_load(path.read_text(encoding="utf-8"))
         shipped = yaml.safe_load(_shipped(over["id"]))
         lines = differences(over, _by_step(over, shipped))

@@ -88,14 +88,19 @@ def champion(folder: Path) -> str:
 
 
 def promote(folder: Path, version: str, by: str) -> str:
-    """Move the pointer; return the version that was champion ("" for the first)."""
+    """Move the pointer under the lock; return the version that was champion ("" for the first)."""
     with locked(folder):
-        pointer = folder / "champion.json"
-        now = read_json(pointer) if pointer.exists() else {"version": "", "previous": []}
-        before = str(now["version"])
-        previous = ([before] if before else []) + [v for v in now["previous"] if v != before]
-        value = {"version": version, "previous": previous, "changed": time.time(), "by": by}
-        write_json(pointer, value)
+        return move(folder, version, by)
+
+
+def move(folder: Path, version: str, by: str) -> str:
+    """Move the pointer, for who holds the lock; return the version that was champion ("" for the first)."""
+    pointer = folder / "champion.json"
+    now = read_json(pointer) if pointer.exists() else {"version": "", "previous": []}
+    before = str(now["version"])
+    previous = ([before] if before else []) + [v for v in now["previous"] if v != before]
+    value = {"version": version, "previous": previous, "changed": time.time(), "by": by}
+    write_json(pointer, value)
     return before
 
 
