@@ -1,5 +1,6 @@
 """The shipped playbooks, against the real verbs, the catalogue and the tree of causes."""
 
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def ids(book):
 
 def test_the_library_is_whole_and_free_of_faults():
     assert {p.id for p in BOOKS} >= NAMES
+
+
+def test_the_page_of_the_library_has_every_playbook_and_no_other():
+    page = (Path(__file__).parents[2] / "docs" / "library.md").read_text("utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("|")]
+    cells = [row[3] for row in rows if not set(row[1]) <= {"-"} and "failure" not in row[1]]
+    assert all("`" in cell or cell.strip().startswith("none") for cell in cells)
+    beyond = "".join(re.findall(r"Beyond the catalogue: (.*?)\n\n", page + "\n\n", re.DOTALL))
+    told = re.findall(r"`([a-z]+(?:-[a-z]+)+)`", "".join(cells) + beyond)
+    assert sorted(set(told)) == [p.id for p in BOOKS]
 
 
 def test_a_file_is_called_as_its_playbook():
