@@ -14,7 +14,6 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -69,7 +68,7 @@ from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.questions import Reply
 from agent.record import Tally
-from agent.units import read_duration
+from agent.units import read_duration, read_moment
 from agent.views import (
     ChangeView,
     ChartView,
@@ -1211,20 +1210,12 @@ def _duration(text: str) -> float:
 
 def _when(text: str, now: float, default: float) -> float:
     """Read a time: `15m` (ago), unix seconds, or ISO 8601; raises Refused."""
-    text = text.strip().lstrip("-")
-    if not text:
+    if not text.strip():
         return default
-    if text.replace(".", "", 1).isdigit():
-        return float(text)
     try:
-        return now - float(read_duration(text))
-    except ValueError:
-        try:
-            return datetime.fromisoformat(text).timestamp()
-        except ValueError:
-            raise Refused(
-                f"not a time: {text!r}; write 15m (ago), unix seconds or 2026-11-23T14:00"
-            ) from None
+        return read_moment(text, now)
+    except ValueError as wrong:
+        raise Refused(str(wrong)) from None
 
 
 def _six(value: float) -> float | None:

@@ -117,8 +117,9 @@ def candidates(
         )  # fmt: skip
         if fires and memory is not None and _gave_way(playbook, target, incident, memory):
             fires, reason = False, "it has acted and did not help; the next one may try"
-        if fires and playbook.lacking and not taken.get(target):
-            # it can not act whatever the guard says; another one may, and the guard tells of the lack
+        harmed = memory is not None and memory.records.demoted(playbook.id) is not None
+        if fires and (playbook.lacking or harmed) and not taken.get(target):
+            # it can not act whatever the guard says; another one may, and the guard tells of the lack or the harm
             out.append((playbook, target, seen))
         elif fires and target in taken:
             fires, reason = False, f"{taken[target]} comes first"
