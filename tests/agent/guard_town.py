@@ -388,7 +388,7 @@ class Town:
     def _limits(self, plan, run):
         """Count by true time; who has but a clock can not know what was before it was put forward."""
         same = [a for a in self.acts if a[2].playbook == plan.playbook]
-        recent = [a for a in same if a[1] >= self.forward]
+        recent = [a for a in same if a[1] > self.forward]
         if plan.playbook == "calm" and sum(a[1] > self.truth - 600.0 for a in recent) >= 3:
             raise Broken("rate", run)
         going = {a[2].target for a in same if a[3][0] == math.inf} | {plan.target}
