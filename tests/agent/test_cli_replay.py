@@ -140,6 +140,22 @@ def test_a_file(homeostat, tmp_path):
     assert "verdicts, are not known" in out
 
 
+def test_parquet_says_what_csv_says(homeostat, tmp_path):
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    book(tmp_path / "playbooks.d")
+    names = ("ts", BUSY, P95, RPS)
+    parquet.write_table(
+        pyarrow.table(dict(zip(names, rows(), strict=True))), tmp_path / "m.parquet"
+    )
+    found = []
+    for past in (table(tmp_path / "m.csv"), tmp_path / "m.parquet"):
+        code, out, _ = homeostat("--file", past, "--config", "agent.yaml", "--json")
+        said = json.loads(out)
+        assert (code, len(said["incidents"])) == (0, 1)
+        found.append((said["incidents"], said["acts"], said["held"], said["silent"]))
+    assert found[0] == found[1]
+
+
 def test_history_beside_whoever_writes_it(homeostat, tmp_path):
     folder = tmp_path / "homeostat"
     history = state(folder)
