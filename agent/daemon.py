@@ -37,7 +37,7 @@ from agent.collect import Collector
 from agent.config import Config, ConnectorConfig, edges_of, load
 from agent.errors import AgentError, ConfigError, Fault, Refused
 from agent.graph_past import GraphPast
-from agent.hands import RealHands
+from agent.hands import RealHands, Stage
 from agent.history import History
 from agent.install import sd_notify
 from agent.intake import FORWARD, Counting, Intake
@@ -244,6 +244,7 @@ class Daemon:
                 tell=self._tell,
                 halted=self._paused_file,
                 written=lambda: self.journal.pending == 0,
+                standing=self.standing,
             ),
         )
         self.training = Training(
@@ -333,6 +334,15 @@ class Daemon:
         self.record("incident", id_, pack(turned), self.world.now)
         self.correlator.put(turned)
         return turned
+
+    def standing(self, plan: Plan, stage: Stage) -> str:
+        """Say why a run may not do its next step now; to put back only a pause stops it."""
+        if stage == "undo":
+            return guard.paused(plan, self.memory, self.world)
+        return guard.standing(
+            plan, memory=self.memory, world=self.world, config=self.config, now=self.world.now,
+            first=stage == "first",
+        )  # fmt: skip
 
     async def start_run(self, plan: Plan) -> None:
         """Hand a plan to the durable runner."""

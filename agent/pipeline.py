@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from agent.graph_past import GraphPast
     from agent.history import History
     from agent.memory import Memory
-    from agent.playbook import Library
+    from agent.monitor import Monitor
+    from agent.playbook import Library, Playbook
     from agent.runner import Plan
 
 _MOST_CHANGES: Final = 20
@@ -237,9 +238,14 @@ def explain(walk: Walk, moment: Moment) -> None:
 def decide(walk: Walk, moment: Moment) -> None:
     """Match playbooks, ask the guard, plan what is allowed; say what people must know."""
     for incident in list(walk.correlator.incidents.values()):
-        if incident.diagnosis is not None and ongoing(incident):
-            _page(walk, incident, moment)
-            _act(walk, incident, moment)
+        decide_one(walk, incident, moment)
+
+
+def decide_one(walk: Walk, incident: Incident, moment: Moment) -> None:
+    """Decide for one incident: one round."""
+    if incident.diagnosis is not None and ongoing(incident):
+        _page(walk, incident, moment)
+        _act(walk, incident, moment)
 
 
 Stage = Callable[[Walk, Moment], None]
@@ -363,10 +369,28 @@ def _act(walk: Walk, incident: Incident, moment: Moment) -> None:
         if not _news(walk, decision):
             continue
         walk.record("decision", f"{playbook.id}|{target.id}", pack(decision), moment.now)
+        _call_people(walk, incident, playbook, decision, moment)
         if decision.allowed:
             plan = playbook.plan(target, incident, scene, decision.mode, moment.now)
             record_plan(walk.record, plan, moment.now)
             moment.plans.append(plan)
+
+
+def _call_people(
+    walk: Walk, incident: Incident, playbook: Playbook, decision: Decision, moment: Moment
+) -> None:
+    """Page where the guard stops what would have acted because people must look: once a life and gate."""
+    if decision.allowed or decision.mode not in {"approve", "auto"}:
+        return
+    for gate in decision.gates:
+        last = gate.name == "attempts" and playbook.limits.attempts.then == "escalate"
+        key = f"page:{incident.id}:{incident.reopened}:{gate.name}:{playbook.id}"
+        if gate.passed or key in walk.memory.notes or not (last or gate.name == "correlated"):
+            continue
+        text = f"{playbook.id} on {decision.target.id} does not act: {gate.value}; {gate.reason}"
+        note = Note(key, moment.now, "page", f"needs you: {incident.title}", text, incident.id)
+        walk.record("note", key, pack(note), moment.now)
+        moment.notes.append(note)
 
 
 def record_plan(record: Record, plan: Plan, now: float) -> Run:
