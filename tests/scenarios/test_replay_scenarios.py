@@ -107,7 +107,7 @@ def test_a_recorded_walk_is_found_again(name, tmp_path):
     assert bool(live) == (name != "calm")
     assert first.incidents == second.incidents
     assert first.pages == second.pages == {
-        e.body["incident"]: e.ts for e in stage.entries("note") if e.subject.startswith("page:")
+        e.body["incident"]: e.ts for e in reversed(stage.entries("note")) if e.subject.startswith("page:")
     }  # fmt: skip
     decided = [unpack(Decision, e.body) for e in stage.entries("decision")]
     assert {(h.playbook, h.target, h.incident, closed(h.gates)) for h in first.held} == {
