@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from agent.graph_past import GraphPast
     from agent.history import History
     from agent.memory import Memory
-    from agent.monitor import Monitor
     from agent.playbook import Library, Playbook
     from agent.runner import Plan
 
