@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 SignalKind = Literal["gauge", "counter", "state"]
@@ -181,6 +182,8 @@ _DEFS: Final = (
     _f("handles", "host.conntrack_full_seconds", _g("host.conntrack_ratio", "ratio", "connections that the firewall tracks against its limit", better="low", floor=0.01, most=_OPEN), limit=1.0, until="the firewall can track no more connections"),
     _g("host.connections_count", "count", "TCP connections by state (label state)", floor=5),
     _g("host.gpus_count", "count", "GPUs that answer", better="high", floor=0.5),
+    _s("host.gpu_driver_up", "whether the GPU driver answers", better="high"),
+    _s("host.gpu_driver_mismatched", "whether the loaded GPU driver and its library are of two versions", better="low"),
     _g("host.cgroup_memory_bytes", "bytes", "memory of our own container", floor=16e6),
     _f("memory", "host.cgroup_memory_full_seconds", _g("host.cgroup_memory_ratio", "ratio", "memory of our own container against its limit", better="low", floor=0.01, most=_OPEN), limit=1.0, until="the memory of our own container is used up"),
     _g("host.cgroup_cpu_limit_count", "count", "cores that our own container may use"),
@@ -215,6 +218,13 @@ _DEFS: Final = (
     _s("gpu.remap_failed", "whether remapping a memory row failed", better="low"),
     _g("gpu.pcie_link_ratio", "ratio", "PCIe width against its maximum", better="high", floor=0.05),
     _g("gpu.fan_ratio", "ratio", "fan speed", floor=0.05, most=_OPEN),
+    _g("gpu.temperature_margin_celsius", "celsius", "degrees that are left until heat holds the clock back", better="high", floor=1.0),
+    _g("gpu.uncorrected_errors_count", "count", "memory errors that could not be corrected, since the driver was loaded or the GPU reset", better="low", floor=0.5),
+    _s("gpu.recovery_needed", "whether the driver asks for a reset or a reboot of the GPU", better="low"),
+    _s("gpu.xid_seen", "whether the driver told of an error in the last ten minutes (label xid: its number)", better="low"),
+    _g("gpu.pcie_generation_ratio", "ratio", "PCIe generation against the highest of GPU and slot; an idle GPU lowers it", better="high", floor=0.05),
+    _g("gpu.nvlinks_count", "count", "NVLinks that are up", better="high", floor=0.5),
+    _g("gpu.processes_count", "count", "processes that compute on the GPU", floor=0.5),
     _s("gpu.reachable", "whether the GPU answers", better="high"),
     # ---- service
     _g("service.requests_per_second", "per_second", "requests served", floor=0.5),
@@ -350,3 +360,13 @@ SIGNALS: Final[dict[str, SignalDef]] = _flatten()
 def signal(name: str) -> SignalDef:
     """Return the definition; raises KeyError when nobody defined it."""
     return SIGNALS[name]
+
+
+@lru_cache(maxsize=4096)
+def labelled(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Read `signal{label=value}`: the signal, and the labels that its series must have. Raises ValueError."""
+    name, brace, rest = text.strip().partition("{")
+    parts = [part.partition("=") for part in rest.removesuffix("}").split(",")] if brace else []
+    if brace and not (rest.endswith("}") and all(k.strip() and v.strip() for k, _, v in parts)):
+        raise ValueError(f"`{text}` names no labels; write signal{{label=value}}")
+    return name, tuple(sorted((k.strip(), v.strip()) for k, _, v in parts))

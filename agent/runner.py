@@ -37,6 +37,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from agent import registry
 from agent.codec import canonical, pack, unpack
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import Entity, Mode, Outcome, Run, RunState, StepRecord, entity
@@ -146,6 +147,19 @@ class Plan:
     def entity(self) -> Entity:
         """The target as an entity."""
         return entity(self.target)
+
+    @property
+    def marks(self) -> bool:
+        """Whether it only marks and tells: it moves nothing that another run could move."""
+        return all(
+            s.use in registry.action and registry.action.get(s.use).effect != "mutating"
+            for s in self.steps
+        )
+
+    @property
+    def queue(self) -> str:
+        """Whom it queues behind: runs on one target; what only marks may hold for days, and queues apart."""
+        return f"{self.target} marks" if self.marks else self.target
 
 
 def plan_hash(plan: Plan) -> str:
@@ -968,7 +982,7 @@ class Runner:
         """Put a run into the queue of its target. Doing it twice is doing it once: the id is the run's."""
         from dbos import SetEnqueueOptions, SetWorkflowID
 
-        with SetWorkflowID(plan.run_id), SetEnqueueOptions(queue_partition_key=plan.target):
+        with SetWorkflowID(plan.run_id), SetEnqueueOptions(queue_partition_key=plan.queue):
             self._dbos.enqueue_workflow(_QUEUE, _workflow, pack(plan))
 
     def _forget(self) -> None:

@@ -5,7 +5,7 @@
     target.id, target.command   the target and its attributes
     cause.kind, cause.feature   the diagnosis and its facts
     steps.train.version         what an earlier step of the run gave
-    value, peers.median         inside a `when` item with `signal:`
+    value, peers.median         inside a `when` item with `signal:`, which may ask for labels: `x.y{label=value}`
 
 Several series of one signal (labels) give the worst one by the catalogue's `better`, else their mean.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.catalogue import SIGNALS
+from agent.catalogue import SIGNALS, labelled
 from agent.model import Cause, Entity, FloatArray, Series
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Reader = Callable[[Sequence[Series], float, float], tuple[FloatArray, FloatArray
 
 
 class Scene:
-    """Resolves names for one target at one moment; cheap to make, made anew each tick."""
+    """Resolves names for one target at one moment; cheap to make, made anew each tick: what was looked up, it knows."""
 
     def __init__(
         self,
@@ -53,13 +53,17 @@ class Scene:
         self._since = since
         self._baseline_s = baseline_s
         self._signal = signal
+        self._known: dict[str, Any] = {}
+        self._near: dict[str, Entity | None] = {}
 
     def about(self, signal: str) -> Scene:
         """Return the same scene with `value` and `peers` bound to a signal."""
-        return Scene(
+        bound = Scene(
             self.world, self.target, read=self._read, cause=self._cause, facts=self._facts,
             steps=self._steps, since=self._since, baseline_s=self._baseline_s, signal=signal,
         )  # fmt: skip
+        bound._known, bound._near = self._known, self._near  # its own
+        return bound
 
     def __call__(self, name: str) -> Any:
         """Return the value of a dotted name; None when it is not known."""
@@ -75,17 +79,29 @@ class Scene:
         if head == "steps":
             step, _, key = rest.partition(".")
             return self._steps.get(step, {}).get(key)
-        if head == "baseline":
-            return self.baseline(rest)
-        return self.signal(name) if name in SIGNALS else None
+        if head != "baseline" and name not in SIGNALS:
+            return None
+        if name not in self._known:
+            self._known[name] = self.baseline(rest) if head == "baseline" else self.signal(name)
+        return self._known[name]
 
     def series(self, metric: str) -> list[Series]:
-        """Return the series that a signal name means here."""
+        """Return the series that a signal, perhaps with labels, means here."""
+        metric, labels = labelled(metric)
         definition = SIGNALS.get(metric)
         if definition is None:
             return []
-        entity = self.world.topology.nearest(self.target, definition.entity_kind)
-        return self.world.find(metric, entity) if entity is not None else []
+        kind = definition.entity_kind
+        if kind not in self._near:
+            self._near[kind] = self.world.topology.nearest(self.target, kind)
+        entity = self._near[kind]
+        return self._having(metric, entity, labels) if entity is not None else []
+
+    def _having(
+        self, metric: str, entity: Entity, labels: tuple[tuple[str, str], ...]
+    ) -> list[Series]:
+        found = self.world.find(metric, entity)
+        return [s for s in found if set(labels) <= set(s.labels)] if labels else found
 
     def signal(self, metric: str) -> float | None:
         """Return the newest value of a signal here; None when any of its series is unknown."""
@@ -109,13 +125,12 @@ class Scene:
     def _peers(self, what: str) -> float | None:
         if self._signal is None or what not in {"median", "count"}:
             return None
+        metric, labels = labelled(self._signal)
         values = [
             v
             for peer in self.world.topology.peers(self.target)
             if (
-                v := _worst(
-                    self._signal, [self.world.get(s) for s in self.world.find(self._signal, peer)]
-                )
+                v := _worst(metric, [self.world.get(s) for s in self._having(metric, peer, labels)])
             )
             is not None
         ]
@@ -141,7 +156,7 @@ def _worst(metric: str, values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None and not math.isnan(v)]
     if not known or len(known) != len(values):
         return None
-    better = SIGNALS[metric].better
+    better = SIGNALS[labelled(metric)[0]].better
     if better == "low":
         return max(known)
     if better == "high":

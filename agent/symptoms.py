@@ -51,6 +51,7 @@ def symptoms_of(
     acted: float,
     settled: float,
     now: float,
+    done: float | None = None,
     window: float = 300.0,
     baseline: float = 3600.0,
     stated: Sequence[Limit] = (),
@@ -64,6 +65,7 @@ def symptoms_of(
     users feel (`harm` in the catalogue).
 
     acted, settled, now   when it acted; from when its effect counts; the end
+    done       when the act was at its end; None = at once
     window     how much of the time before the act is looked at, at most, or 60 rows: from the onset on
     stated     all objectives. What users feel is judged by the signal that has one: where the 95th percentile of the
                latency has a limit, a median that moves inside of it is no harm
@@ -102,11 +104,13 @@ def symptoms_of(
     at = {s: _spared(ts, rows[:, j], onset, spoilt(s.entity)) for j, s in enumerate(columns)}
     return [
         replace(
-            _symptom(one, _Steps(ts, at[one], times), [at[k] for k in kin[one]], limits.get(one)),
+            _symptom(one, steps, [at[k] for k in kin[one]], limits.get(one)),
+            acting=0 if done is None else max(0, round((done - acted) / steps.step)),
             proves=one in broken or one.metric in names,
             past=tuple(past(one)),
         )
         for one in series
+        for steps in (_Steps(ts, at[one], times),)
     ]
 
 

@@ -89,6 +89,7 @@ class Symptom:
     control   (usual, before, after) mean of untreated peers with the same symptom, row by row with its own
     past      seconds for which untreated troubles of it lasted; step: seconds a row
     stood     rows from the onset to the act, where `before` does not show all of them
+    acting    rows from the act to its end: a training takes its time, and what is still bad then has stood so long, too
     low, high the objective it must stay within, None = open
     """
 
@@ -108,6 +109,7 @@ class Symptom:
     past: tuple[float, ...] = ()
     step: float = 1.0
     stood: int = 0
+    acting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,8 @@ class Comparison:
             if self.alike < least:
                 return "too few rows to foretell it, and too few troubles like it are known"
             return "" if self.ended <= most else "troubles like it end by themselves as soon"
-        if self.evidence is None or self.evidence.lasts <= likely:
+        # peers leave only this story to be refuted, so it must be refuted better
+        if self.evidence is None or self.evidence.lasts <= likely + (self.road == "peers"):
             return "no more than it moves anyway"
         return "" if self.road == "peers" else self._passing(self.evidence, likely)
 
@@ -254,12 +257,14 @@ def _ended(symptom: Symptom, sign: float, scale: float) -> tuple[float, int]:
     level = float(np.median(before))
     rows = sign * np.concatenate([symptom.between, symptom.after]) / scale
     down = np.flatnonzero(rows <= (level + float(np.median(after))) / 2)
-    took = (int(down[0]) + 1 if len(down) else len(rows)) * symptom.step
+    took = int(down[0]) + 1 if len(down) else len(rows)
+    acting = symptom.acting if took > symptom.acting else 0
     past = list(symptom.past)
     if len(usual):
         middle = (level + float(np.median(usual))) / 2
         past += [n * symptom.step for n in episodes(usual, middle)]
-    return ends_by_itself(past, _stood(symptom) * symptom.step, took)
+    stood = _stood(symptom) + acting
+    return ends_by_itself(past, stood * symptom.step, (took - acting) * symptom.step)
 
 
 def _stood(symptom: Symptom) -> int:

@@ -7,15 +7,17 @@ imports nothing of ours, for it must stay small (14 MB) and be started in tens o
                                              "lost": false, "values": [["gpu.power_watts", {}, 231.4], ...],
                                              "pids": [4711]}]}
     {"id": 7, "absent": "no driver here"}      there is nothing to look at: ask no more
-    {"id": 7, "failed": "Unknown Error"}       NVML answers, but not this
+    {"id": 7, "failed": "Unknown Error", "mismatched": false}       NVML answers, but not this
 
 What a GPU does not support is remembered and not asked again. Units are turned into base units here.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -40,6 +42,11 @@ _UNSUPPORTED: Final = frozenset(
     }
 )
 _LOST: Final = frozenset({nv.NVML_ERROR_GPU_IS_LOST, nv.NVML_ERROR_RESET_REQUIRED})
+
+_XID_S: Final = 600.0
+"""An XID is told once; for so long it is a state that conditions can see."""
+_MOST_XIDS: Final = 64
+"""At one look: a GPU that dies may tell of thousands."""
 
 _REASONS: Final = {
     # nvml.h, nvmlClocksEventReasons; idle, application clocks and sync boost are no trouble
@@ -66,6 +73,17 @@ def _memory(gpu: Any) -> list[Value]:
 def _temperature(gpu: Any) -> list[Value]:
     celsius = nv.nvmlDeviceGetTemperature(gpu, nv.NVML_TEMPERATURE_GPU)
     return [("gpu.temperature_celsius", {}, float(celsius))]
+
+
+def _margin(gpu: Any) -> list[Value]:
+    try:
+        left = nv.nvmlDeviceGetMarginTemperature(gpu)
+    except nv.NVMLError as error:
+        if error.value not in _UNSUPPORTED:
+            raise
+        most = nv.nvmlDeviceGetTemperatureThreshold(gpu, nv.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN)
+        left = most - nv.nvmlDeviceGetTemperature(gpu, nv.NVML_TEMPERATURE_GPU)
+    return [("gpu.temperature_margin_celsius", {}, float(left))]
 
 
 def _power(gpu: Any) -> list[Value]:
@@ -105,7 +123,7 @@ def _ecc(gpu: Any) -> list[Value]:
     ):
         errors = nv.nvmlDeviceGetTotalEccErrors(gpu, kind, nv.NVML_VOLATILE_ECC)
         out.append(("gpu.ecc_errors_total", {"type": name}, float(errors)))
-    return out
+    return [*out, ("gpu.uncorrected_errors_count", {}, float(errors))]
 
 
 def _remapped(gpu: Any) -> list[Value]:
@@ -116,9 +134,34 @@ def _remapped(gpu: Any) -> list[Value]:
     ]
 
 
+def _recovery(gpu: Any) -> list[Value]:
+    (field,) = nv.nvmlDeviceGetFieldValues(gpu, [nv.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])
+    if field.nvmlReturn != nv.NVML_SUCCESS:
+        raise nv.NVMLError(field.nvmlReturn)
+    return [("gpu.recovery_needed", {}, float(field.value.uiVal != 0))]
+
+
 def _link(gpu: Any) -> list[Value]:
     width, most = nv.nvmlDeviceGetCurrPcieLinkWidth(gpu), nv.nvmlDeviceGetMaxPcieLinkWidth(gpu)
     return [("gpu.pcie_link_ratio", {}, width / most)] if most else []
+
+
+def _generation(gpu: Any) -> list[Value]:
+    now = nv.nvmlDeviceGetCurrPcieLinkGeneration(gpu)
+    most = nv.nvmlDeviceGetMaxPcieLinkGeneration(gpu)
+    return [("gpu.pcie_generation_ratio", {}, now / most)] if most else []
+
+
+def _nvlinks(gpu: Any) -> list[Value]:
+    up = 0
+    for link in range(nv.NVML_NVLINK_MAX_LINKS):
+        try:
+            up += nv.nvmlDeviceGetNvLinkState(gpu, link) == nv.NVML_FEATURE_ENABLED
+        except nv.NVMLError as error:
+            if link == 0 or error.value not in _UNSUPPORTED:
+                raise
+            break  # it has no more
+    return [("gpu.nvlinks_count", {}, float(up))]
 
 
 def _fan(gpu: Any) -> list[Value]:
@@ -126,8 +169,8 @@ def _fan(gpu: Any) -> list[Value]:
 
 
 _LOOKS: Final[tuple[Callable[[Any], list[Value]], ...]] = (
-    _utilization, _memory, _temperature, _power, _power_limit, _clock, _clock_share, _throttled, _ecc, _remapped,
-    _link, _fan,
+    _utilization, _memory, _temperature, _margin, _power, _power_limit, _clock, _clock_share, _throttled, _ecc,
+    _remapped, _recovery, _link, _generation, _nvlinks, _fan,
 )  # fmt: skip
 
 
@@ -139,6 +182,9 @@ class Eye:
         self._driver = ""
         self._gpus: dict[int, dict[str, Any]] = {}
         self._unsupported: set[tuple[str, str]] = set()
+        self._events: Any = None
+        self._uuids: dict[int | None, str] = {}
+        self._xids: dict[tuple[str, int], float] = {}
 
     def look(self) -> dict[str, Any]:
         """Return an answer, without its id."""
@@ -149,10 +195,46 @@ class Eye:
                 self._driver = str(nv.nvmlSystemGetDriverVersion())
             count = nv.nvmlDeviceGetCount()
         except nv.NVMLError as error:
-            kind = "absent" if error.value in _ABSENT and not self._begun else "failed"
-            return {kind: str(error)}
+            if error.value in _ABSENT and not self._begun:
+                return {"absent": str(error)}
+            mismatched = error.value == nv.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+            return {"failed": str(error), "mismatched": mismatched}
+        self._hear(count)
         gpus = [self._one(i) for i in range(count)]
         return {"driver": self._driver, "gpus": [gpu for gpu in gpus if gpu is not None]}
+
+    def _hear(self, count: int) -> None:
+        """Take what the driver has told of XIDs since the last look."""
+        if self._events is None:
+            self._events = ()
+            try:
+                self._events = nv.nvmlEventSetCreate()
+            except nv.NVMLError:
+                return
+            for i in range(count):
+                try:
+                    gpu = nv.nvmlDeviceGetHandleByIndex(i)
+                    nv.nvmlDeviceRegisterEvents(gpu, nv.nvmlEventTypeXidCriticalError, self._events)
+                    # a GPU that is lost no longer says who it is
+                    self._uuids[_address(gpu)] = str(nv.nvmlDeviceGetUUID(gpu))
+                except nv.NVMLError:
+                    continue
+        for _ in range(_MOST_XIDS if self._uuids else 0):
+            try:
+                told = nv.nvmlEventSetWait_v2(self._events, 0)
+            except nv.NVMLError:
+                return  # nothing more
+            uuid = self._uuids.get(_address(told.device))
+            if uuid is not None:
+                self._xids[uuid, int(told.eventData)] = time.monotonic()
+
+    def _told(self, uuid: str) -> list[Value]:
+        now = time.monotonic()
+        return [
+            ("gpu.xid_seen", {"xid": str(xid)}, float(now - at < _XID_S))
+            for (of, xid), at in self._xids.items()
+            if of == uuid
+        ]
 
     def _one(self, index: int) -> dict[str, Any] | None:
         """Return what one GPU says; None when it is not even known who it is."""
@@ -161,10 +243,23 @@ class Eye:
             uuid = str(nv.nvmlDeviceGetUUID(gpu))
         except nv.NVMLError:
             known = self._gpus.get(index)
-            return None if known is None else {**known, "lost": True, "values": []}
+            if known is None:
+                return None
+            return {**known, "lost": True, "values": self._told(known["uuid"])}
         facts = self._gpus.get(index)
         if facts is None or facts["uuid"] != uuid:
             facts = self._gpus[index] = {"uuid": uuid, "index": index, **self._facts(gpu)}
+        values = self._values(gpu, uuid)
+        if values is None:
+            return {**facts, "lost": True, "values": self._told(uuid)}
+        values += self._told(uuid)
+        pids = self._pids(gpu, uuid)
+        if pids is not None:
+            values.append(("gpu.processes_count", {}, float(len(pids))))
+        return {**facts, "lost": False, "values": values, "pids": pids or []}
+
+    def _values(self, gpu: Any, uuid: str) -> list[Value] | None:
+        """Return what is measured; None when it is lost."""
         values: list[Value] = []
         for ask in _LOOKS:
             what = (uuid, ask.__name__)
@@ -176,16 +271,16 @@ class Eye:
                 self._unsupported.add(what)
             except nv.NVMLError as error:
                 if error.value in _LOST:
-                    return {**facts, "lost": True, "values": []}
+                    return None
                 if error.value in _UNSUPPORTED:
                     self._unsupported.add(what)
-        return {**facts, "lost": False, "values": values, "pids": self._pids(gpu, uuid)}
+        return values
 
-    def _pids(self, gpu: Any, uuid: str) -> list[int]:
-        """Return the programs that compute on a GPU; nobody when it does not say."""
+    def _pids(self, gpu: Any, uuid: str) -> list[int] | None:
+        """Return the programs that compute on a GPU; None when it does not say."""
         what = (uuid, "pids")
         if what in self._unsupported:
-            return []
+            return None
         try:
             return sorted({int(p.pid) for p in nv.nvmlDeviceGetComputeRunningProcesses(gpu)})
         except nv.NVMLLibraryMismatchError:
@@ -193,7 +288,7 @@ class Eye:
         except nv.NVMLError as error:
             if error.value in _UNSUPPORTED:
                 self._unsupported.add(what)
-        return []
+        return None
 
     @staticmethod
     def _facts(gpu: Any) -> dict[str, Any]:
@@ -210,6 +305,10 @@ class Eye:
                 continue
             facts[name] = value.decode("ascii", "replace") if isinstance(value, bytes) else value
         return facts
+
+
+def _address(gpu: Any) -> int | None:
+    return ctypes.cast(gpu, ctypes.c_void_p).value
 
 
 def main() -> None:

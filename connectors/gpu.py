@@ -65,13 +65,13 @@ class _Silent(Exception):
 
 @connector("gpu")
 class Gpu:
-    """Utilization, memory, heat, power, clocks, throttling, memory errors, link and fan of each NVIDIA GPU.
+    """Utilization, memory, heat, power, clocks, throttling, errors, links, users and fan of each NVIDIA GPU.
 
-    Emits `gpu.*` on `gpu:<UUID>` (16 to 20 series each; what a GPU does not support is left out), `host.gpus_count`,
-    a sighting of each GPU with its edge to the host, and edges of the process groups that compute on it (not from
-    inside a container with process numbers of its own: NVML speaks of those of the host). A GPU that was seen once
-    and does not answer keeps its series: `gpu.reachable` is 0 and the rest NaN. So it is for all of them while NVML
-    itself hangs.
+    Emits `gpu.*` on `gpu:<UUID>` (20 to 27 series each, and one for each XID that the driver told of; what a GPU does
+    not support is left out), `host.gpus_count`, whether the driver answers and fits its library, a sighting of each
+    GPU with its edge to the host, and edges of the process groups that compute on it (not from inside a container with
+    process numbers of its own: NVML speaks of those of the host). A GPU that was seen once and does not answer keeps
+    its series: `gpu.reachable` is 0 and the rest NaN. So it is for all of them while NVML itself hangs.
 
     Without a driver it is silent: empty frames, no child, no log above debug, four looks for a file a poll.
     Cost with one: a child of about 14 MB, and about 0.2 ms of CPU a poll here, 0.1 to 2 ms a GPU there.
@@ -101,6 +101,7 @@ class Gpu:
         self._not_before = -math.inf
         self._failures = 0
         self._problem = ""
+        self._mismatched = False
         self._cards: dict[str, _Card] = {}
         self._series: tuple[Series, ...] = ()
         self._column: dict[Series, int] = {}
@@ -116,7 +117,7 @@ class Gpu:
         if self._child is None and not self._cards and not self._signs():
             return Frame(self.name, ts, (), np.zeros(0))
         answer = await self._answer()
-        if not answer and not self._cards:
+        if not answer and not self._cards and not self._mismatched:
             return Frame(self.name, ts, (), np.zeros(0))
         return self._frame(ts, answer)
 
@@ -164,7 +165,7 @@ class Gpu:
         """Return what the child says; empty while there is nothing to ask or it rests after a failure."""
         now = time.monotonic()
         if now < self._not_before or self._dying:
-            if not self._cards and self._problem:
+            if not self._cards and self._problem and not self._mismatched:
                 raise Unavailable(self._problem, wait_s=max(0.0, self._not_before - now))
             return {}
         try:
@@ -179,10 +180,11 @@ class Gpu:
             return {}
         if "failed" in answer:
             self._dismiss()  # what NVML holds may be stale: a new driver needs a new start
+            self._mismatched = answer["mismatched"]
             return self._fell(f"NVML fails: {answer['failed']}; see nvidia-smi and the kernel log")
         if self._problem:
             log.info("gpu_back", after=self._problem)
-        self._failures, self._problem = 0, ""
+        self._failures, self._problem, self._mismatched = 0, "", False
         return answer
 
     def _fell(self, problem: str) -> dict[str, Any]:
@@ -193,7 +195,7 @@ class Gpu:
         if problem != self._problem:
             log.warning("gpu_failed", problem=problem)
         self._problem = problem
-        if not self._cards:
+        if not self._cards and not self._mismatched:
             raise Unavailable(problem, wait_s=rest)
         return {}
 
@@ -297,6 +299,8 @@ class Gpu:
         reachable = {
             card: Series("gpu.reachable", self._cards[card].entity) for card in self._cards
         }
+        values[Series("host.gpu_driver_up", self._host)] = float(bool(answer))
+        values[Series("host.gpu_driver_mismatched", self._host)] = float(self._mismatched)
         values[Series("host.gpus_count", self._host)] = sum(values.get(s, 0.0) for s in reachable.values())  # fmt: skip
         if not self._column.keys() >= values.keys():
             wanted = {s for card in self._cards.values() for s in card.columns} | values.keys()

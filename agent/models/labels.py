@@ -133,7 +133,8 @@ class Coming:
     @classmethod
     def of(cls, words: dict[str, Any]) -> Coming:
         """Take what `words` gave."""
-        return cls(**{k: math.nan if v is None else v for k, v in words.items()})
+        known: dict[str, Any] = {k: math.nan if v is None else v for k, v in words.items()}
+        return cls(**known)
 
 
 def wrong_classes(newest: FloatArray, usual: FloatArray, knew: float, pairs: FloatArray) -> str:

@@ -617,8 +617,7 @@ class ModelWatch:
         model.arrivals.data[slot[0]] += (model.new_rows, model.new_labels)
         self._numbers.coming(model, now, model.new_rows, model.new_labels)
         if model.new_labels:
-            version = self._current(model)
-            model.labels_wrong = self._numbers.labels_wrong(model, version)
+            model.labels_wrong = self._numbers.labels_wrong(model, self._current(model))
         model.new_rows = model.new_labels = 0
         for key, (said, since, came) in list(model.early.items()):
             if math.isnan(came):

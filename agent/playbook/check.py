@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent import registry
-from agent.catalogue import SIGNALS
+from agent.catalogue import SIGNALS, labelled
 from agent.causes import CAUSES, known
 from agent.codec import canonical
 from agent.errors import ConfigError, Fault
@@ -155,9 +155,15 @@ class _Check:
             yield from self._expression(text, ("unless", i), "truth")
 
     def _item(self, item: Item, path: Place) -> Iterator[Fault]:
-        if item.signal and item.signal not in SIGNALS:
-            remedy = did_you_mean(item.signal, SIGNALS)
-            yield self._say((*path, "signal"), f"no signal is called `{item.signal}`", remedy)
+        try:
+            signal, _ = labelled(item.signal)
+        except ValueError as wrong:
+            problem, _, remedy = str(wrong).partition("; ")
+            yield self._say((*path, "signal"), problem, remedy)
+            return
+        if signal and signal not in SIGNALS:
+            remedy = did_you_mean(signal, SIGNALS)
+            yield self._say((*path, "signal"), f"no signal is called `{signal}`", remedy)
         extra = _ABOUT_SIGNAL if item.signal else frozenset()
         where: Place = (*path, "is")
         yield from self._expression(
@@ -165,7 +171,7 @@ class _Check:
             where if where in self.document.values else path,
             "truth",
             extra=extra,
-            signal=item.signal,
+            signal=signal,
         )
 
     def _expression(
@@ -370,7 +376,7 @@ class _Check:
                 "move it to `feed: {series: ...}`", key=True,
             )  # fmt: skip
             return
-        for problem, remedy in unknown(name, _ABOUT_SIGNAL):
+        for problem, remedy in unknown(name.partition("{")[0], _ABOUT_SIGNAL):
             yield self._say(path, problem, remedy, key=True)
 
     def _feed(self, example: Example, path: Place) -> Iterator[Fault]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agent.catalogue import SIGNALS
+from agent.catalogue import SIGNALS, labelled
 from agent.causes import CAUSES, matches, words
 from agent.expr import Token, scan
 from agent.playbook.language import Playbook, StepModel
@@ -107,13 +107,14 @@ def _comparison(tokens: list[Token], signal: str) -> tuple[str, int]:
     if len(tokens) < 3 or tokens[1].text not in _COMPARED or tokens[2].kind != "number":
         return "", 0
     name, op, number = tokens[0].text, tokens[1].text, float(tokens[2].text)
-    definition = SIGNALS.get(_signal(name, signal).removeprefix("baseline."))
+    metric, labels = labelled(_signal(name, signal).removeprefix("baseline."))
+    definition = SIGNALS.get(metric)
     if tokens[0].kind != "name" or definition is None:
         return "", 0
     if definition.unit == "bool" and 0 < number < 1:
         state = definition.help.partition(" (")[0].partition(":")[0].removeprefix("whether ")
         negation = "" if op in {">", ">="} else "it is not so that "
-        return f"{negation}{state} ({definition.entity_kind})", 3
+        return f"{negation}{state} ({', '.join([definition.entity_kind, *_said(labels)])})", 3
     return f"{_word(tokens[0], signal)} {_OPS[op]} {say(number, definition.unit)}", 3
 
 
@@ -137,11 +138,18 @@ def _name(name: str) -> str:
     head, _, rest = name.partition(".")
     if head == "baseline":
         return f"what is usual for the {_name(rest)}"
-    definition = SIGNALS.get(name)
+    metric, labels = labelled(name)
+    definition = SIGNALS.get(metric)
     if definition is None:
         return name
     unit = "" if definition.unit == "per_second" else f"_{definition.unit}"
-    return f"{rest.removesuffix(unit).replace('_', ' ')} of the {head}"
+    quantity = metric.partition(".")[2].removesuffix(unit).replace("_", " ")
+    which = f" ({', '.join(_said(labels))})" if labels else ""
+    return f"{quantity}{which} of the {head}"
+
+
+def _said(labels: tuple[tuple[str, str], ...]) -> list[str]:
+    return [f"{name} {value.replace('_', ' ')}" for name, value in labels]
 
 
 def _when(playbook: Playbook) -> Iterator[str]:

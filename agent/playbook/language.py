@@ -52,7 +52,7 @@ class Item(Model):
 
     is_: str = Field(alias="is")
     signal: str = ""
-    """Then the expression may say `value`, `peers.median` and `peers.count`."""
+    """Then the expression may say `value`, `peers.median`, `peers.count`; `SIGNAL{label=value}` is one of several."""
     for_: Duration = Field(default=0.0, alias="for")
     """How long it must hold without a break."""
 

@@ -150,7 +150,7 @@ def _over(under: Document, over: Document) -> Document:
 
     return Document(
         data, over.place, (*under.faults, *over.faults), under.broken or over.broken,
-        moved(over.values), moved(over.keys), moved(over.raw),
+        moved(over.values), moved(over.keys), moved(over.raw), over.lines,
     )  # fmt: skip
 
 

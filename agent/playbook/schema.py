@@ -42,9 +42,11 @@ def playbook() -> Schema:
     """Return the schema of a playbook. Verbs must be registered."""
     out = _of(Playbook)
     parts = out["definitions"]
-    parts["Item"]["properties"]["signal"] = _one_of(
-        (n, s.help) for n, s in SIGNALS.items() if s.kind != "counter"
+    signal = _one_of((n, s.help) for n, s in SIGNALS.items() if s.kind != "counter")
+    signal["anyOf"].append(
+        {"pattern": r"^[a-z]+\.[a-z0-9_]+\{.+\}$", "description": "One of several series."}
     )
+    parts["Item"]["properties"]["signal"] = signal
     words = {branch: CAUSES.get(branch, f"all below {branch}") for branch in sorted(branches())}
     cause = parts["Because"]["properties"]["cause"]
     parts["Because"]["properties"]["cause"] = {

@@ -59,7 +59,9 @@ def share_low(total: Any, rows: Any, need: Any) -> FloatArray:
     won, lost, wanted = _STAKES * s[..., None], n[..., None], wanted + math.log(len(_STAKES))
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = np.zeros(s.shape), np.clip(s / n, 0.0, 1.0)
-        fine = math.ceil(math.log2(25.0 * math.sqrt(max(1.0, float(n.max(initial=1.0))))))
+        # down to a 25th of the standard error: mean / error = sqrt(s n / (n - s))
+        errors = np.nan_to_num(s * n / (n - s + 1.0)).max(initial=1.0)
+        fine = math.ceil(math.log2(25.0 * math.sqrt(max(1.0, float(errors)))))
         for _ in range(min(max(fine, _HALVINGS[0]), _HALVINGS[1])):
             middle = (low + high) / 2
             # as in `above`, without its conveniences: this is where the time goes

@@ -1,9 +1,9 @@
-# ruff: noqa: SLF001  # `Features` is of this package; here is all that others in it need of its inside
 """What stands in the cells of `Features`: for those who bring counts instead of rows, and who ask what rows are worth.
 
 Edges and values are those of the reference. Who asks gets the cells that are in use, in their order: below, the bins,
 above, missing, wrong.
 """
+# ruff: noqa: SLF001  # `Features` is of this package; here is all that others in it need of its inside
 
 from __future__ import annotations
 

@@ -233,8 +233,9 @@ def _swapped(reference: Reference, now: Now, least_rows: float) -> BoolArray:
         if len(which) < _PAIR:
             return out
         # i looks as j usually does
-        like = (np.abs(looks[which, None] - usual[None, which]) <= room[None, which]).all(axis=2)
-    out[which] = np.any(like & like.T, axis=1)
+        far: FloatArray = np.abs(looks[which, None] - usual[None, which])
+        like: BoolArray = np.asarray((far <= room[None, which]).all(axis=2))
+    out[which] = np.logical_and(like, like.T).any(axis=1)
     return out
 
 

@@ -232,6 +232,19 @@ def numbers(column: Sequence[Any] | FloatArray) -> tuple[FloatArray, BoolArray]:
     return x, wrong
 
 
+def _edges_of(known: FloatArray) -> FloatArray:
+    """Return the edges of at most BINS bins at quantiles; the last edge lies one float above.
+
+    A greatest value that comes often, or that is one of few, has a bin of its own, as others that come often do: else
+    a column of 0 and 1 would have one bin.
+    """
+    edges = np.unique(np.quantile(known, _LEARNT_QUANTILES))
+    often = 1.0 / BINS if len(np.unique(known)) > BINS else 1e-3
+    if len(edges) > 1 and np.mean(known == edges[-1]) < often:
+        edges = edges[:-1]
+    return np.append(edges, np.nextafter(known.max(), np.inf))
+
+
 def _learn_feature(name: str, column: Sequence[Any] | FloatArray) -> _Feature:
     array = np.asarray(column)
     n = max(1, len(array))
@@ -239,9 +252,9 @@ def _learn_feature(name: str, column: Sequence[Any] | FloatArray) -> _Feature:
     known = x[np.isfinite(x)]
     if not wrong.any() or np.count_nonzero(wrong) <= 0.1 * len(known):
         missing = 1.0 - len(known) / n
-        edges = np.quantile(known if len(known) else np.zeros(1), _LEARNT_QUANTILES)
+        edges = _edges_of(known if len(known) else np.zeros(1))
         counts, _ = np.histogram(known if len(known) else np.zeros(1), edges)
-        edges, shares = _merge(edges, counts.astype(np.float64))
+        shares = counts.astype(np.float64)
         return _Feature(name, True, float(n), edges, shares, missing, 0.0, None)
     counted = Counter(str(value) for value in array.tolist() if value is not None)
     missing = 1.0 - counted.total() / n

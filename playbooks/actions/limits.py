@@ -48,9 +48,9 @@ class SetLimit(Setting):
     class Params(Model):
         """Which limit, and what it shall be: `value` or `times`, one of them."""
 
-        limit: LimitName
+        limit: Annotated[LimitName, Field(examples=["cpu_cores"])]
         """`cpu_cores`, `memory_bytes`, `power_watts`, or what the connector calls it."""
-        value: Quantity | None = None
+        value: Annotated[Quantity | None, Field(examples=[2.0])] = None
         """In base units: `2.0`, `8GiB`, `350.0`, `50%`."""
         times: Annotated[float, Field(gt=0, le=100)] | None = None
         """Of what it is now: 0.9 is a tenth less. Refused where there is no limit yet."""

@@ -294,7 +294,9 @@ class AttachReplica(_OfRoster):
     class Params(Model):
         """Which one, and where it listens."""
 
-        address: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\[\]-]+:\d{1,5}$")]
+        address: Annotated[
+            str, Field(pattern=r"^[A-Za-z0-9._:\[\]-]+:\d{1,5}$", examples=["127.0.0.1:8001"])
+        ]
         """`host:port`."""
         replica: str = ""
         """Entity id, `replica:SERVICE/NAME`; default: the target."""

@@ -187,6 +187,18 @@ def test_the_target_is_the_nearest_of_its_kind(tmp_path):
     assert told["b3"].reason == "no gpu belongs to it"
 
 
+def test_of_several_versions_the_diagnosis_names_the_target(tmp_path):
+    w, lib = world(), library(tmp_path, {"kind": "version"})
+    versions = [Entity("version", f"{MODEL.key}/{n}") for n in (1, 2, 3)]
+    for version in versions:
+        w.topology.link(Edge("version_of", version, MODEL))
+    for n, version in enumerate(versions, 1):
+        cause = Cause("release.model", MODEL, 0.9, facts={"version": str(n)})
+        assert target_of(lib.playbooks["b0"], cause, incident(), w.topology) == version
+    gone = Cause("release.model", MODEL, 0.9, facts={"version": "9"})
+    assert target_of(lib.playbooks["b0"], gone, incident(), w.topology) in versions
+
+
 def test_a_neighbour_is_no_relative_so_the_incident_says_whom_it_hurts(tmp_path):
     w = world()
     lib = library(

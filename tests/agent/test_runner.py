@@ -10,11 +10,13 @@ import textwrap
 from dataclasses import replace
 
 import pytest
+import run_stage
 import sqlalchemy as sa
 import structlog
 from run_stage import FAST, SLOW, VERIFY, Stage, at_work, plan, read_effects, shouts, step
 
 from agent import hands as hands_module
+from agent import registry
 from agent.errors import Refused, Unavailable
 from agent.hands import RealHands
 from agent.journal import Journal
@@ -433,6 +435,17 @@ async def test_one_run_a_target_and_others_beside_it(stage, tmp_path):
     assert stage.memory.runs["r1"].state == "holding"
 
 
+async def test_a_mark_that_is_held_keeps_nobody_from_healing_the_target(stage, verbs, monkeypatch):
+    mark = type("Mark", (verbs["dial"],), {"effect": "marking"})
+    monkeypatch.setitem(registry.action._known, "mark", mark)
+    until = Until(("service.latency_p95_seconds < 0.0",), 0.0, 1e6)
+    await stage.runner.start(begun(stage, replace(step(until=until), use="mark")))
+    await stage.state("holding")
+    await stage.runner.start(begun(stage, step("c"), run_id="r2"))
+    await stage.until(lambda: stage.memory.runs["r2"].state == "done")
+    assert stage.memory.runs["r1"].state == "holding"
+
+
 async def test_a_recorded_run_that_can_not_begin_does_not_hold_its_target(stage):
     until = Until(("service.latency_p95_seconds < 0.0",), 0.0, 1e6)
     await stage.runner.start(begun(stage, step(until=until)))
@@ -606,7 +619,7 @@ def test_without_a_run_the_engine_is_never_loaded(tmp_path):
 
         asyncio.run(main(Path(sys.argv[1])))
         """
-    here = os.path.dirname(__file__)  # noqa: PTH120  # a path for the child
+    here = os.path.dirname(run_stage.__file__)  # noqa: PTH120  # a path for the child
     for what, said in (("run", ["False False", "True True"]), ("look", ["False False"])):
         (tmp_path / what).mkdir()
         done = subprocess.run(

@@ -227,6 +227,18 @@ def test_troubles_that_end_by_themselves_as_soon_are_no_proof():
     assert judge([replace(symptom, past=(900.0, 4000.0))], True).verdict == "helped"
 
 
+def test_a_trouble_that_outlasts_a_long_act_has_stood_as_long():
+    x = ar(0.5, 460)
+    symptom = Symptom(
+        "x", x[300:308] + 6.0, x[360:400], "low", 0.1, usual=x[:300],
+        between=np.concatenate([x[308:354] + 6.0, x[354:360]]),
+    )  # fmt: skip
+    outcome = judge([symptom], True)
+    assert outcome.verdict == "cannot_tell"
+    assert "took far longer to end" in outcome.summary
+    assert judge([replace(symptom, acting=46)], True).verdict == "helped"
+
+
 def test_durations_alone_prove_when_there_are_enough_of_them():
     few = Symptom("x", np.full(5, 9.0), np.zeros(4), "low", 0.1, step=300.0)
     assert judge([few], True).verdict == "cannot_tell"

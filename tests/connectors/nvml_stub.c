@@ -1,7 +1,8 @@
 /* A stand-in for libnvidia-ml.so.1: two GPUs whose state is read from the file $NVML_STUB at every call.
  *
- * The file holds one word: healthy, hot, hung (every call blocks), lost (GPU 1 is off the bus), failing (the
- * driver answers nothing but "unknown error"), absent (no driver). It exports what nvidia-ml-py asks for:
+ * The file holds one word: healthy, hot, hung (every call blocks), lost (GPU 1 is off the bus, and XID 79 tells so),
+ * contained (XID 94 on GPU 0), failing (the driver answers nothing but "unknown error"), mismatched (its library is of
+ * another version), absent (no driver), split (one NVLink of GPU 0 is down). It exports what nvidia-ml-py asks for:
  * nvmlInit() there calls nvmlInitWithFlags. What it does not export is what an old driver lacks: the clocks
  * event reasons (so that the older throttle reasons are asked) and the fan. $NVML_STUB_PID, when it is there, computes
  * on both.
@@ -11,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15, UNKNOWN = 999 };
+enum { OK = 0, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, TIMEOUT = 10, GPU_IS_LOST = 15, MISMATCH = 18, UNKNOWN = 999 };
 
 typedef struct { unsigned index; } device;
 typedef struct { unsigned gpu, memory; } utilization;
@@ -39,6 +40,7 @@ static int is(const char *wanted) {
 static int answer(device *gpu) {
     if (is("hung")) for (;;) pause();
     if (is("failing")) return UNKNOWN;
+    if (is("mismatched")) return MISMATCH;
     if (gpu && gpu->index == 1 && is("lost")) return GPU_IS_LOST;
     return OK;
 }
@@ -92,6 +94,30 @@ int nvmlDeviceGetComputeRunningProcesses_v3(device *gpu, unsigned *count, proces
     if (room < 1) return INSUFFICIENT_SIZE;
     memset(found, 0, sizeof *found);
     found->pid = (unsigned)atoi(pid);
+    return OK;
+}
+int nvmlDeviceGetTemperatureThreshold(device *gpu, int which, unsigned *c) { *c = which == 1 ? 90 : 95; return answer(gpu); }
+int nvmlDeviceGetCurrPcieLinkGeneration(device *gpu, unsigned *g) { *g = 4; return answer(gpu); }
+int nvmlDeviceGetMaxPcieLinkGeneration(device *gpu, unsigned *g) { *g = 5; return answer(gpu); }
+int nvmlDeviceGetNvLinkState(device *gpu, unsigned link, unsigned *up) {
+    if (link > 3) return 2; /* invalid argument: it has four */
+    *up = !(is("split") && gpu->index == 0 && link == 2);
+    return answer(gpu);
+}
+
+/* XIDs: each is told once, to whoever has asked for them. */
+typedef struct { device *gpu; unsigned long long type, data; unsigned instance, compute; } event_data;
+static int told;
+int nvmlEventSetCreate(int **set) { *set = &told; return OK; }
+int nvmlDeviceRegisterEvents(device *gpu, unsigned long long types, int *set) { (void)set; return types == 8 ? answer(gpu) : NOT_SUPPORTED; }
+int nvmlEventSetWait_v2(int *set, event_data *event, unsigned timeout) {
+    (void)timeout;
+    int xid = is("lost") ? 79 : is("contained") ? 94 : 0;
+    if (!xid || *set == xid) return TIMEOUT;
+    *set = xid;
+    memset(event, 0, sizeof *event);
+    event->gpu = &devices[xid == 79];
+    event->type = 8; event->data = (unsigned long long)xid;
     return OK;
 }
 int nvmlDeviceGetCurrPcieLinkWidth(device *gpu, unsigned *w) { *w = 8; return answer(gpu); }

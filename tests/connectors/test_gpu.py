@@ -70,6 +70,10 @@ def value(frame: Frame, metric: str, entity: Entity, **labels: str) -> float:
     return float(frame.values[frame.series.index(Series(metric, entity, tuple(sorted(labels.items()))))])  # fmt: skip
 
 
+def of_host(frame: Frame, metric: str) -> float:
+    return next(float(v) for s, v in zip(frame.series, frame.values, strict=True) if s.metric == metric)  # fmt: skip
+
+
 def pid_of(gpu: Gpu) -> int:
     assert gpu._child is not None
     return gpu._child.process.pid
@@ -104,6 +108,15 @@ async def test_two_healthy_gpus(gpu: Gpu):
     assert value(frame, "gpu.remap_pending", FIRST) == 1.0
     assert value(frame, "gpu.remap_failed", FIRST) == 0.0
     assert value(frame, "gpu.pcie_link_ratio", FIRST) == 0.5
+    assert value(frame, "gpu.pcie_generation_ratio", FIRST) == 0.8
+    assert value(frame, "gpu.temperature_margin_celsius", FIRST) == 35.0
+    assert value(frame, "gpu.uncorrected_errors_count", FIRST) == 0.0
+    assert value(frame, "gpu.nvlinks_count", FIRST) == 4.0
+    assert value(frame, "gpu.processes_count", FIRST) == 0.0
+    assert "gpu.recovery_needed" not in {s.metric for s in frame.series}  # an old driver
+    assert "gpu.xid_seen" not in {s.metric for s in frame.series}
+    assert of_host(frame, "host.gpu_driver_up") == 1.0
+    assert of_host(frame, "host.gpu_driver_mismatched") == 0.0
     counts = [v for s, v in zip(frame.series, frame.values, strict=True) if s.metric == "host.gpus_count"]  # fmt: skip
     assert counts == [2.0]
 
@@ -171,11 +184,69 @@ async def test_heat_shows_in_temperature_clock_and_reason(gpu: Gpu, stub: Stub):
     assert value(frame, "gpu.throttled", FIRST, reason="power_cap") == 0.0
 
 
+async def test_an_xid_is_told_once_and_seen_for_ten_minutes(gpu: Gpu, stub: Stub):
+    await gpu.poll()
+    stub.set("contained")
+    frame = await gpu.poll()
+    assert value(frame, "gpu.xid_seen", FIRST, xid="94") == 1.0
+    assert [s.entity for s in frame.series if s.metric == "gpu.xid_seen"] == [FIRST]
+    stub.set("healthy")
+    assert value(await gpu.poll(), "gpu.xid_seen", FIRST, xid="94") == 1.0
+
+
+def test_an_old_xid_is_seen_no_more(monkeypatch: pytest.MonkeyPatch):
+    from connectors import _nvml
+
+    eye = _nvml.Eye()
+    eye._xids["GPU-1", 94] = 100.0
+    seen = []
+    for now in (100.0, 699.0, 700.0):
+        monkeypatch.setattr(_nvml.time, "monotonic", lambda now=now: now)
+        seen += [v for _, _, v in eye._told("GPU-1")]
+    assert seen == [1.0, 1.0, 0.0]
+    assert eye._told("GPU-2") == []
+
+
+async def test_a_lost_gpu_has_told_why(gpu: Gpu, stub: Stub):
+    await gpu.poll()
+    stub.set("lost")
+    frame = await gpu.poll()
+    assert value(frame, "gpu.xid_seen", SECOND, xid="79") == 1.0
+    assert value(frame, "gpu.reachable", SECOND) == 0.0
+
+
+async def test_a_driver_that_wants_a_reset_says_so(
+    library: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("NVML_STUB_RECOVERY", "1")
+    gpu = Gpu("gpu", Gpu.Config(library=library, timeout=10.0))
+    try:
+        assert value(await gpu.poll(), "gpu.recovery_needed", FIRST) == 1.0
+    finally:
+        gpu.close()
+
+
+async def test_a_link_that_is_down_is_counted_out(gpu: Gpu, stub: Stub):
+    stub.set("split")
+    frame = await gpu.poll()
+    assert value(frame, "gpu.nvlinks_count", FIRST) == 3.0
+    assert value(frame, "gpu.nvlinks_count", SECOND) == 4.0
+
+
+async def test_a_driver_and_a_library_of_two_versions_are_seen_from_the_start(gpu: Gpu, stub: Stub):
+    stub.set("mismatched")
+    for _ in range(2):  # the second look falls into its rest
+        frame = await gpu.poll()
+        assert of_host(frame, "host.gpu_driver_mismatched") == 1.0
+        assert of_host(frame, "host.gpu_driver_up") == 0.0
+        assert of_host(frame, "host.gpus_count") == 0.0
+
+
 async def test_a_lost_gpu_keeps_its_series_unknown_and_comes_back(gpu: Gpu, stub: Stub):
     before = await gpu.poll()
     stub.set("lost")
     frame = await gpu.poll()
-    assert frame.series is before.series
+    assert set(frame.series) > set(before.series)  # and why: an XID
     assert value(frame, "gpu.reachable", SECOND) == 0.0
     assert np.isnan(value(frame, "gpu.temperature_celsius", SECOND))
     assert value(frame, "gpu.reachable", FIRST) == 1.0
@@ -273,6 +344,8 @@ async def test_nvml_that_fails_is_told_and_started_anew(gpu: Gpu, stub: Stub):
     with capture_logs() as logs:
         frame = await gpu.poll()
     assert value(frame, "gpu.reachable", FIRST) == 0.0
+    assert of_host(frame, "host.gpu_driver_up") == 0.0
+    assert of_host(frame, "host.gpu_driver_mismatched") == 0.0
     assert logs[0]["problem"].startswith("NVML fails: ")
     assert gpu._child is None
     assert gpu._problem in (await gpu.describe())[-1]

@@ -132,3 +132,23 @@ def test_groups_are_deciles_and_what_is_outside_belongs_to_the_ends():
     sums = np.bincount(groups, weights=ref.shares[0], minlength=PSI_GROUPS + 2)
     np.testing.assert_allclose(sums[:PSI_GROUPS], 0.1, atol=1e-3)
     assert groups.shape == (COLUMNS,)
+
+
+def test_a_flag_has_a_bin_for_each_of_its_values():
+    rng = np.random.default_rng(3)
+    rare = (rng.random(5000) < 0.02).astype(float)
+    for share, column in ((0.3, (rng.random(5000) < 0.3).astype(float)), (0.02, rare)):
+        made = reference.learn({"flag": column})
+        assert made.bins[0] == 2
+        assert made.shares[0, 1:3] == pytest.approx([1 - share, share], abs=0.02)
+    ints = reference.learn({"n": rng.integers(0, 6, 5000).astype(float)})
+    assert ints.bins[0] == 6
+    assert np.allclose(ints.shares[0, 1:7], 1 / 6, atol=0.02)
+    smooth = reference.learn({"x": rng.normal(size=5000)})
+    assert smooth.bins[0] == 20
+    assert smooth.shares[0, 1:21].min() > 0.04
+
+
+def test_a_constant_has_one_bin():
+    made = reference.learn({"c": np.full(100, 7.0)})
+    assert (made.bins[0], made.shares[0, 1]) == (1, pytest.approx(1.0))

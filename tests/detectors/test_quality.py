@@ -251,7 +251,9 @@ def test_a_slice_is_what_its_rows_alone_would_give():
         for name, figure in alone.figures().items():
             for part in ("value", "low", "high", "rows"):
                 got = getattr(figures[name], part)[slot]
-                assert got == pytest.approx(getattr(figure, part)[0], nan_ok=True), name
+                # bounds are searched no finer than the widest of them needs
+                want = pytest.approx(getattr(figure, part)[0], abs=1e-3, nan_ok=True)
+                assert got == want, name
 
 
 def groups_of(rng, n, positives=(0.4, 0.4), recalls=(0.8, 0.8), alarms=(0.1, 0.1)):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from agent import registry
+from agent.catalogue import SIGNALS
 from agent.config import Config
 from agent.correlate import Correlator
 from agent.history import History
@@ -102,6 +103,9 @@ CLOCK, TEMP, USED = (
 )
 HERE = [s("gpu.reachable", g) for g in GPUS]
 LINK, LIMIT = ([s(m, g) for g in GPUS] for m in ("gpu.pcie_link_ratio", "gpu.power_limit_watts"))
+WATTS, NVLINKS = ([s(m, g) for g in GPUS] for m in ("gpu.power_watts", "gpu.nvlinks_count"))
+CLEANUP, CONTAINED = ([s("gpu.xid_seen", g, xid=x) for g in GPUS] for x in ("45", "94"))
+DRIVER, FILES = s("host.gpu_driver_up", HOST), s("host.file_descriptors_ratio", HOST)
 ECC = [s("gpu.ecc_errors_per_second", g, type="uncorrected") for g in GPUS]
 PENDING, FAILED = ([s(m, g) for g in GPUS] for m in ("gpu.remap_pending", "gpu.remap_failed"))
 HOT, BRAKE, CAP = (
@@ -127,12 +131,14 @@ CALM: dict[Series, tuple[float, float]] = {
     **dict.fromkeys([RELATION, LATE, WRONG, MISSED, SHORT], (0.0, 0.0)),
     **dict.fromkeys(CLOCK, (0.9, 0.01)), **dict.fromkeys(TEMP, (65.0, 1.0)), **dict.fromkeys(USED, (0.7, 0.05)),
     **dict.fromkeys(HERE, (1.0, 0.0)), **dict.fromkeys(LINK, (1.0, 0.0)), **dict.fromkeys(LIMIT, (400.0, 0.0)),
+    **dict.fromkeys(WATTS, (300.0, 8.0)), **dict.fromkeys(NVLINKS, (18.0, 0.0)),
+    DRIVER: (1.0, 0.0), FILES: (0.1, 0.001), **dict.fromkeys([*CLEANUP, *CONTAINED], (0.0, 0.0)),
     **dict.fromkeys([*ECC, *PENDING, *FAILED, *HOT, *BRAKE, *CAP], (0.0, 0.0)),
     **dict.fromkeys(REPLICA_P95, (0.03, 0.003)), **dict.fromkeys(BLIND, (0.0, 0.0)),
 }  # fmt: skip
 EXACT = frozenset({
     UP, STORE_UP, COUNT, MOUNT, WORSE, KILLS, RELATION, LATE, WRONG, MISSED, SHORT, *BROKEN, *DRIFTED, *APART,
-    *HERE, *PENDING, *FAILED, *HOT, *BRAKE, *CAP, *BLIND,
+    *HERE, *PENDING, *FAILED, *HOT, *BRAKE, *CAP, *BLIND, DRIVER, *NVLINKS, *CLEANUP, *CONTAINED,
 })  # fmt: skip
 """States and counts: no noise is laid over them."""
 
@@ -333,7 +339,8 @@ class Stage:
             level = self.picture.during[series]
             level = level(now - ONSET) if callable(level) else level
             noise = max(noise, 0.02 * abs(level)) if series not in self._exact else 0.0
-        return float(max(0.0, level + noise * self._rng.standard_normal()))
+        least = SIGNALS[series.metric].least
+        return float(max(least, level + noise * self._rng.standard_normal()))
 
     @property
     def incidents(self) -> list[Incident]:

@@ -83,7 +83,7 @@ class World:
             np.clip(np.nan_to_num((np.asarray(x.get(name, 0.0), dtype=float) - a) / s), -4, 4)
             for name, a, s in (("f0", 3.7, 1.9), ("f1", 52.0, 4.0), ("f2", 0.0, 0.8))
         ]
-        return 6.0 * z[0] - 5.0 * z[1] + 4.0 * z[2] + 3.0 * (x["kind"] == "cash")
+        return 6.0 * z[0] - 5.0 * z[1] + 2.0 * z[2] + 3.0 * (x["kind"] == "cash")
 
     def batch(
         self, n: int, now: float, draw: Callable[[World, int, float], Columns], *, well: bool
@@ -182,7 +182,7 @@ def shifted(name: str, by: float) -> Callable[[World, int, float], Columns]:
 
 def unsure(w: World, n: int, _t: float) -> Columns:
     x = w.payments(n)
-    near = {k: at + 0.12 * (x[k] - at) for k, at in (("f0", 3.7), ("f1", 52.0), ("f2", 0.0))}
+    near = {k: at + 0.12 * (x[k] - at) for k, at in (("f0", 3.7), ("f1", 52.0))}
     return {**x, **near}
 
 

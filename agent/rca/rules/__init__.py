@@ -16,7 +16,7 @@ from agent.rca.rules._model import MEASURED as MODEL
 from agent.rca.rules._service import MEASURED as SERVICE
 from agent.rca.rules.data import contract, drift, labels, prior, runs
 from agent.rca.rules.hardware import gpus
-from agent.rca.rules.host import machine, neighbour, network_between
+from agent.rca.rules.host import exhausted, machine, neighbour, network_between
 from agent.rca.rules.observer import blind
 from agent.rca.rules.release import changed, concept, release_of_model
 from agent.rca.rules.serving import OF_REPLICA, answers, apart, crash, dependency, mix, saturation
@@ -24,14 +24,14 @@ from agent.rca.rules.serving import OF_REPLICA, answers, apart, crash, dependenc
 Rule = Callable[[Look], list[Case]]
 
 RULES: Final[tuple[Rule, ...]] = (
-    saturation, crash, apart, answers, dependency, mix, neighbour, network_between, machine, gpus,
-    release_of_model, changed, contract, runs, prior, drift, concept, labels, blind,
+    saturation, crash, apart, answers, dependency, mix, neighbour, network_between, machine, exhausted,
+    gpus, release_of_model, changed, contract, runs, prior, drift, concept, labels, blind,
 )  # fmt: skip
 """In no order: each is asked, all are weighed together."""
 
 NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "host": (*host.SIGNALS_READ, "host.tcp_retransmits_per_second"),
-    "gpu": (*hardware.SIGNALS_READ, "gpu.clock_ratio", "gpu.utilization_ratio"),
+    "gpu": (*hardware.SIGNALS_READ, "gpu.memory_utilization_ratio"),
     "service": (*SERVICE, *OF_REPLICA, "service.replicas_count", "service.busy_ratio"),
     "dependency": OF_REPLICA,
     "replica": OF_REPLICA,

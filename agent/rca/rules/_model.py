@@ -98,6 +98,22 @@ def mixes(look: Look, model: Entity) -> tuple[Measured | None, Measured | None]:
     )
 
 
+def better_beside(look: Look, model: Entity) -> str:
+    """Return the version that labels prove better than what serves, on the same requests; "" for none."""
+    serving = set(look.world.attrs(model).get("serving", "").split(", "))
+    found: list[tuple[float, str]] = []
+    for version in [e.src for e in look.topology.edges(model) if e.kind == "version_of"]:
+        highs = [
+            look.world.get(s)
+            for s in look.find("version.loss_difference_high", version, how="paired")
+            if dict(s.labels).get("against") in serving
+        ]
+        least = [h for h in highs if h is not None and h < 0.0]
+        if name(version) not in serving and highs and len(least) == len(highs):
+            found.append((max(least), name(version)))
+    return min(found)[1] if found else ""
+
+
 def labels_wrong(look: Look, model: Entity) -> str:
     """Say what is wrong with the labels themselves, "" for nothing that is known."""
     if not (look.value("model.labels_wrong", model) or 0.0) > 0.5:

@@ -65,7 +65,21 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
         Sign("host.network_errors_per_second", 1.0),
         Sign("host.network_drops_per_second", 5.0),
         Sign("host.tcp_retransmits_per_second", 2.0),
-        Sign("host.conntrack_ratio", 0.9),
+        Sign(
+            "host.conntrack_ratio",
+            0.95,
+            alone="strong",
+            said="the firewall can track no more connections",
+        ),
+    ),
+    "host.exhausted": (
+        Sign(
+            "host.file_descriptors_ratio", 0.95, alone="strong", said="open files reach their limit"
+        ),
+        Sign("host.threads_ratio", 0.95, alone="strong", said="threads reach their limit"),
+        Sign("host.tcp_memory_ratio", 0.95, said="memory of TCP buffers"),
+        Sign("host.file_descriptors_ratio", 0.8),
+        Sign("host.threads_ratio", 0.8),
     ),
     "host.cpu": (
         Sign(
@@ -86,6 +100,21 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
     ),
 }
 SIGNALS_READ: Final = tuple(dict.fromkeys(s.metric for some in _SIGNS.values() for s in some))
+_FULL: Final = 0.97
+"""Of the memory of a GPU. Servers that take most of it at the start stay below, and they do not move."""
+_OF_CARD: Final = (Sign("gpu.memory_utilization_ratio", 0.95),)
+_HELD: Final = ("gpu.processes_count", "gpu.memory_utilization_ratio")
+_HELD_LEAST: Final = 0.1
+"""The driver itself keeps a few percent of the memory."""
+_OF_SERVICE: Final = (
+    Sign(
+        "service.certificate_seconds",
+        259200.0,
+        -1,
+        alone="strong",
+        said="its certificate ends soon",
+    ),
+)
 _TAKEN_FROM_US: Final = ("host.cpu_utilization_ratio", "host.cgroup_throttled_ratio")
 _DISK: Final = (
     "host.disk_write_latency_seconds",
@@ -106,12 +135,55 @@ def machine(look: Look) -> list[Case]:
         if not case.evidence:
             continue
         taken = kind == "host.cpu" and _taken_from_us(look, case, host)
+        if kind == "host.memory":
+            case.facts |= _grower(look, host)
         decisive = max(e.weight for e in case.evidence) >= WEIGHTS["strong"]
         if look.group.kind == "service" and not decisive and not taken:
             text = "on its own this rarely explains the trouble of a service"
             case.add("rarely explains a service", text)
         out.append(case)
     return out
+
+
+def _grower(look: Look, host: Entity) -> dict[str, str]:
+    """Return the process group, ours apart, whose memory has grown most; nothing when none has much."""
+    grown = _grown(look, _processes(look, host, "process.memory_bytes"), least=64e6)
+    if not grown:
+        return {}
+    attrs = look.world.attrs(grown[0][0])
+    name = attrs.get("command") or attrs.get("name", grown[0][0].key)
+    return {"process": grown[0][0].id, "command": name}
+
+
+def exhausted(look: Look) -> list[Case]:
+    """What is used up beside the machine: the memory of a GPU, the certificate of a service."""
+    told = {a.series.entity: None for a in look.incident.anomalies if a.end is None}
+    out = []
+    for kind, signs in (("gpu", _OF_CARD), ("service", _OF_SERVICE)):
+        for entity in [e for e in told if e.kind == kind] or look.topology.related(
+            look.group, kind
+        ):
+            case = Case("host.exhausted", entity)
+            weigh(look, case, entity, signs)
+            if kind == "gpu":
+                _memory_of(look, case)
+            if case.evidence:
+                out.append(case)
+    return out
+
+
+def _memory_of(look: Look, case: Case) -> None:
+    """Weigh the memory of a GPU that nobody uses and that is held all the same, or that has just been used up."""
+    card = case.entity
+    users, held = (look.value(m, card) for m in _HELD)
+    if users == 0 and held is not None and held > _HELD_LEAST:
+        text = (
+            f"{say(held, 'ratio')} of the memory of {card.key} is held, and nobody computes on it"
+        )
+        case.add("strong", text)
+    m = look.measure("gpu.memory_utilization_ratio", card)
+    if m is not None and m.now > _FULL and m.moved > 1 - _FULL:
+        case.add("strong", f"the memory of {card.key} is used up ({numbers(m)})", m)
 
 
 def network_between(look: Look) -> list[Case]:
@@ -239,10 +311,15 @@ def _disk_hog(look: Look, case: Case, host: Entity) -> bool:
 
 def _strangers(look: Look, host: Entity, metric: str) -> list[Series]:
     """Return the series of processes on the machine that are neither the service's nor ours."""
+    return [s for s in _processes(look, host, metric) if look.topology.group(s.entity) == host]
+
+
+def _processes(look: Look, host: Entity, metric: str) -> list[Series]:
+    """Return the series of all processes on the machine but our own."""
     return [
         s
         for s in look.world.find(metric)
-        if look.topology.group(s.entity) == host
+        if look.topology.nearest(s.entity, "host") == host
         and look.world.attrs(s.entity).get("self") != "yes"
         and look.world.get(s) is not None
     ]

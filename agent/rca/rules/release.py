@@ -185,15 +185,23 @@ def concept(look: Look) -> list[Case]:
             case.add("concept: released", text)
         else:
             case.add("concept: not released", "no version was released")
-        coverage = look.measure("model.label_coverage_ratio", model)
-        if coverage is not None and coverage.moved < -0.3:
-            text = f"labels are missing ({numbers(coverage)})"
-            case.add("concept: labels missing", text, coverage)
-        labels, mix = of.mixes(look, model)
-        if labels is not None and of.moved_alike(labels, mix):
-            text = f"the mix of classes moved ({numbers(labels)}), and the predictions with it"
-            case.add("concept: mix moved alike", text, labels)
-        if wrong := of.labels_wrong(look, model):
-            case.add("concept: labels wrong", wrong)
+        _labels_and_shadows(look, model, case)
         out.append(case)
     return out
+
+
+def _labels_and_shadows(look: Look, model: Entity, case: Case) -> None:
+    """Weigh what may be wrong with the labels, and say which shadow is better."""
+    coverage = look.measure("model.label_coverage_ratio", model)
+    if coverage is not None and coverage.moved < -0.3:
+        text = f"labels are missing ({numbers(coverage)})"
+        case.add("concept: labels missing", text, coverage)
+    labels, mix = of.mixes(look, model)
+    if labels is not None and of.moved_alike(labels, mix):
+        text = f"the mix of classes moved ({numbers(labels)}), and the predictions with it"
+        case.add("concept: mix moved alike", text, labels)
+    if wrong := of.labels_wrong(look, model):
+        case.add("concept: labels wrong", wrong)
+    if better := of.better_beside(look, model):
+        case.facts = {"better": better}
+        case.say(f"version {better}, a shadow, is proven better on the same requests")

@@ -240,7 +240,8 @@ def apart(look: Look) -> list[Case]:
         m = found[odd]
         others = float(np.median([x.now for r, x in found.items() if r != odd]))
         unit = SIGNALS[metric].unit
-        case = Case("serving.crash", odd, facts={"replica": odd.key.rpartition("/")[2]})
+        facts = {"replica": odd.key.rpartition("/")[2], "apart": metric}
+        case = Case("serving.crash", odd, facts=facts)
         case.add(
             "apart from peers",
             f"{odd.key} alone is unwell: {what(metric)} {say(m.now, unit)},"

@@ -1,0 +1,226 @@
+"""Every playbook on the symptoms of every other one: who acts on what is not his.
+
+The world of a pair is the firing feed of the one, and for all that only the other looks at, how that was before its own
+trouble began. It is walked through the real matcher, twice: with the cause of the one (diagnosis is right), and with
+that of the other (diagnosis is wrong, and certain of it); the second time only what mutates must keep still.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from agent import match, registry
+from agent.causes import matches
+from agent.config import Config
+from agent.match import HoldingState
+from agent.model import Anomaly, Cause, Incident
+from agent.playbook import Library, Playbook
+from agent.playbook.examples import incident_of
+from agent.playbook.examples import run as tried
+from agent.playbook.explain import explain, text
+from agent.playbook.feeds import Rows, example, onset, rows, sightings
+from agent.playbook.trial import Example
+from agent.rca import Look, diagnose
+from agent.scene import Scene
+from agent.world import World
+
+registry.load()
+LIBRARY = Library.load([], Config())
+BOOKS = {p.id: p.unbound() for p in sorted(LIBRARY.playbooks.values(), key=lambda p: p.id)}
+
+_FIRST = "both help against it, and the one whose conditions say more comes first"
+ALTERNATIVES: dict[tuple[str, str], str] = {
+    ("gpu-thermal", "gpu-thermal-shed"): "it gives way when it did not help: `otherwise: next`",
+    ("gpu-thermal-shed", "gpu-thermal"): "it comes when less power did not help or can not be set",
+    ("serve-saturation", "serve-admission"): _FIRST,
+}
+"""(who acts, too, on whose symptoms) -> why that is right when diagnosis names this cause."""
+
+EVEN_SO: dict[str, str] = {
+    "page-harm": "users are hurt and no cause is known: people are called, whatever else is tried",
+}
+"""Who may act beside any other of the same cause, and why."""
+
+_PAIN = "users feel alike whoever makes them wait: who it is says the diagnosis, by changes, traffic and neighbours"
+_LOSS = (
+    "accuracy falls alike whatever made it fall: what it is say labels and inputs, in the diagnosis"
+)
+ANYWAY: dict[str, tuple[str, frozenset[str]]] = {
+    "concept-drift": (_LOSS, frozenset({"data-drift-loss"})),
+    "data-drift-loss": (_LOSS, frozenset({"concept-drift", "promote-better"})),
+    "prior-shift": (_LOSS, frozenset({"calibration-off", "concept-drift", "data-drift-loss", "promote-better"})),
+    "promote-better": (_LOSS, frozenset({"data-drift-loss"})),
+    "serve-bad-deploy": (_LOSS, frozenset({
+        "concept-drift", "data-drift-expected", "data-drift-loss", "promote-better",
+    })),
+    "serve-dependency": (_PAIN, frozenset({
+        "gpu-oom", "host-cpu-starve", "page-harm", "serve-admission", "serve-bad-config", "serve-bad-release",
+        "serve-errors", "serve-latency-burn", "serve-noisy-neighbour", "serve-replica-sick", "serve-saturation",
+        "serve-traffic-mix",
+    })),
+    "serve-errors": (_PAIN, frozenset({"gpu-oom", "page-harm", "serve-bad-config", "serve-dependency"})),
+    "serve-latency-burn": (_PAIN, frozenset({"serve-admission"})),
+    "serve-noisy-neighbour": (_PAIN, frozenset({
+        "host-cpu-starve", "serve-admission", "serve-bad-release", "serve-callee", "serve-dependency",
+        "serve-latency-burn", "serve-replica-sick", "serve-saturation", "serve-traffic-mix",
+    })),
+    "serve-replica-sick": (_PAIN, frozenset({
+        "gpu-oom", "host-cpu-starve", "page-harm", "serve-admission", "serve-bad-config", "serve-bad-release",
+        "serve-callee", "serve-dependency", "serve-latency-burn", "serve-noisy-neighbour", "serve-saturation",
+        "serve-traffic-mix",
+    })),
+}  # fmt: skip
+"""Who changes the world on whose symptoms when diagnosis is wrong, and why they look alike."""
+
+
+def firing(book: Playbook) -> Example:
+    """Return the first test with a feed that it fires on."""
+    return next(t for t in book.tests if t.feed is not None and t.expect and t.expect.fires > 0)
+
+
+@cache
+def fed(name: str) -> tuple[Rows, float]:
+    test = firing(BOOKS[name])
+    found = rows(test.feed, BOOKS[name].folder)
+    return found, onset(test.feed, found)
+
+
+def together(one: str, other: str) -> Rows:
+    """Return the feed of one, and beside it what only the other looks at, as it was before its trouble."""
+    mine, (theirs, begins) = fed(one)[0], fed(other)
+    calm = {
+        s: float(np.nanmedian(theirs.values[theirs.ts <= begins][:3, i]))
+        for i, s in enumerate(theirs.series)
+        if s not in mine.series
+    }
+    series = (*mine.series, *calm)
+    flat = np.tile(np.array(list(calm.values())), (len(mine.ts), 1))
+    order = sorted(range(len(series)), key=series.__getitem__)
+    values = np.hstack([mine.values, flat.reshape(len(mine.ts), len(calm))])
+    return Rows(mine.ts, tuple(series[i] for i in order), values[:, order])
+
+
+def acts(who: str, on: str, *, named: str) -> bool:
+    """Tell whether one playbook fires on the symptoms of another, when the cause of `named` is diagnosed."""
+    found, begins = together(on, who), fed(on)[1]
+    # the facts that it asks for are there; whom the diagnosis names is its own business
+    facts = firing(BOOKS[who]).given
+    if named == on:
+        facts = {k: v for k, v in facts.items() if k not in {"cause.entity", "cause.apart"}}
+    given = {**firing(BOOKS[on]).given, **facts, **firing(BOOKS[named]).given}
+    incident = replace(incident_of(BOOKS[named], given), opened=begins, updated=begins)
+    top = incident.diagnosis.top
+    about = example(BOOKS[who].target.kind)
+    # whose symptoms they are also is about whom the incident is
+    incident = replace(incident, entities=(*incident.entities, about))
+    world = World(patience={"feed": 60.0}, trusts={"feed": "local"})
+    library, holding = Library({who: BOOKS[who]}), HoldingState()
+    attrs = {top.entity: {"name": "example"}} if top.entity.kind == "process" else {}
+
+    def scene(target, cause):
+        return Scene(world, target, read=found.read, cause=cause, since=begins)
+
+    for frame in found.frames("feed", sightings(found.series, attrs)):
+        world.take(frame)
+        if frame.ts >= begins and match.candidates(
+            library, incident, world, holding, frame.ts, scene=scene
+        ):
+            return True
+    return False
+
+
+def test_every_playbook_has_a_feed_on_which_it_fires():
+    assert [
+        p.id for p in BOOKS.values() if not any(t.feed and t.expect.fires for t in p.tests)
+    ] == []
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_it_fires_on_its_own_symptoms(name):
+    assert acts(name, name, named=name)
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_no_other_acts_on_its_symptoms_when_diagnosis_is_right(name):
+    cause = BOOKS[name].because.cause
+    others = [p.id for p in BOOKS.values() if p.id != name and matches(p.because.cause, cause)]
+    wrong = {other for other in others if acts(other, name, named=name)}
+    assert wrong - set(EVEN_SO) == {who for who, on in ALTERNATIVES if on == name}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", BOOKS)
+def test_nobody_changes_the_world_on_its_symptoms_when_diagnosis_is_wrong(name):
+    cause = BOOKS[name].because.cause
+    others = [
+        p.id for p in BOOKS.values()
+        if p.mutating and p.id != name and not matches(p.because.cause, cause)
+    ]  # fmt: skip
+    wrong = {other for other in others if acts(other, name, named=other)}
+    assert wrong == {who for who, (_, on) in ANYWAY.items() if name in on}
+
+
+def test_exceptions_are_of_known_playbooks_and_reasoned():
+    pairs = [*ALTERNATIVES, *((who, on) for who, (_, some) in ANYWAY.items() for on in some)]
+    assert {one for pair in pairs for one in pair} | set(EVEN_SO) <= set(BOOKS)
+    reasons = [
+        *ALTERNATIVES.values(),
+        *EVEN_SO.values(),
+        *(r for r, _ in ANYWAY.values()),
+    ]
+    assert all(len(reason.split()) >= 8 for reason in reasons)
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_it_reads_like_a_runbook(name):
+    book = LIBRARY.playbooks[name]
+    told = dict(explain(book))
+    for label in ("When", "On", "May", "Do", "Works if", "Undo", "Limits", "Asked"):
+        assert told[label], label
+        assert all(line.strip() for line in told[label]), label
+    assert len(told["Do"]) >= len(book.do)
+    said = text(book)
+    assert said.startswith(f"{book.title}  ({name})")
+    if book.mutating:
+        assert any("put back" in line or "stays" in line for line in told["Undo"])
+        assert any("within" in line for line in told["Works if"])
+        assert len([*book.when.all, *book.when.any]) >= 1
+    assert not any(word in said for word in ("None", "{'", "}}"))
+
+
+NAMED = [n for n in BOOKS if n.partition("-")[0] in {"gpu", "host", "nic", "driver"}]
+
+
+def diagnosed(name: str) -> Cause:
+    """Return what the real diagnosis says of a firing feed, at the moment when its playbook acts."""
+    found, begins = fed(name)
+    book, test = BOOKS[name], firing(BOOKS[name])
+    now = float(found.ts[0]) + tried(book, test).acts[0].at
+    world = World(patience={"feed": 60.0}, trusts={"feed": "local"})
+    for frame in found.frames("feed", sightings(found.series, {})):
+        if frame.ts <= now:
+            world.take(frame)
+    moved = [s for s in found.moved() if world.get(s) is not None]
+    group = world.topology.group(example(book.target.kind))
+    broken = tuple(
+        Anomaly(s, begins, None, 0.0, 1 if world.get(s) > found.read([s], 0.0, begins)[1][0, 0] else -1,
+                world.get(s), math.nan, 0.5, 0.5, 9.0, "objective", "feed")
+        for s in moved
+    )  # fmt: skip
+    incident = Incident(
+        "i", begins, now, "open", "page", "t", broken,
+        entities=tuple(sorted({group, *(s.entity for s in moved)})), about=group,
+    )  # fmt: skip
+    return diagnose(Look(now, incident, world, found.read, 600.0, 3600.0, 120.0)).top
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_diagnosis_names_its_cause(name):
+    top = diagnosed(name)
+    assert top.kind == BOOKS[name].because.cause, top
+    assert top.probability >= BOOKS[name].because.min_confidence, top
