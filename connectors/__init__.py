@@ -27,4 +27,5 @@ from connectors import predictions as predictions
 from connectors import probe as probe
 from connectors import processes as processes
 from connectors import systemd as systemd
+from connectors import prometheus as prometheus
 from connectors import trainer as trainer
