@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.calls import RULES
 from agent.labels import Labels
 
 SIGNAL_LABEL: Final = "homeostat_signal"
@@ -24,9 +25,7 @@ SIGNAL_LABEL: Final = "homeostat_signal"
 _DEVICES: Final = r'device!~"lo|veth.*|br-.*|docker.*|cali.*|cni.*|flannel.*|tunl.*"'
 _DISKS: Final = r'device!~"(ram|loop|fd|sr).*"'
 _MOUNTS: Final = 'fstype!~"tmpfs|overlay|squashfs|ramfs|devtmpfs|nsfs|fuse.*|iso9660|autofs"'
-_SERVICE: Final = (
-    "job, namespace, app, app_kubernetes_io_name, service_name, deployment, isvc, exported_namespace"
-)
+_SERVICE: Final = "job, namespace, app, app_kubernetes_io_name, service_name, deployment, isvc, exported_namespace"
 """Labels that name a service: what quantiles are kept apart by."""
 
 
@@ -405,6 +404,13 @@ PACKS: Final = {
         _KSERVE, _MLSERVER,
     )
 }  # fmt: skip
+
+TELLS: Final = frozenset({
+    *RULES, "up", "target_info", "node_uname_info", "node_os_info", "kube_pod_info", "kube_pod_container_info",
+    "kube_node_info",
+})  # fmt: skip
+"""What is read for the graph alone: who is there, where, in which version, who calls whom."""
+TELLING: Final = f'{{__name__=~"{"|".join(sorted(TELLS))}"}}'
 
 PLAIN: Final[dict[str, tuple[Plain, ...]]] = {}
 """Foreign metric -> the rows that may mean it."""

@@ -43,7 +43,7 @@ class Access(Model):
     """Where it answers, and who asks."""
 
     url: Annotated[str, AfterValidator(checked_url)]
-    """`http://prometheus:9090`; of Mimir with `/prometheus`, of a VictoriaMetrics cluster with `/select/0/prometheus`."""
+    """`http://prometheus:9090`; Mimir ends with `/prometheus`, VictoriaMetrics clusters `/select/0/prometheus`."""
     token: str = ""
     """`env:NAME` or `file:PATH` of a bearer token."""
     user: str = ""
@@ -182,9 +182,7 @@ class Promql:
             raise self._garbage()
         return found
 
-    def matrix(
-        self, query: str, start: float, end: float, step_s: float
-    ) -> list[dict[str, Any]]:
+    def matrix(self, query: str, start: float, end: float, step_s: float) -> list[dict[str, Any]]:
         """Return `[{"metric": labels, "values": [[ts, text], ...]}]`. Raises Unavailable, Refused."""
         first, last = (datetime.fromtimestamp(ts, UTC) for ts in (start, end))
         return self._list(self._client.custom_query_range(query, first, last, f"{step_s:g}"))
@@ -194,7 +192,7 @@ class Promql:
         return self._list(self._client.all_metrics())
 
     def kinds(self) -> dict[str, str]:
-        """Return metric -> gauge, counter, histogram, ... as its target declared it; what nobody declared is missing."""
+        """Return metric -> gauge, counter, histogram, ... as its target declared it; others are missing."""
         found = self._raw("metadata")
         if not isinstance(found, dict):
             raise self._garbage()
@@ -227,7 +225,9 @@ class Promql:
         return found
 
     def _garbage(self) -> Unavailable:
-        return Unavailable(f"{self._where}: the answer is not what PromQL is answered with; see `url`")
+        return Unavailable(
+            f"{self._where}: the answer is not what PromQL is answered with; see `url`"
+        )
 
 
 def _is_sample(row: Any) -> bool:
@@ -253,9 +253,10 @@ def _read(body: bytes, where: str) -> dict[str, Any]:
         raise Unavailable(
             f"{where}: the answer is no JSON of Prometheus; is it really one that speaks PromQL? see `url`"
         )
-    data = found["data"]
-    if isinstance(data, dict) and "resultType" in data and "result" not in data:
-        data["result"] = None
+    if where.endswith(("/query", "/query_range")) and (
+        not isinstance(found["data"], dict) or "result" not in found["data"]
+    ):
+        found["data"] = {"result": None}  # where the library looks
     return found
 
 
@@ -289,10 +290,16 @@ def _why(wrong: Exception) -> str:
 def _failure(where: str, status: int, headers: Mapping[str, str], said: str) -> Exception:
     words = f": {said}" if said else ""
     if 300 <= status < 400:
-        to = redacted(headers.get("Location", "")) if "://" in headers.get("Location", "") else "elsewhere"
+        to = (
+            redacted(headers.get("Location", ""))
+            if "://" in headers.get("Location", "")
+            else "elsewhere"
+        )
         return Refused(f"{where}: sends us to {to} ({status}); write the final address as `url`")
     if status in {401, 403}:
-        return Refused(f"{where}: we may not ask ({status}){words}; see `token`, or `user` and `password`")
+        return Refused(
+            f"{where}: we may not ask ({status}){words}; see `token`, or `user` and `password`"
+        )
     if status in _LATER:
         return Unavailable(f"{where}: {status}{words}", wait_s=_wait(headers))
     return Refused(f"{where}: {status}{words}")

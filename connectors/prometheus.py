@@ -5,7 +5,7 @@
       interval: 15s                       # as often as it scrapes
       selectors: ['{job="shop"}']         # beside what is known by name: docs/prometheus.md
       queries:
-        'service.latency_p95_seconds{service:shop}': 'histogram_quantile(0.95, sum by (le) (rate(shop_seconds_bucket[1m])))'
+        'service.busy_ratio{service:shop}': 'sum(shop_workers_busy) / sum(shop_workers)'
 
     one instant question a selector --> labels, texts --(table: read once a series)--> columns of ours --> frame
                                                      +--> agent/survey.py: who is there, who calls whom
@@ -38,7 +38,16 @@ from agent.registry import connector
 from agent.survey import Survey
 from agent.units import Duration, say_duration
 from connectors._proc import this_host
-from connectors._prometheus_names import PACKS, PLAIN, SIGNAL_LABEL, Derived, Pack, Plain
+from connectors._prometheus_names import (
+    PACKS,
+    PLAIN,
+    SIGNAL_LABEL,
+    TELLING,
+    TELLS,
+    Derived,
+    Pack,
+    Plain,
+)
 from connectors._promql import Access, Promql, numbers
 from connectors.http import redacted
 
@@ -56,7 +65,9 @@ _UNAME: Final = "node_uname_info"
 _ABOUT: Final = ("gpu", "replica", "host", "service")
 """Whom a metric that we have no word for is about: the most particular of those whom its labels name."""
 _COUNTS: Final = re.compile(r".*_(total|sum|count)")
-_SERIES: Final = re.compile(r"(?P<metric>[a-z_.0-9]+)\{(?P<entity>[^,}]+)(?P<labels>(,[^=,}]+=[^,}]+)*)\}")
+_SERIES: Final = re.compile(
+    r"(?P<metric>[a-z_.0-9]+)\{(?P<entity>[^,}]+)(?P<labels>(,[^=,}]+=[^,}]+)*)\}"
+)
 _SCRAPE: Final = """scrape_configs:
   - job_name: homeostat
     static_configs: [{targets: ['127.0.0.1:8787']}]"""
@@ -228,9 +239,13 @@ class Prometheus:
         if found.own_host:
             lines.append(f"{found.own_host} of this host are left to the source `host`")
         if found.left_out:
-            lines.append(f"{found.left_out} are left out: histogram buckets, or nobody that they are about")
+            lines.append(
+                f"{found.left_out} are left out: buckets, devices that are none, or nobody whom they are about"
+            )
         live = int(np.isfinite(self._scraped).sum())
-        lines.append(f"{live} targets; what was not scraped for {say_duration(self.config.stale)} is unknown")
+        lines.append(
+            f"{live} targets that are scraped; what was not scraped for {say_duration(self.config.stale)} is unknown"
+        )
         if self.config.alerts:
             try:
                 firing = await asyncio.to_thread(self._alerts.alerts)
@@ -260,7 +275,8 @@ class Prometheus:
             self._look()
             self._looked_at = now
         self._targets(self._vector(_TARGETS))
-        answers: list[list[Row]] = [self._vector(p.selector()) for p in self._packs if p.plain]
+        answers: list[list[Row]] = [self._vector(TELLING)]
+        answers += [self._vector(p.selector()) for p in self._packs if p.plain]
         answers += [self._vector(selector) for selector in self.config.selectors]
         plain = len(answers)
         window = f"{self.config.window:g}s"
@@ -292,7 +308,9 @@ class Prometheus:
             ) from None
 
     def _vector(self, query: str) -> list[Row]:
-        stale = f"{self.config.stale:g}s"  # Prometheus, Thanos and Mimir call it so; VictoriaMetrics so
+        stale = (
+            f"{self.config.stale:g}s"  # Prometheus, Thanos and Mimir call it so; VictoriaMetrics so
+        )
         return self._promql.vector(query, lookback_delta=stale, max_lookback=stale)
 
     def _one(self, query: str, series: Series) -> list[Row]:
@@ -311,7 +329,8 @@ class Prometheus:
         hosts = {}
         if _UNAME in there:
             hosts = {
-                _target(row["metric"]): row["metric"].get("nodename", "") for row in self._vector(_UNAME)
+                _target(row["metric"]): row["metric"].get("nodename", "")
+                for row in self._vector(_UNAME)
             }
         if packs != self._packs or hosts != self._hosts:
             self._places.clear()
@@ -322,10 +341,10 @@ class Prometheus:
         """Note when each target was scraped, and what it was at the last look."""
         before = {t: self._scraped[i] for t, i in self._target_names.items()}
         names = [_target(row["metric"]) for row in rows]
+        at = dict(zip(names, self._numbers(rows), strict=True))
         if set(names) != self._target_names.keys():
             self._target_names = {name: i for i, name in enumerate(dict.fromkeys(names))}
             self._metrics = []
-        at = dict(zip(names, self._numbers(rows), strict=True))
         self._scraped_at = np.array([before.get(t, math.nan) for t in self._target_names])
         self._scraped = np.array([at[t] for t in self._target_names])
 
@@ -339,7 +358,11 @@ class Prometheus:
             old = known & (now - self._scraped > self.config.stale)[it.target]
             got = np.where((again & it.counter) | old, np.nan, got)
         out = np.full(len(self._series), np.nan)
-        for fold, begin, join in (("add", 0.0, np.add), ("max", -np.inf, np.maximum), ("min", np.inf, np.minimum)):
+        for fold, begin, join in (
+            ("add", 0.0, np.add),
+            ("max", -np.inf, np.maximum),
+            ("min", np.inf, np.minimum),
+        ):
             at = it.by_fold.get(fold)  # type: ignore[call-overload]
             if at is not None and at.size:
                 total = np.full(len(out), begin)
@@ -361,10 +384,14 @@ class Prometheus:
                 key = group, tuple(sorted(labels.items()))
                 if key not in rows_of:  # two selectors may give the same
                     rows_of[key] = row
-                    place = known[key] if key in known else self._place(group, labels, i - plain - derived)
+                    place = (
+                        known[key]
+                        if key in known
+                        else self._place(group, labels, i - plain - derived)
+                    )
                     self._places[key] = place
                     if place is None:
-                        count.left_out += 1
+                        count.left_out += labels.get("__name__") not in TELLS
                     elif ".other_" in place.series.metric:
                         count.other += 1
                         addends.append((row, place))
@@ -401,7 +428,9 @@ class Prometheus:
             np.array([row for row, _ in addends], dtype=np.int64),
             np.array([columns[p.series] for _, p in addends], dtype=np.int64),
             np.array([p.scale for _, p in addends], dtype=np.float64),
-            np.array([SIGNALS[p.series.metric].kind == "counter" for _, p in addends], dtype=np.bool_),
+            np.array(
+                [SIGNALS[p.series.metric].kind == "counter" for _, p in addends], dtype=np.bool_
+            ),
             np.array(
                 [targets.get(p.target, -1) if p.target else -1 for _, p in addends], dtype=np.int64
             ),
@@ -419,6 +448,8 @@ class Prometheus:
             rule: Derived = PACKS[pack].derived[int(at)]
             return self._ours(rule, rule.about, labels)
         metric = labels.get("__name__", "")
+        if metric in TELLS:
+            return None
         for known in PLAIN.get(metric, ()):
             if known.fits(labels):
                 return self._ours(known, metric, labels)
@@ -437,7 +468,9 @@ class Prometheus:
         ours = {our: labels.get(their, "") for our, their in rule.labels.items()}
         if isinstance(rule, Derived):
             return _Place(_series(rule.signal, whom, ours))
-        return _Place(_series(rule.signal, whom, {**ours, **rule.fixed}), rule.scale, _target(labels))
+        return _Place(
+            _series(rule.signal, whom, {**ours, **rule.fixed}), rule.scale, _target(labels)
+        )
 
     def _other(self, metric: str, labels: Mapping[str, str]) -> _Place | None:
         """Give a metric that we have no word for to whom its labels name."""
@@ -447,7 +480,9 @@ class Prometheus:
         whom = next((found[kind] for kind in _ABOUT if kind in found), Entity("source", self.name))  # type: ignore[index]
         word = "other_total" if self._counts(metric) else "other_value"
         kept = {k: v for k, v in labels.items() if k != "__name__"}
-        return _Place(_series(f"{whom.kind}.{word}", whom, {**kept, "metric": metric}), 1.0, _target(labels))
+        return _Place(
+            _series(f"{whom.kind}.{word}", whom, {**kept, "metric": metric}), 1.0, _target(labels)
+        )
 
     def _counts(self, metric: str) -> bool:
         """Tell whether a metric counts, by what its target declared; where nobody did, by its name."""
@@ -503,10 +538,14 @@ def read_series(text: str) -> Series:
     found = _SERIES.fullmatch(text.replace(" ", ""))
     known = SIGNALS.get(found["metric"]) if found else None
     if found is None or known is None:
-        raise ValueError(f"`{text}` is no series: write signal{{kind:key,label=value}} with a signal of the catalogue")
+        raise ValueError(
+            f"`{text}` is no series: write signal{{kind:key,label=value}} with a signal of the catalogue"
+        )
     whom = entity(found["entity"])
     if whom.kind != known.entity_kind:
-        raise ValueError(f"`{text}`: {known.name} is about a {known.entity_kind}, not a {whom.kind}")
+        raise ValueError(
+            f"`{text}`: {known.name} is about a {known.entity_kind}, not a {whom.kind}"
+        )
     pairs = [part.partition("=") for part in found["labels"].split(",") if part]
     return Series(known.name, whom, tuple(sorted((k, v) for k, _, v in pairs)))
 
@@ -522,6 +561,12 @@ def _target(labels: Mapping[str, str]) -> tuple[str, str]:
 def _fold(metric: str) -> Fold:
     """Say what several series of one column become: their sum, or the worst where a sum would mean nothing."""
     known = SIGNALS[metric]
-    if known.kind == "counter" or known.unit in {"count", "bytes", "per_second", "bytes_per_second", "watts"}:
+    if known.kind == "counter" or known.unit in {
+        "count",
+        "bytes",
+        "per_second",
+        "bytes_per_second",
+        "watts",
+    }:
         return "add"
     return "min" if known.better == "high" else "max"
