@@ -194,6 +194,8 @@ class Prometheus:
         self._scraped: FloatArray = np.zeros(0)
         self._scraped_at: FloatArray = np.zeros(0)
         self._busy = False
+        self.covers: frozenset[Entity] = frozenset()
+        """GPUs that dcgm-exporter tells of."""
         self._firing: dict[tuple[str, _Key], tuple[Signal, float]] = {}
 
     async def poll(self) -> Frame:
@@ -406,6 +408,8 @@ class Prometheus:
         self._survey_rows = np.array(
             [rows_of.get((0, key), row) for key in self._survey_keys], dtype=np.int64
         )
+        gpus = {p.series.entity for _, p in addends if p.series.metric == "gpu.temperature_celsius"}
+        self.covers = frozenset(gpus)
         self._metrics = metrics
         self._table({p.series for _, p in addends}, now)
         self._layout = self._laid(addends)

@@ -240,7 +240,8 @@ async def test_gpus_and_model_servers(server, source):
     ]
     server.derive("vllm", "service.latency_p95_seconds", [({"job": "llm"}, 0.75)])
     server.derive("haproxy", "service.error_ratio", [({"proxy": "shop"}, 0.02)])
-    frame = await source().poll()
+    one = source()
+    frame = await one.poll()
     assert told(frame) == {
         f"gpu.temperature_celsius{{gpu:{VM}}}": 61.0,
         f"gpu.utilization_ratio{{gpu:{VM}}}": 0.5,
@@ -249,6 +250,7 @@ async def test_gpus_and_model_servers(server, source):
         "service.latency_p95_seconds{service:llm}": 0.75,
         "service.queue_count{service:shop}": 2.0,
     }
+    assert one.covers == {Entity("gpu", VM)}
     edges = {e for s in frame.seen for e in s.edges}
     assert Edge("runs_on", Entity("gpu", VM), Entity("host", "gpu-1")) in edges
     assert Edge("serves", Entity("service", "llm"), Entity("model", "tiny")) in edges
