@@ -83,7 +83,12 @@ class Health:
     @property
     def patience_s(self) -> float:
         """How old its values may be before they are unknown."""
-        return _PATIENCE * max(self.interval_s, self.stretched_s) + 1.0
+        return patience_of(max(self.interval_s, self.stretched_s))
+
+
+def patience_of(interval_s: float) -> float:
+    """Return how old the values of a source may be that is read so often."""
+    return _PATIENCE * interval_s + 1.0
 
 
 @dataclass(slots=True)

@@ -28,29 +28,27 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__, forecasts, guard, registry, web
-from agent.budget import Ledger, Promise
+from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
 from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
 from agent.config import Config, ConnectorConfig, edges_of, load
-from agent.correlate import Correlator
 from agent.errors import AgentError, ConfigError, Fault, Refused
-from agent.hands import RealHands
+from agent.graph_past import GraphPast
+from agent.hands import RealHands, Stage
 from agent.history import History
 from agent.install import sd_notify
 from agent.intake import FORWARD, Counting, Intake
 from agent.journal import Entry, Journal, Unwritten
 from agent.life import Event
-from agent.match import HoldingState
 from agent.memory import Memory
-from agent.model import Change, Entity, Frame, Incident, IntArray, Run, Sighting
+from agent.model import Change, Entity, Frame, Incident, Run, Sighting
 from agent.models import ModelWatch
-from agent.monitor import Monitor
 from agent.objectives import limits_of
 from agent.outbox import Outbox
-from agent.pipeline import Moment, Walk, record_plan
+from agent.pipeline import Moment, Walk, bank, record_plan
 from agent.playbook import Library
 from agent.playbook.library import folders
 from agent.ports import (
@@ -58,7 +56,6 @@ from agent.ports import (
     BulkReceiver,
     Detector,
     Feed,
-    GroupView,
     Note,
     Notifier,
     PredictionBatch,
@@ -227,6 +224,7 @@ class Daemon:
         self.history = History(
             state / "history", age_s=config.history.age, size_bytes=config.history.size
         )
+        self.graph_past = GraphPast(state / "history", config.history.age)
         self.counting = Counting(self.count, self.columns_of, lambda *_: None, self.broke)
         self.collector = Collector(cpu_budget=config.cpu_budget, bulk=self.counting.give)
         self.connectors = Connectors(config, state)
@@ -235,7 +233,6 @@ class Daemon:
         self.models = ModelWatch(
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
-        self.correlator = _correlator(config, self.world)
         self.outbox = Outbox(self.record, self._ways, time.time)
         self.runner = Runner(
             store_of(state / "runs.sqlite", config.runs),
@@ -247,6 +244,7 @@ class Daemon:
                 tell=self._tell,
                 halted=self._paused_file,
                 written=lambda: self.journal.pending == 0,
+                standing=self.standing,
             ),
         )
         self.training = Training(
@@ -256,15 +254,14 @@ class Daemon:
             lambda: self.world.now,
             bugs=self._bug,
         )
-        self.walk = Walk(
-            config, self.world, self.history,
-            Monitor(
-                self._make_detector, limits_of(config), self._step_of, _make_view,
-                Ledger(Promise.of(config.budget)), self.world.topology,
-            ),
-            self.correlator, Library.load(self._playbook_dirs(), config), self.memory, self.record,
-            HoldingState(), bugs=self._bug,
+        self.walk = Walk.wired(
+            config, world=self.world, history=self.history, memory=self.memory, record=self.record,
+            library=Library.load(self._playbook_dirs(), config), step_of=self._step_of,
+            detector=self._make_detector,
         )  # fmt: skip
+        self.walk.bugs = self._bug
+        self.walk.graph_past = self.graph_past
+        self.correlator = self.walk.correlator
         self.training.watches = self.walk.monitor.watches
         self.forecasts = forecasts.Forecasts(
             config.forecasts, self.walk.monitor.limits, self.history, self.world, bugs=self._bug
@@ -337,6 +334,15 @@ class Daemon:
         self.record("incident", id_, pack(turned), self.world.now)
         self.correlator.put(turned)
         return turned
+
+    def standing(self, plan: Plan, stage: Stage) -> str:
+        """Say why a run may not do its next step now; to put back only a pause stops it."""
+        if stage == "undo":
+            return guard.paused(plan, self.memory, self.world)
+        return guard.standing(
+            plan, memory=self.memory, world=self.world, config=self.config, now=self.world.now,
+            first=stage == "first",
+        )  # fmt: skip
 
     async def start_run(self, plan: Plan) -> None:
         """Hand a plan to the durable runner."""
@@ -432,6 +438,7 @@ class Daemon:
                 task.cancel()
             self._save_state()
             self.history.close()
+            self.graph_past.close()
             with contextlib.suppress(AgentError):
                 self.record("daemon", "stopped", {"pid": os.getpid()}, time.time())
             self.journal.close()
@@ -660,9 +667,7 @@ class Daemon:
         return folders(self.config_path, self.config)
 
     def _make_detector(self, step_s: float, n: int) -> Detector:
-        cls = registry.detector.get("bank")
-        bank: Detector = cls(cls.Config(step_s=step_s), n)
-        return self.training.panel(bank, step_s, n)
+        return self.training.panel(bank(step_s, n), step_s, n)
 
     def _step_of(self, source: str) -> float:
         health = self.collector.health.get(source)
@@ -824,17 +829,6 @@ class Daemon:
 
 def _naming(config: Config) -> tuple[dict[str, str], bool]:
     return config.topology.names, config.topology.qualify
-
-
-def _correlator(config: Config, world: World) -> Correlator:
-    d = config.diagnose
-    return Correlator(world.topology, d.window, d.resolve_after, d.reopen_within, world.fresh)
-
-
-def _make_view(step_s: float, of: IntArray) -> GroupView:
-    cls = registry.view.get("together")
-    made: GroupView = cls(cls.Config(step_s=step_s), of)
-    return made
 
 
 def run(config_path: Path | None, *, state: Path | None = None, log_json: bool = False) -> int:

@@ -368,7 +368,8 @@ class Prometheus:
             at = it.by_fold.get(fold)  # type: ignore[call-overload]
             if at is not None and at.size:
                 total = np.full(len(out), begin)
-                join.at(total, it.col[at], got[at])
+                with np.errstate(invalid="ignore"):  # unknown stays unknown
+                    join.at(total, it.col[at], got[at])
                 out[it.col[at]] = total[it.col[at]]
         return out
 

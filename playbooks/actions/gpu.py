@@ -184,6 +184,7 @@ class ResetGpu:
     effect = "mutating"
     ability = GpuCare
     reversible = False
+    takes_replica = True
     shared = False
 
     class Params(Model):
