@@ -33,6 +33,20 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Remembering(Protocol):
+    """A source of which somebody has kept the past: `remembers_s` of it is wanted, 0 = none.
+
+    Asked once, before the first poll, where history holds nothing of the source. The caller bounds the time.
+    """
+
+    remembers_s: float
+
+    async def past(self, since: float, until: float) -> Sequence[Frame]:
+        """Return rows in order of time, bounded in memory; counters stay counters. Raises as `poll` does."""
+        ...
+
+
+@runtime_checkable
 class Covering(Protocol):
     """A source that may see what another one would have to look for itself: `covers`, as of its last poll."""
 

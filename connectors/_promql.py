@@ -185,7 +185,10 @@ class Promql:
     def matrix(self, query: str, start: float, end: float, step_s: float) -> list[dict[str, Any]]:
         """Return `[{"metric": labels, "values": [[ts, text], ...]}]`. Raises Unavailable, Refused."""
         first, last = (datetime.fromtimestamp(ts, UTC) for ts in (start, end))
-        return self._list(self._client.custom_query_range(query, first, last, f"{step_s:g}"))
+        found = self._list(self._client.custom_query_range(query, first, last, f"{step_s:g}"))
+        if not all(type(row) is dict and type(row.get("values")) is list for row in found):
+            raise self._garbage()
+        return found
 
     def names(self) -> list[str]:
         """Return the names of all metrics that there are. Raises Unavailable, Refused."""

@@ -60,6 +60,8 @@ _KEEP_S: Final = 600.0
 _AGAIN_S: Final = 3600.0
 """How often an alert that goes on is told again."""
 _MOST_ALERTS: Final = 1000
+_MOST_CELLS: Final = 400_000
+"""Rows x series of the past: some 10 MB of text, a second of CPU."""
 _TARGETS: Final = "timestamp(up)"
 _UNAME: Final = "node_uname_info"
 _ABOUT: Final = ("gpu", "replica", "host", "service")
@@ -157,6 +159,8 @@ class Prometheus:
         """What the server makes rates and quantiles of: four of its scrapes."""
         stale: Annotated[Duration, Field(ge=5, le=3600)] = 120.0
         """How old a sample may be and still be said of now: twice its longest scrape interval."""
+        backfill: Annotated[Duration, Field(ge=0, le=48 * 3600)] = 3600.0
+        """How much of its past is put into history at the first start; 0 = none."""
         most_series: Annotated[int, Field(ge=1, le=200_000)] = 20_000
 
         @field_validator("queries")
@@ -194,6 +198,7 @@ class Prometheus:
         self._scraped: FloatArray = np.zeros(0)
         self._scraped_at: FloatArray = np.zeros(0)
         self._busy = False
+        self.remembers_s = config.backfill
         self.covers: frozenset[Entity] = frozenset()
         """GPUs that dcgm-exporter tells of."""
         self._firing: dict[tuple[str, _Key], tuple[Signal, float]] = {}
@@ -205,6 +210,10 @@ class Prometheus:
         self._busy = True
         told = await asyncio.to_thread(self._whole)
         return Frame(self.name, told.ts, told.series, told.values, seen=told.seen)
+
+    async def past(self, since: float, until: float) -> Sequence[Frame]:
+        """Ask each question over a range: as far back as `_MOST_CELLS` reach."""
+        return await asyncio.to_thread(self._past, since, until)
 
     async def read(self) -> Sequence[Arrival]:
         """Return alerts that began to fire, go on for long, or have ended."""
@@ -277,13 +286,15 @@ class Prometheus:
             self._look()
             self._looked_at = now
         self._targets(self._vector(_TARGETS))
-        answers: list[list[Row]] = [self._vector(TELLING)]
-        answers += [self._vector(p.selector()) for p in self._packs if p.plain]
-        answers += [self._vector(selector) for selector in self.config.selectors]
-        plain = len(answers)
-        window = f"{self.config.window:g}s"
-        answers += [self._vector(p.question(window)) for p in self._packs if p.derived]
-        answers += [self._one(query, series) for query, series in self._asked]
+        questions, plain = self._questions()
+        answers = [self._vector(question) for question in questions]
+        for (query, series), rows in zip(
+            self._asked, answers[len(answers) - len(self._asked) :], strict=True
+        ):
+            if len(rows) > 1:
+                raise Refused(
+                    f"the query of {series} gives {len(rows)} series: {query}; join them, as with sum() or max()"
+                )
         total = sum(map(len, answers))
         if total > self.config.most_series:
             raise Refused(
@@ -309,19 +320,50 @@ class Prometheus:
                 f"{redacted(self.config.url)}: a value is no number; is it really one that speaks PromQL? see `url`"
             ) from None
 
+    def _past(self, since: float, until: float) -> list[Frame]:
+        """Return rows without their targets: when each was scraped is not known of the past."""
+        self._look()
+        step = self.interval_s
+        questions, plain = self._questions()
+        now = sum(len(self._vector(q)) for q in questions) or 1
+        rows = min(int((until - since) / step), _MOST_CELLS // now)
+        if rows < 2:
+            return []
+        last = math.floor(until / step) * step  # the library asks from whole second to whole second
+        grid = last - step * np.arange(rows - 1, -1, -1)
+        answers = [self._promql.matrix(q, grid[0], grid[-1], step) for q in questions]
+        flat = [row for found in answers for row in found]
+        x = np.full((len(flat), rows), np.nan)
+        for i, row in enumerate(flat):
+            at = np.rint((np.array([ts for ts, _ in row["values"]]) - grid[0]) / step).astype(
+                np.int64
+            )
+            there = (at >= 0) & (at < rows)
+            x[i, at[there]] = np.array(numbers([text for _, text in row["values"]]))[there]
+        self._arrange([[row["metric"] for row in found] for found in answers], plain, until)
+        out = [
+            Frame(self.name, float(ts), self._series, self._values(x[:, i], float(ts)))
+            for i, ts in enumerate(grid)
+        ]
+        self._metrics, self._surveyed_at = [], -math.inf
+        return out
+
+    def _questions(self) -> tuple[list[str], int]:
+        """Return what is asked at each look, and how many of it are read as they are."""
+        questions = [
+            TELLING,
+            *(p.selector() for p in self._packs if p.plain),
+            *self.config.selectors,
+        ]
+        window = f"{self.config.window:g}s"
+        derived = [p.question(window) for p in self._packs if p.derived]
+        return [*questions, *derived, *(query for query, _ in self._asked)], len(questions)
+
     def _vector(self, query: str) -> list[Row]:
         stale = (
             f"{self.config.stale:g}s"  # Prometheus, Thanos and Mimir call it so; VictoriaMetrics so
         )
         return self._promql.vector(query, lookback_delta=stale, max_lookback=stale)
-
-    def _one(self, query: str, series: Series) -> list[Row]:
-        rows = self._vector(query)
-        if len(rows) > 1:
-            raise Refused(
-                f"the query of {series} gives {len(rows)} series: {query}; join them, as with sum() or max()"
-            )
-        return rows
 
     def _look(self) -> None:
         """Find out whose metrics there are, and which host is behind which address."""

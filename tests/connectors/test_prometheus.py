@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from agent.errors import Refused, Unavailable
 from agent.model import Edge, Entity
 from agent.rates import Rates
+from connectors import prometheus
 from connectors._prometheus_names import PACKS, SIGNAL_LABEL
 from connectors.prometheus import Prometheus, read_series
 
@@ -39,6 +40,7 @@ class Server:
         self.alerts: list[dict] = []
         self.asked: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.grid: list[float] = []
         self.bad = None
 
         class Answers(http.server.BaseHTTPRequestHandler):
@@ -87,6 +89,10 @@ class Server:
                 for labels, value in self.series
                 if re.fullmatch(names[1] if names else re.escape(query), labels["__name__"])
             ]
+        if path.endswith("/query_range"):
+            return {"resultType": "matrix", "result": [
+                {"metric": labels, "values": [[at, repr(v)] for at in self.grid]} for labels, v in found
+            ]}  # fmt: skip
         rows = [{"metric": labels, "value": [now, repr(v)]} for labels, v in found]
         return {"resultType": "vector", "result": rows}
 
@@ -316,6 +322,19 @@ async def test_alerts_are_told_when_they_begin_go_on_and_end(server, source, mon
     server.alerts = [{"labels": 5}]
     with pytest.raises(Unavailable, match="not written as those of Prometheus"):
         await one.read()
+
+
+async def test_the_past_is_read_once_and_bounded(server, source, monkeypatch):
+    node(server, 100.0)
+    server.grid = [1500.0, 1515.0, 1545.0]
+    one = source()
+    rows = await one.past(1490.0, 1560.0)
+    assert [f.ts for f in rows] == [1515.0, 1530.0, 1545.0, 1560.0]
+    load = [told(f)["host.load1_count{host:web-7}"] for f in rows]
+    assert [None if math.isnan(x) else x for x in load] == [0.5, None, 0.5, None]
+    assert len((await one.poll()).series) == 3
+    monkeypatch.setattr(prometheus, "_MOST_CELLS", 13)
+    assert len(await one.past(1490.0, 1560.0)) == 2, "no more than what fits"
 
 
 # ---- failures

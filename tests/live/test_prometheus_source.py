@@ -8,6 +8,7 @@ import math
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -82,6 +83,12 @@ async def test_what_node_exporter_says_is_a_host_of_ours(scraping):
     assert 0 <= got["host.cpu_busy_ratio"] <= 1
     assert got["host.interrupts_per_second"] > 0
     assert got["host.uptime_seconds"] > 0
+    fresh = Prometheus("prometheus", Prometheus.Config(url=url, window=10))
+    fresh._own, fresh.interval_s = source._own, 1.0
+    past = await fresh.past(time.time() - 4, time.time())
+    fresh.close()
+    assert len(past) == 4
+    assert _values(past[-1])["host.load1_count"] > 0
     exporter.kill()
     for _ in range(40):
         alerts = await source.read()
