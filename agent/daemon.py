@@ -27,7 +27,7 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, forecasts, guard, registry, web
+from agent import __version__, backfill, forecasts, guard, registry, web
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -60,6 +60,7 @@ from agent.ports import (
     Notifier,
     PredictionBatch,
     Receiver,
+    Remembering,
     Signal,
     Source,
 )
@@ -597,12 +598,21 @@ class Daemon:
 
     def _start_source(self, name: str, connector: Any, wanted: ConnectorConfig) -> None:
         self.world.trusts[name] = wanted.trust or "local"
-        if isinstance(connector, Source):
+        if isinstance(connector, Remembering):
+            self.spawn(self._start_with_past(name, connector, wanted), f"past of {name}")
+        elif isinstance(connector, Source):
             self.collector.add(name, connector, wanted.interval)
         if isinstance(connector, Feed):
             self.collector.follow(name, connector, wanted.interval)
         for own in ("models", "self", forecasts.SOURCE):
             self.world.trusts[own] = "local"
+
+    async def _start_with_past(self, name: str, source: Any, wanted: ConnectorConfig) -> None:
+        try:
+            await backfill.fill(name, source, self.history, time.time())
+        finally:
+            if self.connectors.built.get(name) is source:  # not taken out of config meanwhile
+                self.collector.add(name, source, wanted.interval)
 
     def receivers(self) -> dict[str, Receiver]:
         """Return the connectors that others push to."""

@@ -26,6 +26,7 @@ from connectors import page as page
 from connectors import predictions as predictions
 from connectors import probe as probe
 from connectors import processes as processes
+from connectors import prometheus as prometheus
 from connectors import prometheus_range as prometheus_range
 from connectors import systemd as systemd
 from connectors import trainer as trainer
