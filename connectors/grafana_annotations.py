@@ -4,8 +4,8 @@
       url: https://grafana.example.org
       token: env:GRAFANA_TOKEN                       # of a service account that may write annotations
 
-An incident or an act is a region from its beginning to its end; a change is a line. All have the tag `homeostat`: a board
-shows them by an annotation query on that tag. Before it writes it looks whether that is there, by a tag `id:...`.
+An incident or an act is a region from its beginning to its end; a change is a line. All have the tag `homeostat`;
+boards show them by an annotation query on it. Before it writes it looks whether that is there, by a tag `id:...`.
 Source (read, then told in our own words): grafana.com, "Annotations HTTP API".
 """
 
