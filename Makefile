@@ -1,6 +1,6 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian bench bench-agent bench-crash bench-detect bench-drift bench-forecast bench-ingest bench-live bench-rca bench-verify readme dist clean
+.PHONY: help run demo test check setup debian bench bench-agent bench-crash bench-decide bench-detect bench-drift bench-forecast bench-ingest bench-live bench-rca bench-replay bench-verify readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +13,7 @@ help: ## say what there is
 run: .venv/core ## install what the daemon needs, and start it on this host
 	$(BIN)/homeostat run $(ARGS)
 
-demo: .venv/all ## break a real model service five ways and watch it heal
+demo: .venv/all ## break a real model service five ways and watch it heal (ARGS=--belief: try the agent itself)
 	$(BIN)/homeostat demo $(ARGS)
 
 test: .venv/all ## everything: lint, types, layers, unit, live and demo tests
@@ -40,13 +40,16 @@ setup: .venv/all ## make ./.venv with everything
 debian: ## install the Debian packages that live tests and bench-live need (as root)
 	@dpkg -s $(APT_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES) >/dev/null; }
 
-bench: bench-agent bench-crash bench-drift bench-forecast bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
+bench: bench-agent bench-crash bench-decide bench-drift bench-forecast bench-replay bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
 
 bench-agent: .venv/all ## RSS, CPU and series of the daemon, beside node_exporter
 	$(BIN)/python tests/bench/agent.py
 
 bench-crash: .venv/all ## kill -9 at every point of a run, on SQLite and PostgreSQL
 	HOMEOSTAT_CRASH=all $(BIN)/pytest -q -n 2 tests/live/test_crash.py tests/live/test_crash_matrix.py
+
+bench-decide: .venv/all ## how long a decision takes with 500 playbooks and 50 incidents a second
+	$(BIN)/python tests/bench/decide.py $(ARGS)
 
 bench-detect: .venv/bench build/rivals ## detection on labelled data (HOMEOSTAT_BENCH_DATA=DIR), beside rivals
 	$(BIN)/python tests/bench/detect.py $(ARGS)
@@ -66,6 +69,9 @@ bench-ingest: .venv/all ## predictions over HTTP: records a second, and how late
 
 bench-forecast: .venv/all ## forecasts of made-up fills, beside Prometheus' predict_linear
 	$(BIN)/python tests/bench/forecast.py $(ARGS)
+
+bench-replay: .venv/all ## recorded time: rows and cells a second, and how much faster than it went
+	$(BIN)/python tests/bench/replay.py $(ARGS)
 
 bench-verify: .venv/all ## verdicts on made-up series in which we know whether the act did it
 	$(BIN)/python tests/bench/verify.py $(ARGS)

@@ -30,6 +30,8 @@ NAMES: Final = 1
 BLOCK: Final = 2
 ROWS: Final = 3
 
+ROW_HEAD: Final = struct.Struct("<HII")
+"""Of rows in a log: length of the source's name, rows, series."""
 _PART: Final = struct.Struct("<HIII")
 _CONSTANT: Final = 0
 _NARROW: Final = 1
@@ -102,6 +104,16 @@ def unpack_names(payload: bytes) -> dict[Key, int]:
         (source, Series(metric, Entity(kind, key), tuple((k, v) for k, v in labels))): number
         for number, source, metric, kind, key, labels in json.loads(zlib.decompress(payload))
     }
+
+
+def unpack_rows(payload: bytes) -> tuple[str, IntArray, FloatArray, FloatArray]:
+    """Read the rows of a log: their source, numbers of the series (n,), ts (k,), values (k, n)."""
+    size, k, n = ROW_HEAD.unpack_from(payload)
+    at = ROW_HEAD.size + size
+    source = payload[ROW_HEAD.size : at].decode()
+    ids = np.frombuffer(payload, "<u4", n, at).astype(np.int64)
+    ts = np.frombuffer(payload, "<f8", k, at + 4 * n)
+    return source, ids, ts, np.frombuffer(payload, "<f8", k * n, at + 4 * n + 8 * k).reshape(k, n)
 
 
 def pack_part(

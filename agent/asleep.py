@@ -113,6 +113,10 @@ class Asleep:
         """Nothing is loaded."""
         return []
 
+    def playbook(self, id_: str) -> None:
+        """As `playbooks`."""
+        del id_
+
     def usage(self) -> dict[str, Any]:
         """Costs nothing."""
         return {}

@@ -19,7 +19,7 @@ CAUSES: Final[dict[str, str]] = {
     "host.memory": "the host is short of memory",
     "host.disk": "a disk is full, slow or failing",
     "host.network": "the network of the host loses or delays packets",
-    "host.exhausted": "something is used up: open files, threads, GPU memory, a certificate",
+    "host.exhausted": "something is used up: open files or threads of the host, GPU memory, a certificate",
     "host.neighbour": "other processes take what the service needs",
     "serving.saturation": "more traffic than the replicas can carry",
     "serving.crash": "replicas crash, hang or answer wrongly",

@@ -202,6 +202,7 @@ def main() -> None:
         "cli_ask",
         "cli_act",
         "cli_playbook",
+        "cli_replay",
         "cli_local",
         "cli_reference",
         "cli_versions",

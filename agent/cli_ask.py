@@ -88,6 +88,37 @@ def why(
 
 
 @command(
+    name="why-not",
+    example=("homeostat why-not calm-neighbour batch", "homeostat why-not calm-neighbour batch 2h"),
+    then="homeostat why INCIDENT, for the whole story",
+)
+def why_not(
+    *,
+    playbook: Annotated[str, typer.Argument(help="Its id, or a unique part of it.")],
+    target: Annotated[str, typer.Argument(help="On whom: id or a unique part of its name.")],
+    time: Annotated[
+        str, typer.Argument(help="When: 15m (ago), 2026-11-23T14:00, unix seconds; default: now.")
+    ] = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a playbook did not act on a target, now or then.
+
+    What was decided is told gate by gate, as it was recorded. Where nothing was decided it is worked out what did not
+    fit: the cause that was found, how sure it was, each condition with what it saw. Answers from the journal when the
+    daemon is dead.
+    """
+    from agent import cli_show
+
+    said = ask(
+        config, state, f"/api/playbooks/{part(playbook)}/why-not", {"target": target, "time": time},
+        lambda desk: desk.why_not(playbook, target, time),
+    )  # fmt: skip
+    emit(said, as_json, cli_show.why)
+
+
+@command(
     example=("homeostat models", "homeostat models fraud"),
     then="homeostat why ID, where an incident is open for it",
 )

@@ -51,7 +51,7 @@ One = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class Opened:
     """Playbooks that were asked for, sound ones, with the text of each, and the faults of those files."""
 
     books: list[Playbook]
@@ -60,8 +60,11 @@ class _Opened:
     config: Config | None
 
 
-def _open(which: Sequence[str], config_path: Path | None) -> _Opened:
-    """Read what is asked for over what there is: built-in, then the site's own, then the named files."""
+def _open(which: Sequence[str], config_path: Path | None, instead: Path | None = None) -> Opened:
+    """Read what is asked for over what there is: built-in, then the site's own, then the named files.
+
+    instead   a folder in the place of the site's own
+    """
     from agent import registry
     from agent.config import load
     from agent.playbook.library import folders, in_folder, lay, shipped
@@ -72,6 +75,7 @@ def _open(which: Sequence[str], config_path: Path | None) -> _Opened:
     config = load(path) if path is not None else None
     faults: list[Fault] = []
     site = folders(path, config) if config is not None else []
+    site = [instead] if instead is not None else site
     layers = [shipped(), *(in_folder(folder, faults) for folder in site)]
     files: list[Document] = []
     ids: list[str] = []
@@ -90,7 +94,7 @@ def _open(which: Sequence[str], config_path: Path | None) -> _Opened:
     books = [p for name, p in found.playbooks.items() if not which or name in wanted]
     ours = places | {found.documents[name].place for name in ids}
     faults += [f for f in found.faults if not which or f.place in ours]
-    return _Opened(books, found.documents, faults, config)
+    return Opened(books, found.documents, faults, config)
 
 
 def _known(ids: Sequence[str], documents: Mapping[str, Any]) -> None:
@@ -102,8 +106,9 @@ def _known(ids: Sequence[str], documents: Mapping[str, Any]) -> None:
             raise Refused(f"no playbook is called {name!r}, and no file either; {remedy}")
 
 
-def _sound(which: Sequence[str], config: Path | None) -> _Opened:
-    opened = _open(which, config)
+def sound(which: Sequence[str], config: Path | None, instead: Path | None = None) -> Opened:
+    """Read the same; raises ConfigError with every fault."""
+    opened = _open(which, config, instead)
     if opened.faults:
         raise ConfigError(opened.faults)
     return opened
@@ -215,8 +220,8 @@ def lint(
         for h in hints:
             typer.echo(shown({**fault_body(h), "problem": f"hint: {h.problem}"}, h.caret()))
         typer.echo(
-            f"{_count(len(opened.books), 'playbook')}, {_count(len(tried), 'test')}, "
-            f"{_count(len(faults), 'fault')}, {_count(len(hints), 'hint')}"
+            f"{count(len(opened.books), 'playbook')}, {count(len(tried), 'test')}, "
+            f"{count(len(faults), 'fault')}, {count(len(hints), 'hint')}"
         )
 
     emit(said, as_json, show)
@@ -224,7 +229,8 @@ def lint(
         raise typer.Exit(PROBLEMS)
 
 
-def _count(n: int, word: str) -> str:
+def count(n: int, word: str) -> str:
+    """Say how many there are of something."""
     return f"{n} {word}" + ("" if n == 1 else "s")
 
 
@@ -249,7 +255,7 @@ def run_tests(
     """
     from agent.playbook.examples import run
 
-    opened = _sound(which or (), config)
+    opened = sound(which or (), config)
     tried = [(b, run(b, t)) for b in opened.books for t in b.tests if only in t.name]
     said = {
         "passed": sum(not one.wrong for _, one in tried), "failed": sum(bool(one.wrong) for _, one in tried),
@@ -293,7 +299,7 @@ def plan(
     With parameters filled in as far as what is given goes, whether it would fire, how far it may go, and the gates of
     the guard that can be known without a daemon. Nothing is done.
     """
-    opened = _sound([which], config)
+    opened = sound([which], config)
     if len(opened.books) != 1:
         raise Refused(f"{which} holds {len(opened.books)} playbooks; name one of them")
     about = _target(target)
@@ -427,7 +433,7 @@ def explain(*, which: Which = None, config: ConfigPath = None, as_json: AsJson =
     """
     from agent.playbook import explain as runbook
 
-    opened = _sound(which or (), config)
+    opened = sound(which or (), config)
     said = [
         {
             "id": b.id,
@@ -466,7 +472,7 @@ def graph(
     """Draw the way that a run goes, as Mermaid or DOT."""
     from agent.playbook import flow
 
-    books = _sound([which], config).books
+    books = sound([which], config).books
     if len(books) != 1:
         raise Refused(f"{which} holds {len(books)} playbooks; name one of them")
     found = flow.flow(books[0])

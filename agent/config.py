@@ -25,7 +25,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent import registry
+from agent import registry, windows
 from agent.catalogue import SIGNALS, SignalDef
 from agent.errors import ConfigError, Fault
 from agent.model import Edge, EdgeKind, EntityKind, Mode, entity
@@ -80,6 +80,32 @@ class Matcher(Model):
     key: str = "*"
     where: dict[str, str] = {}
     """Attributes by name: `{command: 'python *batch.py*'}`."""
+
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+class Window(Model):
+    """A maintenance window, in which nothing is touched: every week, or once.
+
+    Example: `{name: patching, days: [sun], at: '02:00', lasts: 2h, scope: [{kind: host, key: 'web-*'}]}`.
+    """
+
+    name: Name
+    scope: list[Matcher] = []
+    """What it covers, with all that runs on it; default: everything."""
+    days: list[Day] = []
+    """On which it begins; default: every day."""
+    at: Annotated[str, StringConstraints(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9])?$")] = ""
+    """When it begins: `'02:30'`."""
+    lasts: Annotated[Duration, Field(ge=0, le=7 * 86_400)] = 0.0
+    from_: str = Field(default="", alias="from")
+    """Once: from this moment, `2026-12-24T18:00`, or with an offset `2026-12-24T18:00+01:00`."""
+    to: str = ""
+    """Until this moment."""
+    timezone: str = ""
+    """`Europe/Berlin`; default: that of this host."""
+    reason: str = ""
 
 
 class Budget(Model):
@@ -289,6 +315,8 @@ class Config(Model):
     """What it may act on: nothing by default."""
     never: list[Matcher] = []
     """What it must never touch, beside what is built in."""
+    maintenance: list[Window] = []
+    """When nothing is touched; people are told all the same."""
     single_agent: bool = False
     """No other agent acts on the same endpoints, aliases and deployments."""
     listen: str = "127.0.0.1:8787"
@@ -437,6 +465,7 @@ def _cross(
     yield from _services(origins, whole=whole)
     yield from _map(config, origins, document, whole=whole)
     yield from _scope(config, document)
+    yield from _maintenance(config, document)
     yield from _addresses(config, document)
     yield from _connectors(config, document, whole=whole)
     yield from _detectors(config, document)
@@ -711,6 +740,42 @@ def _scope(config: Config, document: Document) -> Iterator[Fault]:
                 f"a {matcher.kind} may be shared with other agents, and mode `{config.mode}` would act on it",
                 "write `single_agent: true` if no other agent acts on it, or `mode: suggest`",
             )
+
+
+def _maintenance(config: Config, document: Document) -> Iterator[Fault]:
+    """Check that each window says when it is, in one of two ways."""
+    names: set[str] = set()
+    for i, window in enumerate(config.maintenance):
+        path: Place = ("maintenance", i)
+        if window.name in names:
+            yield document.fault(
+                (*path, "name"), f"two windows are called `{window.name}`", "rename one"
+            )
+        names.add(window.name)
+        try:
+            windows.zone(window)
+        except ValueError:
+            problem = f"there is no time zone `{window.timezone}`"
+            yield document.fault((*path, "timezone"), problem, "write it like Europe/Berlin or UTC")
+            continue
+        weekly, once = bool(window.at and window.lasts), bool(window.from_ or window.to)
+        if weekly == once or (once and (window.at or window.lasts or window.days)):
+            remedy = "write `at:` and `lasts:` (and `days:`), or `from:` and `to:`"
+            yield document.fault(path, f"it is not clear when `{window.name}` is", remedy)
+        elif once:
+            yield from _moments(window, document, path)
+
+
+def _moments(window: Window, document: Document, path: Place) -> Iterator[Fault]:
+    for key, text in (("from", window.from_), ("to", window.to)):
+        if windows.moment(text, window) is None:
+            problem = f"`{text}` is no moment" if text else f"`{window.name}` has no `{key}:`"
+            yield document.fault(
+                (*path, key) if text else path, problem, "write it like 2026-12-24T18:00"
+            )
+            return
+    if windows.once(window) is None:
+        yield document.fault((*path, "to"), "it ends before it begins", "swap `from:` and `to:`")
 
 
 def _addresses(config: Config, document: Document) -> Iterator[Fault]:

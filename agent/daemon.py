@@ -27,30 +27,28 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, forecasts, guard, news, registry, web
-from agent.budget import Ledger, Promise
+from agent import __version__, backfill, forecasts, guard, news, registry, web
+from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
 from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
 from agent.config import Config, ConnectorConfig, edges_of, load
-from agent.correlate import Correlator
 from agent.errors import AgentError, ConfigError, Fault, Refused
-from agent.hands import RealHands
+from agent.graph_past import GraphPast
+from agent.hands import RealHands, Stage
 from agent.history import History
 from agent.install import sd_notify
 from agent.intake import FORWARD, Counting, Intake
 from agent.journal import Entry, Journal, Unwritten
 from agent.life import Event
-from agent.match import HoldingState
 from agent.memory import Memory
-from agent.model import Change, Entity, Frame, Incident, IntArray, Run, Sighting
+from agent.model import Change, Entity, Frame, Incident, Run, Sighting
 from agent.models import ModelWatch
-from agent.monitor import Monitor
 from agent.objectives import limits_of
 from agent.outbox import Outbox
-from agent.pipeline import Moment, Walk, record_plan
+from agent.pipeline import Moment, Walk, bank, record_plan
 from agent.playbook import Library
 from agent.playbook.library import folders
 from agent.ports import (
@@ -58,12 +56,12 @@ from agent.ports import (
     BulkReceiver,
     Detector,
     Feed,
-    GroupView,
     Note,
     Notifier,
     PredictionBatch,
     Pulse,
     Receiver,
+    Remembering,
     Signal,
     Source,
 )
@@ -229,6 +227,7 @@ class Daemon:
         self.history = History(
             state / "history", age_s=config.history.age, size_bytes=config.history.size
         )
+        self.graph_past = GraphPast(state / "history", config.history.age)
         self.counting = Counting(self.count, self.columns_of, lambda *_: None, self.broke)
         self.collector = Collector(cpu_budget=config.cpu_budget, bulk=self.counting.give)
         self.connectors = Connectors(config, state)
@@ -237,7 +236,6 @@ class Daemon:
         self.models = ModelWatch(
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
-        self.correlator = _correlator(config, self.world)
         self.outbox = Outbox(self.record, self._ways, time.time, self._filled)
         self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
         self.runner = Runner(
@@ -250,6 +248,7 @@ class Daemon:
                 tell=self._tell,
                 halted=self._paused_file,
                 written=lambda: self.journal.pending == 0,
+                standing=self.standing,
             ),
         )
         self.training = Training(
@@ -259,15 +258,14 @@ class Daemon:
             lambda: self.world.now,
             bugs=self._bug,
         )
-        self.walk = Walk(
-            config, self.world, self.history,
-            Monitor(
-                self._make_detector, limits_of(config), self._step_of, _make_view,
-                Ledger(Promise.of(config.budget)), self.world.topology,
-            ),
-            self.correlator, Library.load(self._playbook_dirs(), config), self.memory, self.record,
-            HoldingState(), bugs=self._bug,
+        self.walk = Walk.wired(
+            config, world=self.world, history=self.history, memory=self.memory, record=self.record,
+            library=Library.load(self._playbook_dirs(), config), step_of=self._step_of,
+            detector=self._make_detector,
         )  # fmt: skip
+        self.walk.bugs = self._bug
+        self.walk.graph_past = self.graph_past
+        self.correlator = self.walk.correlator
         self.training.watches = self.walk.monitor.watches
         self.forecasts = forecasts.Forecasts(
             config.forecasts, self.walk.monitor.limits, self.history, self.world, bugs=self._bug
@@ -340,6 +338,15 @@ class Daemon:
         self.record("incident", id_, pack(turned), self.world.now)
         self.correlator.put(turned)
         return turned
+
+    def standing(self, plan: Plan, stage: Stage) -> str:
+        """Say why a run may not do its next step now; to put back only a pause stops it."""
+        if stage == "undo":
+            return guard.paused(plan, self.memory, self.world)
+        return guard.standing(
+            plan, memory=self.memory, world=self.world, config=self.config, now=self.world.now,
+            first=stage == "first",
+        )  # fmt: skip
 
     async def start_run(self, plan: Plan) -> None:
         """Hand a plan to the durable runner."""
@@ -435,6 +442,7 @@ class Daemon:
                 task.cancel()
             self._save_state()
             self.history.close()
+            self.graph_past.close()
             with contextlib.suppress(AgentError):
                 self.record("daemon", "stopped", {"pid": os.getpid()}, time.time())
             self.journal.close()
@@ -600,12 +608,21 @@ class Daemon:
 
     def _start_source(self, name: str, connector: Any, wanted: ConnectorConfig) -> None:
         self.world.trusts[name] = wanted.trust or "local"
-        if isinstance(connector, Source):
+        if isinstance(connector, Remembering):
+            self.spawn(self._start_with_past(name, connector, wanted), f"past of {name}")
+        elif isinstance(connector, Source):
             self.collector.add(name, connector, wanted.interval)
         if isinstance(connector, Feed):
             self.collector.follow(name, connector, wanted.interval)
         for own in ("models", "self", forecasts.SOURCE):
             self.world.trusts[own] = "local"
+
+    async def _start_with_past(self, name: str, source: Any, wanted: ConnectorConfig) -> None:
+        try:
+            await backfill.fill(name, source, self.history, time.time())
+        finally:
+            if self.connectors.built.get(name) is source:  # not taken out of config meanwhile
+                self.collector.add(name, source, wanted.interval)
 
     def receivers(self) -> dict[str, Receiver]:
         """Return the connectors that others push to."""
@@ -670,9 +687,7 @@ class Daemon:
         return folders(self.config_path, self.config)
 
     def _make_detector(self, step_s: float, n: int) -> Detector:
-        cls = registry.detector.get("bank")
-        bank: Detector = cls(cls.Config(step_s=step_s), n)
-        return self.training.panel(bank, step_s, n)
+        return self.training.panel(bank(step_s, n), step_s, n)
 
     def _step_of(self, source: str) -> float:
         health = self.collector.health.get(source)
@@ -834,17 +849,6 @@ class Daemon:
 
 def _naming(config: Config) -> tuple[dict[str, str], bool]:
     return config.topology.names, config.topology.qualify
-
-
-def _correlator(config: Config, world: World) -> Correlator:
-    d = config.diagnose
-    return Correlator(world.topology, d.window, d.resolve_after, d.reopen_within, world.fresh)
-
-
-def _make_view(step_s: float, of: IntArray) -> GroupView:
-    cls = registry.view.get("together")
-    made: GroupView = cls(cls.Config(step_s=step_s), of)
-    return made
 
 
 def run(config_path: Path | None, *, state: Path | None = None, log_json: bool = False) -> int:

@@ -14,7 +14,6 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -69,7 +68,7 @@ from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.questions import Reply
 from agent.record import Tally
-from agent.units import read_duration
+from agent.units import read_duration, read_moment
 from agent.views import (
     ChangeView,
     ChartView,
@@ -85,14 +84,17 @@ from agent.views import (
     RunView,
     SignalView,
     SilenceView,
+    WhyNotView,
     WhyView,
 )
 from agent.why import spark, why_view
+from agent.why_not import targets_of, why_not
 
 if TYPE_CHECKING:
     from agent.config import Config
     from agent.journal import JournalReader
     from agent.memory import Memory
+    from agent.playbook import Playbook
     from agent.world import World
 
 _POINTS: Final = 400
@@ -361,6 +363,10 @@ class Hooks(Protocol):
         """What is loaded."""
         ...
 
+    def playbook(self, id_: str) -> Playbook | None:
+        """Return a playbook that is loaded."""
+        ...
+
     def usage(self) -> dict[str, Any]:
         """What the daemon costs."""
         ...
@@ -502,6 +508,24 @@ class Desk:
         """Return why: about ten lines for people, and what they were made of; raises NotThere."""
         i = self._incident(id_)
         return why_view(self._detail(i), self.pauses(), self.hooks.now(), self._points(i))
+
+    def why_not(self, playbook: str, target: str, when: str = "") -> WhyNotView:
+        """Return why a playbook did not act on a target, now or at a time; raises NotThere, Refused."""
+        known = {p["id"]: p["title"] or p["id"] for p in self.hooks.playbooks()}
+        decided = self.hooks.memory.decisions()
+        known |= {
+            i: i
+            for i in (*self.hooks.memory.records.tallies, *(d.playbook for d in decided))
+            if i not in known
+        }
+        id_ = _named(playbook, known)
+        gone = {e.id: self.name(e) for e in targets_of(self.hooks, id_)}
+        whom = entity(_meant(target, {**gone, **self._entities()}))
+        now = self.hooks.now()
+        ts = _when(when, now, now)
+        if ts > now:
+            raise Refused(f"{when} has not come yet: nothing is decided ahead")
+        return why_not(self.hooks, id_, whom, ts, self.name)
 
     def _points(self, i: Incident) -> list[PointsView]:
         """Return small charts of what the cause rests on, or of what is abnormal: one read of history for all."""
@@ -1147,6 +1171,29 @@ def _meant(text: str, names: Mapping[str, str]) -> str:
     )
 
 
+def _named(text: str, known: Mapping[str, str]) -> str:
+    """Return the playbook that was meant: its id, the beginning of it, or a unique part of id or title."""
+    if text in known:
+        return text
+    word = text.lower()
+    rounds = (
+        [i for i in known if word and i.startswith(word)],
+        [i for i, title in known.items() if word and (word in i or word in title.lower())],
+    )
+    for found in rounds:
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise Refused(f"{text!r} may be {len(found)} playbooks; write one of {_few(found)}")
+    if not known:
+        raise NotThere("no playbook is known here; start the daemon, or see homeostat playbooks")
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.4)
+    raise NotThere(
+        f"no playbook is called {text!r}; "
+        + (f"did you mean {_few(near)}?" if near else "see homeostat playbooks")
+    )
+
+
 def _few(words: Iterable[str], most: int = 5) -> str:
     some = list(words)
     return ", ".join(some[:most]) + (f" and {len(some) - most} more" if len(some) > most else "")
@@ -1163,20 +1210,12 @@ def _duration(text: str) -> float:
 
 def _when(text: str, now: float, default: float) -> float:
     """Read a time: `15m` (ago), unix seconds, or ISO 8601; raises Refused."""
-    text = text.strip().lstrip("-")
-    if not text:
+    if not text.strip():
         return default
-    if text.replace(".", "", 1).isdigit():
-        return float(text)
     try:
-        return now - float(read_duration(text))
-    except ValueError:
-        try:
-            return datetime.fromisoformat(text).timestamp()
-        except ValueError:
-            raise Refused(
-                f"not a time: {text!r}; write 15m (ago), unix seconds or 2026-11-23T14:00"
-            ) from None
+        return read_moment(text, now)
+    except ValueError as wrong:
+        raise Refused(str(wrong)) from None
 
 
 def _six(value: float) -> float | None:

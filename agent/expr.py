@@ -438,7 +438,9 @@ def _leave(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(
+    maxsize=16_384
+)  # a thousand playbooks; with room for fewer, each tick would compile anew
 def parse(text: str) -> Expression:
     """Return the compiled expression, once a text; raises ConfigError."""
     return Expression(text)

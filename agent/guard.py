@@ -5,9 +5,12 @@ Three kinds: *stop* gates (nothing is even suggested), *act* gates (it may be su
 targets, low confidence, a record of harm lower the mode to `suggest`), and a cap (`approve` for what can not be
 undone).
 
-    mode      ability   pause     paused_file  journal    silence   never     scope    shared    confidence
-    fresh     trust     busy      once         cooldown   rate      attempts  blast    settle    breaker
-    healthy   correlated          irreversible           record
+    mode      ability   pause     paused_file  journal    silence   maintenance   never     scope    shared
+    confidence          fresh     trust        busy       once      cooldown      rate      attempts blast
+    settle    breaker   healthy   correlated   irreversible         record
+
+A plan may wait for a person, or for a dead daemon, while the world goes on: before its first step those gates that
+look at the world and at people's words are asked again (`standing`), before each later one whether hands are off.
 
 What only tells people or marks something of our own needs fewer of them: no scope, evidence, blast radius or breaker.
 """
@@ -18,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from agent import registry
+from agent import reach, registry, windows
 from agent.config import covers
 from agent.memory import acted_at
 from agent.model import (
@@ -35,13 +38,15 @@ from agent.model import (
     Series,
 )
 from agent.playbook import Guard, lowest
+from agent.reach import Reach
 from agent.record import owner_of
 from agent.units import say_duration
 
 if TYPE_CHECKING:
-    from agent.config import Config, Matcher
+    from agent.config import Config, Matcher, Window
     from agent.memory import Memory
     from agent.playbook import Playbook
+    from agent.runner import Plan
     from agent.world import World
 
 CORRELATED_SHARE: Final = 0.5
@@ -74,6 +79,9 @@ class _Case:
     asked: bool
     runs: tuple[Run, ...]
     """Runs that are recent enough for any limit, and those that live."""
+    own: tuple[Run, ...]
+    """Of these, those of this playbook."""
+    reach: Reach
     mode: Mode = "suggest"
     """How far scope and confidence let it go."""
 
@@ -87,7 +95,7 @@ class _Case:
 
     @property
     def touched(self) -> tuple[Entity, ...]:
-        return self.playbook.touches(self.target, self.cause)
+        return self.reach.touched
 
     @property
     def ongoing(self) -> list[Anomaly]:
@@ -118,6 +126,8 @@ def decide(
     Cost: .4 ms, and .1 ms for every thousand runs in memory.
     """
     asked = ceiling is not None
+    cause = incident.diagnosis.top if incident.diagnosis else None
+    recent = _relevant(playbook, memory, now)
     case = _Case(
         playbook,
         target,
@@ -127,12 +137,14 @@ def decide(
         config,
         now,
         asked,
-        _relevant(playbook, memory, now),
+        recent,
+        tuple(r for r in recent if r.playbook == playbook.id),
+        reach.of_playbook(playbook, target, cause, world.topology),
     )
     wanted = playbook.ceiling(config) if ceiling is None else ceiling
     act = [_record(case)]
     if playbook.touching:
-        act += [_scope(case), _shared(case)]
+        act += [_scope(case.touched, world, config), _shared(case)]
     if playbook.mutating:
         act.append(_confidence(case))
     mode = wanted if all(gate.passed for gate in act) else lowest(wanted, "suggest")
@@ -142,8 +154,15 @@ def decide(
         _ability(case),
         *_switches(case, paused_file, journal_well),
         _silence(case),
+        _maintenance(case),
     ]
-    stop += [_never(case), _busy(case), _once(case), _cooldown(case), _rate(case)]
+    stop += [
+        _never(case.touched, world, config),
+        _busy(case),
+        _once(case),
+        _cooldown(case),
+        _rate(case),
+    ]
     if playbook.mutating:
         stop += [
             _fresh(case),
@@ -153,7 +172,7 @@ def decide(
             _settle(case),
             _breaker(case),
         ]
-        stop += [_healthy(case), _correlated(case)]
+        stop += [_healthy(case.reach, world, config), _correlated(case)]
     cap = Gate("irreversible", True, "no", "approve")
     if playbook.irreversible:
         cap = Gate("irreversible", True, "yes", "approve", "a person must say yes")
@@ -163,6 +182,44 @@ def decide(
         allowed = False
     gates = (*stop, *act, *([cap] if playbook.mutating else []))
     return Decision(now, playbook.id, target, incident.id, mode, allowed, gates)
+
+
+def standing(
+    plan: Plan, *, memory: Memory, world: World, config: Config, now: float, first: bool
+) -> str:
+    """Say why a run may not do its next step now; "" = it may.
+
+    first   nothing has been done yet: then all is asked that may have changed since it was planned; else only
+            whether somebody wants hands off. To put back is never asked: only a pause stops that, see `paused`
+    """
+    reached = reach.of_plan(plan.entity, plan, world.topology)
+    gates = [
+        _pause(reached, memory),
+        _quiet(reached.covered_by, plan.cause, memory, now, f"homeostat:{plan.run_id}"),
+        _window(reached, world, config, now),
+    ]
+    verbs = [registry.action.get(s.use) for s in plan.steps if s.use in registry.action]
+    mutating = any(v.effect == "mutating" for v in verbs)
+    shared = any(v.shared for v in verbs)
+    if first:
+        gates.append(_never(reached.touched, world, config))
+    if first and (mutating or shared):
+        gates.append(_scope(reached.touched, world, config))
+    if first and mutating:
+        gates.append(_healthy(reached, world, config))
+    closed = next((g for g in gates if not g.passed), None)
+    if closed is not None:
+        return closed.reason
+    if first and not plan.by and MODES.index(config.mode) < MODES.index(plan.mode):
+        return f"agent.yaml says mode {config.mode} by now"
+    if first and shared and not config.single_agent:
+        return "agent.yaml no longer says `single_agent: true`"
+    return ""
+
+
+def paused(plan: Plan, memory: Memory, world: World) -> str:
+    """Say which pause holds a run, of whatever it touches; "" = none."""
+    return _pause(reach.of_plan(plan.entity, plan, world.topology), memory).reason
 
 
 def _relevant(playbook: Playbook, memory: Memory, now: float) -> tuple[Run, ...]:
@@ -191,11 +248,7 @@ def _ability(case: _Case) -> Gate:
 
 
 def _switches(case: _Case, paused_file: bool, journal_well: bool) -> Iterator[Gate]:
-    owners = {case.target, *case.touched, *map(owner_of, case.touched)}
-    pause = next((p for e in sorted(owners) if (p := case.memory.paused(e)) is not None), None)
-    said = f"{pause.key} by {pause.by}" if pause else "no"
-    reason = f"paused by {pause.by}: {pause.reason}; only a person resumes it" if pause else ""
-    yield Gate("pause", pause is None, said, "not paused", reason)
+    yield _pause(case.reach, case.memory)
     yield Gate(
         "paused_file", not paused_file, "there" if paused_file else "no", "no file PAUSED",
         "the file PAUSED lies beside agent.yaml; remove it to go on" if paused_file else "",
@@ -206,38 +259,69 @@ def _switches(case: _Case, paused_file: bool, journal_well: bool) -> Iterator[Ga
     )  # fmt: skip
 
 
+def _pause(reached: Reach, memory: Memory) -> Gate:
+    pause = next((p for e in reached.covered_by if (p := memory.paused(e)) is not None), None)
+    said = f"{pause.key} by {pause.by}" if pause else "no"
+    reason = f"paused by {pause.by}: {pause.reason}; only a person resumes it" if pause else ""
+    return Gate("pause", pause is None, said, "not paused", reason)
+
+
 def _silence(case: _Case) -> Gate:
-    kind = case.cause.kind if case.cause else ""
     about = [case.incident.about] if case.incident.about else []
-    silence = next(
-        (
-            s
-            for e in (case.target, *case.touched, *about)
-            if (s := case.memory.silenced(e, case.now, kind))
-        ),
-        None,
-    )
+    kind = case.cause.kind if case.cause else ""
+    return _quiet([*case.reach.covered_by, *about], kind, case.memory, case.now)
+
+
+def _quiet(whom: Iterable[Entity], kind: str, memory: Memory, now: float, by: str = "") -> Gate:
+    """Ask for silences over any of these; those that `by` has made itself do not hold it up."""
+    ids = [e.id for e in whom]
+    going = [s for s in memory.silences.values() if now < s.until]
+    heads = tuple(s.head for s in going)  # a quick no, for there may be many
+    some = [i for i in ids if i.startswith(heads)]
+    found = (s for s in going if any(s.covers(i, now, kind) for i in some))
+    silence = next((s for s in found if s.by != by), None)
     if silence is None:
-        return Gate("silence", True, "none", "no silence or maintenance")
-    left = say_duration(silence.until - case.now)
+        return Gate("silence", True, "none", "no silence")
+    left = say_duration(silence.until - now)
     reason = f"silenced by {silence.by} for {left} more" + (
         f": {silence.reason}" if silence.reason else ""
     )
-    return Gate("silence", False, silence.target, "no silence or maintenance", reason)
+    return Gate("silence", False, silence.target, "no silence", reason)
 
 
-def _never(case: _Case) -> Gate:
-    for one in case.touched:
-        why = _untouchable(one, case)
+def _maintenance(case: _Case) -> Gate:
+    return _window(case.reach, case.world, case.config, case.now)
+
+
+def _window(reached: Reach, world: World, config: Config, now: float) -> Gate:
+    limit = "no maintenance window"
+    for window in config.maintenance:
+        until = windows.open_until(window, now)
+        if until is None or not _inside(window, reached, world):
+            continue
+        left = f"maintenance window {window.name} of agent.yaml, {say_duration(until - now)} more"
+        reason = left + (f": {window.reason}" if window.reason else "")
+        return Gate("maintenance", False, window.name, limit, reason)
+    return Gate("maintenance", True, "none", limit)
+
+
+def _inside(window: Window, reached: Reach, world: World) -> bool:
+    whom = reached.covered_by
+    return not window.scope or any(_covered(m, e, world) for m in window.scope for e in whom)
+
+
+def _never(touched: Sequence[Entity], world: World, config: Config) -> Gate:
+    for one in touched:
+        why = _untouchable(one, world, config)
         if why:
             return Gate("never", False, one.id, "not on the list of what is never touched", why)
-    return Gate("never", True, _ids(case.touched), "not on the list of what is never touched")
+    return Gate("never", True, _ids(touched), "not on the list of what is never touched")
 
 
-def _untouchable(one: Entity, case: _Case) -> str:
+def _untouchable(one: Entity, world: World, config: Config) -> str:
     """Say why an entity must never be touched; "" when it may."""
-    attrs = case.world.attrs(one)
-    if any(_covered(m, e, case) for m in case.config.never for e in (one, owner_of(one))):
+    attrs = world.attrs(one)
+    if any(_covered(m, e, world) for m in config.never for e in (one, owner_of(one))):
         return f"{one.id} is on `never:` of agent.yaml"
     if one.kind != "process":
         return ""
@@ -256,14 +340,12 @@ def _untouchable(one: Entity, case: _Case) -> str:
 
 
 def _busy(case: _Case) -> Gate:
-    """One run a target, and a target is whatever a run acts on: two runs never move the same thing.
+    """One run a target, and a target is whatever a run acts on or takes down: two never move the same thing.
 
     Retraining that is held for days keeps nobody from rolling the model back meanwhile.
     """
-    mine = {owner_of(e) for e in (case.target, *case.touched)}
     for run in case.memory.live_runs():
-        theirs = {owner_of(run.target), *_named(run, case.memory)}
-        meets = case.playbook.touching and bool(mine & theirs)
+        meets = case.playbook.touching and bool(case.reach.stakes & _stakes(run, case))
         if case.playbook.mutating and case.memory.aside(run):
             meets = False
         if meets or (run.playbook, run.incident) == (case.playbook.id, case.incident.id):
@@ -272,19 +354,9 @@ def _busy(case: _Case) -> Gate:
     return Gate("busy", True, "nobody", "one run a target")
 
 
-def _named(run: Run, memory: Memory) -> Iterator[Entity]:
-    """Yield the entities that the parameters of a run's plan name."""
-    plan = memory.plans.get(run.id)
-    for step in plan.steps if plan is not None else ():
-        for value in step.params.values():
-            kind, colon, key = str(value).partition(":")
-            if colon and key and kind in _KINDS:
-                yield owner_of(Entity(kind, key))  # type: ignore[arg-type]  # one of the kinds
-
-
-_KINDS: Final = frozenset(
-    {"host", "gpu", "process", "service", "replica", "model", "version", "feature", "dependency"}
-)
+def _stakes(run: Run, case: _Case) -> frozenset[Entity]:
+    plan = case.memory.plans.get(run.id)
+    return reach.of_plan(run.target, plan, case.world.topology).stakes
 
 
 def _once(case: _Case) -> Gate:
@@ -308,9 +380,8 @@ def _cooldown(case: _Case) -> Gate:
     newest = max(
         (
             r.updated
-            for r in case.runs
-            if r.playbook == case.playbook.id
-            and r.state in ENDED
+            for r in case.own
+            if r.state in ENDED
             and (limit.per == "playbook" or owner_of(r.target) == mine)
             and not (case.asked and acted_at(r) is None)
             # a suggestion keeps us from suggesting again, for this incident; it never delays an act
@@ -341,9 +412,8 @@ def _recent(case: _Case, since: float) -> list[Run]:
     """Return the runs of this playbook that have acted since then, or that live and still may."""
     return [
         run
-        for run in case.runs
-        if run.playbook == case.playbook.id
-        and (run.state not in ENDED or ((at := acted_at(run)) is not None and at >= since))
+        for run in case.own
+        if (run.state not in ENDED or ((at := acted_at(run)) is not None and at >= since))
     ]
 
 
@@ -404,7 +474,7 @@ def _blast(case: _Case) -> Iterator[Gate]:
 def _settle(case: _Case) -> Gate:
     """After an act the world needs time: on another target of this playbook, or on this one by any playbook."""
     limit = case.limits.settle
-    mine = owner_of(case.target)
+    mine, stakes = owner_of(case.target), case.reach.stakes
     times = [
         at
         for run in case.runs
@@ -412,7 +482,7 @@ def _settle(case: _Case) -> Gate:
         and (at := acted_at(run)) is not None
         and (
             (run.playbook == case.playbook.id and owner_of(run.target) != mine)
-            or (run.playbook != case.playbook.id and owner_of(run.target) == mine and _changed(run))
+            or (run.playbook != case.playbook.id and _changed(run) and stakes & _stakes(run, case))
         )
     ]
     if not times:
@@ -439,10 +509,8 @@ def _breaker(case: _Case) -> Gate:
     limit = case.limits.breaker
     told = [
         (run.updated, run.id, run.outcome.verdict)
-        for run in case.runs
-        if run.playbook == case.playbook.id
-        and run.outcome is not None
-        and run.updated >= case.now - limit.hold
+        for run in case.own
+        if run.outcome is not None and run.updated >= case.now - limit.hold
     ]
     bad = 0
     for _, _, verdict in sorted(told, reverse=True):
@@ -499,45 +567,25 @@ def _trust(case: _Case) -> Gate:
     return Gate("trust", True, worst, "local or authenticated")
 
 
-def _healthy(case: _Case) -> Gate:
-    """Never take the last healthy replica: asked when a verb takes one away, or stops a service's own process."""
-    services = [s for e in case.touched if (s := _weakened(e, case)) is not None]
-    if not services:
+def _healthy(reached: Reach, world: World, config: Config) -> Gate:
+    """Never take the last healthy replica: asked when a verb takes some away, or stops a service's own process."""
+    weakened = sorted(reached.weakened().items())
+    said: list[tuple[int, int, Entity]] = []
+    for service, elsewhere in weakened:
+        least = next((s.min_healthy for s in config.services if s.id == service.key), 1)
+        replicas = world.value("service.replicas_count", service)
+        if replicas is None and not (least == 0 and elsewhere is not None):
+            reason = f"how many replicas of {service.key} are well is unknown"
+            return Gate("min_healthy", False, "unknown", str(least), reason)
+        left = int(replicas or 0) - 1
+        if elsewhere is not None:
+            left = min(left, elsewhere)
+        said.append((max(0, left) - least, least, service))
+    if not said:
         return Gate("min_healthy", True, "takes none away", "-")
-    service = services[0]
-    least = next((s.min_healthy for s in case.config.services if s.id == service.key), 1)
-    replicas = case.world.value("service.replicas_count", service)
-    if replicas is None:
-        return Gate(
-            "min_healthy",
-            False,
-            "unknown",
-            str(least),
-            f"how many replicas of {service.key} are well is unknown",
-        )
-    left = int(replicas) - 1
-    reason = "" if left >= least else f"{left} replicas of {service.key} would be left"
-    return Gate("min_healthy", left >= least, str(left), str(least), reason)
-
-
-def _weakened(touched: Entity, case: _Case) -> Entity | None:
-    """Return the service that would lose a replica by an act on an entity."""
-    takes = any(
-        getattr(registry.action.get(s.use), "takes_replica", False) for s in case.playbook.do
-    )
-    if touched.kind in {"replica", "service"}:
-        return owner_of(touched) if takes else None
-    if touched.kind != "process":
-        return None
-    edges = case.world.topology.edges(touched)
-    return next(
-        (
-            e.dst
-            for e in edges
-            if e.kind == "serves" and e.src == touched and e.dst.kind == "service"
-        ),
-        None,
-    )
+    over, least, service = min(said)
+    reason = "" if over >= 0 else f"{over + least} replicas of {service.key} would be left"
+    return Gate("min_healthy", over >= 0, str(over + least), str(least), reason)
 
 
 def _correlated(case: _Case) -> Gate:
@@ -568,22 +616,22 @@ def _correlated(case: _Case) -> Gate:
 # ---------------------------------------------------------------- act
 
 
-def _covered(matcher: Matcher, one: Entity, case: _Case) -> bool:
-    return covers(matcher, one.kind, one.key, case.world.attrs(one))
+def _covered(matcher: Matcher, one: Entity, world: World) -> bool:
+    return covers(matcher, one.kind, one.key, world.attrs(one))
 
 
-def _scope(case: _Case) -> Gate:
+def _scope(touched: Sequence[Entity], world: World, config: Config) -> Gate:
     unmanaged = [
         one
-        for one in case.touched
-        if not any(_covered(m, e, case) for m in case.config.manages for e in {one, owner_of(one)})
+        for one in touched
+        if not any(_covered(m, e, world) for m in config.manages for e in {one, owner_of(one)})
     ]
     reason = (
         f"add it to `manages:` of agent.yaml: {{kind: {unmanaged[0].kind}, key: ...}}"
         if unmanaged
         else ""
     )
-    return Gate("scope", not unmanaged, _ids(unmanaged or case.touched), "managed", reason)
+    return Gate("scope", not unmanaged, _ids(unmanaged or touched), "managed", reason)
 
 
 def _shared(case: _Case) -> Gate:

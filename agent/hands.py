@@ -115,6 +115,12 @@ class Eyes(Protocol):
         ...
 
 
+Stage = Literal["first", "next", "undo"]
+Standing = Callable[[Plan, Stage], str]
+_PATIENCE_S: Final = 60.0
+"""So long a run that has done nothing yet waits for leave; then its evidence is old, and the walk decides anew."""
+
+
 class _Everybody:
     """The notifier of steps that name none: journal and console always, then every way to people there is."""
 
@@ -149,6 +155,7 @@ class RealHands:
     tell      delivers a note over every way to people; None = the journal only
     halted    whether a file says that everything is paused
     written   whether the record is really on disk; for a `record` that does not raise when it is not
+    standing  why a run may not do its next step now, beside a pause of its target; "" = it may
     clock     unix seconds
     """
 
@@ -162,8 +169,10 @@ class RealHands:
         tell: Callable[[Note], Awaitable[None]] | None = None,
         halted: Callable[[], bool] = lambda: False,
         written: Callable[[], bool] = lambda: True,
+        standing: Standing = lambda _plan, _stage: "",
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._standing = standing
         self._resolve = resolve
         self._record = record
         self._memory = memory
@@ -258,18 +267,27 @@ class RealHands:
 
     async def boundary(self, plan: Plan, run: Run, *, first: bool) -> Passage:
         """Wait while the target is paused; tell whether the run is still wanted."""
-        waited = False
-        while not (by := self.cancelled_by(plan.run_id)) and (why := self._paused(plan)):
+        waited: list[float] = []
+        # what is put back, and what follows a verdict, waits for a pause only
+        over = run.state == "undoing" or run.outcome is not None
+        stage: Stage = "undo" if over else "first" if first else "next"
+        while not (by := self.cancelled_by(plan.run_id)):
+            why = paused = self._paused(plan)
+            if not why and not (why := self._standing(plan, stage)):
+                break
             if not waited:
                 await self.report(replace(run, state="paused", text=why))
                 await self._held_back(plan, run, why)
-                waited = True
+                waited.append(self._clock())
+            if first and not paused and not 0 <= self._clock() - waited[0] < _PATIENCE_S:
+                await self.report(run)
+                return Passage("", f"nothing was done: {why}")
             await self._eyes.tick()
         if waited:
             await self.report(run)
         incident = self._memory.incidents.get(plan.incident)
-        over = first and incident is not None and incident.state == "resolved"
-        return Passage(by, "the incident was over before anything was done" if over else "")
+        healed = first and incident is not None and incident.state == "resolved"
+        return Passage(by, "the incident was over before anything was done" if healed else "")
 
     async def _held_back(self, plan: Plan, run: Run, why: str) -> None:
         """Tell people that a pause keeps us from putting back what harmed: stopping comes before healing."""

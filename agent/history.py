@@ -40,6 +40,7 @@ from agent._blocks import (
     BLOCK,
     HEAD_SIZE,
     NAMES,
+    ROW_HEAD,
     ROWS,
     Block,
     Key,
@@ -51,6 +52,7 @@ from agent._blocks import (
     record,
     records,
     unpack_names,
+    unpack_rows,
     write,
 )  # fmt: skip
 from agent.model import FloatArray, Frame, IntArray, Series
@@ -410,7 +412,7 @@ class History:
                     )
                 part = slice(begin, chunk.used)
                 payload = (
-                    struct.pack("<HII", len(label), chunk.used - begin, len(numbers)),
+                    ROW_HEAD.pack(len(label), chunk.used - begin, len(numbers)),
                     label,
                     numbers.astype("<u4").tobytes(),
                     chunk.ts[part].tobytes(),
@@ -567,12 +569,7 @@ class History:
                 if kind == NAMES:
                     names.update({i: one for (_, one), i in unpack_names(payload).items()})
                     continue
-                size, k, n = struct.unpack_from("<HII", payload)
-                at = struct.calcsize("<HII") + size
-                source = payload[at - size : at].decode()
-                ids = np.frombuffer(payload, "<u4", n, at)
-                ts = np.frombuffer(payload, "<f8", k, at + 4 * n)
-                values = np.frombuffer(payload, "<f8", k * n, at + 4 * n + 8 * k).reshape(k, n)
+                source, ids, ts, values = unpack_rows(payload)
                 series = tuple(names[i] for i in ids.tolist())
                 for when, row in zip(ts.tolist(), values, strict=True):
                     tail = self._tails.setdefault(source, _Tail(when))

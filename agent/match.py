@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SceneOf = Callable[[Entity, Cause | None], Scene]
 _SEVERITIES: Final = ("note", "warning", "page")
 _FORGET_S: Final = 3600.0
+_SWEEP_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class HoldingState:
     _holdings: dict[tuple[str, Entity, str, str], tuple[float, Holding]] = field(
         default_factory=dict
     )
+    _swept: float = 0.0
 
     def of(self, playbook: Playbook, target: Entity, incident: str, now: float) -> Holding:
         """Return what follows the conditions of a playbook on a target, for one incident."""
@@ -62,7 +64,10 @@ class HoldingState:
         return holding
 
     def forget(self, now: float) -> None:
-        """Let go of what nobody has asked for in an hour."""
+        """Let go of what nobody has asked for in an hour; looks once a minute."""
+        if 0.0 <= now - self._swept < _SWEEP_S:
+            return
+        self._swept = now
         old = [
             k for k, (seen, _) in self._holdings.items() if not -_FORGET_S < now - seen < _FORGET_S
         ]
@@ -95,21 +100,26 @@ def candidates(
     found: list[Match] = []
     out: list[tuple[Playbook, Entity, Scene]] = []
     taken: dict[Entity, str] = {}
+    targets: dict[str, Entity | None] = {}
+    scenes: dict[Entity, Scene] = {}  # made once a target: what it has looked up, it knows for all
     for playbook in library.for_cause(top.kind):
-        target = target_of(playbook, top, incident, world.topology)
+        kind = playbook.target.kind
+        if kind not in targets:
+            targets[kind] = target_of(playbook, top, incident, world.topology)
+        target = targets[kind]
         if target is None:
-            kind = playbook.target.kind
             found.append(Match(playbook.id, None, fires=False, reason=f"no {kind} belongs to it"))
             continue
-        seen = scene(target, top)
+        seen = scenes.get(target) or scenes.setdefault(target, scene(target, top))
         fires, reason = fits(
             playbook, incident, top, seen,
             holding=holding.of(playbook, target, incident.id, now), now=now,
         )  # fmt: skip
         if fires and memory is not None and _gave_way(playbook, target, incident, memory):
             fires, reason = False, "it has acted and did not help; the next one may try"
-        if fires and playbook.lacking and not taken.get(target):
-            # it can not act whatever the guard says; another one may, and the guard tells of the lack
+        harmed = memory is not None and memory.records.demoted(playbook.id) is not None
+        if fires and (playbook.lacking or harmed) and not taken.get(target):
+            # it can not act whatever the guard says; another one may, and the guard tells of the lack or the harm
             out.append((playbook, target, seen))
         elif fires and target in taken:
             fires, reason = False, f"{taken[target]} comes first"

@@ -10,7 +10,9 @@ journal has the rest); what is open or alive is always kept. Cost: 20 us an entr
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
+import re
 from collections.abc import Callable, Iterable, KeysView, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -38,6 +40,12 @@ _ACTED: Final = frozenset({"done", "adopted", "uncertain", "undone"})
 """States of a step after which the world is, or may be, not as it was."""
 
 
+@functools.lru_cache(4096)
+def _head(glob: str) -> str:
+    """Return what stands before the first wildcard."""
+    return re.split(r"[*?\[]", glob, maxsplit=1)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Silence:
     """Somebody does not want to hear of something, and does not want it touched, for a while.
@@ -54,6 +62,11 @@ class Silence:
     reason: str = ""
     cause: str = ""
     created: float = 0.0
+
+    @property
+    def head(self) -> str:
+        """What every id that it covers begins with."""
+        return _head(self.target)
 
     def covers(self, target: Entity | str, now: float, cause: str = "") -> bool:
         """Tell whether it holds now for a target and a cause."""
@@ -123,26 +136,42 @@ def acted_at(run: Run) -> float | None:
     return max((s.ended for s in run.steps if s.status in _ACTED), default=None)
 
 
-class _Recent(dict[Any, V]):
-    """The newest `room` values by last update, and those that still live, however old.
+def _lot_of_run(state: str, *, acted: bool) -> str:
+    return "" if state not in ENDED else "acted" if acted else "talked"
 
+
+def _lot_of_incident(state: str) -> str:
+    return "over" if state == "resolved" else ""
+
+
+class _Recent(dict[Any, V]):
+    """The newest `room` values of each lot by last update; those of lot "" live, and stay however old they are.
+
+    Lots, so that a flood of one sort does not drive out another: suggestions not what rates and attempts count.
     What is kept depends on the last update of each key only: folding everything, and folding the last entry of each
     key, give the same.
     """
 
-    def __init__(self, room: int, alive: Callable[[V], bool] = lambda _: False) -> None:
+    def __init__(self, room: int, lot: Callable[[V], str] = lambda _: "all") -> None:
         super().__init__()
         self._room = room
-        self._alive = alive
+        self._lot = lot
+        self._many: dict[str, int] = {}
 
     def put(self, key: Any, value: V) -> list[Any]:
         """Set a value; returns the keys that had to leave."""
-        self.pop(key, None)
+        old = self.pop(key, None)
+        if old is not None:
+            self._many[self._lot(old)] -= 1
         self[key] = value
-        extra = len(self) - self._room
+        lot = self._lot(value)
+        self._many[lot] = self._many.get(lot, 0) + 1
+        extra = self._many[lot] - self._room if lot else 0
         if extra <= 0:
             return []
-        gone = [k for k in itertools.islice(self, extra) if not self._alive(self[k])]
+        same = (k for k, v in self.items() if self._lot(v) == lot)
+        gone = list(itertools.islice(same, extra))
+        self._many[lot] -= len(gone)
         for k in gone:
             del self[k]
         return gone
@@ -152,7 +181,7 @@ class _Recent(dict[Any, V]):
 class Memory:
     """The state that the guard, the runner and people ask.
 
-    room_runs, room_incidents   how many that have ended are kept
+    room_runs, room_incidents   how many that have ended are kept; of runs, that acted, and as many that did not
     changes   what was changed, by us and by others, in the order in which it was told; by id, or by entry
     labelled  number of the newest label's entry: tells whether there is news
     records   how the runs of each playbook turned out, of all times
@@ -182,8 +211,10 @@ class Memory:
     _folds: dict[str, Callable[[Entry], None]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self.incidents = _Recent(self.room_incidents, lambda i: i.state != "resolved")
-        self.runs = _Recent(self.room_runs, lambda r: r.state not in ENDED)
+        self.incidents = _Recent(self.room_incidents, lambda i: _lot_of_incident(i.state))
+        self.runs = _Recent(
+            self.room_runs, lambda r: _lot_of_run(r.state, acted=acted_at(r) is not None)
+        )
         self.silences = _Recent(1000)
         self.questions = _Recent(1000)
         self.replies = _Recent(1000)
@@ -227,7 +258,7 @@ class Memory:
             raise ValueError("load fills an empty memory")
         head, _ = journal.head
         every = list(journal.latest("run"))
-        runs = _needed(every, self.room_runs, lambda b: b.get("state") in ENDED)
+        runs = _needed(every, self.room_runs, _lot_of_body)
         kept = {e.subject for e in runs}
         for entry in every:
             if entry.subject not in kept:  # what became of it counts for ever
@@ -238,7 +269,7 @@ class Memory:
             *_needed(
                 journal.latest("incident"),
                 self.room_incidents,
-                lambda b: b.get("state") == "resolved",
+                lambda b: _lot_of_incident(str(b.get("state"))),
             ),
             *self._needed_plans(journal, kept),
             *journal.latest("silence", 1000),
@@ -465,11 +496,22 @@ def _decision_key(decision: Decision) -> tuple[str, str, str]:
 
 
 def _needed(
-    latest: Iterable[Entry], room: int, over: Callable[[dict[str, Any]], bool]
+    latest: Iterable[Entry], room: int, lot: Callable[[dict[str, Any]], str]
 ) -> list[Entry]:
-    """Of the last entry of each subject, return the newest `room` and those that are not over."""
-    found = list(latest)
-    return [e for rank, e in enumerate(reversed(found)) if rank < room or not over(e.body)][::-1]
+    """Of the last entry of each subject, return those that `_Recent` keeps."""
+    kept: list[Entry] = []
+    many: dict[str, int] = {}
+    for entry in reversed(list(latest)):
+        its = lot(entry.body)
+        many[its] = many.get(its, 0) + 1
+        if not its or many[its] <= room:
+            kept.append(entry)
+    return kept[::-1]
+
+
+def _lot_of_body(body: dict[str, Any]) -> str:
+    acted = any(s.get("status") in _ACTED for s in body.get("steps", ()))
+    return _lot_of_run(str(body.get("state")), acted=acted)
 
 
 def _newest_decisions(journal: JournalReader) -> list[Entry]:

@@ -13,26 +13,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from agent import guard, match, rca
+from agent import guard, match, rca, registry
 from agent.alerts import Alerts
+from agent.budget import Ledger, Promise
 from agent.causes import words
 from agent.changes import Changes
 from agent.codec import pack
 from agent.correlate import Correlator
 from agent.examples import Examples
 from agent.filling import when
-from agent.model import Anomaly, Cause, Change, Decision, Entity, Frame, Incident, Run
-from agent.ports import Note, Signal
+from agent.model import Anomaly, Cause, Change, Decision, Entity, Frame, Incident, IntArray, Run
+from agent.monitor import MakeDetector, Monitor
+from agent.objectives import limits_of
+from agent.ports import Detector, GroupView, Note, Signal
 from agent.rca import Look
 from agent.scene import Scene
 from agent.world import World
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.graph_past import GraphPast
     from agent.history import History
     from agent.memory import Memory
-    from agent.monitor import Monitor
-    from agent.playbook import Library
+    from agent.playbook import Library, Playbook
     from agent.runner import Plan
 
 _MOST_CHANGES: Final = 20
@@ -80,6 +83,37 @@ class Walk:
     journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     foretold: Callable[[float], list[Anomaly]] | None = None
     """What will be full soon: the alarms of `agent.forecasts` at a moment."""
+    graph_past: GraphPast | None = None
+    """Where the graph is written to beside history."""
+
+    @classmethod
+    def wired(
+        cls,
+        config: Config,
+        *,
+        world: World,
+        history: History,
+        library: Library,
+        memory: Memory,
+        record: Record,
+        step_of: Callable[[str], float],
+        detector: MakeDetector | None = None,
+    ) -> Walk:
+        """Return the walk that a config asks for: over live ticks and over recorded ones the same.
+
+        step_of    source -> seconds between its rows
+        detector   makes the detector of a source; None = the bank alone
+        """
+        d = config.diagnose
+        monitor = Monitor(
+            detector or bank, limits_of(config), step_of, _view, Ledger(Promise.of(config.budget)), world.topology
+        )  # fmt: skip
+        correlator = Correlator(
+            world.topology, d.window, d.resolve_after, d.reopen_within, world.fresh
+        )
+        return cls(
+            config, world, history, monitor, correlator, library, memory, record, match.HoldingState()
+        )  # fmt: skip
 
     def step(
         self,
@@ -102,6 +136,19 @@ class Walk:
         )  # fmt: skip
 
 
+def bank(step_s: float, n: int) -> Detector:
+    """Return a fresh bank of detectors over n series."""
+    found = registry.detector.get("bank")
+    made: Detector = found(found.Config(step_s=step_s), n)
+    return made
+
+
+def _view(step_s: float, of: IntArray) -> GroupView:
+    found = registry.view.get("together")
+    made: GroupView = found(found.Config(step_s=step_s), of)
+    return made
+
+
 # ---------------------------------------------------------------- the stages
 
 
@@ -114,6 +161,8 @@ def learn(walk: Walk, moment: Moment) -> None:
         walk.history.append(frame)
     walk.world.now = max(walk.world.now, moment.now)
     walk.world.topology.fade(moment.now)
+    if walk.graph_past is not None:
+        walk.graph_past.take(moment.now, walk.world.topology)
     for change in moment.changes:
         walk.record("change", change.entity.id, pack(change), moment.now)
     walk.examples.forget(moment.now)
@@ -188,9 +237,14 @@ def explain(walk: Walk, moment: Moment) -> None:
 def decide(walk: Walk, moment: Moment) -> None:
     """Match playbooks, ask the guard, plan what is allowed; say what people must know."""
     for incident in list(walk.correlator.incidents.values()):
-        if incident.diagnosis is not None and ongoing(incident):
-            _page(walk, incident, moment)
-            _act(walk, incident, moment)
+        decide_one(walk, incident, moment)
+
+
+def decide_one(walk: Walk, incident: Incident, moment: Moment) -> None:
+    """Decide for one incident: one round."""
+    if incident.diagnosis is not None and ongoing(incident):
+        _page(walk, incident, moment)
+        _act(walk, incident, moment)
 
 
 Stage = Callable[[Walk, Moment], None]
@@ -314,10 +368,28 @@ def _act(walk: Walk, incident: Incident, moment: Moment) -> None:
         if not _news(walk, decision):
             continue
         walk.record("decision", f"{playbook.id}|{target.id}", pack(decision), moment.now)
+        _call_people(walk, incident, playbook, decision, moment)
         if decision.allowed:
             plan = playbook.plan(target, incident, scene, decision.mode, moment.now)
             record_plan(walk.record, plan, moment.now)
             moment.plans.append(plan)
+
+
+def _call_people(
+    walk: Walk, incident: Incident, playbook: Playbook, decision: Decision, moment: Moment
+) -> None:
+    """Page where the guard stops what would have acted because people must look: once a life and gate."""
+    if decision.allowed or decision.mode not in {"approve", "auto"}:
+        return
+    for gate in decision.gates:
+        last = gate.name == "attempts" and playbook.limits.attempts.then == "escalate"
+        key = f"page:{incident.id}:{incident.reopened}:{gate.name}:{playbook.id}"
+        if gate.passed or key in walk.memory.notes or not (last or gate.name == "correlated"):
+            continue
+        text = f"{playbook.id} on {decision.target.id} does not act: {gate.value}; {gate.reason}"
+        note = Note(key, moment.now, "page", f"needs you: {incident.title}", text, incident.id)
+        walk.record("note", key, pack(note), moment.now)
+        moment.notes.append(note)
 
 
 def record_plan(record: Record, plan: Plan, now: float) -> Run:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from agent.model import BoolArray, Change, FloatArray, Frame, IntArray
+from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray
 from agent.traits import Traits
 
 
@@ -29,6 +29,39 @@ class Source(Protocol):
 
     async def poll(self) -> Frame:
         """Take one reading. Counters stay counters: the collector makes rates."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A source of which somebody has kept the past: `remembers_s` of it is wanted, 0 = none.
+
+    Asked once, before the first poll, where history holds nothing of the source. The caller bounds the time.
+    """
+
+    remembers_s: float
+
+    async def past(self, since: float, until: float) -> Sequence[Frame]:
+        """Return rows in order of time, bounded in memory; counters stay counters. Raises as `poll` does."""
+        ...
+
+
+@runtime_checkable
+class Covering(Protocol):
+    """A source that may see what another one would have to look for itself: `covers`, as of its last poll."""
+
+    covers: frozenset[Entity]
+
+
+@runtime_checkable
+class Ceding(Protocol):
+    """A source that need not look at what another one covers.
+
+    Told before each poll, with what sources that are not blind cover; what it leaves out stays out of its frame.
+    """
+
+    def cede(self, covered: frozenset[Entity]) -> None:
+        """Leave these to others, and nothing else."""
         ...
 
 

@@ -61,6 +61,7 @@ trainer = Registry("trainer")
 drift = Registry("drift detector")
 view = Registry("group view")
 action = Registry("action")
+past = Registry("recorded past")
 
 
 def load() -> None:

@@ -29,7 +29,7 @@ Reader = Callable[[Sequence[Series], float, float], tuple[FloatArray, FloatArray
 
 
 class Scene:
-    """Resolves names for one target at one moment; cheap to make, made anew each tick."""
+    """Resolves names for one target at one moment; cheap to make, made anew each tick: what was looked up, it knows."""
 
     def __init__(
         self,
@@ -53,13 +53,17 @@ class Scene:
         self._since = since
         self._baseline_s = baseline_s
         self._signal = signal
+        self._known: dict[str, Any] = {}
+        self._near: dict[str, Entity | None] = {}
 
     def about(self, signal: str) -> Scene:
         """Return the same scene with `value` and `peers` bound to a signal."""
-        return Scene(
+        bound = Scene(
             self.world, self.target, read=self._read, cause=self._cause, facts=self._facts,
             steps=self._steps, since=self._since, baseline_s=self._baseline_s, signal=signal,
         )  # fmt: skip
+        bound._known, bound._near = self._known, self._near  # its own
+        return bound
 
     def __call__(self, name: str) -> Any:
         """Return the value of a dotted name; None when it is not known."""
@@ -75,9 +79,11 @@ class Scene:
         if head == "steps":
             step, _, key = rest.partition(".")
             return self._steps.get(step, {}).get(key)
-        if head == "baseline":
-            return self.baseline(rest)
-        return self.signal(name) if name in SIGNALS else None
+        if head != "baseline" and name not in SIGNALS:
+            return None
+        if name not in self._known:
+            self._known[name] = self.baseline(rest) if head == "baseline" else self.signal(name)
+        return self._known[name]
 
     def series(self, metric: str) -> list[Series]:
         """Return the series that a signal, perhaps with labels, means here."""
@@ -85,7 +91,10 @@ class Scene:
         definition = SIGNALS.get(metric)
         if definition is None:
             return []
-        entity = self.world.topology.nearest(self.target, definition.entity_kind)
+        kind = definition.entity_kind
+        if kind not in self._near:
+            self._near[kind] = self.world.topology.nearest(self.target, kind)
+        entity = self._near[kind]
         return self._having(metric, entity, labels) if entity is not None else []
 
     def _having(

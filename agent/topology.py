@@ -74,6 +74,8 @@ class Topology:
         self._hidden: tuple[EdgePattern, ...] = ()
         self._unseen: set[Edge] = set()
         self._faded = -math.inf
+        self.revision = 0
+        """Rises whenever entities, attributes or edges are others than before."""
 
     # ---- learning
 
@@ -82,7 +84,10 @@ class Topology:
         if sighting.gone:
             self._forget(sighting.entity)
             return
-        self._attrs.setdefault(sighting.entity, {}).update(sighting.attrs)
+        attrs = self._attrs.get(sighting.entity)
+        if attrs is None or any(attrs.get(name) != value for name, value in sighting.attrs):
+            self.revision += 1
+            self._attrs.setdefault(sighting.entity, {}).update(sighting.attrs)
         self._hear(sighting.entity, source, now, sighting.lasts_s)
         for edge in sighting.edges:
             self.link(edge, source, now, sighting.lasts_s)
@@ -95,6 +100,7 @@ class Topology:
         self._hear(edge, source, now, lasts_s)
         if known:
             return
+        self.revision += 1
         for end in (edge.src, edge.dst):
             self._attrs.setdefault(end, {})
             self._edges.setdefault(end, {})[edge] = None
@@ -110,6 +116,7 @@ class Topology:
             words.pop(source, None)
             if words:
                 return
+        self.revision += 1
         del self._words[edge]
         self._mortal.pop(edge, None)
         self._unseen.discard(edge)
@@ -121,6 +128,7 @@ class Topology:
 
         Replaces what an earlier configuration said, the services of a `Binding` included: start that afterwards.
         """
+        self.revision += 1
         self.drop(CONFIG)
         self._hidden = tuple(hide)
         for edge in add:
@@ -172,6 +180,7 @@ class Topology:
             ends = (key,)
         for end in ends:
             if end not in self._words and not self._edges.get(end):
+                self.revision += 1
                 self._attrs.pop(end, None)
                 self._edges.pop(end, None)
 
@@ -186,6 +195,11 @@ class Topology:
                     self._silence(key, word.source)
 
     # ---- asking
+
+    def whole(self) -> tuple[dict[Entity, dict[str, str]], set[Edge]]:
+        """Return all entities with their attributes, and all edges that a person did not take away."""
+        edges = {k for k in self._words if isinstance(k, Edge)} - self._unseen
+        return {e: dict(attrs) for e, attrs in self._attrs.items()}, edges
 
     def entities(self, kind: str | None = None) -> list[Entity]:
         """Return everything known, sorted; only of one kind when asked."""

@@ -6,6 +6,7 @@ Used wherever YAML is read. Percent, bytes and durations are literals of YAML sc
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -58,6 +59,22 @@ def _read(text: Any, units: dict[str, float] | dict[str, int], example: str) -> 
 def read_duration(text: Any) -> Any:
     """`90s`, `1h30m`, `250ms` -> seconds."""
     return _read(text, _SECONDS, "30s, 5m or 1h30m")
+
+
+def read_moment(text: str, now: float) -> float:
+    """`15m` (ago), unix seconds, or ISO 8601 -> unix seconds; raises ValueError."""
+    text = text.strip().lstrip("-")
+    if text.replace(".", "", 1).isdigit():
+        return float(text)
+    try:
+        return now - float(read_duration(text))
+    except ValueError:
+        try:
+            return datetime.fromisoformat(text).timestamp()
+        except ValueError:
+            raise ValueError(
+                f"not a time: {text!r}; write 15m (ago), unix seconds or 2026-11-23T14:00"
+            ) from None
 
 
 def read_bytes(text: Any) -> Any:

@@ -341,6 +341,27 @@ class WhyView(TypedDict):
     next: str
 
 
+class WhyNotView(TypedDict):
+    """The answer to `why-not`: text is for people, the rest is what it was made of.
+
+    answer   ran | suggested | held: as was decided; not_meant | nothing | unknown: nothing was, it is worked out
+    decided  when; None = nothing was decided
+    gates    all gates of that decision; else what it would have had to fulfil
+    """
+
+    playbook: str
+    target: EntityView
+    ts: float
+    answer: str
+    text: list[str]
+    decided: float | None
+    incident: str
+    mode: str
+    gates: list[GateView]
+    run: str
+    next: str
+
+
 class PauseView(TypedDict):
     """A stop. key `*` = everything; file: it stands in the file PAUSED."""
 

@@ -55,6 +55,7 @@ from agent.views import (
     QuestionView,
     RunView,
     SilenceView,
+    WhyNotView,
     WhyView,
 )
 
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from agent.journal import Entry, JournalReader
     from agent.memory import Memory
     from agent.pipeline import Moment
+    from agent.playbook import Playbook
     from agent.world import World
 
 log = structlog.get_logger()
@@ -156,6 +158,15 @@ class _Label(Model):
     label: Word
     """`noise`: it should not have been told; `real`: it was right to tell it."""
     note: Annotated[str, Field(max_length=500)] = ""
+
+
+class _WhyNot(Model):
+    """On whom, and when."""
+
+    target: Annotated[str, Field(min_length=1, max_length=300)]
+    """Id, or a unique part of a name."""
+    time: Annotated[str, Field(max_length=40)] = ""
+    """`15m` (ago), unix seconds, or ISO 8601; empty = now."""
 
 
 class _Changes(Model):
@@ -264,6 +275,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda _: desk.learning(), returns=list[SourceView]),
         Way("GET", "/api/playbooks", "playbooks", "see", "Playbooks, how far they may go and why, and their record.",
             lambda _: desk.playbooks(), returns=list[PlaybookView]),
+        Way("GET", "/api/playbooks/{id}/why-not", "why_not", "see", "Why it did not act on a target, at any time.",
+            lambda a: desk.why_not(a.path["id"], a.query.target, a.query.time), query=_WhyNot, returns=WhyNotView),
         Way("POST", "/api/playbooks/{id}/reinstate", "reinstate", "reinstate", "Let one that harmed act again.",
             lambda a: desk.reinstate(a.person, a.path["id"], a.body.reason), body=_Reason, returns=PlaybookView),
         Way("GET", "/api/silences", "silences", "see", "Silences that hold now.",
@@ -460,6 +473,10 @@ class Living:
                  {"by": "abilities", "mode": p.cap, "reason": ""}]}
             for p in self._daemon.walk.library.playbooks.values()
         ]  # fmt: skip
+
+    def playbook(self, id_: str) -> Playbook | None:
+        """One that is loaded."""
+        return self._daemon.walk.library.playbooks.get(id_)
 
     def usage(self) -> dict[str, Any]:
         """What the daemon costs."""

@@ -30,6 +30,8 @@ from connectors import pagerduty as pagerduty
 from connectors import predictions as predictions
 from connectors import probe as probe
 from connectors import processes as processes
+from connectors import prometheus as prometheus
+from connectors import prometheus_range as prometheus_range
 from connectors import systemd as systemd
 from connectors import trainer as trainer
 from connectors import webhook as webhook

@@ -111,6 +111,7 @@ class StoryHooks:
         self._now = now
         self.blind = True
         self.watch = None
+        self.loaded = {}
 
     @property
     def pending(self) -> int:
@@ -207,6 +208,9 @@ class StoryHooks:
                  {"by": "playbook", "mode": "approve", "reason": ""},
                  {"by": "agent.yaml", "mode": "auto", "reason": ""}]},
         ]  # fmt: skip
+
+    def playbook(self, id_):
+        return self.loaded.get(id_)
 
     def usage(self):
         return {

@@ -5,8 +5,10 @@
       └── labels, late ──┼───────────────────────────────────────────> labels.jsonl ─────────┘      │
     faults ── real damage┘        trainer <── retrain ── acts: pointer, workers, priorities <───────┘
 
-stage.py     sets the stage, runs the faults one after another, prints progress, ends with the score card
+stage.py     sets the stage, runs the faults one after another, ends with the score card
+play.py      looks on, tells people what happens, keeps the score; belief.py what is done to the agent itself
 service.py   the model service; load.py its clients; neighbour.py somebody else's job; trainer.py the pipeline
+front.py     small front ends beside it
 rows.py      the data set; faults.py the damage; card.py the score; leash.py no process outlives the demo
 
 What is real: the data set (Wisconsin breast cancer, 569 patients, shipped with scikit-learn), the models and

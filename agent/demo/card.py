@@ -112,10 +112,13 @@ class Card:
     def right(self) -> bool:
         """Every fault and every act of belief was shown, and every row is right."""
         whole = len(self.faults) == self.expected and len(self.beliefs) == self.believed
-        return whole and all(row.right for row in (*self.rows, *self.beliefs))
+        return (
+            whole and all(row.right for row in self.rows) and all(row.right for row in self.beliefs)
+        )
 
     def figures(self) -> dict[str, Any]:
         """Return the line for `build/demo.json`."""
+        rows: list[Row | Belief] = [*self.rows, *self.beliefs]
         return {
             "faults": self.expected,
             "detected": sum(row.detected_s is not None for row in self.faults),
@@ -131,7 +134,7 @@ class Card:
             "failed_requests": self.failed,
             "beliefs": self.believed,
             "beliefs_right": sum(row.right for row in self.beliefs),
-            "rows": [{**asdict(row), "right": row.right} for row in (*self.rows, *self.beliefs)],
+            "rows": [{**asdict(row), "right": row.right} for row in rows],
         }
 
     def write(self, path: Path) -> str:

@@ -88,14 +88,14 @@ def agent_yaml(
             "probe": {"service": SERVICE, "url": f"http://127.0.0.1:{ground.port}/health"},
             **{
                 f"gunicorn-{name}": {
-                    "use": "gunicorn", "service": name, "max_workers": 2,
+                    "use": "gunicorn", "interval": "10s", "service": name, "max_workers": 2,
                     "pidfile": str(ground.front_pidfile(name)),
                 }
                 for name in fronts
             },
             **{
                 f"probe-{name}": {
-                    "use": "probe", "interval": "1s", "service": name, "timeout": "1s",
+                    "use": "probe", "interval": "3s", "service": name, "timeout": "1s",
                     "url": f"http://127.0.0.1:{at}/",
                 }
                 for name, at in fronts.items()
@@ -180,7 +180,8 @@ def playbooks(latency_s: float, *, mode: Mode, belief: bool = False) -> dict[str
         },
     }
     if belief:
-        often = {"cooldown": {"time": "30s"}, "rate": {"max": 12}, "attempts": {"max": 12}}
+        # longer than the minute after a restart in which what was wrong before is confirmed to be over
+        often = {"cooldown": {"time": "70s"}, "rate": {"max": 12}, "attempts": {"max": 12}}
         over["serve-bad-deploy"]["guard"] = {**guard, **often}
     return {id_: {"id": id_, "mode": mode, "guard": guard, **rest} for id_, rest in over.items()}
 
@@ -196,7 +197,7 @@ def wrong_idea(version: str) -> dict[str, Any]:
         "target": {"kind": "model"},
         "because": {"cause": "release.model", "min_confidence": "60%"},
         "when": ["model.predictions_per_second > 0.0"],
-        "guard": {"cooldown": {"time": "5s"}, "settle": "2s"},
+        "guard": {"cooldown": {"time": "60s"}, "settle": "2s"},
         "do": [{"id": "push", "use": "promote", "with": {"version": version}, "undo": "auto"}],
         "verify": {
             "wait": "3s", "within": "20s", "against": "before", "otherwise": "undo",
@@ -223,7 +224,9 @@ def restart_silent() -> dict[str, Any]:
         "guard": {
             "cooldown": {"time": "5s"}, "settle": "2s", "blast": {"max_targets": 4, "max_share": "100%"},
         },
-        "do": [{"id": "restart", "use": "restart", "with": {"min_healthy": 0}}],
+        "do": [
+            {"id": "restart", "use": "restart", "with": {"min_healthy": 0}, "undo": "none"}
+        ],
         "verify": {"wait": "3s", "within": "20s", "against": "before", "expect": ["service.up > 0.5"]},
         "tests": [{"name": "it wants to act", "given": {"service.up": 0.0}, "fires": True}],
     }  # fmt: skip

@@ -231,8 +231,10 @@ def spoil(rows: Rows, share: float, seed: int) -> Rows:
     return Rows(rows.names, rows.x, rows.bad | (chance < share))
 
 
-def release(root: Path, name: str, wrong: float, seed: int) -> dict[str, Any]:
-    """Train a version on partly wrong labels, as a broken join makes them, and make it champion."""
+def release(
+    root: Path, name: str, wrong: float, seed: int, *, only_train: bool = False
+) -> dict[str, Any]:
+    """Train a version on partly wrong labels, as a broken join makes them, and make it champion unless `only_train`."""
     folder = root / name
     parent = champion(folder)
     rows = spoil(load(folder / parent / "training.npz"), wrong, seed)
@@ -240,7 +242,8 @@ def release(root: Path, name: str, wrong: float, seed: int) -> dict[str, Any]:
         version = str(next_number(folder))
         write_version(folder, version, rows, role="candidate", parent=parent, seed=seed)
     changed = time.time()
-    promote(folder, version, by="release-pipeline")
+    if not only_train:
+        promote(folder, version, by="release-pipeline")
     return {"version": version, "parent": parent, "changed": changed, "code": code_hash()}
 
 
@@ -482,6 +485,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
             one.add_argument(
                 "--wrong", type=float, default=0.6, help="share of benign rows labelled wrongly"
             )
+            one.add_argument(
+                "--only-train", action="store_true", help="leave the champion as it is"
+            )
         else:
             one.add_argument("--predictions", type=Path, required=True)
             one.add_argument("--labels", type=Path, required=True)
@@ -501,7 +507,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         if o.job == "first":
             out = first(o.root, o.model, o.rows, o.seed)
         elif o.job == "release":
-            out = release(o.root, o.model, o.wrong, o.seed)
+            out = release(o.root, o.model, o.wrong, o.seed, only_train=o.only_train)
         else:
             with own_share(o.session_nice) if o.session_nice else contextlib.nullcontext():
                 out = retrain(

@@ -250,7 +250,9 @@ class Numbers:
         if labelled < self.config.min_rows or version is None:
             return None, None
         lost = None if math.isnan(version.accuracy) else current.lost
-        worse = None if self.before(model, current) is None else current.worse
+        # with nothing to compare with any more, labels that prove it as good as its reference are an answer, too
+        known = lost is False or self.before(model, current) is not None
+        worse = current.worse if known else None
         return lost, worse
 
     def version_row(self, model: ModelState, version: str, now: float) -> FloatArray:

@@ -15,11 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agent import guard, match
-from agent.codec import pack
 from agent.conditions import Holding
 from agent.config import Config
 from agent.errors import Refused
-from agent.journal import Entry
 from agent.match import HoldingState
 from agent.memory import Memory
 from agent.model import (
@@ -29,14 +27,13 @@ from agent.model import (
     Diagnosis,
     Entity,
     Incident,
-    Outcome,
-    Run,
-    StepRecord,
     entity,
 )
 from agent.playbook import Library, Playbook
-from agent.playbook.feeds import Rows, example, onset, rows, sightings
+from agent.playbook.feeds import example, onset, rows, sightings
+from agent.playbook.rehearsal import Fold, Rehearsal
 from agent.playbook.trial import Example, Expected
+from agent.rows import Rows
 from agent.runner import Plan
 from agent.scene import Scene
 from agent.units import say_duration
@@ -189,10 +186,14 @@ class _Walk:
         self._rows = found
         self._begins = begins
         self._start = float(found.ts[0])
+        # a feed that tells of no replicas is not about them
+        told = any(s.metric == "service.replicas_count" for s in found.series)
+        services = [] if told else [{"id": example("service").key, "min_healthy": 0}]
         self._config = Config.model_validate({
             "mode": "auto", "single_agent": True,
             "manages": [{"kind": k} for k in ("host", "gpu", "process", "service", "replica", "model", "version",
                                               "feature", "dependency", "source")],
+            "services": services,
         })  # fmt: skip
         moved = found.moved() or list(found.series)
         anomalies = tuple(
@@ -206,8 +207,9 @@ class _Walk:
         self._world = World(patience={_SOURCE: 3.5 * step}, trusts={_SOURCE: "local"})
         self._memory = Memory()
         self._holding = HoldingState()
-        self._seq = 0
-        self._live: tuple[float, Run] | None = None
+        self._rehearsal = Rehearsal(
+            Fold(self._memory), "no_effect", "a feed does not answer to acts"
+        )
         top = incident.diagnosis.top if incident.diagnosis else None
         attrs: dict[Entity, dict[str, str]] = {example(playbook.target.kind): {
             name.removeprefix("target."): str(value) for name, value in given.items()
@@ -223,7 +225,7 @@ class _Walk:
         """Walk all rows."""
         for frame in self._rows.frames(_SOURCE, self._seen):
             self._world.take(frame)
-            self._end(frame.ts)
+            self._rehearsal.end(frame.ts)
             if frame.ts >= self._begins:
                 self._tick(frame.ts)
 
@@ -272,39 +274,8 @@ class _Walk:
 
     def _act(self, plan: Plan, now: float) -> None:
         self.acts.append(Act(now - self._start, tuple(s.id for s in plan.steps)))
-        steps = tuple(StepRecord(s.id, s.use, now, now, "done", "in a test") for s in plan.steps)
-        run = Run(
-            plan.run_id,
-            plan.playbook,
-            plan.entity,
-            plan.incident,
-            "auto",
-            "verifying",
-            now,
-            now,
-            plan.hash,
-            steps,
-        )
-        lasts = 0.0 if plan.verify is None else plan.verify.wait + plan.verify.within
-        self._write(run, now)
-        self._live = (now + lasts, run)
-        self._end(now)
-
-    def _end(self, now: float) -> None:
-        """Let the run end whose time is over."""
-        if self._live is None or now < self._live[0]:
-            return
-        at, run = self._live
-        judged = self._book.verify is not None
-        outcome = Outcome(
-            "no_effect" if judged else "cannot_tell", "a feed does not answer to acts"
-        )
-        self._write(replace(run, state="done", updated=at, outcome=outcome), at)
-        self._live = None
-
-    def _write(self, run: Run, now: float) -> None:
-        self._seq += 1
-        self._memory.apply(Entry(self._seq, now, "run", run.id, pack(run), "", ""))
+        self._rehearsal.act(plan, now)
+        self._rehearsal.end(now)
 
 
 def _times(n: int) -> str:

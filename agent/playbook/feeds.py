@@ -9,21 +9,17 @@ feature, so that signals of relatives are found as in a real one. Deterministic:
 
 from __future__ import annotations
 
-import csv
-import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from agent.catalogue import SIGNALS
-from agent.errors import Refused
-from agent.model import Edge, EdgeKind, Entity, EntityKind, FloatArray, Frame, Series, Sighting
+from agent.model import Edge, EdgeKind, Entity, EntityKind, FloatArray, Series, Sighting
 from agent.playbook.trial import Feed, Wave, notation
+from agent.rows import Rows, from_file
 
 _KEYS: Final[Mapping[EntityKind, str]] = {
     "host": "example", "gpu": "example", "process": "boot/4711/1", "service": "example", "replica": "example/0",
@@ -44,38 +40,13 @@ def example(kind: EntityKind) -> Entity:
     return Entity(kind, _KEYS[kind])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """ts (k,) seconds, rising; values (k, n), NaN = asked and not answered."""
-
-    ts: FloatArray
-    series: tuple[Series, ...]
-    values: FloatArray
-
-    def frames(self, source: str, seen: tuple[Sighting, ...] = ()) -> Iterator[Frame]:
-        """Yield a frame a row; the first one tells who is there."""
-        for i, ts in enumerate(self.ts):
-            yield Frame(source, float(ts), self.series, self.values[i], seen if i == 0 else ())
-
-    def read(
-        self, series: Sequence[Series], start: float, end: float
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return what was between two moments, as history does."""
-        at = (self.ts >= start) & (self.ts <= end)
-        columns = [self.series.index(s) if s in self.series else -1 for s in series]
-        wide = np.column_stack([self.values, np.full(len(self.ts), np.nan)])
-        return self.ts[at], wide[at][:, columns]
-
-    def moved(self) -> list[Series]:
-        """Return the series that do not stay where they were at first."""
-        first = self.values[0]
-        still = (self.values == first) | np.isnan(self.values)
-        return [s for s, stays in zip(self.series, still.all(axis=0), strict=True) if not stays]
-
-
 def rows(feed: Feed, folder: Path) -> Rows:
     """Return the rows of a feed; raises Refused when its file can not be read."""
-    return _made(feed) if feed.file is None else _recorded(folder / feed.file)
+    return (
+        _made(feed)
+        if feed.file is None
+        else from_file(folder / feed.file, _series, most_bytes=_MOST_BYTES)
+    )
 
 
 def onset(feed: Feed, found: Rows) -> float:
@@ -140,78 +111,3 @@ def _wave(wave: Wave, ts: FloatArray, seed: int, text: str) -> FloatArray:
         start, end = wave.missing
         out[(ts >= start) & (ts < end)] = np.nan
     return out.astype(np.float64)
-
-
-def _recorded(path: Path) -> Rows:
-    try:
-        if not path.is_file():
-            raise Refused(f"{path} is not there; record it, or correct `feed:`")
-        if path.stat().st_size > _MOST_BYTES:
-            raise Refused(
-                f"{path} is larger than {_MOST_BYTES >> 20} MiB; cut what the test needs out of it"
-            )
-        names, columns = _parquet(path) if path.suffix == ".parquet" else _csv(path)
-    except OSError as wrong:
-        raise Refused(
-            f"{path} can not be read: {wrong.strerror or wrong}; check its rights"
-        ) from None
-    if "ts" not in names:
-        raise Refused(f"{path} has no column `ts`; give each row its unix seconds")
-    ts = columns[names.index("ts")]
-    if len(ts) == 0 or not np.isfinite(ts).all() or (np.diff(ts) <= 0).any():
-        raise Refused(
-            f"{path}: `ts` is empty or does not rise; sort the rows by time, each moment once"
-        )
-    found: dict[Series, FloatArray] = {}
-    for name, values in zip(names, columns, strict=True):
-        if name == "ts":
-            continue
-        try:
-            found[_series(name)] = values
-        except (ValueError, KeyError):
-            raise Refused(
-                f"{path}: no signal is called `{name}`; columns are signals of the catalogue, or signal{{kind:key}}"
-            ) from None
-    if not found:
-        raise Refused(f"{path} has no column beside `ts`; add one for each series")
-    series = tuple(sorted(found))
-    return Rows(ts, series, np.column_stack([found[s] for s in series]))
-
-
-def _csv(path: Path) -> tuple[list[str], list[FloatArray]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            names, *lines = [line for line in csv.reader(file) if line] or [[]]
-            cells = [[_number(cell) for cell in line] for line in lines]
-        except (csv.Error, UnicodeDecodeError, ValueError) as wrong:
-            raise Refused(
-                f"{path} is not a table of numbers: {wrong}; save it as UTF-8 CSV"
-            ) from None
-    if any(len(line) != len(names) for line in cells):
-        raise Refused(f"{path}: a row has not as many cells as the first line has names; mend it")
-    return [n.strip() for n in names], list(
-        np.array(cells, float).reshape(len(cells), len(names)).T
-    )
-
-
-def _number(cell: str) -> float:
-    return float(cell) if cell.strip() else math.nan
-
-
-def _parquet(path: Path) -> tuple[list[str], list[FloatArray]]:
-    try:
-        parquet: Any = import_module("pyarrow.parquet")
-    except ImportError:
-        raise Refused(f"{path} needs pyarrow: pip install 'homeostat[files]'") from None
-    try:
-        table = parquet.read_table(path)
-        columns = [
-            np.array([math.nan if v is None else float(v) for v in column.to_pylist()], float)
-            for column in table.columns
-        ]
-    except (
-        TypeError,
-        ValueError,
-    ) as wrong:  # what pyarrow says of a file that is none is a ValueError
-        raise Refused(f"{path} is not a table of numbers: {wrong}; write it anew") from None
-    return list(table.column_names), columns

@@ -39,6 +39,7 @@ class Reboot:
     effect = "mutating"
     ability = Machine
     reversible = False
+    takes_replica = True
     shared = False
 
     class Params(Model):

@@ -115,3 +115,17 @@ async def test_follows_the_champion_pointer(client, models):
 async def test_malformed_rows_are_refused(client):
     answer = await client.post("/predict", json={"id": "r", "features": {"worst_area": "big"}})
     assert answer.status_code == 422
+
+
+async def test_the_log_is_followed_by_its_name(client, models, tmp_path):
+    await client.post("/predict", json=row(models, 0, "old"))
+    (tmp_path / "p.jsonl").rename(tmp_path / "p.old")
+    (tmp_path / "p.jsonl").touch()
+    for i in range(100):
+        await client.post("/predict", json=row(models, 0, f"new{i}"))
+        if log(tmp_path):
+            break
+        await asyncio.sleep(0.05)
+    old = [json.loads(line)["id"] for line in (tmp_path / "p.old").read_text().splitlines()]
+    new = [line["id"] for line in log(tmp_path)]
+    assert old + new == ["old", *(f"new{n}" for n in range(i + 1))]

@@ -116,6 +116,11 @@ def test_a_release_on_wrong_labels_is_promoted_and_worse(root, parts):
     # another release names all champions before it, newest first
     trainer.release(root, "scoring", 0.6, seed=2)
     assert json.loads((folder / "champion.json").read_text())["previous"] == ["3", "1"]
+    # one that is only trained leaves the champion as it is
+    before = (folder / "champion.json").read_text()
+    told = trainer.release(root, "scoring", 0.6, seed=2, only_train=True)
+    assert (folder / told["version"] / "model.joblib").exists()
+    assert (folder / "champion.json").read_text() == before
 
 
 def test_retraining_on_recent_rows_beats_the_champion_on_rows_neither_learnt(root, drifted, parts):

@@ -73,6 +73,7 @@ def verbs():
     put("grasp", ability=Hand)
     put("share", shared=True)
     put("reboot", reversible=False)
+    put("reboot_all", reversible=False, takes_replica=True)
     put("tell", "marking", reversible=False)
     put("mark", "marking", shared=True)
     old = registry.action, registry.connector
@@ -225,9 +226,9 @@ def test_all_gates_open_lets_it_act(make):
     assert closed(decision) == set()
     assert (decision.allowed, decision.mode) == (True, "auto")
     assert {g.name for g in decision.gates} == {
-        "mode", "ability", "pause", "paused_file", "journal", "silence", "never", "busy", "once", "cooldown", "rate",
-        "fresh", "trust", "attempts", "blast_count", "blast_share", "settle", "breaker", "min_healthy", "correlated",
-        "scope", "shared", "confidence", "irreversible", "record",
+        "mode", "ability", "pause", "paused_file", "journal", "silence", "maintenance", "never", "busy", "once",
+        "cooldown", "rate", "fresh", "trust", "attempts", "blast_count", "blast_share", "settle", "breaker",
+        "min_healthy", "correlated", "scope", "shared", "confidence", "irreversible", "record",
     }  # fmt: skip
     assert all(g.value and g.limit for g in decision.gates)
     assert unpack(Decision, pack(decision)) == decision
@@ -586,6 +587,94 @@ def test_a_process_that_serves_counts_as_a_replica(make):
     w.topology.link(Edge("serves", BURN, WEB))
     c = config(manages=[{"kind": "process"}])
     assert "min_healthy" in closed(ask(make(kind="process"), target=BURN, w=w, c=c))
+
+
+def on_host(service=WEB, host="h", n=0, w=None):
+    replica = Entity("replica", f"{service.key}/{n}")
+    w.topology.link(Edge("runs_on", replica, Entity("host", host)))
+    w.topology.link(Edge("serves", replica, service))
+    return replica
+
+
+def test_a_host_that_is_rebooted_takes_its_replicas_along(make):
+    c = config(manages=[{"kind": "host"}], services=[{"id": "web", "min_healthy": 1}])
+    book = make(kind="host", use="reboot_all", mode="approve")
+    w = world()
+    assert gate(ask(book, w=w, c=c, target=HOST), "min_healthy").value == "takes none away"
+    on_host(w=w)
+    decision = ask(book, w=w, c=c, target=HOST)
+    assert closed(decision) == {"min_healthy"}
+    assert gate(decision, "min_healthy").reason == "0 replicas of web would be left"
+    on_host(w=w, host="far", n=1)
+    assert ask(book, w=w, c=c, target=HOST).allowed
+
+
+def test_what_runs_on_a_host_that_is_rebooted_is_at_stake(make):
+    w = world()
+    on_host(w=w), on_host(w=w, host="far", n=1)
+    plan = Plan(
+        "r", "other", "T", "h", HOST.id, "i0", "auto", "", NOW, (PlannedStep("s", "reboot_all"),)
+    )
+    past = Past().run(playbook="other", target=HOST, state="acting", acted=False)
+    assert "busy" not in closed(ask(make(), past=past, w=w))
+    past.put("plan", "r", pack(plan))
+    assert "busy" in closed(ask(make(), past=past, w=w))
+    past = Past().run(
+        playbook="other", target=Entity("replica", "web/1"), state="acting", acted=False
+    )
+    c = config(manages=[{"kind": "host"}])
+    assert "busy" in closed(
+        ask(make(kind="host", use="reboot_all", mode="approve"), past=past, w=w, c=c, target=HOST)
+    )
+
+
+@pytest.mark.parametrize(
+    ("scope", "holds"),
+    [
+        ([], True), ([{"kind": "service", "key": "we*"}], True), ([{"kind": "service", "key": "x"}], False),
+        ([{"kind": "host", "key": "h"}], True), ([{"kind": "host", "where": {"rack": "9"}}], False),
+    ],
+)  # fmt: skip
+def test_nothing_acts_in_a_maintenance_window(make, scope, holds):
+    w = world()
+    w.topology.link(Edge("runs_on", WEB, HOST))
+    window = {
+        "name": "patch", "from": "1970-01-01T02:00", "to": "1970-01-01T03:00", "timezone": "UTC", "scope": scope,
+        "reason": "kernel",
+    }  # fmt: skip
+    c = config(maintenance=[window])
+    decision = ask(make(), w=w, c=c)
+    assert closed(decision) == ({"maintenance"} if holds else set())
+    if holds:
+        said = gate(decision, "maintenance").reason
+        assert said == "maintenance window patch of agent.yaml, 13 min 20 s more: kernel"
+    w.now = NOW + 800
+    assert "maintenance" not in closed(ask(make(), w=w, c=c, now=NOW + 800))
+
+
+def test_before_its_first_step_a_run_is_asked_for_again_and_later_only_hands_off(make):
+    w, past = world(), Past()
+    plan = Plan("r", "b", "T", "h", WEB.id, "i", "auto", "", NOW, (PlannedStep("s", "drain"),))
+
+    def stands(c, *, first=True, silenced="", **more):
+        if silenced:
+            past.put("silence", "s", pack(Silence("s", "service:*", NOW + 60, silenced)))
+        world_ = world(**more)
+        return guard.standing(
+            plan, memory=past.memory, world=world_, config=c, now=NOW, first=first
+        )
+
+    del w
+    assert stands(config()) == ""
+    assert "add it to `manages:`" in stands(config(manages=[]))
+    assert stands(config(manages=[]), first=False) == ""
+    assert "never:" in stands(config(never=[{"kind": "service"}]))
+    assert stands(config(mode="suggest")) == "agent.yaml says mode suggest by now"
+    assert "would be left" in stands(config(), replicas=2.0)
+    assert stands(config(), silenced="homeostat:r") == ""  # its own silence does not stop it
+    assert "silenced by ann" in stands(config(), silenced="ann", first=False)
+    past.put("pause", "service:web", {"by": "ann", "reason": "x"})
+    assert "paused by ann" in guard.paused(plan, past.memory, world())
 
 
 def test_the_same_symptom_everywhere_is_no_fault_of_one(make):

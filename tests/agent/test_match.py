@@ -24,6 +24,7 @@ from agent.model import (
 )
 from agent.playbook import Library
 from agent.playbook.examples import try_examples
+from agent.record import Harm
 from agent.scene import Scene
 from agent.world import World
 
@@ -246,6 +247,14 @@ def test_one_that_did_not_help_may_give_way_to_the_next(tmp_path, verdict, other
     assert [p for p, _ in found] == (["b1"] if next_one else ["b0"])
     if next_one:
         assert "did not help" in told["b0"].reason
+
+
+def test_one_that_harmed_leaves_the_target_to_the_next(tmp_path):
+    lib = library(tmp_path, {"id": "first"}, {"id": "second"}, {"id": "third"})
+    memory = Memory()
+    memory.records.harms["first"] = Harm(7, "r", WEB.id, 90.0, "worse")
+    found, _ = ask(lib, incident(), world(), memory=memory)
+    assert found == [("first", WEB), ("second", WEB)]
 
 
 TESTS = """

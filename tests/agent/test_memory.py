@@ -368,3 +368,20 @@ def test_a_label_of_the_old_form_is_counted_as_what_it_meant(told):
         told("label", "i3", body)
     assert len(memory.strange) == 3
     assert "i3" not in memory.labels
+
+
+def test_a_flood_of_suggestions_does_not_drive_out_what_limits_count(tmp_path):
+    told = Told(room_runs=5)
+    for i in range(4):
+        told("run", f"act{i}", pack(run(f"act{i}", "done", steps=(step(),))))
+    for i in range(50):
+        told("run", f"s{i}", pack(run(f"s{i}", "suggested")))
+    assert [r for r in told.memory.runs if r.startswith("act")] == ["act0", "act1", "act2", "act3"]
+    assert len(told.memory.runs) == 9
+    journal = Journal(tmp_path / "journal.sqlite")
+    for e in told.entries:
+        journal.append(e.kind, e.subject, e.body, e.ts)
+    loaded = Memory(room_runs=5)
+    loaded.load(journal)
+    journal.close()
+    assert loaded == told.memory

@@ -151,6 +151,11 @@ def test_shorthands_of_when(tmp_path):
         ),
         (
             "service.busy_ratio, is",
+            "'service.busy_ratio{replica}', is",
+            "`service.busy_ratio{replica}` names no labels; write signal{label=value}",
+        ),
+        (
+            "service.busy_ratio, is",
             "service.bussy_ratio, is",
             "no signal is called `service.bussy_ratio`; did you mean `service.b",
         ),

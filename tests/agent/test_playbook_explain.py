@@ -39,6 +39,13 @@ def test_value_and_peers_are_of_the_signal():
     assert said == "clock of the gpu is below the median of its peers times 0.85"
 
 
+def test_labels_of_a_signal_are_said():
+    said = explain.sentence("value > 0.5", "gpu.throttled{reason=power_brake}")
+    assert said == "heat or power hold the clock back (gpu, reason power brake)"
+    said = explain.sentence("value > 0.3", "host.pressure_ratio{resource=cpu,who=some}")
+    assert said == "pressure (resource cpu, who some) of the host is above 30 %"
+
+
 @pytest.mark.parametrize("name", sorted(BOOKS))
 def test_every_playbook_reads_like_a_runbook(name):
     book = BOOKS[name]

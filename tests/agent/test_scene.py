@@ -35,6 +35,16 @@ def test_a_signal_of_a_relative_is_found(world):
     assert Scene(world, MODEL)("service.latency_p95_seconds") == 0.3
 
 
+def test_one_of_several_series_is_asked_for_by_its_labels(world):
+    scene = Scene(world, HOST)
+    root = scene.about("host.disk_utilization_ratio{mount=/}")
+    assert root("value") == 0.2
+    assert root("host.disk_utilization_ratio") == 0.7  # by its name it still is the worst
+    assert scene.about("host.disk_utilization_ratio{mount=/nowhere}")("value") is None
+    peer = Scene(world, GPUS[0]).about("gpu.clock_ratio{core=1}")
+    assert (peer("value"), peer("peers.median"), peer("peers.count")) == (None, None, 0.0)
+
+
 def test_several_series_give_the_worst(world):
     assert Scene(world, HOST)("host.disk_utilization_ratio") == 0.7
 

@@ -115,9 +115,6 @@ _OF_SERVICE: Final = (
         said="its certificate ends soon",
     ),
 )
-_OF_PROCESS: Final = (
-    Sign("process.file_descriptors_count"), Sign("process.threads_count"), Sign("process.memory_bytes"),
-)  # fmt: skip
 _TAKEN_FROM_US: Final = ("host.cpu_utilization_ratio", "host.cgroup_throttled_ratio")
 _DISK: Final = (
     "host.disk_write_latency_seconds",
@@ -159,20 +156,13 @@ def _grower(look: Look, host: Entity) -> dict[str, str]:
 
 
 def exhausted(look: Look) -> list[Case]:
-    """What is used up beside the machine: the memory of a GPU, the certificate of a service, limits of a process."""
-    kinds = (("gpu", _OF_CARD), ("service", _OF_SERVICE), ("process", _OF_PROCESS))
-    told = {
-        a.series.entity: None
-        for a in look.incident.anomalies
-        if a.end is None and (a.road == "objective" or a.ahead is not None)
-    }
+    """What is used up beside the machine: the memory of a GPU, the certificate of a service."""
+    told = {a.series.entity: None for a in look.incident.anomalies if a.end is None}
     out = []
-    for kind, signs in kinds:
+    for kind, signs in (("gpu", _OF_CARD), ("service", _OF_SERVICE)):
         for entity in [e for e in told if e.kind == kind] or look.topology.related(
             look.group, kind
         ):
-            if kind == "process" and entity not in told:
-                continue  # processes grow with their work: only what a person has limited counts
             case = Case("host.exhausted", entity)
             weigh(look, case, entity, signs)
             if kind == "gpu":
