@@ -1,7 +1,9 @@
-"""Who raises the alarm when the daemon can not: rules in promtool, a real Pushgateway and Alertmanager, a real daemon."""
+"""Who raises the alarm when the daemon can not: rules, a Pushgateway, an Alertmanager, a daemon, all of them real."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,22 +33,33 @@ def test_the_shipped_rules_fire_when_they_must_and_not_before(needs):
     assert "SUCCESS" in done.stdout
 
 
-async def test_a_beat_reaches_a_pushgateway(needs, tmp_path):
+@contextlib.contextmanager
+def up(folder, *argv):
+    """Run a server for a while; yields its URL."""
     port = free_port()
-    argv = [needs("prometheus-pushgateway"), f"--web.listen-address=127.0.0.1:{port}"]
     url = f"http://127.0.0.1:{port}"
-    with (
-        (tmp_path / "log").open("wb") as log,
-        subprocess.Popen(argv, stdout=log, stderr=log) as runs,
-    ):
+    argv = [*argv, f"--web.listen-address=127.0.0.1:{port}"]
+    with (folder / "log").open("wb") as log, subprocess.Popen(argv, stdout=log, stderr=log) as runs:
         try:
             wait_for("ready", lambda: httpx.get(f"{url}/-/ready").status_code == 200)
-            beats = Heartbeat("hb", Heartbeat.Config(url=url, style="pushgateway"))
-            await beats.beat(1_800_000_000.0)
-            text = httpx.get(f"{url}/metrics").text
-            await beats.close()
+            yield url
         finally:
             runs.terminate()
+
+
+def beat(ts, **own):
+    async def once():
+        made = Heartbeat("hb", Heartbeat.Config(**own))
+        await made.beat(ts)
+        await made.close()
+
+    asyncio.run(once())
+
+
+def test_a_beat_reaches_a_pushgateway(needs, tmp_path):
+    with up(tmp_path, needs("prometheus-pushgateway")) as url:
+        beat(1_800_000_000.0, url=url, style="pushgateway")
+        text = httpx.get(f"{url}/metrics").text
     (line,) = [
         x for x in text.splitlines() if x.startswith("homeostat_last_tick_timestamp_seconds{")
     ]
@@ -54,32 +67,22 @@ async def test_a_beat_reaches_a_pushgateway(needs, tmp_path):
     assert float(line.split()[-1]) == 1_800_000_000.0
 
 
-async def test_a_beat_is_an_alert_in_an_alertmanager_and_ends_without_the_next(needs, tmp_path):
-    config, port = tmp_path / "am.yml", free_port()
+def test_a_beat_is_an_alert_in_an_alertmanager_and_ends_without_the_next(needs, tmp_path):
+    config = tmp_path / "am.yml"
     config.write_text("route: {receiver: none}\nreceivers: [{name: none}]\n")
     argv = [
         needs("prometheus-alertmanager"), f"--config.file={config}", f"--storage.path={tmp_path / 'am'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
+        "--cluster.listen-address=",
     ]  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
+    with up(tmp_path, *argv) as url:
 
-    def alive():
-        return [a["labels"]["alertname"] for a in httpx.get(f"{url}/api/v2/alerts").json()]
+        def alive():
+            return [a["labels"]["alertname"] for a in httpx.get(f"{url}/api/v2/alerts").json()]
 
-    with (
-        (tmp_path / "log").open("wb") as log,
-        subprocess.Popen(argv, stdout=log, stderr=log) as runs,
-    ):
-        try:
-            wait_for("ready", lambda: httpx.get(f"{url}/-/ready").status_code == 200)
-            beats = Heartbeat("hb", Heartbeat.Config(url=url, style="alertmanager", every=5))
-            await beats.beat(time.time())
-            assert alive() == ["HomeostatAlive"]
-            await beats.beat(time.time() - 18)  # four beats of 5 s end in 2 s
-            wait_for("the end", lambda: alive() == [])
-            await beats.close()
-        finally:
-            runs.terminate()
+        beat(time.time(), url=url, style="alertmanager", every=5)
+        wait_for("the alert", lambda: alive() == ["HomeostatAlive"])
+        beat(time.time() - 18, url=url, style="alertmanager", every=5)  # the end is in 2 s
+        wait_for("the end", lambda: alive() == [])
 
 
 def test_the_daemon_beats_and_tells_until_it_stands_still_and_its_secrets_are_nowhere(
@@ -104,7 +107,7 @@ def test_the_daemon_beats_and_tells_until_it_stands_still_and_its_secrets_are_no
             capture_output=True, text=True, check=True, timeout=30,
         )  # fmt: skip
         token = httpx.Response(200, text=made.stdout).json()["token"]
-        change = {"entity": "service:shop", "kind": "release", "before": "1", "after": "2"}
+        change = {"entity": "service:shop", "kind": "release", "from": "1", "to": "2"}
         url = f"http://127.0.0.1:{one.port}/api/changes"
         httpx.post(
             url, json=change, headers={"authorization": f"Bearer {token}"}
