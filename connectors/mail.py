@@ -163,10 +163,12 @@ class _Sending:
                 return super().connect(*to, **how)
 
         trust = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
-        own = {"local_hostname": socket.gethostname(), "timeout": config.timeout}
+        me = socket.gethostname()
         if config.security == "tls":
-            return Tls(config.server, self._port, context=trust, **own)
-        smtp = Plain(config.server, self._port, **own)
+            return Tls(
+                config.server, self._port, local_hostname=me, timeout=config.timeout, context=trust
+            )
+        smtp = Plain(config.server, self._port, local_hostname=me, timeout=config.timeout)
         if config.security == "starttls":
             try:
                 smtp.starttls(context=trust)
