@@ -181,6 +181,7 @@ _DEFS: Final = (
     _g("host.conntrack_count", "count", "connections that the firewall tracks", floor=100),
     _f("handles", "host.conntrack_full_seconds", _g("host.conntrack_ratio", "ratio", "connections that the firewall tracks against its limit", better="low", floor=0.01, most=_OPEN), limit=1.0, until="the firewall can track no more connections"),
     _g("host.connections_count", "count", "TCP connections by state (label state)", floor=5),
+    _s("host.ready", "whether the cluster calls a node ready", better="high"),
     _g("host.gpus_count", "count", "GPUs that answer", better="high", floor=0.5),
     _s("host.gpu_driver_up", "whether the GPU driver answers", better="high"),
     _s("host.gpu_driver_mismatched", "whether the loaded GPU driver and its library are of two versions", better="low"),
@@ -237,6 +238,15 @@ _DEFS: Final = (
     _g("service.processing_p50_seconds", "seconds", "median time of a request inside a worker, without waiting", better="low", floor=0.002),
     _s("service.up", "whether the service answers a probe", better="high", harm=True),
     _f("certificate", "service.certificate_limit_seconds", _g("service.certificate_seconds", "seconds", "time for which the certificate that a service shows is still valid", better="high", floor=3600.0), limit=0.0, pace=-1.0, until="the certificate of a service ends"),
+    _g("service.queue_count", "count", "requests that wait to be served", better="low", floor=1),
+    _g("service.in_flight_count", "count", "requests that are being served", floor=1),
+    _g("service.cache_ratio", "ratio", "share of the cache of a generator that is in use", better="low", floor=0.02),
+    _g("service.first_token_p95_seconds", "seconds", "time to the first token that 95 % of requests stay under", better="low", floor=0.01, harm=True),
+    _g("service.tokens_per_second", "per_second", "tokens generated", floor=1),
+    _g("service.latency_mean_seconds", "seconds", "mean latency as the server itself counts it", better="low", floor=0.005),
+    _g("service.processing_mean_seconds", "seconds", "mean time of computing an answer, without waiting", better="low", floor=0.002),
+    _g("service.wait_mean_seconds", "seconds", "mean time that a request waits to be served", better="low", floor=0.002),
+    _g("service.replicas_missing_count", "count", "replicas that are wanted and not available", better="low", floor=0.5),
     _g("service.probe_latency_seconds", "seconds", "time of our own probe", better="low", floor=0.005, harm=True),
     # ---- calls of a service (labels callee: entity id; side: client, server = who measured)
     _c("service.call_requests_total", "service.call_requests_per_second", "per_second", "calls to another service or dependency (labels callee, side)", floor=0.2),
@@ -321,11 +331,28 @@ _DEFS: Final = (
     _g("feature.drift_evidence_count", "count", "log10 of the evidence against `as the reference`; 0 is enough", better="low", floor=1.0, least=-math.inf),
     _s("feature.drifted", "whether values are no longer as in the reference (evidence and size together)", better="low"),
     _s("feature.contract_broken", "whether the data contract is broken: missing, unit, range, stuck", better="low", harm=True),
+    # ---- replica, by what its container uses
+    _c("replica.cpu_seconds_total", "replica.cpu_cores", "count", "cores in use by a replica", floor=0.05),
+    _g("replica.memory_bytes", "bytes", "memory of a replica that can not be taken back", floor=8e6),
+    _g("replica.memory_ratio", "ratio", "memory of a replica against its limit", better="low", floor=0.01, most=_OPEN),
+    _c("replica.throttled_seconds_total", "replica.throttled_ratio", "ratio", "share of time that a replica is throttled", better="low", floor=0.02),
+    _c("replica.restarts_total", "replica.restarts_per_second", "per_second", "restarts of the containers of a replica", better="low"),
+    _c("replica.oom_kills_total", "replica.oom_kills_per_second", "per_second", "processes of a replica killed for want of memory", better="low"),
+    _s("replica.ready", "whether the cluster calls a replica ready", better="high"),
     # ---- replica, by what it answers
     _g("replica.predictions_per_second", "per_second", "predictions logged by one replica", floor=0.5),
     _g("replica.prediction_distance_ratio", "ratio", "share of its predictions that would have to be others to be like those of its peers", better="low", floor=0.02),
     _g("replica.apart_evidence_count", "count", "log10 of the evidence that it answers otherwise than its peers; 0 is enough", better="low", floor=1.0, least=-math.inf),
     _s("replica.predictions_apart", "whether it answers otherwise than its peers on the same traffic", better="low", harm=True),
+    # ---- metrics of others that we have no word for (label metric: their name; their labels)
+    *(
+        signal
+        for kind in ("host", "gpu", "service", "replica", "source")
+        for signal in (
+            _g(f"{kind}.other_value", "count", "a metric of others that we have no word for (label metric, and its own)", least=-math.inf),
+            _c(f"{kind}.other_total", f"{kind}.other_per_second", "per_second", "a counter of others that we have no word for (label metric, and its own)"),
+        )
+    ),
     # ---- alerts from elsewhere, on whom their labels name
     _s("host.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
     _s("gpu.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),

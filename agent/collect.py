@@ -22,7 +22,7 @@ import structlog
 
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Entity, Frame, Series
-from agent.ports import Arrival, Bulk, Feed, Source
+from agent.ports import Arrival, Bulk, Ceding, Covering, Feed, Source
 from agent.possible import Possible
 from agent.rates import Rates
 
@@ -106,11 +106,14 @@ class Collector:
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _taking: set[asyncio.Task[None]] = field(default_factory=set)
     _self_series: tuple[Series, ...] = ()
+    _covering: dict[str, Covering] = field(default_factory=dict)
 
     def add(self, name: str, source: Source, interval_s: float | None = None) -> None:
         """Start asking a source."""
         every = interval_s or source.interval_s
         self.health[name] = Health(name, every, started=self.clock())
+        if isinstance(source, Covering):
+            self._covering[name] = source
         self._tasks[name] = asyncio.create_task(self._ask(name, source), name=f"source {name}")
 
     def follow(self, name: str, feed: Feed, interval_s: float | None = None) -> None:
@@ -147,6 +150,7 @@ class Collector:
     async def remove(self, name: str) -> None:
         """Stop asking one source (after a reload)."""
         self.possible.forget(name)
+        self._covering.pop(name, None)
         for key in (name, f"{name}.feed"):
             task = self._tasks.pop(key, None)
             self.health.pop(key, None)
@@ -206,6 +210,8 @@ class Collector:
 
     async def _ask(self, name: str, source: Source) -> None:
         async def once() -> int:
+            if isinstance(source, Ceding):
+                source.cede(self._covered())
             frame: Frame = await source.poll()
             if frame.source != name:
                 raise Refused(
@@ -215,6 +221,14 @@ class Collector:
             return len(frame.series)
 
         await self._forever(name, once)
+
+    def _covered(self) -> frozenset[Entity]:
+        """Return what sources cover that are not blind."""
+        now = self.clock()
+        seeing = (
+            s.covers for name, s in self._covering.items() if not self.health[name].blind(now)
+        )
+        return frozenset().union(*seeing)
 
     async def _read(self, name: str, feed: Feed) -> None:
         given: list[Arrival] = []

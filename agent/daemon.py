@@ -27,7 +27,7 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, forecasts, guard, registry, web
+from agent import __version__, backfill, forecasts, guard, news, registry, web
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -59,10 +59,13 @@ from agent.ports import (
     Note,
     Notifier,
     PredictionBatch,
+    Pulse,
     Receiver,
+    Remembering,
     Signal,
     Source,
 )
+from agent.pulses import Pulses
 from agent.references import References
 from agent.runner import Plan, Runner
 from agent.runs_store import store_of
@@ -233,7 +236,8 @@ class Daemon:
         self.models = ModelWatch(
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
-        self.outbox = Outbox(self.record, self._ways, time.time)
+        self.outbox = Outbox(self.record, self._ways, time.time, self._filled)
+        self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
         self.runner = Runner(
             store_of(state / "runs.sqlite", config.runs),
             RealHands(
@@ -275,7 +279,7 @@ class Daemon:
         self.draining = asyncio.Event()
         self.published: list[Callable[[Moment], None]] = []
         self._unwritten = False
-        self.wrote: list[Callable[[Entry], None]] = []
+        self.wrote: list[Callable[[Entry], None]] = [self.outbox.wrote]
         self.reloaded: list[Callable[[], None]] = []
         self.intake: Intake | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -494,6 +498,7 @@ class Daemon:
                 self.spawn(self.runner.start(plan), "start run")
         for note in moment.notes:
             self.outbox.add(note)
+        self.pulses.tick(now)  # last: a walk that did not get here is not alive
         self.ticker.beat(now)
         for publish in self.published:
             publish(moment)
@@ -556,6 +561,12 @@ class Daemon:
     def _ways(self) -> dict[str, Notifier]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Notifier)}
 
+    def _filled(self, note: Note) -> Note:
+        return news.filled(note, self.incident(note.incident), self.config.public_url)
+
+    def _pulses(self) -> dict[str, Pulse]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Pulse)}
+
     # ---- parts of starting and stopping
 
     def _raise_priority(self) -> None:
@@ -597,12 +608,23 @@ class Daemon:
 
     def _start_source(self, name: str, connector: Any, wanted: ConnectorConfig) -> None:
         self.world.trusts[name] = wanted.trust or "local"
-        if isinstance(connector, Source):
+        if isinstance(connector, Remembering):
+            self.spawn(self._start_with_past(name, connector, wanted), f"past of {name}")
+        elif isinstance(connector, Source):
             self.collector.add(name, connector, wanted.interval)
         if isinstance(connector, Feed):
             self.collector.follow(name, connector, wanted.interval)
         for own in ("models", "self", forecasts.SOURCE):
             self.world.trusts[own] = "local"
+
+    async def _start_with_past(
+        self, name: str, source: Remembering, wanted: ConnectorConfig
+    ) -> None:
+        try:
+            await backfill.fill(name, source, self.history, time.time())
+        finally:
+            if self.connectors.built.get(name) is source:  # not taken out of config meanwhile
+                self.collector.add(name, source, wanted.interval)
 
     def receivers(self) -> dict[str, Receiver]:
         """Return the connectors that others push to."""

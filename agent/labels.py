@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.calls import NOBODY, Names
-from agent.model import Edge, Entity
+from agent.model import Edge, Entity, EntityKind
 
 Labels = Mapping[str, str]
 
@@ -104,15 +104,23 @@ class Told:
         return {e for e, _, _ in self.attrs} | {x for e in self.edges for x in (e.src, e.dst)}
 
 
-def read(metric: str, labels: Labels, names: Names | None = None) -> Told:
-    """Return what a series tells of who is there; nothing when its labels name nobody."""
+def about(metric: str, labels: Labels, names: Names | None = None) -> dict[EntityKind, Entity]:
+    """Return whom a series may be about, by kind: at most one of each."""
     names = names or Names()
     others = bool(_OTHERS.match(metric)) or _exporter(labels.get("job", ""))
     pod = _pod(labels, others=others)
     service = _service(labels, pod, names, others=others)
-    host = _host(metric, labels)
-    gpu = _gpu(labels)
-    replica = _replica(service, pod, labels, others=others)
+    found = (
+        service, _replica(service, pod, labels, others=others), _host(metric, labels), _gpu(labels),
+        *(e.dst for e in _models(metric, labels, service, None)[:1]),
+    )  # fmt: skip
+    return {e.kind: e for e in found if e is not None}
+
+
+def read(metric: str, labels: Labels, names: Names | None = None) -> Told:
+    """Return what a series tells of who is there; nothing when its labels name nobody."""
+    whom = about(metric, labels, names)
+    service, replica, host, gpu = (whom.get(k) for k in ("service", "replica", "host", "gpu"))
     edges = []
     attrs: list[tuple[Entity, str, str]] = []
     if replica is not None and service is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from agent.model import BoolArray, Change, FloatArray, Frame, IntArray
+from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray
 from agent.traits import Traits
 
 
@@ -29,6 +29,39 @@ class Source(Protocol):
 
     async def poll(self) -> Frame:
         """Take one reading. Counters stay counters: the collector makes rates."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A source of which somebody has kept the past: `remembers_s` of it is wanted, 0 = none.
+
+    Asked once, before the first poll, where history holds nothing of the source. The caller bounds the time.
+    """
+
+    remembers_s: float
+
+    async def past(self, since: float, until: float) -> Sequence[Frame]:
+        """Return rows in order of time, bounded in memory; counters stay counters. Raises as `poll` does."""
+        ...
+
+
+@runtime_checkable
+class Covering(Protocol):
+    """A source that may see what another one would have to look for itself: `covers`, as of its last poll."""
+
+    covers: frozenset[Entity]
+
+
+@runtime_checkable
+class Ceding(Protocol):
+    """A source that need not look at what another one covers.
+
+    Told before each poll, with what sources that are not blind cover; what it leaves out stays out of its frame.
+    """
+
+    def cede(self, covered: frozenset[Entity]) -> None:
+        """Leave these to others, and nothing else."""
         ...
 
 
@@ -420,7 +453,12 @@ class Undo(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something to tell people. `key` is the same for every try: who has told it once does not tell it again."""
+    """Something to tell people. `key` is the same for every try: who has told it once does not tell it again.
+
+    event   "" = a message; else what happened, a word of `agent.news.EVENTS`, for ways that want to know (`Choosy`)
+    link    where to read more: the console, or what a change names; "" = nowhere
+    facts   short words by name (`cause`, `state`, `began`), as they are when the note is delivered
+    """
 
     key: str
     ts: float
@@ -430,6 +468,9 @@ class Note:
     incident: str = ""
     owner: str = ""
     channel: str = ""
+    event: str = ""
+    link: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -437,7 +478,32 @@ class Notifier(Protocol):
     """A way to reach people."""
 
     async def notify(self, note: Note) -> None:
-        """Deliver; raises Unavailable, Refused or Uncertain."""
+        """Deliver; keeps nothing, and may be asked again with the same key.
+
+        Raises Refused when this note can never be delivered (it is given up); Unavailable or Uncertain for all that
+        may be mended within hours, a wrong token included: the note waits, and its way is named in /health.
+        """
+        ...
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """A notifier that says what it wants to hear; one that does not say gets every message, and no events."""
+
+    def wants(self, note: Note) -> bool:
+        """Tell whether this note is for it; asked once a note, before it is owed. Free of effects."""
+        ...
+
+
+@runtime_checkable
+class Pulse(Protocol):
+    """Something outside that raises an alarm when it does not hear from us."""
+
+    pulse_s: float
+    """How often it wants to hear."""
+
+    async def beat(self, ts: float) -> None:
+        """Say that the walk got to `ts` and the journal takes entries; raises Unavailable, Refused, Uncertain."""
         ...
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
@@ -23,12 +21,15 @@ from agent.errors import Refused, Unavailable
 from agent.model import FloatArray, Series, entity
 from agent.registry import past
 from agent.rows import Rows
-from agent.secret import secret
+from connectors._promql import Access, Promql, numbers
+from connectors.http import redacted
 
 OURS: Final = '{__name__=~"homeostat_.+",entity!=""}'
 _MOST_POINTS: Final = 1000
 """A series in one answer: Prometheus gives 11,000 at most, and hundreds of series come at once."""
-_TIMEOUT_S: Final = 60
+_TIMEOUT_S: Final = 60.0
+_MOST_BYTES: Final = 256e6
+"""Of one answer: a thousand rows of several hundred series."""
 _SCRAPERS: Final = frozenset({"__name__", "entity", "job", "instance"})
 _SIGNAL: Final = {d.exported: d.name for d in SIGNALS.values() if d.kind != "counter"}
 
@@ -46,19 +47,15 @@ class PrometheusRange:
         self, url: str, queries: Mapping[Series, str], *, step_s: int = 15, token: str = ""
     ) -> None:
         self.start, self.end = -math.inf, math.inf
-        self._url = url.rstrip("/")
         self._queries = dict(queries)
         self._step_s = step_s
         try:
-            client: Any = import_module("prometheus_api_client")
-            self._failures: Any = import_module("requests").RequestException
-        except ImportError:
+            access = Access(url=url, token=token, timeout=_TIMEOUT_S, most_bytes=_MOST_BYTES)
+        except ValueError:
             raise Refused(
-                "reading Prometheus needs prometheus-api-client: pip install 'homeostat[prometheus]'"
+                f"{redacted(url)} is no address of Prometheus; write it like http://127.0.0.1:9090"
             ) from None
-        self._refusal: Any = client.PrometheusApiClientException
-        headers = {"Authorization": f"Bearer {secret(token)}"} if token else None
-        self._client = client.PrometheusConnect(self._url, headers=headers, timeout=_TIMEOUT_S)
+        self._promql = Promql(access)
 
     def stretches(self, start: float, end: float) -> Iterator[Sequence[tuple[str, Rows]]]:
         """Yield a thousand rows at a time. Raises Unavailable, Refused."""
@@ -111,25 +108,17 @@ class PrometheusRange:
         out = np.full((until - begin) // self._step_s + 1, np.nan)
         if values:
             at = np.rint((np.array([ts for ts, _ in values]) - begin) / self._step_s)
-            out[at.astype(np.int64)] = [float(text) for _, text in values]
-        out[np.isinf(out)] = np.nan
+            out[at.astype(np.int64)] = numbers([text for _, text in values])
         return out
 
     def _ask(self, query: str, begin: int, until: int) -> list[dict[str, Any]]:
         try:
-            answer: list[dict[str, Any]] = self._client.custom_query_range(
-                query,
-                datetime.fromtimestamp(begin, UTC),
-                datetime.fromtimestamp(until, UTC),
-                str(self._step_s),
-            )
-        except self._failures as gone:
+            return self._promql.matrix(query, begin, until, self._step_s)
+        except Unavailable as gone:
             raise Unavailable(
-                f"Prometheus at {self._url} does not answer ({type(gone).__name__}); "
-                "look whether it runs, and at --prometheus"
+                f"Prometheus does not answer ({gone}); look whether it runs, and at --prometheus"
             ) from None
-        except self._refusal as no:
+        except Refused as no:
             raise Refused(
-                f"Prometheus at {self._url} refused `{query}`: {no}; try it in its own console"
+                f"Prometheus refused `{query}`: {no}; try it in its own console"
             ) from None
-        return answer

@@ -128,6 +128,43 @@ def served(world: World) -> Iterator[dict]:
             thread.join()
 
 
+class _SpeaksPromql(_Answers):
+    """Three series of two scraped targets; it is asked for nothing that it does not have."""
+
+    def do_GET(self):
+        if self.path.endswith("/values"):
+            data = ["shop_level", "shop_orders_total", "up"]
+        elif self.path.endswith("/metadata"):
+            data = {"shop_level": [{"type": "gauge"}]}
+        else:
+            rows = [
+                ({"__name__": "shop_level", "job": "shop", "instance": i}, "2.5")
+                for i in ("a:80", "b:80")
+            ] + [({"__name__": "shop_orders_total", "job": "shop", "instance": "a:80"}, "7")]
+            wanted = rows if "shop" in self.path else []
+            data = {"result": [{"metric": m, "value": [time.time(), v]} for m, v in wanted]}
+        body = json.dumps({"status": "success", "data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextlib.contextmanager
+def spoken(world: World) -> Iterator[dict]:
+    """Something that speaks PromQL; a real one: tests/live/test_prometheus_source.py."""
+    pytest.importorskip("prometheus_api_client")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _SpeaksPromql) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            yield {"url": url, "selectors": ['{job="shop"}'], "exporters": []}
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @contextlib.contextmanager
 def under_gunicorn(world: World) -> Iterator[dict]:
     """A real gunicorn with one worker."""
@@ -172,6 +209,7 @@ SOURCES = {
     "model_directory": in_models,
     "probe": served,
     "processes": plain,
+    "prometheus": spoken,
 }
 NO_SOURCE = {
     "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",

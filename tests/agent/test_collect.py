@@ -221,3 +221,29 @@ async def test_rows_that_can_not_be_counted_are_the_failure_of_their_log():
     await asyncio.sleep(0.1)
     assert collector.health["log.feed"].error == "a bug in homeostat"
     await collector.close()
+
+
+class Covers(Recovers):
+    name = "covers"
+    covers = frozenset({H})
+
+
+class Cedes(Good):
+    name = "cedes"
+
+    def __init__(self):
+        self.told = []
+
+    def cede(self, covered):
+        self.told.append(covered)
+
+
+async def test_a_source_is_told_what_others_cover_while_they_see(collector):
+    covers, cedes = Covers(), Cedes()
+    collector.add("covers", covers)
+    collector.add("cedes", cedes)
+    await asyncio.sleep(0.3)
+    assert cedes.told[-1] == frozenset({H})
+    await collector.remove("covers")
+    await asyncio.sleep(0.1)
+    assert cedes.told[-1] == frozenset()

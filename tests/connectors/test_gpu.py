@@ -431,3 +431,14 @@ def test_the_child_imports_nothing_of_ours_and_ends_with_its_input(library: Path
     loaded = done.stderr.decode()
     for heavy in ("'agent'", "'connectors'", "'numpy'", "'pydantic'", "'psutil'"):
         assert heavy not in loaded
+
+
+async def test_gpus_that_another_source_covers_are_left_to_it(gpu: Gpu):
+    seen = {s.entity for s in (await gpu.poll()).series if s.entity.kind == "gpu"}
+    gpu.cede(frozenset(list(seen)[:1]))
+    assert (await gpu.poll()).series, "one of two is not all"
+    gpu.cede(frozenset(seen))
+    assert (await gpu.poll()).series == ()
+    assert gpu._child is None
+    gpu.cede(frozenset())
+    assert {s.entity for s in (await gpu.poll()).series if s.entity.kind == "gpu"} == seen

@@ -1,0 +1,419 @@
+"""What exporters and model servers call things, and what we call them: one row a metric, in one table.
+
+    plain     foreign metric -> signal, asked for as it is: counters stay counters, the collector makes rates
+    derived   PromQL -> signal: shares, quantiles and means, which only the server can make; `$w` is its window
+
+Whom a series is about is read off its labels (`agent/labels.py`), once. Several foreign series of one of ours are
+added, or the worst of them counts where adding would mean nothing.
+Sources (read, then told in our own words): the metric lists of node_exporter, cAdvisor, kube-state-metrics,
+dcgm-exporter, nginx-prometheus-exporter, ingress-nginx, HAProxy, vLLM, Triton, TorchServe, TensorFlow Serving, KServe
+and MLServer. Against running servers tested: node_exporter; the others against series written like theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.calls import RULES
+from agent.labels import Labels
+
+SIGNAL_LABEL: Final = "homeostat_signal"
+"""Tells the addends of one joint question apart."""
+_DEVICES: Final = r'device!~"lo|veth.*|br-.*|docker.*|cali.*|cni.*|flannel.*|tunl.*"'
+_DISKS: Final = r'device!~"(ram|loop|fd|sr).*"'
+_MOUNTS: Final = 'fstype!~"tmpfs|overlay|squashfs|ramfs|devtmpfs|nsfs|fuse.*|iso9660|autofs"'
+_SERVICE: Final = "job, namespace, app, app_kubernetes_io_name, service_name, deployment, isvc, exported_namespace"
+"""Labels that name a service: what quantiles are kept apart by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A foreign metric that is a signal of ours.
+
+    labels   our label -> theirs
+    fixed    our label -> its value
+    where    their label -> pattern that its value must match
+    scale    to base units
+    whom     their label that names the service, where the target of the scrape is not who is spoken of
+    """
+
+    metric: str
+    signal: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, str] = field(default_factory=dict)
+    scale: float = 1.0
+    whom: str = ""
+
+    def fits(self, labels: Labels) -> bool:
+        """Tell whether a series of this metric is meant."""
+        return all(re.fullmatch(p, labels.get(k, "")) for k, p in self.where.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """PromQL that gives a signal of ours; `about` is the metric whose labels it keeps."""
+
+    signal: str
+    query: str
+    about: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    whom: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """All that we take of one exporter; it is there when `marker` is."""
+
+    name: str
+    marker: str
+    plain: tuple[Plain, ...] = ()
+    derived: tuple[Derived, ...] = ()
+    matchers: str = ""
+
+    def selector(self) -> str:
+        """Return one question for all plain metrics."""
+        names = "|".join(dict.fromkeys(p.metric for p in self.plain))
+        return f'{{__name__=~"{names}"{self.matchers}}}' if names else ""
+
+    def question(self, window: str) -> str:
+        """Return one question for all that is derived, each addend marked by its place in the table."""
+        return " or ".join(
+            f'label_replace({d.query.replace("$w", window)}, "{SIGNAL_LABEL}", "{self.name}/{i}", "", "")'
+            for i, d in enumerate(self.derived)
+        )
+
+
+def _host(names: Iterable[tuple[str, str]], **fixed: str) -> tuple[Plain, ...]:
+    return tuple(Plain(theirs, ours, fixed=fixed) for theirs, ours in names)
+
+
+def _device(kind: str, names: Iterable[tuple[str, str]], **fixed: str) -> tuple[Plain, ...]:
+    where = {"device": "(?!(lo|veth|br-|docker|cali|cni|flannel|tunl)).*"} if kind == "interface" else {
+        "device": "(?!(ram|loop|fd|sr)).*"}  # fmt: skip
+    return tuple(Plain(t, o, {kind: "device"}, fixed, where) for t, o in names)
+
+
+def _latency(bucket: str, *, scale: str = "", matchers: str = "") -> tuple[Derived, ...]:
+    return tuple(
+        Derived(
+            f"service.latency_p{round(100 * q)}_seconds",
+            f"histogram_quantile({q:g}, sum by (le, {_SERVICE}) (rate({_select(bucket, matchers)}[$w]))){scale}",
+            bucket,
+        )
+        for q in (0.5, 0.95, 0.99)
+    )
+
+
+def _quantile(signal: str, q: float, bucket: str) -> Derived:
+    query = f"histogram_quantile({q:g}, sum by (le, {_SERVICE}) (rate({bucket}[$w])))"
+    return Derived(signal, query, bucket)
+
+
+def _select(metric: str, matchers: str = "") -> str:
+    """Return a selector that any name may stand in, also one that begins with a colon or is a pattern."""
+    how = "=" if re.fullmatch(r"[\w:]+", metric) else "=~"
+    return f'{{__name__{how}"{metric}"{matchers}}}'
+
+
+def _requests(counter: str, failed: str, by: str = _SERVICE) -> tuple[Derived, ...]:
+    """Requests and the share that failed, of one counter; no failed one is 0, not unknown."""
+    total = f"sum by ({by}) (rate({_select(counter)}[$w]))"
+    bad = f"sum by ({by}) (rate({_select(counter, ', ' + failed)}[$w]))"
+    return (
+        Derived("service.requests_per_second", total, counter),
+        Derived("service.error_ratio", f"(({bad} or {total} * 0) / ({total} > 0))", counter),
+    )
+
+
+_NODE: Final = Pack(
+    "node_exporter",
+    "node_cpu_seconds_total",
+    (
+        *_host((
+            ("node_load1", "host.load1_count"), ("node_load5", "host.load5_count"), ("node_load15", "host.load15_count"),
+            ("node_context_switches_total", "host.context_switches_total"), ("node_intr_total", "host.interrupts_total"),
+            ("node_forks_total", "host.forks_total"), ("node_filefd_allocated", "host.file_descriptors_count"),
+            ("node_vmstat_oom_kill", "host.oom_kills_total"), ("node_entropy_available_bits", "host.entropy_count"),
+            ("node_netstat_Tcp_RetransSegs", "host.tcp_retransmits_total"),
+            ("node_netstat_TcpExt_ListenOverflows", "host.listen_overflows_total"),
+            ("node_netstat_Tcp_CurrEstab", "host.tcp_established_count"),
+            ("node_nf_conntrack_entries", "host.conntrack_count"),
+        )),
+        *_host((("node_procs_running", "host.processes_count"),), state="running"),
+        *_host((("node_procs_blocked", "host.processes_count"),), state="blocked"),
+        *_host((("node_vmstat_pgmajfault", "host.page_faults_total"),), type="major"),
+        *_host((("node_netstat_Tcp_InSegs", "host.tcp_segments_total"),), direction="in"),
+        *_host((("node_netstat_Tcp_OutSegs", "host.tcp_segments_total"),), direction="out"),
+        *_host((("node_netstat_Tcp_OutRsts", "host.tcp_resets_total"),), direction="out"),
+        *_host((("node_netstat_Tcp_ActiveOpens", "host.tcp_opens_total"),), type="active"),
+        *_host((("node_netstat_Tcp_PassiveOpens", "host.tcp_opens_total"),), type="passive"),
+        *(
+            Plain(f"node_pressure_{resource}_{word}_seconds_total", "host.pressure_seconds_total",
+                  fixed={"resource": resource, "who": who})
+            for resource in ("cpu", "memory", "io") for word, who in (("waiting", "some"), ("stalled", "full"))
+            if (resource, word) != ("cpu", "stalled")
+        ),
+        *(
+            Plain(f"node_memory_{theirs}_bytes", "host.memory_bytes", fixed={"use": ours})
+            for theirs, ours in (("MemFree", "free"), ("MemAvailable", "available"), ("Cached", "cached"),
+                                 ("Buffers", "buffers"), ("Dirty", "dirty"))
+        ),
+        *_device("interface", (
+            ("node_network_receive_bytes_total", "host.network_received_bytes_total"),
+            ("node_network_transmit_bytes_total", "host.network_sent_bytes_total"),
+            ("node_network_receive_packets_total", "host.network_received_packets_total"),
+            ("node_network_transmit_packets_total", "host.network_sent_packets_total"),
+            ("node_network_up", "host.network_up"),
+        )),
+        *_device("interface", (("node_network_receive_errs_total", "host.network_errors_total"),
+                               ("node_network_receive_drop_total", "host.network_drops_total")), direction="in"),
+        *_device("interface", (("node_network_transmit_errs_total", "host.network_errors_total"),
+                               ("node_network_transmit_drop_total", "host.network_drops_total")), direction="out"),
+        *_device("device", (
+            ("node_disk_read_bytes_total", "host.disk_read_bytes_total"),
+            ("node_disk_written_bytes_total", "host.disk_written_bytes_total"),
+            ("node_disk_reads_completed_total", "host.disk_reads_total"),
+            ("node_disk_writes_completed_total", "host.disk_writes_total"),
+            ("node_disk_io_time_seconds_total", "host.disk_busy_seconds_total"),
+            ("node_disk_io_time_weighted_seconds_total", "host.disk_queue_seconds_total"),
+            ("node_disk_io_now", "host.disk_in_flight_count"),
+        )),
+        Plain("node_hwmon_temp_celsius", "host.temperature_celsius", {"chip": "chip", "sensor": "sensor"}),
+    ),
+    (
+        Derived("host.cpu_utilization_ratio", "avg without (cpu) (rate(node_cpu_seconds_total[$w]))",
+                "node_cpu_seconds_total", {"mode": "mode"}),
+        Derived("host.cpu_busy_ratio",
+                'clamp(1 - sum without (mode) (avg without (cpu) (rate(node_cpu_seconds_total{mode=~"idle|iowait"}[$w]))), 0, 1)',
+                "node_cpu_seconds_total"),
+        Derived("host.memory_utilization_ratio", "1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes",
+                "node_memory_MemTotal_bytes"),
+        Derived("host.swap_utilization_ratio", "1 - node_memory_SwapFree_bytes / (node_memory_SwapTotal_bytes > 0)",
+                "node_memory_SwapTotal_bytes"),
+        Derived("host.disk_utilization_ratio",
+                f"1 - node_filesystem_avail_bytes{{{_MOUNTS}}} / (node_filesystem_size_bytes{{{_MOUNTS}}} > 0)",
+                "node_filesystem_size_bytes", {"mount": "mountpoint"}),
+        Derived("host.disk_inodes_ratio",
+                f"1 - node_filesystem_files_free{{{_MOUNTS}}} / (node_filesystem_files{{{_MOUNTS}}} > 0)",
+                "node_filesystem_files", {"mount": "mountpoint"}),
+        Derived("host.disk_read_latency_seconds",
+                f"rate(node_disk_read_time_seconds_total{{{_DISKS}}}[$w]) / (rate(node_disk_reads_completed_total{{{_DISKS}}}[$w]) > 0)",
+                "node_disk_read_time_seconds_total", {"device": "device"}),
+        Derived("host.disk_write_latency_seconds",
+                f"rate(node_disk_write_time_seconds_total{{{_DISKS}}}[$w]) / (rate(node_disk_writes_completed_total{{{_DISKS}}}[$w]) > 0)",
+                "node_disk_write_time_seconds_total", {"device": "device"}),
+        Derived("host.file_descriptors_ratio", "node_filefd_allocated / (node_filefd_maximum > 0)", "node_filefd_maximum"),
+        Derived("host.conntrack_ratio", "node_nf_conntrack_entries / (node_nf_conntrack_entries_limit > 0)",
+                "node_nf_conntrack_entries"),
+        Derived("host.uptime_seconds", "time() - node_boot_time_seconds", "node_boot_time_seconds"),
+    ),
+)  # fmt: skip
+
+_CADVISOR: Final = Pack(
+    "cadvisor",
+    "container_cpu_usage_seconds_total",
+    (
+        Plain("container_cpu_usage_seconds_total", "replica.cpu_seconds_total"),
+        Plain("container_memory_working_set_bytes", "replica.memory_bytes"),
+        Plain("container_cpu_cfs_throttled_seconds_total", "replica.throttled_seconds_total"),
+        Plain("container_oom_events_total", "replica.oom_kills_total"),
+    ),
+    (
+        Derived("replica.memory_ratio",
+                'container_memory_working_set_bytes{container!="", container!="POD"} / '
+                '(container_spec_memory_limit_bytes{container!="", container!="POD"} > 0)',
+                "container_memory_working_set_bytes"),
+    ),
+    # the sums over pods and slices that cAdvisor tells, too, would count everything twice
+    matchers=', container!="", container!="POD"',
+)  # fmt: skip
+
+_KUBE_STATE: Final = Pack(
+    "kube_state_metrics",
+    "kube_pod_status_ready",
+    (
+        Plain("kube_pod_container_status_restarts_total", "replica.restarts_total"),
+        Plain("kube_pod_status_ready", "replica.ready", where={"condition": "true"}),
+        Plain("kube_node_status_condition", "host.ready", where={"condition": "Ready", "status": "true"}),
+        *(Plain(f"kube_{kind}_status_replicas_{word}", "service.replicas_count", whom=kind)
+          for kind, word in (("deployment", "available"), ("statefulset", "ready"))),
+    ),
+    tuple(
+        Derived("service.replicas_missing_count",
+                f"clamp_min(kube_{kind}_{wanted} - kube_{kind}_status_replicas_{there}, 0)", f"kube_{kind}_{wanted}",
+                whom=kind)
+        for kind, wanted, there in (("deployment", "spec_replicas", "available"), ("statefulset", "replicas", "ready"))
+    ),
+)  # fmt: skip
+
+_DCGM: Final = Pack(
+    "dcgm_exporter",
+    "DCGM_FI_DEV_GPU_TEMP",
+    (
+        Plain("DCGM_FI_DEV_GPU_UTIL", "gpu.utilization_ratio", scale=0.01),
+        Plain("DCGM_FI_DEV_FB_USED", "gpu.memory_used_bytes", scale=2.0**20),
+        Plain("DCGM_FI_DEV_GPU_TEMP", "gpu.temperature_celsius"),
+        Plain("DCGM_FI_DEV_POWER_USAGE", "gpu.power_watts"),
+        Plain("DCGM_FI_DEV_POWER_MGMT_LIMIT", "gpu.power_limit_watts"),
+        Plain("DCGM_FI_DEV_SM_CLOCK", "gpu.clock_hertz", scale=1e6),
+        Plain("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "gpu.ecc_errors_total", fixed={"type": "uncorrected"}),
+        Plain("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "gpu.ecc_errors_total", fixed={"type": "corrected"}),
+        Plain("DCGM_FI_DEV_ROW_REMAP_PENDING", "gpu.remap_pending"),
+        Plain("DCGM_FI_DEV_ROW_REMAP_FAILURE", "gpu.remap_failed"),
+    ),
+    (
+        Derived("gpu.memory_utilization_ratio",
+                "DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE > 0)", "DCGM_FI_DEV_FB_USED"),
+        # the exporter says the last XID for ever: only one that is new is told, and only for a while
+        Derived("gpu.xid_seen",
+                'count_values by (UUID, Hostname, gpu) ("xid", DCGM_FI_DEV_XID_ERRORS > 0 and '
+                "changes(DCGM_FI_DEV_XID_ERRORS[10m]) > 0)", "DCGM_FI_DEV_XID_ERRORS", {"xid": "xid"}),
+    ),
+)  # fmt: skip
+
+_NGINX: Final = Pack(
+    "nginx",
+    "nginx_http_requests_total",
+    (Plain("nginx_connections_active", "service.in_flight_count"), Plain("nginx_up", "service.up")),
+    (Derived("service.requests_per_second", f"sum by ({_SERVICE}) (rate(nginx_http_requests_total[$w]))",
+             "nginx_http_requests_total"),),
+)  # fmt: skip
+
+_INGRESS: Final = Pack(
+    "ingress_nginx",
+    "nginx_ingress_controller_requests",
+    derived=(
+        *(
+            Derived(d.signal, d.query, d.about, whom="exported_service")
+            for d in _requests("nginx_ingress_controller_requests", 'status=~"5.."',
+                               "exported_service, exported_namespace")
+        ),
+        *(
+            Derived(f"service.latency_p{round(100 * q)}_seconds",
+                    f"histogram_quantile({q:g}, sum by (le, exported_service, exported_namespace) "
+                    "(rate(nginx_ingress_controller_request_duration_seconds_bucket[$w])))",
+                    "nginx_ingress_controller_request_duration_seconds_bucket", whom="exported_service")
+            for q in (0.5, 0.95, 0.99)
+        ),
+    ),
+)  # fmt: skip
+
+_HAPROXY: Final = Pack(
+    "haproxy",
+    "haproxy_backend_http_responses_total",
+    (
+        Plain("haproxy_backend_current_queue", "service.queue_count", whom="proxy"),
+        Plain("haproxy_backend_current_sessions", "service.in_flight_count", whom="proxy"),
+        Plain("haproxy_backend_active_servers", "service.replicas_count", whom="proxy"),
+    ),
+    tuple(
+        Derived(d.signal, d.query, d.about, whom="proxy")
+        for d in _requests("haproxy_backend_http_responses_total", 'code="5xx"', "proxy")
+    ),
+)  # fmt: skip
+
+_VLLM: Final = Pack(
+    "vllm",
+    "vllm:num_requests_running",
+    (
+        Plain("vllm:num_requests_running", "service.in_flight_count"),
+        Plain("vllm:num_requests_waiting", "service.queue_count"),
+        Plain("vllm:gpu_cache_usage_perc", "service.cache_ratio"),
+        Plain("vllm:kv_cache_usage_perc", "service.cache_ratio"),
+    ),
+    (
+        *_latency("vllm:e2e_request_latency_seconds_bucket"),
+        _quantile("service.first_token_p95_seconds", 0.95, "vllm:time_to_first_token_seconds_bucket"),
+        Derived("service.requests_per_second", f"sum by ({_SERVICE}) (rate(vllm:request_success_total[$w]))",
+                "vllm:request_success_total"),
+        Derived("service.tokens_per_second", f"sum by ({_SERVICE}) (rate(vllm:generation_tokens_total[$w]))",
+                "vllm:generation_tokens_total"),
+    ),
+)  # fmt: skip
+
+_TRITON_GOOD: Final = f"sum by ({_SERVICE}) (rate(nv_inference_request_success[$w]))"
+_TRITON_BAD: Final = f"sum by ({_SERVICE}) (rate(nv_inference_request_failure[$w]))"
+_TRITON: Final = Pack(
+    "triton",
+    "nv_inference_request_success",
+    (
+        Plain("nv_inference_pending_request_count", "service.queue_count"),
+        Plain("nv_gpu_utilization", "gpu.utilization_ratio"),
+        Plain("nv_gpu_memory_used_bytes", "gpu.memory_used_bytes"),
+        Plain("nv_gpu_power_usage", "gpu.power_watts"),
+    ),
+    (
+        Derived("service.requests_per_second", _TRITON_GOOD, "nv_inference_request_success"),
+        Derived("service.error_ratio", f"({_TRITON_BAD} / ({_TRITON_BAD} + {_TRITON_GOOD} > 0))",
+                "nv_inference_request_failure"),
+        Derived("service.processing_mean_seconds",
+                f"sum by ({_SERVICE}) (rate(nv_inference_compute_infer_duration_us[$w])) / 1e6 / ({_TRITON_GOOD} > 0)",
+                "nv_inference_request_success"),
+        Derived("service.latency_mean_seconds",
+                f"sum by ({_SERVICE}) (rate(nv_inference_request_duration_us[$w])) / 1e6 / ({_TRITON_GOOD} > 0)",
+                "nv_inference_request_success"),
+    ),
+)  # fmt: skip
+
+_TORCH_N: Final = f"sum by ({_SERVICE}) (rate(ts_inference_requests_total[$w]))"
+_TORCHSERVE: Final = Pack(
+    "torchserve",
+    "ts_inference_requests_total",
+    derived=(
+        Derived("service.requests_per_second", _TORCH_N, "ts_inference_requests_total"),
+        Derived("service.latency_mean_seconds",
+                f"sum by ({_SERVICE}) (rate(ts_inference_latency_microseconds[$w])) / 1e6 / ({_TORCH_N} > 0)",
+                "ts_inference_requests_total"),
+        Derived("service.wait_mean_seconds",
+                f"sum by ({_SERVICE}) (rate(ts_queue_latency_microseconds[$w])) / 1e6 / ({_TORCH_N} > 0)",
+                "ts_inference_requests_total"),
+    ),
+)  # fmt: skip
+
+_TENSORFLOW: Final = Pack(
+    "tensorflow_serving",
+    ":tensorflow:serving:request_count",
+    derived=(
+        *_requests(":tensorflow:serving:request_count", 'status!="OK"'),
+        *_latency(":tensorflow:serving:request_latency_bucket", scale=" / 1e6"),
+    ),
+)
+
+_KSERVE: Final = Pack(
+    "kserve", "request_predict_seconds_bucket", derived=_latency("request_predict_seconds_bucket")
+)
+
+_MLSERVER: Final = Pack(
+    "mlserver",
+    "model_infer_request_success_total",
+    (Plain("rest_server_requests_in_progress", "service.in_flight_count"),),
+    (
+        *_requests("rest_server_requests_total", 'status_code=~"5.."'),
+        *_latency("rest_server_requests?_duration_seconds_bucket"),
+    ),
+)
+
+PACKS: Final = {
+    p.name: p
+    for p in (
+        _NODE, _CADVISOR, _KUBE_STATE, _DCGM, _NGINX, _INGRESS, _HAPROXY, _VLLM, _TRITON, _TORCHSERVE, _TENSORFLOW,
+        _KSERVE, _MLSERVER,
+    )
+}  # fmt: skip
+
+TELLS: Final = frozenset({
+    *RULES, "up", "target_info", "node_uname_info", "node_os_info", "kube_pod_info", "kube_pod_container_info",
+    "kube_node_info",
+})  # fmt: skip
+"""What is read for the graph alone: who is there, where, in which version, who calls whom."""
+TELLING: Final = f'{{__name__=~"{"|".join(sorted(TELLS))}"}}'
+
+PLAIN: Final[dict[str, tuple[Plain, ...]]] = {}
+"""Foreign metric -> the rows that may mean it."""
+for _pack in PACKS.values():
+    for _one in _pack.plain:
+        PLAIN[_one.metric] = (*PLAIN.get(_one.metric, ()), _one)

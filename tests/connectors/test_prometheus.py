@@ -1,0 +1,507 @@
+"""A server that speaks PromQL, well and badly: what becomes of its series, and of its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import json
+import math
+import re
+import threading
+import time
+import urllib.parse
+
+import pytest
+from pydantic import ValidationError
+
+from agent.errors import Refused, Unavailable
+from agent.model import Edge, Entity
+from agent.rates import Rates
+from connectors import prometheus
+from connectors._prometheus_names import PACKS, SIGNAL_LABEL
+from connectors.prometheus import Prometheus, read_series
+
+pytest.importorskip("prometheus_api_client")
+
+CANARY = "canary-7f3a"
+VM = "GPU-11111111-2222-3333-4444-555555555555"
+
+
+class Server:
+    """Answers as Prometheus does: `series` hold (labels, value), by `__name__`; `bad` answers instead."""
+
+    def __init__(self) -> None:
+        me = self
+        self.series: list[tuple[dict[str, str], float]] = []
+        self.derived: dict[str, list[tuple[dict[str, str], float]]] = {}
+        self.scraped: dict[tuple[str, str], float] = {}
+        self.kinds: dict[str, str] = {}
+        self.alerts: list[dict] = []
+        self.asked: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.grid: list[float] = []
+        self.bad = None
+
+        class Answers(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                parts = urllib.parse.urlsplit(self.path)
+                query = urllib.parse.parse_qs(parts.query).get("query", [""])[0]
+                me.asked.append(query or parts.path)
+                me.headers.append({k.lower(): v for k, v in self.headers.items()})
+                with contextlib.suppress(OSError):
+                    if me.bad is not None:
+                        me.bad(self)
+                        return
+                    say(self, 200, {"status": "success", "data": me.data(parts.path, query)})
+
+            def log_message(self, *args):
+                """Say nothing on standard error."""
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}).start()
+
+    def data(self, path: str, query: str):
+        if path.endswith("/values"):
+            return sorted({labels["__name__"] for labels, _ in self.series} | {"up"})
+        if path.endswith("/metadata"):
+            return {name: [{"type": kind}] for name, kind in self.kinds.items()}
+        if path.endswith("/alerts"):
+            return {"alerts": self.alerts}
+        now = time.time()
+        if query == "timestamp(up)":
+            found = [({"job": j, "instance": i}, at) for (j, i), at in self.scraped.items()]
+        elif "label_replace(" in query:
+            found = [
+                ({**labels, SIGNAL_LABEL: key}, value)
+                for key, rows in self.derived.items()
+                if f'"{key}"' in query
+                for labels, value in rows
+            ]
+        else:
+            names = re.match(r'\{__name__=~"(.*?)"', query)
+            found = [
+                (labels, value)
+                for labels, value in self.series
+                if re.fullmatch(names[1] if names else re.escape(query), labels["__name__"])
+            ]
+        if path.endswith("/query_range"):
+            return {"resultType": "matrix", "result": [
+                {"metric": labels, "values": [[at, repr(v)] for at in self.grid]} for labels, v in found
+            ]}  # fmt: skip
+        rows = [{"metric": labels, "value": [now, repr(v)]} for labels, v in found]
+        return {"resultType": "vector", "result": rows}
+
+    def derive(self, pack: str, signal: str, rows) -> None:
+        at = next(i for i, d in enumerate(PACKS[pack].derived) if d.signal == signal)
+        self.derived[f"{pack}/{at}"] = rows
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def say(handler, status: int, body, headers=()) -> None:
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    handler.send_response(status)
+    for name, value in headers:
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(sent)))
+    handler.end_headers()
+    handler.wfile.write(sent)
+
+
+@pytest.fixture
+def server():
+    one = Server()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def source(server):
+    made = []
+
+    def make(**config) -> Prometheus:
+        made.append(Prometheus("prometheus", Prometheus.Config(url=server.url, **config)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def metric(name: str, value: float, **labels: str) -> tuple[dict[str, str], float]:
+    return {"__name__": name, **labels}, value
+
+
+def told(frame) -> dict[str, float]:
+    return {str(s): v for s, v in zip(frame.series, frame.values.tolist(), strict=True)}
+
+
+NODE = {"job": "node", "instance": "10.0.0.7:9100"}
+
+
+def node(server: Server, interrupts: float) -> None:
+    server.series = [
+        metric("node_cpu_seconds_total", 1.0, **NODE),
+        metric("node_uname_info", 1.0, nodename="web-7", release="6.1", **NODE),
+        metric("node_intr_total", interrupts, **NODE),
+        metric("node_load1", 0.5, **NODE),
+        metric("node_network_up", 1.0, device="eth0", **NODE),
+        metric("node_network_up", 1.0, device="lo", **NODE),
+    ]
+
+
+async def test_names_of_an_exporter_become_ours(server, source):
+    node(server, 100.0)
+    server.derive("node_exporter", "host.memory_utilization_ratio", [(NODE, 0.25)])
+    frame = await source().poll()
+    assert told(frame) == {
+        "host.interrupts_total{host:web-7}": 100.0,
+        "host.load1_count{host:web-7}": 0.5,
+        "host.memory_utilization_ratio{host:web-7}": 0.25,
+        "host.network_up{host:web-7,interface=eth0}": 1.0,
+    }
+    assert ("kernel", "6.1") in next(s for s in frame.seen if s.entity.key == "web-7").attrs
+
+
+async def test_a_counter_that_was_not_scraped_again_does_not_stand_still(
+    server, source, monkeypatch
+):
+    one, rates, now = source(), Rates(), time.time()
+    target = NODE["job"], NODE["instance"]
+    got = []
+    for i, (at, count) in enumerate(
+        [(0, 100.0), (0, 100.0), (10, 200.0), (10, 200.0), (20, 300.0)]
+    ):
+        monkeypatch.setattr(time, "time", lambda i=i: now + 5.0 * i)
+        node(server, count)
+        server.scraped = {target: now + at - 1}
+        frame = rates.apply(await one.poll())
+        got.append(told(frame)["host.interrupts_per_second{host:web-7}"])
+    assert [None if math.isnan(x) else x for x in got] == [None, None, 10.0, None, 10.0]
+
+
+async def test_what_nobody_scrapes_is_silent_whatever_is_repeated(server, source):
+    node(server, 100.0)
+    server.scraped = {(NODE["job"], NODE["instance"]): time.time() - 300}
+    assert all(math.isnan(v) for v in told(await source().poll()).values())
+
+
+async def test_series_come_and_go_and_the_table_stays(server, source, monkeypatch):
+    one, now = source(), time.time()
+    node(server, 100.0)
+    first = await one.poll()
+    server.series = [x for x in server.series if x[0]["__name__"] != "node_load1"]
+    second = await one.poll()
+    assert second.series is first.series
+    assert math.isnan(told(second)["host.load1_count{host:web-7}"])
+    server.series.append(metric("node_load5", 0.25, **NODE))
+    third = await one.poll()
+    assert told(third)["host.load5_count{host:web-7}"] == 0.25
+    assert told(third)["host.interrupts_total{host:web-7}"] == 100.0
+    monkeypatch.setattr(time, "time", lambda: now + 700)
+    assert "host.load1_count{host:web-7}" not in told(await one.poll())
+
+
+async def test_several_of_theirs_that_are_one_of_ours(server, source):
+    pod = {"job": "kubelet", "namespace": "shop", "pod": "cart-7d4f9c6b8d-x2x4z"}
+    server.series = [
+        metric("container_cpu_usage_seconds_total", 3.0, container="a", **pod),
+        metric("container_cpu_usage_seconds_total", 4.0, container="b", **pod),
+        metric("kube_pod_status_ready", 0.0, condition="true", job="kube-state-metrics", uid="1", **{
+            k: v for k, v in pod.items() if k != "job"}),
+        metric("kube_pod_status_ready", 1.0, condition="true", job="kube-state-metrics", uid="2", **{
+            k: v for k, v in pod.items() if k != "job"}),
+    ]  # fmt: skip
+    found = told(await source().poll())
+    assert found["replica.cpu_seconds_total{replica:cart/cart-7d4f9c6b8d-x2x4z}"] == 7.0
+    assert found["replica.ready{replica:cart/cart-7d4f9c6b8d-x2x4z}"] == 0.0, "the worst counts"
+
+
+async def test_gpus_and_model_servers(server, source):
+    gpu = {
+        "job": "dcgm-exporter",
+        "instance": "10.0.0.8:9400",
+        "UUID": VM,
+        "Hostname": "gpu-1",
+        "gpu": "0",
+    }
+    llm = {"job": "llm", "instance": "10.0.0.8:8000", "model_name": "tiny"}
+    server.series = [
+        metric("DCGM_FI_DEV_GPU_TEMP", 61.0, **gpu),
+        metric("DCGM_FI_DEV_GPU_UTIL", 50.0, **gpu),
+        metric("vllm:num_requests_running", 3.0, **llm),
+        metric(
+            "haproxy_backend_http_responses_total", 1.0, proxy="shop", code="5xx", job="haproxy"
+        ),
+        metric(
+            "haproxy_backend_current_queue", 2.0, proxy="shop", job="haproxy", instance="lb:8404"
+        ),
+    ]
+    server.derive("vllm", "service.latency_p95_seconds", [({"job": "llm"}, 0.75)])
+    server.derive("haproxy", "service.error_ratio", [({"proxy": "shop"}, 0.02)])
+    one = source()
+    frame = await one.poll()
+    assert told(frame) == {
+        f"gpu.temperature_celsius{{gpu:{VM}}}": 61.0,
+        f"gpu.utilization_ratio{{gpu:{VM}}}": 0.5,
+        "service.error_ratio{service:shop}": 0.02,
+        "service.in_flight_count{service:llm}": 3.0,
+        "service.latency_p95_seconds{service:llm}": 0.75,
+        "service.queue_count{service:shop}": 2.0,
+    }
+    assert one.covers == {Entity("gpu", VM)}
+    edges = {e for s in frame.seen for e in s.edges}
+    assert Edge("runs_on", Entity("gpu", VM), Entity("host", "gpu-1")) in edges
+    assert Edge("serves", Entity("service", "llm"), Entity("model", "tiny")) in edges
+
+
+async def test_metrics_without_a_word_of_ours_are_what_their_target_says(server, source):
+    shop = {"job": "shop", "instance": "10.0.0.9:80"}
+    server.series = [
+        metric("shop_level", 7.0, part="a", **shop), metric("shop_things", 5.0, **shop),
+        metric("shop_orders_total", 9.0, **shop), metric("shop_seconds_bucket", 1.0, le="1", **shop),
+    ]  # fmt: skip
+    server.kinds = {"shop_level": "gauge", "shop_things": "counter"}
+    one = source(selectors=['{__name__=~"shop_.+"}', '{__name__=~"shop_l.+"}'])
+    frame = await one.poll()
+    assert {(s.metric, dict(s.labels)["metric"], v) for s, v in zip(frame.series, frame.values, strict=True)} == {
+        ("replica.other_value", "shop_level", 7.0), ("replica.other_total", "shop_things", 5.0),
+        ("replica.other_total", "shop_orders_total", 9.0),
+    }  # fmt: skip
+    assert (one._count.other, one._count.left_out) == (3, 1)
+
+
+async def test_queries_name_their_series(server, source):
+    server.series = [metric("shop_p95", 0.2)]
+    one = source(queries={"service.latency_p95_seconds{service:shop}": "shop_p95"})
+    assert told(await one.poll()) == {"service.latency_p95_seconds{service:shop}": 0.2}
+    server.series.append(metric("shop_p95", 0.3, part="b"))
+    with pytest.raises(Refused, match="gives 2 series"):
+        await one.poll()
+    assert str(read_series("host.load1_count{host:a, b=c}")) == "host.load1_count{host:a,b=c}"
+    for bad in ("host.load1_count", "nothing{host:a}", "host.load1_count{gpu:a}"):
+        with pytest.raises(ValidationError):
+            source(queries={bad: "1"})
+
+
+async def test_metrics_of_this_host_are_left_to_the_host_source(server, source):
+    node(server, 100.0)
+    one = source()
+    one._own = Entity("host", "web-7")
+    assert told(await one.poll()) == {}
+    assert one._count.own_host == 3
+
+
+async def test_alerts_are_told_when_they_begin_go_on_and_end(server, source, monkeypatch):
+    one, now = source(), time.time()
+    server.alerts = [
+        {"labels": {"alertname": n, "job": "shop"}, "state": state, "activeAt": "2026-11-20T10:00:00.5Z",
+         "annotations": {"summary": "too slow"}}
+        for n, state in (("Slow", "firing"), ("Soon", "pending"), ("Watchdog", "firing"))
+    ]  # fmt: skip
+    (began,) = await one.read()
+    assert (began.name, began.firing, began.labels, began.text) == (
+        "Slow",
+        True,
+        (("job", "shop"),),
+        "too slow",
+    )
+    assert await one.read() == []
+    monkeypatch.setattr(time, "time", lambda: now + 3700)
+    assert [s.name for s in await one.read()] == ["Slow"]
+    server.alerts = []
+    (ended,) = await one.read()
+    assert (ended.name, ended.firing) == ("Slow", False)
+    server.alerts = [{"labels": 5}]
+    with pytest.raises(Unavailable, match="not written as those of Prometheus"):
+        await one.read()
+
+
+async def test_the_past_is_read_once_and_bounded(server, source, monkeypatch):
+    node(server, 100.0)
+    server.grid = [1500.0, 1515.0, 1545.0]
+    one = source()
+    rows = await one.past(1490.0, 1560.0)
+    assert [f.ts for f in rows] == [1515.0, 1530.0, 1545.0, 1560.0]
+    load = [told(f)["host.load1_count{host:web-7}"] for f in rows]
+    assert [None if math.isnan(x) else x for x in load] == [0.5, None, 0.5, None]
+    assert len((await one.poll()).series) == 3
+    monkeypatch.setattr(prometheus, "_MOST_CELLS", 13)
+    assert len(await one.past(1490.0, 1560.0)) == 2, "no more than what fits"
+
+
+# ---- failures
+
+GARBAGE = [
+    b"<html>hello</html>", b"", b"[]", b'{"status": "success"}', b"[" * 100_000, b'{"status": "success", "data": 5}',
+    b'{"status": "success", "data": {"resultType": "vector"}}',
+    b'{"status": "success", "data": {"resultType": "scalar", "result": [1, "2"]}}',
+    b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric": 5}]}}',
+    b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric": {}, "value": [1, "x"]}]}}',
+    b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric": {"a": 1}, "value": [1, "2"]}]}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", GARBAGE)
+async def test_garbage_is_said_to_be_some(server, source, body):
+    one = source(selectors=["up"], exporters=[])
+    server.bad = lambda h: say(
+        h,
+        200,
+        {"status": "success", "data": ["up"]} if h.path.split("?")[0].endswith("values") else body,
+    )
+    with pytest.raises(Unavailable):
+        await one.poll()
+    server.bad = None
+    assert (await one.poll()).source == "prometheus"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "error", "words"),
+    [
+        (401, (), Refused, "we may not ask"),
+        (403, (), Refused, "we may not ask"),
+        (400, (), Refused, "400: "),
+        (422, (), Refused, "422: "),
+        (429, (("Retry-After", "33"),), Unavailable, "429"),
+        (500, (), Unavailable, "500"),
+        (503, (("Retry-After", "soon"),), Unavailable, "503"),
+        (
+            302,
+            (("Location", f"http://u:{CANARY}@10.9.9.9/x?token={CANARY}"),),
+            Refused,
+            "sends us to http://10.9.9.9/x",
+        ),
+    ],
+)
+async def test_what_a_no_means(server, source, status, headers, error, words):
+    body = {"status": "error", "error": f"bearer {CANARY} is\nnot right " + "x" * 5000}
+    server.bad = lambda h: say(h, status, body, headers)
+    one = source(token=CANARY)
+    with pytest.raises(error, match=words) as failed:
+        await one.poll()
+    text = str(failed.value)
+    assert CANARY not in text
+    assert "\n" not in text
+    assert len(text) < 500
+    assert len(server.asked) == 1, "nothing is tried again behind our back"
+    if status == 429:
+        assert failed.value.wait_s == 33.0
+    trace = failed.value
+    while trace is not None:
+        assert CANARY not in str(trace)
+        trace = trace.__cause__
+
+
+async def test_an_answer_that_is_too_large_is_not_read_to_its_end(server, source):
+    sent = []
+
+    def flood(handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(1 << 30))
+        handler.end_headers()
+        for _ in range(1 << 14):
+            handler.wfile.write(b" " * (1 << 16))
+            sent.append(1)
+
+    server.bad = flood
+    with pytest.raises(Refused, match="larger than 1000000 bytes"):
+        await source(most_bytes=1e6).poll()
+    assert len(sent) < 1 << 10
+    server.bad = None
+    server.series = [metric("shop", 1.0, part=str(i)) for i in range(20)]
+    with pytest.raises(Refused, match="20 series are more than 10"):
+        await source(most_series=10, selectors=["shop"]).poll()
+
+
+@pytest.mark.parametrize("how", ["silent", "drips", "half"])
+async def test_a_server_that_does_not_end_is_given_up(server, source, how):
+    gone = threading.Event()
+
+    def slow(handler) -> None:
+        if how == "half":
+            handler.send_response(200)
+            handler.send_header("Content-Length", "1000")
+            handler.end_headers()
+            handler.wfile.write(b"{")
+            handler.close_connection = True
+            return
+        if how == "drips":
+            handler.send_response(200)
+            handler.send_header("Content-Length", "1000000")
+            handler.end_headers()
+            while not gone.wait(0.05):
+                handler.wfile.write(b" ")
+        gone.wait(20)
+
+    server.bad = slow
+    one = source(timeout=0.4)
+    start = time.monotonic()
+    try:
+        with pytest.raises(Unavailable, match=r"no answer within|no whole answer within|broke off"):
+            await one.poll()
+    finally:
+        gone.set()
+    assert time.monotonic() - start < 10
+
+
+async def test_a_poll_that_was_given_up_is_not_asked_beside(server, source):
+    gone = threading.Event()
+    server.bad = lambda h: gone.wait(20)
+    one = source(timeout=0.5)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await one.poll()
+    with pytest.raises(Unavailable, match="not answered yet"):
+        await one.poll()
+    gone.set()
+    await asyncio.sleep(1.0)
+    server.bad = None
+    node(server, 1.0)
+    assert len((await one.poll()).series) == 3
+
+
+async def test_nobody_there(source, server):
+    url = server.url
+    one = Prometheus("prometheus", Prometheus.Config(url="http://127.0.0.1:1", token=CANARY))
+    with pytest.raises(Unavailable, match=r"no connection .connection refused.") as failed:
+        await one.poll()
+    assert CANARY not in str(failed.value)
+    assert (await one.describe())[0].startswith("http://127.0.0.1:1/")
+    assert url
+
+
+async def test_who_asks_is_said_by_reference(server, source, monkeypatch, tmp_path):
+    monkeypatch.setenv("PROM_TOKEN", CANARY)
+    (tmp_path / "password").write_text(CANARY)
+    await source(token="env:PROM_TOKEN", headers={"X-Scope-OrgID": "team-a"}).poll()
+    assert server.headers[-1]["authorization"] == f"Bearer {CANARY}"
+    assert server.headers[-1]["x-scope-orgid"] == "team-a"
+    await source(user="me", password=f"file:{tmp_path / 'password'}").poll()
+    assert server.headers[-1]["authorization"].startswith("Basic ")
+    with pytest.raises(Refused, match="NOT_THERE is not set"):
+        await source(token="env:NOT_THERE").poll()
+    for bad in ({"token": "x", "user": "y"}, {"key": "/k"}, {"url": f"http://a:{CANARY}@b"}):
+        with pytest.raises(ValidationError) as failed:
+            Prometheus.Config(**{"url": server.url, **bad})
+        assert (
+            "two ways in" in str(failed.value)
+            or "belongs to" in str(failed.value)
+            or "password" in str(failed.value)
+        )
+
+
+async def test_it_says_what_it_sees(server, source):
+    node(server, 1.0)
+    server.scraped = {(NODE["job"], NODE["instance"]): time.time()}
+    lines = await source().describe()
+    assert lines[0] == f"{server.url}: 3 series known by name (node_exporter), 0 others"
+    assert any("1 targets that are scraped" in line for line in lines)
+    assert any("job_name: homeostat" in line for line in lines)
