@@ -163,10 +163,10 @@ class _Sending:
                 return super().connect(*to, **how)
 
         trust = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
-        own = {"local_hostname": socket.gethostname(), "timeout": config.timeout}
+        host, timeout = socket.gethostname(), config.timeout
         if config.security == "tls":
-            return Tls(config.server, self._port, context=trust, **own)
-        smtp = Plain(config.server, self._port, **own)
+            return Tls(config.server, self._port, host, timeout=timeout, context=trust)
+        smtp = Plain(config.server, self._port, host, timeout=timeout)
         if config.security == "starttls":
             try:
                 smtp.starttls(context=trust)
