@@ -617,7 +617,9 @@ class Daemon:
         for own in ("models", "self", forecasts.SOURCE):
             self.world.trusts[own] = "local"
 
-    async def _start_with_past(self, name: str, source: Any, wanted: ConnectorConfig) -> None:
+    async def _start_with_past(
+        self, name: str, source: Remembering, wanted: ConnectorConfig
+    ) -> None:
         try:
             await backfill.fill(name, source, self.history, time.time())
         finally:

@@ -138,9 +138,9 @@ class _Session:
     def _pieces(self, response: Any, where: str, end: float) -> Iterator[bytes]:
         """Read what comes, as it comes: a server that drips must not hold us, one that floods must not fill us."""
         size, most = 0, int(self._access.most_bytes)
-        gzip = response.raw
+        raw = response.raw
         try:
-            while piece := gzip.read1(_PIECE, decode_content=True):
+            while piece := raw.read1(_PIECE, decode_content=True):
                 size += len(piece)
                 if size > most:
                     raise Refused(
@@ -274,7 +274,7 @@ def _error(body: bytes) -> str:
 
 def _told(text: str, hidden: Sequence[str]) -> str:
     """Return text of others without our secrets, on one line, not too long."""
-    for one in hidden:
+    for one in filter(None, hidden):
         text = text.replace(one, "***")
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_SAID]
 

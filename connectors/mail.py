@@ -163,10 +163,12 @@ class _Sending:
                 return super().connect(*to, **how)
 
         trust = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
-        host, timeout = socket.gethostname(), config.timeout
+        me = socket.gethostname()
         if config.security == "tls":
-            return Tls(config.server, self._port, host, timeout=timeout, context=trust)
-        smtp = Plain(config.server, self._port, host, timeout=timeout)
+            return Tls(
+                config.server, self._port, local_hostname=me, timeout=config.timeout, context=trust
+            )
+        smtp = Plain(config.server, self._port, local_hostname=me, timeout=config.timeout)
         if config.security == "starttls":
             try:
                 smtp.starttls(context=trust)

@@ -190,7 +190,8 @@ class Prometheus:
         self._kinds: dict[str, str] | None = None
         self._metrics: list[list[dict[str, str]]] = []
         self._places: dict[tuple[int, _Key], _Place | None] = {}
-        self._layout = _Layout(*(np.zeros(0, dtype=np.int64) for _ in range(5)), {})
+        none: IntArray = np.zeros(0, dtype=np.int64)
+        self._layout = _Layout(none, none, np.zeros(0), none, none, {})
         self._last_seen: dict[Series, float] = {}
         self._series: tuple[Series, ...] = ()
         self._columns: dict[Series, int] = {}
@@ -524,7 +525,7 @@ class Prometheus:
         if not metric or metric.endswith("_bucket"):
             return None
         found = about(metric, self._with_host(metric, labels), self._names)
-        whom = next((found[kind] for kind in _ABOUT if kind in found), Entity("source", self.name))  # type: ignore[index]
+        whom = next((found[kind] for kind in _ABOUT if kind in found), Entity("source", self.name))
         word = "other_total" if self._counts(metric) else "other_value"
         kept = {k: v for k, v in labels.items() if k != "__name__"}
         return _Place(

@@ -61,7 +61,7 @@ def scraping(needs, tmp_path):
 
 def _up(url: str) -> list:
     found = httpx.get(f"{url}/api/v1/query", params={"query": "rate(node_intr_total[10s])"})
-    return found.json()["data"]["result"]
+    return found.json()["data"]["result"] if found.status_code == 200 else []
 
 
 def _values(frame) -> dict[str, float]:
