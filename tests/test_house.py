@@ -121,7 +121,7 @@ def test_the_wheel_holds_five_packages_and_what_they_need_at_run_time(tmp_path):
     }  # fmt: skip
     for needed in (
         "dashboards/console/index.html", "dashboards/console/uplot/uPlot.iife.min.js",
-        "dashboards/console/uplot/LICENSE", "agent/demo/service.py",
+        "dashboards/console/uplot/LICENSE", "dashboards/rules/homeostat.yml", "agent/demo/service.py",
     ):  # fmt: skip
         assert needed in names, needed
     assert len([n for n in names if n.startswith("playbooks/") and n.endswith(".yaml")]) == len(
