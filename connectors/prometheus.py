@@ -32,7 +32,7 @@ from agent.calls import Names
 from agent.catalogue import SIGNALS
 from agent.errors import AgentError, Refused, Unavailable
 from agent.labels import about
-from agent.model import Entity, FloatArray, Frame, IntArray, Series, Sighting, entity
+from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Series, Sighting, entity
 from agent.ports import Arrival, Signal
 from agent.registry import connector
 from agent.survey import Survey
@@ -105,7 +105,7 @@ class _Layout:
     row: IntArray
     col: IntArray
     scale: FloatArray
-    counter: Any
+    counter: BoolArray
     target: IntArray
     by_fold: dict[Fold, IntArray]
 
@@ -190,7 +190,8 @@ class Prometheus:
         self._kinds: dict[str, str] | None = None
         self._metrics: list[list[dict[str, str]]] = []
         self._places: dict[tuple[int, _Key], _Place | None] = {}
-        self._layout = _Layout(*(np.zeros(0, dtype=np.int64) for _ in range(5)), {})
+        none = np.zeros(0, dtype=np.int64)
+        self._layout = _Layout(none, none, np.zeros(0), np.zeros(0, dtype=np.bool_), none, {})
         self._last_seen: dict[Series, float] = {}
         self._series: tuple[Series, ...] = ()
         self._columns: dict[Series, int] = {}
@@ -524,7 +525,7 @@ class Prometheus:
         if not metric or metric.endswith("_bucket"):
             return None
         found = about(metric, self._with_host(metric, labels), self._names)
-        whom = next((found[kind] for kind in _ABOUT if kind in found), Entity("source", self.name))  # type: ignore[index]
+        whom = next((found[kind] for kind in _ABOUT if kind in found), Entity("source", self.name))
         word = "other_total" if self._counts(metric) else "other_value"
         kept = {k: v for k, v in labels.items() if k != "__name__"}
         return _Place(
