@@ -5,7 +5,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
-APT_PACKAGES := chromium e2fsprogs haproxy iproute2 postgresql prometheus prometheus-alertmanager prometheus-node-exporter
+APT_PACKAGES := chromium e2fsprogs haproxy iproute2 postgresql prometheus prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16

@@ -175,14 +175,17 @@ def try_source(
     everything: Annotated[
         bool, typer.Option("--all", "-a", help="All series, not the first forty.")
     ] = False,
+    send: Annotated[
+        bool, typer.Option("--send", help="Send one test note, or one heartbeat.")
+    ] = False,
     config: ConfigPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask one source alone what it sees and what it may do.
 
     Reads twice, so that counters become rates. Of prediction logs it shows how many rows are accepted, what each column
-    is taken for, and what each check still waits for. Changes nothing, needs no daemon. Exit code 1 when it does not
-    answer.
+    is taken for, and what each check still waits for. Of a way to people it says where it would send, and sends only
+    with --send. Changes nothing else, needs no daemon. Exit code 1 when it does not answer.
     """
     from agent import cli_show, registry, trying
     from agent.config import load
@@ -200,7 +203,7 @@ def try_source(
         else:
             own[key] = value
     try:
-        seen = asyncio.run(trying.look(source, load(path), own))
+        seen = asyncio.run(trying.look(source, load(path), own, send=send))
     except Unavailable as silent:  # it is the source that does not answer, not the daemon: exit 1
         raise Refused(str(silent)) from None
     emit(seen, as_json, lambda s: cli_show.tried(s, None if everything else _SHOWN))

@@ -27,7 +27,7 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, backfill, forecasts, guard, registry, web
+from agent import __version__, backfill, forecasts, guard, news, registry, web
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -59,11 +59,13 @@ from agent.ports import (
     Note,
     Notifier,
     PredictionBatch,
+    Pulse,
     Receiver,
     Remembering,
     Signal,
     Source,
 )
+from agent.pulses import Pulses
 from agent.references import References
 from agent.runner import Plan, Runner
 from agent.runs_store import store_of
@@ -234,7 +236,8 @@ class Daemon:
         self.models = ModelWatch(
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
-        self.outbox = Outbox(self.record, self._ways, time.time)
+        self.outbox = Outbox(self.record, self._ways, time.time, self._filled)
+        self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
         self.runner = Runner(
             store_of(state / "runs.sqlite", config.runs),
             RealHands(
@@ -276,7 +279,7 @@ class Daemon:
         self.draining = asyncio.Event()
         self.published: list[Callable[[Moment], None]] = []
         self._unwritten = False
-        self.wrote: list[Callable[[Entry], None]] = []
+        self.wrote: list[Callable[[Entry], None]] = [self.outbox.wrote]
         self.reloaded: list[Callable[[], None]] = []
         self.intake: Intake | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -495,6 +498,7 @@ class Daemon:
                 self.spawn(self.runner.start(plan), "start run")
         for note in moment.notes:
             self.outbox.add(note)
+        self.pulses.tick(now)  # last: a walk that did not get here is not alive
         self.ticker.beat(now)
         for publish in self.published:
             publish(moment)
@@ -557,6 +561,12 @@ class Daemon:
     def _ways(self) -> dict[str, Notifier]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Notifier)}
 
+    def _filled(self, note: Note) -> Note:
+        return news.filled(note, self.incident(note.incident), self.config.public_url)
+
+    def _pulses(self) -> dict[str, Pulse]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Pulse)}
+
     # ---- parts of starting and stopping
 
     def _raise_priority(self) -> None:
@@ -607,7 +617,9 @@ class Daemon:
         for own in ("models", "self", forecasts.SOURCE):
             self.world.trusts[own] = "local"
 
-    async def _start_with_past(self, name: str, source: Any, wanted: ConnectorConfig) -> None:
+    async def _start_with_past(
+        self, name: str, source: Remembering, wanted: ConnectorConfig
+    ) -> None:
         try:
             await backfill.fill(name, source, self.history, time.time())
         finally:

@@ -120,9 +120,7 @@ def about(metric: str, labels: Labels, names: Names | None = None) -> dict[Entit
 def read(metric: str, labels: Labels, names: Names | None = None) -> Told:
     """Return what a series tells of who is there; nothing when its labels name nobody."""
     whom = about(metric, labels, names)
-    service, replica, host, gpu = (
-        whom.get("service"), whom.get("replica"), whom.get("host"), whom.get("gpu"),
-    )  # fmt: skip
+    service, replica, host, gpu = (whom.get(k) for k in ("service", "replica", "host", "gpu"))
     edges = []
     attrs: list[tuple[Entity, str, str]] = []
     if replica is not None and service is not None:

@@ -4,6 +4,9 @@
                              |    ^
                              '----' a way that does not answer is tried again, 1 s to 1 min apart, for six hours
 
+A way that is `Choosy` gets what it wants to hear, also events (`agent.news`): what the journal says of incidents, runs
+and changes. Those are owed, tried again and found again after a crash like messages, without entries of their own.
+
 Each way has a queue and a turn of its own, so a slow one keeps none waiting. A note may come twice (a crash between
 delivery and `told`, an answer that was lost), with the same key; it does not get lost while the journal is there.
 """
@@ -11,22 +14,25 @@ delivery and `told`, an answer that was lost), with the same key; it does not ge
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
 
+from agent import news
 from agent.codec import unpack
 from agent.errors import AgentError, Refused
-from agent.journal import JournalReader
-from agent.ports import Note, Notifier
+from agent.journal import Entry, JournalReader
+from agent.ports import Choosy, Note, Notifier
 
 log = structlog.get_logger()
 
 KEEP_S: Final = 6 * 3600.0
 """How long a note is worth delivering."""
 _ROOM: Final = 1000
+_MOST_SUBJECTS: Final = 2000
+"""Of so many incidents and runs we know which events were owed."""
 _FIRST_S, _LAST_S = 1.0, 60.0
 
 
@@ -35,6 +41,7 @@ class Outbox:
 
     record  writes into the journal: kind, subject, body, ts
     ways    the connectors that notify, by name, as they are now
+    fill    adds to a note what is known when it leaves
     """
 
     def __init__(
@@ -42,10 +49,14 @@ class Outbox:
         record: Callable[[str, str, dict[str, Any], float], None],
         ways: Callable[[], Mapping[str, Notifier]],
         clock: Callable[[], float],
+        fill: Callable[[Note], Note] = lambda note: note,
     ) -> None:
         self._record = record
         self._ways = ways
         self._clock = clock
+        self._fill = fill
+        self._since = clock() - KEEP_S
+        self._heard: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._queues: dict[str, deque[Note]] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
         self._said: dict[str, str] = {}
@@ -75,15 +86,33 @@ class Outbox:
         for way in self._ways():
             if way not in begun:
                 self._record("told", "", {"by": way}, now)
-        for entry in journal.read(("note",), since=since):
-            for way in self._ways():
-                if begun.get(way, now) <= entry.ts and (entry.subject, way) not in told:
-                    self._owe(way, unpack(Note, entry.body))
+        for entry in journal.read(("note", *news.KINDS), since=since):
+            found = [unpack(Note, entry.body)] if entry.kind == "note" else self._news(entry)
+            for note in found:
+                for way in self._ways():
+                    if begun.get(way, now) <= note.ts and (note.key, way) not in told:
+                        self._owe(way, note)
 
     def add(self, note: Note) -> None:
-        """Owe a note, which stands in the journal already, to every way."""
+        """Owe a note, which stands in the journal already, to every way that wants it."""
         for way in self._ways():
             self._owe(way, note)
+
+    def wrote(self, entry: Entry) -> None:
+        """Owe the events that an entry of the journal tells of; cheap when no way wants any."""
+        if entry.kind in news.KINDS and any(isinstance(w, Choosy) for w in self._ways().values()):
+            for note in self._news(entry):
+                self.add(note)
+
+    def _news(self, entry: Entry) -> list[Note]:
+        """Return what an entry tells that no earlier one has told: an incident carries its whole life each time."""
+        found = [note for note in news.of(entry) if note.ts >= self._since]
+        about = f"{entry.kind} {entry.subject}" if entry.kind != "change" else f"change {entry.seq}"
+        before = self._heard.pop(about, frozenset())
+        self._heard[about] = before | {note.key for note in found}
+        if len(self._heard) > _MOST_SUBJECTS:
+            self._heard.popitem(last=False)
+        return [note for note in found if note.key not in before]
 
     async def close(self) -> None:
         """Stop delivering; what is owed is owed again after the next start."""
@@ -93,6 +122,9 @@ class Outbox:
         await asyncio.gather(*turns, return_exceptions=True)
 
     def _owe(self, way: str, note: Note) -> None:
+        notifier = self._ways()[way]
+        if not (notifier.wants(note) if isinstance(notifier, Choosy) else not note.event):
+            return
         queue = self._queues.setdefault(way, deque())
         if len(queue) >= _ROOM:
             dropped = next((n for n in queue if n.severity != "page"), queue[0])
@@ -134,7 +166,7 @@ class Outbox:
             gave_up = f"older than {KEEP_S / 3600:g} h"
         else:
             try:
-                await notifier.notify(note)
+                await notifier.notify(self._fill(note))
             except Refused as error:
                 gave_up = str(error)
             except AgentError as error:

@@ -453,7 +453,12 @@ class Undo(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something to tell people. `key` is the same for every try: who has told it once does not tell it again."""
+    """Something to tell people. `key` is the same for every try: who has told it once does not tell it again.
+
+    event   "" = a message; else what happened, a word of `agent.news.EVENTS`, for ways that want to know (`Choosy`)
+    link    where to read more: the console, or what a change names; "" = nowhere
+    facts   short words by name (`cause`, `state`, `began`), as they are when the note is delivered
+    """
 
     key: str
     ts: float
@@ -463,6 +468,9 @@ class Note:
     incident: str = ""
     owner: str = ""
     channel: str = ""
+    event: str = ""
+    link: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -470,7 +478,32 @@ class Notifier(Protocol):
     """A way to reach people."""
 
     async def notify(self, note: Note) -> None:
-        """Deliver; raises Unavailable, Refused or Uncertain."""
+        """Deliver; keeps nothing, and may be asked again with the same key.
+
+        Raises Refused when this note can never be delivered (it is given up); Unavailable or Uncertain for all that
+        may be mended within hours, a wrong token included: the note waits, and its way is named in /health.
+        """
+        ...
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """A notifier that says what it wants to hear; one that does not say gets every message, and no events."""
+
+    def wants(self, note: Note) -> bool:
+        """Tell whether this note is for it; asked once a note, before it is owed. Free of effects."""
+        ...
+
+
+@runtime_checkable
+class Pulse(Protocol):
+    """Something outside that raises an alarm when it does not hear from us."""
+
+    pulse_s: float
+    """How often it wants to hear."""
+
+    async def beat(self, ts: float) -> None:
+        """Say that the walk got to `ts` and the journal takes entries; raises Unavailable, Refused, Uncertain."""
         ...
 
 

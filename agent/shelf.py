@@ -15,13 +15,14 @@ from typing import Any, Final
 import yaml
 
 from agent import registry
-from agent.ports import Feed, Notifier, Receiver, Source, Undo
+from agent.ports import Feed, Notifier, Pulse, Receiver, Source, Undo
 
 _POWERS: Final = (
     ("source", Source),
     ("feed", Feed),
     ("receiver", Receiver),
     ("notifier", Notifier),
+    ("pulse", Pulse),
 )
 
 

@@ -1,4 +1,4 @@
-"""One connector alone, for `homeostat try`: what it sees and what it may do. Changes nothing."""
+"""One connector alone, for `homeostat try`: what it sees and what it may do. Changes nothing, unless told to send."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import inspect
 import math
+import socket
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +17,19 @@ from agent import registry, waiting
 from agent.catalogue import SIGNALS
 from agent.config import Config, ConnectorConfig
 from agent.daemon import make_connector, wanted_connectors
-from agent.errors import AgentError, Unavailable
+from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Frame
-from agent.ports import Abilities, Feed, LabelBatch, Notifier, PredictionBatch, Receiver, Source
+from agent.ports import (
+    Abilities,
+    Feed,
+    LabelBatch,
+    Note,
+    Notifier,
+    PredictionBatch,
+    Pulse,
+    Receiver,
+    Source,
+)
 from agent.rates import Rates
 from agent.units import say
 
@@ -26,8 +38,13 @@ _PAUSE_S: Final = 1.0
 """Between the two readings: long enough for a rate to mean something."""
 
 
-async def look(name: str, config: Config, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask a connector twice; returns JSON-able facts. Raises Refused, Unavailable as the connector does."""
+async def look(
+    name: str, config: Config, own: Mapping[str, Any], *, send: bool = False
+) -> dict[str, Any]:
+    """Ask a connector twice; returns JSON-able facts. Raises Refused, Unavailable as the connector does.
+
+    send   also tell people that this is a test, or beat once
+    """
     wanted = wanted_connectors(config).get(name) or config.connectors.get(name)
     if wanted is None:
         registry.connector.get(name)  # says which names there are
@@ -40,6 +57,8 @@ async def look(name: str, config: Config, own: Mapping[str, Any]) -> dict[str, A
             out = await _ask(name, wanted.use or name, made)
             if isinstance(made, Feed):
                 await _rows(out, made, config, Path(folder))
+            if send:
+                out["says"].append(await _send(name, made, config))
             return out
         finally:
             close = getattr(made, "close", None)
@@ -98,6 +117,22 @@ async def _rows(out: dict[str, Any], feed: Feed, config: Config, folder: Path) -
     out["models"] = waiting.look(arrivals, config.models, reference, given)
 
 
+async def _send(name: str, made: Any, config: Config) -> str:
+    """Send one note that says it is a test, or one heartbeat; returns what came of it."""
+    now = time.time()
+    if isinstance(made, Pulse):
+        await _within(made.beat(now), "take a heartbeat")
+        return "sent one heartbeat: it was taken"
+    if not isinstance(made, Notifier):
+        raise Refused(f"{name} tells nobody anything: --send is for ways to people")
+    severity = next(iter(getattr(made.config, "severities", ())), "page")  # type: ignore[attr-defined]
+    title = f"test of homeostat on {socket.gethostname()}"
+    text = "Somebody ran `homeostat try --send`. Nothing is wrong, and nothing is asked of you."
+    note = Note(f"try:{now:.3f}", now, severity, title, text, link=config.public_url)
+    await _within(made.notify(note), "take a note")
+    return f"sent one test note ({severity}): it was taken"
+
+
 def _others(config: Config, folder: Path) -> list[Any]:
     """Return connectors of the config that know references."""
     out = []
@@ -152,4 +187,8 @@ def _may(made: Any) -> list[str]:
         for name in registry.action
         if (ability := registry.action.get(name).ability) is not None and isinstance(made, ability)
     ]
-    return [*found, *(["tell people"] if isinstance(made, Notifier) else [])]
+    return [
+        *found,
+        *(["tell people"] if isinstance(made, Notifier) else []),
+        *(["beat, while all is well"] if isinstance(made, Pulse) else []),
+    ]

@@ -15,14 +15,18 @@ from connectors import flag_file as flag_file
 from connectors import flag_http as flag_http
 from connectors import gpu as gpu
 from connectors import gpu_control as gpu_control
+from connectors import grafana_annotations as grafana_annotations
 from connectors import gunicorn as gunicorn
 from connectors import haproxy as haproxy
+from connectors import heartbeat as heartbeat
 from connectors import host as host
 from connectors import http_calls as http_calls
 from connectors import machine as machine
+from connectors import mail as mail
 from connectors import model_directory as model_directory
 from connectors import old_files as old_files
 from connectors import page as page
+from connectors import pagerduty as pagerduty
 from connectors import predictions as predictions
 from connectors import probe as probe
 from connectors import processes as processes
@@ -30,3 +34,4 @@ from connectors import prometheus as prometheus
 from connectors import prometheus_range as prometheus_range
 from connectors import systemd as systemd
 from connectors import trainer as trainer
+from connectors import webhook as webhook

@@ -108,19 +108,24 @@ class Door:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         most_bytes: int = MOST_BYTES,
+        called: str = "",
     ) -> Answer:
         """Ask once; any status is an answer. `timeout_s` limits the whole of it, body included.
+
+        called   what errors call the URL, when its path is a secret, too
 
         Raises Unavailable when nothing has happened at the other end (or could have, by the method), Uncertain
         when a request that changes something may have been taken, Refused for an answer above `most_bytes` or
         a certificate that is not to be trusted.
         """
-        where = redacted(url)
+        where = called or redacted(url)
         sent = {name: secret(value) for name, value in (headers or {}).items()}
         start = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._ask(method, url, sent, body, most_bytes=most_bytes, start=start)
+                return await self._ask(
+                    method, url, sent, body, where, most_bytes=most_bytes, start=start
+                )
         except (TimeoutError, httpx.TimeoutException) as late:
             unsent = isinstance(late, httpx.ConnectTimeout | httpx.PoolTimeout)
             message = f"{method} {where}: no answer within {timeout_s:g} s"
@@ -133,6 +138,10 @@ class Door:
                     f"{method} {where}: the certificate is not to be trusted: {_reason(wrong)}"
                 ) from None
             raise Unavailable(f"{method} {where}: no connection: {_reason(wrong)}") from None
+        except (httpx.LocalProtocolError, UnicodeEncodeError):  # both would quote the header
+            raise Refused(
+                f"{method} {where}: a header can not be sent; has its secret a line break, or letters beyond ASCII?"
+            ) from None
         except httpx.TransportError as wrong:
             message = f"{method} {where}: {_reason(wrong)}"
             if method in _SAFE:
@@ -147,6 +156,7 @@ class Door:
         url: str,
         headers: Mapping[str, str],
         body: bytes | None,
+        where: str,
         *,
         most_bytes: int,
         start: float,
@@ -157,9 +167,7 @@ class Door:
             async for part in response.aiter_bytes():
                 size += len(part)
                 if size > most_bytes:
-                    raise Refused(
-                        f"{method} {redacted(url)}: the answer is larger than {most_bytes} bytes"
-                    )
+                    raise Refused(f"{method} {where}: the answer is larger than {most_bytes} bytes")
                 parts.append(part)
             return Answer(
                 response.status_code,

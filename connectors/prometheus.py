@@ -190,7 +190,7 @@ class Prometheus:
         self._kinds: dict[str, str] | None = None
         self._metrics: list[list[dict[str, str]]] = []
         self._places: dict[tuple[int, _Key], _Place | None] = {}
-        none = np.zeros(0, dtype=np.int64)
+        none: IntArray = np.zeros(0, dtype=np.int64)
         self._layout = _Layout(none, none, np.zeros(0), np.zeros(0, dtype=np.bool_), none, {})
         self._last_seen: dict[Series, float] = {}
         self._series: tuple[Series, ...] = ()

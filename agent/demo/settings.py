@@ -88,14 +88,14 @@ def agent_yaml(
             "probe": {"service": SERVICE, "url": f"http://127.0.0.1:{ground.port}/health"},
             **{
                 f"gunicorn-{name}": {
-                    "use": "gunicorn", "service": name, "max_workers": 2,
+                    "use": "gunicorn", "interval": "10s", "service": name, "max_workers": 2,
                     "pidfile": str(ground.front_pidfile(name)),
                 }
                 for name in fronts
             },
             **{
                 f"probe-{name}": {
-                    "use": "probe", "interval": "1s", "service": name, "timeout": "1s",
+                    "use": "probe", "interval": "3s", "service": name, "timeout": "1s",
                     "url": f"http://127.0.0.1:{at}/",
                 }
                 for name, at in fronts.items()

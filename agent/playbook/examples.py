@@ -186,10 +186,14 @@ class _Walk:
         self._rows = found
         self._begins = begins
         self._start = float(found.ts[0])
+        # a feed that tells of no replicas is not about them
+        told = any(s.metric == "service.replicas_count" for s in found.series)
+        services = [] if told else [{"id": example("service").key, "min_healthy": 0}]
         self._config = Config.model_validate({
             "mode": "auto", "single_agent": True,
             "manages": [{"kind": k} for k in ("host", "gpu", "process", "service", "replica", "model", "version",
                                               "feature", "dependency", "source")],
+            "services": services,
         })  # fmt: skip
         moved = found.moved() or list(found.series)
         anomalies = tuple(

@@ -6,7 +6,7 @@
 Every check says in one line what it demands and fails with `Broken`, which names the check, what was seen and what
 was wanted. They need no test framework. Detectors and views are fed made-up rows with a fixed seed; sources and
 actions are used for real, so hand in ones that stand on a world of their own (a folder, a process, a service made
-for it). One file a contract: `detector.py`, `view.py`, `source.py`, `action.py`.
+for it). One file a contract: `detector.py`, `view.py`, `source.py`, `action.py`, `notifier.py`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ from __future__ import annotations
 from agent.testing._check import Broken, Check
 from agent.testing.action import MakeStage, Stage, check_action
 from agent.testing.detector import Make, check_detector
+from agent.testing.notifier import NOTIFIER_FAULTS, Hearing, check_notifier
 from agent.testing.source import check_source
 from agent.testing.view import MakeView, check_view
 
 __all__ = [
+    "NOTIFIER_FAULTS",
     "Broken",
     "Check",
+    "Hearing",
     "Make",
     "MakeStage",
     "MakeView",
     "Stage",
     "check_action",
     "check_detector",
+    "check_notifier",
     "check_source",
     "check_view",
 ]

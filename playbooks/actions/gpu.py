@@ -184,7 +184,6 @@ class ResetGpu:
     effect = "mutating"
     ability = GpuCare
     reversible = False
-    takes_replica = True
     shared = False
 
     class Params(Model):

@@ -7,7 +7,7 @@ import pytest
 
 from agent import cli, registry
 from agent.codec import pack
-from agent.graph_past import GraphPast, GraphTape
+from agent.graph_past import GraphPast
 from agent.history import History
 from agent.journal import Journal
 from agent.memory import Silence
@@ -140,6 +140,22 @@ def test_a_file(homeostat, tmp_path):
     assert "verdicts, are not known" in out
 
 
+def test_parquet_says_what_csv_says(homeostat, tmp_path):
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    book(tmp_path / "playbooks.d")
+    names = ("ts", BUSY, P95, RPS)
+    parquet.write_table(
+        pyarrow.table(dict(zip(names, rows(), strict=True))), tmp_path / "m.parquet"
+    )
+    found = []
+    for past in (table(tmp_path / "m.csv"), tmp_path / "m.parquet"):
+        code, out, _ = homeostat("--file", past, "--config", "agent.yaml", "--json")
+        said = json.loads(out)
+        assert (code, len(said["incidents"])) == (0, 1)
+        found.append((said["incidents"], said["acts"], said["held"], said["silent"]))
+    assert found[0] == found[1]
+
+
 def test_history_beside_whoever_writes_it(homeostat, tmp_path):
     folder = tmp_path / "homeostat"
     history = state(folder)
@@ -245,34 +261,3 @@ def test_faults_are_told_with_place_and_remedy(homeostat, tmp_path, words, says)
     assert code in {1, 2}
     assert out == ""
     assert says in err, err
-
-
-def test_the_past_of_a_graph_is_what_it_was(tmp_path):
-    past, live = GraphPast(tmp_path, 3600.0), Topology()
-    gpu, model = Entity("gpu", "g"), Entity("model", "m")
-    steps = {
-        0.0: lambda: live.take(Sighting(SHOP, (("owner", "a"),), (Edge("runs_on", SHOP, HOST),))),
-        10.0: lambda: live.link(Edge("serves", SHOP, model), "x", 10.0, 20.0),
-        20.0: lambda: live.take(Sighting(gpu, (("name", "g é"),), (Edge("runs_on", gpu, HOST),))),
-        40.0: lambda: live.fade(40.0),
-        50.0: lambda: live.take(Sighting(SHOP, (("owner", "b"),))),
-        60.0: lambda: live.take(Sighting(gpu, gone=True)),
-        400.0: lambda: live.take(Sighting(gpu)),
-    }
-    seen = {}
-    for ts, change in steps.items():
-        change()
-        past.take(ts, live)
-        seen[ts] = live.whole()
-    past.close()
-    assert len(list(tmp_path.glob("graph-*"))) == 2
-    for start in steps:
-        tape, again = GraphTape(tmp_path, start), Topology()
-        for ts in (t for t in steps if t >= start):
-            tape.wind(ts, again)
-            assert again.whole() == seen[ts], (start, ts)
-    with max(tmp_path.glob("graph-*")).open("a") as file:
-        file.write('{"ts":401.0,"seen":[["host')
-    tape, again = GraphTape(tmp_path, 0.0), Topology()
-    tape.wind(1e9, again)
-    assert again.whole() == seen[400.0]

@@ -452,6 +452,28 @@ async def test_a_run_whose_incident_is_over_does_not_begin(stage):
     assert (await stage.hands.boundary(made, recorded(made), first=False)).over == ""
 
 
+async def test_a_run_that_has_done_nothing_waits_a_minute_for_leave_and_ends(stage):
+    made = await begun(stage)
+    asked, leave = [], ["it is no longer managed"]
+
+    def standing(_plan, stage_):
+        asked.append(stage_)
+        return leave[0]
+
+    stage.hands._standing = standing
+    began = stage.clock()
+    passage = await asyncio.wait_for(stage.hands.boundary(made, recorded(made), first=True), 20)
+    assert passage.over == "nothing was done: it is no longer managed"
+    assert stage.clock() - began >= 60.0
+    waits = asyncio.create_task(stage.hands.boundary(made, recorded(made), first=False))
+    await stage.state("paused")
+    leave[0] = ""
+    assert (await waits).over == ""  # in its midst it waits for as long as it takes
+    back = replace(recorded(made), state="undoing")
+    await stage.hands.boundary(made, back, first=False)
+    assert (asked[0], asked[-2:]) == ("first", ["next", "undo"])
+
+
 async def test_a_temporary_measure_is_held_until_its_condition_has_held(stage):
     until = Until((f"service.latency_p95_seconds < {(SLOW + FAST) / 2}",), 5.0, 1e6)
     made = await begun(stage, plan(step(until=until)))

@@ -144,3 +144,80 @@ async def test_a_note_that_is_too_old_is_given_up_and_a_full_queue_keeps_the_pag
     keys = [n.key for n in desk.outbox._queues["page"]]
     assert "word" not in keys
     await desk.die()
+
+
+# ---- events: for ways that are choosy, off the journal
+
+
+class Choosy(Way):
+    """A way that wants events of some names, and keeps what it was told."""
+
+    def __init__(self, *events):
+        super().__init__()
+        self.events = events
+        self.notes = []
+
+    def wants(self, note):
+        return note.event in self.events
+
+    async def notify(self, note):
+        await super().notify(note)
+        self.notes.append(note)
+
+
+def incident(*turns, severity="page"):
+    state = turns[-1][1]
+    return {
+        "id": "i1", "severity": severity, "title": "it is slow", "opened": turns[0][0], "state": state,
+        "turns": [
+            {"ts": ts, "event": event, "state": "open", "by": "ann", "why": "mine"} for ts, event in turns
+        ],
+    }  # fmt: skip
+
+
+def live(desk, kind, subject, body):
+    desk.outbox.wrote(desk.journal.append(kind, subject, body, desk.now))
+
+
+async def test_turns_reach_who_wants_them_once_and_no_other_way(tmp_path):
+    choosy, plain = Choosy("acknowledged", "resolved"), Way()
+    desk = Desk(tmp_path, {"choosy": choosy, "plain": plain})
+    t = desk.now
+    life = [(t, "opened"), (t + 1, "acknowledged"), (t + 2, "resolved")]
+    for n in (1, 2, 2, 3, 3):  # an incident is written more often than it turns
+        live(desk, "incident", "i1", incident(*life[:n]))
+    await desk.until(lambda: len(choosy.notes) == 2)
+    assert [n.event for n in choosy.notes] == ["acknowledged", "resolved"]
+    assert choosy.notes[0].text == "acknowledged by ann: mine"
+    assert choosy.notes[0].incident == "i1"
+    assert plain.told == []
+    await desk.die()
+
+
+async def test_turns_that_were_not_told_before_a_crash_are_told_after_it_in_order(tmp_path):
+    first = Choosy("acknowledged", "resolved")
+    first.troubles = [None, "hang"]
+    desk = Desk(tmp_path, {"pd": first})
+    t = desk.now
+    life = [(t, "opened"), (t + 1, "acknowledged"), (t + 2, "resolved"), (t + 3, "reopened")]
+    for n in (2, 3):
+        live(desk, "incident", "i1", incident(*life[:n]))
+    await desk.until(lambda: not first.troubles)
+    await desk.die()
+    second = Choosy("acknowledged", "resolved", "reopened")
+    desk = Desk(tmp_path, {"pd": second})
+    live(desk, "incident", "i1", incident(*life))
+    await desk.until(lambda: len(second.notes) == 2)
+    assert [n.event for n in second.notes] == ["resolved", "reopened"]
+    await desk.die()
+
+
+async def test_what_leaves_is_filled_with_what_is_known_then(tmp_path):
+    way = Way()
+    desk = Desk(tmp_path, {"page": way})
+    seen = []
+    desk.outbox._fill = lambda note: seen.append(note.key) or note
+    desk.say("a")
+    await desk.until(lambda: way.told == ["a"])
+    assert seen == ["a"]
+    await desk.die()

@@ -1,0 +1,71 @@
+"""The dead man's heartbeat out: those who worry when they do not hear from us hear from us, while we are well.
+
+Called at the end of each tick, so a walk that stands still or breaks is silent by itself. Before each beat the journal
+proves that the disk takes entries: a daemon that can not write down what it does must not look healthy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from agent.errors import AgentError
+from agent.ports import Pulse
+
+log = structlog.get_logger()
+
+
+class Pulses:
+    """Beats every pulse in its own rhythm; one that hangs or fails holds up no other and no tick.
+
+    pulses   the connectors that are one, by name, as they are now
+    written  tells whether the journal takes entries; asked once a tick at most, when a beat is due
+    spawn    runs something beside the ticks
+    """
+
+    def __init__(
+        self,
+        pulses: Callable[[], Mapping[str, Pulse]],
+        written: Callable[[], bool],
+        spawn: Callable[[Awaitable[None], str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pulses = pulses
+        self._written = written
+        self._spawn = spawn
+        self._clock = clock
+        self._due: dict[str, float] = {}
+        self._out: set[str] = set()
+        self._said: dict[str, str] = {}
+
+    def faults(self) -> list[str]:
+        """Say of each that did not hear the last beat, why."""
+        return [f"{name}: the heartbeat did not arrive ({why})" for name, why in self._said.items()]
+
+    def tick(self, ts: float) -> None:
+        """Beat those that are due, if the journal takes entries."""
+        now, pulses = self._clock(), self._pulses()
+        for gone in set(self._due) - set(pulses):
+            del self._due[gone]
+            self._said.pop(gone, None)
+        due = [n for n in pulses if self._due.get(n, now) <= now and n not in self._out]
+        if not due or not self._written():
+            return
+        for name in due:
+            self._due[name] = now + pulses[name].pulse_s
+            self._out.add(name)
+            self._spawn(self._beat(name, pulses[name], ts), f"heartbeat {name}")
+
+    async def _beat(self, name: str, pulse: Pulse, ts: float) -> None:
+        try:
+            await pulse.beat(ts)
+        except AgentError as error:
+            if str(error) != self._said.get(name):  # once, not at each beat
+                log.warning("heartbeat_not_heard", way=name, error=str(error))
+            self._said[name] = str(error)
+        else:
+            self._said.pop(name, None)
+        finally:
+            self._out.discard(name)
