@@ -228,7 +228,7 @@ class Collector:
         seeing = (
             s.covers for name, s in self._covering.items() if not self.health[name].blind(now)
         )
-        return frozenset().union(*seeing)
+        return frozenset(e for covered in seeing for e in covered)
 
     async def _read(self, name: str, feed: Feed) -> None:
         given: list[Arrival] = []

@@ -32,7 +32,7 @@ from agent.calls import Names
 from agent.catalogue import SIGNALS
 from agent.errors import AgentError, Refused, Unavailable
 from agent.labels import about
-from agent.model import Entity, FloatArray, Frame, IntArray, Series, Sighting, entity
+from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Series, Sighting, entity
 from agent.ports import Arrival, Signal
 from agent.registry import connector
 from agent.survey import Survey
@@ -105,7 +105,7 @@ class _Layout:
     row: IntArray
     col: IntArray
     scale: FloatArray
-    counter: Any
+    counter: BoolArray
     target: IntArray
     by_fold: dict[Fold, IntArray]
 
@@ -191,7 +191,7 @@ class Prometheus:
         self._metrics: list[list[dict[str, str]]] = []
         self._places: dict[tuple[int, _Key], _Place | None] = {}
         none: IntArray = np.zeros(0, dtype=np.int64)
-        self._layout = _Layout(none, none, np.zeros(0), none, none, {})
+        self._layout = _Layout(none, none, np.zeros(0), np.zeros(0, dtype=np.bool_), none, {})
         self._last_seen: dict[Series, float] = {}
         self._series: tuple[Series, ...] = ()
         self._columns: dict[Series, int] = {}
