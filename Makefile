@@ -1,6 +1,6 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian bench bench-agent bench-crash bench-decide bench-detect bench-drift bench-forecast bench-ingest bench-live bench-rca bench-replay bench-verify readme dist clean
+.PHONY: help run demo test check setup debian bench bench-agent bench-belief bench-crash bench-decide bench-detect bench-drift bench-forecast bench-ingest bench-live bench-rca bench-replay bench-verify readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,7 +20,7 @@ test: .venv/all ## everything: lint, types, layers, unit, live and demo tests
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(MAKE) --no-print-directory debian; fi
 	@$(MAKE) --no-print-directory check
 	$(BIN)/pytest -q -n 2 -m long
-	$(BIN)/pytest -m "live or demo or slow" $(ARGS)
+	$(BIN)/pytest -m "(live or demo or slow) and not long" $(ARGS)
 
 check: .venv/all lint unit ## lint, types and unit tests, within three minutes
 
@@ -40,7 +40,10 @@ setup: .venv/all ## make ./.venv with everything
 debian: ## install the Debian packages that live tests and bench-live need (as root)
 	@dpkg -s $(APT_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES) >/dev/null; }
 
-bench: bench-agent bench-crash bench-decide bench-drift bench-forecast bench-replay bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
+bench: bench-agent bench-belief bench-crash bench-decide bench-drift bench-forecast bench-replay bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
+
+bench-belief: .venv/all ## six acts of belief, done to the agent itself: six minutes
+	HOMEOSTAT_BELIEF=all $(BIN)/pytest -q -m slow tests/agent/test_demo_belief.py
 
 bench-agent: .venv/all ## RSS, CPU and series of the daemon, beside node_exporter
 	$(BIN)/python tests/bench/agent.py
