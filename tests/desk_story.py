@@ -169,7 +169,7 @@ class StoryHooks:
         )
         facts = ModelFacts(
             "fraud", version, ("7",), (), 0.81, 0.78, 0.84, 0.8, 900, 0.93, True, self._now - 600.0, None,
-            (), (), 0.9, 30.0, 0.0, 2, 0.7, 0.7, 0.0, 0.02, 0.9, Judged.nothing(), False, 0,
+            (), (), 0.9, 30.0, 0.0, 0.7, "", False, None, (), 0.0, 0.02, 0.9, Judged.nothing(), False, 0,
         )  # fmt: skip
         return [(facts, (Blame("concept.drift", (), 1.2, "labels say worse"),))]
 

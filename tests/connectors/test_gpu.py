@@ -386,7 +386,7 @@ async def test_signs_of_a_driver_that_is_not_loaded_are_silent_too(gpu: Gpu, stu
         assert (await gpu.poll()).series == ()
     assert frame.series == ()
     assert gpu._child is None
-    assert {entry["log_level"] for entry in logs} == {"debug"}
+    assert [entry for entry in logs if entry["log_level"] != "debug"] == []
 
 
 async def test_the_library_is_found_through_the_environment(
