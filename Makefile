@@ -77,6 +77,7 @@ bench-replay: .venv/all ## recorded time: rows and cells a second, and how much 
 	$(BIN)/python tests/bench/replay.py $(ARGS)
 
 bench-verify: .venv/all ## verdicts on made-up series in which we know whether the act did it
+	HOMEOSTAT_VERIFY=all $(BIN)/pytest -q -n 2 -m long tests/bench/test_verify_worlds.py
 	$(BIN)/python tests/bench/verify.py $(ARGS)
 
 readme: .venv/all ## put what there is into the tables of README and docs/actions.md

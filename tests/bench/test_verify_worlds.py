@@ -5,6 +5,7 @@ road and by kind of noise, is in `make bench-verify`.
 """
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from verify_worlds import LOOKS, Noise, faulty, lasting, look, shares, triggered
 
 PHIS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 PEERS = 3
+ALL = os.environ.get("HOMEOSTAT_VERIFY") == "all"
+STORIES = 200 if ALL else 40
+CHANCE = math.inf if ALL else STORIES
+"""`make bench-verify` holds the promise to the letter; forty stories leave room for chance."""
 
 
 def at_most(share, n):
@@ -67,9 +72,9 @@ def test_a_shift_that_stood_only_shortly_proves_nothing():
 @pytest.mark.parametrize("peers", [0, PEERS])
 @pytest.mark.parametrize("phi", PHIS)
 def test_without_a_fault_at_most_one_in_twenty_is_called_helped(phi, peers):
-    said = shares(lambda r: triggered(Noise(phi), r, peers=peers), 200, 11)
-    assert said["helped"] <= 0.05
-    assert said["harmed"] <= 0.05
+    said = shares(lambda r: triggered(Noise(phi), r, peers=peers), STORIES, 11)
+    assert said["helped"] <= at_most(0.05, CHANCE)
+    assert said["harmed"] <= at_most(0.05, CHANCE)
 
 
 @pytest.mark.long
@@ -78,29 +83,31 @@ def test_without_a_fault_at_most_one_in_twenty_is_called_helped(phi, peers):
 def test_nine_of_ten_cures_are_found(phi, peers):
     # the mean of three peers has noise, too: what is compared has moved by 2.6 of its own deviations
     least = 0.8 if peers else 0.9
-    assert shares(lambda r: faulty(Noise(phi), r, peers=peers), 200, 12)["helped"] >= least
+    assert shares(lambda r: faulty(Noise(phi), r, peers=peers), STORIES, 12)[
+        "helped"
+    ] >= 1 - at_most(1 - least, CHANCE)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("size", [0.0, 3.0])
 @pytest.mark.parametrize("phi", PHIS)
 def test_nineteen_of_twenty_harms_are_found(phi, size):
-    said = shares(lambda r: faulty(Noise(phi), r, size=size, effect=3.0), 200, 13)
-    assert said["harmed"] >= 0.95
+    said = shares(lambda r: faulty(Noise(phi), r, size=size, effect=3.0), STORIES, 13)
+    assert said["harmed"] >= 1 - at_most(0.05, CHANCE)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("phi", PHIS)
 def test_what_equals_recovered_from_too_is_not_our_merit(phi):
-    said = shares(lambda r: faulty(Noise(phi), r, peers=PEERS, spared=PEERS), 200, 14)
-    assert said["helped"] <= 0.05
+    said = shares(lambda r: faulty(Noise(phi), r, peers=PEERS, spared=PEERS), STORIES, 14)
+    assert said["helped"] <= at_most(0.05, CHANCE)
 
 
 @pytest.mark.long
 def test_durations_of_the_past_are_a_road_of_their_own():
-    alone = shares(lambda r: lasting(r, mean=3600.0, known=20), 200, 15)
-    assert alone["helped"] <= 0.05
-    cured = shares(lambda r: lasting(r, mean=40 * 3600.0, known=20, ends=600.0), 200, 16)
-    assert cured["helped"] >= 0.9
-    unknown = shares(lambda r: lasting(r, mean=40 * 3600.0, known=0, ends=600.0), 200, 17)
+    alone = shares(lambda r: lasting(r, mean=3600.0, known=20), STORIES, 15)
+    assert alone["helped"] <= at_most(0.05, CHANCE)
+    cured = shares(lambda r: lasting(r, mean=40 * 3600.0, known=20, ends=600.0), STORIES, 16)
+    assert cured["helped"] >= 1 - at_most(0.1, CHANCE)
+    unknown = shares(lambda r: lasting(r, mean=40 * 3600.0, known=0, ends=600.0), STORIES, 17)
     assert unknown["helped"] == 0.0
