@@ -383,7 +383,7 @@ def test_what_things_are_called_decides_nothing(kind, tmp_path):
 
 
 def test_without_metric_evidence_it_says_whose_logs_to_read(tmp_path):
-    (unknown,) = [p for _, p in PICTURES if p.kind == "unknown" and not p.changes]
+    (unknown,) = [p for _, p in PICTURES if set(p.during) == {ERRORS} and p.kind == "unknown"]
     diagnosis = play(unknown, tmp_path).incident.diagnosis
     assert diagnosis.low_confidence
     assert diagnosis.logs_of == (SHOP, DB, STORE)
