@@ -17,6 +17,7 @@ import hashlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -59,6 +60,8 @@ SCENARIOS = {
     },
 }
 MIDDLE_S = 0.2
+LOOK_S = 3.0
+"""How often runs are looked after; the daemon does so, too."""
 
 
 class Refuse(Dial):
@@ -178,7 +181,11 @@ async def main(folder, scenario, die_at="", database=""):
                 with stage.journal.together():  # as a tick of the daemon does
                     record_plan(stage.record, made, stage.clock())
                 await stage.runner.start(made)
+            looked = time.monotonic()
             while stage.memory.live_runs():
+                if time.monotonic() - looked > LOOK_S:
+                    looked = time.monotonic()
+                    await stage.runner.idle()
                 if stage.memory.runs["r1"].state == "waiting_approval":
                     await answer(folder, stage, tell)
                 await asyncio.sleep(0.02)
