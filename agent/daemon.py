@@ -245,7 +245,6 @@ class Daemon:
                 self.record,
                 self.memory,
                 self,
-                tell=self._tell,
                 halted=self._paused_file,
                 written=lambda: self.journal.pending == 0,
                 standing=self.standing,
@@ -496,8 +495,6 @@ class Daemon:
         for plan in moment.plans:
             if plan.mode != "suggest":
                 self.spawn(self.runner.start(plan), "start run")
-        for note in moment.notes:
-            self.outbox.add(note)
         self.pulses.tick(now)  # last: a walk that did not get here is not alive
         self.ticker.beat(now)
         for publish in self.published:
@@ -553,10 +550,6 @@ class Daemon:
         self.training.rebase(jump)
         self.forecasts.rebase(jump)
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
-
-    async def _tell(self, note: Note) -> None:
-        """Tell people by way of the outbox; the note stands in the journal already."""
-        self.outbox.add(note)
 
     def _ways(self) -> dict[str, Notifier]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Notifier)}

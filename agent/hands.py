@@ -20,7 +20,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol, TypeVar
 
@@ -122,14 +122,14 @@ _PATIENCE_S: Final = 60.0
 
 
 class _Everybody:
-    """The notifier of steps that name none: journal and console always, then every way to people there is."""
+    """The notifier of steps that name none: the journal, and so the console and every way to people there is."""
 
-    def __init__(self, tell: Callable[[Note], Awaitable[None]]) -> None:
-        self._tell = tell
+    def __init__(self, write: Callable[[Note], None]) -> None:
+        self._write = write
 
     async def notify(self, note: Note) -> None:
-        """Deliver; raises what the ways to people raise."""
-        await self._tell(note)
+        """Write it down; the outbox owes it from there on."""
+        self._write(note)
 
 
 @dataclass(slots=True)
@@ -152,7 +152,6 @@ class RealHands:
 
     resolve   finds the connector for an ability
     record    appends to the journal and folds into `memory`
-    tell      delivers a note over every way to people; None = the journal only
     halted    whether a file says that everything is paused
     written   whether the record is really on disk; for a `record` that does not raise when it is not
     standing  why a run may not do its next step now, beside a pause of its target; "" = it may
@@ -166,7 +165,6 @@ class RealHands:
         memory: Memory,
         eyes: Eyes,
         *,
-        tell: Callable[[Note], Awaitable[None]] | None = None,
         halted: Callable[[], bool] = lambda: False,
         written: Callable[[], bool] = lambda: True,
         standing: Standing = lambda _plan, _stage: "",
@@ -177,7 +175,6 @@ class RealHands:
         self._record = record
         self._memory = memory
         self._eyes = eyes
-        self._tell = tell
         self._halted = halted
         self._written = written
         self._clock = clock
@@ -235,18 +232,16 @@ class RealHands:
         return run
 
     async def tell(self, plan: Plan, what: str, severity: str, title: str, text: str) -> None:
-        """Tell people once per run and `what`; raises what the ways to people raise."""
+        """Tell people once per run and `what`: written down here, owed by the outbox."""
         key = f"{plan.run_id}:{what}"
         if key in self._memory.notes:
             return
-        await self._deliver(Note(key, self._clock(), severity, title, text, plan.incident))
+        self._write_note(Note(key, self._clock(), severity, title, text, plan.incident))
 
-    async def _deliver(self, note: Note) -> None:
-        """Put a note on the console by way of the journal, then send it out."""
+    def _write_note(self, note: Note) -> None:
+        """Write a note down, once: from there it is on the console and owed to every way to people."""
         if note.key not in self._memory.notes:
             self._put("note", note.key, pack(note))
-        if self._tell is not None:
-            await self._tell(note)
 
     def _put(self, kind: str, subject: str, body: dict[str, Any]) -> bool:
         """Record; returns whether it is on disk. What is not waits in the journal, and is remembered all the same."""
@@ -354,11 +349,11 @@ class RealHands:
                 f"{plan.playbook}"
             ) from None
         if cls.ability is Notifier and planned.via is None:
-            ability: Any = _Everybody(self._deliver)
+            ability: Any = _Everybody(self._write_note)
         elif cls.ability is Silencer and planned.via is None:
             ability = OwnSilences(self._memory, self._put, self._clock)
         elif cls.ability is Asker and planned.via is None:
-            ability = OwnQuestions(self._memory, self._put, self._deliver, self._clock)
+            ability = OwnQuestions(self._memory, self._put, self._write_note, self._clock)
         elif cls.ability is None:
             ability = None
         else:
@@ -738,7 +733,9 @@ class RealHands:
             ],
             past=lambda s: lasted.get(s, ()), spoilt=lambda e: spoilt.get(e, ()),
         )  # fmt: skip
-        outcome = judge(symptoms, ok)
+        outcome = judge(
+            symptoms, ok, against=plan.verify.against if plan.verify is not None else ""
+        )
         other = next(
             (c for c in self._memory.changes.values() if _meddled(c, plan, acted, now)), None
         )

@@ -60,6 +60,7 @@ class Outbox:
         self._queues: dict[str, deque[Note]] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
         self._said: dict[str, str] = {}
+        self._begun: set[str] = set()
 
     def faults(self) -> list[str]:
         """Say of each way that fails how much waits for it, and why."""
@@ -83,9 +84,9 @@ class Outbox:
             way = str(entry.body.get("by", ""))
             begun.setdefault(way, entry.ts)
             told.add((entry.subject, way))
-        for way in self._ways():
-            if way not in begun:
-                self._record("told", "", {"by": way}, now)
+        for way in set(self._ways()) - set(begun):
+            self._record("told", "", {"by": way}, now)
+        self._begun = {*begun, *self._ways()}
         for entry in journal.read(("note", *news.KINDS), since=since):
             found = [unpack(Note, entry.body)] if entry.kind == "note" else self._news(entry)
             for note in found:
@@ -93,16 +94,20 @@ class Outbox:
                     if begun.get(way, now) <= note.ts and (note.key, way) not in told:
                         self._owe(way, note)
 
-    def add(self, note: Note) -> None:
-        """Owe a note, which stands in the journal already, to every way that wants it."""
-        for way in self._ways():
-            self._owe(way, note)
-
     def wrote(self, entry: Entry) -> None:
-        """Owe the events that an entry of the journal tells of; cheap when no way wants any."""
-        if entry.kind in news.KINDS and any(isinstance(w, Choosy) for w in self._ways().values()):
-            for note in self._news(entry):
-                self.add(note)
+        """Owe a note that was written down, and events that an entry tells of; cheap when no way wants any."""
+        if entry.kind == "note":
+            found = [unpack(Note, entry.body)]
+        elif entry.kind in news.KINDS and any(isinstance(w, Choosy) for w in self._ways().values()):
+            found = self._news(entry)
+        else:
+            return
+        for note in found:
+            for way in self._ways():
+                if way not in self._begun:  # came with a reload: from here on it is owed what comes
+                    self._begun.add(way)
+                    self._record("told", "", {"by": way}, note.ts)
+                self._owe(way, note)
 
     def _news(self, entry: Entry) -> list[Note]:
         """Return what an entry tells that no earlier one has told: an incident carries its whole life each time."""
@@ -173,7 +178,7 @@ class Outbox:
                 return error
             except (
                 Exception
-            ) as error:  # a border: a notifier's bug must not lose the notes after this one
+            ) as error:  # a border: a bug here must not lose the notes after this one
                 log.exception("bug", where=f"notifier {way}")
                 gave_up = f"a bug in {way}: {type(error).__name__}: {error}"
         if gave_up:

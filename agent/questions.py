@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -125,7 +125,7 @@ class OwnQuestions:
 
     memory: Memory
     put: Callable[[str, str, dict[str, Any]], Any]
-    tell: Callable[[Note], Awaitable[None]]
+    tell: Callable[[Note], None]
     clock: Callable[[], float]
 
     async def ask(self, key: str, question: Question) -> None:
@@ -137,7 +137,7 @@ class OwnQuestions:
         )
         text = f"{question.text}\nAnswer: homeostat answer {question.id} {how}"
         title = question.text.partition("\n")[0][:200]
-        await self.tell(Note(f"{key}:ask", question.asked, "warning", title, text))
+        self.tell(Note(f"{key}:ask", question.asked, "warning", title, text))
 
     async def reply(self, key: str) -> Reply | None:
         """Return what was answered."""

@@ -94,7 +94,7 @@ class PlannedVerify:
 
     wait      seconds before the first look; within: seconds in which `expect` must come true after that
     expect    expressions; all must hold
-    against   peers | forecast | past | before; "" = the best that can be had
+    against   peers | forecast | past, as `agent.verify.compare` takes it; "" = the best that can be had
     otherwise what is done when it did not help; harm is always undone
     """
 

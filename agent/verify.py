@@ -195,12 +195,17 @@ class Comparison:
         )
 
 
-def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
-    """Compare both sides of one symptom; None when either has too few known samples."""
+def compare(symptom: Symptom, min_rows: int = MIN_ROWS, against: str = "") -> Comparison | None:
+    """Compare both sides of one symptom; None when either has too few known samples.
+
+    against   what a playbook asks for. "" and peers take the best road there is: untreated peers, else a forecast, else
+              past episodes; forecast leaves peers out, past looks at durations alone. Other words, in plans of old
+              versions, are as ""
+    """
     sides = (symptom.usual, symptom.before, symptom.after)
     own: tuple[FloatArray, ...] = sides
     road: Road = "forecast"
-    if symptom.control is not None:
+    if symptom.control is not None and against not in {"forecast", "past"}:
         left = tuple(a - b for a, b in zip(sides, symptom.control, strict=True))
         if min(len(known(left[1])), len(known(left[2]))) >= min_rows:
             own, road = left, "peers"
@@ -208,7 +213,8 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS) -> Comparison | None:
     was, now = (known(side) for side in sides[1:])
     if min(len(before), len(after)) < min_rows:
         return None
-    if road == "forecast" and len(usual) < FORECAST_ROWS and len(before) < STOOD_ROWS:
+    short = len(usual) < FORECAST_ROWS and len(before) < STOOD_ROWS
+    if against == "past" or (road == "forecast" and short):
         road = "past"
     sign = {"low": 1.0, "high": -1.0, "": 0.0}[symptom.better]
     scale = max(spread(known(symptom.before)), spread(known(symptom.usual)), symptom.floor, 1e-12)
@@ -272,13 +278,18 @@ def _stood(symptom: Symptom) -> int:
 
 
 def judge(
-    symptoms: Sequence[Symptom], expected_ok: bool | None, *, min_rows: int = MIN_ROWS
+    symptoms: Sequence[Symptom],
+    expected_ok: bool | None,
+    *,
+    min_rows: int = MIN_ROWS,
+    against: str = "",
 ) -> Outcome:
     """Return the verdict with its numbers.
 
     expected_ok   whether all that was expected held for the window: True, False, None = unknown
+    against       as `compare` takes it
     """
-    found = [c for c in (compare(s, min_rows) for s in symptoms) if c is not None]
+    found = [c for c in (compare(s, min_rows, against) for s in symptoms) if c is not None]
     # the more is looked at, the more moves by chance
     harmed = [c for c in found if c.harmed(HARM_LIKELY + 2 * math.log(len(found)))]
     about = [c for c in found if c.proves]

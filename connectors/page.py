@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import structlog
 from pydantic import Field
 
-from agent.errors import Refused, Unavailable, Uncertain
+from agent.errors import Unavailable, Uncertain
 from agent.registry import connector
 from agent.units import Duration, Model
 
@@ -60,7 +60,7 @@ class Page:
         self._turn = asyncio.Lock()
 
     async def notify(self, note: Note) -> None:
-        """Deliver once per key; raises Unavailable (exit status not 0), Uncertain (killed), Refused (cannot start)."""
+        """Deliver once per key; raises Unavailable (exit status not 0, cannot start), Uncertain (killed)."""
         async with self._turn:  # two tries of one key must not both look before either has told
             if note.key in self._told:
                 return
@@ -77,8 +77,8 @@ class Page:
                 stderr=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
-        except OSError as wrong:
-            raise Refused(
+        except OSError as wrong:  # a person may mend it while the note is still worth delivering
+            raise Unavailable(
                 f"the page command {program} cannot be started: {wrong.strerror}; mend `command` of {self.name}"
             ) from None
         try:

@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from agent import registry
+from agent.codec import unpack
 from agent.config import Config
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.hands import RealHands
@@ -18,7 +19,7 @@ from agent.history import History
 from agent.journal import Journal
 from agent.memory import Memory
 from agent.model import Change, Entity, Frame, Series
-from agent.ports import Done
+from agent.ports import Done, Note
 from agent.runner import Plan, PlannedStep, PlannedVerify, Runner, sealed
 from agent.runs_store import RunsFile
 from agent.scene import Scene
@@ -190,7 +191,7 @@ class Stage:
         self.paused_by_file = False
         self.hands = hands(
             self.resolve, self.record, self.memory, self,
-            tell=self.tell, halted=lambda: self.paused_by_file, clock=self.clock,
+            halted=lambda: self.paused_by_file, clock=self.clock,
         )  # fmt: skip
         runner = {"poll_s": 0.05, "answer_s": 0.05, **runner}
         self.runner = Runner(store or RunsFile(folder / "runs.sqlite"), self.hands, **runner)
@@ -205,12 +206,11 @@ class Stage:
 
     def record(self, kind, subject, body, ts):
         self.memory.apply(self.journal.append(kind, subject, body, ts))
+        if kind == "note":
+            self.told.append(unpack(Note, body))
 
     def resolve(self, via, ability, target=""):
         raise Refused(f"no connector has the ability {ability}")
-
-    async def tell(self, note):
-        self.told.append(note)
 
     async def tick(self):
         await self._beat.wait()
@@ -282,7 +282,7 @@ def step(id_="a", use="dial", **kw):
     return PlannedStep(id_, use, **kw)
 
 
-VERIFY = PlannedVerify(2.0, 20.0, ("service.latency_p95_seconds < 0.2",), "before")
+VERIFY = PlannedVerify(2.0, 20.0, ("service.latency_p95_seconds < 0.2",))
 
 
 def plan(

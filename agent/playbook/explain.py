@@ -32,9 +32,9 @@ _MODES: Final = {
     "auto": "it acts by itself, within the limits below",
 }
 _AGAINST: Final = {
-    "": "the best comparison there is", "peers": "others that were not treated",
+    "": "the best comparison there is",
+    "peers": "others that were not treated, else with what would have come without it",
     "forecast": "what would have come without it", "past": "earlier episodes that were left alone",
-    "before": "the time right before",
 }  # fmt: skip
 _OTHERWISE: Final = {
     "undo": "everything that can be undone is put back",

@@ -195,7 +195,7 @@ class VerifyModel(Model):
     within: Duration
     """Then `expect` must come true in this time."""
     expect: Texts = Field(min_length=1)
-    against: Literal["", "peers", "forecast", "past", "before"] = ""
+    against: Literal["", "peers", "forecast", "past"] = ""
     otherwise: Literal["undo", "escalate", "next"] = "undo"
 
 

@@ -330,24 +330,15 @@ class DeployBackup(_Pointer):
         )
 
 
-@action("hold_retraining")
-class HoldRetraining:
-    """Forbid retraining while the data cannot be trusted; undo allows it again."""
+class _Retraining:
+    """What holds retraining and what releases it look at alike."""
 
     effect = "marking"
     ability = Models
     reversible = True
     shared = True
 
-    class Params(Model):
-        """Why, and of which model."""
-
-        reason: str = Field(default="homeostat holds retraining", min_length=1, max_length=500)
-        """What people read who wonder why their training is refused."""
-        model: str = ""
-        """Default: the model of the target."""
-
-    def __init__(self, params: Params, ability: Models) -> None:
+    def __init__(self, params: Any, ability: Models) -> None:
         self._params = params
         self._models = ability
 
@@ -361,6 +352,19 @@ class HoldRetraining:
             "reason": hold.reason if hold else "",
             "by": hold.by if hold else "",
         }
+
+
+@action("hold_retraining")
+class HoldRetraining(_Retraining):
+    """Forbid retraining while the data cannot be trusted; undo allows it again."""
+
+    class Params(Model):
+        """Why, and of which model."""
+
+        reason: str = Field(default="homeostat holds retraining", min_length=1, max_length=500)
+        """What people read who wonder why their training is refused."""
+        model: str = ""
+        """Default: the model of the target."""
 
     def reached(self, step: Step, seen: Mapping[str, Any]) -> bool:
         """Tell whether retraining is held, by whomever."""
@@ -416,34 +420,14 @@ class HoldRetraining:
 
 
 @action("release_retraining")
-class ReleaseRetraining:
+class ReleaseRetraining(_Retraining):
     """Allow retraining again where the hold is ours; that of a person stays. Undo holds it again."""
-
-    effect = "marking"
-    ability = Models
-    reversible = True
-    shared = True
 
     class Params(Model):
         """Of which model."""
 
         model: str = ""
         """Default: the model of the target."""
-
-    def __init__(self, params: Params, ability: Models) -> None:
-        self._params = params
-        self._models = ability
-
-    async def observe(self, step: Step) -> Mapping[str, Any]:
-        """Return whether retraining is held, why and by whom."""
-        model = model_of(step, self._params.model)
-        hold = await self._models.retraining_held(model)
-        return {
-            "model": model,
-            "held": hold is not None,
-            "reason": hold.reason if hold else "",
-            "by": hold.by if hold else "",
-        }
 
     def reached(self, step: Step, seen: Mapping[str, Any]) -> bool:
         """Tell whether retraining is allowed."""

@@ -40,9 +40,9 @@ class Desk:
 
     def say(self, key, severity="page", *, owe=True):
         note = Note(key, self.now, severity, "it is slow", "look at it", "i1")
-        self.journal.append("note", key, pack(note), self.now)
+        entry = self.journal.append("note", key, pack(note), self.now)
         if owe:
-            self.outbox.add(note)
+            self.outbox.wrote(entry)
 
     async def until(self, what):
         async with asyncio.timeout(10):
@@ -139,7 +139,7 @@ async def test_a_note_that_is_too_old_is_given_up_and_a_full_queue_keeps_the_pag
     await desk.until(lambda: not way.troubles)
     desk.say("word", "info")
     for i in range(_ROOM):
-        desk.outbox.add(Note(f"p{i}", desk.now, "page", "", "", ""))
+        desk.say(f"p{i}")
     assert desk.outbox.owed == {"page": _ROOM}
     keys = [n.key for n in desk.outbox._queues["page"]]
     assert "word" not in keys
@@ -220,4 +220,17 @@ async def test_what_leaves_is_filled_with_what_is_known_then(tmp_path):
     desk.say("a")
     await desk.until(lambda: way.told == ["a"])
     assert seen == ["a"]
+    await desk.die()
+
+
+async def test_a_way_that_came_with_a_reload_is_owed_what_comes_also_over_a_crash(tmp_path):
+    desk = Desk(tmp_path, {})
+    first = Way("hang")
+    desk.ways["page"] = first
+    desk.say("a")
+    await desk.until(lambda: not first.troubles)
+    await desk.die()
+    second = Way()
+    desk = Desk(tmp_path, {"page": second})
+    await desk.until(lambda: second.told == ["a"])
     await desk.die()

@@ -31,7 +31,7 @@ class Record:
     def put(self, kind: str, subject: str, body: dict) -> None:
         self.memory.apply(self.journal.append(kind, subject, body, ts=time.time()))
 
-    async def tell(self, note: Note) -> None:
+    def tell(self, note: Note) -> None:
         self.notes.append(note)
         self.told.set()
 

@@ -124,6 +124,17 @@ def test_what_peers_did_too_is_not_our_merit():
     assert judge([worse_for_all], False).verdict == "no_effect"
 
 
+def test_a_playbook_says_what_it_is_compared_with():
+    others = (np.full(300, 0.1), np.full(30, 0.8), np.full(20, 0.1))
+    compared = latency(0.8, 0.1, control=others)
+    roads = {a: judge([compared], True, against=a) for a in ("", "peers", "forecast", "past")}
+    assert {a: o.against for a, o in roads.items()} == {
+        "": "peers", "peers": "peers", "forecast": "forecast", "past": "past",
+    }  # fmt: skip
+    assert roads["forecast"].verdict == "helped"
+    assert roads["past"].verdict == "cannot_tell"  # no trouble of the past is known
+
+
 def test_noise_is_no_harm():
     """Noise that grows with the level, as latency does: of 100 comparisons without an effect hardly one is harm."""
     others = (np.full(300, 0.1), np.full(30, 0.1), np.full(20, 0.8))

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from pydantic import ValidationError
 
-from agent.errors import Refused, Unavailable, Uncertain
+from agent.errors import Unavailable, Uncertain
 from agent.ports import Note, Notifier
 from connectors.page import Page
 
@@ -91,7 +91,7 @@ async def test_failures_are_told_apart_and_leave_no_key(tmp_path, code, error, s
 
 async def test_a_command_that_is_not_there_is_refused(tmp_path):
     page = pager(tmp_path, "/no/such/pager")
-    with pytest.raises(Refused, match=r"/no/such/pager cannot be started"):
+    with pytest.raises(Unavailable, match=r"/no/such/pager cannot be started"):
         await page.notify(note())
     assert "NOT FOUND" in (await page.describe())[0]
 
