@@ -23,7 +23,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from agent import registry, windows
 from agent.catalogue import SIGNALS, SignalDef
@@ -148,10 +148,17 @@ class Diagnose(Model):
     """Trouble of the same group so soon after is the same incident again."""
 
 
+def _referred(text: str) -> str:
+    """Take a reference to what may hold a password, never the thing itself."""
+    if text and text.partition(":")[0] not in {"env", "file"}:
+        raise ValueError("an address may hold a password; write env:NAME or file:PATH of it")
+    return text
+
+
 class Runs(Model):
     """Where the steps of runs are kept: a file in the state folder, or a PostgreSQL database."""
 
-    database: Annotated[str, Field(pattern=r"^((env|file):.+)?$")] = ""
+    database: Annotated[str, AfterValidator(_referred)] = ""
     """`env:NAME` or `file:PATH` of `postgresql://user@host:5432/database`; empty: a file. Read at start."""
     db_schema: Annotated[str, Field(alias="schema", pattern=r"^[a-z_][a-z0-9_]{0,47}$")] = (
         "homeostat"

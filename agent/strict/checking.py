@@ -157,7 +157,7 @@ def _fault(
     if "[key]" in one["loc"]:
         problem, remedy = _words(one, path[-1], None, secret=False)
         return document.fault((*base, *path), f"key {problem}", remedy, key=True)
-    problem, remedy = _words(one, value, raw, secret=is_secret(path))
+    problem, remedy = _words(one, value, raw, secret=is_secret(path, value))
     return document.fault((*base, *path), f"{_named(path)}{problem}", remedy)
 
 

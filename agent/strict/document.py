@@ -12,7 +12,8 @@ from agent.errors import Fault
 
 Part = str | int
 Place = tuple[Part, ...]
-_SECRET: Final = re.compile(r"(?i)token|secret|passw|api_?key|credential")
+_SECRET: Final = re.compile(r"(?i)token|secret|passw|api_?key|credential|://[^/\s@]+@")
+"""In the name of a key, a value or a line; the last is a URL with a login in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,9 @@ def did_you_mean(word: str, known: Collection[str], *, show: int = 12) -> str:
     return ""
 
 
-def is_secret(path: Place) -> bool:
+def is_secret(path: Place, value: Any = None) -> bool:
     """Tell whether what stands here must not be shown."""
-    return any(_SECRET.search(part) for part in path if isinstance(part, str))
+    return any(_SECRET.search(part) for part in (*path, value) if isinstance(part, str))
 
 
 def line_of(lines: Sequence[str], line: int) -> str:

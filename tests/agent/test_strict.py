@@ -260,6 +260,8 @@ def test_secrets_are_not_shown():
     (found,) = faults("token: 1234567")
     assert "1234567" not in found
     assert "not text" in found
+    (found,) = faults("size: http://u:s3cr3t@h/", Wheel)
+    assert "s3cr3t" not in found
 
 
 def test_a_broken_file_is_not_blamed_for_what_is_missing():
@@ -392,7 +394,10 @@ def test_a_long_line_is_cut_around_the_place_and_odd_signs_are_blanks():
     assert line[caret.index("^") - 1] == " "
 
 
-@pytest.mark.parametrize("line", ["token: [1]", "x: {api_key: s3cr3t, on: }", "password: yes"])
+@pytest.mark.parametrize(
+    "line",
+    ["token: [1]", "x: {api_key: s3cr3t, on: }", "password: yes", "url: [http://u:s3cr3t@h/]"],
+)
 def test_a_line_that_may_hold_a_secret_is_not_shown(line):
     document = read(f"{line}\n", "f.yaml")
     faults = [*document.faults, document.fault((line.partition(":")[0],), "wrong")]

@@ -11,7 +11,7 @@ from run_stage import Stage, at_work, plan, read_effects, step
 from servers import postgres
 
 from agent.config import load
-from agent.errors import Refused, Unavailable
+from agent.errors import ConfigError, Refused, Unavailable
 from agent.runs_store import RunsDatabase, RunsFile, store_of
 
 pytestmark = pytest.mark.live
@@ -101,5 +101,9 @@ def test_the_address_is_a_reference_and_means_a_postgresql(tmp_path, monkeypatch
     with pytest.raises(Refused, match="no PostgreSQL address") as said:
         store.hold()
     assert "secret" not in str(said.value)
+    file.write_text("runs: {database: 'postgresql://u:s3cr3t@h/d'}\n")
+    with pytest.raises(ConfigError, match="write env:NAME or file:PATH") as said:
+        load(file)
+    assert "s3cr3t" not in str(said.value)
     file.write_text("history: {age: 1d}\n")
     assert isinstance(store_of(tmp_path / "runs.sqlite", load(file).runs), RunsFile)
