@@ -332,9 +332,12 @@ class Told:
     def __init__(self) -> None:
         self.keys: list[str] = []
 
-    async def notify(self, note: Note) -> None:
+    def write(self, note: Note) -> None:
         if note.key not in self.keys:
             self.keys.append(note.key)
+
+    async def notify(self, note: Note) -> None:
+        self.write(note)
 
 
 def step(use: str, target: str, **more) -> Step:
@@ -732,7 +735,7 @@ async def on_asking(folder: Path) -> AsyncIterator[Stage]:
     async def world():
         return list(told.keys)
 
-    asker = OwnQuestions(memory, put, told.notify, time.time)
+    asker = OwnQuestions(memory, put, told.write, time.time)
     yield Stage(
         act_of("ask", asker, text="go on?"), step("ask", "service:web"), world, invisible=True
     )

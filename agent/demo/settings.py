@@ -200,7 +200,7 @@ def wrong_idea(version: str) -> dict[str, Any]:
         "guard": {"cooldown": {"time": "60s"}, "settle": "2s"},
         "do": [{"id": "push", "use": "promote", "with": {"version": version}, "undo": "auto"}],
         "verify": {
-            "wait": "3s", "within": "20s", "against": "before", "otherwise": "undo",
+            "wait": "3s", "within": "20s", "otherwise": "undo",
             "expect": ["model.accuracy_ratio >= model.reference_accuracy_ratio - 0.05"],
         },
         "tests": [
@@ -227,7 +227,7 @@ def restart_silent() -> dict[str, Any]:
         "do": [
             {"id": "restart", "use": "restart", "with": {"min_healthy": 0}, "undo": "none"}
         ],
-        "verify": {"wait": "3s", "within": "20s", "against": "before", "expect": ["service.up > 0.5"]},
+        "verify": {"wait": "3s", "within": "20s", "expect": ["service.up > 0.5"]},
         "tests": [{"name": "it wants to act", "given": {"service.up": 0.0}, "fires": True}],
     }  # fmt: skip
 

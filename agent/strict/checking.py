@@ -203,7 +203,7 @@ def _words(one: Any, value: Any, raw: str | None, *, secret: bool) -> tuple[str,
         problem, _, remedy = str(ctx.get("error", one["msg"])).partition("; ")
         return problem, remedy
     if kind in {"literal_error", "enum"}:
-        known = re.findall(r"'([^']*)'", str(ctx.get("expected", "")))
+        known = re.findall(r"'([^']+)'", str(ctx.get("expected", "")))
         near = did_you_mean(value, known) if isinstance(value, str) and known else ""
         return f"{shown} is not one of {', '.join(known)}", near
     if kind == "string_type":
