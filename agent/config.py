@@ -221,6 +221,10 @@ class PlaybookDirs(Model):
     dirs: list[Path] = []
 
 
+DEFAULT_CONNECTORS: Final = ("host", "processes", "connections", "gpu")
+"""What runs without a word in agent.yaml."""
+
+
 class ConnectorConfig(Model):
     """One connector: `use` names it (default: the key), the rest is its own Config."""
 

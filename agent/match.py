@@ -1,6 +1,7 @@
 """Which playbooks speak of an incident, on what target, and whether their conditions hold. Pure.
 
-    top cause of the diagnosis -> playbooks whose `because` matches -> target -> `where`, `when`, `unless`
+    top cause of the diagnosis -> playbooks whose `because` matches -> target -> signals that are there
+        -> `where`, `when`, `unless`
 
 Several playbooks for one cause are ordered: the more specific cause first, then more conditions, then `order`. The
 first that fires on a target wins it; the others are recorded with the reason, for `why` and `why-not`. Unknown never
@@ -48,9 +49,16 @@ class Match:
 
 @dataclass(slots=True)
 class HoldingState:
-    """What matching remembers between ticks: for how long conditions have held, and how the last look ended."""
+    """What matching remembers between ticks: for how long conditions have held, and how the last look ended.
+
+    asked   of how many playbooks the last look asked the conditions
+    """
 
     matches: dict[str, tuple[Match, ...]] = field(default_factory=dict)
+    asked: int = 0
+    _keen: set[str] = field(default_factory=set)
+    _lacks: dict[tuple[str, str, Entity], str] = field(default_factory=dict)
+    _lacks_of: tuple[int, int] = (-1, -1)
     _holdings: dict[tuple[str, Entity, str, str], tuple[float, Holding]] = field(
         default_factory=dict
     )
@@ -63,6 +71,35 @@ class HoldingState:
         self._holdings[key] = (now, holding)
         return holding
 
+    def keen(self, incident: str) -> bool:
+        """Tell whether something fires for an incident, or may as soon as its conditions have held for long enough."""
+        return incident in self._keen
+
+    def settle(self, incident: str, *, keen: bool, asked: int) -> None:
+        """Note how a look ended."""
+        self.asked = asked
+        (self._keen.add if keen else self._keen.discard)(incident)
+
+    def lacks(self, playbook: Playbook, target: Entity, incident: str, scene: Scene) -> str:
+        """Return a signal that a playbook must know and nobody measures on its target; "" = it may fire.
+
+        What was asked before is asked again, whatever is measured now: its conditions are followed through the gap.
+        """
+        as_of = (scene.world.revision, scene.world.topology.revision)
+        if self._lacks_of != as_of:
+            self._lacks_of = as_of
+            self._lacks.clear()
+        key = (playbook.id, playbook.text_hash, target)
+        found = self._lacks.get(key)
+        if found is None:
+            ways = [next((s for s in needs if not scene.series(s)), "") for needs in playbook.needs]
+            found = self._lacks[key] = "" if "" in ways else ways[0]
+        return (
+            found
+            if found and (playbook.id, target, incident, playbook.text_hash) not in self._holdings
+            else ""
+        )
+
     def forget(self, now: float) -> None:
         """Let go of what nobody has asked for in an hour; looks once a minute."""
         if 0.0 <= now - self._swept < _SWEEP_S:
@@ -74,6 +111,7 @@ class HoldingState:
         for key in old:
             del self._holdings[key]
             self.matches.pop(key[2], None)
+            self._keen.discard(key[2])
 
 
 def candidates(
@@ -90,14 +128,17 @@ def candidates(
 
     scene    what expressions see for a target
     memory   lets a playbook whose `otherwise: next` did not help give way to the next one
-    Cost: a few expressions of 10 us for each playbook that speaks of the cause.
+    Cost: a few expressions of 10 us for each playbook that speaks of the cause, to a target of a kind that is there
+    and on which somebody measures what it must know: all others are found in an index.
     """
     holding.forget(now)
     top = incident.diagnosis.top if incident.diagnosis else None
     if top is None or incident.state not in {"open", "acknowledged"}:
         holding.matches.pop(incident.id, None)
+        holding.settle(incident.id, keen=False, asked=0)
         return []
     found: list[Match] = []
+    keen, asked = False, 0
     out: list[tuple[Playbook, Entity, Scene]] = []
     taken: dict[Entity, str] = {}
     targets: dict[str, Entity | None] = {}
@@ -111,14 +152,18 @@ def candidates(
             found.append(Match(playbook.id, None, fires=False, reason=f"no {kind} belongs to it"))
             continue
         seen = scenes.get(target) or scenes.setdefault(target, scene(target, top))
-        fires, reason = fits(
-            playbook, incident, top, seen,
-            holding=holding.of(playbook, target, incident.id, now), now=now,
-        )  # fmt: skip
+        lacking = holding.lacks(playbook, target, incident.id, seen)
+        if lacking:
+            found.append(Match(playbook.id, target, None, f"when: nobody measures {lacking} there"))
+            continue
+        held = holding.of(playbook, target, incident.id, now)
+        fires, reason = fits(playbook, incident, top, seen, holding=held, now=now)
+        asked += 1
+        keen = keen or fires is True or held.counts
         if fires and memory is not None and _gave_way(playbook, target, incident, memory):
             fires, reason = False, "it has acted and did not help; the next one may try"
         harmed = memory is not None and memory.records.demoted(playbook.id) is not None
-        if fires and (playbook.lacking or harmed) and not taken.get(target):
+        if fires and not taken.get(target) and (harmed or playbook.unable(target)):
             # it can not act whatever the guard says; another one may, and the guard tells of the lack or the harm
             out.append((playbook, target, seen))
         elif fires and target in taken:
@@ -128,6 +173,7 @@ def candidates(
             out.append((playbook, target, seen))
         found.append(Match(playbook.id, target, fires, reason))
     holding.matches[incident.id] = tuple(found)
+    holding.settle(incident.id, keen=keen, asked=asked)
     return out
 
 

@@ -100,8 +100,7 @@ def _gather(look: Look) -> _Table | None:
     series = sorted(known, key=lambda one: (steps[one.entity], one))[:_MOST_SERIES]
     if not series:
         return None
-    since = look.onset - min(look.baseline_s, _PAST_S)
-    ts, values = look.read(series, since, look.now + 0.001)
+    ts, values = look.since(series, min(look.baseline_s, _PAST_S))
     ordinary = np.ones(len(ts), dtype=bool)
     for a, b in look.trouble:
         ordinary &= (ts < a) | (ts > b)
