@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SceneOf = Callable[[Entity, Cause | None], Scene]
 _SEVERITIES: Final = ("note", "warning", "page")
+_Who = tuple[str, str, Entity, str]
+"""Id and text of a playbook, its target, the incident."""
 _FORGET_S: Final = 3600.0
 _SWEEP_S: Final = 60.0
 
@@ -59,16 +61,13 @@ class HoldingState:
     _keen: set[str] = field(default_factory=set)
     _lacks: dict[tuple[str, str, Entity], str] = field(default_factory=dict)
     _lacks_of: tuple[int, int] = (-1, -1)
-    _holdings: dict[tuple[str, Entity, str, str], tuple[float, Holding]] = field(
-        default_factory=dict
-    )
+    _holdings: dict[_Who, tuple[float, Holding]] = field(default_factory=dict)
     _swept: float = 0.0
 
-    def of(self, playbook: Playbook, target: Entity, incident: str, now: float) -> Holding:
+    def of(self, who: _Who, playbook: Playbook, now: float) -> Holding:
         """Return what follows the conditions of a playbook on a target, for one incident."""
-        key = (playbook.id, target, incident, playbook.text_hash)
-        _, holding = self._holdings.get(key) or (now, playbook.when.holding())
-        self._holdings[key] = (now, holding)
+        _, holding = self._holdings.get(who) or (now, playbook.when.holding())
+        self._holdings[who] = (now, holding)
         return holding
 
     def keen(self, incident: str) -> bool:
@@ -80,7 +79,7 @@ class HoldingState:
         self.asked = asked
         (self._keen.add if keen else self._keen.discard)(incident)
 
-    def lacks(self, playbook: Playbook, target: Entity, incident: str, scene: Scene) -> str:
+    def lacks(self, who: _Who, playbook: Playbook, scene: Scene) -> str:
         """Return a signal that a playbook must know and nobody measures on its target; "" = it may fire.
 
         What was asked before is asked again, whatever is measured now: its conditions are followed through the gap.
@@ -89,16 +88,12 @@ class HoldingState:
         if self._lacks_of != as_of:
             self._lacks_of = as_of
             self._lacks.clear()
-        key = (playbook.id, playbook.text_hash, target)
-        found = self._lacks.get(key)
+        id_, text, target, _ = who
+        found = self._lacks.get((id_, text, target))
         if found is None:
             ways = [next((s for s in needs if not scene.series(s)), "") for needs in playbook.needs]
-            found = self._lacks[key] = "" if "" in ways else ways[0]
-        return (
-            found
-            if found and (playbook.id, target, incident, playbook.text_hash) not in self._holdings
-            else ""
-        )
+            found = self._lacks[id_, text, target] = "" if "" in ways else ways[0]
+        return found if found and who not in self._holdings else ""
 
     def forget(self, now: float) -> None:
         """Let go of what nobody has asked for in an hour; looks once a minute."""
@@ -110,8 +105,8 @@ class HoldingState:
         ]
         for key in old:
             del self._holdings[key]
-            self.matches.pop(key[2], None)
-            self._keen.discard(key[2])
+            self.matches.pop(key[3], None)
+            self._keen.discard(key[3])
 
 
 def candidates(
@@ -152,11 +147,12 @@ def candidates(
             found.append(Match(playbook.id, None, fires=False, reason=f"no {kind} belongs to it"))
             continue
         seen = scenes.get(target) or scenes.setdefault(target, scene(target, top))
-        lacking = holding.lacks(playbook, target, incident.id, seen)
+        who = (playbook.id, playbook.text_hash, target, incident.id)
+        lacking = holding.lacks(who, playbook, seen)
         if lacking:
             found.append(Match(playbook.id, target, None, f"when: nobody measures {lacking} there"))
             continue
-        held = holding.of(playbook, target, incident.id, now)
+        held = holding.of(who, playbook, now)
         fires, reason = fits(playbook, incident, top, seen, holding=held, now=now)
         asked += 1
         keen = keen or fires is True or held.counts

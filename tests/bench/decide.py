@@ -224,7 +224,7 @@ class Scanned(Library):
 class Scanning(HoldingState):
     """Matching without an index by signal: whoever is named is asked."""
 
-    def lacks(self, playbook: Playbook, target: Entity, incident: str, scene: Scene) -> str:
+    def lacks(self, who: tuple[str, str, Entity, str], playbook: Playbook, scene: Scene) -> str:
         """Return nothing."""
         return ""
 
