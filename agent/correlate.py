@@ -76,6 +76,14 @@ class _Life:
     under: list[Entity] = field(default_factory=list)
     under_of: tuple[int, int] = (-1, 0)
 
+    def goes_on(self, key: Key, anomaly: Anomaly, *, evidence: bool) -> bool:
+        """Tell whether an anomaly is known as it is; then somebody has confirmed it."""
+        if anomaly.end is not None or self.live.get(key) != anomaly:
+            return False
+        if self.unsure:
+            self.unsure.pop(key, None)
+        return (bool(self.evidence) and key in self.evidence) is evidence
+
 
 def _always(_: Series) -> bool:
     return True
@@ -290,8 +298,10 @@ class Correlator:
         """Return group -> incident ("" = the first of them opens it) for groups of a domain that begin all at once."""
         opening: dict[tuple[str, Entity | None], list[Entity]] = {}
         for group, found in groups.items():
+            if group in self._homes:
+                continue
             going = [a for a in found if a.end is None]
-            if group not in self._homes and severity_of(now, going) is not None:
+            if severity_of(now, going) is not None:
                 opening.setdefault(self._domain(group), []).append(group)
         out: dict[Entity, str] = {}
         for domain, some in opening.items():
@@ -425,18 +435,14 @@ class Correlator:
         kept, news = life.kept, False
         for anomaly in found:
             key = key_of(anomaly)
-            first = kept.get(key) or life.live.get(key)
+            as_kept = kept.get(key)
+            first = as_kept or life.live.get(key)
             if anomaly.end is not None and first is None:
                 continue  # it ended before anybody missed it
             if first is not None and first.onset < anomaly.onset:
                 anomaly = replace(anomaly, onset=first.onset)  # noqa: PLW2901  # the same excursion, from its first moment
-            if (
-                anomaly.end is None
-                and life.live.get(key) == kept.get(key) == anomaly
-                and (key in life.evidence) is evidence
-            ):
-                life.unsure.pop(key, None)
-                continue  # it goes on as it was
+            if anomaly == as_kept and life.goes_on(key, anomaly, evidence=evidence):
+                continue
             if not news:
                 kept, news = dict(kept), True
             kept[key] = anomaly
@@ -574,6 +580,8 @@ class Correlator:
 
 
 def _deciding(life: _Life) -> list[Anomaly]:
+    if not life.evidence:
+        return list(life.live.values())
     return [a for k, a in life.live.items() if k not in life.evidence]
 
 

@@ -21,7 +21,7 @@ from agent.turns import Turns
 
 _SHARE: Final = 1 / 8
 _REST_S: Final = 15.0
-_ROOM, _BURST = 20_000.0, 150_000.0
+_ROOM, _BURST = 15_000.0, 150_000.0
 """What a tick may spend on diagnoses, and on those of new evidence; a unit is about a microsecond of a core of 2020."""
 _A_VIEW: Final = 1_500.0
 """What the rules cost for one group of an incident, and"""
@@ -33,11 +33,12 @@ _A_CELL: Final = 0.015
 class _Seen:
     """What is known of the looks at one incident.
 
-    of, evidence   what its evidence was made of, and in what words it is compared
+    anomalies, rest, evidence   what its evidence was made of, and in what words it is compared
     moved, looked  when the evidence was last another one, when it was last diagnosed
     """
 
-    of: tuple[Any, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
+    rest: tuple[Any, ...] = (None, None, None, -1)
     evidence: Any = None
     moved: float = -math.inf
     looked: float = -math.inf
@@ -54,11 +55,18 @@ class Looks:
     def heed(self, incident: Incident, newest: Change | None, now: float) -> None:
         """Take note of an incident's evidence; `newest` is the last change that anybody has told of."""
         seen = self._seen.setdefault(incident.id, _Seen())
-        of = (incident.anomalies, incident.changes, incident.also, incident.reopened, newest)
-        if len(seen.of) == len(of) and all(a is b for a, b in zip(of, seen.of, strict=True)):
-            return  # the same objects
-        seen.of = of
-        evidence = (frozenset(map(_word, incident.anomalies)), *of[1:])
+        seen.moved = min(seen.moved, now)  # a clock that was set back
+        if (
+            seen.anomalies is incident.anomalies
+            and seen.rest[0] is newest
+            and seen.rest[1] is incident.changes
+            and seen.rest[2] is incident.also
+            and seen.rest[3] == incident.reopened
+        ):
+            return
+        seen.anomalies = incident.anomalies
+        seen.rest = (newest, incident.changes, incident.also, incident.reopened)
+        evidence = (frozenset(map(_word, incident.anomalies)), *seen.rest)
         if evidence != seen.evidence:
             seen.evidence, seen.moved = evidence, now
 

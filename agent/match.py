@@ -10,9 +10,10 @@ fires: not in `when`, and for what mutates not in `unless` either (we do not kno
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.causes import matches
 from agent.conditions import Holding, View, join
@@ -49,6 +50,24 @@ class Match:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A playbook that may fire on a target: its conditions are asked."""
+
+    playbook: Playbook
+    target: Entity
+    who: _Who
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Whom an incident may be about, best first, as long as it is `of` the same; the others with the reason."""
+
+    of: tuple[Any, ...]
+    as_of: tuple[int, int]
+    entries: tuple[Match | _Ask, ...]
+
+
 @dataclass(slots=True)
 class HoldingState:
     """What matching remembers between ticks: for how long conditions have held, and how the last look ended.
@@ -59,8 +78,7 @@ class HoldingState:
     matches: dict[str, tuple[Match, ...]] = field(default_factory=dict)
     asked: int = 0
     _keen: set[str] = field(default_factory=set)
-    _lacks: dict[tuple[str, str, Entity], str] = field(default_factory=dict)
-    _lacks_of: tuple[int, int] = (-1, -1)
+    _indexes: dict[str, _Index] = field(default_factory=dict)
     _holdings: dict[_Who, tuple[float, Holding]] = field(default_factory=dict)
     _swept: float = 0.0
 
@@ -79,21 +97,61 @@ class HoldingState:
         self.asked = asked
         (self._keen.add if keen else self._keen.discard)(incident)
 
-    def lacks(self, who: _Who, playbook: Playbook, scene: Scene) -> str:
-        """Return a signal that a playbook must know and nobody measures on its target; "" = it may fire.
+    def index(
+        self, library: Library, incident: Incident, top: Cause, world: World, scene: SceneOf
+    ) -> tuple[Match | _Ask, ...]:
+        """Return the playbooks for the cause of an incident: those to ask, and why the others are not.
 
-        What was asked before is asked again, whatever is measured now: its conditions are followed through the gap.
+        Not asked is who has no target, or must know what nobody measures there. What was asked before is asked again,
+        whatever is measured now: its conditions are followed through the gap.
         """
-        as_of = (scene.world.revision, scene.world.topology.revision)
-        if self._lacks_of != as_of:
-            self._lacks_of = as_of
-            self._lacks.clear()
-        id_, text, target, _ = who
-        found = self._lacks.get((id_, text, target))
-        if found is None:
-            ways = [next((s for s in needs if not scene.series(s)), "") for needs in playbook.needs]
-            found = self._lacks[id_, text, target] = "" if "" in ways else ways[0]
-        return found if found and who not in self._holdings else ""
+        of = (library, world, top, incident.entities, incident.about)
+        as_of = (world.revision, world.topology.revision)
+        known = self._indexes.get(incident.id)
+        if known is not None and known.as_of == as_of and all(map(operator.is_, of, known.of)):
+            return known.entries
+        targets: dict[str, Entity | None] = {}
+        scenes: dict[Entity, Scene] = {}
+        measured: dict[tuple[Entity, str], bool] = {}
+        entries: list[Match | _Ask] = []
+        for playbook in library.for_cause(top.kind):
+            kind = playbook.target.kind
+            if kind not in targets:
+                targets[kind] = target_of(playbook, top, incident, world.topology)
+            target = targets[kind]
+            if target is None:
+                entries.append(Match(playbook.id, None, False, f"no {kind} belongs to it"))
+                continue
+            who = (playbook.id, playbook.text_hash, target, incident.id)
+            seen = scenes.get(target) or scenes.setdefault(target, scene(target, top))
+            lacking = self._lacking(playbook, seen, measured)
+            if lacking and who not in self._holdings:
+                reason = f"when: nobody measures {lacking} there"
+                entries.append(Match(playbook.id, target, None, reason))
+            else:
+                entries.append(_Ask(playbook, target, who))
+        self._indexes[incident.id] = _Index(of, as_of, tuple(entries))
+        return self._indexes[incident.id].entries
+
+    def _lacking(
+        self, playbook: Playbook, scene: Scene, measured: dict[tuple[Entity, str], bool]
+    ) -> str:
+        """Return a signal without which a playbook can not fire and that nobody measures; "" = none."""
+
+        def there(signal: str) -> bool:
+            key = (scene.target, signal)
+            if key not in measured:
+                measured[key] = bool(scene.series(signal))
+            return measured[key]
+
+        ways = [next((s for s in sorted(needs) if not there(s)), "") for needs in playbook.needs]
+        return "" if "" in ways else ways[0]
+
+    def keep(self, ids: Collection[str]) -> None:
+        """Let go of what is known of all incidents but these; what has held is forgotten later."""
+        self._keen &= set(ids)
+        for id_ in [i for i in self._indexes if i not in ids]:
+            del self._indexes[id_]
 
     def forget(self, now: float) -> None:
         """Let go of what nobody has asked for in an hour; looks once a minute."""
@@ -106,7 +164,6 @@ class HoldingState:
         for key in old:
             del self._holdings[key]
             self.matches.pop(key[3], None)
-            self._keen.discard(key[3])
 
 
 def candidates(
@@ -132,27 +189,19 @@ def candidates(
         holding.matches.pop(incident.id, None)
         holding.settle(incident.id, keen=False, asked=0)
         return []
+    entries = holding.index(library, incident, top, world, scene)
     found: list[Match] = []
     keen, asked = False, 0
     out: list[tuple[Playbook, Entity, Scene]] = []
     taken: dict[Entity, str] = {}
-    targets: dict[str, Entity | None] = {}
     scenes: dict[Entity, Scene] = {}  # made once a target: what it has looked up, it knows for all
-    for playbook in library.for_cause(top.kind):
-        kind = playbook.target.kind
-        if kind not in targets:
-            targets[kind] = target_of(playbook, top, incident, world.topology)
-        target = targets[kind]
-        if target is None:
-            found.append(Match(playbook.id, None, fires=False, reason=f"no {kind} belongs to it"))
+    for entry in entries:
+        if isinstance(entry, Match):
+            found.append(entry)
             continue
+        playbook, target = entry.playbook, entry.target
         seen = scenes.get(target) or scenes.setdefault(target, scene(target, top))
-        who = (playbook.id, playbook.text_hash, target, incident.id)
-        lacking = holding.lacks(who, playbook, seen)
-        if lacking:
-            found.append(Match(playbook.id, target, None, f"when: nobody measures {lacking} there"))
-            continue
-        held = holding.of(who, playbook, now)
+        held = holding.of(entry.who, playbook, now)
         fires, reason = fits(playbook, incident, top, seen, holding=held, now=now)
         asked += 1
         keen = keen or fires is True or held.counts

@@ -9,7 +9,8 @@ over live ticks and over recorded history. Time is `now`; nobody here looks at a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,7 +105,7 @@ class Walk:
     alerts: Alerts = field(default_factory=Alerts)
     examples: Examples = field(default_factory=Examples)
     noticed: Changes = field(default_factory=Changes)
-    journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    journalled: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = field(default_factory=dict)
     foretold: Callable[[float], list[Anomaly]] | None = None
     """What will be full soon: the alarms of `agent.forecasts` at a moment."""
     graph_past: GraphPast | None = None
@@ -228,7 +229,7 @@ def correlate(walk: Walk, moment: Moment) -> None:
 
 def explain(walk: Walk, moment: Moment) -> None:
     """Diagnose incidents whose evidence is another one, and again while they go on, as far as a tick may go."""
-    settings, looks, now = walk.config.diagnose, walk.looks, moment.now
+    looks, now = walk.looks, moment.now
     incidents = walk.correlator.incidents
     held = {run.incident for run in walk.memory.live_runs()}
     newest = walk.changes[-1] if walk.changes else None
@@ -236,15 +237,11 @@ def explain(walk: Walk, moment: Moment) -> None:
     urgent: set[str] = set()
     for incident in incidents.values():
         looks.heed(incident, newest, now)
-        onset = min([incident.updated, *(a.onset for a in incident.anomalies if a.end is None)])
-        opened = max(incident.opened, onset) if incident.reopened else incident.opened
-        if now - opened < settings.settle and incident.diagnosis is None:
+        if not looks.due(incident, now) or not _ready(walk, incident, held, now):
             continue
-        if incident.diagnosis is not None and (incident.id in held or not ongoing(incident)):
-            continue  # while a run acts, what moves is its doing; what is over has been explained
-        if looks.due(incident, now):
-            wanted[incident.id] = incident.severity == "page"
-            urgent |= {incident.id} if looks.urgent(incident) else set()
+        wanted[incident.id] = incident.severity == "page"
+        if looks.urgent(incident):
+            urgent.add(incident.id)
     turns = looks.turns.begin(wanted, urgent)
     for id_ in wanted:
         if id_ in turns:
@@ -254,6 +251,16 @@ def explain(walk: Walk, moment: Moment) -> None:
     for incident in moment.touched.values():
         _journal(walk, incident, moment)
     looks.keep(incidents.keys())
+
+
+def _ready(walk: Walk, incident: Incident, held: Collection[str], now: float) -> bool:
+    """Tell whether an incident can be diagnosed: it has gathered evidence, or it goes on and no run works on it."""
+    if incident.diagnosis is not None:
+        # while a run acts, what moves is its doing; what is over has been explained
+        return incident.id not in held and ongoing(incident)
+    onset = min([incident.updated, *(a.onset for a in incident.anomalies if a.end is None)])
+    opened = max(incident.opened, onset) if incident.reopened else incident.opened
+    return now - opened >= walk.config.diagnose.settle
 
 
 def again(walk: Walk, incident: Incident, now: float) -> Incident:
@@ -296,6 +303,7 @@ def decide(walk: Walk, moment: Moment) -> None:
         if incident.id in turns:
             _act(walk, incident, moment)
     walk.rounds.keep(incidents.keys())
+    walk.holding.keep(incidents.keys())
     if len(walk.usual) > _MOST_USUAL:
         walk.usual.clear()
 
@@ -364,6 +372,13 @@ def _order(c: Change) -> tuple[Any, ...]:
 
 def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
     """Write an incident when a person would see a difference, not at each tick of an excursion."""
+    of = (
+        incident.turns, incident.severity, incident.changes, incident.also, incident.absorbed,
+        incident.more, incident.traces, incident.anomalies, incident.diagnosis,
+    )  # fmt: skip
+    before, last = walk.journalled.get(incident.id) or ((), ())
+    if before and all(map(operator.is_, of, before)) and not _nearness(incident, moment.now):
+        return
     top = incident.diagnosis.top if incident.diagnosis else None
     seen = (
         incident.turns[-1:], incident.severity, len(incident.changes), _roughly(len(incident.also)),
@@ -372,9 +387,9 @@ def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
         _nearness(incident, moment.now), len(incident.anomalies) // 5,
         top and (top.kind, top.entity, round(top.probability * 5)),
     )  # fmt: skip
-    if walk.journalled.get(incident.id) == seen:
+    walk.journalled[incident.id] = of, seen
+    if last == seen:
         return
-    walk.journalled[incident.id] = seen
     if incident.state == "resolved":
         del walk.journalled[incident.id]
     walk.record("incident", incident.id, pack(incident), moment.now)

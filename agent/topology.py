@@ -8,8 +8,8 @@ that agent.yaml takes away stay away, whoever tells them.
 
 A host ends a walk and never bridges it: two processes of one host are neighbours, not relatives. So does a GPU that
 two replicas share. Who calls whom is no kinship either: `upstream` follows calls, `around` does not.
-Cost: O(1) a sighting, O(what can fade) a `fade`; a walk touches one component. What `edges` and `nearest` have found
-is kept until the graph is another one.
+Cost: O(1) a sighting, O(what can fade) a `fade`; a walk touches one component. What `edges`, `nearest` and `group` have
+found is kept until the graph is another one.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Topology:
         self._asked_at = 0
         self._edges_of: dict[Entity, list[Edge]] = {}
         self._nearest_of: dict[tuple[Entity, str], Entity | None] = {}
+        self._group_of: dict[Entity, Entity] = {}
 
     # ---- learning
 
@@ -232,6 +233,7 @@ class Topology:
             self._asked_at = self.revision
             self._edges_of.clear()
             self._nearest_of.clear()
+            self._group_of.clear()
 
     def all_edges(self) -> list[Edge]:
         """Return every edge once, sorted."""
@@ -308,11 +310,12 @@ class Topology:
         """
         if entity.kind in {"source", "host"}:
             return entity
-        for kind in ("service", "model", "host"):
-            found = self.nearest(entity, kind)
-            if found is not None:
-                return found
-        return entity
+        self._same_graph()
+        group = self._group_of.get(entity)
+        if group is None:
+            near = (self.nearest(entity, kind) for kind in ("service", "model", "host"))
+            group = self._group_of[entity] = next((e for e in near if e is not None), entity)
+        return group
 
 
 def _by_kind(edge: Edge) -> tuple[str, Entity, Entity]:

@@ -66,7 +66,6 @@ from agent.model import (
 )
 from agent.pipeline import Moment, Walk
 from agent.playbook import Library, Playbook
-from agent.scene import Scene
 from agent.world import World
 
 US, SCAN = "homeostat", "scan"
@@ -222,10 +221,10 @@ class Scanned(Library):
 
 
 class Scanning(HoldingState):
-    """Matching without an index by signal: whoever is named is asked."""
+    """Matching without an index: whoever is named is asked, on a target that is looked for anew."""
 
-    def lacks(self, who: tuple[str, str, Entity, str], playbook: Playbook, scene: Scene) -> str:
-        """Return nothing."""
+    def _lacking(self, *_: Any) -> str:
+        self._indexes.clear()
         return ""
 
 
