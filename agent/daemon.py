@@ -315,6 +315,7 @@ class Daemon:
         return Scene(
             self.world, plan.entity, read=self.history.read, facts=plan.facts, steps=steps,
             since=since if since is not None else plan.created, baseline_s=self.config.diagnose.baseline,
+            usual=self.walk.usual,
         )  # fmt: skip
 
     def incident(self, id_: str) -> Incident | None:

@@ -21,6 +21,8 @@ from agent.turns import Turns
 
 _SHARE: Final = 1 / 8
 _REST_S: Final = 15.0
+_MOST_PASTS: Final = 50_000
+"""Series of all incidents whose past is kept; 200 bytes each."""
 _ROOM, _BURST = 15_000.0, 150_000.0
 """What a tick may spend on diagnoses, and on those of new evidence; a unit is about a microsecond of a core of 2020."""
 _A_VIEW: Final = 1_500.0
@@ -103,6 +105,9 @@ class Looks:
         self.turns.keep(ids)
         for id_ in [i for i in self._seen if i not in ids]:
             del self._seen[id_]
+        if sum(len(seen.pasts.known) for seen in self._seen.values()) > _MOST_PASTS:
+            for seen in self._seen.values():
+                seen.pasts.hold()
 
 
 def _word(a: Anomaly) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from agent.memory import Memory
 from agent.model import Anomaly, Cause, Change, Diagnosis, Entity, Frame, Incident, Run, Series
 from agent.pipeline import Moment, Walk
 from agent.playbook import Library
+from agent.rca.look import Past
 from agent.world import World
 
 WEB = Entity("service", "web")
@@ -80,6 +81,25 @@ def test_a_clock_that_is_set_back_does_not_end_the_looks():
     looks.heed(INCIDENT, None, 1000.0)
     looks.looked(look(INCIDENT, 1000.0))
     assert looks.due(INCIDENT, 100.0)
+
+
+def test_what_is_kept_of_the_past_is_bounded_and_ends_with_the_incident(monkeypatch):
+    monkeypatch.setattr("agent.looks._MOST_PASTS", 3)
+    looks, past = Looks(), Past(1.0, 1.0, 100)
+    one, two = INCIDENT, replace(INCIDENT, id="j")
+    for incident in (one, two):
+        looks.heed(incident, None, 100.0)
+        looks.pasts(incident).hold("it")
+    looks.pasts(one).known.update({P95: past, BUSY: past})
+    looks.pasts(two).known[P95] = past
+    looks.keep({"i", "j"})
+    assert len(looks.pasts(one).known) == 2
+    looks.pasts(two).known[BUSY] = past
+    looks.keep({"i", "j"})
+    assert not looks.pasts(one).known
+    looks.keep({"j"})
+    assert not looks.fresh(one, 100.0)
+    assert set(looks._seen) == {"j"}
 
 
 # ---------------------------------------------------------------- through the walk
