@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.catalogue import SIGNALS
 from agent.correlate import MOST_ANOMALIES, Correlator
-from agent.model import Anomaly, Cause, Change, Diagnosis, Edge, Entity, Series
+from agent.model import Anomaly, Cause, Change, Diagnosis, Edge, Entity, Incident, Series
 from agent.topology import Topology
 
 HOST, SHOP, MODEL = Entity("host", "h"), Entity("service", "shop"), Entity("model", "fraud")
@@ -261,7 +261,7 @@ def test_what_is_said_again_unchanged_is_as_if_it_were_looked_at_anew(seed):
     metrics = ["service.latency_p95_seconds", "service.error_ratio", "service.up"]
     table = [Series(m, s) for s in services for m in metrics]
     table += [Series(m, h) for h in hosts for m in ("host.cpu_busy_ratio", "host.load1_count")]
-    going = {}
+    going, merged = {}, 0
     for now in range(100, 260):
         told = []
         for series in table:
@@ -278,15 +278,62 @@ def test_what_is_said_again_unchanged_is_as_if_it_were_looked_at_anew(seed):
         changes = (
             [Change(now - 1.0, services[0], "release", "1", "2")] if rng.random() < 0.02 else []
         )
+        if rng.random() < 0.02:
+            topology.link(Edge("calls", *rng.sample(services, 2)))
         one = tick(quick, float(now), *told, changes=changes)
         # a NaN of its own equals nothing: all is taken for new
         two = tick(slow, float(now), *(replace(a, low=float("nan")) for a in told), changes=changes)
         assert repr(one) == repr(two)
+        if quick.incidents and rng.random() < 0.2:
+            id_, cause = (
+                rng.choice(list(quick.incidents)),
+                Cause("host.cpu", rng.choice(hosts), 0.9),
+            )
+            for each in (quick, slow):
+                each.put(replace(each.incidents[id_], diagnosis=Diagnosis(now, (cause,))))
+        one, two = quick.join_causes(float(now)), slow.join_causes(float(now))
+        assert repr(one) == repr(two)
+        merged += len(one)
         assert repr(quick.incidents) == repr(slow.incidents)
+        assert [life.evidence for life in quick._lives.values()] == [
+            life.evidence for life in slow._lives.values()
+        ]
         assert repr(quick.ordinary(services[0], 0.0, 1e9)) == repr(
             slow.ordinary(services[0], 0.0, 1e9)
         )
     assert quick._ended
+    assert merged
+
+
+def test_what_it_comes_to_depend_on_later_is_evidence_too(correlator, topology):
+    store = Entity("service", "store")
+    tick(correlator, 100.0, anomaly(P95))
+    tick(correlator, 101.0, anomaly(P95))
+    topology.link(Edge("calls", SHOP, store))
+    slow = anomaly(Series(P95.metric, store), onset=101.0, road="calibrated", harm=False)
+    (same,) = tick(correlator, 102.0, anomaly(P95), slow)
+    assert slow.series in {a.series for a in same.anomalies}
+
+
+def test_groups_of_an_incident_that_brings_nothing_new_are_those_of_the_survivor(topology):
+    correlator = Correlator(topology, 60.0, 10.0, 30.0)
+    store = Entity("service", "store")
+    diagnosis = Diagnosis(100.0, (Cause("host.cpu", HOST, 0.9),))
+    for id_, group in (("a", SHOP), ("b", store)):
+        one = Incident(
+            id_,
+            100.0,
+            100.0,
+            "open",
+            "page",
+            "t",
+            entities=(group,),
+            about=group,
+            diagnosis=diagnosis,
+        )
+        correlator.restore([one])
+    *_, survivor = correlator.join_causes(101.0)
+    assert (survivor.id, survivor.also, survivor.entities) == ("a", (store,), (SHOP, store))
 
 
 def pairs_to_join(correlator):
