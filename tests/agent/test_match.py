@@ -343,11 +343,11 @@ def test_a_signal_that_comes_is_seen_and_one_that_goes_is_waited_for(tmp_path):
         world(),
         HoldingState(),
     )
-    errors = Series("service.error_ratio", WEB)
+    errors, one = Series("service.error_ratio", WEB), incident()
 
     def at(now, *table):
         w.take(Frame("web", now, (BUSY, UP, *table), np.array([0.95, 1.0, *[0.9] * len(table)])))
-        found, _ = ask(lib, incident(), w, holding=holding, now=now)
+        found, _ = ask(lib, one, w, holding=holding, now=now)
         return holding.asked, bool(found)
 
     assert at(101.0) == (0, False)
