@@ -278,7 +278,7 @@ def again(walk: Walk, incident: Incident, now: float) -> Incident:
     """Return an incident with the diagnosis of this moment: a person's yes is to what is true now, too."""
     if not ongoing(incident) or not _stale(walk, incident, now):
         return incident
-    moment = Moment(now, (), [])
+    moment = Moment(now, [], [])
     updated = _diagnose(walk, incident, moment)
     _journal(walk, updated, moment)
     return updated

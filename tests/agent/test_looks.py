@@ -238,6 +238,6 @@ def test_over_many_ticks_every_incident_is_decided_however_little_room_there_is(
     asked = set()
     for now in range(101, 108):
         before = dict(place.walk.holding._holdings)
-        pipeline.decide(place.walk, Moment(float(now), (), []))
+        pipeline.decide(place.walk, Moment(float(now), [], []))
         asked |= {k[3] for k, v in place.walk.holding._holdings.items() if before.get(k) != v}
     assert {f"i{n}" for n in range(6)} <= asked

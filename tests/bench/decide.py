@@ -235,7 +235,7 @@ def measure(
     out: dict[str, list[float]] = {"decision": [], "second": []}
     walk, plans = fleet.walk, 0
     for n in range(seconds):
-        moment = Moment(fleet.now, (), [])
+        moment = Moment(fleet.now, [], [])
         if n == 1:  # expressions are compiled when they are first asked
             out = {name: [] for name in out}
         for incident in fleet.second(rate, stay):
