@@ -264,6 +264,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/bench/decide.json"))
     asked = parser.parse_args()
+    registry.load()
     verbs()
     with tempfile.TemporaryDirectory() as folder:
         for i, text in enumerate(books(asked.playbooks, random.Random(asked.seed))):
