@@ -64,6 +64,7 @@ class _Index:
     """Whom an incident may be about, best first, as long as it is `of` the same; the others with the reason."""
 
     of: tuple[Any, ...]
+    whom: tuple[Entity | None, ...]
     as_of: tuple[int, int]
     entries: tuple[Match | _Ask, ...]
 
@@ -105,10 +106,15 @@ class HoldingState:
         Not asked is who has no target, or must know what nobody measures there. What was asked before is asked again,
         whatever is measured now: its conditions are followed through the gap.
         """
-        of = (library, world, top, incident.entities, incident.about)
+        of, whom = (library, world, top), (incident.about, *incident.entities)
         as_of = (world.revision, world.topology.revision)
         known = self._indexes.get(incident.id)
-        if known is not None and known.as_of == as_of and all(map(operator.is_, of, known.of)):
+        if (
+            known is not None
+            and known.as_of == as_of
+            and all(map(operator.is_, of, known.of))
+            and whom == known.whom
+        ):
             return known.entries
         targets: dict[str, Entity | None] = {}
         scenes: dict[Entity, Scene] = {}
@@ -130,7 +136,7 @@ class HoldingState:
                 entries.append(Match(playbook.id, target, None, reason))
             else:
                 entries.append(_Ask(playbook, target, who))
-        self._indexes[incident.id] = _Index(of, as_of, tuple(entries))
+        self._indexes[incident.id] = _Index(of, whom, as_of, tuple(entries))
         return self._indexes[incident.id].entries
 
     def _lacking(
