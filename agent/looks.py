@@ -27,7 +27,7 @@ _ROOM, _BURST = 15_000.0, 150_000.0
 """What a tick may spend on diagnoses, and on those of new evidence; a unit is about a microsecond of a core of 2020."""
 _A_VIEW: Final = 1_500.0
 """What the rules cost for one group of an incident, and"""
-_A_CELL: Final = 0.015
+_A_CELL: Final = 0.06
 """each value of history that is read."""
 
 
