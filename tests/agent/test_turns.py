@@ -21,6 +21,7 @@ def go(turns, costs, urgent=(), ahead=()):
     return set(chosen)
 
 
+@settings(deadline=None)
 @given(COSTS)
 def test_all_that_fits_has_a_turn_in_each_tick(costs):
     turns = Turns(sum(costs.values()) + 1.0, 1e9, usual=0.0)

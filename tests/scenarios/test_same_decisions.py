@@ -49,6 +49,7 @@ def said(stage: Stage) -> dict[tuple[str, str, bool, str], float]:
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_same_is_decided_however_often_one_looks(name, tmp_path, monkeypatch):
     registry.load()
