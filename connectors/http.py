@@ -11,20 +11,25 @@ and path, never user info, query or headers: that is where secrets stand.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
+from pydantic import Field
 
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.secret import secret
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+Reference = Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
+"""A secret, `env:NAME` or `file:/PATH` and never itself; "" = none."""
 
 MOST_BYTES: Final = 8 << 20
 _SAFE: Final = frozenset({"GET", "HEAD"})
@@ -54,6 +59,13 @@ class Answer:
         """Whether the status is 2xx."""
         return 200 <= self.status < 300
 
+    def json(self) -> Any:
+        """Return the body read as JSON; None where it is none."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
 
 def checked_url(url: str) -> str:
     """Return the URL if we would ask it; raises ValueError (for a connector's Config) when not."""
@@ -66,6 +78,14 @@ def checked_url(url: str) -> str:
         )
     _ = parts.port  # raises ValueError when it is no port
     return url
+
+
+def trusting(ca: Path) -> ssl.SSLContext:
+    """Return a context that trusts these certificates and no others; raises Refused when they can not be read."""
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except (OSError, ssl.SSLError) as wrong:
+        raise Refused(f"the certificates in {ca} can not be read: {wrong}") from None
 
 
 def _expires(response: httpx.Response) -> float | None:
@@ -90,13 +110,19 @@ class Door:
     """A client that every connector may hold; connections are made when first needed.
 
     keep_alive  False: a connection of its own for each request, as a new client would come
+    trust       makes whom TLS trusts and who we are, when a connection is first needed; default: as the system does
     """
 
     def __init__(
-        self, *, keep_alive: bool = True, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        *,
+        keep_alive: bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+        trust: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._keep_alive = keep_alive
         self._transport = transport
+        self._trust = trust
         self._client: httpx.AsyncClient | None = None
 
     async def ask(
@@ -181,6 +207,7 @@ class Door:
         if self._client is None:
             self._client = httpx.AsyncClient(
                 transport=self._transport,
+                verify=self._trust() if self._trust is not None else True,
                 follow_redirects=False,
                 trust_env=False,
                 timeout=None,  # noqa: S113  # the limit stands around the whole request, in `ask`
