@@ -55,7 +55,7 @@ class People:
         """Register a version of a model, of a run when there is one."""
         with contextlib.suppress(urllib.error.HTTPError):
             self.ask("POST", "registered-models/create", name=model)
-        of = {"source": "mlflow-artifacts:/fraud"}
+        of = {"source": "s3://models/fraud"}
         if run is not None:
             of = {"run_id": run["info"]["run_id"], "source": run["info"]["artifact_uri"] + "/model"}
         made = self.ask(
