@@ -242,6 +242,7 @@ NO_SOURCE = {
     "pagerduty": "it only tells people: tests/connectors/test_pagerduty.py",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
     "systemd": "only abilities: tests/connectors/test_systemd.py",
+    "docker": "only abilities: tests/connectors/test_docker.py",
     "trainer": "only an ability, used by the action retrain below",
     "trainer_http": "only an ability: tests/connectors/test_trainers_elsewhere.py, retrain by it, too",
     "trainer_kubeflow": "only an ability: tests/connectors/test_trainers_elsewhere.py, retrain by it, too",
