@@ -1,6 +1,6 @@
 """The other side of MLflow: what people do there, and a stand-in that answers as far as we ask.
 
-A real server: tests/live/test_mlflow.py, which does the same as the stand-in's tests.
+A real server: tests/live/test_mlflow_server.py, which does the same as the stand-in's tests.
 """
 
 from __future__ import annotations

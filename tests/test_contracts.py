@@ -169,7 +169,7 @@ def spoken(world: World) -> Iterator[dict]:
 
 @contextlib.contextmanager
 def registered(world: World) -> Iterator[dict]:
-    """Something that speaks as MLflow does; a real one: tests/live/test_mlflow.py."""
+    """Something that speaks as MLflow does; a real one: tests/live/test_mlflow_server.py."""
     with stand_in() as server:
         People(server.url).fraud()
         yield {"url": server.url}
