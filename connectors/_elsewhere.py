@@ -304,6 +304,14 @@ class Elsewhere:
         raise Uncertain(f"{said}; it may have been done")
 
 
+def read(answer: Answer) -> Any:
+    """Return an answer read as JSON; None where it is none."""
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
 def filled(value: Any, variables: Mapping[str, str]) -> Any:
     """Return JSON with `{key}`, `{model}`, `{mlflow_run}` and `{mlflow_uri}` in its texts replaced."""
     if isinstance(value, str):

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
@@ -70,11 +68,8 @@ class Mlflow:
     """One MLflow server."""
 
     def __init__(self, access: Access) -> None:
-        trust: Callable[[], ssl.SSLContext] | None = (
-            partial(trusting, access.ca) if access.ca else None
-        )
         self._access = access
-        self._door = Door(trust=trust)
+        self._door = Door(trust=trusting(access.ca) if access.ca else None)
         self.base = access.url.rstrip("/")
         self.where = redacted(self.base)
 
@@ -129,7 +124,7 @@ class Mlflow:
     ) -> dict[str, Any]:
         url = f"{self.base}/api/2.0/mlflow/{path}{query}"
         answer = await self._ask(method, url, body)
-        found = answer.json() if answer.body else {}
+        found = _read(answer) if answer.body else {}
         if not isinstance(found, dict):
             raise Refused(f"{method} {redacted(url)}: the answer is no JSON; is `url` MLflow's?")
         return found
@@ -161,6 +156,13 @@ class Mlflow:
         raise Unavailable(said) if method == "GET" else Uncertain(f"{said}; it may have been done")
 
 
+def _read(answer: Answer) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
 def tag_of(key: str) -> str:
     """Return the key of a step as it stands in a tag, and can be searched for."""
     return key.replace("'", "_")
@@ -168,7 +170,7 @@ def tag_of(key: str) -> str:
 
 def _error(answer: Answer) -> tuple[str, str]:
     """Return code and words of a failure, words short and masked; "" where it says none."""
-    said = answer.json()
+    said = _read(answer)
     if not isinstance(said, dict):
         return "", ""
     return str(said.get("error_code", "")), command_line([str(said.get("message", ""))])

@@ -106,7 +106,7 @@ class MlflowModels:
         self._dirty = False
         self._versions: dict[str, tuple[Any, float, list[dict[str, Any]]]] = {}
         self._runs: dict[str, dict[str, Any]] = {}
-        self._inputs: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._inputs: dict[tuple[str, str], tuple[tuple[str, ...], float]] = {}
         self._series: tuple[Series, ...] = ()
         self._told: dict[Entity, Sighting] = {}
         self._problems: dict[str, str] = {}
@@ -442,19 +442,21 @@ class MlflowModels:
         return self._runs[run_id]
 
     async def _signature(self, name: str, version: str) -> tuple[str, ...]:
-        """Return the inputs that the signature of a version names; () = it has none that can be read."""
-        key = name, version
-        if key not in self._inputs:
-            if len(self._inputs) >= _MOST_RUNS:
-                self._inputs.clear()
-            try:
-                text = await self._server.text(
-                    "model-versions/get-artifact", name=name, version=version, path="MLmodel"
-                )
-            except Refused:  # it was logged without a model, or its files are gone
-                text = ""
-            self._inputs[key] = _inputs_of(text)
-        return self._inputs[key]
+        """Return the inputs that the signature of a version names; () = none that can be read, asked again later."""
+        now = time.monotonic()
+        known, at = self._inputs.get((name, version), ((), -math.inf))
+        if known or now - at < _AGAIN_S:
+            return known
+        try:
+            text = await self._server.text(
+                "model-versions/get-artifact", name=name, version=version, path="MLmodel"
+            )
+        except (Refused, Unavailable):  # it has no files, or the server can not get at them
+            text = ""
+        if len(self._inputs) >= _MOST_RUNS:
+            self._inputs.clear()
+        self._inputs[name, version] = _inputs_of(text), now
+        return self._inputs[name, version][0]
 
     async def _tag(self, model: str, key: str, value: str) -> None:
         await self._server.post("registered-models/set-tag", name=model, key=key, value=value)

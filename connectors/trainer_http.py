@@ -29,7 +29,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.errors import Refused, Uncertain
 from agent.registry import connector
-from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, filled
+from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, filled, read
 from connectors._values import pointed
 from connectors.http import checked_url, redacted
 
@@ -92,7 +92,7 @@ class TrainerHttp(Elsewhere):
             **self.config.headers, "content-type": "application/json", "idempotency-key": key,
         }  # fmt: skip
         answer = await self._ask("POST", self.config.start, headers=headers, body=sent)
-        run = pointed(answer.json(), self.config.run)
+        run = pointed(read(answer), self.config.run)
         if not isinstance(run, str | int) or isinstance(run, bool) or run == "":
             # it has taken the order, so nothing is forgotten: a person sees what runs there
             said = f"POST {redacted(self.config.start)}"
@@ -104,7 +104,7 @@ class TrainerHttp(Elsewhere):
             return None
         url = self.config.find.replace("{key}", quote(key, safe=""))
         answer = await self._ask("GET", url, headers=self.config.headers, fine=frozenset({404}))
-        run = pointed(answer.json(), self.config.found) if answer.ok else None
+        run = pointed(read(answer), self.config.found) if answer.ok else None
         return None if run in {None, ""} else str(run)
 
     async def _look(self, run: str) -> Look:
@@ -123,7 +123,7 @@ class TrainerHttp(Elsewhere):
         answer = await self._ask(
             "GET", url, headers=self.config.headers, fine=frozenset({404, 410})
         )
-        return answer.json() if answer.ok else None
+        return read(answer) if answer.ok else None
 
     async def _report(self, run: str) -> Any:
         return pointed(await self._status(run), self.config.report)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import quote, urlencode
@@ -27,7 +26,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from agent.errors import Unavailable, Uncertain
 from agent.registry import connector
 from agent.secret import secret
-from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, filled, label_of
+from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, filled, label_of, read
 from connectors.http import Door, Method, Reference, checked_url, redacted, trusting
 
 _FAILED: Final = frozenset({"FAILED", "CANCELED", "SKIPPED"})
@@ -79,8 +78,8 @@ class TrainerKubeflow(Elsewhere):
             return self
 
     def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
-        trust = partial(trusting, config.ca) if config.ca else None
-        super().__init__(name, config, state, Door(trust=trust))
+        door = Door(trust=trusting(config.ca) if config.ca else None)
+        super().__init__(name, config, state, door)
         self.config = config
 
     async def _start(self, key: str, variables: Mapping[str, str]) -> str:
@@ -161,7 +160,7 @@ class TrainerKubeflow(Elsewhere):
         answer = await self._ask(method, url, headers=headers, body=sent, fine=fine)
         if not answer.ok:
             return {}
-        found = answer.json() if answer.body else {}
+        found = read(answer) if answer.body else {}
         if not isinstance(found, dict):
             raise Unavailable(f"{method} {redacted(url)}: the answer is no JSON; see `url`")
         return found

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from agent.errors import Refused, Unavailable
 from agent.registry import connector
-from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, label_of
+from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, label_of, read
 from connectors._kubernetes import Access, place_of
 from connectors._trained import MOST_REPORT_BYTES
 from connectors.http import Answer, Door, Method, redacted
@@ -61,7 +61,7 @@ class TrainerKubernetes(Elsewhere):
 
     def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
         self._place = place_of(config)
-        trust = self._place.trust if self._place.url.startswith("https:") else None
+        trust = self._place.trust() if self._place.url.startswith("https:") else None
         super().__init__(name, config, state, Door(trust=trust))
         self.config = config
 
@@ -186,7 +186,7 @@ class TrainerKubernetes(Elsewhere):
 
 
 def _read(answer: Answer) -> dict[str, Any]:
-    found = answer.json()
+    found = read(answer)
     if not isinstance(found, dict):
         raise Unavailable("the API server answers no JSON; see `url` or `kubeconfig`")
     return found

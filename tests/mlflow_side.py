@@ -1,6 +1,6 @@
 """The other side of MLflow: what people do there, and a stand-in that answers as far as we ask.
 
-A real server: tests/live/test_mlflow.py, which does the same as the stand-in's tests.
+A real server: tests/live/test_mlflow_server.py, which does the same as the stand-in's tests.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class People:
         """Register a version of a model, of a run when there is one."""
         with contextlib.suppress(urllib.error.HTTPError):
             self.ask("POST", "registered-models/create", name=model)
-        of = {"source": "mlflow-artifacts:/fraud"}
+        of = {"source": "s3://models/fraud"}
         if run is not None:
             of = {"run_id": run["info"]["run_id"], "source": run["info"]["artifact_uri"] + "/model"}
         made = self.ask(

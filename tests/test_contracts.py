@@ -169,7 +169,7 @@ def spoken(world: World) -> Iterator[dict]:
 
 @contextlib.contextmanager
 def registered(world: World) -> Iterator[dict]:
-    """Something that speaks as MLflow does; a real one: tests/live/test_mlflow.py."""
+    """Something that speaks as MLflow does; a real one: tests/live/test_mlflow_server.py."""
     with stand_in() as server:
         People(server.url).fraud()
         yield {"url": server.url}
@@ -243,6 +243,7 @@ NO_SOURCE = {
     "pagerduty": "it only tells people: tests/connectors/test_pagerduty.py",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
     "systemd": "only abilities: tests/connectors/test_systemd.py",
+    "docker": "only abilities: tests/connectors/test_docker.py",
     "trainer": "only an ability, used by the action retrain below",
     "trainer_http": "only an ability: tests/connectors/test_trainers_elsewhere.py, retrain by it, too",
     "trainer_kubeflow": "only an ability: tests/connectors/test_trainers_elsewhere.py, retrain by it, too",

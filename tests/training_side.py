@@ -33,6 +33,8 @@ class Side(http.server.ThreadingHTTPServer):
         self.status = 0
         self.lose = False
         """Take what is started, and do not answer."""
+        self.endless = False
+        """End nothing."""
         self.headers: list[dict[str, str]] = []
 
     def config(self) -> dict[str, Any]:
@@ -70,8 +72,9 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers["content-length"] or 0))
         query = {k: v[0] for k, v in parse_qs(parts.query).items()}
         s.headers.append(dict(self.headers))
-        if s.status:
-            self._say(s.status, "no")
+        ends = self.command == "DELETE" or self.path.endswith("terminate")
+        if s.status or (s.endless and ends):
+            self._say(s.status or 403, "no")
             return
         try:
             self._say(

@@ -82,9 +82,17 @@ async def test_versions_in_order_with_their_roles(make, server):
     assert abs(found[1].trained_at - time.time()) < 60
 
 
-async def test_a_backup_whose_inputs_nobody_knows_is_no_backup(make):
-    found = await make().versions("fraud")
+@pytest.mark.parametrize("status", [0, 500, 403])
+async def test_a_backup_whose_inputs_nobody_knows_is_no_backup(make, server, status):
+    def before(method, path, args):
+        server.status = status if "get-artifact" in path else 0
+
+    server.before = before
+    one = make()
+    assert len((await one.poll()).series) == 2  # files that can not be had blind nobody
+    found = await one.versions("fraud")
     assert (found[5].role, found[5].features) == ("candidate", ())
+    assert sum("get-artifact" in path for _, path in server.asked) == 1
 
 
 async def test_a_release_by_a_person_is_a_change_with_its_facts(make, server):

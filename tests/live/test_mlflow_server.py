@@ -43,8 +43,8 @@ def url(needs, tmp_path_factory):
     }  # fmt: skip
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [python, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/ml.db", "--artifacts-destination",
-             folder / "art", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            [python, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/ml.db",
+             "--artifacts-destination", folder / "art", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
             stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True,
         )  # fmt: skip
     where = f"http://127.0.0.1:{port}"
@@ -177,14 +177,20 @@ async def test_a_release_by_a_person_is_rolled_back_and_forth(url, tmp_path):
 TRAINS = textwrap.dedent(
     """
     import os, mlflow
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, Schema
+    asked = os.environ["MLFLOW_RUN_ID"]  # the client takes it out
     with mlflow.start_run() as run:
-        assert run.info.run_id == os.environ["MLFLOW_RUN_ID"]
+        assert run.info.run_id == asked
         mlflow.log_params({"trees": 60})
         mlflow.log_metrics({"holdback.rows": 200, "holdback.champion_only": 5, "holdback.challenger_only": 25,
                             "holdback.champion.accuracy": 0.775, "holdback.challenger.accuracy": 0.875})
         mlflow.set_tag("mlflow.source.git.commit", "c0ffee")
+        signature = ModelSignature(inputs=Schema([ColSpec("double", "age"), ColSpec("string", "area")]))
+        Model(signature=signature).save("MLmodel")
+        mlflow.log_artifact("MLmodel", "model")
         mlflow.MlflowClient().create_model_version(
-            os.environ["HOMEOSTAT_MODEL"], run.info.artifact_uri + "/model", run.info.run_id)
+            os.environ["HOMEOSTAT_MODEL"], run.info.artifact_uri + "/model", run.info.run_id, {"role": "backup"})
     """
 )
 
@@ -192,7 +198,7 @@ TRAINS = textwrap.dedent(
 async def test_a_training_logs_to_its_run_and_the_challenger_is_promoted(url, tmp_path):
     people = fraud(url, "trained")
     config = Trainer.Config(
-        model="trained", command=[str(BIN / "python"), "-c", TRAINS], timeout=120,
+        model="trained", command=[str(BIN / "python"), "-c", TRAINS], timeout=120, workdir=tmp_path,
         mlflow={"url": url, "experiment": "retraining"},
     )  # fmt: skip
     trainer = Trainer("trainer", config, state=tmp_path)
@@ -208,6 +214,8 @@ async def test_a_training_logs_to_its_run_and_the_challenger_is_promoted(url, tm
     promote = models.Promote(models.Promote.Params(version=done.values["version"]), one)
     await promote.run(await planned(promote, "promote", "trained"))
     assert people.pointer("trained") == "7"
+    newest = (await one.versions("trained"))[-1]
+    assert (newest.role, newest.features) == ("backup", ("age", "area"))  # by its signature
     await one.hold_retraining("trained", "bad data", BY)
     with pytest.raises(Refused, match="retraining of trained is held: bad data"):
         await again.train("trained", "run-2/train")
@@ -216,7 +224,7 @@ async def test_a_training_logs_to_its_run_and_the_challenger_is_promoted(url, tm
 
 
 @pytest.mark.parametrize(
-    ("code", "how"), [("raise SystemExit(3)", "ended with status 3"), ("", "without a report")]
+    ("code", "how"), [("raise SystemExit(3)", "ended with status 3"), ("pass", "without a report")]
 )
 async def test_a_training_that_leaves_its_run_open_has_it_ended(url, tmp_path, code, how):
     config = Trainer.Config(
