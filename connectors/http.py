@@ -34,7 +34,7 @@ Reference = Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.
 MOST_BYTES: Final = 8 << 20
 _LEAST_SECRET: Final = 4
 """What is shorter is no secret, and would be found everywhere."""
-_CONNECT_SHARE: Final = 0.9
+_CONNECT_SHARE: Final = 0.75
 _SAFE: Final = frozenset({"GET", "HEAD"})
 """Methods after which nothing has happened, whatever became of the answer."""
 
