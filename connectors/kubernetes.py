@@ -26,6 +26,7 @@ from agent.config import Name
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.registry import connector
 from agent.units import Duration, say_duration
+from connectors._elsewhere import read
 from connectors._kubernetes import Access, place_of
 from connectors.http import Answer, Door, Method, redacted
 
@@ -81,7 +82,9 @@ class Kubernetes:
         self.name = name
         self.config = config
         self._place = place_of(config)
-        self._door = Door(trust=self._place.trust if self._place.url.startswith("https:") else None)
+        self._door = Door(
+            trust=self._place.trust() if self._place.url.startswith("https:") else None
+        )
         self._kind, _, self._workload = config.workload.partition("/")
         self._turn = asyncio.Lock()
 
@@ -322,7 +325,7 @@ class Kubernetes:
         )
         if not answer.ok:
             raise _wrong(said, method, answer)
-        found = answer.json()
+        found = read(answer)
         if not isinstance(found, dict):
             raise Unavailable(
                 f"{said}: no JSON of Kubernetes; see `url` or `kubeconfig` of {self.name}"
