@@ -71,7 +71,7 @@ _MOST_LEARNT: Final = 256
 _SLICINGS: Final = 6
 _MOST_SLICED: Final = 8
 """Values of a category that is looked at value by value."""
-_VERSION: Final = 4
+_VERSION: Final = 5
 
 
 Counts = npt.NDArray[np.float32]

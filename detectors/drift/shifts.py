@@ -29,7 +29,7 @@ from agent.model import BoolArray, FloatArray, IntArray
 from detectors.drift import pairs, season
 from detectors.drift.evidence import STEPS, Bets, Evidence
 from detectors.drift.reference import COLUMNS, Reference
-from detectors.drift.scores import FUNCTIONS, PLACE, SHARES, Scores
+from detectors.drift.scores import FUNCTIONS, SHARES, Scores
 from detectors.drift.season import QUANTUM, Rhythm, Wander
 
 _PAIRS_SHARE: Final = 0.15
@@ -116,8 +116,8 @@ class Shifts:
         self._set_null()
 
     def places(self, columns: IntArray) -> FloatArray:
-        """Return the place, in sd, of each value (d, rows)."""
-        out: FloatArray = np.take_along_axis(self.scores.curves[:, PLACE], columns, axis=1)
+        """Return the place, in sd, of each value (d, rows); what lies outside counts as the nearest inside."""
+        out: FloatArray = np.take_along_axis(self.scores.within, columns, axis=1)
         return out
 
     def keep(self, other: Shifts) -> None:
