@@ -142,4 +142,5 @@ def _relation(facts: ModelFacts) -> Blame:
 
 
 def _evidence(facts: ModelFacts) -> float:
-    return max(facts.judged.evidence, 0.0 if facts.worse_than_previous else -math.inf)
+    proven = facts.worse_than_previous or facts.judged.changed
+    return max(facts.judged.evidence, 0.0 if proven else -math.inf)

@@ -21,7 +21,7 @@ from agent.models.replicas import Replicas
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
 from agent.ports import FeatureDrift, LabelledDrift
 
-_VERSION: Final = 3
+_VERSION: Final = 4
 _JOIN: Final = (*(ROW.names or ()), "sizes")
 _TENURE: Final = (
     "numbers",    "number", "version", "since", "last", "until", "serving", "rows_total", "lost", "lost_since",
@@ -223,6 +223,8 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
         arrays[f"{here}tests"] = np.concatenate(
             [tenure.against_reference.dump(), tenure.against_previous.dump()]
         )
+        arrays[f"{here}succession"] = tenure.succession.dump()
+        arrays[f"{here}large"] = tenure.large
         tenures.append(
             {name: getattr(tenure, name) for name in _TENURE}
             | {"newest": [tenure.rows.newest, tenure.labels.newest]}
@@ -267,4 +269,6 @@ def _load_tenure(
     tests = cast("FloatArray", arrays[f"{at}tests"])
     tenure.against_reference.load(tests[: len(tests) // 2])
     tenure.against_previous.load(tests[len(tests) // 2 :])
+    tenure.succession.load(cast("FloatArray", arrays[f"{at}succession"]))
+    tenure.large = cast("FloatArray", arrays[f"{at}large"])
     return tenure

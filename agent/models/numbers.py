@@ -229,13 +229,19 @@ class Numbers:
         doubt = _Z_BOUND * math.sqrt(max(accuracy * (1 - accuracy), 0.25 / rows) / rows)
         return 1.0 - accuracy + self.config.tolerance + doubt
 
-    def before(self, model: ModelState, tenure: Tenure) -> tuple[float, float] | None:
-        """Return accuracy and rows of the newest tenure of another version before this one that has enough labels."""
+    def before(self, model: ModelState, tenure: Tenure) -> tuple[Tenure, float, float] | None:
+        """Return the newest tenure of another version before this one that has enough labels, its errors and rows.
+
+        An error of a regression is one that is larger than nine tenths of those that its version is used to.
+        """
         for other in sorted(model.tenures.values(), key=lambda t: -t.since):
             if other.since < tenure.since and other.version != tenure.version:
                 labelled, right = self.labelled([other], windows=2)
+                wrong = labelled - right
+                if other.numbers:
+                    wrong, labelled = other.large.tolist()
                 if labelled >= self.config.min_rows:
-                    return right / labelled, labelled
+                    return other, wrong, labelled
         return None
 
     def states(self, model: ModelState, now: float) -> tuple[bool | None, bool | None]:
@@ -245,7 +251,8 @@ class Numbers:
             return None, None
         version = model.versions.get(current.version)
         if current.numbers:
-            return _risen(version.judged) if version is not None else None, None
+            lost = _risen(version.judged) if version is not None else None
+            return lost, current.worse if self.before(model, current) is not None else None
         labelled, _ = self.labelled([current])
         if labelled < self.config.min_rows or version is None:
             return None, None

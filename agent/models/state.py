@@ -20,7 +20,14 @@ from agent.models.outputs import Outputs
 from agent.models.replicas import Replicas
 from agent.models.tags import Tags
 from agent.models.versus import Versus
-from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift, LossParts
+from agent.ports import (
+    ErrorDrift,
+    FeatureDrift,
+    Judged,
+    LabelledDrift,
+    LossParts,
+    SuccessionDrift,
+)
 from agent.rings import DELAYS, LATENCIES, Ring
 
 MOST_MODELS: Final = 32
@@ -115,9 +122,13 @@ class Tenure:
         self.rows = Ring(buckets, 3 + CLASSES + 1, np.float32)
         self.labels = Ring(buckets, 2 + CLASSES + 1, np.float32)
         self.against_reference: ErrorDrift = registry.drift.get("errors")()
-        cls = registry.drift.get("errors")
-        self.against_previous: ErrorDrift = cls(cls.Config(once=_ONCE))
+        self.against_previous: ErrorDrift = registry.drift.get("errors")()
+        cls = registry.drift.get("succession")
+        self.succession: SuccessionDrift = cls(cls.Config(once=_ONCE))
         self.pairs: FloatArray = np.zeros((CLASSES + 1, CLASSES + 1))  # newest, by said and true
+        self.large: FloatArray = np.zeros(
+            2
+        )  # of a regression: large errors, and rows, old ones faded
         self.lost = False
         self.lost_since: float | None = None
         self.worse = False

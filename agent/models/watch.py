@@ -82,6 +82,8 @@ LEARN_LABELS: Final = 500
 """Labelled rows that make an accuracy when there is no reference."""
 _DELAY_FADE_ROWS: Final = 500.0
 """Half-life, in labels, of what is usual for their delay."""
+_LARGE_ROWS: Final = 1000.0
+"""Half-life, in labels, of the share of large errors of a regression."""
 _PAIR_ROWS: Final = 20.0
 """Half-life, in labels, of which answers were true: what labels say must be seen with the first loss."""
 _OUT_FOR_IN: Final = 2
@@ -470,6 +472,7 @@ class ModelWatch:
                     (predicted[mine] / self._numbers.width).astype(np.int64)
                 )
                 tenure.labels.count((slot[held], 0))
+                self._bet_numbers(model, tenure, np.abs(rows["said"][mine] - truth[mine]))
                 version = model.versions.get(tenure.version)
                 if version is not None:
                     said, told = rows["said"][mine][held], truth[mine][held].astype(np.float64)
@@ -529,8 +532,27 @@ class ModelWatch:
                 tenure.against_reference.take(wrong, rows, bound)
         before = self._numbers.before(model, tenure)
         if before is not None:
-            accuracy, n = before
-            tenure.against_previous.take(wrong, rows, self._numbers.bound(accuracy, n))
+            _, errors, n = before
+            tenure.against_previous.take(wrong, rows, self._numbers.bound(1.0 - errors / n, n))
+            tenure.succession.take(wrong, rows, (errors, n), _restless(model))
+
+    def _bet_numbers(self, model: ModelState, tenure: Tenure, size: FloatArray) -> None:
+        """Let the errors of a regression speak by how many are large: no unit, and outliers are worth no more."""
+
+        def large(one: Tenure) -> float:
+            version = model.versions.get(one.version)
+            labelled = version.labelled if version is not None else None
+            return labelled.large if labelled is not None else math.nan
+
+        rows, before = len(size), self._numbers.before(model, tenure)
+        if before is not None:
+            other, errors, n = before
+            wrong = int(np.count_nonzero(size > large(other)))
+            tenure.succession.take(wrong, rows, (errors, n), _restless(model))
+        limit = large(tenure)
+        if not math.isnan(limit):
+            tenure.large *= 2.0 ** (-rows / _LARGE_ROWS)
+            tenure.large += (np.count_nonzero(size > limit), rows)
 
     # ---------------------------------------------------------------- numbers of a model
 
@@ -549,12 +571,13 @@ class ModelWatch:
         elif tenure.lost and test.evidence < test.alarm - _CALM:
             tenure.lost, tenure.lost_since = False, None
         before = self._numbers.before(model, tenure)
-        test = tenure.against_previous
+        usual = 1.0 - before[1] / before[2] if before is not None else math.nan
+        late, start = tenure.against_previous, tenure.succession
         if before is not None and not tenure.worse:
             tenure.worse = (
-                test.evidence >= test.alarm and recent < before[0] - self.config.tolerance
-            )
-        elif test.evidence < test.alarm - _CALM:
+                start.evidence >= start.alarm and start.rise >= self.config.tolerance
+            ) or (late.evidence >= late.alarm and recent < usual - self.config.tolerance)
+        elif all(test.evidence < test.alarm - _CALM for test in (late, start)):
             tenure.worse = False
 
     # ---------------------------------------------------------------- the frame
@@ -705,3 +728,9 @@ class ModelWatch:
         held = self._numbers.held
         self._models, self._now = keep.load(state, self.config, held, self._tenures)
         self._table, self._told = frames.Table(), {}
+
+
+def _restless(model: ModelState) -> float:
+    """Return how much more than chance errors of a model wander in ordinary life: of its most restless version."""
+    known = [v.labelled.restless for v in model.versions.values() if v.labelled is not None]
+    return max(known, default=1.0)

@@ -13,6 +13,7 @@ concept       has the relation to the label changed
 estimate      accuracy before there are labels
 quality       figures with bounds, by slice and group
 errors      the share of errors of one version (`@drift("errors")`)
+succession  what took over against what it took over from (`@drift("succession")`)
 apart       one replica that answers otherwise than its peers (`@drift("apart")`)
 compare     one version against another (`@drift("comparison")`)
 cells       counts instead of rows, over the edges of the reference (`@drift("cells")`)
@@ -28,5 +29,6 @@ from detectors.drift.errors import Errors
 from detectors.drift.features import Features
 from detectors.drift.labelled import Labelled
 from detectors.drift.parts import Parts
+from detectors.drift.succession import Succession
 
-__all__ = ["Apart", "Cells", "Comparison", "Errors", "Features", "Labelled", "Parts"]
+__all__ = ["Apart", "Cells", "Comparison", "Errors", "Features", "Labelled", "Parts", "Succession"]

@@ -113,6 +113,16 @@ class Labelled:
         slices = [(name, len(values)) for name, values in self.slices]
         return Concept(Concept.Config(every=every, size=size), slices)
 
+    @property
+    def restless(self) -> float:
+        """How much more than chance the loss wanders in ordinary life: a design effect, at least 1."""
+        return self._concept.restless
+
+    @property
+    def large(self) -> float:
+        """The error of a regression that a tenth of those of its reference exceed; NaN = not known."""
+        return self._ranks.large if self._ranks is not None else math.nan
+
     # ---- the reference
 
     def fit(self, rows: LabelledRows, classes: int, positive: int | None) -> None:
@@ -266,7 +276,7 @@ class Labelled:
             self._due, self._fresh = ts + self.config.window / _EVERY, False
         self._judged = Judged(
             changed=self._concept.alarmed,
-            evidence=self._concept.evidence - self._concept.alarm,
+            evidence=self._concept.sized - self._concept.alarm,
             changes=tuple(self._change(c) for c in self._concept.changes()),
             expected=_band(expected),
             unknown=expected.reason if expected is not None else "",

@@ -136,12 +136,23 @@ def test_of_one_slice_alone_the_slice_is_named(seed):
     assert slices["colour", "red"].value < slices["colour", "blue"].value - 0.1
 
 
-def test_a_release_that_errs_is_the_release():
-    service = Service(1)
+@pytest.mark.parametrize("numbers", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_release_that_errs_is_the_release(seed, numbers):
+    service = Service(seed, numbers=numbers)
     service.serve(3000)
     service.version, service.weights = "2", np.array([-1.0, 1.5, 0.8])
-    assert service.serve(3000, until=named) <= 600
+    assert service.serve(3000, until=named) <= 300
     assert service.suspects()[0].cause == "release.model"
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_a_release_that_changes_nothing_is_not_blamed(numbers):
+    service = Service(5, numbers=numbers)
+    service.serve(2000)
+    service.version = "2"
+    assert service.serve(2000, until=named) is None
+    assert service.facts.worse_than_previous is False
 
 
 def test_a_unit_that_changed_is_a_broken_contract_and_comes_first():

@@ -327,9 +327,13 @@ class Drift:
         # what goes on, or comes back within a thousand rows, is the same trouble: it alarms once
         new = any(self._rows - self._on.get(key, -SAME_ROWS) >= SAME_ROWS for key in keys)
         self._on |= dict.fromkeys(keys, self._rows)
+        if (
+            not found
+        ):  # below what is enough, too: subjects are compared at equal rates of false alarms
+            score = max([score, facts.judged.evidence, *features.values()])
         out: dict[str, Any] = {
             "drifted": new, "cause": cause if new else None, "features": features,
-            "score": max([score, *(v for v in features.values() if not found)]) if new or not keys else -math.inf,
+            "score": score if new or not keys else -math.inf,
         }  # fmt: skip
         expected = facts.judged.expected
         if not math.isnan(expected.value):
