@@ -284,6 +284,7 @@ _DEFS: Final = (
     _g("model.bias", "count", "mean error, prediction less label, in units of the label", least=-math.inf),
     _g("model.slice_accuracy_ratio", "ratio", "accuracy of the rows with one value of a feature (labels slice, value)", better="high", floor=0.02),
     _g("model.fairness_gap_ratio", "ratio", "largest difference between protected groups (labels group, kind)", better="low", floor=0.02),
+    _g("model.fairness_gap_low_ratio", "ratio", "what of that difference is proven: its lower 95 % bound, which holds at every look (labels group, kind)", better="low", floor=0.02),
     _g("model.output_drift_psi", "count", "population stability index of what the model says (label output: prediction, confidence, probability of a class)", better="low", floor=0.05),
     _g("model.output_drift_evidence_count", "count", "log10 of the evidence against `as the reference` of what the model says (label output); 0 is enough", better="low", floor=1.0, least=-math.inf),
     _s("model.output_drifted", "whether what the model says is no longer as in the reference: evidence and size together (label output)", better="low"),

@@ -125,7 +125,8 @@ class Client:
     ) -> None:  # fmt: skip
         """Log one prediction or many.
 
-        features  one row: a dict, or values in the order of `names`; many: a list of rows, an array (n, d), a frame
+        features  one row: a dict, or values in the order of `names`; many: a list of rows, an array (n, d), a frame, a
+                  dict of columns (arrays). A vector (an embedding) is a list, or an array beside other values
         pred      one answer or (n,)
         proba     probability of what was predicted, or {class: probability}; (n,), or (n, k) over all classes
         id        what a late label will refer to, or (n,)
@@ -464,10 +465,20 @@ def _size(features: Any) -> tuple[int, int]:
         if isinstance(inner, list | tuple | dict) or _ndim(inner):
             return width, max(1, width * len(inner))
     elif width and type(features) is dict:
-        first: Any = next(iter(features.values()))
-        if _ndim(first) == 1:
+        if _is_columns(features):
+            first: Any = next(iter(features.values()))
             return len(first), max(1, width * len(first))
+        return 1, sum(1 if type(value) in _FIRM else _length(value) for value in features.values())
     return 1, max(1, width)
+
+
+def _is_columns(features: Mapping[Any, Any]) -> bool:
+    """Tell whether a mapping holds columns, all of them arrays; one array beside numbers is a vector."""
+    return all(_ndim(column) == 1 for column in features.values())
+
+
+def _length(value: Any) -> int:
+    return len(value) if hasattr(value, "__len__") else 1
 
 
 def _ndim(value: Any) -> int:
@@ -562,7 +573,7 @@ def _best(value: Any, *, many: bool) -> Any:
 def _rows(features: Any, names: Any) -> Iterator[dict[str, Any]]:
     """Yield rows as dicts."""
     if isinstance(features, Mapping):
-        if any(_ndim(column) == 1 for column in features.values()):
+        if features and _is_columns(features):
             yield from _turn({str(name): _plain(column) for name, column in features.items()})
         else:
             yield {str(name): _plain(value) for name, value in features.items()}

@@ -18,6 +18,7 @@ import numpy as np
 
 from agent.errors import Refused
 from agent.ports import Bulk, LabelBatch, PredictionBatch
+from agent.vectors import spread
 from connectors._personal import Personal
 
 MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -276,7 +277,10 @@ class Rows:
         return out
 
     def _columns(self, group: _Group) -> dict[str, Any]:
-        """Return name -> (n,) float64 with NaN for missing, or (n,) object of str with None where one is a text."""
+        """Return name -> (n,) float64 with NaN for missing, or (n,) object of str with None where one is a text.
+
+        A vector is told by some numbers of its own names (`agent.vectors`).
+        """
         out: dict[str, Any] = {}
         for name in group.names:
             fate = self._personal.fate(name)
@@ -287,16 +291,16 @@ class Rows:
             if fate == "keep" and _NUMBERS.issuperset(map(type, column)):
                 out[name[:MOST_TEXT]] = _floats(column)
                 continue
+            if fate == "keep" and any(type(value) is list for value in column):
+                vectors = spread(name[:MOST_TEXT], column)
+                if vectors:
+                    out |= vectors
+                    continue
             texts = [_as_text(value) for value in column]
-            out[name[:MOST_TEXT]] = self._hashed(texts) if fate == "hash" else _objects(texts)
+            out[name[:MOST_TEXT]] = (
+                self._personal.column(texts) if fate == "hash" else _objects(texts)
+            )
         return out
-
-    def _hashed(self, texts: Sequence[str | None]) -> Any:
-        known: dict[str | None, str | None] = {None: None}
-        for text in texts:
-            if text is not None and text not in known:
-                known[text] = self._personal.hashed(text)
-        return _objects([known[text] for text in texts])
 
     def _tags(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         tags = [record.get("tags") or {} for record in records]
@@ -306,7 +310,9 @@ class Rows:
             fate = self._personal.fate(name)
             texts = [_as_text(one.get(name)) for one in tags] if fate != "drop" else []
             if texts:
-                out[name[:MOST_TEXT]] = self._hashed(texts) if fate == "hash" else _objects(texts)
+                out[name[:MOST_TEXT]] = (
+                    self._personal.column(texts) if fate == "hash" else _objects(texts)
+                )
         return out
 
 

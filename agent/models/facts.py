@@ -71,7 +71,7 @@ class Compared:
         a, b = self.a or "without a name", self.b or "without a name"
         if not self.pairs:
             return f"version {b} can not be compared with {a} yet: there are no labels of both"
-        size = f"difference {self.difference:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        size = size_of(self.difference, self.low, self.high)
         rows = f"{self.rows_b} rows against {self.rows_a}"
         rows += {"paired": ", the same requests", "apart": ", one after the other"}.get(
             self.how, ""
@@ -82,6 +82,11 @@ class Compared:
         what = {"worse": "is worse than", "better": "is better than", "alike": "is as good as"}
         odds = getattr(self, self.verdict)
         return f"version {b} {what[self.verdict]} {a}: log10 odds {odds:.1f}, {size}, {rows}"
+
+
+def size_of(difference: float, low: float, high: float) -> str:
+    """Say how large a difference of losses is."""
+    return f"difference {difference:+.3g} [{low:+.3g}, {high:+.3g}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,8 +104,7 @@ class Numbers:
 
     def loss_expected(self, model: ModelState, now: float) -> bool | None:
         """Tell whether a loss is to be expected: inputs have drifted, confidences say so, labels do not deny it."""
-        current = model.tenures.get(model.current) if model.current is not None else None
-        version = model.versions.get(current.version) if current is not None else None
+        version = model.version_in_use
         if version is None or model.judged is None or math.isnan(version.accuracy):
             return None
         high = version.judged.expected.high
@@ -240,7 +239,7 @@ class Numbers:
 
     def states(self, model: ModelState, now: float) -> tuple[bool | None, bool | None]:
         """Return (quality lost, worse than previous) of the version in use; None = not known."""
-        current = model.tenures.get(model.current) if model.current is not None else None
+        current = model.tenure_in_use
         if current is None or now - model.labels_seen > self.config.window:
             return None, None
         version = model.versions.get(current.version)

@@ -188,6 +188,17 @@ class ModelState:
 
         return cls(name, join(), Versus(join(), config.window), Tags(config.slices))
 
+    @property
+    def tenure_in_use(self) -> Tenure | None:
+        """The tenure that most of the rows of late are of."""
+        return self.tenures.get(self.current) if self.current is not None else None
+
+    @property
+    def version_in_use(self) -> VersionState | None:
+        """Its version."""
+        tenure = self.tenure_in_use
+        return self.versions.get(tenure.version) if tenure is not None else None
+
     def open_tenure(self, version: str) -> Tenure | None:
         """Return the tenure of a version that has not ended."""
         found = [t for t in self.tenures.values() if t.version == version and t.until is None]

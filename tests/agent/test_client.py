@@ -235,6 +235,7 @@ def test_a_record_is_what_the_receiver_documents(log):
         ([[1, 2], [3, 4]], {"names": np.array(["a", "b"])}, [{"a": 1, "b": 2}, {"a": 3, "b": 4}]),
         ([{"a": np.int32(1)}, {"a": 2}], {}, [{"a": 1}, {"a": 2}]),
         ({"a": np.array([1, 2]), "b": np.array(["x", "y"])}, {}, [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]),
+        ({"v": np.array([1.0, 2.0]), "a": 1}, {}, [{"v": [1.0, 2.0], "a": 1}]),
         ({"a": 1, "embedding": np.array([[1.0, 2.0]])}, {}, [{"a": 1, "embedding": [[1.0, 2.0]]}]),
     ],
 )  # fmt: skip
