@@ -254,6 +254,7 @@ _DEFS: Final = (
     _c("service.call_seconds_total", "service.call_busy_count", "count", "calls to another service or dependency under way at once: their seconds per second (labels callee, side)", floor=0.05, better="low"),
     # ---- model and version (label version only on per-version signals)
     _g("model.predictions_per_second", "per_second", "predictions logged", floor=0.5),
+    _g("model.predictions_lost_ratio", "ratio", "share of predictions that their sender could not log (its queue was full, or nobody took them), by its own count", better="low", floor=0.01),
     _g("model.accuracy_ratio", "ratio", "share of recent labelled predictions that were right", better="high", floor=0.01, harm=True),
     _g("model.accuracy_recent_ratio", "ratio", "accuracy of the newest labelled predictions, just as many as make a number", better="high", floor=0.02),
     _g("model.accuracy_low_ratio", "ratio", "lower 95 % bound of the accuracy", better="high", floor=0.01),

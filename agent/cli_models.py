@@ -39,6 +39,9 @@ def _lines(m: Any, *, closely: bool) -> list[Any]:
     labels = "none yet" if m["label_coverage"] is None else f"{m['label_coverage']:.0%} of the rows"
     late = f", after {say_duration(m['label_delay_s'])}" if m["label_delay_s"] is not None else ""
     lines.append(Text(f"  labels     {labels}{late}"))
+    if m["lost"]:
+        lost = f"  lost       {m['lost']:.1%} of the predictions, by the sender's own count: see its log"
+        lines.append(Text(lost, style="yellow"))
     if m["figures"]:
         shown = ", ".join(f"{k} {_number(k, v['value'])}" for k, v in m["figures"].items())
         lines.append(Text(f"  figures    {shown}"))

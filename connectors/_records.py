@@ -164,6 +164,7 @@ class Rows:
         self._personal = personal or Personal()
         self._groups: dict[tuple[str, str, str], _Group] = {}
         self._labels: dict[str, tuple[list[float], list[str], list[Any]]] = {}
+        self._dropped: dict[str, int] = {}
         self.bad = 0
         self.reasons: list[str] = []
         """Why records were refused, of the first MOST_REASONS."""
@@ -198,6 +199,7 @@ class Rows:
             label = _answer(label, self._task, "label")
         elif features is None and "pred" not in record:
             raise ValueError("neither a prediction (`features`, `pred`) nor a label (`label`)")
+        dropped = _count(record.get("dropped", 0), "dropped")
         if features is not None or "pred" in record:
             self._predicted(record, name, ts, id_, {} if features is None else features)
         if label is not None:
@@ -205,6 +207,8 @@ class Rows:
             kept[0].append(ts)
             kept[1].append(id_)
             kept[2].append(label)
+        if dropped > 0:  # told with any record; the next rows of the model take it along
+            self._dropped[name] = self._dropped.get(name, 0) + int(dropped)
 
     def _predicted(
         self, record: Mapping[str, Any], model: str, ts: float, id_: str, features: Any
@@ -270,6 +274,7 @@ class Rows:
                     tokens_out=_few(group.records, "tokens_out"),
                     ttft_s=_few(group.records, "ttft_ms"),
                     finish=_texts(group.records, "finish_reason"),
+                    dropped=self._dropped.pop(model, 0),
                 )
             )
         for model, (ts, ids, labels) in self._labels.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -115,6 +116,7 @@ class ModelFacts:
     compared         versions and variants against each other
     parts            what the change of its loss is made of; None = its reference has no labelled rows, or nothing came
     preparing        versions whose reference is being made; held_rows: rows that wait for it, they are counted then
+    lost             share of predictions that their sender could not log, by its own count
     """
 
     model: str
@@ -151,3 +153,4 @@ class ModelFacts:
     parts: LossParts | None = None
     preparing: tuple[str, ...] = ()
     held_rows: int = 0
+    lost: float = math.nan

@@ -114,6 +114,11 @@ def more_of(
     expected = numbers.loss_expected(model, now)
     if expected is not None:
         values["model.loss_expected", ()] = float(expected)
+    lost = numbers.lost(model, now)
+    if (
+        lost > 0 or ("model.predictions_lost_ratio", ()) in model.shown
+    ):  # most senders lose none, ever
+        values["model.predictions_lost_ratio", ()] = lost
     if not math.isinf(model.labels_seen):
         values["model.labels_late", ()] = float(model.coming.late)
         values["model.labels_wrong", ()] = float(bool(model.labels_wrong))
@@ -341,6 +346,7 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         judged=judged(model),
         learning=learning(model),
         rejected_rows=model.rejected,
+        lost=numbers.lost(model, now),
         outputs=outputs_of(model),
         compared=model.versus.told(now),
         parts=model.parts,

@@ -146,7 +146,8 @@ class ModelState:
     traffic: Ring = field(
         default_factory=lambda: Ring(TRAFFIC_S, 3 + 2 * (LATENCIES + 1), np.uint32)
     )
-    arrivals: Ring = field(default_factory=lambda: Ring(BUCKETS + 1, 2))
+    arrivals: Ring = field(default_factory=lambda: Ring(BUCKETS + 1, 3))
+    """Predictions, labels, and predictions that their sender lost, by when they came."""
     versions: dict[str, VersionState] = field(default_factory=dict)
     tenures: dict[int, Tenure] = field(default_factory=dict)
     next_tenure: int = 1
@@ -161,6 +162,7 @@ class ModelState:
     first: float = math.inf
     new_rows: int = 0
     new_labels: int = 0
+    new_lost: int = 0
     rows_seen: float = -math.inf
     labels_seen: float = -math.inf
     rejected: int = 0

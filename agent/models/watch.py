@@ -179,6 +179,7 @@ class ModelWatch:
             self._shrink(model, name)
 
     def _take_rows(self, model: ModelState, batch: PredictionBatch) -> None:
+        model.new_lost += batch.dropped
         ts = np.where(np.isnan(batch.ts), self._now, batch.ts)
         keep = (ts >= 0) & (ts <= self._latest())
         model.rejected += len(ts) - int(np.count_nonzero(keep))
@@ -344,11 +345,11 @@ class ModelWatch:
         if model.new_labels:
             model.labels_seen = now
         slot, _ = model.arrivals.slots(np.array([int(now / self._numbers.width)]))
-        model.arrivals.data[slot[0]] += (model.new_rows, model.new_labels)
+        model.arrivals.data[slot[0]] += (model.new_rows, model.new_labels, model.new_lost)
         self._numbers.coming(model, now, model.new_rows, model.new_labels)
         if model.new_labels:
             model.labels_wrong = self._numbers.labels_wrong(model, model.version_in_use)
-        model.new_rows = model.new_labels = 0
+        model.new_rows = model.new_labels = model.new_lost = 0
         self._truth.forget(model, now)
         self._tenures.settle(model, now)
         changes = self._tenures.released(model)

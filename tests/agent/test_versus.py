@@ -305,6 +305,23 @@ def test_labels_without_a_model_find_their_rows_by_id(late):
     assert (facts.labelled, facts.accuracy) == (500, 1.0)
 
 
+def test_what_senders_could_not_log_is_a_share_and_nothing_where_none_did():
+    traffic = Traffic(17)
+    traffic.canary(4, 0.9, 0.9, part=0)
+    assert not any(s.metric == "model.predictions_lost_ratio" for s in traffic.frame.series)
+    batch = traffic.rows_of(traffic.ids(50), traffic.answers(traffic.truth(50), 0.9), "6")
+    traffic.watch.take(replace(batch, dropped=50))
+    traffic.tick()
+    assert traffic.value("model.predictions_lost_ratio") == pytest.approx(50 / 300)
+    assert traffic.watch.facts("churn").lost == pytest.approx(50 / 300)
+    other = ModelWatch(WatchModels(), lambda _m, _v: None, lambda _m: None)
+    other.load(traffic.watch.dump())
+    traffic.watch = other
+    for _ in range(70):
+        traffic.tick()
+    assert math.isnan(traffic.value("model.predictions_lost_ratio")), "nothing came for a window"
+
+
 def test_labels_without_a_model_that_nobody_asked_for_are_let_go():
     traffic = Traffic(14)
     traffic.labels(("x1", "x2"), np.array([0, 1]), model="")
