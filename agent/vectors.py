@@ -81,6 +81,12 @@ def vector_of(name: str) -> str:
     return base if mark and (part == _LENGTH or part.isdigit()) else ""
 
 
+def limits(name: str) -> tuple[float, float]:
+    """Return between which values a feature lies by its nature: cosines; all others as they like (inf, -inf)."""
+    cosine = bool(vector_of(name)) and not name.endswith(_LENGTH)
+    return (-1.0, 1.0) if cosine else (np.inf, -np.inf)
+
+
 def discrepancy(one: FloatArray, other: FloatArray) -> tuple[float, float]:
     """Return the MMD of two sets of cosines (n, DIRECTIONS), (m, DIRECTIONS), and what sampling alone makes of it."""
     moved = np.nanmean(one, axis=0) - np.nanmean(other, axis=0)

@@ -214,6 +214,8 @@ def suspects(
 
 ROW_S: Final = 0.3
 """Rows that come without a time are three a second: a thousand make the window of the daemon."""
+BATCH_S: Final = 60.0
+"""A batch spans no more: rows further ahead of the last tick of the daemon are garbage to it."""
 CAUSES: Final = ("infra", "deploy", "pipeline", "data", "label", "concept")
 
 
@@ -286,7 +288,7 @@ class Drift:
             self._watch.fit(replace(self._reference, version=rows.version), self._truth)
             self._reference, self._truth = None, []
         ids = tuple(map(str, range(start, start + n)))
-        ts = (start + 1 + np.arange(n)) * ROW_S
+        ts = self._now + (1 + np.arange(n)) * min(ROW_S, BATCH_S / n)
         self._rows += n
         self._now = float(ts[-1])
         self._requests.take(logged.latency_ms, logged.served)

@@ -380,7 +380,8 @@ def test_a_canary_that_is_worse_is_one_note_that_names_it_and_ends_with_it(tmp_p
     assert told(stage) == [], causes(stage)
     (note,) = stage.incidents
     top = note.diagnosis.top
-    assert (top.kind, top.entity) == ("release.model", MODEL), causes(stage)
+    four = Entity("version", "fraud/4")
+    assert (top.kind, top.entity) == ("release.model", four), causes(stage)
     assert top.facts == {"version": "4", "previous_version": "3"}
     assert top.evidence[0].text.startswith("version 4 is worse than 3, which serves beside it: log")
     decided = {e.subject for e in stage.entries("decision")}

@@ -77,7 +77,8 @@ def worse_beside(look: Look) -> list[Case]:
         if found is None:
             continue
         version, before, text, proof = found
-        case = Case("release.model", model)
+        # the version, not the model: what serves most is well, and is nothing to go back from
+        case = Case("release.model", proof.series.entity)
         case.facts = {"version": version, "previous_version": before}
         case.add("worse than beside", text, proof)
         share = look.value("version.traffic_ratio", proof.series.entity)
