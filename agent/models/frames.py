@@ -299,7 +299,8 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
     serving = model.serving()
     current = model.tenure_in_use
     version = model.version_in_use
-    row = dict(zip(_MODEL, model_row(model, numbers, now).tolist(), strict=True))
+    known = model.row if len(model.row) else model_row(model, numbers, now)
+    row = dict(zip(_MODEL, known.tolist(), strict=True))
     lost, worse = numbers.states(model, now)
     states = version.drift.states() if version is not None else ()
     usual = (

@@ -172,6 +172,8 @@ class ModelState:
     released: int = 0
     """Newest tenure that was in use: one after it is a release, going back and forth between two is none."""
     judged: FloatArray | None = None
+    row: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """Its signals in the last frame."""
     frames: int = 0
     parts: LossParts | None = None
     parts_due: float = -math.inf

@@ -307,7 +307,8 @@ class ModelWatch:
         for name in sorted(self._models):
             model = self._models[name]
             changes += self._tick(model, now)
-            values.append(frames.model_row(model, self._numbers, now))
+            model.row = frames.model_row(model, self._numbers, now)
+            values.append(model.row)
             more, known = frames.more_of(model, self._numbers, now)
             values.append(known)
             versions = sorted({t.version for t in model.tenures.values()})

@@ -71,7 +71,7 @@ _MOST_LEARNT: Final = 256
 _SLICINGS: Final = 6
 _MOST_SLICED: Final = 8
 """Values of a category that is looked at value by value."""
-_VERSION: Final = 4
+_VERSION: Final = 5
 
 
 Counts = npt.NDArray[np.float32]
@@ -125,7 +125,7 @@ class Features:
         self._shifts = Shifts(ref, joint if joint is not None else pairs.none(), self.config.quiet)
         # the newest rows, and those before them: while the newest are few
         self._fast: Counts = np.zeros((2, d, COLUMNS), dtype=np.float32)
-        self._slow: FloatArray = np.zeros((d, COLUMNS))
+        self._slow: Counts = np.zeros((d, COLUMNS), dtype=np.float32)
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
         self._magnitudes: npt.NDArray[np.uint16] = np.zeros((2, d, MAGNITUDES), dtype=np.uint16)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
@@ -616,8 +616,13 @@ def _categories(column: Any, values: Mapping[str, int]) -> IntArray:
     if array.dtype.kind in "fiub":
         texts = [None if v != v else f"{v:g}" for v in array.astype(np.float64).tolist()]  # noqa: PLR0124  # NaN
     else:
-        texts = [None if v is None else str(v) for v in array.tolist()]
-    return np.array([MISSING if t is None else values.get(t, WRONG) for t in texts], dtype=np.int64)
+        texts = array.tolist()
+    found = list(map(values.get, texts))
+    if None in found:
+        for i, at in enumerate(found):
+            if at is None:
+                found[i] = MISSING if texts[i] is None else values.get(str(texts[i]), WRONG)
+    return np.array(found, dtype=np.int64)
 
 
 def _joined(parts: Sequence[tuple[int, Any]]) -> Any:
