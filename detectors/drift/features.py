@@ -14,6 +14,7 @@ and of much change. It is for people to read; what is called drift is decided by
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -239,12 +240,15 @@ class Features:
             if column is None:
                 continue
             values = self._ref.values[i]
-            if values is None:
-                x[i], wrong[i] = reference.numbers(column)
-            else:
+            if values is not None:
                 columns[i] = _categories(column, values)
+            elif isinstance(column, np.ndarray) and column.dtype == np.float64:
+                x[i] = column
+            else:
+                x[i], wrong[i] = reference.numbers(column)
         columns[self._numeric] = self._columns_of(x[self._numeric], self._numeric)
-        columns[wrong] = WRONG
+        if wrong.any():
+            columns[wrong] = WRONG
         present |= self._ref.own
         return columns, x, present
 
@@ -613,16 +617,17 @@ def _same(magnitudes: FloatArray, rows: FloatArray) -> tuple[FloatArray, FloatAr
 def _categories(column: Any, values: Mapping[str, int]) -> IntArray:
     """Return the column of each value of a category; whole numbers are read as people write them."""
     array = np.asarray(column)
+    texts: list[Any] = array.tolist()
     if array.dtype.kind in "fiub":
         texts = [None if v != v else f"{v:g}" for v in array.astype(np.float64).tolist()]  # noqa: PLR0124  # NaN
-    else:
-        texts = array.tolist()
-    found = list(map(values.get, texts))
-    if None in found:
-        for i, at in enumerate(found):
-            if at is None:
-                found[i] = MISSING if texts[i] is None else values.get(str(texts[i]), WRONG)
-    return np.array(found, dtype=np.int64)
+    found = map(values.get, texts, itertools.repeat(WRONG))
+    out = np.fromiter(found, dtype=np.int64, count=len(texts))
+    for i in np.flatnonzero(out == WRONG).tolist():
+        if texts[i] is None:
+            out[i] = MISSING
+        elif not isinstance(texts[i], str):
+            out[i] = values.get(str(texts[i]), WRONG)
+    return out
 
 
 def _joined(parts: Sequence[tuple[int, Any]]) -> Any:
