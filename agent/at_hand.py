@@ -89,8 +89,8 @@ def _moved(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         shares[0].keys() | shares[1].keys(),
         key=lambda v: (abs(shares[1].get(v, 0.0) - shares[0].get(v, 0.0)), v),
     )
-    was, now = (say(side.get(most, 0.0), "ratio") for side in shares)
-    return f"{most}: {now} of the rows, was {was}"
+    before, after = (say(side.get(most, 0.0), "ratio") for side in shares)
+    return f"{most}: {after} of the rows, was {before}"
 
 
 def _shares(values: Any) -> dict[str, float]:
@@ -186,7 +186,7 @@ class _Column:
     def values(self, numbers: FloatArray) -> Sequence[Any]:
         """Return what the model is given."""
         if self._words is None:
-            return numbers.tolist()
+            return list(numbers.tolist())
         return [self._words[int(code)] for code in numbers.tolist()]
 
 

@@ -150,8 +150,9 @@ class Tenures:
         found = version.reference or {}
         rows = found.get("rows")
         # one that does not say of how many rows it is counts as one that was learnt
-        said = isinstance(rows, int | float) and rows >= 1
-        n = float(rows if said else self._config.first_rows)
+        n = float(self._config.first_rows)
+        if isinstance(rows, int | float) and rows >= 1:
+            n = float(rows)
         accuracy = found.get("accuracy")
         if isinstance(accuracy, int | float) and 0 <= accuracy <= 1:
             version.accuracy, version.accuracy_rows = float(accuracy), n

@@ -500,7 +500,7 @@ class Features:
         expected = np.maximum(usual, floor)
         # half a row of doubt, so that an empty group is a large number and no infinite one
         doubt = 0.5 / np.maximum(rows, 1.0)[:, None]
-        live = self._grouped(self._slow) / np.maximum(weight, 1e-12)[:, None]
+        live = self._grouped(self._slow.astype(np.float64)) / np.maximum(weight, 1e-12)[:, None]
         live = (live + doubt * expected) / (1.0 + doubt)
         # groups that the reference has not: less than one of its rows is no news
         live = np.where(usual > 0, np.maximum(live, 1e-6), np.maximum(live, expected))

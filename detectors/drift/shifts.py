@@ -140,7 +140,9 @@ class Shifts:
             self._close(ts)
 
     def _close(self, ts: float) -> None:
-        sums = np.concatenate((self.scores.sums(self._window), self._window_pairs))
+        sums = np.concatenate(
+            (self.scores.sums(self._window.astype(np.float64)), self._window_pairs)
+        )
         rows = self._window_rows
         past = ts - self._closed_at
         past = past if math.isfinite(past) else 0.0
