@@ -84,6 +84,7 @@ class PredictionBatch:
     tags             name -> (n,) object of str, None = none
     tokens_in, tokens_out, ttft_s   (n,) of generators, NaN = not logged; None where no row has one
     finish           (n,) object of str: why a generator stopped; None where no row has one
+    dropped          rows that the sender could not log since it told the last time, by its own count
     """
 
     model: str
@@ -105,6 +106,7 @@ class PredictionBatch:
     tokens_out: FloatArray | None = None
     ttft_s: FloatArray | None = None
     finish: Any = None
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ def _load_model(
     model.positive = None if said["positive"] is None else int(said["positive"])
     model.classes = {str(word): i for i, word in enumerate(said["classes"])}
     model.first, model.rows_seen, model.labels_seen = map(float, arrays[f"{at}times"])
-    model.new_rows, model.new_labels = map(int, said["new"])
+    model.new_rows, model.new_labels, model.new_lost = map(int, said["new"])
     model.early = {
         int(key): (float(a), float("nan" if b is None else b), float("nan" if c is None else c))
         for key, a, b, c in said["early"]
@@ -245,7 +245,7 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
         "regression": model.regression,
         "shown": [[metric, [list(pair) for pair in labels]] for metric, labels in model.shown],
         "classes": list(model.classes),
-        "new": [model.new_rows, model.new_labels],
+        "new": [model.new_rows, model.new_labels, model.new_lost],
         "tags": model.tags.values,
         "frames": model.frames,
         "early": [[str(key), *_no_nan(value)] for key, value in model.early.items()],

@@ -157,7 +157,8 @@ class ModelState:
     traffic: Ring = field(
         default_factory=lambda: Ring(TRAFFIC_S, 3 + 2 * (LATENCIES + 1), np.uint32)
     )
-    arrivals: Ring = field(default_factory=lambda: Ring(BUCKETS + 1, 2))
+    arrivals: Ring = field(default_factory=lambda: Ring(BUCKETS + 1, 3))
+    """Predictions, labels, and predictions that their sender lost, by when they came."""
     versions: dict[str, VersionState] = field(default_factory=dict)
     tenures: dict[int, Tenure] = field(default_factory=dict)
     next_tenure: int = 1
@@ -172,6 +173,7 @@ class ModelState:
     first: float = math.inf
     new_rows: int = 0
     new_labels: int = 0
+    new_lost: int = 0
     rows_seen: float = -math.inf
     labels_seen: float = -math.inf
     rejected: int = 0
@@ -181,6 +183,8 @@ class ModelState:
     released: int = 0
     """Newest tenure that was in use: one after it is a release, going back and forth between two is none."""
     judged: FloatArray | None = None
+    row: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """Its signals in the last frame."""
     frames: int = 0
     parts: LossParts | None = None
     parts_due: float = -math.inf
@@ -198,6 +202,17 @@ class ModelState:
             return LabelJoin(config.label_wait, config.max_waiting)
 
         return cls(name, join(), Versus(join(), config.window), Tags(config.slices))
+
+    @property
+    def tenure_in_use(self) -> Tenure | None:
+        """The tenure that most of the rows of late are of."""
+        return self.tenures.get(self.current) if self.current is not None else None
+
+    @property
+    def version_in_use(self) -> VersionState | None:
+        """Its version."""
+        tenure = self.tenure_in_use
+        return self.versions.get(tenure.version) if tenure is not None else None
 
     def open_tenure(self, version: str) -> Tenure | None:
         """Return the tenure of a version that has not ended."""

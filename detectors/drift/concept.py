@@ -68,7 +68,7 @@ _MOST: Final = 0.8
 _SUREST: Final = 3.0
 """Log-odds above which a confidence is no surer: 0.95."""
 
-_CHUNK: Final = 250
+_CHUNK: Final = 500
 """Rows in one bet, at most: the mean moves on between bets only."""
 _BLOCK: Final = 200
 _LEVELS: Final = 8

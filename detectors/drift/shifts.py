@@ -23,6 +23,7 @@ import math
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
@@ -56,6 +57,9 @@ _NAMED: Final = 0.01
 """When one column has reached 1, others need no more than this to be named beside it."""
 
 
+Counts = npt.NDArray[np.float32]
+
+
 class Shifts:
     """The drift of d columns; arrays over n statistics: d x FUNCTIONS, then the pairs."""
 
@@ -87,7 +91,7 @@ class Shifts:
         self._recent_rows: FloatArray = np.zeros(len(STEPS))
         # of columns that drift: how many times the least they moved
         self._on: FloatArray = np.zeros(d)
-        self._window: FloatArray = np.zeros((d, COLUMNS))
+        self._window: Counts = np.zeros((d, COLUMNS), dtype=np.float32)
         self._window_pairs: FloatArray = np.zeros(p)
         self._window_rows = 0.0
         self._closed_at = -math.inf
@@ -136,7 +140,9 @@ class Shifts:
             self._close(ts)
 
     def _close(self, ts: float) -> None:
-        sums = np.concatenate((self.scores.sums(self._window), self._window_pairs))
+        sums = np.concatenate(
+            (self.scores.sums(self._window.astype(np.float64)), self._window_pairs)
+        )
         rows = self._window_rows
         past = ts - self._closed_at
         past = past if math.isfinite(past) else 0.0
