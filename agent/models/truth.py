@@ -192,7 +192,7 @@ class Truth:
         limit = large(tenure)
         if not math.isnan(limit):
             tenure.large *= 2.0 ** (-rows / _LARGE_ROWS)
-            tenure.large += (np.count_nonzero(size > limit), rows)
+            tenure.large += np.array([np.count_nonzero(size > limit), rows], dtype=np.float64)
 
     def judge(self, model: ModelState, tenure: Tenure, now: float) -> None:
         """Decide whether labels prove a loss: evidence and size together; it ends when the evidence has gone."""
