@@ -552,7 +552,7 @@ class ModelWatch:
         limit = large(tenure)
         if not math.isnan(limit):
             tenure.large *= 2.0 ** (-rows / _LARGE_ROWS)
-            tenure.large += (np.count_nonzero(size > limit), rows)
+            tenure.large += np.array([np.count_nonzero(size > limit), rows], dtype=np.float64)
 
     # ---------------------------------------------------------------- numbers of a model
 
