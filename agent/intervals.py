@@ -25,15 +25,15 @@ def wilson(hits: Any, rows: Any, z: float = Z95) -> tuple[FloatArray, FloatArray
     """
     k = np.asarray(hits, dtype=np.float64)
     n = np.asarray(rows, dtype=np.float64)
+    n = np.where(n > 0, n, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = k / n
         shrink = 1.0 + z * z / n
         middle = (share + z * z / (2.0 * n)) / shrink
         half = z * np.sqrt(np.maximum(share * (1.0 - share), 0.0) / n + (z / (2.0 * n)) ** 2)
         half /= shrink
-        none = ~(n > 0)
-        low = np.where(none, np.nan, np.clip(middle - half, 0.0, 1.0))
-        high = np.where(none, np.nan, np.clip(middle + half, 0.0, 1.0))
+        low: FloatArray = np.minimum(np.maximum(middle - half, 0.0), 1.0)
+        high: FloatArray = np.minimum(np.maximum(middle + half, 0.0), 1.0)
     return low, high
 
 

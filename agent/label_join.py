@@ -76,15 +76,16 @@ def keys_of(ids: Sequence[str]) -> KeyArray:
     Eight bytes at a time through the finishing steps of MurmurHash3 and SplitMix64, all ids at once.
     """
     raw: Sequence[str | bytes] = ids
-    if max(map(len, ids), default=0) > _PLAIN or not all(map(str.isascii, ids)):
+    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    if lengths.max(initial=0) > _PLAIN or not "".join(ids).isascii():
         encoded = (one.encode("utf-8", "surrogatepass") for one in ids)
         raw = [
             one if len(one) <= _PLAIN else hashlib.blake2b(one, digest_size=_PLAIN // 4).digest()
             for one in encoded
         ]
-    width = max(1, -(-max(map(len, raw), default=0) // 8))
+        lengths = np.fromiter(map(len, raw), dtype=np.int64, count=len(raw))
+    width = max(1, -(-int(lengths.max(initial=0)) // 8))
     words = np.array(raw, dtype=f"S{8 * width}").view("<u8").reshape(len(raw), width)
-    lengths = np.fromiter(map(len, raw), dtype=np.int64, count=len(raw))
     out: KeyArray = np.zeros(len(raw), dtype=np.uint64)
     for i, word in enumerate(words.T):
         some = lengths > 8 * i  # an id's hash must not depend on how long the others are
@@ -94,6 +95,16 @@ def keys_of(ids: Sequence[str]) -> KeyArray:
             mixed *= factor
         mixed ^= mixed >> np.uint64(33)
         out[some] = mixed[some]
+    return out
+
+
+def firsts(keys: KeyArray | IntArray) -> BoolArray:
+    """Return which of the keys (n,) did not come before in the same array."""
+    ordered = np.sort(keys)
+    if not (ordered[1:] == ordered[:-1]).any():  # nearly always, and to sort alone costs a tenth
+        return np.ones(len(keys), dtype=np.bool_)
+    out = np.zeros(len(keys), dtype=np.bool_)
+    out[np.unique(keys, return_index=True)[1]] = True
     return out
 
 
@@ -114,12 +125,12 @@ class _Generation:
         slot = (keys & self._mask).astype(np.int64)
         open_ = np.arange(len(keys))
         while open_.size:
-            row = self.table[slot[open_]].astype(np.int64) - 1
-            taken = row >= 0
-            same = taken & (self.row["key"][row] == keys[open_])
+            row = self.table.take(slot)
+            taken = np.flatnonzero(row)
+            open_, slot, row = open_[taken], slot[taken], row[taken].astype(np.int64) - 1
+            same = self.row["key"][row] == keys[open_]
             out[open_[same]] = row[same]
-            open_ = open_[taken & ~same]
-            slot[open_] = (slot[open_] + 1) & int(self._mask)
+            open_, slot = open_[~same], (slot[~same] + 1) & int(self._mask)
         return out
 
     def add(self, new: Waiting) -> None:
@@ -232,9 +243,7 @@ class LabelJoin:
             found = generation.row[row]
             fresh = ~found["labelled"] & (found["ts"] >= horizon)
             # the same id twice in one batch: the first one counts
-            first = np.zeros(len(row), dtype=np.bool_)
-            first[np.unique(row, return_index=True)[1]] = True
-            joined = fresh & first
+            joined = fresh & firsts(row)
             status[at] = np.where(joined, 1, 2)
             out[at[joined]] = found[joined]
             generation.row["labelled"][row[joined]] = True

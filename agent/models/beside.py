@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.label_join import KeyArray
+from agent.label_join import KeyArray, firsts
 from agent.model import BoolArray, FloatArray
 from agent.models import reasons
 from agent.models.numbers import Numbers
@@ -35,11 +35,9 @@ class Second:
 def once(model: ModelState, keys: KeyArray) -> tuple[BoolArray, BoolArray]:
     """Return which rows (n,) are not there yet, those without an id among them, and which requests are known."""
     some = keys != 0
-    first = np.zeros(len(keys), dtype=np.bool_)
-    first[np.unique(keys, return_index=True)[1]] = True
     known = some & model.join.known(keys) if some.any() else np.zeros(len(keys), dtype=np.bool_)
     waits = some & model.held.known(keys) if model.held else np.zeros(len(keys), dtype=np.bool_)
-    return ~some | (first & ~known & ~waits), known
+    return ~some | (firsts(keys) & ~known & ~waits), known
 
 
 def take_second(model: ModelState, batch: PredictionBatch, rows: Second, some: BoolArray) -> None:

@@ -120,14 +120,12 @@ def quartiles_of(magnitudes: FloatArray, centre: FloatArray) -> FloatArray:
     return out
 
 
-def factor(reference: Reference, now: Now, least_rows: float) -> tuple[FloatArray, FloatArray]:
+def factor(reference: Reference, live: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return log10 of the median magnitude against the reference (d,), and how unlike one factor it is (d,).
 
     The second is the largest difference between the shifts of the quartiles, beyond what the spread allows; 0 or
     less = one factor explains it. NaN where there are too few rows or no magnitude.
     """
-    live = quartiles_of(now.magnitudes, reference.quartiles[:, 1])
-    live[now.logs_rows < least_rows] = np.nan
     shift = live - reference.quartiles
     spread = _spread(reference)
     with np.errstate(invalid="ignore"):
@@ -151,7 +149,9 @@ def judge(
 
     before   what was found broken before (d,): that stays so until half of what it took is left
     """
-    shift, unlike = factor(reference, now, least_rows)
+    live = quartiles_of(now.magnitudes, reference.quartiles[:, 1])
+    live[now.logs_rows < least_rows] = np.nan
+    shift, unlike = factor(reference, live)
     spread = _spread(reference)
 
     usual = reference.shares
@@ -201,7 +201,7 @@ def judge(
         few = (often & (now.same_usual < _SELDOM_SAME)).any(axis=1)
         _, most_whole = wilson(now.whole_share * now.rows, now.rows, _Z)
         fractions = (most_whole < _MOSTLY_WHOLE) & (now.whole_usual > _ALL_WHOLE)
-    swapped = _swapped(reference, now, least_rows) & fine
+    swapped = _swapped(reference, now, live) & fine
     cast = [found & reference.numeric for found in (whole, few, fractions)]
     kinds = np.select(
         [missing, types, one_value, swapped, scale, one_bin, outside, new, *cast],
@@ -213,13 +213,11 @@ def judge(
     return kinds.astype(np.int64), shift
 
 
-def _swapped(reference: Reference, now: Now, least_rows: float) -> BoolArray:
+def _swapped(reference: Reference, now: Now, live: FloatArray) -> BoolArray:
     """Return which columns (d,) look like one that looks like them, and no more like themselves.
 
     Looks: the quartiles of the magnitude, and the share below zero; each within what its newest rows leave open.
     """
-    live = quartiles_of(now.magnitudes, reference.quartiles[:, 1])
-    live[now.logs_rows < least_rows] = np.nan
     looks = np.column_stack((live, now.negative_share))
     usual = np.column_stack((reference.quartiles, reference.negative))
     doubt = (

@@ -463,10 +463,19 @@ def _quantiles(
     wanted = np.array([0.05, 0.95, 0.05, 0.95, 0.5])
     scale = 1.0 / sd[[0, 0, 1, 1, 0], None, :]
     low, high = np.zeros(5), np.ones(5)
+    z, odds = np.empty(weights.shape), np.empty(weights.shape)
     for _ in range(20):
         x = (low + high) / 2
-        z = np.clip((x[:, None, None] - middle) * scale, -8.0, 8.0)
+        np.subtract(x[:, None, None], middle, out=z)
+        z *= scale
+        np.minimum(np.maximum(z, -8.0, out=z), 8.0, out=z)
         # the normal distribution within 0.0002 (Bowling et al., A logistic approximation to it, 2009)
-        less = (weights / (1 + np.exp(-z * (1.5976 + 0.07056 * z * z)))).sum(axis=(1, 2)) < wanted
+        np.multiply(z, 0.07056, out=odds)
+        odds *= z
+        odds += 1.5976
+        odds *= np.negative(z, out=z)
+        np.exp(odds, out=odds)
+        odds += 1.0
+        less = np.divide(weights, odds, out=odds).sum(axis=(1, 2)) < wanted
         low, high = np.where(less, x, low), np.where(less, high, x)
     return tuple(((low + high) / 2).tolist())

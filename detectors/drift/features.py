@@ -58,8 +58,6 @@ _FAST_ROWS: Final = 64.0
 _MOST_COUNTED: Final = 65_535
 """Of magnitudes, in a cell: two bytes each."""
 _LEAST_ROWS: Final = 30.0
-_SMALL: Final = 128
-"""Batches up to this are compared with all edges at once; larger ones are searched."""
 _STRETCH: Final = 100
 """Rows of the reference in which a contract is tried; what breaks so often there is no news."""
 _USUAL_TIMES: Final = 2
@@ -75,6 +73,7 @@ _MOST_SLICED: Final = 8
 _VERSION: Final = 5
 
 
+Columns = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.float32]
 
 
@@ -116,10 +115,10 @@ class Features:
         d = len(ref.names)
         self._ref = ref
         self._learning = d == 0
-        self._edges = ref.edges[:, : int(ref.bins.max(initial=0)) + 1]
         self._numeric = np.flatnonzero(ref.numeric)
+        self._categories = np.flatnonzero(~ref.numeric)
+        self._edges = ref.edges[self._numeric, : int(ref.bins[self._numeric].max(initial=0)) + 1]
         self._offset = (np.arange(d) * COLUMNS)[:, None]
-        self._logs_offset = (np.arange(d) * (LOGS + 1))[:, None]
         self._groups = (np.arange(d)[:, None] * (PSI_GROUPS + 2) + ref.groups).ravel()
         self._group_usual = self._grouped(ref.shares)
         self._centre = np.where(np.isnan(ref.quartiles[:, 1]), 0.0, ref.quartiles[:, 1])
@@ -173,14 +172,15 @@ class Features:
         A feature that this version was made with and that is not there counts as missing; others count as unknown.
         """
         if rows == 0 or not features:
-            return self._coded(np.zeros((0, 0), dtype=np.int64), rows)
+            return self._coded(np.zeros((0, 0), dtype=np.uint8), rows)
         if self._learning:
             self._gather(ts, rows, features)
-            return self._coded(np.zeros((0, 0), dtype=np.int64), rows)
+            return self._coded(np.zeros((0, 0), dtype=np.uint8), rows)
         columns, x, present = self._place(rows, features)
         d = len(self.names)
         cells = np.bincount((columns + self._offset).ravel(), minlength=d * COLUMNS)
         counts: FloatArray = cells.reshape(d, COLUMNS).astype(np.float64)
+        coded = self._coded(columns, rows, counts)
         magnitudes = self._count_magnitudes(x)
         n = np.full(d, float(rows))
         if not present.all():
@@ -202,90 +202,92 @@ class Features:
         if self._broken.any():
             self._spent[self._broken, self._kind[self._broken]] += rows
         self._shifts.take(self._last, counts, columns)
-        return self._coded(columns, rows)
+        return coded
 
-    def _coded(self, columns: IntArray, rows: int) -> Coded:
-        """Say what is remembered of rows with these columns of bins (d, rows)."""
+    def _coded(self, columns: Columns, rows: int, counts: FloatArray | None = None) -> Coded:
+        """Say what is remembered of rows with these columns of bins (d, rows); `counts` of them (d, COLUMNS)."""
         marks = np.zeros(rows, dtype=np.uint8)
         slices = np.full((len(self._slicings), rows), 255, dtype=np.uint8)
         if len(columns):
-            new = np.take_along_axis(self._unseen, columns, axis=1).any(axis=0)
-            marks |= OUTSIDE * new.astype(np.uint8)
+            hit = self._unseen if counts is None else self._unseen & (counts > 0)
+            for i in np.flatnonzero(hit.any(axis=1)).tolist():  # few have any
+                marks[self._unseen[i, columns[i]]] = OUTSIDE
             if self._broken.any():
                 marks |= np.uint8(BROKEN)
             if self._joint:
                 marks |= np.uint8(JOINT)
-            value = columns[self._sliced] - 1
-            many = np.array([len(v) for _, v in self._slicings], dtype=np.int64)[:, None]
-            slices[:] = np.where((value >= 0) & (value < many), value, 255)
+            value = columns[self._sliced] - np.uint8(1)  # below all is 255
+            many = np.array([len(v) for _, v in self._slicings], dtype=np.uint8)[:, None]
+            slices[:] = np.where(value < many, value, np.uint8(255))
         return Coded(marks, slices)
 
     def _place(
         self, rows: int, features: Mapping[str, Any]
-    ) -> tuple[IntArray, FloatArray, BoolArray]:
-        """Return the column of each value (d, rows), the numbers (d, rows), and which features are there (d,)."""
-        names = self.names
-        found = [features.get(name) for name in names]
+    ) -> tuple[Columns, FloatArray, BoolArray]:
+        """Return the column of each value (d, rows), numbers (of `_numeric`, rows), and which features are there."""
+        found = [features.get(name) for name in self.names]
         present = np.array([column is not None for column in found], dtype=np.bool_)
-        plain = len(self._numeric) == len(names) and all(
-            isinstance(column, np.ndarray) and column.dtype == np.float64 for column in found
-        )
-        if plain:
-            x: FloatArray = np.array(found, dtype=np.float64)
-            return self._columns_of(x, slice(None)), x, present
-        x = np.full((len(names), rows), np.nan)
-        columns = np.full((len(names), rows), MISSING, dtype=np.int64)
-        wrong = np.zeros((len(names), rows), dtype=np.bool_)
-        for i, column in enumerate(found):
+        x: FloatArray = np.empty((len(self._numeric), rows))
+        columns: Columns = np.full((len(found), rows), MISSING, dtype=np.uint8)
+        wrong: dict[int, BoolArray] = {}
+        for at, i in enumerate(self._numeric.tolist()):
+            column = found[i]
             if column is None:
-                continue
-            values = self._ref.values[i]
-            if values is not None:
-                columns[i] = _categories(column, values)
+                x[at] = np.nan
             elif isinstance(column, np.ndarray) and column.dtype == np.float64:
-                x[i] = column
+                x[at] = column
             else:
-                x[i], wrong[i] = reference.numbers(column)
-        columns[self._numeric] = self._columns_of(x[self._numeric], self._numeric)
-        if wrong.any():
-            columns[wrong] = WRONG
+                x[at], wrong[i] = reference.numbers(column)
+        columns[self._numeric] = self._columns_of(x)
+        for i, some in wrong.items():
+            columns[i, some] = WRONG
+        for i in self._categories.tolist():
+            values = self._ref.values[i]
+            if found[i] is not None and values is not None:
+                columns[i] = _categories(found[i], values)
         present |= self._ref.own
         return columns, x, present
 
-    def _columns_of(self, x: FloatArray, which: Any) -> IntArray:
-        edges = self._edges[which]
-        if x.shape[1] <= _SMALL:
-            with np.errstate(invalid="ignore"):
-                out: IntArray = (x[:, :, None] >= edges[:, None, :]).sum(axis=2)
-        else:
-            out = np.empty(x.shape, dtype=np.int64)
-            for i in range(len(x)):
-                out[i] = np.searchsorted(edges[i], x[i], side="right")
-        out[out > self._ref.bins[which][:, None]] = ABOVE
+    def _columns_of(self, x: FloatArray) -> Columns:
+        """Return the columns of numbers: edges are few, so to compare with all is quicker than to search."""
+        out: Columns = np.zeros(x.shape, dtype=np.uint8)
+        over = np.empty(x.shape, dtype=np.bool_)
+        with np.errstate(invalid="ignore"):
+            for edge in self._edges.T:
+                np.greater_equal(x, edge[:, None], out=over)
+                out += over.view(np.uint8)
+        out[out > self._ref.bins[self._numeric, None]] = ABOVE
         out[np.isnan(x)] = MISSING
         return out
 
     def _count_magnitudes(self, x: FloatArray) -> FloatArray:
-        d = len(self.names)
+        """Return the magnitudes (d, MAGNITUDES) of numbers (of `_numeric`, rows); categories have none."""
+        m = len(x)
         with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log10(np.abs(x))
-            logs -= self._centre[:, None]
+            logs = np.abs(x)
+            np.log10(logs, out=logs)
+            logs -= self._centre[self._numeric, None]
             logs *= PER_DECADE
             logs += LOGS / 2
             known = np.isfinite(logs)
-            at = np.where(known, np.clip(logs, 0, LOGS - 1), LOGS).astype(np.int64)
-        out = np.empty((d, MAGNITUDES))
-        out[:, : LOGS + 1] = np.bincount(
-            (at + self._logs_offset).ravel(), minlength=d * (LOGS + 1)
-        ).reshape(d, LOGS + 1)
-        with np.errstate(invalid="ignore"):
-            out[:, ZERO] = (x == 0).sum(axis=1)
-            out[:, NEGATIVE] = (x < 0).sum(axis=1)
-            out[:, WHOLE] = (x == np.rint(x)).sum(axis=1)
+            np.maximum(logs, 0.0, out=logs)
+            np.minimum(logs, LOGS - 1, out=logs)
+            logs[~known] = LOGS
+            at = logs.astype(np.int64)
+            at += np.arange(0, m * (LOGS + 1), LOGS + 1)[:, None]
+            counted = np.zeros((m, MAGNITUDES))
+            counted[:, : LOGS + 1] = np.bincount(at.ravel(), minlength=m * (LOGS + 1)).reshape(
+                m, LOGS + 1
+            )
+            counted[:, ZERO] = (x == 0).sum(axis=1)
+            counted[:, NEGATIVE] = (x < 0).sum(axis=1)
+            counted[:, WHOLE] = (x == np.rint(x)).sum(axis=1)
             same, there = x[:, 1:] == x[:, :-1], known[:, 1:] & known[:, :-1]
-            out[:, SAME] = same.sum(axis=1)
-            out[:, SAME_BUT_ZERO] = (same & there).sum(axis=1)
-            out[:, NEITHER_ZERO] = there.sum(axis=1)
+            counted[:, SAME] = same.sum(axis=1)
+            counted[:, SAME_BUT_ZERO] = (same & there).sum(axis=1)
+            counted[:, NEITHER_ZERO] = there.sum(axis=1)
+        out = np.zeros((len(self.names), MAGNITUDES))
+        out[self._numeric] = counted
         return out
 
     def _gather(self, ts: float, rows: int, features: Mapping[str, Any]) -> None:
@@ -323,7 +325,7 @@ class Features:
     def code(self, rows: int, features: Mapping[str, Any]) -> Coded:
         """Say what would be remembered of rows, without counting them."""
         if self._learning or not rows:
-            return self._coded(np.zeros((0, 0), dtype=np.int64), rows)
+            return self._coded(np.zeros((0, 0), dtype=np.uint8), rows)
         return self._coded(self._place(rows, features)[0], rows)
 
     def fit(self, features: Mapping[str, Any], *, whole: bool = True) -> None:
@@ -339,8 +341,9 @@ class Features:
         columns, x, _ = self._place(rows, features)
         self._use(self._ref, pairs.choose(self._shifts.places(columns)))
         self._learning = False
-        known = np.where(np.isnan(x), -np.inf, x)  # missing is a value of its own
-        run = season.runs(np.where(self._ref.numeric[:, None], known, columns))
+        values = columns.astype(np.float64)
+        values[self._numeric] = np.where(np.isnan(x), -np.inf, x)  # missing is a value of its own
+        run = season.runs(values)
         self._shifts.learn(columns, run, whole=whole)
         self._learn_kinds(features, x)
         self._usual_kinds[np.ix_(run >= season.QUANTUM, np.array(contract.OF_RUNS))] = True
@@ -510,16 +513,17 @@ class Features:
 
     def states(self) -> tuple[FeatureState, ...]:
         """Say what the last `judge` found, for each of `names`."""
-        rows = self._newest()[0].sum(axis=1)
+        rows, own = self._newest()[0].sum(axis=1), self._ref.own.tolist()
         out = []
-        for i, name in enumerate(self.names):
-            missing, outside, scale, psi, broken, found, drifted = map(float, self._table[i])
+        known = zip(self.names, self._table.tolist(), rows.tolist(), strict=True)
+        for i, (name, row, count) in enumerate(known):
+            missing, outside, scale, psi, broken, found, drifted = row
             out.append(
                 FeatureState(
                     name=name,
-                    used=bool(self._ref.own[i]),
+                    used=own[i],
                     learning=False,
-                    rows=float(rows[i]),
+                    rows=count,
                     missing=missing,
                     out_of_range=outside,
                     scale=scale,

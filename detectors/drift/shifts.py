@@ -57,6 +57,7 @@ _NAMED: Final = 0.01
 """When one column has reached 1, others need no more than this to be named beside it."""
 
 
+Columns = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.float32]
 
 
@@ -100,7 +101,7 @@ class Shifts:
         self._seen_s = 0.0
         self._set_null()
 
-    def learn(self, columns: IntArray, run: FloatArray, *, whole: bool) -> None:
+    def learn(self, columns: Columns, run: FloatArray, *, whole: bool) -> None:
         """Learn how far rows wander from those of the reference, columns of bins (d, rows) in the order of time.
 
         run     (d,) rows in a run of one value, see `season.runs`
@@ -119,9 +120,10 @@ class Shifts:
             self._seen += QUANTUM
         self._set_null()
 
-    def places(self, columns: IntArray) -> FloatArray:
+    def places(self, columns: Columns) -> FloatArray:
         """Return the place, in sd, of each value (d, rows); what lies outside counts as the nearest inside."""
-        out: FloatArray = np.take_along_axis(self.scores.within, columns, axis=1)
+        offset = (np.arange(self._d) * COLUMNS)[:, None]
+        out: FloatArray = self.scores.within.ravel().take(columns + offset)
         return out
 
     def keep(self, other: Shifts) -> None:
@@ -130,7 +132,7 @@ class Shifts:
         self._seen, self._seen_s = other._seen, other._seen_s
         self._set_null()
 
-    def take(self, ts: float, counts: FloatArray, columns: IntArray) -> None:
+    def take(self, ts: float, counts: FloatArray, columns: Columns) -> None:
         """Count a batch whose newest row is at `ts`: counts (d, COLUMNS) of its columns of bins (d, rows)."""
         self._window += counts
         if len(self.pairs.first):
