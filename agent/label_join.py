@@ -40,6 +40,7 @@ ROW: Final = np.dtype(
 arm: number of the version and variant that said it (`agent/models/versus.py`)."""
 _UNSURE: Final = 65_535
 _LARGEST: Final = 1 << 16
+_FEW: Final = 32
 _PLAIN: Final = 64
 """Longer ids (bytes) are shortened by a digest first."""
 _MIX: Final = (
@@ -124,14 +125,23 @@ class _Generation:
         out = np.full(len(keys), -1, dtype=np.int64)
         slot = (keys & self._mask).astype(np.int64)
         open_ = np.arange(len(keys))
-        while open_.size:
-            row = self.table.take(slot)
-            taken = np.flatnonzero(row)
-            open_, slot, row = open_[taken], slot[taken], row[taken].astype(np.int64) - 1
-            same = self.row["key"][row] == keys[open_]
+        while open_.size > _FEW:
+            row = self.table[slot].astype(np.int64) - 1
+            taken = row >= 0
+            same = taken & (self.row["key"][row] == keys[open_])
             out[open_[same]] = row[same]
-            open_, slot = open_[~same], (slot[~same] + 1) & int(self._mask)
+            on = taken & ~same
+            open_, slot = open_[on], (slot[on] + 1) & int(self._mask)
+        for i, at in zip(open_.tolist(), slot.tolist(), strict=True):
+            out[i] = self._find(keys[i], at)
         return out
+
+    def _find(self, key: np.uint64, slot: int) -> int:
+        """Return the row of a key that is not before `slot`; the last few of many are quicker one by one."""
+        keys = self.row["key"]
+        while (row := int(self.table[slot])) and keys[row - 1] != key:
+            slot = (slot + 1) & int(self._mask)
+        return row - 1
 
     def add(self, new: Waiting) -> None:
         """Append rows whose keys are not here yet and differ from each other."""

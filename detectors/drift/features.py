@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
@@ -116,7 +117,9 @@ class Features:
         self._ref = ref
         self._learning = d == 0
         self._numeric = np.flatnonzero(ref.numeric)
-        self._categories = np.flatnonzero(~ref.numeric)
+        self._codes: dict[int, dict[Any, int]] = {
+            i: {**values, None: MISSING} for i, values in enumerate(ref.values) if values is not None
+        }
         self._edges = ref.edges[self._numeric, : int(ref.bins[self._numeric].max(initial=0)) + 1]
         self._offset = (np.arange(d) * COLUMNS)[:, None]
         self._groups = (np.arange(d)[:, None] * (PSI_GROUPS + 2) + ref.groups).ravel()
@@ -241,10 +244,9 @@ class Features:
         columns[self._numeric] = self._columns_of(x)
         for i, some in wrong.items():
             columns[i, some] = WRONG
-        for i in self._categories.tolist():
-            values = self._ref.values[i]
-            if found[i] is not None and values is not None:
-                columns[i] = _categories(found[i], values)
+        for i, codes in self._codes.items():
+            if found[i] is not None:
+                columns[i] = _categories(found[i], codes)
         present |= self._ref.own
         return columns, x, present
 
@@ -618,18 +620,19 @@ def _same(magnitudes: FloatArray, rows: FloatArray) -> tuple[FloatArray, FloatAr
     return magnitudes[:, SAME : SAME_BUT_ZERO + 1] / np.maximum(of, 1.0), of
 
 
-def _categories(column: Any, values: Mapping[str, int]) -> IntArray:
-    """Return the column of each value of a category; whole numbers are read as people write them."""
+def _categories(column: Any, values: Mapping[Any, int]) -> Columns:
+    """Return the column of each value (n >= 1) of a category; whole numbers are read as people write them."""
     array = np.asarray(column)
     texts: list[Any] = array.tolist()
     if array.dtype.kind in "fiub":
         texts = [None if v != v else f"{v:g}" for v in array.astype(np.float64).tolist()]  # noqa: PLR0124  # NaN
-    found = map(values.get, texts, itertools.repeat(WRONG))
-    out = np.fromiter(found, dtype=np.int64, count=len(texts))
+    try:  # all were seen before: that can be told in half the time
+        found: Any = operator.itemgetter(*texts[:1], *texts)(values)[1:]
+    except KeyError:
+        found = map(values.get, texts, itertools.repeat(WRONG))
+    out = np.frombuffer(bytearray(found), dtype=np.uint8)
     for i in np.flatnonzero(out == WRONG).tolist():
-        if texts[i] is None:
-            out[i] = MISSING
-        elif not isinstance(texts[i], str):
+        if not isinstance(texts[i], str):
             out[i] = values.get(str(texts[i]), WRONG)
     return out
 
