@@ -41,6 +41,8 @@ arm: number of the version and variant that said it (`agent/models/versus.py`)."
 _UNSURE: Final = 65_535
 _LARGEST: Final = 1 << 16
 _FEW: Final = 32
+_ROW: Final = np.uint32(2 * _LARGEST - 1)
+_TAG: Final = ~_ROW
 _PLAIN: Final = 64
 """Longer ids (bytes) are shortened by a digest first."""
 _MIX: Final = (
@@ -109,6 +111,11 @@ def firsts(keys: KeyArray | IntArray) -> BoolArray:
     return out
 
 
+def _tags(keys: KeyArray) -> npt.NDArray[np.uint32]:
+    """Return bits of the keys (n,), in places that numbers of rows leave free; slots are of other bits."""
+    return (keys >> np.uint64(32)).astype(np.uint32) & _TAG
+
+
 class _Generation:
     """Up to `size` rows and an open-addressing table over them, half full at most."""
 
@@ -117,7 +124,8 @@ class _Generation:
         self.rows = 0
         self.newest = -np.inf
         self.row: Waiting = np.zeros(size, dtype=ROW)
-        self.table = np.zeros(2 * size, dtype=np.int32)  # row + 1; 0 = free
+        # row + 1, and bits of its key, so that rows of other keys need not be looked at; 0 = free
+        self.table = np.zeros(2 * size, dtype=np.uint32)
         self._mask = np.uint64(2 * size - 1)
 
     def find(self, keys: KeyArray) -> IntArray:
@@ -125,23 +133,26 @@ class _Generation:
         out = np.full(len(keys), -1, dtype=np.int64)
         slot = (keys & self._mask).astype(np.int64)
         open_ = np.arange(len(keys))
+        tags = _tags(keys)
         while open_.size > _FEW:
-            row = self.table[slot].astype(np.int64) - 1
-            taken = row >= 0
-            same = taken & (self.row["key"][row] == keys[open_])
-            out[open_[same]] = row[same]
-            on = taken & ~same
-            open_, slot = open_[on], (slot[on] + 1) & int(self._mask)
-        for i, at in zip(open_.tolist(), slot.tolist(), strict=True):
-            out[i] = self._find(keys[i], at)
+            entry = self.table[slot]
+            on = entry != 0
+            at = np.flatnonzero(on & (entry & _TAG == tags))
+            row = (entry[at] & _ROW).astype(np.int64) - 1
+            same = self.row["key"][row] == keys[open_[at]]
+            out[open_[at[same]]] = row[same]
+            on[at[same]] = False
+            open_, slot, tags = open_[on], (slot[on] + 1) & int(self._mask), tags[on]
+        for i, start in zip(open_.tolist(), slot.tolist(), strict=True):
+            out[i] = self._find(keys[i], start)
         return out
 
     def _find(self, key: np.uint64, slot: int) -> int:
         """Return the row of a key that is not before `slot`; the last few of many are quicker one by one."""
-        keys = self.row["key"]
-        while (row := int(self.table[slot])) and keys[row - 1] != key:
+        keys, row = self.row["key"], int(_ROW)
+        while (entry := int(self.table[slot])) and keys[(entry & row) - 1] != key:
             slot = (slot + 1) & int(self._mask)
-        return row - 1
+        return (entry & row) - 1
 
     def add(self, new: Waiting) -> None:
         """Append rows whose keys are not here yet and differ from each other."""
@@ -153,14 +164,14 @@ class _Generation:
 
     def index(self, rows: IntArray) -> None:
         """Put rows into the table. All of a round try for their slot; who did not get it tries the next one."""
-        slot = (self.row["key"][rows] & self._mask).astype(np.int64)
-        open_ = np.arange(len(rows))
-        while open_.size:
-            free = self.table[slot[open_]] == 0
-            self.table[slot[open_[free]]] = rows[open_[free]] + 1
-            won = self.table[slot[open_]] == rows[open_] + 1
-            open_ = open_[~won]
-            slot[open_] = (slot[open_] + 1) & int(self._mask)
+        keys = self.row["key"][rows]
+        slot = (keys & self._mask).astype(np.int64)
+        entry = _tags(keys) | (rows + 1).astype(np.uint32)
+        while entry.size:
+            free = self.table[slot] == 0
+            self.table[slot[free]] = entry[free]
+            lost = self.table[slot] != entry
+            slot, entry = (slot[lost] + 1) & int(self._mask), entry[lost]
 
 
 @dataclass(frozen=True, slots=True)
