@@ -144,15 +144,19 @@ class _Generation:
             on[at[same]] = False
             open_, slot, tags = open_[on], (slot[on] + 1) & int(self._mask), tags[on]
         for i, start in zip(open_.tolist(), slot.tolist(), strict=True):
-            out[i] = self._find(keys[i], start)
+            out[i] = self._find(int(keys[i]), start)
         return out
 
-    def _find(self, key: np.uint64, slot: int) -> int:
+    def _find(self, key: int, slot: int) -> int:
         """Return the row of a key that is not before `slot`; the last few of many are quicker one by one."""
-        keys, row = self.row["key"], int(_ROW)
-        while (entry := int(self.table[slot])) and keys[(entry & row) - 1] != key:
-            slot = (slot + 1) & int(self._mask)
-        return (entry & row) - 1
+        table, mask, row_bits = self.table, int(self._mask), int(_ROW)
+        tag = key >> 32 & int(_TAG)
+        while entry := table.item(slot):
+            row = (entry & row_bits) - 1
+            if entry & ~row_bits == tag and int(self.row["key"][row]) == key:
+                return row
+            slot = (slot + 1) & mask
+        return -1
 
     def add(self, new: Waiting) -> None:
         """Append rows whose keys are not here yet and differ from each other."""

@@ -90,10 +90,12 @@ class Truth:
         hit = joined.status == 1
         if not hit.any():
             return
-        rows, truth = joined.rows[hit], truth[hit]
+        rows, truth, known_since = joined.rows, np.asarray(truth), np.asarray(known_since)
+        if not hit.all():  # to copy them costs as much as to find them
+            rows, truth, known_since = rows[hit], truth[hit], known_since[hit]
         model.versus.labelled(rows, truth, model.regression, lambda name: _slicings(model, name))
         model.new_labels += len(truth)
-        delay = known_since[hit] - rows["ts"]
+        delay = known_since - rows["ts"]
         delay = delay[np.isfinite(delay)]
         if delay.size:
             model.delays *= 2.0 ** (-len(delay) / _DELAY_FADE_ROWS)
@@ -103,9 +105,10 @@ class Truth:
             if tenure is None:
                 continue  # it ended long ago and was forgotten
             mine = rows["tenure"] == number
-            self._relate(model, tenure, rows[mine], truth[mine], now)
+            of, true = (rows, truth) if mine.all() else (rows[mine], truth[mine])
+            self._relate(model, tenure, of, true, now)
             count = self._count_numbers if tenure.numbers else self._count_classes
-            count(model, tenure, rows[mine], truth[mine])
+            count(model, tenure, of, true)
 
     def _count_numbers(self, model: ModelState, tenure: Tenure, rows: Waiting, truth: Any) -> None:
         slot, held = tenure.labels.slots((rows["ts"] / self._numbers.width).astype(np.int64))

@@ -203,14 +203,13 @@ def judge(
         fractions = (most_whole < _MOSTLY_WHOLE) & (now.whole_usual > _ALL_WHOLE)
     swapped = _swapped(reference, now, live) & fine
     cast = [found & reference.numeric for found in (whole, few, fractions)]
-    kinds = np.select(
-        [missing, types, one_value, swapped, scale, one_bin, outside, new, *cast],
-        [
-            _MISSING, _TYPE, _STUCK, _SWAPPED, _SCALE, _STUCK, _RANGE, _NEW, _WHOLE_NUMBERS, _FEW, _FRACTIONS,
-        ],
-        default=0,
-    )  # fmt: skip
-    return kinds.astype(np.int64), shift
+    kinds = np.zeros(len(most), dtype=np.int64)
+    for kind, found in reversed((
+        (_MISSING, missing), (_TYPE, types), (_STUCK, one_value), (_SWAPPED, swapped), (_SCALE, scale),
+        (_STUCK, one_bin), (_RANGE, outside), (_NEW, new), *zip((_WHOLE_NUMBERS, _FEW, _FRACTIONS), cast, strict=True),
+    )):  # fmt: skip
+        kinds[found] = kind  # the first of them counts
+    return kinds, shift
 
 
 def _swapped(reference: Reference, now: Now, live: FloatArray) -> BoolArray:

@@ -218,10 +218,14 @@ class Estimate:
 
         marks   OUTSIDE + BROKEN + JOINT, as they apply; (n,) or one for all
         """
-        at = np.searchsorted(self._edges[0], confidence, side="right")
-        if positive is not None:
-            other = np.searchsorted(self._edges[1], confidence, side="right")
-            at = np.where(positive, other + BINS, at)
+        if positive is None:
+            at = np.searchsorted(self._edges[0], confidence, side="right")
+        else:
+            at = np.empty(len(confidence), dtype=np.int64)
+            for side, some in enumerate((~positive, positive)):
+                at[some] = BINS * side + np.searchsorted(
+                    self._edges[side], confidence[some], side="right"
+                )
         codes: IntArray = np.where(np.isnan(confidence), UNKNOWN, at) + COLUMNS * np.asarray(marks)
         return codes
 

@@ -14,6 +14,7 @@ and of much change. It is for people to read; what is called drift is decided by
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import operator
@@ -117,8 +118,11 @@ class Features:
         self._ref = ref
         self._learning = d == 0
         self._numeric = np.flatnonzero(ref.numeric)
+        self._last_bin = ref.bins[self._numeric, None].astype(np.uint8)
         self._codes: dict[int, dict[Any, int]] = {
-            i: {**values, None: MISSING} for i, values in enumerate(ref.values) if values is not None
+            i: {**values, None: MISSING}
+            for i, values in enumerate(ref.values)
+            if values is not None
         }
         self._edges = ref.edges[self._numeric, : int(ref.bins[self._numeric].max(initial=0)) + 1]
         self._offset = (np.arange(d) * COLUMNS)[:, None]
@@ -258,8 +262,8 @@ class Features:
             for edge in self._edges.T:
                 np.greater_equal(x, edge[:, None], out=over)
                 out += over.view(np.uint8)
-        out[out > self._ref.bins[self._numeric, None]] = ABOVE
-        out[np.isnan(x)] = MISSING
+        np.putmask(out, out > self._last_bin, np.uint8(ABOVE))
+        np.putmask(out, np.isnan(x), np.uint8(MISSING))
         return out
 
     def _count_magnitudes(self, x: FloatArray) -> FloatArray:
@@ -626,11 +630,9 @@ def _categories(column: Any, values: Mapping[Any, int]) -> Columns:
     texts: list[Any] = array.tolist()
     if array.dtype.kind in "fiub":
         texts = [None if v != v else f"{v:g}" for v in array.astype(np.float64).tolist()]  # noqa: PLR0124  # NaN
-    try:  # all were seen before: that can be told in half the time
-        found: Any = operator.itemgetter(*texts[:1], *texts)(values)[1:]
-    except KeyError:
-        found = map(values.get, texts, itertools.repeat(WRONG))
-    out = np.frombuffer(bytearray(found), dtype=np.uint8)
+    with contextlib.suppress(KeyError):  # all were seen before: that can be told in half the time
+        return np.frombuffer(bytes(operator.itemgetter(*texts[:1], *texts)(values)[1:]), np.uint8)
+    out = np.frombuffer(bytearray(map(values.get, texts, itertools.repeat(WRONG))), np.uint8)
     for i in np.flatnonzero(out == WRONG).tolist():
         if not isinstance(texts[i], str):
             out[i] = values.get(str(texts[i]), WRONG)

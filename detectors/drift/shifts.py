@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.errors import Refused
-from agent.model import BoolArray, FloatArray, IntArray
+from agent.model import BoolArray, FloatArray
 from detectors.drift import pairs, season
 from detectors.drift.evidence import STEPS, Bets, Evidence
 from detectors.drift.reference import COLUMNS, Reference
