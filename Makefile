@@ -1,11 +1,11 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian bench bench-agent bench-belief bench-crash bench-decide bench-detect bench-drift bench-forecast bench-ingest bench-live bench-rca bench-replay bench-verify readme dist clean
+.PHONY: help run demo test check setup debian bench bench-agent bench-belief bench-crash bench-decide bench-detect bench-drift bench-forecast bench-ingest bench-live bench-otlp bench-rca bench-replay bench-verify readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
-APT_PACKAGES := chromium e2fsprogs haproxy iproute2 postgresql prometheus prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway
+APT_PACKAGES := chromium e2fsprogs haproxy iproute2 postgresql prometheus prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway victoria-metrics
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -69,6 +69,9 @@ bench-drift: .venv/bench build/rivals build/nannyml build/evidently ## drift, ca
 
 bench-ingest: .venv/all ## predictions over HTTP: records a second, and how late ticks get
 	$(BIN)/python tests/bench/ingest.py $(ARGS)
+
+bench-otlp: .venv/all ## OTLP metrics: points a second on one core, beside a decode with protobuf's own classes
+	$(BIN)/python tests/bench/otlp.py $(ARGS)
 
 bench-forecast: .venv/all ## forecasts of made-up fills, beside Prometheus' predict_linear
 	$(BIN)/python tests/bench/forecast.py $(ARGS)

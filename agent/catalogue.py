@@ -248,6 +248,7 @@ _DEFS: Final = (
     _g("service.wait_mean_seconds", "seconds", "mean time that a request waits to be served", better="low", floor=0.002),
     _g("service.replicas_missing_count", "count", "replicas that are wanted and not available", better="low", floor=0.5),
     _g("service.probe_latency_seconds", "seconds", "time of our own probe", better="low", floor=0.005, harm=True),
+    _c("service.log_records_total", "service.log_records_per_second", "per_second", "log records written (label severity: debug, info, warn, error, fatal)", floor=0.2),
     # ---- calls of a service (labels callee: entity id; side: client, server = who measured)
     _c("service.call_requests_total", "service.call_requests_per_second", "per_second", "calls to another service or dependency (labels callee, side)", floor=0.2),
     _c("service.call_errors_total", "service.call_errors_per_second", "per_second", "calls to another service or dependency that failed (labels callee, side)", floor=0.05, better="low"),

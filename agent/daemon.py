@@ -28,6 +28,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__, backfill, forecasts, guard, news, registry, web
+from agent.board import Board
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -46,6 +47,7 @@ from agent.life import Event
 from agent.memory import Memory
 from agent.model import Change, Entity, Frame, Incident, Run, Sighting
 from agent.models import ModelWatch
+from agent.mutes import Mutes
 from agent.objectives import limits_of
 from agent.outbox import Outbox
 from agent.pipeline import Moment, Walk, bank, record_plan
@@ -56,13 +58,16 @@ from agent.ports import (
     BulkReceiver,
     Detector,
     Feed,
+    Muting,
     Note,
     Notifier,
     PredictionBatch,
     Pulse,
     Receiver,
     Remembering,
+    SampleBatch,
     Signal,
+    Sink,
     Source,
 )
 from agent.pulses import Pulses
@@ -70,6 +75,7 @@ from agent.references import References
 from agent.runner import Plan, Runner
 from agent.runs_store import store_of
 from agent.scene import Scene
+from agent.sinks import Sinks
 from agent.telemetry import set_up_logging
 from agent.topology import BINDING, Binding, EdgePattern
 from agent.training import LOOK_EVERY_S, Training
@@ -230,6 +236,7 @@ class Daemon:
         self.graph_past = GraphPast(state / "history", config.history.age)
         self.counting = Counting(self.count, self.columns_of, lambda *_: None, self.broke)
         self.collector = Collector(cpu_budget=config.cpu_budget, bulk=self.counting.give)
+        self.board = Board()
         self.connectors = Connectors(config, state)
         self.binding = Binding(config.services, self.host)
         self.references = References(config.models, self._bug)
@@ -238,6 +245,8 @@ class Daemon:
         )
         self.outbox = Outbox(self.record, self._ways, time.time, self._filled)
         self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
+        self.sinks = Sinks(self._sinks, self.spawn)
+        self.mutes = Mutes(self._muting, self.memory, self.record, self.spawn)
         self.runner = Runner(
             store_of(state / "runs.sqlite", config.runs),
             RealHands(
@@ -278,7 +287,7 @@ class Daemon:
         self.draining = asyncio.Event()
         self.published: list[Callable[[Moment], None]] = []
         self._unwritten = False
-        self.wrote: list[Callable[[Entry], None]] = [self.outbox.wrote]
+        self.wrote: list[Callable[[Entry], None]] = [self.outbox.wrote, self.mutes.wrote]
         self.reloaded: list[Callable[[], None]] = []
         self.intake: Intake | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -495,6 +504,7 @@ class Daemon:
         for plan in moment.plans:
             if plan.mode != "suggest":
                 self.spawn(self.runner.start(plan), "start run")
+        self.mutes.tick(now)
         self.pulses.tick(now)  # last: a walk that did not get here is not alive
         self.ticker.beat(now)
         for publish in self.published:
@@ -504,6 +514,9 @@ class Daemon:
         """Take what has come since the last tick; what was counted of predictions is a frame of model metrics."""
         frames, arrivals = self.collector.drain()
         frames += [a for a in arrivals if isinstance(a, Frame)]
+        frames += [self.collector.possible.apply(f) for f in self.board.frames(now)]
+        for source, (every_s, ago_s, series) in self.board.heard().items():
+            self.collector.heard(source, every_s, now - ago_s, series)
         # measured before the clock was set back, come after it: the future would make all the rest look stale
         frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
         if self.models.busy:
@@ -517,6 +530,9 @@ class Daemon:
 
     def count(self, rows: Bulk) -> None:
         """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""
+        if isinstance(rows, SampleBatch):
+            self.board.take(rows)
+            return
         self.models.take(rows)
         if isinstance(rows, PredictionBatch):
             self.walk.examples.take(rows)
@@ -556,6 +572,12 @@ class Daemon:
 
     def _filled(self, note: Note) -> Note:
         return news.filled(note, self.incident(note.incident), self.config.public_url)
+
+    def _muting(self) -> dict[str, Muting]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Muting)}
+
+    def _sinks(self) -> dict[str, Sink]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Sink)}
 
     def _pulses(self) -> dict[str, Pulse]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Pulse)}
@@ -641,6 +663,7 @@ class Daemon:
                 for name, c in self.bulk_receivers().items()
             ],
             "state": str(self.state),
+            "names": _naming(self.config),
             "models": self.config.ingest_models,
             "forward": str(self.state / FORWARD),
         }
@@ -789,6 +812,7 @@ class Daemon:
             if name in new and old.get(name) == new[name] and not names_it:
                 continue
             await self.collector.remove(name)
+            self.board.forget(name)
             self.world.drop(name)
             self.connectors.built.pop(name, None)
         self.config = config

@@ -15,14 +15,16 @@ from typing import Any, Final
 import yaml
 
 from agent import registry
-from agent.ports import Feed, Notifier, Pulse, Receiver, Source, Undo
+from agent.ports import BulkReceiver, Feed, Notifier, Pulse, Receiver, Sink, Source, Undo
 
 _POWERS: Final = (
     ("source", Source),
     ("feed", Feed),
     ("receiver", Receiver),
+    ("inlets", BulkReceiver),
     ("notifier", Notifier),
     ("pulse", Pulse),
+    ("sink", Sink),
 )
 
 

@@ -25,6 +25,7 @@ from connectors import machine as machine
 from connectors import mail as mail
 from connectors import model_directory as model_directory
 from connectors import old_files as old_files
+from connectors import otlp as otlp
 from connectors import page as page
 from connectors import pagerduty as pagerduty
 from connectors import predictions as predictions
@@ -32,6 +33,7 @@ from connectors import probe as probe
 from connectors import processes as processes
 from connectors import prometheus as prometheus
 from connectors import prometheus_range as prometheus_range
+from connectors import remote_write as remote_write
 from connectors import systemd as systemd
 from connectors import trainer as trainer
 from connectors import webhook as webhook
