@@ -208,7 +208,9 @@ class SampleBatch:
     why: str = ""
 
 
-Bulk = PredictionBatch | LabelBatch | SketchBatch | SampleBatch
+Logged = PredictionBatch | LabelBatch | SketchBatch
+"""What is about the rows of a model."""
+Bulk = Logged | SampleBatch
 """What comes in masses, and is counted between the ticks."""
 
 Arrival = Frame | Change | Signal | Bulk

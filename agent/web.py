@@ -656,13 +656,17 @@ async def start(daemon: Daemon) -> Site:
 
     def measured() -> None:
         measure(desk, telemetry, events)
-        left_out = {(s,): float(n) for s, n in daemon.board.left_out.items()}
+        left_out: dict[tuple[str, ...], float] = {
+            (s,): float(n) for s, n in daemon.board.left_out.items()
+        }
         telemetry.replace("homeostat_points_left_out_total", left_out)
         tally = daemon.sinks.tally()
         telemetry.replace("homeostat_sink_samples_total", {
             (s, outcome): float(n) for s, some in tally.items() for outcome, n in some.items() if outcome != "waiting"
         })  # fmt: skip
-        waiting = {(s,): float(some["waiting"]) for s, some in tally.items()}
+        waiting: dict[tuple[str, ...], float] = {
+            (s,): float(some["waiting"]) for s, some in tally.items()
+        }
         telemetry.replace("homeostat_sink_samples_waiting", waiting)
 
     watches = daemon.walk.monitor.watches

@@ -54,7 +54,7 @@ class AlertBook:
             if _RANK[note.severity] > was:
                 for alert in live:
                     alert["endsAt"] = moment(now)
-                live = [self._new(note)]
+                live = [self._new(note, now)]
                 going += live
             for alert in live:
                 alert["annotations"] = self._said(note) | {
@@ -62,10 +62,18 @@ class AlertBook:
                 }
         self._keep()
 
-    def sent(self, now: float) -> list[dict[str, Any]]:
-        """Return everything as it has to be sent now."""
+    def sent(self, now: float, incident: str = "") -> list[dict[str, Any]]:
+        """Return the alerts of an incident, or all, as they have to be sent now."""
         until = moment(now + _LASTS_S)
-        return [{"endsAt": until, **alert} for going in self._alerts.values() for alert in going]
+        some = [self._alerts.get(incident, [])] if incident else self._alerts.values()
+        return [{"endsAt": until, **alert} for going in some for alert in going]
+
+    def forget(self, alert: Mapping[str, Any]) -> None:
+        """Let an alert go that is not taken."""
+        incident = alert["labels"]["incident"]
+        left = [a for a in self._alerts.get(incident, []) if a["labels"] != alert["labels"]]
+        self._alerts = {**self._alerts, incident: left}
+        self.heard([])
 
     def heard(self, alerts: Sequence[Mapping[str, Any]]) -> None:
         """Forget what has ended, once that was taken."""
@@ -84,14 +92,14 @@ class AlertBook:
     def _keep(self) -> None:
         self._kept.write(self._alerts, clean=True)
 
-    def _new(self, note: Note) -> dict[str, Any]:
+    def _new(self, note: Note, now: float) -> dict[str, Any]:
         labels = {"alertname": INCIDENT, "incident": note.incident, "severity": note.severity}
         about = note.facts.get("about", "")
         if about:
             whom = entity(about)
             labels |= {"entity": about, self._labels.get(whom.kind, whom.kind): whom.key}
         out: dict[str, Any] = {
-            "labels": labels, "startsAt": note.facts.get("began") or moment(note.ts),
+            "labels": labels, "startsAt": note.facts.get("began") or moment(min(note.ts, now)),
             "annotations": {"summary": note.title or note.text[:_MOST_TEXT]},
         }  # fmt: skip
         if note.link.startswith(("http://", "https://")):
@@ -110,7 +118,7 @@ def test_alert(note: Note, now: float) -> dict[str, Any]:
     return {
         "labels": {"alertname": TEST, "severity": note.severity},
         "annotations": {"summary": note.title, "description": note.text[:_MOST_TEXT]},
-        "startsAt": moment(note.ts), "endsAt": moment(now + _LASTS_S),
+        "startsAt": moment(min(note.ts, now)), "endsAt": moment(now + _LASTS_S),
     }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -17,16 +16,12 @@ Bucket = tuple[float, float, float]
 """Lower bound, upper bound, count."""
 
 
-def explicit(counts: Sequence[float], bounds: Sequence[float]) -> list[Bucket]:
-    """Return lower bound, upper bound and count of each bucket."""
-    if not bounds or not counts:
-        return []
-    if len(counts) != len(bounds) + 1 or any(b <= a for a, b in itertools.pairwise(bounds)):
-        raise ValueError("the bounds of a histogram do not fit its counts, or do not rise")
-    if len(counts) > MOST or not all(map(math.isfinite, bounds)):
-        raise ValueError(f"a histogram of more than {MOST} buckets, or of bounds that are none")
-    lowest = min(0.0, bounds[0])
-    return list(zip([lowest, *bounds], [*bounds, math.inf], counts, strict=True))
+def check_bounds(bounds: FloatArray) -> None:
+    """Raise ValueError for bounds that are none."""
+    if len(bounds) >= MOST:
+        raise ValueError(f"a histogram of more than {MOST} buckets")
+    if not np.isfinite(bounds).all() or (np.diff(bounds) <= 0).any():
+        raise ValueError("the bounds of a histogram do not rise")
 
 
 def exponential(
@@ -37,7 +32,7 @@ def exponential(
         raise ValueError("the scale of a histogram is out of bounds")
 
     def bound(i: int) -> float:
-        return 2.0 ** max(-1070.0, min(1023.0, i * 2.0**-scale))
+        return float(2.0 ** max(-1070.0, min(1023.0, i * 2.0**-scale)))
 
     out = []
     offset, counts = below or (0, ())

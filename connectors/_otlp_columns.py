@@ -21,12 +21,12 @@ GAP_S: Final = 300.0
 """After so long a mean would say little about now: as in `agent.rates`."""
 DUE: Final = 0.9
 """Of an interval, that must have passed."""
-_AHEAD_S: Final = 60.0
+AHEAD_S: Final = 60.0
 
 
 def timely(ts: float, now: float) -> float:
     """Return a time; now, where there is none or one that has not come."""
-    return now if ts <= 0 or ts > now + _AHEAD_S else ts
+    return now if ts <= 0 or ts > now + AHEAD_S else ts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +39,34 @@ class Rows:
     value: FloatArray
     gone: BoolArray
 
-    def joined(self, more: Sequence[tuple[int, float, float, float, bool]]) -> Rows:
-        """Return these and others."""
-        stream, start, ts, value, gone = zip(*more, strict=True)
-        return Rows(
-            np.append(self.stream, np.array(stream, dtype=np.int64)),
-            np.append(self.start, start), np.append(self.ts, ts), np.append(self.value, value),
-            np.append(self.gone, np.array(gone, dtype=np.bool_)),
-        )  # fmt: skip
+    @staticmethod
+    def joined(some: Sequence[Rows]) -> Rows:
+        """Return all of them."""
+        names = ("stream", "start", "ts", "value", "gone")
+        return Rows(*(np.concatenate([getattr(one, name) for one in some]) for name in names))
 
     def on_time(self, now: float) -> Rows:
         """Return them with a time where there is none, or one that has not come."""
-        return replace(self, ts=np.where((self.ts <= 0) | (self.ts > now + _AHEAD_S), now, self.ts))
+        return replace(self, ts=np.where((self.ts <= 0) | (self.ts > now + AHEAD_S), now, self.ts))
 
 
 class State:
     """What is known of each stream, (n,) with room to grow."""
 
-    _columns = ("kind", "resource", "total", "base", "base_ts", "start", "last_ts", "out", "came")
+    _numbers = ("kind", "resource", "count", "sum", "group", "table", "row", "edge", "delta")
+    """count, sum: of a distribution, the streams of its totals; group, table, row: where its quantiles are made."""
+    _columns = ("total", "base", "base_ts", "start", "last_ts", "out", "came")
 
     def __init__(self, n: int) -> None:
         self._n = n
         self._room: dict[str, Any] = {
-            name: np.zeros(n, dtype=np.int64 if name in {"kind", "resource"} else np.float64)
-            for name in self._columns
+            **{name: np.zeros(n, dtype=np.int64) for name in self._numbers},
+            **{name: np.zeros(n) for name in self._columns},
         }
         self._room["base_ts"][:] = self._room["out"][:] = math.nan
         self._room["came"][:] = -math.inf
+        for name in ("group", "table", "row"):
+            self._room[name][:] = -1
 
     def __getattr__(self, name: str) -> Any:
         return self._room[name][: self._n]
@@ -77,6 +78,7 @@ class State:
                 self._room[name] = np.append(column, np.zeros(max(64, self._n), dtype=column.dtype))
         for name, value in (
             ("kind", kind), ("resource", resource), ("base_ts", math.nan), ("out", math.nan), ("came", -math.inf),
+            ("group", -1), ("table", -1), ("row", -1),
         ):  # fmt: skip
             self._room[name][self._n] = value
         self._n += 1
@@ -113,7 +115,7 @@ class State:
         self.out[u] = np.where(gone | late, np.nan, out)
         self.base_ts[u[gone]] = np.nan
         self.start[u], self.last_ts[u], self.came[u] = s, t, now
-        return u
+        return np.asarray(u)
 
     def _rates(
         self, u: IntArray, times: tuple[FloatArray, FloatArray, FloatArray], cur: FloatArray,

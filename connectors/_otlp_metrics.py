@@ -20,13 +20,18 @@ from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
-from agent.model import FloatArray, IntArray
-from connectors._otlp_buckets import MOST, Bucket, explicit, exponential
+from agent.model import BoolArray, FloatArray, IntArray
+from connectors._otlp_buckets import MOST, Bucket, check_bounds, exponential
 from connectors._otlp_wire import DAMAGE, fields, json_map, not_otlp, pair
 from connectors._records import value_of
 
+_MOST_NEW: Final = 20_000
+"""In one request: a second of work."""
+_LEFT_OUT: Final = -2
 _REAL: Final = struct.Struct("<d")
 _LONG: Final = struct.Struct("<Q")
+_HEAD: Final = struct.Struct("<xQxQxQxd")
+"""Start, time, count and sum of a histogram, each behind its tag."""
 _SIGNED: Final = struct.Struct("<q")
 _VALUES: Final = frozenset({0x21, 0x31})
 """Tags of as_double and as_int; before them stand 0x11 and 0x19, the times."""
@@ -50,8 +55,8 @@ _TEMPORALITY: Final = {
     "AGGREGATION_TEMPORALITY_DELTA": _DELTA,
     "AGGREGATION_TEMPORALITY_CUMULATIVE": _CUMULATIVE,
 }
-_TAG_ATTRIBUTES: Final = {"gauge": 7, "sum": 7, "histogram": 9, "exponential": 1, "summary": 7}
-_TAG_FLAGS: Final = {"gauge": 8, "sum": 8, "histogram": 10, "exponential": 10, "summary": 8}
+_TAG_ATTRIBUTES: Final = {"exponential": 1, "summary": 7}
+_TAG_FLAGS: Final = {"exponential": 10, "summary": 8}
 
 Attributes = dict[str, Any]
 Span = tuple[int, int]
@@ -81,7 +86,7 @@ class Metric:
 
 @dataclass(slots=True)
 class Distribution:
-    """A point of a histogram or summary. buckets: (k,) lower and upper bounds and counts; () where it has none."""
+    """A point of an exponential histogram or a summary."""
 
     place: int
     start: float
@@ -91,6 +96,27 @@ class Distribution:
     flagged: bool
     buckets: Sequence[Bucket] = ()
     quantiles: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Points of histograms with the same bounds (b,): (n,) each, and counts (n, b + 1)."""
+
+    bounds: bytes
+    stream: IntArray
+    start: FloatArray
+    ts: FloatArray
+    count: FloatArray
+    total: FloatArray
+    gone: BoolArray
+    counts: FloatArray
+
+    def at(self, some: Any) -> Spread:
+        """Return some of them."""
+        return Spread(
+            self.bounds, self.stream[some], self.start[some], self.ts[some], self.count[some], self.total[some],
+            self.gone[some], self.counts[some],
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -107,8 +133,9 @@ class Points:
     ts: FloatArray
     value: FloatArray
     gone: Any
-    distributions: list[tuple[int, Distribution]]
-    """With the number of their stream."""
+    distributions: Sequence[tuple[int, Distribution]] = ()
+    """Exponential histograms and summaries, with the number of their stream."""
+    spread: Sequence[Spread] = ()
 
 
 class Register(Protocol):
@@ -128,6 +155,15 @@ class Register(Protocol):
 
 
 @dataclass(slots=True)
+class _Alike:
+    """Histograms of the same bounds: place; start and time in nanoseconds, count, sum; counts as they stand there."""
+
+    places: list[int] = field(default_factory=list)
+    heads: list[tuple[float, float, float, float]] = field(default_factory=list)
+    counts: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Reading:
     """What was found so far; `place` = position among the points whose stream is looked up at the end."""
 
@@ -137,7 +173,9 @@ class _Reading:
     at: list[int] = field(default_factory=list)
     loose: list[tuple[int, float, float, float]] = field(default_factory=list)
     """Of points that are written otherwise: place, start, ts, value."""
-    spread: list[Distribution] = field(default_factory=list)
+    some: list[Distribution] = field(default_factory=list)
+    spread: dict[bytes, _Alike] = field(default_factory=dict)
+    """Histograms by their bounds."""
     new: list[tuple[int, Metric, bytes | str, Attributes, int]] = field(default_factory=list)
     metrics: dict[tuple[Any, ...], Metric] = field(default_factory=dict)
 
@@ -149,20 +187,42 @@ class _Reading:
         number = metric.streams.get(key)
         place = len(self.numbers)
         if number is None:
-            self.new.append((place, metric, key, attributes(), int(flagged)))
-            number = -2
+            number = self.fresh(place, metric, key, attributes(), int(flagged))
         self.numbers.append(number)
         return place
+
+    def fresh(
+        self, place: int, metric: Metric, key: bytes | str, attributes: Attributes, flagged: int
+    ) -> int:
+        """Note a stream that is seen for the first time; return what stands for its number until the end."""
+        if len(self.new) >= _MOST_NEW:
+            raise ValueError(f"more than {_MOST_NEW} new series at once; send them in parts")
+        self.new.append((place, metric, key, attributes, flagged))
+        return _LEFT_OUT
+
+    def histogram(
+        self, place: int, head: tuple[float, float, float, float], bounds: bytes, counts: bytes
+    ) -> None:
+        """Note a histogram; raises ValueError where counts and bounds do not fit."""
+        alike = self.spread.get(bounds)
+        if alike is None:
+            check_bounds(np.frombuffer(bounds, dtype="<f8"))
+            alike = self.spread[bounds] = _Alike()
+        if len(counts) != len(bounds) + 8 and (bounds or len(counts) > 8):
+            raise ValueError("the bounds of a histogram do not fit its counts")
+        alike.places.append(place)
+        alike.heads.append(head)
+        alike.counts.append(counts if len(counts) == len(bounds) + 8 else bytes(8))
 
     def settle(self) -> None:
         """Number what is new: nothing fails from here on."""
         for key, metric in self.metrics.items():
             self.register.know(key, metric)
-        for place, metric, key, attributes, flagged in self.new:
-            number = self.register.stream(metric, attributes, sender=self.sender)
-            twice = -2 if number < 0 else 2 * number + flagged
+        for place, its, stream, attributes, flagged in self.new:
+            number = self.register.stream(its, attributes, sender=self.sender)
+            twice = _LEFT_OUT if number < 0 else 2 * number + flagged
             if number >= 0:
-                metric.streams[key] = twice
+                its.streams[stream] = twice
             self.numbers[place] = twice
 
 
@@ -191,13 +251,15 @@ def _columns(body: bytes, reading: _Reading) -> Points:
     bits = _eight(raw, time_at + 9, n)
     whole = raw[time_at + 8] == 0x31 if n else started
     value = np.where(whole, bits.view(np.int64).astype(np.float64), bits.view(np.float64))
+    spread = [(bounds, *_heads(alike)) for bounds, alike in reading.spread.items()]
     reading.settle()
     numbers = np.array(reading.numbers, dtype=np.int64)
     loose = reading.loose
-    spread = {d.place for d in reading.spread}
     others = [p for p, *_ in loose]
     straight = np.ones(len(numbers), dtype=np.bool_)
-    straight[[*others, *spread]] = False
+    straight[[*others, *(d.place for d in reading.some)]] = False
+    for alike in reading.spread.values():
+        straight[alike.places] = False
     twice = np.concatenate([numbers[straight], numbers[others]]) if others else numbers[straight]
     more = np.array([row[1:] for row in loose], dtype=np.float64).reshape(-1, 3)
     return Points(
@@ -206,8 +268,20 @@ def _columns(body: bytes, reading: _Reading) -> Points:
         np.append(ts, more[:, 1]),
         np.append(value, more[:, 2]),
         (twice & 1) == 1,
-        [(int(numbers[d.place]) >> 1, d) for d in reading.spread],
+        [(int(numbers[d.place]) >> 1, d) for d in reading.some],
+        [
+            Spread(bounds, numbers[places] >> 1, *heads, (numbers[places] & 1) == 1, counts)
+            for bounds, places, heads, counts in spread
+        ],
     )
+
+
+def _heads(alike: _Alike) -> tuple[IntArray, tuple[FloatArray, ...], FloatArray]:
+    """Return places, (start, time, count, sum) and counts of histograms of the same bounds."""
+    heads = np.array(alike.heads, dtype=np.float64)
+    counts = np.frombuffer(b"".join(alike.counts), dtype="<u8").astype(np.float64)
+    times = (heads[:, 0] / 1e9, heads[:, 1] / 1e9, heads[:, 2], heads[:, 3])
+    return np.array(alike.places, dtype=np.int64), times, counts.reshape(len(heads), -1)
 
 
 def _eight(raw: Any, at: IntArray, n: int) -> Any:
@@ -325,6 +399,8 @@ def _metric(body: bytes, whole: memoryview, span: Span, scope: _Scope, reading: 
             metric = reading.metrics[key] = Metric(scope.about, header, _scope(scope.scope))
         if shape in {"gauge", "sum"}:
             _numbers(body, whole, points, metric, reading)
+        elif shape == "histogram":
+            _histograms(body, whole, points, metric, reading)
         else:
             for begin, end in points:
                 _distribution(whole[begin:end], metric, reading)
@@ -349,22 +425,21 @@ def _numbers(
             key = body[tail:end]
             number = known(key)
             if number is None:
-                attributes, flagged = _tail(whole[tail:end])
-                reading.new.append((len(numbers), metric, key, attributes, flagged))
-                number = -2
+                attributes, flagged = _tail(whole[tail:end], 7, 8)
+                number = reading.fresh(len(numbers), metric, key, attributes, flagged)
             numbers.append(number)
             places.append(begin)
         else:
             _loose(whole[begin:end], metric, reading)
 
 
-def _tail(data: memoryview) -> tuple[Attributes, int]:
+def _tail(data: memoryview, of_attributes: int, of_flags: int) -> tuple[Attributes, int]:
     attributes, flagged = {}, 0
     for number, value in fields(data):
-        if number == 7:
+        if number == of_attributes:
             name, said = pair(value)
             attributes[name] = said
-        elif number == 8:
+        elif number == of_flags:
             flagged = value & 1
     return attributes, flagged
 
@@ -397,7 +472,66 @@ def _placed(key: list[bytes], metric: Metric, reading: _Reading, *, flagged: boo
     )
 
 
+def _histograms(
+    body: bytes, whole: memoryview, points: list[Span], metric: Metric, reading: _Reading
+) -> None:
+    """Read the points of a histogram: times, count, sum, counts and bounds stand in this order, then attributes."""
+    known = metric.streams.get
+    numbers = reading.numbers
+    for begin, end in points:
+        at = begin + 36
+        straight = (
+            at < end
+            and body[begin] == 0x11
+            and body[begin + 9] == 0x19
+            and body[begin + 18] == 0x21
+            and body[begin + 27] == 0x29
+            and body[at] == 0x32
+        )
+        if straight:
+            size, at = _varint(body, at + 1)
+            counts = body[at : at + size]
+            at += size
+            bounds = b""
+            if at < end and body[at] == 0x3A:
+                size, at = _varint(body, at + 1)
+                bounds = body[at : at + size]
+                at += size
+            # least and greatest stand at the end, where they are told
+            tail = (
+                end - 18
+                if end - 18 >= at and body[end - 18] == 0x59 and body[end - 9] == 0x61
+                else end
+            )
+            straight = at <= tail and (at == tail or body[at] in {0x4A, 0x50})
+        if not straight:
+            _histogram(whole[begin:end], metric, reading)
+            continue
+        key = body[at:tail]
+        number = known(key)
+        if number is None:
+            attributes, flagged = _tail(whole[at:tail], 9, 10)
+            number = reading.fresh(len(numbers), metric, key, attributes, flagged)
+        numbers.append(number)
+        reading.histogram(len(numbers) - 1, _HEAD.unpack_from(body, begin), bounds, counts)
+
+
+def _histogram(data: memoryview, metric: Metric, reading: _Reading) -> None:
+    """Read a histogram that is written otherwise."""
+    key, found = [], dict[int, Any]()
+    for number, inner in fields(data):
+        if number == 9:
+            key.append(bytes(inner))
+        else:
+            found[number] = inner
+    place = _placed(key, metric, reading, flagged=bool(found.get(10, 0) & 1))
+    head = (float(_long(found.get(2))), float(_long(found.get(3))), float(_long(found.get(4))))
+    counts, bounds = bytes(found.get(6, b"")), bytes(found.get(7, b""))
+    reading.histogram(place, (*head, _real(found.get(5), math.nan)), bounds, counts)
+
+
 def _distribution(data: memoryview, metric: Metric, reading: _Reading) -> None:
+    """Read an exponential histogram or a summary."""
     shape = metric.header.shape
     key, quantiles, found = [], [], dict[int, Any]()
     for number, inner in fields(data):
@@ -409,17 +543,13 @@ def _distribution(data: memoryview, metric: Metric, reading: _Reading) -> None:
         else:
             found[number] = inner
     buckets: Sequence[Bucket] = ()
-    if shape == "histogram":
-        counts = np.frombuffer(found.get(6, b""), dtype="<u8").astype(np.float64)
-        bounds = np.frombuffer(found.get(7, b""), dtype="<f8").astype(np.float64)
-        buckets = explicit(counts.tolist(), bounds.tolist())
-    elif shape == "exponential":
+    if shape == "exponential":
         sides = [_side(found[n]) if n in found else None for n in (8, 9)]
         buckets = exponential(_zigzag(found.get(6, 0)), float(_long(found.get(7))), *sides)
     flagged = bool(found.get(_TAG_FLAGS[shape], 0) & 1)
     place = _placed(key, metric, reading, flagged=flagged)
     total = _real(found.get(5), math.nan)
-    reading.spread.append(
+    reading.some.append(
         Distribution(place, _long(found.get(2)) / 1e9, _long(found.get(3)) / 1e9, float(_long(found.get(4))), total,
                      flagged, buckets, quantiles)
     )  # fmt: skip
@@ -503,20 +633,23 @@ def _json_point(point: Mapping[str, Any], metric: Metric, reading: _Reading) -> 
         value = float(point.get("asDouble", point.get("asInt", math.nan)))
         reading.loose.append((place, start, ts, value))
         return
+    count, total = float(point.get("count", 0)), float(point.get("sum", math.nan))
+    if shape == "histogram":
+        counts = np.array([int(n) for n in point.get("bucketCounts", ())], dtype="<u8").tobytes()
+        bounds = np.array(
+            [float(n) for n in point.get("explicitBounds", ())], dtype="<f8"
+        ).tobytes()
+        reading.histogram(place, (start * 1e9, ts * 1e9, count, total), bounds, counts)
+        return
+    buckets: Sequence[Bucket] = ()
+    if shape == "exponential":
+        sides = [_json_side(point.get(side)) for side in ("positive", "negative")]
+        buckets = exponential(int(point.get("scale", 0)), float(point.get("zeroCount", 0)), *sides)
     quantiles = [
         (float(q.get("quantile", 0)), float(q.get("value", 0)))
         for q in point.get("quantileValues", ())
     ]
-    if shape == "exponential":
-        sides = [_json_side(point.get(side)) for side in ("positive", "negative")]
-        buckets = exponential(int(point.get("scale", 0)), float(point.get("zeroCount", 0)), *sides)
-    else:
-        buckets = explicit(
-            [float(n) for n in point.get("bucketCounts", ())],
-            [float(n) for n in point.get("explicitBounds", ())],
-        )
-    count, total = float(point.get("count", 0)), float(point.get("sum", math.nan))
-    reading.spread.append(Distribution(place, start, ts, count, total, flagged, buckets, quantiles))
+    reading.some.append(Distribution(place, start, ts, count, total, flagged, buckets, quantiles))
 
 
 def _json_side(data: Mapping[str, Any] | None) -> tuple[int, Sequence[float]] | None:

@@ -154,7 +154,7 @@ _MADE: Final = frozenset({
     "http.client.request.duration", "http.client.duration", "rpc.client.duration", "rpc.client.call.duration",
     "db.client.operation.duration",
 })  # fmt: skip
-_QUANTILES: Final = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
+QUANTILES: Final = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
 
 
 def under(name: str) -> str:
@@ -277,7 +277,7 @@ def _served(service: Entity, attributes: Mapping[str, str], scale: float) -> Pla
             Place(Series("service.requests_per_second", service), "count"),
             Place(Series("service.error_ratio", service), "count", "share", 1.0, bad),
         ),
-        tuple((q, Series(f"service.latency_{word}_seconds", service)) for q, word in _QUANTILES),
+        tuple((q, Series(f"service.latency_{word}_seconds", service)) for q, word in QUANTILES),
         scale,
     )
 
@@ -319,7 +319,7 @@ def _other(
         one = _series(rate if counted else value, whom, labels)
         return Placed((Place(one, "value", "add" if header.shape == "sum" else "mean", scale),))
     quantiles = tuple(
-        (q, _series(value, whom, {**labels, "quantile": f"{q:g}"})) for q, _ in _QUANTILES
+        (q, _series(value, whom, {**labels, "quantile": f"{q:g}"})) for q, _ in QUANTILES
     )
     return Placed(
         (

@@ -19,7 +19,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -29,12 +29,11 @@ from agent.collect import patience_of
 from agent.model import Edge, Entity, FloatArray, IntArray, Series, Sighting
 from agent.ports import Book, SampleBatch
 from agent.survey import TARGETS_LAST_S, Survey
-from connectors._otlp_buckets import count_of, joined, less, none, quantile
+from connectors._otlp_buckets import joined, quantile
 from connectors._otlp_columns import (
+    AHEAD_S,
     DELTA,
     DELTA_GAUGE,
-    DUE,
-    GAP_S,
     GAUGE,
     NOBODY,
     RISING,
@@ -43,8 +42,18 @@ from connectors._otlp_columns import (
     State,
     timely,
 )
-from connectors._otlp_metrics import Distribution, Header, Metric, Points
-from connectors._otlp_names import Fold, Place, Placed, model_edges, placed, resource_labels, texts
+from connectors._otlp_histograms import Exponential, Table
+from connectors._otlp_metrics import Distribution, Header, Metric, Points, Spread
+from connectors._otlp_names import (
+    QUANTILES,
+    Fold,
+    Place,
+    Placed,
+    model_edges,
+    placed,
+    resource_labels,
+    texts,
+)
 from connectors._proc import this_host
 
 KEEP_S: Final = 600.0
@@ -54,51 +63,9 @@ _AGAIN_S: Final = 60.0
 _ORIGINS: Final = itertools.count()
 _GOING_S: Final = 300.0
 _MOST_QUANTILES: Final = 10
-
-
-@dataclass(slots=True)
-class _Histogram:
-    """A stream of a distribution: its buckets (k, 3: lower, upper, count) when quantiles were made, and since then.
-
-    count, sum   numbers of the streams of its totals
-    """
-
-    delta: bool
-    count: int
-    sum: int
-    group: _Group | None
-    calls: Edge | None
-    quantiles: dict[float, int] = field(default_factory=dict)
-    last_ts: float = 0.0
-    start: float = 0.0
-    base_ts: float = math.nan
-    base: FloatArray = field(default_factory=none)
-    total: FloatArray = field(default_factory=none)
-    recent: FloatArray = field(default_factory=none)
-    came: float = -math.inf
-
-    def take(self, point: Distribution, ts: float, every_s: float) -> bool:
-        """Take a point that is newer; return whether `recent` is new."""
-        now = np.array(point.buckets, dtype=np.float64).reshape(-1, 3)
-        started = 0.0 < point.start < ts
-        if self.delta:
-            now = self.total = joined([self.total, now])
-        again = not self.delta and (
-            count_of(now) < count_of(self.base) or self.start < point.start > self.last_ts - 1.0
-        )
-        if math.isnan(self.base_ts) or again:
-            whole = started and (self.delta or again or ts - point.start <= 2 * every_s)
-            self.base = none() if whole else now
-            self.base_ts = point.start if whole else ts
-        self.last_ts, self.start = ts, point.start
-        gap = ts - self.base_ts
-        if gap < DUE * every_s:
-            return False
-        self.recent = less(now, self.base) if gap <= max(GAP_S, 5 * every_s) else none()
-        self.base, self.base_ts = now, ts
-        if self.delta:
-            self.total, self.base = none(), none()
-        return True
+_MOST_TABLES: Final = 64
+"""Sets of bounds; histograms of others have no quantiles."""
+_NONE: Final = -1
 
 
 @dataclass(slots=True)
@@ -107,7 +74,6 @@ class _Group:
 
     columns: list[tuple[float, int]]
     scale: float
-    members: list[_Histogram] = field(default_factory=list)
 
 
 class Streams:
@@ -138,8 +104,15 @@ class Streams:
         self._senders: Counter[str] = Counter()
         self._full: set[str] = set()
         self._swept_at = -math.inf
-        self._histograms: dict[int, _Histogram] = {}
-        self._groups: dict[tuple[Series, ...], _Group] = {}
+        self._tables: dict[bytes, int] = {}
+        self._table: list[Table] = []
+        self._exponential: dict[int, Exponential] = {}
+        self._quantiles: dict[int, dict[float, int]] = {}
+        """Of streams of summaries: quantile -> its stream."""
+        self._groups: dict[tuple[Series, ...], int] = {}
+        self._merged: list[_Group] = []
+        self._edges: list[Edge | None] = [None]
+        self._edge_of: dict[Edge, int] = {}
         self._survey = Survey(names)
         self._surveyed: tuple[int, ...] = ()
         self._looked_at = -math.inf
@@ -199,11 +172,16 @@ class Streams:
         count, total = (self._allot((*key, part), resource, totals) for part in ("count", "sum"))
         self._add(count, [p for p in place.places if p.part == "count"])
         self._add(total, [p for p in place.places if p.part == "sum"])
-        group = self._group(place) if header.shape != "summary" else None
-        made = _Histogram(header.delta, count, total, group, place.calls)
-        self._histograms[number] = made
-        if group is not None:
-            group.members.append(made)
+        of = self._state
+        of.count[number], of.sum[number] = count, total
+        of.group[number] = self._group(place) if header.shape != "summary" else _NONE
+        if place.calls is not None:
+            of.edge[number] = self._edge_of.setdefault(place.calls, len(self._edges))
+            if of.edge[number] == len(self._edges):
+                self._edges.append(place.calls)
+        if header.shape == "exponential":
+            self._exponential[number] = Exponential(header.delta, int(of.group[number]))
+        of.delta[number] = header.delta
         return number
 
     def _allot(self, key: tuple[Any, ...], resource: int, kind: int) -> int:
@@ -225,14 +203,15 @@ class Streams:
             self._folds.append(fold)
         return column
 
-    def _group(self, place: Placed) -> _Group | None:
+    def _group(self, place: Placed) -> int:
         if not place.quantiles:
-            return None
+            return _NONE
         key = tuple(series for _, series in place.quantiles)
         group = self._groups.get(key)
         if group is None:
             columns = [(q, self._column(series, "max")) for q, series in place.quantiles]
-            group = self._groups[key] = _Group(columns, place.scale)
+            group = self._groups[key] = len(self._merged)
+            self._merged.append(_Group(columns, place.scale))
         return group
 
     # ---- a request
@@ -241,21 +220,20 @@ class Streams:
         """Take the points of a request; return the columns that they move."""
         taken = points.stream >= 0
         left_out = int((~taken).sum())
-        rows = Rows(
+        rows = [Rows(
             points.stream[taken], points.start[taken], points.ts[taken], points.value[taken], points.gone[taken]
-        )  # fmt: skip
-        closed: dict[int, _Group] = {}
-        more: list[tuple[int, float, float, float, bool]] = []
+        )]  # fmt: skip
+        closed: set[int] = set()
+        for spread in points.spread:
+            left_out += int((spread.stream < 0).sum())
+            rows.append(self._spread(spread.at(spread.stream > NOBODY), now, closed))
         for number, point in points.distributions:
-            if number < 0:
-                left_out += 1
-            elif number != NOBODY:
-                more += self._distribution(number, point, now, closed)
-        if more:
-            rows = rows.joined(more)
-        moved = self._state.update(rows.on_time(now), now, self._every_s)
+            if number > NOBODY:
+                rows.append(self._distribution(number, point, now, closed))
+            left_out += number < 0
+        moved = self._state.update(Rows.joined(rows).on_time(now), now, self._every_s)
         at, values = self._folded(moved, now)
-        sharp = [(column, value) for g in closed.values() for column, value in self._sharp(g, now)]
+        sharp = list(self._sharp(np.array(sorted(closed), dtype=np.int64), now))
         why = ""
         if left_out:
             why = (
@@ -273,34 +251,60 @@ class Streams:
             self._sweep(now)
         return batch
 
-    def _distribution(
-        self, number: int, point: Distribution, now: float, closed: dict[int, _Group]
-    ) -> list[tuple[int, float, float, float, bool]]:
-        """Take a point of a distribution; return those of its totals."""
-        one = self._histograms[number]
+    def _spread(self, spread: Spread, now: float, closed: set[int]) -> Rows:
+        """Take histograms of the same bounds; return the points of their totals."""
+        of, stream = self._state, spread.stream
+        ts = np.where((spread.ts <= 0) | (spread.ts > now + AHEAD_S), now, spread.ts)
+        of.came[stream] = now
+        for i in np.unique(of.edge[stream]).tolist():
+            if (edge := self._edges[i]) is not None:
+                self._calls[edge] = now
+        told = ~np.isnan(spread.total)
+        table = self._tables.get(spread.bounds)
+        if table is None and spread.bounds and len(self._table) < _MOST_TABLES:
+            table = self._tables[spread.bounds] = len(self._table)
+            self._table.append(Table(np.frombuffer(spread.bounds, dtype="<f8")))
+        wanted = of.group[stream] != _NONE
+        if table is not None and wanted.any():
+            for number in np.unique(stream[wanted & (of.table[stream] != table)]).tolist():
+                if of.table[number] != _NONE:  # its bounds have changed
+                    self._table[of.table[number]].leave(of.row[number])
+                row = self._table[table].add(int(of.group[number]), delta=bool(of.delta[number]))
+                of.table[number], of.row[number] = table, row
+            some = replace(spread, ts=ts).at(wanted)
+            closed.update(
+                self._table[table].take(of.row[some.stream], some, now, self._every_s).tolist()
+            )
+        return Rows(
+            np.append(of.count[stream], of.sum[stream[told]]),
+            np.append(spread.start, spread.start[told]), np.append(ts, ts[told]),
+            np.append(spread.count, spread.total[told]), np.append(spread.gone, spread.gone[told]),
+        )  # fmt: skip
+
+    def _distribution(self, number: int, point: Distribution, now: float, closed: set[int]) -> Rows:
+        """Take an exponential histogram or a summary; return the points of its totals and quantiles."""
+        of = self._state
         ts = timely(point.ts, now)
-        self._state.came[number] = one.came = now
-        if one.calls is not None:
-            self._calls[one.calls] = now
-        out = [(one.count, point.start, ts, point.count, point.flagged)]
+        of.came[number] = now
+        if (edge := self._edges[of.edge[number]]) is not None:
+            self._calls[edge] = now
+        values = [(of.count[number], point.count)]
         if not math.isnan(point.total):
-            out.append((one.sum, point.start, ts, point.total, point.flagged))
+            values.append((of.sum[number], point.total))
+        streams = self._quantiles.setdefault(number, {}) if point.quantiles else {}
         for q, value in point.quantiles:
-            stream = one.quantiles.get(q)
-            if stream is None and len(one.quantiles) < _MOST_QUANTILES:
-                stream = one.quantiles[q] = self._quantile_stream(number, q)
-            if stream is not None:
-                out.append((stream, point.start, ts, value, point.flagged))
-        if one.group is None or ts <= one.last_ts:
-            return out
-        if point.flagged:
-            one.base_ts, one.recent = math.nan, none()
-            closed[id(one.group)] = one.group
-        elif one.take(point, ts, self._every_s):
-            if ts < now - patience_of(self._every_s):
-                one.recent = none()
-            closed[id(one.group)] = one.group
-        return out
+            if q not in streams and len(streams) < _MOST_QUANTILES:
+                streams[q] = self._quantile_stream(number, q)
+            if q in streams:
+                values.append((streams[q], value))
+        one = self._exponential.get(number)
+        if one is not None and one.take(point, ts, now, self._every_s) and one.group != _NONE:
+            closed.add(one.group)
+        n = len(values)
+        return Rows(
+            np.array([stream for stream, _ in values], dtype=np.int64), np.full(n, point.start), np.full(n, ts),
+            np.array([value for _, value in values]), np.full(n, point.flagged),
+        )  # fmt: skip
 
     def _quantile_stream(self, number: int, q: float) -> int:
         """Make a stream of a quantile that the sender itself has made."""
@@ -310,12 +314,33 @@ class Streams:
         who = self._resources[self._state.resource[number]]
         return self._new((sender, said, scope, gauge, labels), gauge, who, dict(labels))
 
-    def _sharp(self, group: _Group, now: float) -> Iterable[tuple[int, float]]:
-        """Return the quantiles of what the streams of a group brought last."""
+    def _sharp(self, groups: IntArray, now: float) -> Iterable[tuple[int, float]]:
+        """Return the quantiles of groups: of what all their streams brought last."""
+        if not groups.size:
+            return
         oldest = now - patience_of(self._every_s)
-        merged = joined([m.recent for m in group.members if m.came >= oldest and len(m.recent)])
-        for q, column in group.columns:
-            yield column, quantile(merged, q) * group.scale
+        others: dict[int, list[FloatArray]] = {}
+        for one in self._exponential.values():
+            if one.came >= oldest and len(one.recent):
+                others.setdefault(one.group, []).append(one.recent)
+        counts = [table.merged(groups, oldest) for table in self._table]
+        holds = [c.any(axis=1) for c in counts]
+        many = np.sum([*holds, np.isin(groups, list(others))], axis=0) > 1
+        alone = [
+            {q: table.quantiles(c, q) for q, _ in QUANTILES} if h.any() else {}
+            for table, c, h in zip(self._table, counts, holds, strict=True)
+        ]
+        for i, number in enumerate(groups.tolist()):
+            group = self._merged[number]
+            mine = [t for t, h in enumerate(holds) if h[i]]
+            if len(mine) == 1 and not many[i]:
+                for q, column in group.columns:
+                    yield column, float(alone[mine[0]][q][i]) * group.scale
+                continue
+            parts = [self._table[t].buckets(counts[t][i]) for t in mine]
+            merged = joined([*parts, *others.get(number, ())])
+            for q, column in group.columns:
+                yield column, quantile(merged, q) * group.scale
 
     def _folded(self, moved: IntArray, now: float) -> tuple[IntArray, FloatArray]:
         """Return the columns that streams are addends of, and their values."""
@@ -357,8 +382,11 @@ class Streams:
         """Forget the streams that nobody sent for long; number the others anew."""
         alive = self._state.came > now - KEEP_S
         alive[NOBODY] = True
-        for number, one in self._histograms.items():
-            alive[[one.count, one.sum, *one.quantiles.values()]] = alive[number]
+        of = self._state
+        whole = np.flatnonzero(of.count)
+        alive[of.count[whole]] = alive[of.sum[whole]] = alive[whole]
+        for number, streams in self._quantiles.items():
+            alive[list(streams.values())] = alive[number]
         self._full.clear()
         if alive.all():
             return
@@ -381,22 +409,34 @@ class Streams:
                 self._senders[key[0]] += len(metric.streams)
             else:
                 del self._known[key]
-        kept = {int(to[i]): one for i, one in self._histograms.items() if alive[i]}
-        for one in kept.values():
-            one.count, one.sum = int(to[one.count]), int(to[one.sum])
-            one.quantiles = {q: int(to[i]) for q, i in one.quantiles.items()}
-        self._histograms = kept
-        there = {id(one) for one in kept.values()}
-        for group in self._groups.values():
-            group.members = [m for m in group.members if id(m) in there]
-        self._groups = {k: g for k, g in self._groups.items() if g.members}
+        of.count[:] = np.where(of.count > 0, to[of.count], 0)
+        of.sum[:] = np.where(of.sum > 0, to[of.sum], 0)
+        self._quantiles = {
+            int(to[i]): {q: int(to[n]) for q, n in streams.items()}
+            for i, streams in self._quantiles.items() if alive[i]
+        }  # fmt: skip
+        self._exponential = {int(to[i]): one for i, one in self._exponential.items() if alive[i]}
+        self._regroup()
         self._rewrite([(int(to[i]), *rest) for i, *rest in self._addends if alive[i]])
+
+    def _regroup(self) -> None:
+        """Number anew the groups, and the rows of tables, that streams still have."""
+        of = self._state
+        used = np.unique(of.group[of.group != _NONE])
+        new = {old: i for i, old in enumerate(used.tolist())}
+        of.group[:] = np.where(of.group != _NONE, np.searchsorted(used, of.group), _NONE)
+        self._merged = [self._merged[i] for i in used.tolist()]
+        self._groups = {k: new[i] for k, i in self._groups.items() if i in new}
+        for one in self._exponential.values():
+            one.group = new.get(one.group, _NONE)
+        for t, table in enumerate(self._table):
+            theirs = np.flatnonzero(of.table == t)
+            table.keep(of.row[theirs], of.group[theirs])
+            of.row[theirs] = np.arange(len(theirs))
 
     def _rewrite(self, addends: list[Any]) -> None:
         """Begin a book with the columns that are still wanted."""
-        wanted = {c for _, c, *_ in addends} | {
-            c for g in self._groups.values() for _, c in g.columns
-        }
+        wanted = {c for _, c, *_ in addends} | {c for g in self._merged for _, c in g.columns}
         new = {old: i for i, old in enumerate(sorted(wanted))}
         series = [s for s, c in self._columns.items() if c in new]
         self._folds = [self._folds[c] for c in sorted(wanted)]
@@ -404,7 +444,7 @@ class Streams:
         ordered = sorted(series, key=lambda s: self._columns[s])
         self._book = Book(f"{os.getpid()}/{next(_ORIGINS)}", ordered)
         self._addends = [(i, new[c], scale, weight) for i, c, scale, weight in addends]
-        for group in self._groups.values():
+        for group in self._merged:
             group.columns = [(q, new[c]) for q, c in group.columns]
         self._laid = None
 

@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import structlog
 from pydantic import AfterValidator, Field
 
 from agent.errors import Refused, Unavailable
@@ -41,8 +42,10 @@ from connectors._alertmanager_out import (
     severities,
     test_alert,
 )
-from connectors._notes import MEND_S
+from connectors._notes import MEND_S, wrong_answer
 from connectors.http import Answer, Door, Method, checked_url, redacted
+
+log = structlog.get_logger()
 
 _MOST_BYTES: Final = 4 << 20
 _MOST_LABELS: Final = 40
@@ -127,22 +130,35 @@ class Alertmanager:
             await self._post([test_alert(note, now)])
             return
         self._book.take(note, now)
-        await self.beat(now)
+        await self._tell(self._book.sent(now, note.incident))
 
     async def beat(self, ts: float) -> None:
-        """Send all that are going again, before they would end."""
+        """Send all that are going again, before they would end; one that is not taken is forgotten."""
         alerts = self._book.sent(ts)
-        if alerts and self.config.url:
+        if not alerts or not self.config.url:
+            return
+        try:
+            await self._tell(alerts)
+        except Refused:
+            for alert in alerts:
+                try:
+                    await self._tell([alert])
+                except Refused as no:
+                    log.error("alert_given_up", alert=alert["labels"], error=str(no))
+                    self._book.forget(alert)
+
+    async def _tell(self, alerts: Sequence[Mapping[str, Any]]) -> None:
+        if alerts:
             await self._post(alerts)
             self._book.heard(alerts)
 
     async def _post(self, alerts: Sequence[Mapping[str, Any]]) -> None:
         try:
-            await self._ask("POST", "alerts", alerts)
-        except Refused as no:
-            if "400" in str(no):
-                raise
-            raise Unavailable(f"{self.name}: {no}", wait_s=MEND_S) from None
+            answer = await self._sent("POST", "alerts", alerts)
+        except Refused as wrong:  # a certificate, a secret that is not there: both can be mended
+            raise Unavailable(f"{self.name}: {wrong}", wait_s=MEND_S) from None
+        if not answer.ok:
+            raise wrong_answer(f"POST {redacted(self.config.url)}/api/v2/alerts", answer)
 
     # ---- ability: Silencer, and Muting
 
@@ -150,8 +166,11 @@ class Alertmanager:
         """Return the silences that hold there, and of ours also those that ended."""
         if not (self.config.url and self.config.silences):
             return ()
-        found = json.loads((await self._ask("GET", "silences")).body)
-        return list(mutes_of(found, self.config.labels, _when))
+        found = await self._listed()
+        try:
+            return list(mutes_of(found, self.config.labels, _when))
+        except (KeyError, TypeError, AttributeError):
+            raise self._strange() from None
 
     async def silence(self, key: str, target: str, until: float, by: str, reason: str) -> None:
         """Create a silence, unless that of this key is there; its comment carries the key."""
@@ -186,33 +205,53 @@ class Alertmanager:
         await self._ask("DELETE", f"silence/{id_}")
 
     async def _found(self, key: str) -> Mapping[str, Any] | None:
-        for one in json.loads((await self._ask("GET", "silences")).body):
+        for one in await self._listed():
             if one["status"]["state"] == "active" and one["comment"].endswith(f"[{key}]"):
                 return dict(one)
         return None
 
+    async def _listed(self) -> list[Any]:
+        """Return all silences there."""
+        try:
+            found = json.loads((await self._ask("GET", "silences")).body)
+        except ValueError:
+            found = None
+        if not isinstance(found, list):
+            raise self._strange()
+        return found
+
+    def _strange(self) -> Unavailable:
+        return Unavailable(
+            f"{redacted(self.config.url)} does not answer as Alertmanager does; see `url`",
+            wait_s=MEND_S,
+        )
+
     async def _ask(self, method: Method, path: str, body: Any = None) -> Answer:
+        answer = await self._sent(method, path, body)
+        if answer.ok:
+            return answer
+        # its words are not repeated: they may echo a token
+        said = f"{method} {redacted(self.config.url)}/api/v2/{path}: {answer.status}"
+        if answer.status in {429, 502, 503, 504}:
+            raise Unavailable(said)
+        raise Refused(said)
+
+    async def _sent(self, method: Method, path: str, body: Any = None) -> Answer:
         if not self.config.url:
             raise Refused(f"{self.name} does not know where Alertmanager is: write its `url`")
         url = f"{self.config.url.rstrip('/')}/api/v2/{path}"
         headers = {**self.config.headers, **({"content-type": "application/json"} if body else {})}
         sent = json.dumps(body).encode() if body else None
-        answer = await self._door.ask(
+        return await self._door.ask(
             method, url, timeout_s=self.config.timeout, headers=headers, body=sent
         )
-        if answer.ok:
-            return answer
-        said = f"{method} {redacted(url)}: {answer.status}"
-        if answer.status in {429, 502, 503, 504}:
-            raise Unavailable(said)
-        raise Refused(f"{said} {answer.body[:200].decode('utf-8', 'replace')}".strip())
 
     async def describe(self) -> Sequence[str]:
         """Say whether it may be told to keep quiet."""
         if not self.config.url:
             return ("takes alerts; no `url`, so it is told nothing",)
         try:
-            found = json.loads((await self._ask("GET", "silences")).body)
+            found = await self._listed()
         except (Unavailable, Refused) as problem:
             return (str(problem),)
         active = sum(one["status"]["state"] == "active" for one in found)

@@ -69,7 +69,7 @@ from agent.models.tags import PLACES
 from agent.models.tenures import LEARN_ROWS, Tenures
 from agent.models.versus import SHADOW
 from agent.parcels import rows_at
-from agent.ports import Bulk, LabelBatch, LabelledRows, PredictionBatch, SketchBatch
+from agent.ports import LabelBatch, LabelledRows, Logged, PredictionBatch, SketchBatch
 from agent.rings import DELAYS, LATENCIES, delay_bins, latency_bins
 
 _EARLY_ROWS: Final = 10_000
@@ -188,7 +188,7 @@ class ModelWatch:
 
     # ---------------------------------------------------------------- what comes in
 
-    def take(self, batch: Bulk) -> None:
+    def take(self, batch: Logged) -> None:
         """Count a batch. Rows and labels may come in any order, late, or twice (the second time is dropped).
 
         Labels of model "" are joined by their ids alone. Raises Refused for a sketch whose edges do not fit.
