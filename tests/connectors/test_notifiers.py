@@ -175,6 +175,7 @@ async def test_where_nobody_listens_the_note_waits(name, tmp_path, pair):
     ways = {
         "pagerduty": lambda: pagerduty(url), "grafana_annotations": lambda: grafana(url),
         "webhook": lambda: webhook(url, tmp_path), "mail": lambda: mail(port, pair),
+        "alertmanager": lambda: Alertmanager("alertmanager", Alertmanager.Config(url=url)),
     }  # fmt: skip
     way = ways[name]()
     note = Note("k", 5.0, "page", "title", "text", event="opened")
@@ -185,7 +186,7 @@ async def test_where_nobody_listens_the_note_waits(name, tmp_path, pair):
 @pytest.mark.parametrize(
     ("name", "variable"),
     [("pagerduty", "PD_KEY"), ("grafana_annotations", "GRAFANA_TOKEN"), ("webhook", "HOOK_SECRET"),
-     ("mail", "SMTP_PASSWORD")],
+     ("mail", "SMTP_PASSWORD"), ("alertmanager", "AM_TOKEN")],
 )  # fmt: skip
 async def test_a_secret_that_is_not_there_is_named_and_the_note_waits(
     name, variable, tmp_path, pair, monkeypatch
