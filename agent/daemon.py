@@ -574,7 +574,8 @@ class Daemon:
         return news.filled(note, self.incident(note.incident), self.config.public_url)
 
     def _muting(self) -> dict[str, Muting]:
-        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Muting)}
+        built = self.connectors.built.items()
+        return {n: c for n, c in built if isinstance(c, Muting) and c.muting}
 
     def _sinks(self) -> dict[str, Sink]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Sink)}

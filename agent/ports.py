@@ -622,6 +622,9 @@ class Mute:
 class Muting(Protocol):
     """A Silencer whose silences hold for us, and ours there: see `agent.mutes`."""
 
+    muting: bool
+    """False: by its config the two are kept apart."""
+
     async def mutes(self) -> Sequence[Mute]:
         """Return those that hold, and of ours also those that ended; raises Unavailable, Refused."""
         ...

@@ -99,6 +99,7 @@ class Alertmanager:
         self._door = Door()
         kept = state / "alertmanager" / f"{name}.json" if state is not None else None
         self._book = AlertBook(kept, config.labels)
+        self.muting = bool(config.url) and config.silences
 
     def routes(self) -> Sequence[Route]:
         """Say the way in."""
@@ -164,8 +165,6 @@ class Alertmanager:
 
     async def mutes(self) -> Sequence[Mute]:
         """Return the silences that hold there, and of ours also those that ended."""
-        if not (self.config.url and self.config.silences):
-            return ()
         found = await self._listed()
         try:
             return list(mutes_of(found, self.config.labels, _when))

@@ -104,10 +104,13 @@ class Otlp:
                 if metric is None:
                     metric = Metric(dict(resource), _RECORDS, "")
                     self._streams.know(key, metric)
-                if "" not in metric.streams:
+                twice = metric.streams.get("")
+                if twice is None:
                     number = self._streams.stream(metric, {"severity": severity}, sender=sender)
-                    metric.streams[""] = 2 * number
-                streams.append(metric.streams[""] >> 1)
+                    twice = 2 * number
+                    if number >= 0:
+                        metric.streams[""] = twice
+                streams.append(twice >> 1)
                 values.append(float(counts[severity]))
         n = len(streams)
         zeros = np.zeros(n)

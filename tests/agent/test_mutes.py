@@ -18,6 +18,8 @@ SHOP = Entity("service", "shop")
 class There:
     """An Alertmanager in memory."""
 
+    muting = True
+
     def __init__(self):
         self.all: dict[str, Mute] = {}
         self.wrong = None

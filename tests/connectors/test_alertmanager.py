@@ -221,6 +221,17 @@ async def test_a_token_that_is_not_taken_can_be_mended_and_a_body_that_is_not_ta
         await made.notify(note("opened"))
 
 
+def test_silences_are_told_both_ways_where_it_has_a_url_and_nobody_said_no():
+    def muting(**own):
+        return Alertmanager("am", Alertmanager.Config(**own)).muting
+
+    assert [muting(), muting(url="http://am"), muting(url="http://am", silences=False)] == [
+        False,
+        True,
+        False,
+    ]
+
+
 def test_our_own_alerts_tell_us_nothing():
     for name in ("HomeostatIncident", "HomeostatAlive"):
         assert take(ALERT | {"labels": {"alertname": name, "service": "shop"}}) == []
