@@ -130,6 +130,22 @@ def glob_pattern(glob: str) -> str:
     return "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob)
 
 
+def is_silence(one: Any) -> bool:
+    """Tell whether this is a silence as Alertmanager tells it."""
+    if not isinstance(one, dict) or not isinstance(one.get("status"), dict):
+        return False
+    told = [
+        one["status"].get("state"),
+        *(one.get(k) for k in ("id", "comment", "createdBy", "endsAt")),
+    ]
+    matchers = one.get("matchers")
+    return (
+        all(isinstance(text, str) for text in told)
+        and isinstance(matchers, list)
+        and all(isinstance(m, dict) and {"name", "value", "isRegex"} <= m.keys() for m in matchers)
+    )
+
+
 def mutes_of(
     silences: Sequence[Mapping[str, Any]], labels: Mapping[str, str], when: Any
 ) -> Iterator[Mute]:

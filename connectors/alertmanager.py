@@ -38,6 +38,7 @@ from connectors._alertmanager_out import (
     RESEND_S,
     AlertBook,
     glob_pattern,
+    is_silence,
     mutes_of,
     severities,
     test_alert,
@@ -165,11 +166,7 @@ class Alertmanager:
 
     async def mutes(self) -> Sequence[Mute]:
         """Return the silences that hold there, and of ours also those that ended."""
-        found = await self._listed()
-        try:
-            return list(mutes_of(found, self.config.labels, _when))
-        except (KeyError, TypeError, AttributeError):
-            raise self._strange() from None
+        return list(mutes_of(await self._listed(), self.config.labels, _when))
 
     async def silence(self, key: str, target: str, until: float, by: str, reason: str) -> None:
         """Create a silence, unless that of this key is there; its comment carries the key."""
@@ -212,18 +209,15 @@ class Alertmanager:
     async def _listed(self) -> list[Any]:
         """Return all silences there."""
         try:
-            found = json.loads((await self._ask("GET", "silences")).body)
+            found = (await self._ask("GET", "silences")).json()
         except ValueError:
             found = None
-        if not isinstance(found, list):
-            raise self._strange()
+        if not (isinstance(found, list) and all(map(is_silence, found))):
+            raise Unavailable(
+                f"{redacted(self.config.url)} does not answer as Alertmanager does; see `url`",
+                wait_s=MEND_S,
+            )
         return found
-
-    def _strange(self) -> Unavailable:
-        return Unavailable(
-            f"{redacted(self.config.url)} does not answer as Alertmanager does; see `url`",
-            wait_s=MEND_S,
-        )
 
     async def _ask(self, method: Method, path: str, body: Any = None) -> Answer:
         answer = await self._sent(method, path, body)
