@@ -276,7 +276,9 @@ def _columns(body: bytes, reading: _Reading) -> Points:
     )
 
 
-def _heads(alike: _Alike) -> tuple[IntArray, tuple[FloatArray, ...], FloatArray]:
+def _heads(
+    alike: _Alike,
+) -> tuple[IntArray, tuple[FloatArray, FloatArray, FloatArray, FloatArray], FloatArray]:
     """Return places, (start, time, count, sum) and counts of histograms of the same bounds."""
     heads = np.array(alike.heads, dtype=np.float64)
     counts = np.frombuffer(b"".join(alike.counts), dtype="<u8").astype(np.float64)

@@ -26,7 +26,7 @@ import numpy as np
 
 from agent.calls import Names
 from agent.collect import patience_of
-from agent.model import Edge, Entity, FloatArray, IntArray, Series, Sighting
+from agent.model import BoolArray, Edge, Entity, FloatArray, IntArray, Series, Sighting
 from agent.ports import Book, SampleBatch
 from agent.survey import TARGETS_LAST_S, Survey
 from connectors._otlp_buckets import joined, quantile
@@ -325,7 +325,7 @@ class Streams:
                 others.setdefault(one.group, []).append(one.recent)
         counts = [table.merged(groups, oldest) for table in self._table]
         holds = [c.any(axis=1) for c in counts]
-        many = np.sum([*holds, np.isin(groups, list(others))], axis=0) > 1
+        many: BoolArray = np.sum([*holds, np.isin(groups, list(others))], axis=0) > 1
         alone = [
             {q: table.quantiles(c, q) for q, _ in QUANTILES} if h.any() else {}
             for table, c, h in zip(self._table, counts, holds, strict=True)
