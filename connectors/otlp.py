@@ -57,7 +57,7 @@ class Otlp:
     class Config(Model):
         """How often, and how much."""
 
-        interval: Annotated[Duration, Field(ge=1, le=600)] = 30.0
+        every: Annotated[Duration, Field(ge=1, le=600)] = 30.0
         """How often a frame is made of the newest values; they hold for three of these, so at least a third of the
         interval at which senders export (60 s, where nobody says otherwise)."""
         most_series: Annotated[int, Field(ge=1, le=100_000)] = 10_000
@@ -66,7 +66,7 @@ class Otlp:
     def __init__(self, name: str, config: Config, names: Names | None = None) -> None:
         self.name = name
         self.config = config
-        self._streams = Streams(name, config.most_series, config.interval, names or Names())
+        self._streams = Streams(name, config.most_series, config.every, names or Names())
 
     def inlets(self) -> Sequence[Inlet]:
         """Say the ways in."""
@@ -121,7 +121,7 @@ class Otlp:
         """Say what it takes, and what to write elsewhere so that it comes."""
         return (
             f"takes POST {' and '.join(i.path for i in self.inlets())}",
-            f"a frame every {say_duration(self.config.interval)}; {self.config.most_series} series a sender at most",
+            f"a frame every {say_duration(self.config.every)}; {self.config.most_series} series a sender at most",
             "a token for it: homeostat token add NAME --role sender --model '*'",
             "to have an OpenTelemetry collector send:",
             *_COLLECTOR.splitlines(),

@@ -74,13 +74,13 @@ class RemoteWrite(Web):
         """Globs of series, such as `service.latency_p95_seconds{service:shop}` or `service.*`."""
         labels: dict[Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")], str] = {}
         """Put on every series, beside `job` and `instance`."""
-        interval: Annotated[Duration, Field(ge=1, le=3600)] = 15.0
+        every: Annotated[Duration, Field(ge=1, le=3600)] = 15.0
         spool: Annotated[Bytes, Field(ge=1e4, le=1e9)] = 16e6
 
     def __init__(self, name: str, config: Config) -> None:
         super().__init__(name, config.timeout)
         self.config = config
-        self.sink_s = config.interval
+        self.sink_s = config.every
         self._keeps: dict[str, bool] = {}
         own = {"job": "homeostat", "instance": socket.gethostname(), **config.labels}
         self._own = tuple(own.items())

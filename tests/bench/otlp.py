@@ -83,7 +83,7 @@ def rate(
 
 
 def ours(*, packed: bool, daemon: bool) -> Callable[[bytes, float], None]:
-    otlp, board = Otlp("otlp", Otlp.Config(interval=10, most_series=50_000)), Board()
+    otlp, board = Otlp("otlp", Otlp.Config(every=10, most_series=50_000)), Board()
 
     def work(body: bytes, ts: float) -> None:
         raw = inflate(body, LARGE.inflated) if packed else body

@@ -43,7 +43,7 @@ class Sender:
     """Pushes, and keeps what the columns say."""
 
     def __init__(self, **config):
-        self.otlp = Otlp("otlp", Otlp.Config(**{"interval": 10, **config}))
+        self.otlp = Otlp("otlp", Otlp.Config(**{"every": 10, **config}))
         self.otlp._streams._own = Entity("host", "elsewhere")
         assert isinstance(self.otlp, BulkReceiver)
         self.values: dict[str, float] = {}

@@ -52,14 +52,14 @@ class Wire:
             )  # fmt: skip
         wait_for("prometheus", lambda: httpx.get(f"{self.prom()}/-/ready").status_code == 200)
         wait_for("alertmanager", lambda: httpx.get(f"{self.am()}/-/ready").status_code == 200)
-        victoria = f"\n  vm: {{use: remote_write, url: 'http://127.0.0.1:{self.victoria}/api/v1/write', interval: 1s}}"
+        victoria = f"\n  vm: {{use: remote_write, url: 'http://127.0.0.1:{self.victoria}/api/v1/write', every: 1s}}"
         self.one = Running(folder, f"""
 ingest_listen: 127.0.0.1:{self.port}
 connectors:
-  otlp: {{interval: 1s}}
+  otlp: {{every: 1s}}
   remote_write:
     url: {self.prom()}/api/v1/write
-    interval: 1s
+    every: 1s
     scores: ['service.*']
     labels: {{cluster: test, instance: us}}
   alertmanager: {{url: '{self.am()}', alerts: [page, warning]}}{victoria if self.victoria else ""}
