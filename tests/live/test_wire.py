@@ -108,6 +108,15 @@ diagnose: {{settle: 1s, resolve_after: 2s}}
         found = httpx.get(f"{base}/api/v1/query", params={"query": text}).json()["data"]["result"]
         return [(row["metric"], float(row["value"][1])) for row in found]
 
+    def end(self) -> None:
+        """End the daemon, when all tests are through: its series end there, too."""
+        wait_for("our numbers", lambda: self.query(self.prom(), "homeostat_ticks_total"))
+        assert self.one.kill(signal.SIGTERM) == 0
+        assert self.query(self.prom(), '{job="homeostat"}') == []
+        log = self.one.log.read_text()
+        assert self.token not in log
+        assert "bug" not in log
+
     def close(self) -> None:
         if self.one.process is not None and self.one.process.poll() is None:
             self.one.kill()
@@ -122,6 +131,7 @@ def wire(needs, tmp_path_factory):
     try:
         made = Wire(needs, tmp_path_factory.mktemp("wire"))
         yield made
+        made.end()
     finally:
         if made is not None:
             made.close()
@@ -281,13 +291,3 @@ def test_an_incident_is_an_alert_there_and_silences_hold_on_both_sides(wire):
     wait_for("the end of the alert", over, 60)
     problems = wire.one.get("/health").json()["problems"]
     assert not [one for one in problems if "connector" in one]
-
-
-def test_when_the_daemon_ends_its_series_end_there(wire):
-    wait_for("our numbers", lambda: wire.query(wire.prom(), "homeostat_ticks_total"))
-    assert wire.one.kill(signal.SIGTERM) == 0
-    assert wire.query(wire.prom(), '{job="homeostat"}') == []
-    log = wire.one.log.read_text()
-    assert wire.token not in log
-    assert "bug" not in log
-    wire.one.start()  # for the tests that come after
