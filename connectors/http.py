@@ -17,6 +17,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -112,6 +113,7 @@ class Door:
 
     keep_alive  False: a connection of its own for each request, as a new client would come
     trust       whose certificates are trusted; None = those that programs here trust
+    socket      a Unix socket that all requests go to, whatever host their URL names
     """
 
     def __init__(
@@ -119,10 +121,12 @@ class Door:
         *,
         keep_alive: bool = True,
         trust: ssl.SSLContext | None = None,
+        socket: Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._keep_alive = keep_alive
         self._trust = trust
+        self._socket = socket
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
 
@@ -220,8 +224,9 @@ class Door:
 
     def _open(self) -> httpx.AsyncClient:
         if self._client is None:
+            uds = httpx.AsyncHTTPTransport(uds=str(self._socket)) if self._socket else None
             self._client = httpx.AsyncClient(
-                transport=self._transport,
+                transport=self._transport or uds,
                 verify=self._trust or True,
                 follow_redirects=False,
                 trust_env=False,

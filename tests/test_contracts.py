@@ -234,6 +234,7 @@ NO_SOURCE = {
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
     "remote_write": "it only keeps our numbers: tests/connectors/test_remote_write.py",
     "systemd": "only abilities: tests/connectors/test_systemd.py",
+    "docker": "only abilities: tests/connectors/test_docker.py",
     "trainer": "only an ability, used by the action retrain below",
     "webhook": "it only tells: tests/connectors/test_webhook.py",
 }
