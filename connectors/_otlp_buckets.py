@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -11,9 +12,6 @@ import numpy as np
 from agent.model import FloatArray
 
 MOST: Final = 2000
-
-Bucket = tuple[float, float, float]
-"""Lower bound, upper bound, count."""
 
 
 def check_bounds(bounds: FloatArray) -> None:
@@ -25,24 +23,28 @@ def check_bounds(bounds: FloatArray) -> None:
 
 
 def exponential(
-    scale: int, zero: float, above: tuple[int, Sequence[float]] | None, below: tuple[int, Sequence[float]] | None
-) -> list[Bucket]:  # fmt: skip
-    """Return the same of buckets whose bounds are powers of 2 ** 2 ** -scale."""
+    scale: int, zero: float, above: tuple[int, Sequence[float]], below: tuple[int, Sequence[float]]
+) -> FloatArray:
+    """Return the buckets of a histogram whose bounds are powers of 2 ** 2 ** -scale: first index and counts a side."""
     if not -11 <= scale <= 20:
         raise ValueError("the scale of a histogram is out of bounds")
-
-    def bound(i: int) -> float:
-        return float(2.0 ** max(-1070.0, min(1023.0, i * 2.0**-scale)))
-
-    out = []
-    offset, counts = below or (0, ())
-    out += [(-bound(offset + i + 1), -bound(offset + i), float(n)) for i, n in enumerate(counts)][
-        ::-1
-    ]
-    out.append((0.0, 0.0, zero))
-    offset, counts = above or (0, ())
-    out += [(bound(offset + i), bound(offset + i + 1), float(n)) for i, n in enumerate(counts)]
+    (over, high), (under, low) = above, below
+    n, m = len(low), len(high)
+    out = np.zeros((n + 1 + m, 3))
+    if n:
+        powers = -_powers(scale, under, n)[::-1]
+        out[:n, 0], out[:n, 1], out[:n, 2] = powers[:-1], powers[1:], low[::-1]
+    out[n, 2] = zero
+    if m:
+        powers = _powers(scale, over, m)
+        out[n + 1 :, 0], out[n + 1 :, 1], out[n + 1 :, 2] = powers[:-1], powers[1:], high
     return out
+
+
+@lru_cache(512)
+def _powers(scale: int, first: int, n: int) -> FloatArray:
+    """Return the n + 1 bounds of n buckets."""
+    return np.exp2(np.clip((first + np.arange(n + 1)) * 2.0**-scale, -1070.0, 1023.0))
 
 
 def none() -> FloatArray:
@@ -57,6 +59,8 @@ def count_of(buckets: FloatArray) -> float:
 
 def joined(some: Sequence[FloatArray]) -> FloatArray:
     """Add the counts of the same buckets."""
+    if len(some) == 1:
+        return some[0]
     first = some[0] if some else none()
     if all(one.shape == first.shape and np.array_equal(one[:, :2], first[:, :2]) for one in some):
         counts = np.sum([one[:, 2] for one in some], axis=0) if some else first[:, 2]
@@ -70,6 +74,8 @@ def less(now: FloatArray, base: FloatArray) -> FloatArray:
     """Return what came since `base`, whose buckets may be finer: exponential ones get wider as they go."""
     if not len(base) or not len(now):
         return now
+    if base.shape == now.shape and np.array_equal(base[:, :2], now[:, :2]):
+        return np.column_stack([now[:, :2], np.maximum(now[:, 2] - base[:, 2], 0.0)])
     rising = base[np.argsort(base[:, 1], kind="stable")]
     below = np.append(0.0, np.cumsum(rising[:, 2]))
     before = below[np.searchsorted(rising[:, 1], now[:, 1], side="right")]
@@ -79,16 +85,17 @@ def less(now: FloatArray, base: FloatArray) -> FloatArray:
     return np.column_stack([now[:, :2], np.maximum(counts, 0.0)])
 
 
-def quantile(buckets: FloatArray, q: float) -> float:
-    """Return a quantile of buckets, linear within one; of the open last one its lower bound; NaN = no rows."""
-    if not len(buckets):
-        return math.nan
+def quantiles(buckets: FloatArray, wanted: Sequence[float]) -> list[float]:
+    """Return quantiles of buckets, linear within one; of the open last one its lower bound; NaN = no rows."""
+    if not len(buckets) or count_of(buckets) <= 0:
+        return [math.nan] * len(wanted)
     rising = buckets[np.argsort(buckets[:, 1], kind="stable")]
     below = np.cumsum(rising[:, 2])
-    if below[-1] <= 0:
-        return math.nan
-    i = int(np.searchsorted(below, q * below[-1]))
-    low, high, count = rising[min(i, len(rising) - 1)].tolist()
-    if math.isinf(high) or not count:
-        return float(low)
-    return float(low + (high - low) * (q * below[-1] - (below[i] - count)) / count)
+    out = []
+    for q in wanted:
+        i = min(int(np.searchsorted(below, q * below[-1])), len(rising) - 1)
+        low, high, count = rising[i].tolist()
+        inside = math.isfinite(high) and count
+        share = (q * below[-1] - (below[i] - count)) / count if inside else 0.0
+        out.append(float(low + (high - low) * share) if inside else low)
+    return out

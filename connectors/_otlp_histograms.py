@@ -150,7 +150,7 @@ class Exponential:
         if point.flagged:
             self.base_ts, self.recent = math.nan, none()
             return True
-        buckets = np.array(point.buckets, dtype=np.float64).reshape(-1, 3)
+        buckets = point.buckets
         began = 0.0 < point.start < ts
         if self.delta:
             buckets = self.total = joined([self.total, buckets])

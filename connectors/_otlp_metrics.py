@@ -21,10 +21,12 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 
 from agent.model import BoolArray, FloatArray, IntArray
-from connectors._otlp_buckets import MOST, Bucket, check_bounds, exponential
+from connectors._otlp_buckets import MOST, check_bounds, exponential, none
 from connectors._otlp_wire import DAMAGE, fields, json_map, not_otlp, pair
 from connectors._records import value_of
 
+_EMPTY: Final[tuple[int, Sequence[float]]] = (0, ())
+"""A side of an exponential histogram without buckets."""
 _MOST_NEW: Final = 20_000
 """In one request: a second of work."""
 _LEFT_OUT: Final = -2
@@ -94,7 +96,7 @@ class Distribution:
     count: float
     total: float
     flagged: bool
-    buckets: Sequence[Bucket] = ()
+    buckets: FloatArray
     quantiles: Sequence[tuple[float, float]] = ()
 
 
@@ -544,9 +546,9 @@ def _distribution(data: memoryview, metric: Metric, reading: _Reading) -> None:
             quantiles.append((_real(both.get(1)), _real(both.get(2))))
         else:
             found[number] = inner
-    buckets: Sequence[Bucket] = ()
+    buckets = none()
     if shape == "exponential":
-        sides = [_side(found[n]) if n in found else None for n in (8, 9)]
+        sides = [_side(found[n]) if n in found else _EMPTY for n in (8, 9)]
         buckets = exponential(_zigzag(found.get(6, 0)), float(_long(found.get(7))), *sides)
     flagged = bool(found.get(_TAG_FLAGS[shape], 0) & 1)
     place = _placed(key, metric, reading, flagged=flagged)
@@ -643,7 +645,7 @@ def _json_point(point: Mapping[str, Any], metric: Metric, reading: _Reading) -> 
         ).tobytes()
         reading.histogram(place, (start * 1e9, ts * 1e9, count, total), bounds, counts)
         return
-    buckets: Sequence[Bucket] = ()
+    buckets = none()
     if shape == "exponential":
         sides = [_json_side(point.get(side)) for side in ("positive", "negative")]
         buckets = exponential(int(point.get("scale", 0)), float(point.get("zeroCount", 0)), *sides)
@@ -654,9 +656,9 @@ def _json_point(point: Mapping[str, Any], metric: Metric, reading: _Reading) -> 
     reading.some.append(Distribution(place, start, ts, count, total, flagged, buckets, quantiles))
 
 
-def _json_side(data: Mapping[str, Any] | None) -> tuple[int, Sequence[float]] | None:
+def _json_side(data: Mapping[str, Any] | None) -> tuple[int, Sequence[float]]:
     if not data:
-        return None
+        return _EMPTY
     counts = [float(n) for n in data.get("bucketCounts", ())]
     if len(counts) > MOST:
         raise ValueError(f"a histogram of more than {MOST} buckets")

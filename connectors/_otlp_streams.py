@@ -29,7 +29,7 @@ from agent.collect import patience_of
 from agent.model import BoolArray, Edge, Entity, FloatArray, IntArray, Series, Sighting
 from agent.ports import Book, SampleBatch
 from agent.survey import TARGETS_LAST_S, Survey
-from connectors._otlp_buckets import joined, quantile
+from connectors._otlp_buckets import joined, quantiles
 from connectors._otlp_columns import (
     AHEAD_S,
     DELTA,
@@ -325,7 +325,7 @@ class Streams:
                 others.setdefault(one.group, []).append(one.recent)
         counts = [table.merged(groups, oldest) for table in self._table]
         holds = [c.any(axis=1) for c in counts]
-        many: BoolArray = np.sum([*holds, np.isin(groups, list(others))], axis=0) > 1
+        many: BoolArray = np.asarray(np.sum([*holds, np.isin(groups, list(others))], axis=0) > 1)
         alone = [
             {q: table.quantiles(c, q) for q, _ in QUANTILES} if h.any() else {}
             for table, c, h in zip(self._table, counts, holds, strict=True)
@@ -339,8 +339,9 @@ class Streams:
                 continue
             parts = [self._table[t].buckets(counts[t][i]) for t in mine]
             merged = joined([*parts, *others.get(number, ())])
-            for q, column in group.columns:
-                yield column, quantile(merged, q) * group.scale
+            found = quantiles(merged, [q for q, _ in group.columns])
+            for (_, column), value in zip(group.columns, found, strict=True):
+                yield column, value * group.scale
 
     def _folded(self, moved: IntArray, now: float) -> tuple[IntArray, FloatArray]:
         """Return the columns that streams are addends of, and their values."""
