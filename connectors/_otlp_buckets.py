@@ -44,7 +44,7 @@ def exponential(
 @lru_cache(512)
 def _powers(scale: int, first: int, n: int) -> FloatArray:
     """Return the n + 1 bounds of n buckets."""
-    return np.exp2(np.clip((first + np.arange(n + 1)) * 2.0**-scale, -1070.0, 1023.0))
+    return np.asarray(np.exp2(np.clip((first + np.arange(n + 1)) * 2.0**-scale, -1070.0, 1023.0)))
 
 
 def none() -> FloatArray:

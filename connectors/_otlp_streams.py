@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +60,6 @@ KEEP_S: Final = 600.0
 _SWEEP_S: Final = 60.0
 _CALLS_LAST_S: Final = 3600.0
 _AGAIN_S: Final = 60.0
-_ORIGINS: Final = itertools.count()
 _GOING_S: Final = 300.0
 _MOST_QUANTILES: Final = 10
 _MOST_TABLES: Final = 64
@@ -91,7 +90,7 @@ class Streams:
         self._every_s = every_s
         self._names = names
         self._own = own
-        self._book = Book(f"{os.getpid()}/{next(_ORIGINS)}")
+        self._book = Book(secrets.token_hex(8))
         self._columns: dict[Series, int] = {}
         self._folds: list[Fold] = []
         """Of each column; those of quantiles have no addends."""
@@ -324,7 +323,7 @@ class Streams:
             if one.came >= oldest and len(one.recent):
                 others.setdefault(one.group, []).append(one.recent)
         counts = [table.merged(groups, oldest) for table in self._table]
-        holds = [c.any(axis=1) for c in counts]
+        holds: list[BoolArray] = [np.asarray(c.any(axis=1)) for c in counts]
         many: BoolArray = np.asarray(np.sum([*holds, np.isin(groups, list(others))], axis=0) > 1)
         alone = [
             {q: table.quantiles(c, q) for q, _ in QUANTILES} if h.any() else {}
@@ -443,7 +442,7 @@ class Streams:
         self._folds = [self._folds[c] for c in sorted(wanted)]
         self._columns = {s: new[self._columns[s]] for s in series}
         ordered = sorted(series, key=lambda s: self._columns[s])
-        self._book = Book(f"{os.getpid()}/{next(_ORIGINS)}", ordered)
+        self._book = Book(secrets.token_hex(8), ordered)
         self._addends = [(i, new[c], scale, weight) for i, c, scale, weight in addends]
         for group in self._merged:
             group.columns = [(q, new[c]) for q, c in group.columns]

@@ -152,6 +152,7 @@ class Door:
         where = called or redacted(url)
         sent = {name: secret(value) for name, value in (headers or {}).items()}
         hidden = [sent[name] for name, value in (headers or {}).items() if sent[name] != value]
+        self._open()  # reading whom we trust takes a while, which is not the other end's
         start = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):
