@@ -229,7 +229,9 @@ def test_what_we_know_stands_in_their_prometheus_and_goes_from_it_with_its_serie
     assert wire.query(wire.prom(), name)[0][0]["cluster"] == "test"
     promised = wire.query(wire.prom(), "homeostat_false_pages_budget_per_week")[0][1]
     assert promised == metrics_of(wire)["homeostat_false_pages_budget_per_week"]
-    wait_for("that nobody sends it any more", lambda: not wire.query(wire.prom(), name), 60)
+    gone = metric("shop.level", "gauge", [number(None, ts=time.time(), flags=1)])
+    assert wire.push(protobuf(SHOP, [gone])).status_code == 200
+    wait_for("that it has ended", lambda: not wire.query(wire.prom(), name), 60)
     assert wire.query(wire.prom(), "homeostat_ticks_total"), "the rest goes on"
     ours = metrics_of(wire)
     assert ours['homeostat_sink_samples_total{sink="remote_write",outcome="delivered"}'] > 100
