@@ -28,6 +28,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__, backfill, forecasts, guard, news, registry, web
+from agent.archives import Archives
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -52,6 +53,7 @@ from agent.pipeline import Moment, Walk, bank, record_plan
 from agent.playbook import Library
 from agent.playbook.library import folders
 from agent.ports import (
+    Archive,
     Bulk,
     BulkReceiver,
     Detector,
@@ -237,6 +239,7 @@ class Daemon:
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
         self.outbox = Outbox(self.record, self._ways, time.time, self._filled)
+        self.archives = Archives(self.journal, self._archives, self.memory.last_decision)
         self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
         self.runner = Runner(
             store_of(state / "runs.sqlite", config.runs),
@@ -278,7 +281,7 @@ class Daemon:
         self.draining = asyncio.Event()
         self.published: list[Callable[[Moment], None]] = []
         self._unwritten = False
-        self.wrote: list[Callable[[Entry], None]] = [self.outbox.wrote]
+        self.wrote: list[Callable[[Entry], None]] = [self.outbox.wrote, self.archives.wrote]
         self.reloaded: list[Callable[[], None]] = []
         self.intake: Intake | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -423,6 +426,7 @@ class Daemon:
         self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
         log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
         self.outbox.restore(self.journal)
+        self.archives.start()
         await self.runner.recover()
         sd_notify("READY=1")
         try:
@@ -437,6 +441,7 @@ class Daemon:
             await self.references.close()
             await self.runner.close()
             await self.outbox.close()
+            await self.archives.close()
             for task in list(self._tasks):
                 task.cancel()
             self._save_state()
@@ -518,6 +523,7 @@ class Daemon:
     def count(self, rows: Bulk) -> None:
         """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""
         self.models.take(rows)
+        self.archives.count(rows)
         if isinstance(rows, PredictionBatch):
             self.walk.examples.take(rows)
 
@@ -556,6 +562,9 @@ class Daemon:
 
     def _filled(self, note: Note) -> Note:
         return news.filled(note, self.incident(note.incident), self.config.public_url)
+
+    def _archives(self) -> dict[str, Archive]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Archive)}
 
     def _pulses(self) -> dict[str, Pulse]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Pulse)}
@@ -796,6 +805,7 @@ class Daemon:
         self.connectors.build(config)
         for name in set(self.connectors.built) - before:
             self._start_source(name, self.connectors.built[name], new[name])
+        self.archives.start()
         if config.page.command:
             self._add_page()
         self.binding = Binding(config.services, self.host)

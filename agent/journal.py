@@ -205,11 +205,12 @@ class JournalReader:
         since: float = 0.0,
         limit: int | None = None,
         *,
+        after: int = 0,
         newest_first: bool = False,
     ) -> Iterator[Entry]:
         """Yield entries in the order in which they were written, or the other way round.
 
-        kinds, subject  only these; since: only with ts >= since; limit: at most so many
+        kinds, subject  only these; since: only with ts >= since; limit: at most so many; after: only with seq > after
         Pages of 500: entries that are appended meanwhile are seen too. Raises Unavailable.
         """
         wanted = None if kinds is None else tuple(kinds)
@@ -220,6 +221,8 @@ class JournalReader:
             query = query.where(_entries.c.subject == subject)
         if since > 0:
             query = query.where(_entries.c.ts >= since)
+        if after > 0:
+            query = query.where(_entries.c.seq > after)
         query = query.order_by(_entries.c.seq.desc() if newest_first else _entries.c.seq)
         left = math.inf if limit is None else limit
         at: int | None = None
