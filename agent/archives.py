@@ -147,7 +147,7 @@ class Archives:
     def _page(self, position: int) -> list[Entry]:
         if position > self._journal.head[0]:  # another journal: the old one was moved away
             position = 0
-        return list(self._journal.read(after=position, limit=_PAGE))
+        return self._journal.page(position, _PAGE)
 
     def _whole(self, entry: Entry) -> Entry:
         """Add to a run the gates that let it through."""

@@ -205,12 +205,11 @@ class JournalReader:
         since: float = 0.0,
         limit: int | None = None,
         *,
-        after: int = 0,
         newest_first: bool = False,
     ) -> Iterator[Entry]:
         """Yield entries in the order in which they were written, or the other way round.
 
-        kinds, subject  only these; since: only with ts >= since; limit: at most so many; after: only with seq > after
+        kinds, subject  only these; since: only with ts >= since; limit: at most so many
         Pages of 500: entries that are appended meanwhile are seen too. Raises Unavailable.
         """
         wanted = None if kinds is None else tuple(kinds)
@@ -221,8 +220,6 @@ class JournalReader:
             query = query.where(_entries.c.subject == subject)
         if since > 0:
             query = query.where(_entries.c.ts >= since)
-        if after > 0:
-            query = query.where(_entries.c.seq > after)
         query = query.order_by(_entries.c.seq.desc() if newest_first else _entries.c.seq)
         left = math.inf if limit is None else limit
         at: int | None = None
@@ -237,6 +234,11 @@ class JournalReader:
             if len(rows) < size:
                 return
             at, left = rows[-1].seq, left - len(rows)
+
+    def page(self, after: int, limit: int) -> list[Entry]:
+        """Return the next entries with seq > after, of those on disk. Raises Unavailable."""
+        query = sa.select(_entries).where(_entries.c.seq > after).order_by(_entries.c.seq)
+        return [_entry(row) for row in self._rows(query.limit(limit))]
 
     def latest(self, kind: str, limit: int | None = None) -> Iterator[Entry]:
         """Yield the newest entry of each subject of a kind, oldest first; with `limit`, of the newest subjects only."""

@@ -73,7 +73,7 @@ class Town:
     async def send(self):
         """Give it all that it lacks."""
         while True:
-            entries = list(self.journal.read(after=self.out.position, limit=100))
+            entries = self.journal.page(self.out.position, 100)
             more = await self.out.keep(entries)
             if not more and len(entries) < 100:
                 return
@@ -513,7 +513,7 @@ async def test_an_older_state_never_replaces_a_newer_one(town):
     await town.send()
     town.out.position = 0
     town.out._taken.clear()
-    await town.out.keep(list(town.journal.read(limit=1)))  # as after a crash
+    await town.out.keep(town.journal.page(0, 1))  # as after a crash
     assert town.only("incidents")["homeostat"]["incident"]["state"] == "acknowledged"
     assert town.out.troubles() == []
 
