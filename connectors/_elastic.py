@@ -28,11 +28,16 @@ logging.getLogger("elastic_transport").setLevel(logging.ERROR)
 
 MOST_BYTES: Final = 64 << 20
 """Of one answer: a page of 10,000 documents of some kilobytes."""
+_STRANGE: Final = "it answers, but not as Elasticsearch does"
 _PIECE: Final = 1 << 16
 _NEVER: Final = frozenset({400, 401, 403, 405, 406, 410})
 """Statuses that say no and would say it again."""
 
 Secret = Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
+
+
+class Misread(Unavailable):
+    """An answer of status 200 that is written otherwise than it should be; `Elastic.means` says of whom."""
 
 
 class Access(Model):
@@ -89,10 +94,12 @@ class Elastic:
 
     def means(self, problem: Exception, about: str = "") -> Exception:
         """Return what an exception of the library means to us; one of our own, or a bug, is itself."""
+        where = redacted(self._access.url) + (f", {about}" if about else "")
+        if isinstance(problem, Misread):
+            return Unavailable(f"{where}: {problem}")
         if isinstance(problem, AgentError):
             return problem
         module = library()
-        where = redacted(self._access.url) + (f", {about}" if about else "")
         if isinstance(problem, module.UnsupportedProductError):
             return Refused(f"{where}: it does not say that it is Elasticsearch")
         if isinstance(problem, module.ApiError):
@@ -104,8 +111,8 @@ class Elastic:
             if status in _NEVER or (status == 404 and "index" in why):
                 return Refused(said)
             return Unavailable(said, wait_s=wait_s(problem.meta.headers))
-        if isinstance(problem, module.SerializationError):
-            return Unavailable(f"{where}: it answers, but not as Elasticsearch does")
+        if isinstance(problem, module.SerializationError | RecursionError):
+            return Unavailable(f"{where}: {_STRANGE}")
         if isinstance(problem, module.TransportError):
             return Unavailable(f"{where}: {re.sub('^<.*?>: ', '', str(problem.message))[:200]}")
         return problem
@@ -120,6 +127,14 @@ def reason(body: Any) -> str:
     first = causes[0] if isinstance(causes, list) and causes else error
     why = first.get("reason") if isinstance(first, dict) else None
     return f"{error.get('type', '')}: {why or error.get('reason') or ''}"[:300].removesuffix(": ")
+
+
+def fields(said: Any, *names: str) -> tuple[Any, ...]:
+    """Return fields of an answer; raises Misread when it has none such."""
+    try:
+        return tuple(said[name] for name in names)
+    except (KeyError, TypeError, IndexError):
+        raise Misread(_STRANGE) from None
 
 
 def library() -> Any:

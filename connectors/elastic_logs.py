@@ -31,7 +31,7 @@ from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Edge, Entity, Frame, Series, Sighting
 from agent.registry import connector
 from agent.units import Duration, say_duration
-from connectors._elastic import Access, Elastic
+from connectors._elastic import Access, Elastic, Misread, fields
 from connectors._kept import Kept
 from connectors.http import redacted
 
@@ -140,6 +140,8 @@ class ElasticLogs:
                 )
             return self
 
+    stand_in = True
+
     def __init__(
         self,
         name: str,
@@ -240,19 +242,21 @@ class ElasticLogs:
             asked[f"before_{i}"] = {"filter": self._between(one.start, one.end)}
         oldest = min([until - config.stale, begun, *(one.start for one in stretches)])
         found = self._search(asked, oldest, until)
-        seen = self._read(found["now"])
-        for i, one in enumerate(stretches):
-            came = max(0, found[f"before_{i}"]["doc_count"] - one.count)
+        now, newest = fields(found, "now", "newest")
+        before = fields(found, *(f"before_{i}" for i in range(len(stretches))))
+        seen = self._read(now)
+        for one, known in zip(stretches, before, strict=True):
+            came = max(0, fields(known, "doc_count")[0] - one.count)
             one.count += came
             self._late += came
         if not short:
             if not stretches or begun - stretches[-1].start >= _STRETCH_S:
                 stretches = [*stretches[-1:], _Stretch(begun, begun, 0)]
             stretches[-1].end = until
-            stretches[-1].count += found["now"]["doc_count"]
+            stretches[-1].count += now["doc_count"]
             self._stretches, self._begun, self._edge = stretches, begun, until
-        newest = found["newest"]["value"]
-        silent = newest is None or until - newest / 1000 > config.stale
+        (last,) = fields(newest, "value")
+        silent = last is None or until - last / 1000 > config.stale
         self._learn(seen, until)
         values = {} if silent else self._values(seen, until - begun, until)
         return self._frame(values, seen, until)
@@ -316,11 +320,12 @@ class ElasticLogs:
             index=self.config.index, size=0, track_total_hits=False, allow_partial_search_results=False,
             query={"bool": {"filter": asked}}, aggs=aggs,
         )  # fmt: skip
-        if said.get("timed_out"):
+        late, shards = fields(said, "timed_out", "_shards")
+        if late:
             raise Unavailable(f"{self._where()}: the search did not come to its end")
-        if "aggregations" not in said:
+        if "aggregations" not in said and fields(shards, "total") == (0,):
             raise Refused(f"{self._where()}: no index is called so; correct `index`")
-        return said["aggregations"]
+        return fields(said, "aggregations")[0]
 
     # ---- from counts to series
 
@@ -344,9 +349,7 @@ class ElasticLogs:
                 out[host] = _Seen(one["doc_count"], one["errors"]["doc_count"])
             self._cut = bool(found["services"].get("sum_other_doc_count"))
         except (KeyError, TypeError, AttributeError):
-            raise Unavailable(
-                f"{self._where()}: its counts are not written as those of Elasticsearch"
-            ) from None
+            raise Misread("its counts are not written as those of Elasticsearch") from None
         return out
 
     def _learn(self, seen: Mapping[Entity, _Seen], now: float, since: float | None = None) -> None:

@@ -36,7 +36,7 @@ from agent.errors import AgentError, Refused, Unavailable
 from agent.ports import Bulk, PredictionBatch
 from agent.registry import connector
 from agent.units import Bytes, Duration, say_duration
-from connectors._elastic import Access, Elastic, library, reason
+from connectors._elastic import Access, Elastic, Misread, fields, library, reason
 from connectors._elastic_documents import Document, Writer, iso
 from connectors._elastic_setup import KINDS, ours_to_change, policies, templates
 from connectors._inference import MINUTE, Windows, rows_of
@@ -100,6 +100,8 @@ class ElasticOut:
         backlog: Annotated[Duration, Field(ge=0)] = 30 * 86_400.0
         """How much of the past is sent at the first start."""
         timeout: Annotated[Duration, Field(gt=0, le=300)] = 30.0
+
+    stand_in = True
 
     def __init__(
         self,
@@ -368,9 +370,7 @@ class ElasticOut:
         except (KeyError, TypeError, ValueError, AttributeError):
             out = []
         if len(out) != n:
-            raise Unavailable(
-                f"{redacted(self.config.url)}: its answer to a bulk request is not written as that of Elasticsearch"
-            )
+            raise Misread("its answer to a bulk request is not written as that of Elasticsearch")
         return out
 
     def _fewer(self) -> None:
@@ -409,18 +409,16 @@ class ElasticOut:
     def _there(self, what: str, name: str) -> Mapping[str, Any] | None:
         """Return the policy or template that is there; None = there is none."""
         client = self._elastic.client()
+        found: Mapping[str, Any]
         try:
             if what == "policy":
-                found: Mapping[str, Any] = client.ilm.get_lifecycle(name=name)[name]["policy"]
+                (said,) = fields(client.ilm.get_lifecycle(name=name), name)
+                (found,) = fields(said, "policy")
             else:
-                said = client.indices.get_index_template(name=name)
-                found = said["index_templates"][0]["index_template"]
+                (said,) = fields(client.indices.get_index_template(name=name), "index_templates")
+                found = said[0]["index_template"]
         except library().NotFoundError:
             return None
-        except (KeyError, IndexError, TypeError):
-            raise Unavailable(
-                f"{redacted(self.config.url)}: it answers, but not as Elasticsearch does"
-            ) from None
         return found
 
     def _install(self) -> None:

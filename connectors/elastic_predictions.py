@@ -23,7 +23,7 @@ from agent.registry import connector
 from agent.roles import Guess, Role
 from agent.units import Duration
 from connectors._aside import Aside
-from connectors._elastic import Access, Elastic
+from connectors._elastic import Access, Elastic, fields
 from connectors._kept import Kept
 from connectors._rows import Form, Rows, Task
 from connectors._tables import columns_of, flat
@@ -78,6 +78,7 @@ class ElasticPredictions:
         max_rows_per_read: Annotated[int, Field(ge=1, le=200_000)] = 10_000
 
     interval_s = 5.0
+    stand_in = True
 
     def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
         self.name = name
@@ -168,7 +169,7 @@ class ElasticPredictions:
         client = self._elastic.client()
         if not self._pit:
             opened = client.open_point_in_time(index=self.config.index, keep_alive=_KEEP_ALIVE)
-            self._pit, self._sort = opened["id"], None
+            (self._pit,), self._sort = fields(opened, "id"), None
             self._until = _iso(time.time() - self.config.lag)
         field = self.config.time_field
         limits = {"gte": self._after, "lt": self._until, "format": _FORMAT}
@@ -183,7 +184,7 @@ class ElasticPredictions:
             sort=[{field: {"order": "asc", "format": _FORMAT, "numeric_type": "date_nanos"}}, {"_shard_doc": "asc"}],
             **more,
         )  # fmt: skip
-        hits = list(said["hits"]["hits"])
+        hits = list(fields(*fields(said, "hits"), "hits")[0])
         self._pit = said.get("pit_id", self._pit)
         if hits:
             self._sort = list(hits[-1]["sort"])
