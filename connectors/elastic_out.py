@@ -481,7 +481,7 @@ async def _beside(work: Callable[[], Any]) -> Any:
         try:
             said = done.set_result, work()
         except Exception as error:  # noqa: BLE001  # handed to whoever waits
-            said = done.set_exception, error  # type: ignore[assignment]
+            said = done.set_exception, error
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(tell, *said)
 
