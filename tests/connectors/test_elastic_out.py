@@ -1,6 +1,7 @@
 """The record in Elasticsearch: whole, once, and honest about what did not get there; against the stand-in."""
 
 import asyncio
+import contextlib
 import json
 import random
 import subprocess
@@ -703,16 +704,12 @@ def test_killed_again_and_again_nothing_is_lost_and_nothing_comes_twice(elastic,
     promised = tmp_path / "promised"
     for life in range(6):
         elastic.gone = life % 2 == 1
-        process = _driver(tmp_path, elastic.url, life)
-        assert process.stdout.readline() == b"began\n"
-        time.sleep(rng.uniform(0.3, 1.6))
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        with _driver(tmp_path, elastic.url, life) as process:
+            assert process.stdout.readline() == b"began\n"
+            time.sleep(rng.uniform(0.3, 1.6))
     elastic.gone = False
-    process = _driver(tmp_path, elastic.url, -1)
-    assert process.wait(timeout=100) == 0
-    process.stdout.close()
+    with _driver(tmp_path, elastic.url, -1) as process:
+        assert process.wait(timeout=100) == 0
 
     with Journal.reader(tmp_path / "journal.sqlite") as journal:
         wrote = [e.body["after"] for e in journal.read(("change",))]
@@ -732,7 +729,12 @@ def test_killed_again_and_again_nothing_is_lost_and_nothing_comes_twice(elastic,
     assert set(asked_for) <= set(rows)
 
 
+@contextlib.contextmanager
 def _driver(folder, url, life):
-    return subprocess.Popen(
-        [sys.executable, str(DRIVER), str(folder), url, str(life)], stdout=subprocess.PIPE
-    )
+    """Start the process; whatever becomes of the test, it is killed at the end."""
+    argv = [sys.executable, str(DRIVER), str(folder), url, str(life)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

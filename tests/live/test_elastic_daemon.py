@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
@@ -36,8 +35,9 @@ def test_the_record_gets_there_whatever_happens_and_the_logs_come_in(tmp_path, m
         elastic.put(
             *(one | {"@timestamp": iso(time.time() - 10 + i)} for i in range(60)), index="logs-x"
         )
-        daemon = Running(tmp_path, YAML.format(url=elastic.url)).start()
+        daemon = Running(tmp_path, YAML.format(url=elastic.url))
         try:
+            daemon.start()
             wait_for("the first event", lambda: events(elastic) == {"started": 1}, 60)
             health = wait_for("logs", lambda: _fresh(daemon, "logs"), 30)
             assert not [p for p in health["problems"] if "out" in p]
@@ -53,7 +53,7 @@ def test_the_record_gets_there_whatever_happens_and_the_logs_come_in(tmp_path, m
             assert daemon.kill(signal.SIGTERM) == 0
         finally:
             if daemon.process is not None and daemon.process.poll() is None:
-                os.killpg(daemon.process.pid, signal.SIGKILL)
+                daemon.kill()
         assert elastic.unmapped == set()
         kept = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
         assert all(PLANTED.encode() not in data for data in [*kept, said.encode()])
