@@ -2,8 +2,8 @@
 
     rows --(minute of the prediction)--> windows --(a while after the minute is over)--> one summary each
 
-A row that comes after its minute was told opens a second window of that minute: summaries add up. Cost: about 1 us a
-row; 2 kB a window.
+A row that comes after its minute was told opens a second window of that minute: summaries add up. Cost: 40 us a
+batch and .2 us a row; 1.2 kB a window.
 """
 
 from __future__ import annotations

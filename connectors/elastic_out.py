@@ -75,7 +75,7 @@ class ElasticOut:
 
     Sends what the journal holds from `backlog` before its first start on; puts index templates and ILM policies first.
     Counts predictions by model, version and minute; rows themselves only of the models under `rows`.
-    Cost: one request a second at most while something happens, else none; about 1 us a row that is counted.
+    Cost: one request a second at most while something happens, else none; 40 us a batch of rows and .2 us a row.
     Tested against a stand-in that speaks the protocol, not yet against a real cluster.
     """
 
