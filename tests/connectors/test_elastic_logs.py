@@ -8,9 +8,11 @@ import pytest
 from elastic_side import Elastic, iso
 
 from agent.calls import Names
+from agent.config import Config
 from agent.errors import Refused, Unavailable
 from agent.model import Entity, Series
 from agent.ports import Remembering, Source
+from agent.trying import look
 from connectors.elastic_logs import ElasticLogs
 
 pytest.importorskip("elasticsearch", reason="needs the extra `elastic`")
@@ -392,3 +394,15 @@ async def test_values_are_numbers_or_unknown_never_infinite(town):
     town.log(ago=0, n=1)
     await town.poll()
     assert not np.isinf(town.frame.values).any()
+
+
+async def test_try_shows_the_series_and_whom_it_sees(elastic):
+    now = time.time()
+    one = {"service": {"name": "shop"}, "log": {"level": "error"}, "host": {"name": "h1"}}
+    elastic.put(*(one | {"@timestamp": iso(now - 5 + i / 10)} for i in range(400)), index=INDEX)
+    said = await look("elastic_logs", Config(), {"url": elastic.url, "window": 1, "delay": 1})
+    found = {s["series"]: s["value"] for s in said["series"]}
+    assert found["service.log_records_per_second{service:shop}"] == pytest.approx(10, rel=0.3)
+    assert found["service.log_error_ratio{service:shop}"] == 1.0
+    assert said["seen"] == [{"entity": "service:shop", "attrs": {}, "edges": ["runs_on host:h1"]}]
+    assert "1 services" in said["says"][0]

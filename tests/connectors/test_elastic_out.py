@@ -15,6 +15,7 @@ from elastic_side import Elastic, instant
 
 from agent.archives import Archives
 from agent.codec import pack
+from agent.config import Config
 from agent.errors import Unavailable
 from agent.journal import Journal
 from agent.model import (
@@ -34,6 +35,7 @@ from agent.model import (
     Turn,
 )
 from agent.ports import Archive, LabelBatch, Note, PredictionBatch, SketchBatch
+from agent.trying import look
 from connectors import elastic_out as module
 from connectors._inference import WAIT_S
 from connectors.elastic_out import ElasticOut
@@ -410,6 +412,14 @@ async def test_who_may_not_look_is_believed_who_may_not_install_is_told(town):
     town.elastic.fail = [(403, "security_exception")]
     with pytest.raises(Unavailable, match="403 security_exception"):
         await town.send()
+
+
+async def test_try_says_what_it_would_do_and_does_nothing(elastic):
+    said = await look("elastic_out", Config(), {"url": elastic.url})
+    assert said["may"] == ["keep a copy of the record"]
+    assert said["says"][0].startswith("would write http://127")
+    assert "would put template homeostat-runs" in said["says"]
+    assert {method for method, _, _ in elastic.asked} == {"GET"}
 
 
 # ---- bulk
