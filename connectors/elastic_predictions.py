@@ -25,6 +25,7 @@ from agent.units import Duration
 from connectors._aside import Aside
 from connectors._elastic import Access, Elastic, fields
 from connectors._kept import Kept
+from connectors._personal import Personal, Settings
 from connectors._rows import Form, Rows, Task
 from connectors._tables import columns_of, flat
 from connectors.http import redacted
@@ -54,7 +55,7 @@ class ElasticPredictions:
     protocol, not yet against a real cluster.
     """
 
-    class Config(Access):
+    class Config(Access, Settings):
         """Which index, and who we are there."""
 
         index: Annotated[str, Field(min_length=1)]
@@ -83,6 +84,7 @@ class ElasticPredictions:
     def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
         self.name = name
         self.config = config
+        self._personal = Personal.of(config, name, state)
         self._aside = Aside(limit_s=_PATIENCE_S)
         self._kept = Kept(state / "feeds" / f"{name}.json" if state is not None else None)
         # our own patience and back-off stand around it
@@ -211,7 +213,7 @@ class ElasticPredictions:
         for name in form.roles:
             if name not in columns:
                 columns[name] = columns_of([{name: None}] * len(records))[name]
-        rows = Rows(form, self.config.model, self.config.version)
+        rows = Rows(form, self.config.model, self.config.version, self._personal)
         now = time.time()
         out: list[Arrival] = [*rows.batches(columns, now), *rows.labels(columns, now)]
         if rows.bad:
