@@ -250,7 +250,6 @@ _DEFS: Final = (
     _g("service.wait_mean_seconds", "seconds", "mean time that a request waits to be served", better="low", floor=0.002),
     _g("service.replicas_missing_count", "count", "replicas that are wanted and not available", better="low", floor=0.5),
     _g("service.probe_latency_seconds", "seconds", "time of our own probe", better="low", floor=0.005, harm=True),
-    _c("service.log_records_total", "service.log_records_per_second", "per_second", "log records written (label severity: debug, info, warn, error, fatal)", floor=0.2),
     # ---- calls of a service (labels callee: entity id; side: client, server = who measured)
     _c("service.call_requests_total", "service.call_requests_per_second", "per_second", "calls to another service or dependency (labels callee, side)", floor=0.2),
     _c("service.call_errors_total", "service.call_errors_per_second", "per_second", "calls to another service or dependency that failed (labels callee, side)", floor=0.05, better="low"),
@@ -360,6 +359,19 @@ _DEFS: Final = (
             _c(f"{kind}.other_total", f"{kind}.other_per_second", "per_second", "a counter of others that we have no word for (label metric, and its own)"),
         )
     ),
+    # ---- what is logged, as an index of logs tells it; a host: records that name no service
+    *(
+        signal
+        for kind in ("host", "service")
+        for signal in (
+            _g(f"{kind}.log_records_per_second", "per_second", "records logged", floor=0.5),
+            _g(f"{kind}.log_errors_per_second", "per_second", "errors logged", better="low", floor=0.1),
+            _g(f"{kind}.log_error_ratio", "ratio", "share of the records logged that are errors", better="low", floor=0.02),
+        )
+    ),
+    _g("service.log_template_per_second", "per_second", "records logged of one template (label template; the rest is `(other)`)", floor=0.2),
+    _g("service.log_new_templates_count", "count", "templates that the service never logged until a short time ago", better="low", floor=0.5),
+    _c("source.late_records_total", "source.late_records_per_second", "per_second", "records that came to an index of logs when their time had been counted", floor=0.5, better="low"),
     # ---- alerts from elsewhere, on whom their labels name
     _s("host.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
     _s("gpu.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),

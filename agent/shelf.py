@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from agent import registry
-from agent.ports import BulkReceiver, Feed, Notifier, Pulse, Receiver, Sink, Source, Undo
+from agent.ports import Archive, BulkReceiver, Feed, Notifier, Pulse, Receiver, Sink, Source, Undo
 
 _POWERS: Final = (
     ("source", Source),
@@ -25,6 +25,7 @@ _POWERS: Final = (
     ("notifier", Notifier),
     ("pulse", Pulse),
     ("sink", Sink),
+    ("archive", Archive),
 )
 
 

@@ -454,6 +454,7 @@ class Living:
                 *d.pulses.faults(),
                 *d.sinks.faults(),
                 *d.mutes.faults(),
+                *d.archives.faults(),
             )
         ]
         if d.intake is not None and d.intake.fault:
