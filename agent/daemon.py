@@ -78,7 +78,9 @@ from agent.world import World
 log = structlog.get_logger()
 
 TICK_S: Final = 1.0
-DEFAULT_CONNECTORS: Final = ("host", "processes", "connections", "gpu")
+DEFAULT_CONNECTORS: Final = (
+    "host", "processes", "connections", "containers", "units", "kernel_log", "gpu",
+)  # fmt: skip
 """What runs without a word in agent.yaml."""
 HEAVY: Final = ("sklearn", "scipy", "torch", "pandas", "statsmodels", "mlflow", "elasticsearch")
 """What a daemon with host metrics alone must not have loaded."""

@@ -9,6 +9,7 @@ from connectors import batch_scoring as batch_scoring
 from connectors import cgroup as cgroup
 from connectors import commands as commands
 from connectors import connections as connections
+from connectors import containers as containers
 from connectors import deployments as deployments
 from connectors import elastic_predictions as elastic_predictions
 from connectors import flag_file as flag_file
@@ -21,6 +22,7 @@ from connectors import haproxy as haproxy
 from connectors import heartbeat as heartbeat
 from connectors import host as host
 from connectors import http_calls as http_calls
+from connectors import kernel_log as kernel_log
 from connectors import machine as machine
 from connectors import mail as mail
 from connectors import model_directory as model_directory
@@ -34,4 +36,5 @@ from connectors import prometheus as prometheus
 from connectors import prometheus_range as prometheus_range
 from connectors import systemd as systemd
 from connectors import trainer as trainer
+from connectors import units as units
 from connectors import webhook as webhook

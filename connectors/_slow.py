@@ -82,6 +82,7 @@ class Mounts(Slow):
         self._raw = b""
         self._fault: OSError | None = None
         self._mounts: list[str] = []
+        self._read_only: set[str] = set()
         self._without_inodes: set[str] = set()
 
     def _start(self) -> None:
@@ -102,13 +103,22 @@ class Mounts(Slow):
             self._aside.ask(f"mount {mount}", partial(os.statvfs, mount))
 
     def chosen(self, mountinfo: bytes) -> list[str]:
-        """Return the mount points to look at: one for each file system, the shortest path to it."""
+        """Return the mount points to look at: one for each file system, the shortest path to it.
+
+        Notes which of them take no writes, by their own options or by those of their file system.
+        """
         at: dict[str, tuple[str, str, str]] = {}
+        read_only = set()
         for line in os.fsdecode(mountinfo).splitlines():
             left, _, right = line.partition(" - ")
             _, _, device, _, raw_point, options = left.split(" ")[:6]
             kind = right.split(" ")[0]
             point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), raw_point)
+            told = {*options.split(","), *right.split(" ")[-1].split(",")}
+            if told & {"ro", "emergency_ro"}:  # the second: newer kernels, after an error
+                read_only.add(point)
+            else:
+                read_only.discard(point)
             at[point] = (device, kind, options)  # a later mount at one place hides the earlier
         best: dict[str, str] = {}
         for point, (device, kind, options) in at.items():
@@ -120,7 +130,9 @@ class Mounts(Slow):
                 continue
             if device not in best or (len(point), point) < (len(best[device]), best[device]):
                 best[device] = point
-        return sorted(best.values())[:_MOST_MOUNTS]
+        mounts = sorted(best.values())[:_MOST_MOUNTS]
+        self._read_only = read_only & set(mounts)
+        return mounts
 
     def read(self) -> list[float]:
         if self._fault is not None:
@@ -130,6 +142,7 @@ class Mounts(Slow):
         for mount in self._mounts:
             key = f"mount {mount}"
             answer = self._answer(key)
+            out.append(float(mount in self._read_only))
             if answer is None or answer.error is not None:
                 # an error (a stale handle, a dead disk) is an answer, but not one of a file system that works
                 silent = answer is None and not self._aside.overdue(key)
@@ -156,6 +169,7 @@ class Mounts(Slow):
         for mount in self._mounts:
             name = mount.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             columns += [
+                column("host.mount_read_only", mount=name),
                 column("host.disk_bytes", mount=name, use="used"),
                 column("host.disk_bytes", mount=name, use="free"),
                 column("host.disk_utilization_ratio", mount=name),

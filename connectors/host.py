@@ -23,6 +23,7 @@ from agent.model import Frame, IntArray, Series, Sighting
 from agent.registry import connector
 from agent.units import Duration, Model, say
 from connectors._aside import Aside
+from connectors._hardware import ClockState, InfiniBand, MemoryControllers, MemoryNodes, Raid
 from connectors._kernel import (
     NAN,
     Cgroup,
@@ -54,6 +55,9 @@ _ENGINES: Final = ("docker", "kubepods", "containerd", "libpod", "/lxc", "crio-"
 @connector("host")
 class Host:
     """What /proc and /sys tell of this machine; about 230 series on 2 cores, some more for each core, disk, mount.
+
+    CPU, memory, pressure, limits, disks, mounts, network, protocols, sensors; where the host has them also software
+    RAID, errors that memory controllers count, memory nodes, InfiniBand, and whether the clock is kept right.
 
     Emits `host.*` of `agent.catalogue` on one host entity, and its attributes once. Counters stay counters.
     Cost: about 0.6 ms of CPU a reading (2 cores), 25 descriptors kept open, one thread that mostly sleeps.
@@ -145,6 +149,8 @@ class Host:
                 ("temperatures", "host.temperature_celsius"),
                 ("fans", "host.fan_rpm_count"),
                 ("clock frequencies", "host.cpu_frequency_hertz"),
+                ("errors of memory (EDAC)", "host.memory_errors_total"),
+                ("whether the clock is kept right", "host.clock_synchronized"),
             )
             if metric not in metrics
         ]
@@ -210,6 +216,11 @@ class Host:
             Network(net, sysfs, config.ignore_interfaces),
             Protocols(net),
             Sockets(net, proc),
+            Raid(proc),
+            MemoryControllers(sysfs),
+            MemoryNodes(sysfs),
+            InfiniBand(sysfs),
+            ClockState(),
             Mounts(self._aside, proc / "self/mountinfo", config.mounts_every, config.ignore_mounts),
             *beside,
         ]

@@ -204,13 +204,16 @@ def in_runs(world: World) -> Iterator[dict]:
 SOURCES = {
     "batch_scoring": in_runs,
     "connections": plain,
+    "containers": plain,
     "gpu": plain,
     "gunicorn": under_gunicorn,
     "host": plain,
+    "kernel_log": plain,
     "model_directory": in_models,
     "probe": served,
     "processes": plain,
     "prometheus": spoken,
+    "units": plain,
 }
 NO_SOURCE = {
     "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",
