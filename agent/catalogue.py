@@ -174,6 +174,7 @@ _DEFS: Final = (
     _c("host.network_errors_total", "host.network_errors_per_second", "per_second", "packets with errors (labels interface, direction)", floor=0.5, better="low"),
     _c("host.network_drops_total", "host.network_drops_per_second", "per_second", "packets dropped (labels interface, direction)", floor=0.5, better="low"),
     _s("host.network_up", "whether an interface is up (label interface)", better="high"),
+    _g("host.network_speed_bytes_per_second", "bytes_per_second", "speed of an interface that says it (label interface)", floor=1e6),
     _c("host.network_carrier_changes_total", "host.network_carrier_changes_per_second", "per_second", "times that an interface lost or found its link (label interface)", better="low"),
     _s("host.infiniband_up", "whether a port of an InfiniBand or RoCE adapter is active (labels device, port)", better="high"),
     _c("host.infiniband_received_bytes_total", "host.infiniband_received_bytes_per_second", "bytes_per_second", "bytes received by an InfiniBand port (labels device, port)", floor=1e5),

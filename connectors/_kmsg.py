@@ -66,7 +66,7 @@ KINDS: Final[dict[str, str]] = {
 _FS: Final = r"(?:EXT[234]-fs|BTRFS|F2FS-fs|FAT-fs|bcachefs)"
 _RULES: Final[tuple[tuple[str, str, str], ...]] = (
     # kind, a plain word that must be there (it is cheap to look for), pattern with its labels as named groups
-    ("oom_kill", "Killed process ", r"Killed process (?P<pid_>\d+)(?:, UID \d+,)? \((?P<process>.+?)(?:\),? total-vm|\)?,?$)"),
+    ("oom_kill", "Killed process ", r"Killed process (?P<pid_>\d+)(?:, UID \d+,)? \((?P<program>.+?)(?:\),? total-vm|\)?,?$)"),
     ("io_error", "I/O error, dev ", r"I/O error, dev (?P<device>[^,\s]+)"),
     ("io_error", "Buffer I/O error", r"Buffer I/O error on dev(?:ice)? (?P<device>[^,\s]+)"),
     ("io_error", " error, dev ", r"critical (?:medium|target|nexus|space allocation) error, dev (?P<device>[^,\s]+)"),
@@ -88,8 +88,8 @@ _RULES: Final[tuple[tuple[str, str, str], ...]] = (
     ("transmit_timeout", "NETDEV WATCHDOG: ", r"NETDEV WATCHDOG: (?P<interface>[\w.-]+) \("),
     ("transmit_timeout", "NETDEV WATCHDOG: CPU", r"(?P<interface>[\w.-]+): NETDEV WATCHDOG: CPU"),
     ("conntrack_full", "table full, dropping packet", r"conntrack: table full"),
-    ("hung_task", "blocked for more than", r"task (?P<process>.+):\d+ (?:<[^>]*> )?blocked for more than \d+ seconds"),
-    ("lockup", "lockup - CPU", r"BUG: \w+ lockup - CPU#\d+ stuck for \d+s! \[(?P<process>.+?):\d+\]"),
+    ("hung_task", "blocked for more than", r"task (?P<program>.+):\d+ (?:<[^>]*> )?blocked for more than \d+ seconds"),
+    ("lockup", "lockup - CPU", r"BUG: \w+ lockup - CPU#\d+ stuck for \d+s! \[(?P<program>.+?):\d+\]"),
     ("lockup", "hard LOCKUP", r"detected hard LOCKUP on cpu"),
     ("lockup", "detected stall", r"rcu\w*: .*detected stalls? on CPU"),
     ("lockup", "self-detected stall", r"self-detected stall on CPU"),
@@ -102,8 +102,8 @@ _RULES: Final[tuple[tuple[str, str, str], ...]] = (
     ("memory_corrected", " CE ", r"EDAC (?P<device>MC\d+): \d+ CE "),
     ("machine_check", "[Hardware Error]", r"[Mm]achine [Cc]heck (?:events logged|[Ee]xception)"),
     ("cpu_hot", "above threshold", r"CPU\d+: (?:Core|Package) temperature(?:/speed)? (?:is )?above threshold"),
-    ("segfault", "]: segfault at ", r"^(?P<process>.+)\[\d+\]: segfault at "),
-    ("segfault", "traps: ", r"^traps: (?P<process>.+)\[\d+\] (?:general protection|trap )"),
+    ("segfault", "]: segfault at ", r"^(?P<program>.+)\[\d+\]: segfault at "),
+    ("segfault", "traps: ", r"^traps: (?P<program>.+)\[\d+\] (?:general protection|trap )"),
     ("xid", "NVRM: Xid", r"NVRM: Xid \((?:PCI:)?(?P<bus>[0-9a-fA-F]+:[0-9a-fA-F:.]+)\): (?P<xid>\d+)"),
     ("nvswitch_error", "SXid", r"SXid \(PCI:(?P<bus>[0-9a-fA-F:.]+)\): (?P<sxid>\d+)"),
 )  # fmt: skip

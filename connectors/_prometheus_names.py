@@ -170,6 +170,7 @@ _NODE: Final = Pack(
             ("node_network_receive_packets_total", "host.network_received_packets_total"),
             ("node_network_transmit_packets_total", "host.network_sent_packets_total"),
             ("node_network_up", "host.network_up"),
+            ("node_network_speed_bytes", "host.network_speed_bytes_per_second"),
             ("node_network_carrier_changes_total", "host.network_carrier_changes_total"),
         )),
         *_device("interface", (("node_network_receive_errs_total", "host.network_errors_total"),

@@ -21,6 +21,7 @@ from connectors._proc import ProcFile
 
 _SENSORS_S: Final = 10.0
 _USERS_S: Final = 30.0
+_LINKS_S: Final = 30.0
 _MOST_MOUNTS: Final = 64
 _MOST_CORES: Final = 64
 
@@ -231,6 +232,38 @@ def named_sensors(ask: str) -> list[tuple[str, str, float]]:
             taken.add((chip, label))
             out.append((chip, label, float(sensor.current)))
     return out
+
+
+class Links(Slow):
+    """Speed of the network cards that say it; to ask some of their drivers takes a while."""
+
+    def __init__(self, aside: Aside, sysfs: Path) -> None:
+        super().__init__(aside, _LINKS_S)
+        self._root = sysfs / "class/net"
+
+    def _start(self) -> None:
+        self._aside.ask("links", self._look)
+
+    def _look(self) -> list[tuple[Column, float]]:
+        found = []
+        for folder in sorted(self._root.glob("*/device")):
+            try:
+                megabits = int((folder.parent / "speed").read_bytes())
+            except (OSError, ValueError):  # it is down
+                continue
+            if megabits > 0:  # -1: it does not know
+                col = column("host.network_speed_bytes_per_second", interface=folder.parent.name)
+                found.append((col, megabits * 1e6 / 8))
+        return found
+
+    def read(self) -> list[float]:
+        found: list[tuple[Column, float]] | None = self._value("links")
+        if found is None:
+            return [NAN] * len(self.columns)
+        columns = [col for col, _ in found]
+        if columns != self.columns:
+            self.columns = columns
+        return [value for _, value in found]
 
 
 class Users(Slow):

@@ -42,7 +42,7 @@ from connectors._kernel import (
     cgroup_pressure,
 )
 from connectors._proc import boot_id, this_host
-from connectors._slow import Mounts, Sensors, Slow, Users
+from connectors._slow import Links, Mounts, Sensors, Slow, Users
 
 log = structlog.get_logger()
 
@@ -221,6 +221,7 @@ class Host:
             MemoryNodes(sysfs),
             InfiniBand(sysfs),
             ClockState(),
+            Links(self._aside, sysfs),
             Mounts(self._aside, proc / "self/mountinfo", config.mounts_every, config.ignore_mounts),
             *beside,
         ]

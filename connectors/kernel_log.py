@@ -61,7 +61,7 @@ class KernelLog:
     """The log of the kernel: kills for want of memory, I/O errors, XIDs, hung tasks, lost links and crashes.
 
     Emits `host.kernel_messages_total` by level, `host.kernel_events_total` by kind, `host.kernel_event_seen` for ten
-    minutes after each event (labels event, and whom it is about: process, cgroup, device, interface), `gpu.xid_seen`
+    minutes after each event (labels event, and whom it is about: program, cgroup, device, interface), `gpu.xid_seen`
     on the GPU of an XID. Grave ones are also signals, so that they are incidents of their own; they warn.
     What was logged before the start counts when it is not older than that, so nothing is lost in a restart.
 

@@ -26,11 +26,11 @@ HOST = this_host()
 
 # What kernels 3.10 to 6.12 and drivers write, and what it means: kind and labels.
 LINES: tuple[tuple[str, str, dict[str, str]], ...] = (
-    ("Out of memory: Killed process 4711 (python3) total-vm:9123456kB, anon-rss:8123456kB, file-rss:0kB, shmem-rss:0kB, UID:0 pgtables:16384kB oom_score_adj:0", "oom_kill", {"process": "python3"}),
-    ("Memory cgroup out of memory: Killed process 99 (a (b) c) total-vm:1kB, anon-rss:1kB", "oom_kill", {"process": "a (b) c"}),
-    ("Killed process 2592 (mysqld) total-vm:1153556kB, anon-rss:462504kB, file-rss:0kB", "oom_kill", {"process": "mysqld"}),
-    ("Killed process 31, UID 48, (httpd) total-vm:1kB", "oom_kill", {"process": "httpd"}),
-    ("Out of memory: Killed process 7 (cut", "oom_kill", {"process": "cut"}),
+    ("Out of memory: Killed process 4711 (python3) total-vm:9123456kB, anon-rss:8123456kB, file-rss:0kB, shmem-rss:0kB, UID:0 pgtables:16384kB oom_score_adj:0", "oom_kill", {"program": "python3"}),
+    ("Memory cgroup out of memory: Killed process 99 (a (b) c) total-vm:1kB, anon-rss:1kB", "oom_kill", {"program": "a (b) c"}),
+    ("Killed process 2592 (mysqld) total-vm:1153556kB, anon-rss:462504kB, file-rss:0kB", "oom_kill", {"program": "mysqld"}),
+    ("Killed process 31, UID 48, (httpd) total-vm:1kB", "oom_kill", {"program": "httpd"}),
+    ("Out of memory: Killed process 7 (cut", "oom_kill", {"program": "cut"}),
     ("blk_update_request: I/O error, dev sdb, sector 1953519872 op 0x0:(READ) flags 0x80700 phys_seg 1 prio class 0", "io_error", {"device": "sdb"}),
     ("I/O error, dev nvme0n1, sector 4096 op 0x1:(WRITE) flags 0x800 phys_seg 1 prio class 2", "io_error", {"device": "nvme0n1"}),
     ("Buffer I/O error on dev dm-3, logical block 12, lost async page write", "io_error", {"device": "dm-3"}),
@@ -59,8 +59,8 @@ LINES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("NETDEV WATCHDOG: eth0 (r8169): transmit queue 0 timed out", "transmit_timeout", {"interface": "eth0"}),
     ("r8169 0000:03:00.0 enp3s0: NETDEV WATCHDOG: CPU: 1: transmit queue 0 timed out 5376 ms", "transmit_timeout", {"interface": "enp3s0"}),
     ("nf_conntrack: nf_conntrack: table full, dropping packet", "conntrack_full", {}),
-    ("INFO: task jbd2/sda1-8:312 blocked for more than 120 seconds.", "hung_task", {"process": "jbd2/sda1-8"}),
-    ("watchdog: BUG: soft lockup - CPU#3 stuck for 23s! [kworker/3:1:2712]", "lockup", {"process": "kworker/3:1"}),
+    ("INFO: task jbd2/sda1-8:312 blocked for more than 120 seconds.", "hung_task", {"program": "jbd2/sda1-8"}),
+    ("watchdog: BUG: soft lockup - CPU#3 stuck for 23s! [kworker/3:1:2712]", "lockup", {"program": "kworker/3:1"}),
     ("NMI watchdog: Watchdog detected hard LOCKUP on cpu 7", "lockup", {}),
     ("rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:", "lockup", {}),
     ("rcu: INFO: rcu_sched self-detected stall on CPU", "lockup", {}),
@@ -73,9 +73,9 @@ LINES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("EDAC MC1: 3 CE memory scrubbing error on unknown memory", "memory_corrected", {"device": "MC1"}),
     ("mce: [Hardware Error]: Machine check events logged", "machine_check", {}),
     ("CPU4: Package temperature above threshold, cpu clock throttled (total events = 12)", "cpu_hot", {}),
-    ("python3[1234]: segfault at 8 ip 00007f sp 00007ffd error 4 in libc.so.6[7f+1a0000]", "segfault", {"process": "python3"}),
-    ("traps: node[77] general protection fault ip:55 sp:7ffe error:0 in node[400000+1]", "segfault", {"process": "node"}),
-    ("traps: app[8] trap invalid opcode ip:1 sp:2 error:0 in app[1+2]", "segfault", {"process": "app"}),
+    ("python3[1234]: segfault at 8 ip 00007f sp 00007ffd error 4 in libc.so.6[7f+1a0000]", "segfault", {"program": "python3"}),
+    ("traps: node[77] general protection fault ip:55 sp:7ffe error:0 in node[400000+1]", "segfault", {"program": "node"}),
+    ("traps: app[8] trap invalid opcode ip:1 sp:2 error:0 in app[1+2]", "segfault", {"program": "app"}),
     ("NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.", "xid", {"bus": "0000:3b:00", "xid": "79"}),
     ("NVRM: Xid (0000:03:00): 13, Graphics SM Warp Exception on (GPC 1, TPC 0)", "xid", {"bus": "0000:03:00", "xid": "13"}),
     ("nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 12028, Non-fatal, Link 44 egress non-posted PRIV error", "nvswitch_error", {"bus": "0000:c1:00.0", "sxid": "12028"}),
@@ -185,8 +185,8 @@ def test_a_kill_names_the_control_group_of_who_was_killed():
     mine = reader.event("Memory cgroup out of memory: Killed process 4711 (python3) total-vm:1kB")
     assert other is not None
     assert mine is not None
-    assert dict(other.labels) == {"process": "java"}
-    assert dict(mine.labels) == {"process": "python3", "cgroup": "/kubepods/pod1/c0ffee"}
+    assert dict(other.labels) == {"program": "java"}
+    assert dict(mine.labels) == {"program": "python3", "cgroup": "/kubepods/pod1/c0ffee"}
 
 
 def test_kernels_before_5_name_it_in_a_line_of_its_own():
@@ -206,10 +206,10 @@ def test_kills_that_are_never_followed_up_take_no_memory():
 
 def test_names_can_always_be_shown():
     event = Reader().event("evil\x1b[31m\n[1]: segfault at 0 ip 0 sp 0 error 4")
-    assert event is None or dict(event.labels)["process"].isprintable()
+    assert event is None or dict(event.labels)["program"].isprintable()
     event = Reader().event("\x07x[1]: segfault at 0 ip 0 sp 0 error 4")
     assert event is not None
-    assert dict(event.labels)["process"] == "?x"
+    assert dict(event.labels)["program"] == "?x"
 
 
 # ---- records
@@ -275,7 +275,7 @@ async def test_it_counts_and_shows_what_was_told(source: KernelLog, log: Log):
     assert value(frame, "host.kernel_messages_total", level="error") == 2.0
     assert value(frame, "host.kernel_messages_total", level="info") == 2.0
     assert value(frame, "host.kernel_event_seen", event="read_only", device="sda1") == 1.0
-    assert value(frame, "host.kernel_event_seen", event="segfault", process="python3") == 1.0
+    assert value(frame, "host.kernel_event_seen", event="segfault", program="python3") == 1.0
 
 
 async def test_what_is_grave_is_a_signal_once_until_it_is_over(
@@ -287,7 +287,7 @@ async def test_what_is_grave_is_a_signal_once_until_it_is_over(
     await source.poll()
     (told,) = await source.read()
     assert (told.firing, told.source, told.name) == (True, "kernel_log", "kernel oom_kill java")
-    assert dict(told.labels) == {"host": HOST.key, "process": "java"}
+    assert dict(told.labels) == {"host": HOST.key, "program": "java"}
     assert kill in told.text
     log.say(kill.replace(" 7 ", " 8 "))
     frame = await source.poll()
@@ -296,7 +296,7 @@ async def test_what_is_grave_is_a_signal_once_until_it_is_over(
     now = time.time()
     monkeypatch.setattr(module.time, "time", lambda: now + 601)
     frame = await source.poll()
-    assert value(frame, "host.kernel_event_seen", event="oom_kill", process="java") == 0.0
+    assert value(frame, "host.kernel_event_seen", event="oom_kill", program="java") == 0.0
     (over,) = await source.read()
     assert (over.firing, over.name, over.labels) == (False, told.name, told.labels)
     log.say(kill)
@@ -327,7 +327,7 @@ async def test_what_was_said_just_before_the_start_counts_what_is_old_does_not(l
     source = KernelLog("kernel_log", KernelLog.Config(path=log.path))
     try:
         frame = await source.poll()
-        assert [dict(k)["process"] for k in seen(frame)] == ["new"]
+        assert [dict(k)["program"] for k in seen(frame)] == ["new"]
         (told,) = await source.read()
         assert told.ts == pytest.approx(time.time() - 30, abs=5)
     finally:
@@ -345,7 +345,7 @@ async def test_a_flood_is_read_in_pieces_and_keeps_little(log: Log, monkeypatch)
             frame = await source.poll()
         assert events(frame)["oom_kill"] == 5000
         assert len(seen(frame)) == 64
-        assert value(frame, "host.kernel_event_seen", event="oom_kill", process="p4999") == 1.0
+        assert value(frame, "host.kernel_event_seen", event="oom_kill", program="p4999") == 1.0
         told = await source.read()
         assert sum(s.firing for s in told) - sum(not s.firing for s in told) == 64
     finally:

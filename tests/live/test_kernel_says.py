@@ -104,7 +104,7 @@ async def test_a_kill_for_want_of_memory_names_the_program_and_its_group(log, ti
     )
     assert await child.wait() == -signal.SIGKILL
     told = await seen(log, "oom_kill", cgroup=f"/{name}")
-    assert told["process"].startswith("python")
+    assert told["program"].startswith("python")
     (signalled,) = [s for s in await log.read() if f"/{name}" in s.name]
     assert signalled.firing
     assert f"Killed process {child.pid} " in signalled.text

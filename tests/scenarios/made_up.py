@@ -80,8 +80,8 @@ KILLS = s("host.oom_kills_per_second", HOST)
 KERNEL = {
     e: s("host.kernel_event_seen", HOST, event=e, **of)
     for e, of in (
-        ("oom_kill", {"process": "java", "cgroup": "/docker/1"}), ("read_only", {"device": "sda1"}),
-        ("memory_error", {"device": "MC0"}), ("segfault", {"process": "java"}),
+        ("oom_kill", {"program": "java", "cgroup": "/docker/1"}), ("read_only", {"device": "sda1"}),
+        ("memory_error", {"device": "MC0"}), ("segfault", {"program": "java"}),
     )
 }  # fmt: skip
 DISK = s("host.disk_utilization_ratio", HOST, mount="/")

@@ -194,6 +194,7 @@ def exhausted(look: Look) -> list[Case]:
             weigh(look, case, entity, signs)
             if kind == "gpu":
                 _memory_of(look, case)
+                _holder(look, case)
             if case.evidence:
                 out.append(case)
     return out
@@ -211,6 +212,21 @@ def _memory_of(look: Look, case: Case) -> None:
     m = look.measure("gpu.memory_utilization_ratio", card)
     if m is not None and m.now > _FULL and m.moved > 1 - _FULL:
         case.add("strong", f"the memory of {card.key} is used up ({numbers(m)})", m)
+
+
+def _holder(look: Look, case: Case) -> None:
+    """Say who holds most of the memory of a GPU that is used up, where that can be seen."""
+    held = [
+        (look.world.get(s) or 0.0, s.entity)
+        for s in look.world.find("process.gpu_memory_bytes")
+        if ("gpu", case.entity.key) in s.labels
+    ]
+    if case.evidence and held:
+        most, who = max(held)
+        attrs = look.world.attrs(who)
+        name = attrs.get("command") or attrs.get("name", who.key)
+        case.facts |= {"process": who.id, "command": name}
+        case.say(f"{name} holds {say(most, 'bytes')} of it")
 
 
 def network_between(look: Look) -> list[Case]:
