@@ -41,15 +41,13 @@ from connectors._kernel import (
     Sockets,
     cgroup_pressure,
 )
-from connectors._proc import boot_id, this_host
+from connectors._proc import boot_id, in_container, this_host
 from connectors._slow import Links, Mounts, Sensors, Slow, Users
 
 log = structlog.get_logger()
 
 _WAIT_FIRST_S: Final = 0.5
 _WAIT_S: Final = 0.05
-_LEFT: Final = (".dockerenv", "run/.containerenv", "run/systemd/container")
-_ENGINES: Final = ("docker", "kubepods", "containerd", "libpod", "/lxc", "crio-")
 
 
 @connector("host")
@@ -253,17 +251,6 @@ class Host:
 
 
 # ---- what kind of machine
-
-
-def in_container(root: Path = Path("/")) -> bool:
-    """Tell whether we run in a container: by the files and the cgroup names that engines leave."""
-    if "KUBERNETES_SERVICE_HOST" in os.environ or any((root / file).exists() for file in _LEFT):
-        return True
-    try:
-        membership = (root / "proc/self/cgroup").read_text("utf-8", "replace")
-    except OSError:
-        return False
-    return any(word in membership for word in _ENGINES)
 
 
 def _os_name() -> str:

@@ -26,7 +26,7 @@ from agent.ports import Signal
 from agent.registry import connector
 from agent.units import Model
 from connectors._kmsg import KINDS, Event, Reader
-from connectors._proc import this_host
+from connectors._proc import in_container, this_host
 
 log = structlog.get_logger()
 
@@ -67,7 +67,8 @@ class KernelLog:
 
     Takes CAP_SYSLOG, or `kernel.dmesg_restrict=0`, and /dev/kmsg itself; without it the source is silent and
     `homeostat try kernel_log` says what is missing. `homeostat install` grants both where agent.yaml names it under
-    `connectors:`. In a container the log is that of the machine, also of its other containers.
+    `connectors:`. In a container it is not read unless `in_container:` says so: the log is that of the whole machine,
+    and what befalls its other containers is no evidence about ours.
     Cost: one system call a poll while nothing is logged, about 5 us a message; at most 2,000 a poll, what comes faster
     the kernel drops (event `lost`).
     """
@@ -80,6 +81,8 @@ class KernelLog:
         """Where the log is."""
 
         path: Path = Path("/dev/kmsg")
+        in_container: bool = False
+        """Read it from inside a container, too, where we watch the machine and not just ourselves."""
 
     interval_s = 1.0
 
@@ -139,20 +142,28 @@ class KernelLog:
         """Tell whether the log can be read; say once why not."""
         if self._fd >= 0:
             return True
+        if in_container() and not self.config.in_container:
+            return self._deny(
+                f"the log of the kernel is that of the whole machine, and we run in a container: write "
+                f"`{self.name}: {{in_container: true}}` under `connectors:` where we watch the machine"
+            )
         try:
             self._fd = os.open(self.config.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            denied = (
+            return self._deny(
                 f"can not read {self.config.path} ({error.strerror}): it takes CAP_SYSLOG; run as root, or write "
                 f"`{self.name}: {{}}` under `connectors:` and run `homeostat install` again"
             )
-            if denied != self._denied:
-                log.info("kernel_log_closed", why=denied)
-            self._denied = denied
-            return False
         self._denied, self._caught_up = "", False
         self._gpus |= gpus(_DRIVER)
         return True
+
+    def _deny(self, why: str) -> bool:
+        """Note why it is not read, once aloud."""
+        if why != self._denied:
+            log.info("kernel_log_closed", why=why)
+        self._denied = why
+        return False
 
     def _drain(self, now: float) -> None:
         for _ in range(_MOST):

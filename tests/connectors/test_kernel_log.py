@@ -122,6 +122,10 @@ class Log:
                 file.write(kmsg(self.number, text, level=level, at_s=at_s))
 
 
+def config(path: Path) -> KernelLog.Config:
+    return KernelLog.Config(path=path, in_container=True)
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
     return Log(tmp_path / "kmsg")
@@ -129,7 +133,7 @@ def log(tmp_path: Path) -> Log:
 
 @pytest.fixture
 def source(log: Log):
-    made = KernelLog("kernel_log", KernelLog.Config(path=log.path))
+    made = KernelLog("kernel_log", config(log.path))
     yield made
     made.close()
 
@@ -324,7 +328,7 @@ async def test_what_was_said_just_before_the_start_counts_what_is_old_does_not(l
     now = time.monotonic()
     log.say("Out of memory: Killed process 7 (old) total-vm:1kB", at_s=now - 4000)
     log.say("Out of memory: Killed process 8 (new) total-vm:1kB", at_s=now - 30)
-    source = KernelLog("kernel_log", KernelLog.Config(path=log.path))
+    source = KernelLog("kernel_log", config(log.path))
     try:
         frame = await source.poll()
         assert [dict(k)["program"] for k in seen(frame)] == ["new"]
@@ -337,7 +341,7 @@ async def test_what_was_said_just_before_the_start_counts_what_is_old_does_not(l
 async def test_a_flood_is_read_in_pieces_and_keeps_little(log: Log, monkeypatch):
     monkeypatch.setattr(module, "_MOST", 10)
     log.say(*(f"Out of memory: Killed process {i} (p{i}) total-vm:1kB" for i in range(5000)))
-    source = KernelLog("kernel_log", KernelLog.Config(path=log.path))
+    source = KernelLog("kernel_log", config(log.path))
     try:
         first = events(await source.poll())["oom_kill"]
         assert 0 < first < 5000
@@ -354,7 +358,7 @@ async def test_a_flood_is_read_in_pieces_and_keeps_little(log: Log, monkeypatch)
 
 async def test_a_pipe_stands_in_for_the_log(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
-    source = KernelLog("kernel_log", KernelLog.Config(path=tmp_path / "pipe"))
+    source = KernelLog("kernel_log", config(tmp_path / "pipe"))
     try:
         assert events(await source.poll()) == {}
         with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
@@ -384,7 +388,7 @@ async def test_records_that_the_kernel_overwrote_are_counted_as_lost(
 
 
 async def test_a_log_that_can_not_be_read_is_silent_and_says_what_is_missing(tmp_path: Path):
-    source = KernelLog("kernel_log", KernelLog.Config(path=tmp_path / "no" / "kmsg"))
+    source = KernelLog("kernel_log", config(tmp_path / "no" / "kmsg"))
     with capture_logs() as logs:
         frame = await source.poll()
         assert (await source.poll()).series == ()
@@ -395,8 +399,20 @@ async def test_a_log_that_can_not_be_read_is_silent_and_says_what_is_missing(tmp
     assert "homeostat install" in words[0]
 
 
+async def test_in_a_container_it_is_only_read_where_a_person_says_so(log: Log, monkeypatch):
+    log.say("Out of memory: Killed process 7 (neighbour) total-vm:1kB")
+    source = KernelLog("kernel_log", KernelLog.Config(path=log.path))
+    monkeypatch.setattr(module, "in_container", lambda: True)
+    assert (await source.poll()).series == ()
+    assert await source.read() == []
+    assert "in_container: true" in (await source.describe())[0]
+    monkeypatch.setattr(module, "in_container", lambda: False)
+    assert events(await source.poll()) == {"oom_kill": 1.0}
+    source.close()
+
+
 async def test_it_is_read_once_it_may_be(tmp_path: Path):
-    source = KernelLog("kernel_log", KernelLog.Config(path=tmp_path / "kmsg"))
+    source = KernelLog("kernel_log", config(tmp_path / "kmsg"))
     assert (await source.poll()).series == ()
     log = Log(tmp_path / "kmsg")
     log.say("kernel BUG at mm/slub.c:1!")
@@ -460,7 +476,7 @@ def _tells_of_crashes() -> bool:
     not _tells_of_crashes(), reason="takes CAP_SYSLOG, /dev/kmsg, a kernel that shows crashes"
 )
 async def test_the_log_of_this_machine_tells_of_a_real_crash():
-    source = KernelLog("kernel_log", KernelLog.Config())
+    source = KernelLog("kernel_log", config(Path("/dev/kmsg")))
     try:
         while not source._caught_up:
             await source.poll()

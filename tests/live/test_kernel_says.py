@@ -30,7 +30,7 @@ _PATIENCE_S = 20.0
 
 @pytest.fixture
 async def log():
-    source = KernelLog("kernel_log", KernelLog.Config())
+    source = KernelLog("kernel_log", KernelLog.Config(in_container=True))
     words = await source.describe()
     if source._denied:
         pytest.skip(words[0])
