@@ -90,12 +90,18 @@ class Door:
     """A client that every connector may hold; connections are made when first needed.
 
     keep_alive  False: a connection of its own for each request, as a new client would come
+    trust       whose certificates are trusted; None = those that programs here trust
     """
 
     def __init__(
-        self, *, keep_alive: bool = True, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        *,
+        keep_alive: bool = True,
+        trust: ssl.SSLContext | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._keep_alive = keep_alive
+        self._trust = trust
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
 
@@ -181,6 +187,7 @@ class Door:
         if self._client is None:
             self._client = httpx.AsyncClient(
                 transport=self._transport,
+                verify=self._trust or True,
                 follow_redirects=False,
                 trust_env=False,
                 timeout=None,  # noqa: S113  # the limit stands around the whole request, in `ask`
