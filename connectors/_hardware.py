@@ -14,10 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from connectors._aside import Aside
 from connectors._kernel import NAN, Column, Section, column
 from connectors._proc import ProcFile
+from connectors._slow import Listed
 
 _AGAIN_S: Final = 60.0
+_PORTS_S: Final = 0.5
+"""At every poll: of a counter that stands still between two readings the rate would be none, then too much."""
 
 
 class _Found(Section):
@@ -101,43 +105,58 @@ class MemoryNodes(_Found):
         return [float(tokens[tokens.index(name) + 1]) for name in names]
 
 
-class InfiniBand(_Found):
-    """/sys/class/infiniband: state, bytes and errors of each port, of RoCE adapters, too."""
+class InfiniBand(Listed):
+    """/sys/class/infiniband: state, bytes and errors of each port, of RoCE adapters, too.
+
+    Beside the loop: for most of its numbers the driver asks the adapter's firmware.
+    """
 
     _ERRORS: Final = {
         "link_downed": "link_downed", "link_error_recovery": "link_recoveries", "symbol_error": "symbol_errors",
         "port_rcv_errors": "receive_errors", "port_xmit_discards": "send_discards",
         "local_link_integrity_errors": "integrity_errors",
     }  # fmt: skip
-    _WORD: Final = 4
+    _BYTES: Final = {
+        "port_rcv_data": "host.infiniband_received_bytes_total",
+        "port_xmit_data": "host.infiniband_sent_bytes_total",
+    }
+    _WORD_BYTES: Final = 4
     """The counters of data are in words (Documentation/ABI/stable/sysfs-class-infiniband)."""
 
-    def __init__(self, sysfs: Path) -> None:
-        super().__init__()
+    def __init__(self, aside: Aside, sysfs: Path) -> None:
+        super().__init__(aside, _PORTS_S)
         self._root = sysfs / "class/infiniband"
 
-    def find(self) -> list[tuple[Path, list[Column]]]:
-        out: list[tuple[Path, list[Column]]] = []
+    def look(self) -> list[tuple[Column, float]]:
+        found: list[tuple[Column, float]] = []
         for port in sorted(self._root.glob("*/ports/[0-9]*")):
             names = {"device": port.parts[-3], "port": port.name}
-            out.append((port / "state", [column("host.infiniband_up", **names)]))
-            files = {
-                "port_rcv_data": column("host.infiniband_received_bytes_total", **names),
-                "port_xmit_data": column("host.infiniband_sent_bytes_total", **names),
-                **{
-                    file: column("host.infiniband_errors_total", type=kind, **names)
-                    for file, kind in self._ERRORS.items()
-                },
-            }
-            counters = port / "counters"
-            out += [(counters / f, [col]) for f, col in files.items() if (counters / f).exists()]
-        return out
+            state = _text(port / "state")
+            if state is not None:
+                up = float(state.startswith("4:"))  # 4: ACTIVE
+                found.append((column("host.infiniband_up", **names), up))
+            for file, metric in self._BYTES.items():
+                words = _number(port / "counters" / file)
+                if words is not None:
+                    found.append((column(metric, **names), words * self._WORD_BYTES))
+            for file, kind in self._ERRORS.items():
+                errors = _number(port / "counters" / file)
+                if errors is not None:
+                    col = column("host.infiniband_errors_total", type=kind, **names)
+                    found.append((col, errors))
+        return found
 
-    def values(self, raw: bytes, columns: Sequence[Column]) -> list[float]:
-        metric = columns[0][0]
-        if metric == "host.infiniband_up":
-            return [float(raw.startswith(b"4:"))]  # 4: ACTIVE
-        return [float(raw) * (self._WORD if "_bytes_" in metric else 1)]
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text("ascii", "replace").strip()
+    except OSError:
+        return None
+
+
+def _number(file: Path) -> float | None:
+    text = _text(file)
+    return float(text) if text is not None and text.isdigit() else None
 
 
 class Raid(Section):

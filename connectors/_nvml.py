@@ -323,7 +323,7 @@ class Eye:
         if what in self._unsupported:
             return None
         try:
-            split = nv.nvmlDeviceGetMigMode(gpu)[0] == nv.NVML_DEVICE_MIG_ENABLE
+            split = bool(nv.nvmlDeviceGetMigMode(gpu)[0] == nv.NVML_DEVICE_MIG_ENABLE)
         except nv.NVMLError as error:
             if error.value in _UNSUPPORTED:
                 self._unsupported.add(what)

@@ -61,6 +61,26 @@ class Slow(Section):
         return answer.value
 
 
+class Listed(Slow):
+    """A slow section whose one call finds out what there is, and how it is."""
+
+    def _start(self) -> None:
+        self._aside.ask(type(self).__name__, self.look)
+
+    def look(self) -> list[tuple[Column, float]]:
+        """Return columns with their values; called beside the loop."""
+        raise NotImplementedError
+
+    def read(self) -> list[float]:
+        found: list[tuple[Column, float]] | None = self._value(type(self).__name__)
+        if found is None:
+            return [NAN] * len(self.columns)
+        columns = [col for col, _ in found]
+        if columns != self.columns:
+            self.columns = columns
+        return [value for _, value in found]
+
+
 class Mounts(Slow):
     """Space and inodes of file systems that hold something: disks, network file systems, tmpfs that people use."""
 
@@ -181,7 +201,7 @@ class Mounts(Slow):
         self.columns = columns
 
 
-class Sensors(Slow):
+class Sensors(Listed):
     """Temperatures, fans and clocks, where the machine shows them; reading some of them takes milliseconds."""
 
     def __init__(self, aside: Aside, sysfs: Path) -> None:
@@ -189,10 +209,7 @@ class Sensors(Slow):
         clocks = sysfs.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
         self._clocks = sorted(clocks)[:_MOST_CORES]
 
-    def _start(self) -> None:
-        self._aside.ask("sensors", self._look)
-
-    def _look(self) -> list[tuple[Column, float]]:
+    def look(self) -> list[tuple[Column, float]]:
         found: list[tuple[Column, float]] = []
         for chip, label, value in named_sensors("sensors_temperatures"):
             found.append((column("host.temperature_celsius", chip=chip, sensor=label), value))
@@ -206,15 +223,6 @@ class Sensors(Slow):
                 hertz = NAN
             found.append((column("host.cpu_frequency_hertz", core=core), hertz))
         return found
-
-    def read(self) -> list[float]:
-        found: list[tuple[Column, float]] | None = self._value("sensors")
-        if found is None:
-            return [NAN] * len(self.columns)
-        columns = [col for col, _ in found]
-        if columns != self.columns:
-            self.columns = columns
-        return [value for _, value in found]
 
 
 def named_sensors(ask: str) -> list[tuple[str, str, float]]:
@@ -234,17 +242,14 @@ def named_sensors(ask: str) -> list[tuple[str, str, float]]:
     return out
 
 
-class Links(Slow):
+class Links(Listed):
     """Speed of the network cards that say it; to ask some of their drivers takes a while."""
 
     def __init__(self, aside: Aside, sysfs: Path) -> None:
         super().__init__(aside, _LINKS_S)
         self._root = sysfs / "class/net"
 
-    def _start(self) -> None:
-        self._aside.ask("links", self._look)
-
-    def _look(self) -> list[tuple[Column, float]]:
+    def look(self) -> list[tuple[Column, float]]:
         found = []
         for folder in sorted(self._root.glob("*/device")):
             try:
@@ -255,15 +260,6 @@ class Links(Slow):
                 col = column("host.network_speed_bytes_per_second", interface=folder.parent.name)
                 found.append((col, megabits * 1e6 / 8))
         return found
-
-    def read(self) -> list[float]:
-        found: list[tuple[Column, float]] | None = self._value("links")
-        if found is None:
-            return [NAN] * len(self.columns)
-        columns = [col for col, _ in found]
-        if columns != self.columns:
-            self.columns = columns
-        return [value for _, value in found]
 
 
 class Users(Slow):

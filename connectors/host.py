@@ -217,7 +217,7 @@ class Host:
             Raid(proc),
             MemoryControllers(sysfs),
             MemoryNodes(sysfs),
-            InfiniBand(sysfs),
+            InfiniBand(self._aside, sysfs),
             ClockState(),
             Links(self._aside, sysfs),
             Mounts(self._aside, proc / "self/mountinfo", config.mounts_every, config.ignore_mounts),

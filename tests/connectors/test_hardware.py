@@ -11,6 +11,7 @@ import pytest
 
 from agent.catalogue import SIGNALS
 from connectors import _hardware
+from connectors._aside import Aside
 from connectors._hardware import (
     ClockState,
     InfiniBand,
@@ -138,14 +139,18 @@ def test_memory_nodes_only_where_there_are_several(tmp_path: Path):
     assert pages == {"local": 90.0, "other": 10.0, "miss": 3.0}
 
 
-def test_infiniband_ports(tmp_path: Path):
+async def test_infiniband_ports(tmp_path: Path):
     port = "class/infiniband/mlx5_0/ports/1"
     write(tmp_path, {
         f"{port}/state": "4: ACTIVE\n", f"{port}/counters/port_rcv_data": "250\n",
         f"{port}/counters/port_xmit_data": "100\n", f"{port}/counters/link_downed": "2\n",
         f"{port}/counters/symbol_error": "7\n",
     })  # fmt: skip
-    section = InfiniBand(tmp_path)
+    aside = Aside(5.0)
+    section = InfiniBand(aside, tmp_path)
+    assert said(section) == {}
+    assert section.ask()
+    await aside.settle(5.0)
     names = {"device": "mlx5_0", "port": "1"}
     now = said(section)
     assert now[column("host.infiniband_up", **names)] == 1.0
@@ -154,8 +159,14 @@ def test_infiniband_ports(tmp_path: Path):
     assert now[column("host.infiniband_errors_total", type="link_downed", **names)] == 2.0
     assert now[column("host.infiniband_errors_total", type="symbol_errors", **names)] == 7.0
     assert column("host.infiniband_errors_total", type="receive_errors", **names) not in now
-    write(tmp_path, {f"{port}/state": "1: DOWN\n"})
-    assert said(section)[column("host.infiniband_up", **names)] == 0.0
+    write(tmp_path, {f"{port}/state": "1: DOWN\n", f"{port}/counters/symbol_error": "garbage\n"})
+    section._due = 0.0
+    assert section.ask()
+    await aside.settle(5.0)
+    now = said(section)
+    aside.close()
+    assert now[column("host.infiniband_up", **names)] == 0.0
+    assert column("host.infiniband_errors_total", type="symbol_errors", **names) not in now
 
 
 # ---- the clock
