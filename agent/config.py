@@ -228,7 +228,9 @@ class PlaybookDirs(Model):
     dirs: list[Path] = []
 
 
-DEFAULT_CONNECTORS: Final = ("host", "processes", "connections", "gpu")
+DEFAULT_CONNECTORS: Final = (
+    "host", "processes", "connections", "containers", "units", "kernel_log", "gpu",
+)  # fmt: skip
 """What runs without a word in agent.yaml."""
 
 
