@@ -338,7 +338,8 @@ class Forecasts:
                 del self._gone[series]
         if self._gone:
             self._gone = {s: at for s, at in self._gone.items() if s not in self.found}
-        return out + [alarm.anomaly for alarm in self.told.values()]
+        # an alarm from before a restart says nothing until a forecast of now says it again
+        return out + [alarm.anomaly for series, alarm in self.told.items() if series in self.found]
 
     def _judge(self, now: float, made: Forecast) -> Told | None:
         """Return the alarm that a forecast asks for, if any; hysteresis keeps one that stands."""

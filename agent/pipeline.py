@@ -9,7 +9,7 @@ over live ticks and over recorded history. Time is `now`; nobody here looks at a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,7 @@ from agent.objectives import limits_of
 from agent.ports import Detector, GroupView, Note, Signal
 from agent.rca import Look
 from agent.scene import Scene
+from agent.trouble import Key, key_of
 from agent.world import World
 
 if TYPE_CHECKING:
@@ -211,7 +212,8 @@ def explain(walk: Walk, moment: Moment) -> None:
         if moment.now - opened < settings.settle and incident.diagnosis is None:
             continue
         if incident.diagnosis is not None and (
-            walk.memory.live_runs_of(incident.id) or not ongoing(incident)
+            walk.memory.live_runs_of(incident.id)
+            or not ongoing(incident, walk.correlator.unseen(incident.id))
         ):
             continue  # while a run acts, what moves is its doing; what is over has been explained
         seen = look(walk, incident, moment.now)
@@ -254,11 +256,14 @@ STAGES: Final[tuple[Stage, ...]] = (learn, detect, foretell, correlate, explain,
 # ---------------------------------------------------------------- details
 
 
-def ongoing(incident: Incident) -> bool:
-    """Tell whether what opened an incident goes on, or whether it only waits to be resolved."""
+def ongoing(incident: Incident, unseen: Collection[Key] = ()) -> bool:
+    """Tell whether what opened an incident goes on, or whether it only waits to be resolved.
+
+    unseen   what nobody has seen since a restart: it counts for nothing
+    """
     if incident.state in {"mitigated", "resolved"}:
         return False
-    going = [a for a in incident.anomalies if a.end is None]
+    going = [a for a in incident.anomalies if a.end is None and key_of(a) not in unseen]
     return any(a.road == "objective" for a in going) or (
         incident.severity == "note" and bool(going)
     )
@@ -363,6 +368,7 @@ def _act(walk: Walk, incident: Incident, moment: Moment) -> None:
         decision = guard.decide(
             playbook, target, incident, memory=walk.memory, world=walk.world, config=walk.config,
             now=moment.now, paused_file=walk.paused_file, journal_well=walk.journal_well,
+            unseen=walk.correlator.unseen(incident.id),
         )  # fmt: skip
         moment.decisions.append(decision)
         if not _news(walk, decision):

@@ -54,6 +54,13 @@ HARM_LIKELY: Final = 4.0
 """The same for harm, seven times: to put back what did no harm costs less than to leave what did."""
 PACE_LIKELY: Final = 12.0
 """The same for its getting better before the act: slow noise looks like a pace for a while."""
+PEERS_LIKELY: Final = (6.0, 4.0)
+"""The same against peers, which leave only one story to be refuted: at a look on the way, and at the last one.
+
+Whoever looks twenty times finds by chance what one look does not show, and mostly in the first few rows. So looks on
+the way must be surer, and the last one, which has seen all rows, need not pay for them (as with the bounds of O'Brien
+and Fleming 1979, doi:10.2307/2530245).
+"""
 HARM_ERRORS: Final = 3.0
 """Standard errors: noise that came with the act, or that peers have, is no harm by itself."""
 SELF_ENDING: Final = 0.1
@@ -161,8 +168,11 @@ class Comparison:
         """Better than it was right before the act, by more than its own noise; why is another question."""
         return self.last_worse < -BETTER_DEVIATIONS and self.worse < 0
 
-    def doubt(self, likely: float = LIKELY) -> str:
-        """Say why what is better is no proof; "" = the act has helped."""
+    def doubt(self, many: int = 1, *, last: bool = False) -> str:
+        """Say why what is better is no proof; "" = the act has helped.
+
+        many   symptoms that are looked at: the more, the more moves by chance; last: no later look follows
+        """
         if not self.better:
             return "it was no worse right before the act"
         if self.road == "past":
@@ -170,8 +180,9 @@ class Comparison:
             if self.alike < least:
                 return "too few rows to foretell it, and too few troubles like it are known"
             return "" if self.ended <= most else "troubles like it end by themselves as soon"
-        # peers leave only this story to be refuted, so it must be refuted better
-        if self.evidence is None or self.evidence.lasts <= likely + (self.road == "peers"):
+        likely = PEERS_LIKELY[last] if self.road == "peers" else LIKELY
+        likely += 2 * math.log(many)
+        if self.evidence is None or self.evidence.lasts <= likely:
             return "no more than it moves anyway"
         return "" if self.road == "peers" else self._passing(self.evidence, likely)
 
@@ -283,17 +294,19 @@ def judge(
     *,
     min_rows: int = MIN_ROWS,
     against: str = "",
+    last: bool = False,
 ) -> Outcome:
     """Return the verdict with its numbers.
 
     expected_ok   whether all that was expected held for the window: True, False, None = unknown
     against       as `compare` takes it
+    last          it is not looked again: of many looks each must be surer than one alone
     """
     found = [c for c in (compare(s, min_rows, against) for s in symptoms) if c is not None]
     # the more is looked at, the more moves by chance
     harmed = [c for c in found if c.harmed(HARM_LIKELY + 2 * math.log(len(found)))]
     about = [c for c in found if c.proves]
-    doubts = {c.name: c.doubt(LIKELY + 2 * math.log(len(about))) for c in about}
+    doubts = {c.name: c.doubt(len(about), last=last) for c in about}
     helped = [c for c in about if not doubts[c.name]]
     verdict: Verdict
     if harmed:
@@ -310,7 +323,7 @@ def judge(
     elif not helped:
         verdict = "cannot_tell"
         nearest = min(about or found, key=lambda c: c.last_worse)
-        why = doubts.get(nearest.name) or nearest.doubt()
+        why = doubts.get(nearest.name) or nearest.doubt(last=last)
         summary = f"all is well, but {why}: {nearest}"
     else:
         best = min(helped, key=lambda c: c.last_worse)

@@ -13,15 +13,18 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, Final, cast
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import structlog
 from pydantic import AfterValidator, Field
 
 from agent import roles
+from agent.cron import Cron
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Entity, Frame, Series
 from agent.ports import Arrival, PredictionBatch
@@ -32,7 +35,7 @@ from agent.units import Duration, Model, Ratio, say_duration
 from connectors._aside import Aside
 from connectors._kept import Kept
 from connectors._rows import Form, Rows, Task, texts
-from connectors._runs import Cron, lateness, rhythm, usual_rows
+from connectors._runs import lateness, rhythm, usual_rows
 from connectors._tables import SUFFIXES, Damaged, Table, open_table
 
 log = structlog.get_logger()
@@ -53,7 +56,7 @@ _METRICS: Final = (
 
 def _cron(text: str) -> str:
     if text:
-        Cron(text, "")
+        Cron(text)
     return text
 
 
@@ -142,7 +145,8 @@ class BatchScoring:
         self.name = name
         self.config = config
         try:
-            self._cron = Cron(config.schedule, config.timezone) if config.schedule else None
+            zone = ZoneInfo(config.timezone) if config.timezone else UTC
+            self._cron = Cron(config.schedule, zone) if config.schedule else None
         except (ValueError, KeyError) as wrong:
             raise Refused(f"{name}: timezone {config.timezone!r}: {wrong}") from None
         self._aside = Aside(limit_s=_PATIENCE_S)

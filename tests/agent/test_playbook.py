@@ -1,4 +1,5 @@
 import random
+import re
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ from agent.errors import ConfigError
 from agent.model import Cause, Diagnosis, Entity, Incident
 from agent.playbook import Library, lowest
 from agent.ports import Notifier
-from agent.runner import plan_hash
+from agent.runner import PlannedApproval, plan_hash
 from agent.units import Duration, Model
 
 
@@ -248,6 +249,9 @@ def test_shorthands_of_when(tmp_path):
             "a step can not be put back, so a person must say yes; write `mode: approve`",
         ),
         (STEP, "use: look, with: {a: 1}", "`look` has no parameters; take it away"),
+        (STEP, "use: mark, approve: {by: admin}", "nobody is asked for `mark`: it only marks"),
+        (STEP, "use: reboot, undo: none, approve: {by: boss}", "`boss` is not one of"),
+        ("use: tell, with", "use: tell, approve: {}, with", "nobody is asked for `tell`"),
         (
             "then:\n",
             "then:\n  - {id: out, use: look}\n",
@@ -409,6 +413,31 @@ def test_a_plan_fixes_what_will_be_done(tmp_path):
     assert plan.then[0].params == {"text": "Add one: ${verdict.summary} (${steps.out.n})"}
     assert (plan.approve.by, plan.approve.timeout) == ("operator", 900.0)
     assert plan.text_hash == p.text_hash
+
+
+def test_a_step_may_ask_for_itself_and_then_only_it_waits_for_a_person(tmp_path):
+    ask = "approve: {by: admin, timeout: 5m, on_timeout: deny}"
+    p = book(tmp_path, f"id: more\ndo: [{{id: out, {ask}}}]")
+    (step,) = p.plan(WEB, INCIDENT, scene, "auto", 120.0).steps
+    assert step.approve == PlannedApproval("admin", 300.0, "deny")
+    assert p.plan(WEB, INCIDENT, scene, "auto", 120.0).approve == PlannedApproval()
+    once_more = BOOK.replace(STEP, f"use: reboot, undo: none, {ask}")
+    (tmp_path / "b").mkdir()
+    asks = load(tmp_path / "b", once_more).playbooks["more"]
+    assert (asks.mode, asks.irreversible) == (
+        "auto",
+        False,
+    )  # a person says yes before what can not be put back
+    for field in ("by: operator", "timeout: 6m", "on_timeout: escalate"):
+        key = field.partition(":")[0]
+        other = re.sub(rf"{key}: \w+", field, ask)
+        (tmp_path / key).mkdir()
+        plans = [
+            load(tmp_path / key / n, BOOK.replace(", undo: auto", f", undo: auto, {a}"))
+            .playbooks["more"].plan(WEB, INCIDENT, scene, "auto", 120.0)
+            for n, a in (("x", ask), ("y", other)) if not (tmp_path / key / n).mkdir()
+        ]  # fmt: skip
+        assert plans[0].hash != plans[1].hash
 
 
 def test_facts_of_a_plan_say_who_and_what_but_no_measurements(tmp_path):
