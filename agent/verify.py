@@ -158,9 +158,11 @@ class Comparison:
         practical = max(
             2 * self.floor, _PRACTICAL_SHARE * abs(self.before), HARM_ERRORS * self.error
         )
-        if self.worse <= HARM_DEVIATIONS or self.size <= practical or self.inside is True:
-            return False
         e = self.evidence
+        # where there is a forecast, it knows the levels better than medians of slow noise do
+        worse = self.worse if e is None else e.effect
+        if worse <= HARM_DEVIATIONS or self.size <= practical or self.inside is True:
+            return False
         return self.road == "past" or (e is not None and min(e.passes, e.lasts) > likely)
 
     @property
@@ -244,7 +246,7 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS, against: str = "") -> Co
         _error([before, after]), scale, symptom.floor, inside, (len(before), len(after)), road,
         symptom.proves, stood=_stood(symptom),
     )  # fmt: skip
-    if not (found.better or found.worse > HARM_DEVIATIONS):
+    if not (found.better or found.worse > HARM_DEVIATIONS / 2):
         return found
     ended, alike = _ended(symptom, sign, scale)
     # so far away all stories but one are hopeless, and squares would lose their small neighbours

@@ -71,7 +71,7 @@ def test_who_is_asked_and_what_stays():
 
 
 def test_a_step_that_asks_for_itself_is_said_and_drawn():
-    ask = "undo: auto, approve: {by: admin, timeout: 10m, on_timeout: deny}"
+    ask = "approve: {by: admin, timeout: 10m, on_timeout: deny}\n    undo: auto"
     text = template.write("made", "serving", "scale").replace("undo: auto", ask, 1)
     (made,) = lay([[read(text)]], None).playbooks.values()
     said = (
