@@ -237,6 +237,8 @@ _DEFS: Final = (
     _g("service.busy_ratio", "ratio", "work that the workers do against what they can do", better="low", floor=0.05, most=_OPEN),
     _g("service.processing_p50_seconds", "seconds", "median time of a request inside a worker, without waiting", better="low", floor=0.002),
     _s("service.up", "whether the service answers a probe", better="high", harm=True),
+    _g("service.error_budget_burn_ratio", "ratio", "how many times faster than it may the error budget of an objective is used up (labels objective, window)", better="low", floor=0.1, most=_OPEN, harm=True),
+    _g("service.error_budget_left_ratio", "ratio", "share of the error budget of an objective that is left (label objective)", better="high", floor=0.01, least=-math.inf),
     _f("certificate", "service.certificate_limit_seconds", _g("service.certificate_seconds", "seconds", "time for which the certificate that a service shows is still valid", better="high", floor=3600.0), limit=0.0, pace=-1.0, until="the certificate of a service ends"),
     _g("service.queue_count", "count", "requests that wait to be served", better="low", floor=1),
     _g("service.in_flight_count", "count", "requests that are being served", floor=1),
@@ -254,6 +256,8 @@ _DEFS: Final = (
     _c("service.call_seconds_total", "service.call_busy_count", "count", "calls to another service or dependency under way at once: their seconds per second (labels callee, side)", floor=0.05, better="low"),
     # ---- model and version (label version only on per-version signals)
     _g("model.predictions_per_second", "per_second", "predictions logged", floor=0.5),
+    _g("model.error_budget_burn_ratio", "ratio", "how many times faster than it may the error budget of an objective is used up (labels objective, window)", better="low", floor=0.1, most=_OPEN, harm=True),
+    _g("model.error_budget_left_ratio", "ratio", "share of the error budget of an objective that is left (label objective)", better="high", floor=0.01, least=-math.inf),
     _g("model.accuracy_ratio", "ratio", "share of recent labelled predictions that were right", better="high", floor=0.01, harm=True),
     _g("model.accuracy_recent_ratio", "ratio", "accuracy of the newest labelled predictions, just as many as make a number", better="high", floor=0.02),
     _g("model.accuracy_low_ratio", "ratio", "lower 95 % bound of the accuracy", better="high", floor=0.01),

@@ -39,7 +39,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 class Objective(Model):
     """A limit that a person states; valid from the first minute.
 
-    Example: `{signal: service.latency_p95_seconds, max: 250ms, for: 30s}`.
+    Example: `{signal: service.latency_p95_seconds, max: 250ms, for: 30s}`. With a target it may be missed now and then,
+    and is told when its error budget burns too fast: `{signal: service.error_ratio, target: 99.9%}`.
     """
 
     signal: str
@@ -47,6 +48,10 @@ class Objective(Model):
     min: Quantity | None = None
     for_: Duration = Field(default=10.0, alias="for")
     """How long it must be broken before it counts."""
+    target: Ratio | None = None
+    """Share of the time that the limit must hold; without a limit: share of the requests that must be good."""
+    over: Annotated[Duration, Field(ge=86_400, le=90 * 86_400)] = 30 * 86_400.0
+    """Of how long the target is meant."""
     labels: dict[str, str] = {}
     """Only series with these labels."""
     entity: str = ""
@@ -528,7 +533,9 @@ def _objective(
             f"`{objective.signal}` only counts up, a limit on it means nothing",
             f"write its rate: `{definition.rate}`",
         )
-    if objective.max is None and objective.min is None:
+    if objective.target is not None:
+        yield from _target(objective, definition, document, path)
+    elif objective.max is None and objective.min is None:
         yield document.fault(path, "an objective needs a limit", "add `max:` or `min:`")
     if objective.max is not None and objective.min is not None and objective.min > objective.max:
         yield document.fault((*path, "min"), "`min` is above `max`", "swap them")
@@ -536,6 +543,25 @@ def _objective(
         wrong = list(_unit(definition, document, (*path, key)))
         yield from wrong or _reach(definition, limit, document, (*path, key))
     yield from _subject(objective, definition, document, path, service)
+
+
+def _target(
+    objective: Objective, definition: SignalDef, document: Document, path: Place
+) -> Iterator[Fault]:
+    """Check what an objective says of how often it may be missed."""
+    if not 0.0 < (objective.target or 0.0) < 1.0:
+        remedy = "write a share between, such as 99.9%"
+        yield document.fault((*path, "target"), "a target of 0 or 100 % leaves no budget", remedy)
+    if definition.entity_kind not in {"service", "model"}:
+        yield document.fault(
+            (*path, "target"),
+            f"`{objective.signal}` is measured on a {definition.entity_kind}: only services and models have targets",
+            "take `target:` out and write a limit",
+        )
+    shares = definition.unit == "ratio" and definition.most <= 1.0 and definition.better
+    if objective.max is None and objective.min is None and not shares:
+        remedy = "add `max:` or `min:`; the target is then the share of the time that it must hold"
+        yield document.fault(path, f"`{objective.signal}` is no share of requests", remedy)
 
 
 def _subject(

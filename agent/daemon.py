@@ -27,7 +27,7 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, backfill, forecasts, guard, news, registry, web
+from agent import __version__, backfill, error_budget, forecasts, guard, news, registry, web
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -46,7 +46,7 @@ from agent.life import Event
 from agent.memory import Memory
 from agent.model import Change, Entity, Frame, Incident, Run, Sighting
 from agent.models import ModelWatch
-from agent.objectives import limits_of
+from agent.objectives import aims_of, limits_of
 from agent.outbox import Outbox
 from agent.pipeline import Moment, Walk, bank, record_plan
 from agent.playbook import Library
@@ -550,6 +550,7 @@ class Daemon:
             watch.rebase(jump)
         self.training.rebase(jump)
         self.forecasts.rebase(jump)
+        self.walk.budgets.rebase(jump)
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
 
     def _ways(self) -> dict[str, Notifier]:
@@ -712,6 +713,8 @@ class Daemon:
                     self.walk.monitor.ledger.load(path.read_bytes())
                 elif path.stem == "models":
                     self.models.load(path.read_bytes())
+                elif path.stem == error_budget.SOURCE:
+                    self.walk.budgets.load(path.read_bytes())
                 else:
                     self.walk.monitor.watch(path.stem).load(path.read_bytes())
             except (AgentError, OSError) as error:
@@ -754,6 +757,7 @@ class Daemon:
         parts = {f"{name}.bin": w.dump() for name, w in monitor.watches.items()}
         parts["budget.json"] = monitor.ledger.dump()
         parts["models.bin"] = models
+        parts[f"{error_budget.SOURCE}.bin"] = self.walk.budgets.dump()
         for name, state in parts.items():
             if not state:
                 continue
@@ -804,6 +808,7 @@ class Daemon:
         self._bound = 0.0
         self.walk.config, self.walk.library = config, library
         self.walk.monitor.limits = limits_of(config)
+        self.walk.budgets = self.walk.budgets.reload(aims_of(config))
         self.walk.monitor.ledger.promise = Promise.of(config.budget)
         self.forecasts.reload(config.forecasts, self.walk.monitor.limits)
         for watch in self.walk.monitor.watches.values():

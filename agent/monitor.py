@@ -43,7 +43,7 @@ _PRIOR_TOKENS: Final = 3.0
 """Most anomalies of a source that the prior may name at once."""
 MOST_CARRIERS: Final = 6
 """So many of the series that are abnormal together are told with each of them."""
-OWN: Final = frozenset({"self", "forecast"})
+OWN: Final = frozenset({"self", "forecast", "objectives"})
 """Sources of our own making: objectives may be laid over them, no detector judges them."""
 READY_ROWS: Final = 600
 """Rows after which a source no longer counts as learning."""

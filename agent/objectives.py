@@ -1,12 +1,13 @@
 """Objectives: limits that hold from the first minute, stated by people or by physics, laid over series.
 
 agent.yaml, services.d  --limits_of-->  Limit  --> monitor (broken or not), verify (inside or not)
+                        --aims_of---->  Aim    --> error_budget --> limits on how fast its budget burns
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
@@ -44,6 +45,60 @@ class Limit:
             and any(fnmatchcase(series.entity.id, glob) for glob in self.entities)
         )
 
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """An objective that may be missed now and then: what counts is how fast that uses up what it may miss.
+
+    low, high   inside of which it is met; both NaN = the value is itself a share of requests, good or bad
+    target      share of requests, or of the time, that must be good, 0 < target < 1
+    over_s      of how long that is meant
+    """
+
+    name: str
+    signal: str
+    low: float
+    high: float
+    entities: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...]
+    target: float
+    over_s: float
+
+    def over(self, series: Series) -> bool:
+        """Tell whether this aim is meant for a series."""
+        return (
+            series.metric == self.signal
+            and all(pair in series.labels for pair in self.labels)
+            and any(fnmatchcase(series.entity.id, glob) for glob in self.entities)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two windows that both must burn: the long one says that it is much, the short one that it goes on.
+
+    share   of the whole budget that may be used up in the long one
+    pages   whether people are woken; else it is a note
+    """
+
+    name: str
+    long_s: float
+    short_s: float
+    share: float
+    pages: bool
+
+    def most(self, over_s: float) -> float:
+        """Return the burn at which that share is used up: 14.4, 6, 3, 1 for a budget of 30 days."""
+        return self.share * over_s / self.long_s
+
+
+_H: Final = 3600.0
+PAIRS: Final = (
+    Pair("1h", _H, _H / 12, 0.02, pages=True),
+    Pair("6h", 6 * _H, _H / 2, 0.05, pages=True),
+    Pair("1d", 24 * _H, 2 * _H, 0.10, pages=False),
+    Pair("3d", 72 * _H, 6 * _H, 0.10, pages=False),
+)
 
 BUILT_IN: Final = (
     Limit("host.disk_utilization_ratio", math.nan, 0.97, 10.0, ("host:*",), name="disk nearly full"),
@@ -84,25 +139,57 @@ size there, at the rate of false alarms that `models.quiet` states; inputs that 
 
 def limits_of(config: Config) -> tuple[Limit, ...]:
     """Turn the stated objectives into limits over series."""
-    out = list(BUILT_IN)
+    limits = [_limit(o, globs) for o, globs in _stated(config) if o.target is None]
+    burns = [
+        _burn(aim, pair) for aim in aims_of(config) for pair in PAIRS if pair.long_s < aim.over_s
+    ]
+    return (*BUILT_IN, *limits, *burns)
+
+
+def aims_of(config: Config) -> tuple[Aim, ...]:
+    """Return the stated objectives that have a target."""
+    return tuple(
+        Aim(
+            f"{_words(o)} for {o.target * 100:g} %", o.signal, *_sides(o), globs,
+            tuple(sorted(o.labels.items())), o.target, o.over,
+        )
+        for o, globs in _stated(config)
+        if o.target is not None
+    )  # fmt: skip
+
+
+def _stated(config: Config) -> Iterator[tuple[Objective, tuple[str, ...]]]:
+    """Give every objective with the globs of the entities that it is over."""
     for service in config.services:
         for o in service.objectives:
             kind = SIGNALS[o.signal].entity_kind
-            globs = entity_globs(kind, service.id, service.models)
-            out.append(_limit(o, (o.entity,) if o.entity else globs, SIGNALS[o.signal].harm))
+            yield o, (o.entity,) if o.entity else entity_globs(kind, service.id, service.models)
     for o in config.objectives:
-        kind = SIGNALS[o.signal].entity_kind
-        out.append(_limit(o, (o.entity or f"{kind}:*",), SIGNALS[o.signal].harm))
-    return tuple(out)
+        yield o, (o.entity or f"{SIGNALS[o.signal].entity_kind}:*",)
 
 
-def _limit(o: Objective, globs: tuple[str, ...], harm: bool) -> Limit:
-    low = math.nan if o.min is None else float(o.min)
-    high = math.nan if o.max is None else float(o.max)
+def _sides(o: Objective) -> tuple[float, float]:
+    return math.nan if o.min is None else float(o.min), math.nan if o.max is None else float(o.max)
+
+
+def _words(o: Objective) -> str:
     sides = [f"at least {o.min:g}"] if o.min is not None else []
     sides += [f"at most {o.max:g}"] if o.max is not None else []
-    name = f"{o.signal} {' and '.join(sides)}"
-    return Limit(o.signal, low, high, o.for_, globs, tuple(sorted(o.labels.items())), name, harm)
+    return f"{o.signal} {' and '.join(sides)}".rstrip()
+
+
+def _limit(o: Objective, globs: tuple[str, ...]) -> Limit:
+    labels = tuple(sorted(o.labels.items()))
+    return Limit(o.signal, *_sides(o), o.for_, globs, labels, _words(o), SIGNALS[o.signal].harm)
+
+
+def _burn(aim: Aim, pair: Pair) -> Limit:
+    signal = SIGNALS[aim.signal]
+    return Limit(
+        f"{signal.entity_kind}.error_budget_burn_ratio", math.nan, pair.most(aim.over_s), 0.0, aim.entities,
+        tuple(sorted({"objective": aim.name, "window": pair.name}.items())),
+        f"error budget burns: {aim.name}", signal.harm and pair.pages, note=not pair.pages,
+    )  # fmt: skip
 
 
 def entity_globs(kind: str, service: str, models: Sequence[str]) -> tuple[str, ...]:

@@ -20,11 +20,12 @@ from agent.causes import words
 from agent.changes import Changes
 from agent.codec import pack
 from agent.correlate import Correlator
+from agent.error_budget import PATIENCE_S, SOURCE, ErrorBudgets
 from agent.examples import Examples
 from agent.filling import when
 from agent.model import Anomaly, Cause, Change, Decision, Entity, Frame, Incident, IntArray, Run
 from agent.monitor import MakeDetector, Monitor
-from agent.objectives import limits_of
+from agent.objectives import aims_of, limits_of
 from agent.ports import Detector, GroupView, Note, Signal
 from agent.rca import Look
 from agent.scene import Scene
@@ -51,7 +52,7 @@ class Moment:
     """One tick on its way through the stages."""
 
     now: float
-    frames: Sequence[Frame]
+    frames: list[Frame]
     changes: list[Change]
     signals: Sequence[Signal] = ()
     anomalies: list[Anomaly] = field(default_factory=list)
@@ -84,6 +85,7 @@ class Walk:
     journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     foretold: Callable[[float], list[Anomaly]] | None = None
     """What will be full soon: the alarms of `agent.forecasts` at a moment."""
+    budgets: ErrorBudgets = field(default_factory=ErrorBudgets)
     graph_past: GraphPast | None = None
     """Where the graph is written to beside history."""
 
@@ -112,8 +114,10 @@ class Walk:
         correlator = Correlator(
             world.topology, d.window, d.resolve_after, d.reopen_within, world.fresh
         )
+        world.patience[SOURCE] = PATIENCE_S
         return cls(
-            config, world, history, monitor, correlator, library, memory, record, match.HoldingState()
+            config, world, history, monitor, correlator, library, memory, record, match.HoldingState(),
+            budgets=ErrorBudgets(aims_of(config)),
         )  # fmt: skip
 
     def step(
@@ -124,7 +128,7 @@ class Walk:
         signals: Sequence[Signal] = (),
     ) -> Moment:
         """Walk one tick; returns what came of it. Plans are already recorded: start them."""
-        moment = Moment(now, frames, list(changes), signals)
+        moment = Moment(now, list(frames), list(changes), signals)
         for stage in STAGES:
             stage(self, moment)
         return moment
@@ -157,9 +161,16 @@ def learn(walk: Walk, moment: Moment) -> None:
     """Put frames into the world and into history; remember changes, each once."""
     past = list(walk.memory.changes.values())
     moment.changes = walk.noticed.take(moment.frames, moment.changes, past)
+    # of a recorded past, too, budgets are counted anew: by the objectives of now
+    moment.frames = [f for f in moment.frames if f.source != SOURCE]
     for frame in moment.frames:
         walk.world.take(frame)
         walk.history.append(frame)
+    burnt = walk.budgets.take(moment.now, moment.frames, walk.world)
+    if burnt is not None:
+        walk.world.take(burnt)
+        walk.history.append(burnt)
+        moment.frames.append(burnt)
     walk.world.now = max(walk.world.now, moment.now)
     walk.world.topology.fade(moment.now)
     if walk.graph_past is not None:

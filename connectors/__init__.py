@@ -10,6 +10,7 @@ from connectors import cgroup as cgroup
 from connectors import commands as commands
 from connectors import connections as connections
 from connectors import deployments as deployments
+from connectors import docker as docker
 from connectors import elastic_predictions as elastic_predictions
 from connectors import flag_file as flag_file
 from connectors import flag_http as flag_http

@@ -101,17 +101,16 @@ class FlagHttp(Values):
         answer = await self._ask("GET", name)
         if answer.status == 404:
             return _Seen(None)
-        try:
-            data = json.loads(answer.body)
-        except ValueError:
-            raise Refused(
-                f"{redacted(self._url(name))} answers no JSON: mend `url` of {self.name}"
-            ) from None
         tag = answer.headers.get("etag", "")
-        if not self._each:
-            return _Seen(value_at(data if isinstance(data, dict) else {}, name), tag=tag)
-        whole = isinstance(data, dict)
-        return _Seen(value_at(data if whole else {"value": data}, "value"), whole, tag)
+        try:
+            data = answer.json()
+            if not self._each:
+                return _Seen(value_at(data if isinstance(data, dict) else {}, name), tag=tag)
+            whole = isinstance(data, dict)
+            return _Seen(value_at(data if whole else {"value": data}, "value"), whole, tag)
+        except (ValueError, Refused):
+            where = redacted(self._url(name))
+            raise Refused(f"{where} answers no value as JSON: mend `url` of {self.name}") from None
 
     def _url(self, name: str) -> str:
         return self.config.url.replace(_PLACE, quote(name, safe=""))

@@ -104,7 +104,7 @@ class GrafanaAnnotations(Routed, Web):
         query = urlencode({"type": "annotation", "limit": 100, "tags": [_TAG, thread]}, doseq=True)
         answer = await self._ask("GET", f"/api/annotations?{query}")
         try:
-            found = [dict(one) for one in json.loads(answer.body)]
+            found = [dict(one) for one in answer.json()]
             return [one for one in found if int(one["id"]) and one["time"] + 0 >= 0]
         except (ValueError, TypeError, KeyError):
             raise Unavailable(

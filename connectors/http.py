@@ -11,12 +11,14 @@ and path, never user info, query or headers: that is where secrets stand.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import ssl
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -27,6 +29,9 @@ from agent.secret import secret
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 MOST_BYTES: Final = 8 << 20
+_LEAST_SECRET: Final = 4
+"""What is shorter is no secret, and would be found everywhere."""
+_CONNECT_SHARE: Final = 0.9
 _SAFE: Final = frozenset({"GET", "HEAD"})
 """Methods after which nothing has happened, whatever became of the answer."""
 
@@ -54,6 +59,13 @@ class Answer:
         """Whether the status is 2xx."""
         return 200 <= self.status < 300
 
+    def json(self) -> Any:
+        """Read the body as JSON; raises ValueError when it is none, or is nested deeper than anybody means it."""
+        try:
+            return json.loads(self.body)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+
 
 def checked_url(url: str) -> str:
     """Return the URL if we would ask it; raises ValueError (for a connector's Config) when not."""
@@ -78,6 +90,16 @@ def _expires(response: httpx.Response) -> float | None:
     return float(ssl.cert_time_to_seconds(until)) if isinstance(until, str) else None
 
 
+def _without(answer: Answer, hidden: Sequence[str]) -> Answer:
+    """Return an answer without the secrets that went with the request: some servers echo what they were asked."""
+    body = answer.body
+    for one in hidden:
+        for said in {one, one.rpartition(" ")[2]}:  # `Bearer ...`: also the token alone
+            if len(said) >= _LEAST_SECRET:
+                body = body.replace(said.encode(), b"***")
+    return answer if body is answer.body else replace(answer, body=body)
+
+
 def redacted(url: str) -> str:
     """Return scheme, host, port and path: what may stand in messages and logs."""
     parts = urlsplit(url)
@@ -90,12 +112,21 @@ class Door:
     """A client that every connector may hold; connections are made when first needed.
 
     keep_alive  False: a connection of its own for each request, as a new client would come
+    trust       whose certificates are trusted; None = those that programs here trust
+    socket      a Unix socket that all requests go to, whatever host their URL names
     """
 
     def __init__(
-        self, *, keep_alive: bool = True, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        *,
+        keep_alive: bool = True,
+        trust: ssl.SSLContext | None = None,
+        socket: Path | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._keep_alive = keep_alive
+        self._trust = trust
+        self._socket = socket
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
 
@@ -116,16 +147,25 @@ class Door:
 
         Raises Unavailable when nothing has happened at the other end (or could have, by the method), Uncertain
         when a request that changes something may have been taken, Refused for an answer above `most_bytes` or
-        a certificate that is not to be trusted.
+        a certificate that is not to be trusted. A secret that the other end sends back is taken out of its answer.
         """
         where = called or redacted(url)
         sent = {name: secret(value) for name, value in (headers or {}).items()}
+        hidden = [sent[name] for name, value in (headers or {}).items() if sent[name] != value]
         start = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._ask(
-                    method, url, sent, body, where, most_bytes=most_bytes, start=start
+                answer = await self._ask(
+                    method,
+                    url,
+                    sent,
+                    body,
+                    where,
+                    most_bytes=most_bytes,
+                    timeout_s=timeout_s,
+                    start=start,
                 )
+                return _without(answer, hidden)
         except (TimeoutError, httpx.TimeoutException) as late:
             unsent = isinstance(late, httpx.ConnectTimeout | httpx.PoolTimeout)
             message = f"{method} {where}: no answer within {timeout_s:g} s"
@@ -159,9 +199,14 @@ class Door:
         where: str,
         *,
         most_bytes: int,
+        timeout_s: float,
         start: float,
     ) -> Answer:
-        async with self._open().stream(method, url, headers=headers, content=body) as response:
+        # a handshake that is cancelled from outside leaves its socket open: it must end by itself, before
+        within = httpx.Timeout(None, connect=_CONNECT_SHARE * timeout_s)
+        async with self._open().stream(
+            method, url, headers=headers, content=body, timeout=within
+        ) as response:
             parts: list[bytes] = []
             size = 0
             async for part in response.aiter_bytes():
@@ -179,11 +224,13 @@ class Door:
 
     def _open(self) -> httpx.AsyncClient:
         if self._client is None:
+            uds = httpx.AsyncHTTPTransport(uds=str(self._socket)) if self._socket else None
             self._client = httpx.AsyncClient(
-                transport=self._transport,
+                transport=self._transport or uds,
+                verify=self._trust or True,
                 follow_redirects=False,
                 trust_env=False,
-                timeout=None,  # noqa: S113  # the limit stands around the whole request, in `ask`
+                timeout=None,  # noqa: S113  # the limits stand in `ask`
                 limits=httpx.Limits(
                     max_connections=20, max_keepalive_connections=10 if self._keep_alive else 0
                 ),

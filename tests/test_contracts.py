@@ -232,6 +232,7 @@ NO_SOURCE = {
     "pagerduty": "it only tells people: tests/connectors/test_pagerduty.py",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
     "systemd": "only abilities: tests/connectors/test_systemd.py",
+    "docker": "only abilities: tests/connectors/test_docker.py",
     "trainer": "only an ability, used by the action retrain below",
     "webhook": "it only tells: tests/connectors/test_webhook.py",
 }

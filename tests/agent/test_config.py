@@ -140,6 +140,9 @@ def test_calls_name_services_or_addresses(folder):
         ("{signal: model.accuracy_ratio, min: 95}", "`95` means 9500 % of `model.accuracy_ratio`; write 95% or 0.95"),
         ("{signal: service.error_ratio, max: 150%}", "`service.error_ratio` is 0 to 1, a limit of 1.5 means nothing"),
         ("{signal: process.memory_bytes, min: -1}", "`process.memory_bytes` is 0 or more, a limit of -1 means nothing"),
+        ("{signal: service.error_ratio, target: 100%}", "a target of 0 or 100 % leaves no budget; write"),
+        ("{signal: service.latency_p95_seconds, target: 99%}", "is no share of requests; add `max:` or `min:`"),
+        ("{signal: replica.ready, min: 1, target: 99%}", "on a replica: only services and models have targets; take"),
         ("{signal: service.error_ratio, min: 10%, max: 1%}", "`min` is above `max`"),
         ("{signal: host.cpu_busy_ratio, max: 90%}", "on a host, which no service owns; move it to `objectives:`"),
         ("{signal: service.up, min: 1, entity: churn}", "`churn` is no entity; write `service:NAME`"),
@@ -176,6 +179,9 @@ def test_a_model_objective_needs_a_model(folder):
         "{signal: process.memory_bytes, max: 2e9}",
         "{signal: service.busy_ratio, min: 0, max: 150%}",
         "{signal: service.up, min: 1}",
+        "{signal: service.up, min: 1, target: 99.9%}",
+        "{signal: service.error_ratio, target: 99.9%, over: 7d}",
+        "{signal: model.accuracy_ratio, min: 90%, target: 95%}",
     ],
 )
 def test_fitting_objectives_are_taken(folder, objective):

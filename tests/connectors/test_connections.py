@@ -137,10 +137,11 @@ async def test_a_listener_that_stops_to_listen_is_not_gone(source: Connections):
     listener = socket.create_server(("127.0.0.1", 0))
     port = str(listener.getsockname()[1])
     frame = await source.poll()
-    (mine,) = [s for s in frame.seen if port in dict(s.attrs)["listen"].split(",")]
+    me = group_entity(os.getpid())
+    assert port in ports_of(frame, me)
     listener.close()
     frame = await source.poll()
-    (now,) = [s for s in frame.seen if s.entity == mine.entity]
+    (now,) = [s for s in frame.seen if s.entity == me]
     assert not now.gone
     assert port not in dict(now.attrs)["listen"].split(",")
 

@@ -305,6 +305,65 @@ async def test_how_long_a_certificate_is_valid_is_read_with_the_probe(certified)
     assert second.values[0] == pytest.approx(first.values[0], abs=10.0)
 
 
+@pytest.mark.parametrize("scheme", ["https", "tls"])
+async def test_a_file_of_authorities_is_trusted_and_nobody_else(certified, tmp_path, scheme):
+    server, _ = certified
+    async with serving(UP, tls=server) as (https, _):
+        url = https.replace("https", scheme)
+        trusting, strict = probe(url, ca=tmp_path / "cert.pem"), probe(url)
+        assert await ask(trusting) == {
+            "service.certificate_seconds": pytest.approx(10 * 86_400.0, abs=120.0),
+            "service.probe_latency_seconds": pytest.approx(0.5, abs=0.5),
+            "service.up": 1.0,
+        }
+        assert (await ask(strict))["service.up"] == 0.0
+        said = " ".join(await strict.describe())
+        assert "certificate" in said
+        assert "is valid for" in " ".join(await trusting.describe())
+    with pytest.raises(Refused, match=r"nowhere\.pem: No such file or directory; name a PEM file"):
+        probe(url, ca=tmp_path / "nowhere.pem")
+
+
+async def test_a_port_that_takes_connections_is_up_and_one_that_is_closed_or_hangs_is_not():
+    async with serving(UP) as (url, asked):
+        one = probe(url.replace("http", "tcp"))
+        seen = await ask(one)
+        assert (seen["service.up"], asked) == (1.0, [])
+        assert list(seen) == ["service.probe_latency_seconds", "service.up"]
+    assert (await ask(one))["service.up"] == 0.0
+    assert "down: tcp://127.0.0.1" in (await one.describe())[1]
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # a handshake that is never answered
+        hangs = probe(f"tls://127.0.0.1:{deaf.getsockname()[1]}", timeout=0.2)
+        assert (await ask(hangs))["service.up"] == 0.0
+        assert "no answer within 200 ms" in (await hangs.describe())[1]
+
+
+async def test_a_name_is_resolved_as_this_host_does():
+    assert (await ask(probe("dns://localhost")))["service.up"] == 1.0
+    assert "127.0.0.1" in (await probe("dns://localhost").describe())[1]
+    unknown = probe("dns://no-such-name.invalid")
+    assert await ask(unknown) == {
+        "service.probe_latency_seconds": pytest.approx(math.nan, nan_ok=True),
+        "service.up": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "says"),
+    [
+        ("tcp://web", {}, "write http"),
+        ("tcp://web:80/path", {}, "write http"),
+        ("dns://", {}, "write http"),
+        ("ftp://web", {}, "write http"),
+        ("tcp://web:99999", {}, "[Pp]ort"),
+        ("tcp://web:80", {"method": "HEAD"}, "`method`: only for http"),
+    ],
+)
+def test_what_can_not_be_asked_is_refused(url, more, says):
+    with pytest.raises(ValidationError, match=says):
+        probe(url, **more)
+
+
 async def test_a_certificate_that_nobody_has_seen_is_unknown():
     one = probe(f"https://127.0.0.1:{closed_port()}")
     frame = await one.poll()

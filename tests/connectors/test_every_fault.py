@@ -1,0 +1,318 @@
+"""Every connector that asks another system, against every way in which that system can fail.
+
+Whatever comes back: an error of ours (or a finding) in good time that says where, a few requests and no more, a bounded
+part of what is sent read, no request where a redirect points to, and the secret that went along in nothing that we say.
+When the system is well again, the next use is as if nothing had been.
+"""
+
+import asyncio
+import contextlib
+import gc
+import math
+import ssl
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from agent.errors import AgentError
+from agent.ports import Note
+from connectors.flag_http import FlagHttp
+from connectors.grafana_annotations import GrafanaAnnotations
+from connectors.heartbeat import Heartbeat
+from connectors.http_calls import HttpCalls
+from connectors.pagerduty import PagerDuty
+from connectors.probe import Probe
+from connectors.prometheus import Prometheus
+from connectors.webhook import Webhook
+
+CANARY = "canary-7d1f3b9e"
+LIMIT_S = 0.4
+"""What connectors are told to wait for one answer."""
+MOST_SENT = 80e6
+
+
+BODIES = {
+    "wrong_body": b"<html><body>Sign in: ",
+    "wrong_shape": b'[[null, {"a": -1e400}], "x"]',
+    "deep": b"[" * 200_000,
+}
+"""Answers of status 200 that mean nothing."""
+
+
+class Broken:
+    """A server that fails as it is told; well, it answers `said`."""
+
+    def __init__(self) -> None:
+        self.fault, self.said = "", b"{}"
+        self.requests, self.strayed, self.sent = 0, 0, 0
+        self._tasks: set[asyncio.Task] = set()
+        self.url = ""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.current_task())
+        try:
+            while await self._one(reader, writer):
+                pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _one(self, reader, writer) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.requests += 1
+        if b"/elsewhere" in head:
+            self.strayed += 1
+        lengths = [
+            x.split(b":")[1] for x in head.lower().split(b"\r\n") if x.startswith(b"content-length")
+        ]
+        echo = head + await reader.readexactly(int(lengths[0]) if lengths else 0)
+        strange = getattr(self, f"_{self.fault}", None)
+        if strange is not None:
+            return await strange(writer, echo)
+        if self.fault in BODIES:
+            await self._say(
+                writer, 200, BODIES[self.fault] + (b"" if self.fault == "wrong_shape" else echo)
+            )
+        elif self.fault:
+            await self._say(
+                writer, int(self.fault), b'{"error": "' + echo + b'"}', "retry-after: 1"
+            )
+        else:
+            await self._say(writer, 200, self.said(head) if callable(self.said) else self.said)
+        return True
+
+    async def _slow(self, writer, echo: bytes) -> bool:
+        await asyncio.sleep(60)
+        return False
+
+    async def _half_open(self, writer, echo: bytes) -> bool:
+        """Begin an answer and stop."""
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+        await writer.drain()
+        return await self._slow(writer, echo)
+
+    async def _dropped(self, writer, echo: bytes) -> bool:
+        return False
+
+    async def _garbage(self, writer, echo: bytes) -> bool:
+        writer.write(b"\x00\xff\xfe not a protocol \r\n\r\n" + echo)
+        await writer.drain()
+        return False
+
+    async def _huge(self, writer, echo: bytes) -> bool:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n"
+        )
+        part = b"10000\r\n" + b'"' + b"x" * 65_535 + b"\r\n"
+        while self.sent < 2e9:
+            writer.write(part)
+            self.sent += 65_536
+            await writer.drain()
+        return False
+
+    async def _redirect(self, writer, echo: bytes) -> bool:
+        await self._say(writer, 302, echo, f"location: {self.url}/elsewhere")
+        return True
+
+    async def _say(self, writer, status: int, body: bytes, *more: str) -> None:
+        head = [
+            f"HTTP/1.1 {status} X",
+            "content-type: application/json",
+            "x-elastic-product: Elasticsearch",
+            *more,
+        ]
+        writer.write("\r\n".join([*head, f"content-length: {len(body)}", "", ""]).encode() + body)
+        await writer.drain()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+FAULTS = (
+    "refused", "slow", "half_open", "dropped", "401", "403", "404", "429", "500", "503", "garbage", "wrong_body",
+    "wrong_shape", "deep", "huge", "redirect", "no_tls", "strange_certificate",
+)  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def broken(fault: str, folder: Path):
+    side = Broken()
+    side.fault = fault if fault not in {"refused", "no_tls", "strange_certificate"} else ""
+    tls = None
+    if fault == "strange_certificate":
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*self_signed())
+    server = await asyncio.start_server(side.answer, "127.0.0.1", 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    if fault == "refused":
+        server.close()
+        await server.wait_closed()
+    scheme = "https" if fault in {"no_tls", "strange_certificate"} else "http"
+    side.url = f"{scheme}://127.0.0.1:{port}"
+    try:
+        yield side
+    finally:
+        server.close()
+        await side.close()
+
+
+@cache
+def self_signed() -> tuple[Path, Path]:
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="homeostat-test-"))
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=here",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A connector, what it is used for, and what its system says when it is well.
+
+    finds    a system that fails is its finding: an answer, not an error
+    takes    faults that are none for it: it reads no body
+    """
+
+    make: Callable[[str, Path], Any]
+    use: Callable[[Any], Any]
+    said: bytes | Callable[[bytes], bytes] = b"{}"
+    finds: bool = False
+    takes: frozenset[str] = field(default_factory=frozenset)
+
+
+NOTE = Note("k1", 5.0, "page", "t", "x", "i1")
+ANSWERED = frozenset({"wrong_body", "wrong_shape", "deep"})
+
+
+PROMETHEUS = b'{"status": "success", "data": %s}'
+
+
+def call(connector):
+    return connector.call(
+        "POST", connector.config.allow[0].url, {}, f"k{time.monotonic_ns()}", LIMIT_S
+    )
+
+
+async def drawn(connector):
+    await connector.notify(Note("k1", 5.0, "page", "t", "x", "i1", event="opened"))
+
+
+SUBJECTS = {
+    "flag_http": Subject(
+        lambda url, _: FlagHttp(
+            "f", FlagHttp.Config(
+                service="web", may=["x"], url=f"{url}/{{name}}", headers={"x": "env:CANARY"}, timeout=LIMIT_S
+            ),
+        ),
+        lambda c: c._get("x"),
+        b'{"value": true}',
+        takes=frozenset({"404"}),  # nobody has set it
+    ),
+    "grafana_annotations": Subject(
+        lambda url, _: GrafanaAnnotations(
+            "g", GrafanaAnnotations.Config(url=url, token="env:CANARY", timeout=LIMIT_S)
+        ),
+        drawn,
+        b"[]",
+    ),
+    "heartbeat": Subject(
+        lambda url, _: Heartbeat("h", Heartbeat.Config(url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)),
+        lambda c: c.beat(5.0),
+        takes=ANSWERED,
+    ),
+    "http_calls": Subject(
+        lambda url, folder: HttpCalls(
+            "c", HttpCalls.Config(allow=[{"url": f"{url}/x", "methods": ["POST"], "headers": {"x": "env:CANARY"}}]),
+            state=folder,
+        ),
+        call,
+        takes=ANSWERED,
+    ),
+    "pagerduty": Subject(
+        lambda url, _: PagerDuty("pd", PagerDuty.Config(url=url, routing_key="env:CANARY", timeout=LIMIT_S)),
+        lambda c: c.notify(NOTE),
+        b'{"status": "success"}',
+        takes=ANSWERED,
+    ),
+    "probe": Subject(
+        lambda url, _: Probe(
+            "p", Probe.Config(service="web", url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)
+        ),
+        lambda c: c.poll(),
+        finds=True,
+        takes=ANSWERED | {"redirect"},
+    ),
+    "prometheus": Subject(
+        lambda url, _: Prometheus("prom", Prometheus.Config(url=url, token="env:CANARY", timeout=LIMIT_S)),
+        lambda c: c.poll(),
+        lambda head: PROMETHEUS % (b'{"resultType": "vector", "result": []}' if b"/query" in head else b"[]"),
+    ),
+    "webhook": Subject(
+        lambda url, _: Webhook("w", Webhook.Config(url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)),
+        lambda c: c.notify(NOTE),
+        takes=ANSWERED,
+    ),
+}  # fmt: skip
+
+
+async def used(subject: Subject, connector) -> tuple[str, str]:
+    """Use it once, in good time; return what went wrong in words, and all that was said of it."""
+    with structlog.testing.capture_logs() as logs:
+        try:
+            async with asyncio.timeout(20 * LIMIT_S):
+                found = await subject.use(connector)
+        except AgentError as wrong:
+            return str(wrong) or "?", "".join(traceback.format_exception(wrong)) + repr(logs)
+    if subject.finds and found.values[-1] != 1.0:
+        assert not math.isnan(found.values[-1])
+        return "down", repr(logs) + repr(found)
+    return "", repr(logs) + repr(found)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", SUBJECTS)
+async def test_whatever_comes_back(name, fault, tmp_path, monkeypatch):
+    monkeypatch.setenv("CANARY", CANARY)
+    subject = SUBJECTS[name]
+    async with broken(fault, tmp_path) as side:
+        side.said = subject.said
+        connector = subject.make(side.url, tmp_path)
+        try:
+            wrong, said = await used(subject, connector)
+            assert bool(wrong) == (fault not in subject.takes), said
+            assert CANARY not in said
+            assert side.requests <= 3
+            assert side.sent <= MOST_SENT
+            assert side.strayed == 0
+            if wrong and not subject.finds:
+                assert "127.0.0.1" in wrong or connector.name in wrong
+            if fault in {"refused", "no_tls", "strange_certificate"}:
+                return
+            side.fault = ""
+            wrong, said = await used(subject, connector)
+            assert not wrong, said
+        finally:
+            closed = getattr(connector, "close", lambda: None)()
+            if asyncio.iscoroutine(closed):
+                await closed
+            del connector
+            await asyncio.sleep(0.01)  # what is closed says so in the next round of the loop
+            gc.collect()  # a connection that was left open is told here, and not of another test
