@@ -87,9 +87,10 @@ def test_nine_of_ten_cures_are_found(phi, peers):
 
 @pytest.mark.long
 @pytest.mark.parametrize("size", [0.0, 3.0])
+@pytest.mark.parametrize("peers", [0, PEERS])
 @pytest.mark.parametrize("phi", PHIS)
-def test_nineteen_of_twenty_harms_are_found(phi, size):
-    said = shares(lambda r: faulty(Noise(phi), r, size=size, effect=3.0), STORIES, 13)
+def test_nineteen_of_twenty_harms_are_found(phi, peers, size):
+    said = shares(lambda r: faulty(Noise(phi), r, size=size, effect=3.0, peers=peers), STORIES, 13)
     assert said["harmed"] >= 1 - at_most(0.05, CHANCE)
 
 
