@@ -54,7 +54,7 @@ HARM_LIKELY: Final = 4.0
 """The same for harm, seven times: to put back what did no harm costs less than to leave what did."""
 PACE_LIKELY: Final = 12.0
 """The same for its getting better before the act: slow noise looks like a pace for a while."""
-PEERS_LIKELY: Final = (6.0, 4.0)
+PEERS_LIKELY: Final = (7.0, 4.5)
 """The same against peers, which leave only one story to be refuted: at a look on the way, and at the last one.
 
 Whoever looks twenty times finds by chance what one look does not show, and mostly in the first few rows. So looks on

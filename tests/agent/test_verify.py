@@ -144,9 +144,9 @@ def test_against_peers_the_last_look_needs_to_be_less_sure_than_those_before_it(
         c = replace(found, road=road, evidence=replace(found.evidence, lasts=lasts))
         return bool(c.doubt(many)), bool(c.doubt(many, last=True))
 
-    assert (doubts(3.9), doubts(4.1), doubts(6.1)) == ((True, True), (True, False), (False, False))
-    assert doubts(4.1, many=2) == (True, True)  # of two symptoms one moves by chance sooner
-    assert doubts(4.1, "forecast") == (True, True)
+    assert (doubts(4.4), doubts(4.6), doubts(7.1)) == ((True, True), (True, False), (False, False))
+    assert doubts(4.6, many=2) == (True, True)  # of two symptoms one moves by chance sooner
+    assert doubts(4.6, "forecast") == (True, True)
 
 
 def test_noise_is_no_harm():
