@@ -61,6 +61,8 @@ Whoever looks twenty times finds by chance what one look does not show, and most
 the way must be surer, and the last one, which has seen all rows, need not pay for them (as with the bounds of O'Brien
 and Fleming 1979, doi:10.2307/2530245).
 """
+HARM_PEERS_LAST: Final = 3.0
+"""The same for harm against peers at the last look; before that it must be found three times in a row."""
 HARM_ERRORS: Final = 3.0
 """Standard errors: noise that came with the act, or that peers have, is no harm by itself."""
 SELF_ENDING: Final = 0.1
@@ -153,8 +155,11 @@ class Comparison:
     stood: int = 0
     far: float = 0.0
 
-    def harmed(self, likely: float = HARM_LIKELY) -> bool:
-        """Worse by deviations, beyond doubt and by a practical size, and not within a stated objective."""
+    def harmed(self, many: int = 1, *, last: bool = False) -> bool:
+        """Worse by deviations, beyond doubt and by a practical size, and not within a stated objective.
+
+        many   symptoms that are looked at: the more, the more moves by chance; last: no later look follows
+        """
         practical = max(
             2 * self.floor, _PRACTICAL_SHARE * abs(self.before), HARM_ERRORS * self.error
         )
@@ -163,6 +168,8 @@ class Comparison:
         worse = self.worse if e is None else e.effect
         if worse <= HARM_DEVIATIONS or self.size <= practical or self.inside is True:
             return False
+        likely = HARM_PEERS_LAST if last and self.road == "peers" else HARM_LIKELY
+        likely += 2 * math.log(many)
         return self.road == "past" or (e is not None and min(e.passes, e.lasts) > likely)
 
     @property
@@ -173,7 +180,7 @@ class Comparison:
     def doubt(self, many: int = 1, *, last: bool = False) -> str:
         """Say why what is better is no proof; "" = the act has helped.
 
-        many   symptoms that are looked at: the more, the more moves by chance; last: no later look follows
+        many, last   as of `harmed`
         """
         if not self.better:
             return "it was no worse right before the act"
@@ -305,8 +312,7 @@ def judge(
     last          it is not looked again: of many looks each must be surer than one alone
     """
     found = [c for c in (compare(s, min_rows, against) for s in symptoms) if c is not None]
-    # the more is looked at, the more moves by chance
-    harmed = [c for c in found if c.harmed(HARM_LIKELY + 2 * math.log(len(found)))]
+    harmed = [c for c in found if c.harmed(len(found), last=last)]
     about = [c for c in found if c.proves]
     doubts = {c.name: c.doubt(len(about), last=last) for c in about}
     helped = [c for c in about if not doubts[c.name]]
