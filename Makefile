@@ -16,7 +16,7 @@ run: .venv/core ## install what the daemon needs, and start it on this host
 demo: .venv/all ## break a real model service five ways and watch it heal (ARGS=--belief: try the agent itself)
 	$(BIN)/homeostat demo $(ARGS)
 
-test: .venv/all ## everything: lint, types, layers, unit, live and demo tests
+test: .venv/all build/outside ## everything: lint, types, layers, unit, live and demo tests
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(MAKE) --no-print-directory debian; fi
 	@$(MAKE) --no-print-directory check
 	$(BIN)/pytest -q -n 2 -m long
@@ -108,4 +108,9 @@ clean: ## remove what was built, not what was learnt
 # What others bring, beside us, in environments of their own. Where one can not be had the benchmark says so.
 build/rivals build/nannyml build/evidently: build/%: tests/bench/%.txt
 	-$(PYTHON) -m venv $@ && $@/bin/pip --disable-pip-version-check install --quiet --requirement $< || rm -rf $@
+	-@touch -c $@
+
+# What tests need beside us and Debian: pinned to the last package, so that it is quick to install.
+build/outside: tests/live/outside.txt | .venv/bin/pip
+	-$(PYTHON) -m venv --without-pip $@ && $(BIN)/pip --disable-pip-version-check --python $@/bin/python install --quiet --no-deps --no-compile --requirement $< || rm -rf $@
 	-@touch -c $@

@@ -24,6 +24,7 @@ from connectors import host as host
 from connectors import http_calls as http_calls
 from connectors import machine as machine
 from connectors import mail as mail
+from connectors import mlflow as mlflow
 from connectors import model_directory as model_directory
 from connectors import old_files as old_files
 from connectors import page as page
@@ -35,4 +36,7 @@ from connectors import prometheus as prometheus
 from connectors import prometheus_range as prometheus_range
 from connectors import systemd as systemd
 from connectors import trainer as trainer
+from connectors import trainer_http as trainer_http
+from connectors import trainer_kubeflow as trainer_kubeflow
+from connectors import trainer_kubernetes as trainer_kubernetes
 from connectors import webhook as webhook

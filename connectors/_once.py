@@ -48,6 +48,10 @@ class Once:
             self._write(key, {"key": key, "state": "begun"})
         return found
 
+    def note(self, key: str, record: Mapping[str, Any]) -> None:
+        """Keep how far it has got: `find` gives it back, its state is still `begun`."""
+        self._write(key, {"key": key, "state": "begun", **record})
+
     def end(self, key: str, record: Mapping[str, Any]) -> None:
         """Keep what came of it."""
         self._write(key, {"key": key, "state": "done", **record})

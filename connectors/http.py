@@ -18,20 +18,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
+from pydantic import Field
 
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.secret import secret
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+Reference = Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
+"""A secret, `env:NAME` or `file:/PATH` and never itself; "" = none."""
 
 MOST_BYTES: Final = 8 << 20
 _LEAST_SECRET: Final = 4
 """What is shorter is no secret, and would be found everywhere."""
-_CONNECT_SHARE: Final = 0.9
+_CONNECT_SHARE: Final = 0.75
 _SAFE: Final = frozenset({"GET", "HEAD"})
 """Methods after which nothing has happened, whatever became of the answer."""
 
@@ -78,6 +81,14 @@ def checked_url(url: str) -> str:
         )
     _ = parts.port  # raises ValueError when it is no port
     return url
+
+
+def trusting(ca: Path) -> ssl.SSLContext:
+    """Return a context that trusts these certificates and no others; raises Refused when they can not be read."""
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except (OSError, ssl.SSLError) as wrong:
+        raise Refused(f"the certificates in {ca} can not be read: {wrong}") from None
 
 
 def _expires(response: httpx.Response) -> float | None:
@@ -151,7 +162,11 @@ class Door:
         """
         where = called or redacted(url)
         sent = {name: secret(value) for name, value in (headers or {}).items()}
-        hidden = [sent[name] for name, value in (headers or {}).items() if sent[name] != value]
+        hidden = [
+            sent[name]
+            for name, value in (headers or {}).items()
+            if sent[name] != value or name == "authorization"
+        ]
         start = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):

@@ -30,10 +30,11 @@ import numpy as np
 import structlog
 
 from agent.errors import Refused, Unavailable, Uncertain
-from agent.model import Change, Edge, Entity, FloatArray, Frame, Series, Sighting
+from agent.model import Change, Entity, FloatArray, Frame, Series, Sighting
 from agent.registry import connector
 from agent.units import Duration, Model, say_duration
 from connectors._aside import Aside
+from connectors._versions import Champion, Hold, Version, natural, sightings, stack
 
 log = structlog.get_logger()
 
@@ -43,41 +44,7 @@ _LOCK: Final = ".lock"
 _MOST_BYTES: Final = 4 << 20
 _PATIENCE_S: Final = 1.5
 """A poll that takes 2 s is given up by the collector."""
-_MOST_PREVIOUS: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-
-
-@dataclass(frozen=True, slots=True)
-class Champion:
-    """The version that answers. previous: champions before it, newest first; changed: unix seconds, NaN = not said.
-
-    instead   the champion that it took the place of, and those before that; "" = not said
-    """
-
-    version: str
-    previous: tuple[str, ...]
-    changed: float
-    by: str
-    instead: tuple[str, tuple[str, ...]] = ("", ())
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One trained version, as its metadata says. role: candidate | backup."""
-
-    version: str
-    role: str
-    features: tuple[str, ...]
-    trained_at: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Retraining is held back: why and by whom ("" = not said)."""
-
-    reason: str
-    by: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +143,7 @@ class ModelDirectory:
                 there.update({e: s for e, s in told.items() if _of(e, name)})
             else:
                 champions[about] = champion
-                there.update({s.entity: s for s in _sightings(about, champion, versions)})
+                there.update({s.entity: s for s in sightings(about, champion, versions)})
                 trained = next(
                     (v.trained_at for v in versions if v.version == champion.version), None
                 )
@@ -338,7 +305,7 @@ class ModelDirectory:
     def _versions(self, model: str) -> list[Version]:
         folder = self._folder(model)
         found: list[Version] = []
-        for entry in sorted(os.scandir(folder), key=lambda e: _natural(e.name)):
+        for entry in sorted(os.scandir(folder), key=lambda e: natural(e.name)):
             if not (_NAME.fullmatch(entry.name) and entry.is_dir()):
                 continue
             path = Path(entry.path, "metadata.json")
@@ -352,7 +319,7 @@ class ModelDirectory:
                         "version_unreadable", model=model, file=str(path), error=str(damage),
                         remedy="mend the file or remove the version",
                     )  # fmt: skip
-        return sorted(found, key=lambda v: (v.trained_at or 0.0, _natural(v.version)))
+        return sorted(found, key=lambda v: (v.trained_at or 0.0, natural(v.version)))
 
     def _promote(self, model: str, version: str, expect: str, by: str) -> None:
         folder = self._folder(model)
@@ -367,22 +334,16 @@ class ModelDirectory:
                 raise Refused(
                     f"{model} has no version {version} with a readable metadata.json in {folder / version}"
                 )
-            if version == now.instead[0]:
-                previous = now.instead[1]
-            elif version in now.previous:
-                previous = now.previous[now.previous.index(version) + 1 :]
-            else:
-                previous = (now.version, *(p for p in now.previous if p != now.version))
             _replace(
                 folder / POINTER,
                 {
                     "version": version,
-                    "previous": list(previous[:_MOST_PREVIOUS]),
+                    "previous": stack(now, version),
                     "changed": time.time(),
                     "by": by,
                     "instead": {
                         "version": now.version,
-                        "previous": list(now.previous[:_MOST_PREVIOUS]),
+                        "previous": list(now.previous),
                     },
                 },
             )
@@ -649,33 +610,5 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
-def _natural(name: str) -> tuple[tuple[int, str], ...]:
-    """Sort 9 before 10."""
-    return tuple(
-        (int(part), "") if part.isdigit() else (-1, part)
-        for part in re.split(r"(\d+)", name)
-        if part
-    )
-
-
 def _of(about: Entity, model: str) -> bool:
     return about.key == model or about.key.startswith(model + "/")
-
-
-def _sightings(about: Entity, champion: Champion, versions: Sequence[Version]) -> list[Sighting]:
-    """Return the model and its versions with what people want to know of them."""
-    out = [
-        Sighting(
-            about,
-            (("changed_by", champion.by), ("previous", ",".join(champion.previous[:5])), ("version", champion.version)),
-        )
-    ]  # fmt: skip
-    for version in versions:
-        me = Entity("version", f"{about.key}/{version.version}")
-        attrs = {"champion": str(version.version == champion.version).lower(), "role": version.role}
-        if version.accuracy is not None:
-            attrs["accuracy"] = f"{version.accuracy:.4f}"
-        if version.trained_at is not None:
-            attrs["trained_at"] = f"{version.trained_at:.0f}"
-        out.append(Sighting(me, tuple(sorted(attrs.items())), (Edge("version_of", me, about),)))
-    return out

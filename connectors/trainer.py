@@ -10,7 +10,12 @@ environment. It must print one JSON object as its last line of standard output a
 
     {"version": "7", "holdback": {...}, "data": ..., "code": ..., "params": ...}
 
-(see playbooks/actions/retrain.py for `holdback`), and may write the same object to the file $HOMEOSTAT_REPORT.
+(see playbooks/actions/retrain.py for `holdback`), and may write the same object to the file $HOMEOSTAT_REPORT. With
+
+      mlflow: {url: http://mlflow:5000, experiment: scoring}
+
+it gets MLFLOW_TRACKING_URI and MLFLOW_RUN_ID, too, and its report is what it logs to that run: see
+connectors/_mlflow_runs.py.
 """
 
 from __future__ import annotations
@@ -27,23 +32,23 @@ import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import structlog
 from pydantic import Field
 
-from agent.errors import Refused, Unavailable
+from agent.errors import AgentError, Refused, Unavailable
 from agent.registry import connector
 from agent.units import Duration, Model, say_duration
+from connectors._mlflow_runs import Runs, RunsAt
 from connectors._proc import command_line
+from connectors._trained import MOST_REPORT_BYTES, Trained, read_report, trained
 
 log = structlog.get_logger()
 
 _ENVIRONMENT: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER")
 _MOST_OUTPUT_BYTES: Final = 64 << 20
-_MOST_REPORT_BYTES: Final = 1 << 20
 _KEPT: Final = 50
 _LOOK_S: Final = 0.2
 _MERCY_S: Final = 5.0
@@ -51,14 +56,6 @@ _MERCY_S: Final = 5.0
 _NICE: Final = 10
 _OOM_SCORE: Final = 500
 """When memory runs out, training goes before the service that it trains for (proc(5), oom_score_adj)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What a training gave: the new version and the trainer's whole report."""
-
-    version: str
-    report: Mapping[str, Any]
 
 
 @connector("trainer")
@@ -85,12 +82,15 @@ class Trainer:
         """The model directory: training is refused while it is held there, and the new version must be in it."""
         reports: Path | None = None
         """Folder where the command writes its reports; default: in our state."""
+        mlflow: RunsAt | None = None
+        """Its report is a run there, and training is refused while the tag `retraining_held` is on the model."""
 
     def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
         self.name = name
         self.config = config
         self._folder = (state / "trainer" / name) if state is not None else None
         self._watched: dict[str, asyncio.Task[Trained]] = {}
+        self._runs = Runs(config.mlflow) if config.mlflow is not None else None
 
     # ---- ability: Trainer
 
@@ -111,14 +111,26 @@ class Trainer:
                     raise Unavailable(
                         f"{model} is being trained already (step {other})", wait_s=10.0
                     )
-            watched = asyncio.create_task(self._train(key), name=f"training {key}")
+            watched = asyncio.create_task(self._told(key), name=f"training {key}")
             watched.add_done_callback(_looked_at)
             self._watched = {key: watched}
         return await asyncio.shield(watched)
 
     async def find(self, key: str) -> Trained | None:
         """Return what the training of that key gave; None when it was never started, runs still, or failed."""
-        return await asyncio.to_thread(self._find, key)
+        job = await asyncio.to_thread(self._job, key)
+        record = await asyncio.to_thread(job.record)
+        if record.get("state") == "done":
+            return trained(record["report"])
+        if record.get("state") != "running" or await asyncio.to_thread(job.runs):
+            return None
+        report = await self._written(job)
+        if report is None:
+            return None
+        try:
+            return await asyncio.to_thread(self._conclude, job, None, report)
+        except Refused:
+            return None  # kept as failed: `train` says why
 
     async def describe(self) -> Sequence[str]:
         """Say what would be run, and whether it may; runs nothing."""
@@ -128,8 +140,11 @@ class Trainer:
             + ("" if program else ": NOT FOUND, training would be refused"),
             f"at most {say_duration(self.config.timeout)}, at priority {_NICE}",
         ]
-        if held := self._held():
-            out.append(f"training is held: {held}")
+        try:
+            if held := await self._hold():
+                out.append(f"training is held: {held}")
+        except AgentError as problem:
+            out.append(str(problem))
         return out
 
     async def close(self) -> None:
@@ -137,14 +152,28 @@ class Trainer:
         for task in self._watched.values():
             task.cancel()
         await asyncio.gather(*self._watched.values(), return_exceptions=True)
+        if self._runs is not None:
+            await self._runs.close()
 
     # ---- one training
+
+    async def _told(self, key: str) -> Trained:
+        """Train, and tell MLflow how it ended where the command did not."""
+        try:
+            made = await self._train(key)
+        except Refused:
+            if self._runs is not None:
+                await self._runs.end(key, "FAILED")
+            raise
+        if self._runs is not None:
+            await self._runs.end(key, "FINISHED")
+        return made
 
     async def _train(self, key: str) -> Trained:
         job = await asyncio.to_thread(self._job, key)
         record = await asyncio.to_thread(job.record)
         if record.get("state") == "done":
-            return _trained(record["report"])
+            return trained(record["report"])
         if record.get("state") == "failed":
             raise Refused(str(record["error"]))
         lock = await _lock(job)
@@ -153,9 +182,9 @@ class Trainer:
             left = float(record.get("started", time.time())) + self.config.timeout - time.time()
             return await self._follow(job, None, record.get("pid"), max(0.0, left))
         try:
-            if (report := job.written_report()) is not None:
+            if (report := await self._written(job)) is not None:
                 return self._conclude(job, None, report)  # it ended while nobody looked
-            if held := self._held():
+            if held := await self._hold():
                 raise Refused(f"retraining of {self.config.model} is held: {held}")
             process = await self._start(job, lock)
         finally:
@@ -165,6 +194,7 @@ class Trainer:
 
     async def _start(self, job: _Job, lock: int) -> asyncio.subprocess.Process:
         config = self.config
+        more = await self._runs.open(config.model, job.key) if self._runs is not None else {}
         started = {
             "key": job.key,
             "model": config.model,
@@ -177,6 +207,7 @@ class Trainer:
             "HOMEOSTAT_KEY": job.key,
             "HOMEOSTAT_MODEL": config.model,
             "HOMEOSTAT_REPORT": str(job.report_file),
+            **more,
         }
         try:
             with job.open("out") as out, job.open("err") as err:
@@ -232,7 +263,7 @@ class Trainer:
                     ),
                 )
         code = process.returncode if process is not None else None
-        report = await asyncio.to_thread(job.written_report)
+        report = None if code else await self._written(job)
         return await asyncio.to_thread(self._conclude, job, code, report)
 
     def _conclude(self, job: _Job, code: int | None, report: dict[str, Any] | None) -> Trained:
@@ -241,19 +272,21 @@ class Trainer:
             said = job.last_words()
             raise self._failed(job, f"ended with status {code}" + (f": {said}" if said else ""))
         if report is None:
-            raise self._failed(
-                job,
-                "ended without a report: the last line of its standard output must be a JSON object with `version`",
+            wanted = (
+                "the last line of its standard output must be a JSON object with `version`"
+                if self._runs is None
+                else f"it must register a version of {self.config.model} from the run MLFLOW_RUN_ID, and not fail it"
             )
-        trained = _trained(report)
+            raise self._failed(job, f"ended without a report: {wanted}")
+        made = trained(report)
         where = self.config.directory
         if (
             where is not None
-            and not (where / self.config.model / trained.version / "metadata.json").exists()
+            and not (where / self.config.model / made.version / "metadata.json").exists()
         ):
             raise self._failed(
                 job,
-                f"reports version {trained.version}, which is not in {where / self.config.model}",
+                f"reports version {made.version}, which is not in {where / self.config.model}",
             )
         job.write(
             {
@@ -265,8 +298,8 @@ class Trainer:
             }
         )
         job.tidy()
-        log.info("training_done", model=self.config.model, key=job.key, version=trained.version)
-        return trained
+        log.info("training_done", model=self.config.model, key=job.key, version=made.version)
+        return made
 
     def _failed(self, job: _Job, how: str) -> Refused:
         error = f"the training of {self.config.model} {how}; see {job.file('err')}"
@@ -306,20 +339,18 @@ class Trainer:
                 os.killpg(pid, signal.SIGKILL)
         return over()
 
-    def _find(self, key: str) -> Trained | None:
-        job = self._job(key)
-        record = job.record()
-        if record.get("state") == "done":
-            return _trained(record["report"])
-        if record.get("state") != "running" or job.runs():
-            return None
-        report = job.written_report()
-        if report is None:
-            return None
-        try:
-            return self._conclude(job, None, report)
-        except Refused:
-            return None  # kept as failed: `train` says why
+    async def _written(self, job: _Job) -> dict[str, Any] | None:
+        """Return the report of a command that has ended; None = it left none."""
+        if self._runs is not None:
+            return await self._runs.report(self.config.model, job.key)
+        return await asyncio.to_thread(job.written_report)
+
+    async def _hold(self) -> str:
+        """Return why training is held; "" = it is not."""
+        held = await asyncio.to_thread(self._held)
+        if not held and self._runs is not None:
+            held = await self._runs.held(self.config.model)
+        return held
 
     def _held(self) -> str:
         """Return why training is held in the model directory; "" = it is not."""
@@ -361,10 +392,6 @@ def _looked_at(task: asyncio.Task[Trained]) -> None:
     """Keep asyncio from complaining of a failure that the journal has and that nobody waited for."""
     if not task.cancelled():
         task.exception()
-
-
-def _trained(report: Mapping[str, Any]) -> Trained:
-    return Trained(str(report["version"]), report)
 
 
 def _lower(pid: int) -> None:
@@ -452,23 +479,9 @@ class _Job:
         """Return the report: the last line of its output, else the file that it may have written; None = none."""
         texts = [self._last_line("out")]
         with contextlib.suppress(OSError):
-            if self.report_file.stat().st_size <= _MOST_REPORT_BYTES:
+            if self.report_file.stat().st_size <= MOST_REPORT_BYTES:
                 texts.append(self.report_file.read_bytes())
-        for text in texts:
-            try:
-                # NaN is no JSON; what is kept and journaled must be
-                report = json.loads(text, parse_constant=lambda _: None)
-            except ValueError:
-                continue
-            if (
-                isinstance(report, dict)
-                and report.get("key", self.key) == self.key
-                and re.fullmatch(
-                    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", str(report.get("version", ""))
-                )
-            ):
-                return report
-        return None
+        return next((r for text in texts if (r := read_report(text, self.key))), None)
 
     def last_words(self) -> str:
         """Return the last line that it complained with, secrets masked."""
@@ -478,7 +491,7 @@ class _Job:
         try:
             with self.file(kind).open("rb") as lines:
                 size = lines.seek(0, os.SEEK_END)
-                lines.seek(max(0, size - _MOST_REPORT_BYTES))
+                lines.seek(max(0, size - MOST_REPORT_BYTES))
                 return lines.read().rstrip().rpartition(b"\n")[2]
         except FileNotFoundError:
             return b""

@@ -24,7 +24,8 @@ def need(program: str) -> str:
     """Return the path of a real server or tool; without it the test skips, in CI it fails."""
     found = shutil.which(program)
     if found is None:
-        say = f"{program} is not installed: `make debian` installs it"
+        how = "make build/outside" if "/" in program else "make debian"
+        say = f"{program} is not installed: `{how}` installs it"
         if os.environ.get("CI"):
             pytest.fail(say)
         pytest.skip(say)

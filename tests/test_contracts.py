@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow_side import People, stand_in
 
 from agent import registry
 from agent.errors import AgentError, Refused
@@ -167,6 +168,14 @@ def spoken(world: World) -> Iterator[dict]:
 
 
 @contextlib.contextmanager
+def registered(world: World) -> Iterator[dict]:
+    """Something that speaks as MLflow does; a real one: tests/live/test_mlflow_server.py."""
+    with stand_in() as server:
+        People(server.url).fraud()
+        yield {"url": server.url}
+
+
+@contextlib.contextmanager
 def under_gunicorn(world: World) -> Iterator[dict]:
     """A real gunicorn with one worker."""
     (world.folder / "app.py").write_text(
@@ -207,6 +216,7 @@ SOURCES = {
     "gpu": plain,
     "gunicorn": under_gunicorn,
     "host": plain,
+    "mlflow": registered,
     "model_directory": in_models,
     "probe": served,
     "processes": plain,
@@ -234,6 +244,9 @@ NO_SOURCE = {
     "systemd": "only abilities: tests/connectors/test_systemd.py",
     "docker": "only abilities: tests/connectors/test_docker.py",
     "trainer": "only an ability, used by the action retrain below",
+    "trainer_http": "only an ability: tests/connectors/test_trainers_elsewhere.py, retrain by it, too",
+    "trainer_kubeflow": "only an ability: tests/connectors/test_trainers_elsewhere.py, retrain by it, too",
+    "trainer_kubernetes": "only an ability: tests/connectors/test_trainers_elsewhere.py, retrain by it, too",
     "webhook": "it only tells: tests/connectors/test_webhook.py",
 }
 

@@ -164,3 +164,14 @@ def test_the_playbook_in_the_page_for_authors_is_sound_and_passes_its_tests():
     assert [str(f) for f in found.faults] == []
     assert try_examples(found.playbooks["api-slow"]) == []
     assert list(hints(found.playbooks["api-slow"], found.documents["api-slow"])) == []
+
+
+@pytest.mark.parametrize("page", ["mlflow.md", "trainers.md"])
+def test_connectors_in_pages_are_as_their_code_wants_them(page):
+    blocks = re.findall(
+        r"```yaml\n(connectors:.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL
+    )
+    assert blocks
+    for block in blocks:
+        for name, own in yaml.safe_load(block)["connectors"].items():
+            assert registry.connector.get(name).Config(**own)

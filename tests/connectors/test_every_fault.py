@@ -28,9 +28,13 @@ from connectors.flag_http import FlagHttp
 from connectors.grafana_annotations import GrafanaAnnotations
 from connectors.heartbeat import Heartbeat
 from connectors.http_calls import HttpCalls
+from connectors.mlflow import MlflowModels
 from connectors.pagerduty import PagerDuty
 from connectors.probe import Probe
 from connectors.prometheus import Prometheus
+from connectors.trainer_http import TrainerHttp
+from connectors.trainer_kubeflow import TrainerKubeflow
+from connectors.trainer_kubernetes import TrainerKubernetes
 from connectors.webhook import Webhook
 
 CANARY = "canary-7d1f3b9e"
@@ -246,6 +250,10 @@ SUBJECTS = {
         call,
         takes=ANSWERED,
     ),
+    "mlflow": Subject(
+        lambda url, _: MlflowModels("m", MlflowModels.Config(url=url, token="env:CANARY", timeout=LIMIT_S)),
+        lambda c: c.poll(),
+    ),
     "pagerduty": Subject(
         lambda url, _: PagerDuty("pd", PagerDuty.Config(url=url, routing_key="env:CANARY", timeout=LIMIT_S)),
         lambda c: c.notify(NOTE),
@@ -264,6 +272,33 @@ SUBJECTS = {
         lambda url, _: Prometheus("prom", Prometheus.Config(url=url, token="env:CANARY", timeout=LIMIT_S)),
         lambda c: c.poll(),
         lambda head: PROMETHEUS % (b'{"resultType": "vector", "result": []}' if b"/query" in head else b"[]"),
+    ),
+    "trainer_http": Subject(
+        lambda url, _: TrainerHttp(
+            "t", TrainerHttp.Config(
+                model="m", start=f"{url}/runs", status=f"{url}/{{run}}", headers={"x": "env:CANARY"}, timeout=LIMIT_S
+            ),
+        ),
+        lambda c: c._start("k", {}),
+        b'{"id": "r1"}',
+    ),
+    "trainer_kubeflow": Subject(
+        lambda url, _: TrainerKubeflow(
+            "t", TrainerKubeflow.Config(
+                model="m", url=url, pipeline="p", report=f"{url}/{{run}}", token="env:CANARY", timeout=LIMIT_S
+            ),
+        ),
+        lambda c: c._start("k", {}),
+        b'{"run_id": "r1"}',
+    ),
+    "trainer_kubernetes": Subject(
+        lambda url, _: TrainerKubernetes(
+            "t", TrainerKubernetes.Config(
+                model="m", url=url, cronjob="c", token="env:CANARY", timeout=LIMIT_S
+            ),
+        ),
+        lambda c: c._start("k", {}),
+        b'{"spec": {"jobTemplate": {"spec": {"template": {}}}}}',
     ),
     "webhook": Subject(
         lambda url, _: Webhook("w", Webhook.Config(url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)),
