@@ -256,6 +256,7 @@ _DEFS: Final = (
     _c("service.call_seconds_total", "service.call_busy_count", "count", "calls to another service or dependency under way at once: their seconds per second (labels callee, side)", floor=0.05, better="low"),
     # ---- model and version (label version only on per-version signals)
     _g("model.predictions_per_second", "per_second", "predictions logged", floor=0.5),
+    _g("model.predictions_lost_ratio", "ratio", "share of predictions that their sender could not log (its queue was full, or nobody took them), by its own count", better="low", floor=0.01),
     _g("model.error_budget_burn_ratio", "ratio", "how many times faster than it may the error budget of an objective is used up (labels objective, window)", better="low", floor=0.1, most=_OPEN, harm=True),
     _g("model.error_budget_left_ratio", "ratio", "share of the error budget of an objective that is left (label objective)", better="high", floor=0.01, least=-math.inf),
     _g("model.accuracy_ratio", "ratio", "share of recent labelled predictions that were right", better="high", floor=0.01, harm=True),
@@ -288,6 +289,7 @@ _DEFS: Final = (
     _g("model.bias", "count", "mean error, prediction less label, in units of the label", least=-math.inf),
     _g("model.slice_accuracy_ratio", "ratio", "accuracy of the rows with one value of a feature (labels slice, value)", better="high", floor=0.02),
     _g("model.fairness_gap_ratio", "ratio", "largest difference between protected groups (labels group, kind)", better="low", floor=0.02),
+    _g("model.fairness_gap_low_ratio", "ratio", "what of that difference is proven: its lower 95 % bound, which holds at every look (labels group, kind)", better="low", floor=0.02),
     _g("model.output_drift_psi", "count", "population stability index of what the model says (label output: prediction, confidence, probability of a class)", better="low", floor=0.05),
     _g("model.output_drift_evidence_count", "count", "log10 of the evidence against `as the reference` of what the model says (label output); 0 is enough", better="low", floor=1.0, least=-math.inf),
     _s("model.output_drifted", "whether what the model says is no longer as in the reference: evidence and size together (label output)", better="low"),

@@ -1,4 +1,4 @@
-"""What `homeostat models`, `compare`, `edges` and `explain` print."""
+"""What `homeostat models`, `compare`, `edges`, `explain` and `drift` print."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from agent.units import say, say_duration
 _WHOLE: Final = frozenset({"mae", "rmse", "bias", "log_loss"})
 """Figures that are no shares."""
 _MOST: Final = 12
+_COIN: Final = 0.5
 _NOTABLE: Final = 0.05
 """Of a loss: less is not worth a word."""
 
@@ -38,6 +39,9 @@ def _lines(m: Any, *, closely: bool) -> list[Any]:
     labels = "none yet" if m["label_coverage"] is None else f"{m['label_coverage']:.0%} of the rows"
     late = f", after {say_duration(m['label_delay_s'])}" if m["label_delay_s"] is not None else ""
     lines.append(Text(f"  labels     {labels}{late}"))
+    if m["lost"]:
+        lost = f"  lost       {m['lost']:.1%} of the predictions, by the sender's own count: see its log"
+        lines.append(Text(lost, style="yellow"))
     if m["figures"]:
         shown = ", ".join(f"{k} {_number(k, v['value'])}" for k, v in m["figures"].items())
         lines.append(Text(f"  figures    {shown}"))
@@ -125,6 +129,39 @@ def explained(said: Any) -> None:
             one["name"], _plain(one["adds"], "+.3g"), f"{one['rare']:.2%} of the reference"
         )
     out.print(table)
+
+
+def asked(said: Any) -> None:
+    """Show what the model itself says of one answer."""
+    out = _console()
+    out.print(
+        f"the answer is {said['answer']:.3g}; to rows of the reference {said['usual']:.3g} on average"
+    )
+    table = _table("feature", "adds", "give or take")
+    for one in said["drivers"][:_MOST]:
+        table.add_row(one["name"], _plain(one["adds"], "+.3g"), _plain(one["error"], ".2g"))
+    out.print(table)
+
+
+def apart(said: Any) -> None:
+    """Show whether rows are told from those of a reference, and by what."""
+    out = _console()
+    out.print(
+        f"{said['rows']:,} rows of {said['file']} against {said['reference_rows']:,} of {said['reference']}"
+    )
+    chance = said["chance"]
+    known = "they differ" if chance["low"] > _COIN else "nobody can tell them apart"
+    out.print(
+        f"{known}: of an old and a new row, the new one is found {chance['value']:.1%} of the time"
+        f" ({_between(chance)}; a half is a coin), evidence 10^{said['evidence']:.1f}"
+    )
+    table = _table("feature", "worth", "how it moved")
+    for one in said["features"][:_MOST]:
+        table.add_row(one["name"], _plain(one["worth"], ".3f"), one["said"])
+    out.print(table)
+    for key, what in (("only_before", "not there any more"), ("only_now", "not in the reference")):
+        if said[key]:
+            out.print(f"{what}: {', '.join(said[key][:_MOST])}")
 
 
 def _closely(m: Any) -> list[Any]:

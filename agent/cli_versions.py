@@ -1,4 +1,4 @@
-"""Questions about one model: a version against another, what sketches are counted over, what drove an answer."""
+"""Questions about one model: version against version, edges of sketches, what drove an answer, rows against rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import typer
 from agent import control
 from agent.cli import AsJson, ConfigPath, StateFolder, command, emit, part, where
 from agent.errors import Refused
+
+Reference = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Rows it was made with; default: models.reference."),
+]
 
 
 @command(
@@ -68,6 +73,7 @@ def edges(
     example=(
         "homeostat explain fraud row.json",
         "grep r-17 /var/log/fraud.jsonl | head -1 | homeostat explain fraud",
+        "homeostat explain fraud row.json --ask serving.model:predict --reference train.parquet",
     ),
     then="homeostat models MODEL",
 )
@@ -80,6 +86,14 @@ def explain(
     version: Annotated[
         str, typer.Option("--version", "-V", help="Of which version; default: that of the record.")
     ] = "",
+    ask: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="The model itself: takes rows (list of dicts), returns a number each.",
+        ),
+    ] = "",
+    reference: Reference = None,
     config: ConfigPath = None,
     state: StateFolder = None,
     as_json: AsJson = False,
@@ -88,16 +102,62 @@ def explain(
 
     By the rows that the version was made with (`models: {reference: ...}`): what each value adds to the answer, all
     else as it is, and how unusual it is. Rows are not kept, so you give the record; it is looked at and forgotten.
+    Where you have the model, `--ask` asks it: Shapley values against rows of the reference, exact but for sampling.
     """
-    from agent import cli_models
+    from agent import at_hand, cli_models
 
     record = _record(file)
     features = record.get("features", record)
     said = record.get("version", "") if "features" in record else ""
-    _, folder = where(config, state)
-    body = {"version": version or str(said or ""), "features": features}
+    path, folder = where(config, state)
+    version = version or str(said or "")
+    if ask:
+        made = at_hand.rows_of(_reference(reference, path, model, version), model)
+        emit(at_hand.asked(features, made, at_hand.model_at(ask)), as_json, cli_models.asked)
+        return
+    body = {"version": version, "features": features}
     found = control.Control(folder).post(f"/api/models/{part(model)}/explain", body)
     emit(found, as_json, cli_models.explained)
+
+
+@command(
+    example=(
+        "homeostat drift fraud /var/log/fraud.jsonl --reference train.parquet",
+        "homeostat drift fraud today.parquet --json",
+    ),
+    then="homeostat models MODEL",
+)
+def drift(
+    *,
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    file: Annotated[Path, typer.Argument(help="New rows: parquet, CSV or JSON lines.")],
+    version: Annotated[
+        str, typer.Option("--version", "-V", help="Of which version the reference is.")
+    ] = "",
+    reference: Reference = None,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether new rows differ from the reference, and by what.
+
+    All features together: a classifier is asked to tell them apart (needs `homeostat[ml]`), which also finds what no
+    single column shows. For a second look: what the daemon watches needs no such question. Of either file the newest
+    20,000 rows are read, looked at and forgotten.
+    """
+    from agent import at_hand, cli_models
+
+    old = _reference(reference, where(config, None)[0], model, version)
+    found = at_hand.apart(at_hand.rows_of(old, model), at_hand.rows_of(file, model))
+    emit({"file": str(file), "reference": str(old), **found}, as_json, cli_models.apart)
+
+
+def _reference(given: Path | None, path: Path | None, model: str, version: str) -> Path:
+    from agent import at_hand, registry
+    from agent.config import WatchModels, load
+
+    registry.load()
+    found = load(path).models if path is not None and path.is_file() else WatchModels()
+    return at_hand.reference_of(given, found, model, version)
 
 
 def _record(file: Path) -> dict[str, Any]:

@@ -125,7 +125,8 @@ class Client:
     ) -> None:  # fmt: skip
         """Log one prediction or many.
 
-        features  one row: a dict, or values in the order of `names`; many: a list of rows, an array (n, d), a frame
+        features  one row: a dict, or values in the order of `names`; many: a list of rows, an array (n, d), a frame, a
+                  dict of columns (arrays, lists). A vector (an embedding) is a list, or an array beside other values
         pred      one answer or (n,)
         proba     probability of what was predicted, or {class: probability}; (n,), or (n, k) over all classes
         id        what a late label will refer to, or (n,)
@@ -463,11 +464,24 @@ def _size(features: Any) -> tuple[int, int]:
         inner: Any = features[0]
         if isinstance(inner, list | tuple | dict) or _ndim(inner):
             return width, max(1, width * len(inner))
-    elif width and type(features) is dict:
-        first: Any = next(iter(features.values()))
-        if _ndim(first) == 1:
+    elif type(features) is dict and not _FIRM.issuperset(map(type, features.values())):
+        if _is_columns(features):
+            first: Any = next(iter(features.values()))
             return len(first), max(1, width * len(first))
+        width = sum(1 if type(one) in _FIRM else _length(one) for one in features.values())
     return 1, max(1, width)
+
+
+def _is_columns(features: Mapping[Any, Any]) -> bool:
+    """Tell whether a mapping holds columns: all of one length, at least one an array. Else an array is a vector."""
+    values = features.values()
+    if type(next(iter(values), None)) in _FIRM or not any(_ndim(one) == 1 for one in values):
+        return False
+    return len({_length(one) if isinstance(one, list) or _ndim(one) else 0 for one in values}) == 1
+
+
+def _length(value: Any) -> int:
+    return len(value) if hasattr(value, "__len__") else 1
 
 
 def _ndim(value: Any) -> int:
@@ -562,7 +576,7 @@ def _best(value: Any, *, many: bool) -> Any:
 def _rows(features: Any, names: Any) -> Iterator[dict[str, Any]]:
     """Yield rows as dicts."""
     if isinstance(features, Mapping):
-        if any(_ndim(column) == 1 for column in features.values()):
+        if _is_columns(features):
             yield from _turn({str(name): _plain(column) for name, column in features.items()})
         else:
             yield {str(name): _plain(value) for name, value in features.items()}

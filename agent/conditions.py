@@ -112,6 +112,12 @@ class Holding:
         return self.value
 
     @property
+    def counts(self) -> bool:
+        """Whether time runs for a condition: it is true and has not been for long enough."""
+        pairs = zip(self._conditions, self._held, strict=True)
+        return any(held.value is True and held.held_s < c.for_s for c, held in pairs)
+
+    @property
     def value(self) -> bool | None:
         """What the last look said: three-valued `and` over all, or `or` over any."""
         return join([standing.met for standing in self.standings()], self._how)

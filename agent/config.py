@@ -188,6 +188,8 @@ class WatchModels(Model):
     """Between two false alarms of drift, for each model and kind: at least this long on average."""
     reference: dict[str, Path] = {}
     """Model, or `model/version` -> file of the rows it was trained on, with labels: parquet, CSV or JSON lines."""
+    first_rows: Annotated[int, Field(ge=200, le=20_000)] = 1000
+    """So many first rows of a version are its reference, where none is given."""
     protected: list[str] = []
     """Features whose values are groups that must not be treated differently: gaps between them become metrics."""
     slices: Annotated[list[str], Field(max_length=3)] = []
@@ -226,6 +228,10 @@ class PlaybookDirs(Model):
     """Where a team's own playbooks lie; they win over built-in ones of the same id, field by field."""
 
     dirs: list[Path] = []
+
+
+DEFAULT_CONNECTORS: Final = ("host", "processes", "connections", "gpu")
+"""What runs without a word in agent.yaml."""
 
 
 class ConnectorConfig(Model):

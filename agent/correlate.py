@@ -23,7 +23,7 @@ from typing import Final
 
 from agent.errors import Refused
 from agent.life import OURSELVES, Event, turned
-from agent.model import Anomaly, Change, Entity, Incident, Series
+from agent.model import Anomaly, Cause, Change, Entity, Incident, Series
 from agent.topology import Topology
 from agent.trouble import (
     ORDER,
@@ -50,6 +50,7 @@ _SURE: Final = 0.5
 _CALMER: Final = 5
 """What came back so often must be well up to so many times longer, and may come back so much later."""
 _CONFIRM_S: Final = 60.0
+_Blame = tuple[str, Entity]
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class _Life:
     relapses     how often it was well and then not; it must be well longer each time to count again
     evidence     what joined from beneath: it explains, and decides neither how bad it is nor when it is over
     unsure       what was going on before a restart and nobody has confirmed since
+    kept, under  the anomalies of the value by key, what lies beneath the groups: as long as those are the same
     """
 
     groups: dict[Entity, None]
@@ -69,6 +71,18 @@ class _Life:
     live: dict[Key, Anomaly] = field(default_factory=dict)
     evidence: set[Key] = field(default_factory=set)
     unsure: dict[Key, float] = field(default_factory=dict)
+    kept: dict[Key, Anomaly] = field(default_factory=dict)
+    kept_of: tuple[Anomaly, ...] = ()
+    under: list[Entity] = field(default_factory=list)
+    under_of: tuple[int, int] = (-1, 0)
+
+    def goes_on(self, key: Key, anomaly: Anomaly, *, evidence: bool) -> bool:
+        """Tell whether an anomaly is known as it is; then somebody has confirmed it."""
+        if anomaly.end is not None or self.live.get(key) != anomaly:
+            return False
+        if self.unsure:
+            self.unsure.pop(key, None)
+        return (bool(self.evidence) and key in self.evidence) is evidence
 
 
 def _always(_: Series) -> bool:
@@ -197,8 +211,10 @@ class Correlator:
         of its own, for a cause of the same branch or as a callee. A run at work keeps its incident.
         """
         busy, out = set(held), {}
+        alike = _alike(self.incidents.values())
+        order = {id_: n for n, id_ in enumerate(self.incidents)}
         for a in list(self.incidents.values()):
-            for b in self._same_cause(a):
+            for b in self._same_cause(a, alike, order):
                 if a.id not in self.incidents or b.id not in self.incidents:
                     continue
                 kept, gone = sorted(
@@ -212,24 +228,23 @@ class Correlator:
                         out[changed.id] = changed
         return list(out.values())
 
-    def _same_cause(self, a: Incident) -> list[Incident]:
-        top = a.diagnosis.top if a.diagnosis else None
-        if top is None or top.kind == "unknown" or top.probability < _SURE:
+    def _same_cause(
+        self, a: Incident, alike: Mapping[_Blame, Sequence[str]], order: Mapping[str, int]
+    ) -> list[Incident]:
+        top = _sure(a)
+        if top is None:
             return []
-        blamed = self._homes.get(self.topology.group(top.entity))
+        same = alike[top.kind, top.entity]
+        blamed = self._homes.get(self.topology.group(top.entity), a.id)
         out = []
-        for b in self.incidents.values():
-            if b.id == a.id or abs(_began(a) - _began(b)) > self.window_s:
+        for id_ in sorted({*same, blamed}, key=lambda i: order.get(i, -1)):
+            b = self.incidents.get(id_)
+            if b is None or b.id == a.id or abs(_began(a) - _began(b)) > self.window_s:
                 continue
             other = b.diagnosis.top if b.diagnosis else None
-            same = (
-                other is not None
-                and (other.kind, other.entity) == (top.kind, top.entity)
-                and other.probability >= _SURE
-            )
             # a neighbour takes the CPU that a machine is short of: two words for one trouble
             akin = other is not None and other.kind.partition(".")[0] == top.kind.partition(".")[0]
-            if same or (b.id == blamed and (akin or top.kind == "serving.dependency")):
+            if id_ in same or akin or top.kind == "serving.dependency":
                 out.append(b)
         return out
 
@@ -287,8 +302,10 @@ class Correlator:
         """Return group -> incident ("" = the first of them opens it) for groups of a domain that begin all at once."""
         opening: dict[tuple[str, Entity | None], list[Entity]] = {}
         for group, found in groups.items():
+            if group in self._homes:
+                continue
             going = [a for a in found if a.end is None]
-            if group not in self._homes and severity_of(now, going) is not None:
+            if severity_of(now, going) is not None:
                 opening.setdefault(self._domain(group), []).append(group)
         out: dict[Entity, str] = {}
         for domain, some in opening.items():
@@ -417,14 +434,21 @@ class Correlator:
         self, now: float, id_: str, found: Iterable[Anomaly], *, evidence: bool = False
     ) -> None:
         incident, life = self.incidents[id_], self._lives[id_]
-        kept = {key_of(a): a for a in incident.anomalies}
+        if life.kept_of is not incident.anomalies:
+            life.kept_of, life.kept = incident.anomalies, {key_of(a): a for a in incident.anomalies}
+        kept, news = life.kept, False
         for anomaly in found:
             key = key_of(anomaly)
-            first = kept.get(key) or life.live.get(key)
+            as_kept = kept.get(key)
+            first = as_kept or life.live.get(key)
             if anomaly.end is not None and first is None:
                 continue  # it ended before anybody missed it
-            if first is not None:
-                anomaly = replace(anomaly, onset=min(first.onset, anomaly.onset))  # noqa: PLW2901  # the same excursion, from its first moment
+            if first is not None and first.onset < anomaly.onset:
+                anomaly = replace(anomaly, onset=first.onset)  # noqa: PLW2901  # the same excursion, from its first moment
+            if anomaly == as_kept and life.goes_on(key, anomaly, evidence=evidence):
+                continue
+            if not news:
+                kept, news = dict(kept), True
             kept[key] = anomaly
             life.unsure.pop(key, None)
             (life.evidence.add if evidence else life.evidence.discard)(key)
@@ -433,6 +457,9 @@ class Correlator:
             else:
                 life.live.pop(key, None)
                 life.evidence.discard(key)
+        if not news and len(life.groups) == 1 + len(incident.also):
+            self.incidents[id_] = replace(incident, updated=now)
+            return
         if len(life.live) > MOST_LIVE:
             strong = sorted(life.live.items(), key=lambda kv: strength(kv[1]))[:MOST_LIVE]
             life.live = dict(strong)
@@ -463,7 +490,10 @@ class Correlator:
         for id_, life in self._lives.items():
             opened = self.incidents[id_].opened
             near: list[Anomaly] = []
-            for under in self._beneath(life.groups):
+            as_of = (self.topology.revision, len(life.groups))
+            if life.under_of != as_of:
+                life.under_of, life.under = as_of, self._beneath(life.groups)
+            for under in life.under:
                 near += [a for a in groups.get(under, ()) if abs(a.onset - opened) <= self.window_s]
             if near:
                 touched[id_] = None
@@ -559,6 +589,8 @@ class Correlator:
 
 
 def _deciding(life: _Life) -> list[Anomaly]:
+    if not life.evidence:
+        return list(life.live.values())
     return [a for k, a in life.live.items() if k not in life.evidence]
 
 
@@ -570,3 +602,18 @@ def _about(incident: Incident) -> Entity:
 def _began(incident: Incident) -> float:
     # a drift may be as old as it likes: what it stands beside began when it began
     return min([incident.opened, *(a.onset for a in incident.anomalies if a.road != "finding")])
+
+
+def _sure(incident: Incident) -> Cause | None:
+    """Return the cause of an incident that others may share: one that is named, surely enough."""
+    top = incident.diagnosis.top if incident.diagnosis else None
+    return top if top and top.kind != "unknown" and top.probability >= _SURE else None
+
+
+def _alike(incidents: Iterable[Incident]) -> dict[_Blame, list[str]]:
+    """Return the incidents that name the same cause, in their order: nobody is compared with all others."""
+    out: dict[_Blame, list[str]] = {}
+    for incident in incidents:
+        if (top := _sure(incident)) is not None:
+            out.setdefault((top.kind, top.entity), []).append(incident.id)
+    return out

@@ -28,13 +28,14 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__, backfill, error_budget, forecasts, guard, news, registry, web
+from agent.abilities import Able, acting, meant_for
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
 from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
-from agent.config import Config, ConnectorConfig, edges_of, load
+from agent.config import DEFAULT_CONNECTORS, Config, ConnectorConfig, edges_of, load
 from agent.errors import AgentError, ConfigError, Fault, Refused
 from agent.graph_past import GraphPast
 from agent.hands import RealHands, Stage
@@ -48,7 +49,7 @@ from agent.model import Change, Entity, Frame, Incident, Run, Sighting
 from agent.models import ModelWatch
 from agent.objectives import aims_of, limits_of
 from agent.outbox import Outbox
-from agent.pipeline import Moment, Walk, bank, record_plan
+from agent.pipeline import Moment, Walk, again, bank, record_plan
 from agent.playbook import Library
 from agent.playbook.library import folders
 from agent.ports import (
@@ -78,8 +79,6 @@ from agent.world import World
 log = structlog.get_logger()
 
 TICK_S: Final = 1.0
-DEFAULT_CONNECTORS: Final = ("host", "processes", "connections", "gpu")
-"""What runs without a word in agent.yaml."""
 HEAVY: Final = ("sklearn", "scipy", "torch", "pandas", "statsmodels", "mlflow", "elasticsearch")
 """What a daemon with host metrics alone must not have loaded."""
 _SAVE_EVERY_S: Final = 300.0
@@ -149,25 +148,16 @@ class Connectors:
         """Return the connector that has an ability: named, or the only one, or the one for this service."""
         if ability is None:
             return None
-        if via is not None:
-            if via not in self.built:
-                raise Refused(
-                    f"no connector is called {via!r}: name one of {', '.join(sorted(self.built))}"
-                )
-            found = [self.built[via]]
-        else:
-            found = [c for c in self.built.values() if isinstance(c, ability)]
-        able = [c for c in found if isinstance(c, ability)]
-        if len(able) > 1:
-            key = target.partition(":")[2]
-            mine = [c for c in able if getattr(c.config, "service", None) == key
-                    or getattr(c.config, "model", None) == key]  # fmt: skip
-            able = mine or able
-        if len(able) != 1:
-            what = ability.__name__
-            how = "say which with via:" if able else "add one under connectors: in agent.yaml"
-            raise Refused(f"{len(able)} connectors have the ability {what}: {how}")
-        return able[0]
+        if via is not None and via not in self.built:
+            raise Refused(
+                f"no connector is called {via!r}: name one of {', '.join(sorted(self.built))}"
+            )
+        able = [
+            Able(name, meant_for(vars(c.config)))
+            for name, c in self.built.items()
+            if isinstance(c, ability)
+        ]
+        return self.built[acting(able, via, ability.__name__, target).name]
 
 
 def wanted_connectors(config: Config) -> dict[str, ConnectorConfig]:
@@ -325,6 +315,7 @@ class Daemon:
         return Scene(
             self.world, plan.entity, read=self.history.read, facts=plan.facts, steps=steps,
             since=since if since is not None else plan.created, baseline_s=self.config.diagnose.baseline,
+            usual=self.walk.usual,
         )  # fmt: skip
 
     def incident(self, id_: str) -> Incident | None:
@@ -362,6 +353,7 @@ class Daemon:
         if incident is None or incident.state == "resolved" or playbook is None:
             raise Refused(f"run {run_id}: its incident is over, nothing is left to heal")
         now = self.world.now
+        incident = again(self.walk, incident, now)
         decision = guard.decide(
             playbook, plan.entity, incident, memory=self.memory, world=self.world, config=self.config,
             now=now, ceiling="approve", paused_file=self.walk.paused_file,

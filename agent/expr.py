@@ -264,9 +264,10 @@ class Expression:
     """A compiled expression.
 
     names   the dotted names it reads; a method's own name (`target.command.startsWith`) is not part of one
+    strict  it is true only when all of them are known
     """
 
-    __slots__ = ("_divisors", "_paths", "_program", "names", "text")
+    __slots__ = ("_divisors", "_paths", "_program", "names", "strict", "text")
 
     def __init__(self, text: str) -> None:
         """Compile; raises ConfigError with every slip (place `<expression>`, line 1) when it is not sound."""
@@ -281,6 +282,10 @@ class Expression:
         tokens = scan(text)
         self.text = text
         self.names = frozenset(_names(tokens))
+        words = {token.text for token in tokens}
+        # `&&` inside of something else may be asked for being false
+        inside = "&&" in words and words & {"(", "["}
+        self.strict = not (words & {"||", "?", "!"} or inside)
         self._paths = tuple((name, tuple(name.split("."))) for name in sorted(self.names))
         self._divisors = frozenset(
             after.text

@@ -104,9 +104,8 @@ class _Case:
 
     @property
     def ongoing(self) -> list[Anomaly]:
-        return [
-            a for a in self.incident.anomalies if a.end is None and key_of(a) not in self.unseen
-        ]
+        going = [a for a in self.incident.anomalies if a.end is None]
+        return [a for a in going if key_of(a) not in self.unseen] if self.unseen else going
 
 
 def decide(
@@ -151,7 +150,7 @@ def decide(
         reach.of_playbook(playbook, target, cause, world.topology),
         unseen,
     )
-    wanted = playbook.ceiling(config) if ceiling is None else ceiling
+    wanted = playbook.ceiling(config, target) if ceiling is None else ceiling
     act = [_record(case)]
     if playbook.touching:
         act += [_scope(case.touched, world, config), _shared(case)]
@@ -257,17 +256,19 @@ def _relevant(playbook: Playbook, memory: Memory, now: float) -> tuple[Run, ...]
 
 
 def _mode(case: _Case) -> Gate:
-    mode = case.playbook.ceiling(case.config)
-    said = f"{case.playbook.mode}, agent.yaml {case.config.mode}, abilities {case.playbook.cap}"
+    mode = case.playbook.ceiling(case.config, case.target)
+    cap = case.playbook.cap(case.target)
+    said = f"{case.playbook.mode}, agent.yaml {case.config.mode}, abilities {cap}"
     return Gate(
         "mode", mode != "observe", mode, said, "" if mode != "observe" else "it only observes"
     )
 
 
 def _ability(case: _Case) -> Gate:
+    why = case.playbook.unable(case.target)
     lacking = ", ".join(sorted(case.playbook.lacking))
-    reason = f"no connector in agent.yaml can do this: {lacking}" if lacking else ""
-    return Gate("ability", not lacking, lacking or "all there", "all that its steps need", reason)
+    value = lacking or ("not known who" if why else "all there")
+    return Gate("ability", not why, value, "all that its steps need", why)
 
 
 def _switches(case: _Case, paused_file: bool, journal_well: bool) -> Iterator[Gate]:

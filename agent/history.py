@@ -178,11 +178,15 @@ class _File:
     names: dict[Key, int] | None = None
     name_records: list[tuple[int, int]] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    _sources: tuple[int, list[str]] = (0, [])
 
     @property
     def sources(self) -> list[str]:
-        """Sources that its names speak of; the names must be there."""
-        return list(dict.fromkeys(source for source, _ in self.names or {}))
+        """Sources that its names speak of; the names must be there, and there only come more."""
+        names = self.names or {}
+        if self._sources[0] != len(names):
+            self._sources = len(names), list(dict.fromkeys(source for source, _ in names))
+        return self._sources[1]
 
     @property
     def t0(self) -> float:

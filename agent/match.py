@@ -1,6 +1,7 @@
 """Which playbooks speak of an incident, on what target, and whether their conditions hold. Pure.
 
-    top cause of the diagnosis -> playbooks whose `because` matches -> target -> `where`, `when`, `unless`
+    top cause of the diagnosis -> playbooks whose `because` matches -> target -> signals that are there
+        -> `where`, `when`, `unless`
 
 Several playbooks for one cause are ordered: the more specific cause first, then more conditions, then `order`. The
 first that fires on a target wins it; the others are recorded with the reason, for `why` and `why-not`. Unknown never
@@ -9,9 +10,10 @@ fires: not in `when`, and for what mutates not in `unless` either (we do not kno
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.causes import matches
 from agent.conditions import Holding, View, join
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 SceneOf = Callable[[Entity, Cause | None], Scene]
 _SEVERITIES: Final = ("note", "warning", "page")
+_Who = tuple[str, str, Entity, str]
+"""Id and text of a playbook, its target, the incident."""
 _FORGET_S: Final = 3600.0
 _SWEEP_S: Final = 60.0
 
@@ -46,22 +50,114 @@ class Match:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A playbook that may fire on a target: its conditions are asked."""
+
+    playbook: Playbook
+    target: Entity
+    who: _Who
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Whom an incident may be about, best first, as long as it is `of` the same; the others with the reason."""
+
+    of: tuple[Any, ...]
+    whom: tuple[Entity | None, ...]
+    as_of: tuple[int, int]
+    entries: tuple[Match | _Ask, ...]
+
+
 @dataclass(slots=True)
 class HoldingState:
-    """What matching remembers between ticks: for how long conditions have held, and how the last look ended."""
+    """What matching remembers between ticks: for how long conditions have held, and how the last look ended.
+
+    asked   of how many playbooks the last look asked the conditions
+    """
 
     matches: dict[str, tuple[Match, ...]] = field(default_factory=dict)
-    _holdings: dict[tuple[str, Entity, str, str], tuple[float, Holding]] = field(
-        default_factory=dict
-    )
+    asked: int = 0
+    _keen: set[str] = field(default_factory=set)
+    _indexes: dict[str, _Index] = field(default_factory=dict)
+    _holdings: dict[_Who, tuple[float, Holding]] = field(default_factory=dict)
     _swept: float = 0.0
 
-    def of(self, playbook: Playbook, target: Entity, incident: str, now: float) -> Holding:
+    def of(self, who: _Who, playbook: Playbook, now: float) -> Holding:
         """Return what follows the conditions of a playbook on a target, for one incident."""
-        key = (playbook.id, target, incident, playbook.text_hash)
-        _, holding = self._holdings.get(key) or (now, playbook.when.holding())
-        self._holdings[key] = (now, holding)
+        _, holding = self._holdings.get(who) or (now, playbook.when.holding())
+        self._holdings[who] = (now, holding)
         return holding
+
+    def keen(self, incident: str) -> bool:
+        """Tell whether something fires for an incident, or may as soon as its conditions have held for long enough."""
+        return incident in self._keen
+
+    def settle(self, incident: str, *, keen: bool, asked: int) -> None:
+        """Note how a look ended."""
+        self.asked = asked
+        (self._keen.add if keen else self._keen.discard)(incident)
+
+    def index(
+        self, library: Library, incident: Incident, top: Cause, world: World, scene: SceneOf
+    ) -> tuple[Match | _Ask, ...]:
+        """Return the playbooks for the cause of an incident: those to ask, and why the others are not.
+
+        Not asked is who has no target, or must know what nobody measures there. What was asked before is asked again,
+        whatever is measured now: its conditions are followed through the gap.
+        """
+        of, whom = (library, world, top), (incident.about, *incident.entities)
+        as_of = (world.revision, world.topology.revision)
+        known = self._indexes.get(incident.id)
+        if (
+            known is not None
+            and known.as_of == as_of
+            and all(map(operator.is_, of, known.of))
+            and whom == known.whom
+        ):
+            return known.entries
+        targets: dict[str, Entity | None] = {}
+        scenes: dict[Entity, Scene] = {}
+        measured: dict[tuple[Entity, str], bool] = {}
+        entries: list[Match | _Ask] = []
+        for playbook in library.for_cause(top.kind):
+            kind = playbook.target.kind
+            if kind not in targets:
+                targets[kind] = target_of(playbook, top, incident, world.topology)
+            target = targets[kind]
+            if target is None:
+                entries.append(Match(playbook.id, None, False, f"no {kind} belongs to it"))
+                continue
+            who = (playbook.id, playbook.text_hash, target, incident.id)
+            seen = scenes.get(target) or scenes.setdefault(target, scene(target, top))
+            lacking = self._lacking(playbook, seen, measured)
+            if lacking and who not in self._holdings:
+                reason = f"when: nobody measures {lacking} there"
+                entries.append(Match(playbook.id, target, None, reason))
+            else:
+                entries.append(_Ask(playbook, target, who))
+        self._indexes[incident.id] = _Index(of, whom, as_of, tuple(entries))
+        return self._indexes[incident.id].entries
+
+    def _lacking(
+        self, playbook: Playbook, scene: Scene, measured: dict[tuple[Entity, str], bool]
+    ) -> str:
+        """Return a signal without which a playbook can not fire and that nobody measures; "" = none."""
+
+        def there(signal: str) -> bool:
+            key = (scene.target, signal)
+            if key not in measured:
+                measured[key] = bool(scene.series(signal))
+            return measured[key]
+
+        ways = [next((s for s in sorted(needs) if not there(s)), "") for needs in playbook.needs]
+        return "" if "" in ways else ways[0]
+
+    def keep(self, ids: Collection[str]) -> None:
+        """Let go of what is known of all incidents but these; what has held is forgotten later."""
+        self._keen &= set(ids)
+        for id_ in [i for i in self._indexes if i not in ids]:
+            del self._indexes[id_]
 
     def forget(self, now: float) -> None:
         """Let go of what nobody has asked for in an hour; looks once a minute."""
@@ -73,7 +169,7 @@ class HoldingState:
         ]
         for key in old:
             del self._holdings[key]
-            self.matches.pop(key[2], None)
+            self.matches.pop(key[3], None)
 
 
 def candidates(
@@ -90,35 +186,35 @@ def candidates(
 
     scene    what expressions see for a target
     memory   lets a playbook whose `otherwise: next` did not help give way to the next one
-    Cost: a few expressions of 10 us for each playbook that speaks of the cause.
+    Cost: a few expressions of 10 us for each playbook that speaks of the cause, to a target of a kind that is there
+    and on which somebody measures what it must know: all others are found in an index.
     """
     holding.forget(now)
     top = incident.diagnosis.top if incident.diagnosis else None
     if top is None or incident.state not in {"open", "acknowledged"}:
         holding.matches.pop(incident.id, None)
+        holding.settle(incident.id, keen=False, asked=0)
         return []
+    entries = holding.index(library, incident, top, world, scene)
     found: list[Match] = []
+    keen, asked = False, 0
     out: list[tuple[Playbook, Entity, Scene]] = []
     taken: dict[Entity, str] = {}
-    targets: dict[str, Entity | None] = {}
     scenes: dict[Entity, Scene] = {}  # made once a target: what it has looked up, it knows for all
-    for playbook in library.for_cause(top.kind):
-        kind = playbook.target.kind
-        if kind not in targets:
-            targets[kind] = target_of(playbook, top, incident, world.topology)
-        target = targets[kind]
-        if target is None:
-            found.append(Match(playbook.id, None, fires=False, reason=f"no {kind} belongs to it"))
+    for entry in entries:
+        if isinstance(entry, Match):
+            found.append(entry)
             continue
+        playbook, target = entry.playbook, entry.target
         seen = scenes.get(target) or scenes.setdefault(target, scene(target, top))
-        fires, reason = fits(
-            playbook, incident, top, seen,
-            holding=holding.of(playbook, target, incident.id, now), now=now,
-        )  # fmt: skip
+        held = holding.of(entry.who, playbook, now)
+        fires, reason = fits(playbook, incident, top, seen, holding=held, now=now)
+        asked += 1
+        keen = keen or fires is True or held.counts
         if fires and memory is not None and _gave_way(playbook, target, incident, memory):
             fires, reason = False, "it has acted and did not help; the next one may try"
         harmed = memory is not None and memory.records.demoted(playbook.id) is not None
-        if fires and (playbook.lacking or harmed) and not taken.get(target):
+        if fires and not taken.get(target) and (harmed or playbook.unable(target)):
             # it can not act whatever the guard says; another one may, and the guard tells of the lack or the harm
             out.append((playbook, target, seen))
         elif fires and target in taken:
@@ -128,6 +224,7 @@ def candidates(
             out.append((playbook, target, seen))
         found.append(Match(playbook.id, target, fires, reason))
     holding.matches[incident.id] = tuple(found)
+    holding.settle(incident.id, keen=keen, asked=asked)
     return out
 
 

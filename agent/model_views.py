@@ -155,6 +155,7 @@ class ModelView(TypedDict):
     learning: bool
     preparing: list[str]
     held_rows: int
+    lost: float | None
     accuracy: BandView
     reference_accuracy: float | None
     expected: BandView
@@ -182,6 +183,7 @@ def model_view(facts: ModelFacts, suspects: Sequence[Blame]) -> ModelView:
         "model": facts.model, "serving": serving, "previous": [_version(v) for v in facts.previous],
         "learning": facts.learning or judged.learning,
         "preparing": list(facts.preparing), "held_rows": facts.held_rows,
+        "lost": _number(facts.lost),
         "accuracy": _band(Band(facts.accuracy, facts.low, facts.high)),
         "reference_accuracy": _number(facts.reference_accuracy),
         "expected": _band(judged.expected), "unknown": judged.unknown,

@@ -26,7 +26,7 @@ from agent.catalogue import SIGNALS
 from agent.errors import Refused
 from agent.excursions import Excursions
 from agent.model import Anomaly, BoolArray, FloatArray, Frame, IntArray, Series
-from agent.objectives import Limit
+from agent.objectives import BUILT_IN, Limit
 from agent.ports import Detector, GroupView, Knowing, Why
 from agent.topology import Topology
 from agent.traits import traits_of
@@ -589,11 +589,11 @@ class Monitor:
         return self.watches[source]
 
     def idle(self) -> list[Limit]:
-        """Return the limits whose signal is measured where they look, but nowhere with their labels."""
+        """Return the stated limits whose signal is measured where they look, but nowhere with their labels."""
         missed = {limit for watch in self.watches.values() for limit in watch.misses}
         if missed:
             missed -= {limit for watch in self.watches.values() for limit in watch.laid}
-        return [limit for limit in self.limits if limit in missed]
+        return [limit for limit in self.limits if limit in missed and limit not in BUILT_IN]
 
     def learning(self) -> dict[str, dict[str, float | bool | None]]:
         """Say per source since when it learns, from how many rows, and whether it knows enough."""

@@ -126,6 +126,10 @@ BUILT_IN: Final = (
     Limit("model.run_short", math.nan, 0.5, 0.0, ("model:*",), name="batch run short", harm=True),
     Limit("model.run_schema_wrong", math.nan, 0.5, 0.0, ("model:*",), name="batch run of another schema", harm=True),
     Limit("feature.contract_broken", math.nan, 0.5, 0.0, ("feature:*",), name="data contract", harm=True),
+    Limit(
+        "version.proven_worse", math.nan, 0.5, 0.0, ("version:*",),
+        (("how", "together"),), name="worse than the one beside it", note=True,
+    ),
     Limit("feature.drifted", math.nan, 0.5, 0.0, ("feature:*",), name="drift", note=True),
     Limit("replica.predictions_apart", math.nan, 0.5, 0.0, ("replica:*",), name="answers of its own", harm=True),
 )  # fmt: skip
@@ -133,7 +137,8 @@ BUILT_IN: Final = (
 
 A core that is busy is well used; a task that waits for one nearly all the time (pressure stall information) is a host
 that is full. Waiting for a disk has no limit: one copy makes it. What the tests of models find has passed evidence and
-size there, at the rate of false alarms that `models.quiet` states; inputs that drift and hurt nobody are a note.
+size there, at the rate of false alarms that `models.quiet` states; inputs that drift and hurt nobody are a note, as is
+a version that labels prove worse than the one that serves beside it (a shadow serves nobody).
 """
 
 

@@ -80,12 +80,14 @@ class Outbox:
         since = now - KEEP_S
         told: set[tuple[str, str]] = set()
         begun: dict[str, float] = {}
-        for entry in journal.read(("told",)):
+        # not all that was ever told: the first word of each way names no note, the rest is as young as what is owed
+        marks = list(journal.read(("told",), ""))
+        for entry in (*marks, *journal.read(("told",), since=since)):
             way = str(entry.body.get("by", ""))
             begun.setdefault(way, entry.ts)
             told.add((entry.subject, way))
-        for way in set(self._ways()) - set(begun):
-            self._record("told", "", {"by": way}, now)
+        for way in set(self._ways()) - {str(mark.body.get("by", "")) for mark in marks}:
+            self._record("told", "", {"by": way}, begun.get(way, now))
         self._begun = {*begun, *self._ways()}
         for entry in journal.read(("note", *news.KINDS), since=since):
             found = [unpack(Note, entry.body)] if entry.kind == "note" else self._news(entry)

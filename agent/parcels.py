@@ -56,7 +56,7 @@ def parts(batch: Bulk) -> Iterator[Bulk]:
         if isinstance(batch, LabelBatch):
             yield replace(batch, ts=batch.ts[part], ids=batch.ids[part], labels=batch.labels[part])
         else:
-            yield rows_at(batch, part)
+            yield rows_at(batch if not at else replace(batch, dropped=0), part)
 
 
 def rows_at(batch: PredictionBatch, at: slice | BoolArray) -> PredictionBatch:
@@ -113,7 +113,7 @@ def pack(said: Mapping[str, Any], batch: Bulk | None = None) -> bytes:
     meta: dict[str, Any] = {
         "of": "predictions", "model": batch.model, "version": batch.version, "variant": batch.variant,
         "ids": batch.ids if any(batch.ids) else None, "traces": batch.traces, "order": list(batch.features),
-        "numbers": numbers, "words": words, "classes": batch.classes,
+        "numbers": numbers, "words": words, "classes": batch.classes, "dropped": batch.dropped,
     }  # fmt: skip
     return checkpoint.write(_KIND, _VERSION, {"said": said, **meta}, arrays)
 
@@ -159,6 +159,7 @@ def _predictions_in(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> Predi
         tokens_out=arrays.get("tokens_out"),
         ttft_s=arrays.get("ttft_s"),
         finish=texts.get("end"),
+        dropped=int(meta["dropped"]),
     )
 
 

@@ -9,6 +9,7 @@ over live ticks and over recorded history. Time is `now`; nobody here looks at a
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -23,13 +24,26 @@ from agent.correlate import Correlator
 from agent.error_budget import PATIENCE_S, SOURCE, ErrorBudgets
 from agent.examples import Examples
 from agent.filling import when
-from agent.model import Anomaly, Cause, Change, Decision, Entity, Frame, Incident, IntArray, Run
+from agent.looks import Looks
+from agent.model import (
+    Anomaly,
+    Cause,
+    Change,
+    Decision,
+    Entity,
+    Frame,
+    Incident,
+    IntArray,
+    Run,
+    Series,
+)
 from agent.monitor import MakeDetector, Monitor
 from agent.objectives import aims_of, limits_of
 from agent.ports import Detector, GroupView, Note, Signal
 from agent.rca import Look
 from agent.scene import Scene
 from agent.trouble import Key, key_of
+from agent.turns import Turns
 from agent.world import World
 
 if TYPE_CHECKING:
@@ -42,6 +56,12 @@ if TYPE_CHECKING:
 
 _MOST_CHANGES: Final = 20
 """Suspects that an incident keeps, the nearest ones."""
+
+_ROUNDS: Final = 20_000.0
+"""What a tick may spend on rounds of matching and guard: about 20 ms of a core of 2020, of which"""
+_A_ROUND, _A_BOOK, _A_GUARD = 30.0, 30.0, 400.0
+"""a round, a playbook that is asked and one that fires take so much."""
+_MOST_USUAL: Final = 20_000
 
 Record = Callable[[str, str, dict[str, Any], float], None]
 """(kind, subject, body, ts): append to the journal and fold into memory."""
@@ -75,6 +95,11 @@ class Walk:
     memory: Memory
     record: Record
     holding: match.HoldingState
+    looks: Looks = field(default_factory=Looks)
+    rounds: Turns = field(
+        default_factory=lambda: Turns(_ROUNDS, 6 * _ROUNDS, _A_ROUND + 10 * _A_BOOK)
+    )
+    usual: dict[tuple[Series, float], float] = field(default_factory=dict)
     paused_file: bool = False
     journal_well: bool = True
     bugs: Callable[[str, Exception], None] | None = None
@@ -82,7 +107,7 @@ class Walk:
     alerts: Alerts = field(default_factory=Alerts)
     examples: Examples = field(default_factory=Examples)
     noticed: Changes = field(default_factory=Changes)
-    journalled: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    journalled: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = field(default_factory=dict)
     foretold: Callable[[float], list[Anomaly]] | None = None
     """What will be full soon: the alarms of `agent.forecasts` at a moment."""
     budgets: ErrorBudgets = field(default_factory=ErrorBudgets)
@@ -137,7 +162,7 @@ class Walk:
         """Return what expressions see for a target."""
         return Scene(
             self.world, target, read=self.history.read, cause=cause, since=since,
-            baseline_s=self.config.diagnose.baseline,
+            baseline_s=self.config.diagnose.baseline, usual=self.usual,
         )  # fmt: skip
 
 
@@ -215,42 +240,85 @@ def correlate(walk: Walk, moment: Moment) -> None:
 
 
 def explain(walk: Walk, moment: Moment) -> None:
-    """Diagnose incidents that have gathered evidence, and again while they go on."""
-    settings = walk.config.diagnose
-    for incident in list(walk.correlator.incidents.values()):
-        onset = min([incident.updated, *(a.onset for a in incident.anomalies if a.end is None)])
-        opened = max(incident.opened, onset) if incident.reopened else incident.opened
-        if moment.now - opened < settings.settle and incident.diagnosis is None:
-            continue
-        if incident.diagnosis is not None and (
-            walk.memory.live_runs_of(incident.id)
-            or not ongoing(incident, walk.correlator.unseen(incident.id))
-        ):
-            continue  # while a run acts, what moves is its doing; what is over has been explained
-        seen = look(walk, incident, moment.now)
-        diagnosis = rca.diagnose(seen)
-        if rca.same_answer(diagnosis, incident.diagnosis):
-            diagnosis = replace(
-                diagnosis, ts=incident.diagnosis.ts if incident.diagnosis else diagnosis.ts
-            )
-        updated = replace(
-            incident, diagnosis=diagnosis, traces=_traces(walk, incident),
-            changes=changes_of(incident, seen),
-        )  # fmt: skip
-        walk.correlator.put(updated)
-        if incident.id in moment.touched or not rca.same_answer(diagnosis, incident.diagnosis):
-            moment.touched[incident.id] = updated
+    """Diagnose incidents whose evidence is another one, and again while they go on, as far as a tick may go."""
+    looks, now = walk.looks, moment.now
+    incidents = walk.correlator.incidents
     held = {run.incident for run in walk.memory.live_runs()}
-    for incident in walk.correlator.join_causes(moment.now, held):
+    newest = walk.changes[-1] if walk.changes else None
+    wanted: dict[str, bool] = {}
+    urgent: set[str] = set()
+    for incident in incidents.values():
+        looks.heed(incident, newest, now)
+        if not looks.due(incident, now) or not _ready(walk, incident, held, now):
+            continue
+        wanted[incident.id] = incident.severity == "page"
+        if looks.urgent(incident):
+            urgent.add(incident.id)
+    turns = looks.turns.begin(wanted, urgent)
+    for id_ in wanted:
+        if id_ in turns:
+            _diagnose(walk, incidents[id_], moment)
+    for incident in walk.correlator.join_causes(now, held):
         moment.touched[incident.id] = incident
     for incident in moment.touched.values():
         _journal(walk, incident, moment)
+    looks.keep(incidents.keys())
+
+
+def _ready(walk: Walk, incident: Incident, held: Collection[str], now: float) -> bool:
+    """Tell whether an incident can be diagnosed: it has gathered evidence, or it goes on and no run works on it."""
+    if incident.diagnosis is not None:
+        # while a run acts, what moves is its doing; what is over has been explained
+        return incident.id not in held and ongoing(incident, walk.correlator.unseen(incident.id))
+    onset = min([incident.updated, *(a.onset for a in incident.anomalies if a.end is None)])
+    opened = max(incident.opened, onset) if incident.reopened else incident.opened
+    return now - opened >= walk.config.diagnose.settle
+
+
+def again(walk: Walk, incident: Incident, now: float) -> Incident:
+    """Return an incident with the diagnosis of this moment: a person's yes is to what is true now, too."""
+    unseen = walk.correlator.unseen(incident.id)
+    if not ongoing(incident, unseen) or not _stale(walk, incident, now):
+        return incident
+    moment = Moment(now, [], [])
+    updated = _diagnose(walk, incident, moment)
+    _journal(walk, updated, moment)
+    return updated
+
+
+def _diagnose(walk: Walk, incident: Incident, moment: Moment) -> Incident:
+    """Look at an incident as it is now; returns it with what was found."""
+    seen = look(walk, incident, moment.now)
+    diagnosis = rca.diagnose(seen)
+    same = rca.same_answer(diagnosis, incident.diagnosis)
+    if same and incident.diagnosis is not None:
+        diagnosis = replace(diagnosis, ts=incident.diagnosis.ts)
+    updated = replace(
+        incident, diagnosis=diagnosis, traces=_traces(walk, incident), changes=changes_of(incident, seen),
+    )  # fmt: skip
+    walk.correlator.put(updated)
+    walk.looks.looked(seen)
+    if incident.id in moment.touched or not same:
+        moment.touched[incident.id] = updated
+    return updated
 
 
 def decide(walk: Walk, moment: Moment) -> None:
     """Match playbooks, ask the guard, plan what is allowed; say what people must know."""
-    for incident in list(walk.correlator.incidents.values()):
-        decide_one(walk, incident, moment)
+    incidents = walk.correlator.incidents
+    ready = [i for i in incidents.values() if i.diagnosis is not None and ongoing(i)]
+    turns = walk.rounds.begin(
+        {i.id: walk.holding.keen(i.id) for i in ready},
+        {i.id for i in ready if walk.looks.fresh(i, moment.now)},
+    )
+    for incident in ready:
+        _page(walk, incident, moment)
+        if incident.id in turns:
+            _act(walk, incident, moment)
+    walk.rounds.keep(incidents.keys())
+    walk.holding.keep(incidents.keys())
+    if len(walk.usual) > _MOST_USUAL:
+        walk.usual.clear()
 
 
 def decide_one(walk: Walk, incident: Incident, moment: Moment) -> None:
@@ -274,7 +342,9 @@ def ongoing(incident: Incident, unseen: Collection[Key] = ()) -> bool:
     """
     if incident.state in {"mitigated", "resolved"}:
         return False
-    going = [a for a in incident.anomalies if a.end is None and key_of(a) not in unseen]
+    going = [
+        a for a in incident.anomalies if a.end is None and not (unseen and key_of(a) in unseen)
+    ]
     return any(a.road == "objective" for a in going) or (
         incident.severity == "note" and bool(going)
     )
@@ -287,6 +357,7 @@ def look(walk: Walk, incident: Incident, now: float) -> Look:
     found = Look(
         now, incident, walk.world, walk.history.read, settings.window, settings.baseline,
         settings.release_window, changes=(*walk.changes, *incident.changes),
+        pasts=walk.looks.pasts(incident),
     )  # fmt: skip
     group = found.group
     onset = found.onset
@@ -319,6 +390,13 @@ def _order(c: Change) -> tuple[Any, ...]:
 
 def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
     """Write an incident when a person would see a difference, not at each tick of an excursion."""
+    of = (
+        incident.turns, incident.severity, incident.changes, incident.also, incident.absorbed,
+        incident.more, incident.traces, incident.anomalies, incident.diagnosis,
+    )  # fmt: skip
+    before, last = walk.journalled.get(incident.id) or ((), ())
+    if before and all(map(operator.is_, of, before)) and not _nearness(incident, moment.now):
+        return
     top = incident.diagnosis.top if incident.diagnosis else None
     seen = (
         incident.turns[-1:], incident.severity, len(incident.changes), _roughly(len(incident.also)),
@@ -327,9 +405,9 @@ def _journal(walk: Walk, incident: Incident, moment: Moment) -> None:
         _nearness(incident, moment.now), len(incident.anomalies) // 5,
         top and (top.kind, top.entity, round(top.probability * 5)),
     )  # fmt: skip
-    if walk.journalled.get(incident.id) == seen:
+    walk.journalled[incident.id] = of, seen
+    if last == seen:
         return
-    walk.journalled[incident.id] = seen
     if incident.state == "resolved":
         del walk.journalled[incident.id]
     walk.record("incident", incident.id, pack(incident), moment.now)
@@ -375,14 +453,25 @@ def _act(walk: Walk, incident: Incident, moment: Moment) -> None:
         walk.library, incident, walk.world, walk.holding, moment.now,
         scene=lambda target, cause: walk.scene(target, cause, _onset(incident)), memory=walk.memory,
     )  # fmt: skip
+    walk.rounds.spend(incident.id, _A_ROUND + _A_GUARD * len(found) + walk.holding.asked * _A_BOOK)
+    before = len(moment.decisions)
     for playbook, target, scene in found:
         decision = guard.decide(
             playbook, target, incident, memory=walk.memory, world=walk.world, config=walk.config,
             now=moment.now, paused_file=walk.paused_file, journal_well=walk.journal_well,
             unseen=walk.correlator.unseen(incident.id),
         )  # fmt: skip
+        news = _news(walk, decision)
+        if news and _stale(walk, incident, moment.now):
+            # nothing is decided on what was true some ticks ago; without room it waits for the next tick
+            del moment.decisions[before:]
+            if walk.looks.turns.left > 0:
+                again = _diagnose(walk, incident, moment)
+                _journal(walk, again, moment)
+                _act(walk, again, moment)
+            return
         moment.decisions.append(decision)
-        if not _news(walk, decision):
+        if not news:
             continue
         walk.record("decision", f"{playbook.id}|{target.id}", pack(decision), moment.now)
         _call_people(walk, incident, playbook, decision, moment)
@@ -390,6 +479,11 @@ def _act(walk: Walk, incident: Incident, moment: Moment) -> None:
             plan = playbook.plan(target, incident, scene, decision.mode, moment.now)
             record_plan(walk.record, plan, moment.now)
             moment.plans.append(plan)
+
+
+def _stale(walk: Walk, incident: Incident, now: float) -> bool:
+    """Tell whether the diagnosis is of an earlier tick and would be another one now."""
+    return not walk.looks.fresh(incident, now) and not walk.memory.live_runs_of(incident.id)
 
 
 def _call_people(

@@ -84,6 +84,7 @@ class PredictionBatch:
     tags             name -> (n,) object of str, None = none
     tokens_in, tokens_out, ttft_s   (n,) of generators, NaN = not logged; None where no row has one
     finish           (n,) object of str: why a generator stopped; None where no row has one
+    dropped          rows that the sender could not log since it told the last time, by its own count
     """
 
     model: str
@@ -105,6 +106,7 @@ class PredictionBatch:
     tokens_out: FloatArray | None = None
     ttft_s: FloatArray | None = None
     finish: Any = None
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -713,7 +715,7 @@ class Judged:
     """What late labels and confidences say of one model version.
 
     changed    evidence and size of a changed relation together
-    evidence   log10 of the e-value by which it passes what is enough; below 0 it is not
+    evidence   log10 of the e-value of what is large enough, by which it passes what is enough; below 0 it does not
     expected   accuracy without labels, with 90 %; unknown says why there is none
     figures    name -> figure of all rows with 95 % bounds; gaps by (slicing, kind), slices by (slicing, value)
     """
@@ -761,6 +763,16 @@ class LabelledDrift(Protocol):
     are two classes, else None.
     """
 
+    @property
+    def restless(self) -> float:
+        """How much more than chance the loss wanders in ordinary life: a design effect, at least 1."""
+        ...
+
+    @property
+    def large(self) -> float:
+        """The error of a regression that a tenth of those of its reference exceed; NaN = not known."""
+        ...
+
     def fit(self, rows: LabelledRows, classes: int, positive: int | None) -> None:
         """Take rows of the reference, in the order in which they came; classes 0 = a regression."""
         ...
@@ -805,6 +817,35 @@ class ErrorDrift(Protocol):
     @property
     def evidence(self) -> float:
         """log10 of the e-value."""
+        ...
+
+    def dump(self) -> FloatArray:
+        """Return the state, a few numbers."""
+        ...
+
+    def load(self, state: FloatArray) -> None:
+        """Take what `dump` gave; raises Refused when it does not fit."""
+        ...
+
+
+class SuccessionDrift(Protocol):
+    """Sequential evidence that what took over errs more than what it took over from; valid however often one looks."""
+
+    alarm: float
+    """log10 of the evidence that is enough."""
+
+    def take(self, wrong: int, rows: int, before: tuple[float, float], effect: float) -> None:
+        """Count a batch of judged rows; before: errors and rows; effect: design effect, at least 1."""
+        ...
+
+    @property
+    def evidence(self) -> float:
+        """log10 of the e-value."""
+        ...
+
+    @property
+    def rise(self) -> float:
+        """How much larger the share of errors is than before; NaN = there are no rows."""
         ...
 
     def dump(self) -> FloatArray:

@@ -21,6 +21,7 @@ import numpy as np
 
 from agent.errors import Refused
 from agent.model import FloatArray
+from agent.vectors import is_vector
 
 Role = Literal[
     "id", "ts", "model", "version", "prediction", "probability", "label", "segment", "latency",
@@ -38,7 +39,9 @@ _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _TIMES: Final = {"ts", "timestamp", "time", "datetime", "date", "at", "when"}
 _KEYS: Final = {"id", "ids", "uuid", "guid", "key", "uid"}
 _PREDICTED: Final = {"pred", "preds", "prediction", "predictions", "predicted", "yhat", "forecast"}
-_SHARES: Final = {"proba", "prob", "probability", "confidence", "propensity"}
+_SHARES: Final = {
+    "proba", "prob", "probability", "probas", "probs", "probabilities", "confidence", "propensity",
+}  # fmt: skip
 _TRUE: Final = {"label", "labels", "target", "truth", "actual", "actuals", "outcome", "groundtruth"}
 _PARTS: Final = {"segment", "slice", "cohort", "variant", "arm", "group", "tenant", "experiment"}
 _INPUTS: Final = {"feature", "features", "feat", "input", "inputs"}
@@ -60,7 +63,7 @@ class Guess:
 class _Facts:
     """What the values of a column are.
 
-    kind      number, truth, text, time, nested, empty
+    kind      number, truth, text, time, vector, nested, empty
     distinct  how many differ, of `known` values out of `rows`
     low, high of numbers; NaN else
     whole     all numbers are whole
@@ -96,9 +99,9 @@ class _Facts:
         if self.kind == "number":
             what = "whole numbers" if self.whole else "numbers"
             return f"{what} {self.low:.4g} to {self.high:.4g}, {many}"
-        return {"truth": "true or false", "time": "times", "nested": "lists or objects"}.get(
-            self.kind, f"texts, {many}"
-        )
+        return {
+            "truth": "true or false", "time": "times", "nested": "lists or objects", "vector": "vectors of numbers",
+        }.get(self.kind, f"texts, {many}")  # fmt: skip
 
 
 def guess(columns: Mapping[str, Any], given: Mapping[str, str] | None = None) -> tuple[Guess, ...]:
@@ -192,6 +195,8 @@ def look(values: Any) -> Any:
         return _Facts("truth", rows, len(listed), len(set(listed)), 0.0, 1.0, whole=True)
     if all(isinstance(v, int | float) for v in listed):
         return _numbers(np.array(listed, dtype=np.float64), rows)
+    if all(map(is_vector, listed)):
+        return _Facts("vector", rows, len(listed), len(listed))
     if any(isinstance(v, list | tuple | dict | np.ndarray) for v in listed):
         return _Facts("nested", rows, len(listed), len(listed))
     texts = [str(v) for v in listed]
@@ -246,8 +251,12 @@ _Options = Iterator[tuple[Role, float, str]]
 def _useless(name: str, words: list[str], f: _Facts) -> _Options:
     if f.kind == "empty":
         yield "ignore", 0.9, "no value at all"
-    if f.kind == "nested":
-        yield "ignore", 0.9, "lists or objects"
+    if f.kind == "nested" or (f.kind == "vector" and set(words) & (_SHARES | _PREDICTED)):
+        yield (
+            "ignore",
+            0.99,
+            str(f),
+        )  # what the model said of each class, in one column, is not read
     index = not words or "index" in words or words[0] == "unnamed"
     if f.steps and index:
         yield "ignore", 0.95, "counts the rows"
@@ -321,7 +330,7 @@ def _inputs(name: str, words: list[str], f: _Facts) -> _Options:
         yield "feature", 0.97, f"named so: {f}"
     if _PARTS & set(words) and f.few:
         yield "segment", 0.85, f"named so, {f.distinct} of them"
-    if f.kind in {"number", "truth"}:
+    if f.kind in {"number", "truth", "vector"}:
         yield "feature", 0.5, str(f)
     elif f.kind in {"text", "time"}:
         yield "feature", 0.5 if f.few else 0.4, str(f)

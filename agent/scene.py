@@ -13,8 +13,8 @@ Several series of one signal (labels) give the worst one by the catalogue's `bet
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Reader = Callable[[Sequence[Series], float, float], tuple[FloatArray, FloatArray]]
 """`History.read` without its step: (series, from, to) -> ts (k,), values (k, n)."""
+Usual = MutableMapping[tuple[Series, float], float]
+"""(series, since) -> what was ordinary before: read once, as it is over. What is too short to say is not kept."""
+_ENOUGH_ROWS: Final = 5
 
 
 class Scene:
@@ -43,6 +46,7 @@ class Scene:
         since: float | None = None,
         baseline_s: float = 3600.0,
         signal: str | None = None,
+        usual: Usual | None = None,
     ) -> None:
         self.world = world
         self.target = target
@@ -53,6 +57,7 @@ class Scene:
         self._since = since
         self._baseline_s = baseline_s
         self._signal = signal
+        self._usual: Usual = {} if usual is None else usual
         self._known: dict[str, Any] = {}
         self._near: dict[str, Entity | None] = {}
 
@@ -61,6 +66,7 @@ class Scene:
         bound = Scene(
             self.world, self.target, read=self._read, cause=self._cause, facts=self._facts,
             steps=self._steps, since=self._since, baseline_s=self._baseline_s, signal=signal,
+            usual=self._usual,
         )  # fmt: skip
         bound._known, bound._near = self._known, self._near  # its own
         return bound
@@ -110,17 +116,16 @@ class Scene:
 
     def baseline(self, metric: str) -> float | None:
         """Return what was ordinary before `since`: the median over the baseline; None when too short."""
-        found = self.series(metric)
-        if self._read is None or self._since is None or not found:
+        found, since = self.series(metric), self._since
+        if self._read is None or since is None or not found:
             return None
-        _, rows = self._read(found, self._since - self._baseline_s, self._since)
-        enough = [
-            float(np.nanmedian(rows[:, j]))
-            if np.count_nonzero(~np.isnan(rows[:, j])) >= 5
-            else None
-            for j in range(rows.shape[1])
-        ]
-        return _worst(metric, enough)
+        unread = [s for s in found if (s, since) not in self._usual]
+        if unread:
+            _, rows = self._read(unread, since - self._baseline_s, since)
+            for j, one in enumerate(unread):
+                if np.count_nonzero(~np.isnan(rows[:, j])) >= _ENOUGH_ROWS:
+                    self._usual[one, since] = float(np.nanmedian(rows[:, j]))
+        return _worst(metric, [self._usual.get((s, since)) for s in found])
 
     def _peers(self, what: str) -> float | None:
         if self._signal is None or what not in {"median", "count"}:

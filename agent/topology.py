@@ -8,7 +8,8 @@ that agent.yaml takes away stay away, whoever tells them.
 
 A host ends a walk and never bridges it: two processes of one host are neighbours, not relatives. So does a GPU that
 two replicas share. Who calls whom is no kinship either: `upstream` follows calls, `around` does not.
-Cost: O(1) a sighting, O(what can fade) a `fade`; a walk touches one component.
+Cost: O(1) a sighting, O(what can fade) a `fade`; a walk touches one component. What `edges`, `nearest` and `group` have
+found is kept until the graph is another one.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class Topology:
         self._faded = -math.inf
         self.revision = 0
         """Rises whenever entities, attributes or edges are others than before."""
+        self._asked_at = 0
+        self._edges_of: dict[Entity, list[Edge]] = {}
+        self._nearest_of: dict[tuple[Entity, str], Entity | None] = {}
+        self._group_of: dict[Entity, Entity] = {}
 
     # ---- learning
 
@@ -214,9 +219,21 @@ class Topology:
         return sorted(self._words.get(of, {}).values(), key=lambda w: w.source)
 
     def edges(self, entity: Entity) -> list[Edge]:
-        """Return the edges that touch an entity, in both directions."""
-        found = self._edges.get(entity, ())
-        return sorted((e for e in found if e not in self._unseen), key=_by_kind)
+        """Return the edges that touch an entity, in both directions; do not change the list."""
+        self._same_graph()
+        found = self._edges_of.get(entity)
+        if found is None:
+            some = (e for e in self._edges.get(entity, ()) if e not in self._unseen)
+            found = self._edges_of[entity] = sorted(some, key=_by_kind)
+        return found
+
+    def _same_graph(self) -> None:
+        """Forget what was asked of a graph that is another one by now."""
+        if self._asked_at != self.revision:
+            self._asked_at = self.revision
+            self._edges_of.clear()
+            self._nearest_of.clear()
+            self._group_of.clear()
 
     def all_edges(self) -> list[Edge]:
         """Return every edge once, sorted."""
@@ -263,10 +280,12 @@ class Topology:
 
     def nearest(self, entity: Entity, kind: str) -> Entity | None:
         """Return the entity itself or the closest relative of that kind; None when there is none."""
-        for other, _ in self.around(entity):
-            if other.kind == kind:
-                return other
-        return None
+        self._same_graph()
+        key = (entity, kind)
+        if key not in self._nearest_of:
+            near = (other for other, _ in self.around(entity) if other.kind == kind)
+            self._nearest_of[key] = next(near, None)
+        return self._nearest_of[key]
 
     def related(self, entity: Entity, kind: str) -> list[Entity]:
         """Return all relatives of a kind, nearest first."""
@@ -291,11 +310,12 @@ class Topology:
         """
         if entity.kind in {"source", "host"}:
             return entity
-        for kind in ("service", "model", "host"):
-            found = self.nearest(entity, kind)
-            if found is not None:
-                return found
-        return entity
+        self._same_graph()
+        group = self._group_of.get(entity)
+        if group is None:
+            near = (self.nearest(entity, kind) for kind in ("service", "model", "host"))
+            group = self._group_of[entity] = next((e for e in near if e is not None), entity)
+        return group
 
 
 def _by_kind(edge: Edge) -> tuple[str, Entity, Entity]:

@@ -14,8 +14,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 
 from agent.config import WatchModels
-from agent.models.tenures import LEARN_ROWS
-from agent.models.watch import LEARN_LABELS
+from agent.models.truth import LEARN_LABELS
 from agent.ports import LabelBatch, PredictionBatch
 from agent.roles import LOOK_ROWS, Guess, Role, guess
 
@@ -23,6 +22,7 @@ _OFTEN: Final = 0.5
 """Of the rows; what fewer have is not counted on."""
 _DAY_H: Final = 24.0
 _RELATION_ROWS: Final = 200
+_ESTIMATE_ROWS: Final = 1000
 _SLICED: Final = range(2, 9)
 """Values of a text that is looked at value by value."""
 
@@ -153,7 +153,7 @@ class _Seen:
         if self._given:
             return "against the rows of `models.reference`"
         if self._reference is None:
-            return self._rows("a reference, or the first {} rows", LEARN_ROWS)
+            return self._rows("a reference, or the first {} rows", self._config.first_rows)
         known = set(self._reference.get("features", {}))
         said = f"against the reference of {self._reference.get('rows', 0):,} rows"
         gone, new = sorted(known - self._features), sorted(self._features - known)
@@ -169,7 +169,8 @@ class _Seen:
         if self._reference is not None:
             return "! rows as a reference (`models.reference`): shares of single columns tell nothing of pairs"
         return self._rows(
-            "rows as a reference (`models.reference`), or the first {} rows", LEARN_ROWS
+            "rows as a reference (`models.reference`), or the first {} rows",
+            self._config.first_rows,
         )
 
     def _rhythm(self) -> str:
@@ -189,7 +190,7 @@ class _Seen:
         if self._share(lambda b: np.isfinite(b.proba)) < _OFTEN:
             return "! `proba` in the rows"
         return self._labelled(
-            "labels in the rows of the reference (`models.reference`), or", LEARN_ROWS
+            "labels in the rows of the reference (`models.reference`), or", _ESTIMATE_ROWS
         )
 
     def _figures(self) -> str:
@@ -251,7 +252,9 @@ class _Seen:
         if self._given:
             return "against the rows of `models.reference`"
         if self._reference is None or not self._reference.get("classes"):
-            return self._rows("a reference with classes, or the first {} rows", LEARN_ROWS)
+            return self._rows(
+                "a reference with classes, or the first {} rows", self._config.first_rows
+            )
         return f"against {len(self._reference['classes'])} classes of the reference"
 
     def _rows(self, what: str, most: int) -> str:

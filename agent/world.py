@@ -35,12 +35,14 @@ class World:
 
     patience   source -> seconds after which its values are stale; set by the collector (3 intervals and a bit)
     trusts     source -> how far its words go: the agent's own eyes are `local`
+    revision   rises whenever series come or go
     """
 
     topology: Topology = field(default_factory=Topology)
     now: float = 0.0
     patience: dict[str, float] = field(default_factory=dict)
     trusts: dict[str, Trust] = field(default_factory=dict)
+    revision: int = 0
     _tables: dict[str, _Table] = field(default_factory=dict)
     _where: dict[Series, str] = field(default_factory=dict)
     _of_metric: dict[str, dict[Entity, list[Series]]] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class World:
         self.now = max(self.now, frame.ts)
 
     def _rebuild(self, frame: Frame, old: _Table | None) -> _Table:
+        self.revision += 1
         n = len(frame.series)
         table = _Table(
             frame.series,
@@ -87,6 +90,7 @@ class World:
         """Forget a source that was taken out of config, and what only it told of the graph."""
         self.topology.drop(source)
         if self._tables.pop(source, None) is not None:
+            self.revision += 1
             self._where = {s: src for src, t in self._tables.items() for s in t.series}
             self._of_metric = {}
             for series in self._where:

@@ -22,6 +22,7 @@ from connectors import haproxy as haproxy
 from connectors import heartbeat as heartbeat
 from connectors import host as host
 from connectors import http_calls as http_calls
+from connectors import kubernetes as kubernetes
 from connectors import machine as machine
 from connectors import mail as mail
 from connectors import mlflow as mlflow

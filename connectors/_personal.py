@@ -14,16 +14,31 @@ import secrets
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import Field
 
 from agent.errors import Refused
 from agent.secret import secret
+from agent.units import Model
 
 _KEY_BYTES: Final = 32
 _DIGEST_BYTES: Final = 8
 _MOST_NAMES: Final = 10_000
 
 Fate = Literal["keep", "drop", "hash"]
+
+
+class Settings(Model):
+    """What of the rows is nobody's business: part of the Config of whoever reads rows."""
+
+    drop: list[str] = []
+    """Features and tags that are left out before anything sees them; `*` is a glob."""
+    hash: list[str] = []
+    """Features and tags of which only a keyed hash of the value goes on; `*` is a glob."""
+    hash_key: Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")] = ""
+    """Key of the hashes, `env:NAME` or `file:/PATH`, where several hosts must agree; default: one of our own."""
 
 
 class Personal:
@@ -42,6 +57,12 @@ class Personal:
         self._key = b""
         self._fates: dict[str, Fate] = {}
 
+    @classmethod
+    def of(cls, config: Settings, name: str, state: Path | None) -> Personal:
+        """Return what a connector of this name does; the key that it makes lies in the state folder."""
+        kept = state / "feeds" / f"{name}.key" if state is not None else None
+        return cls(config.drop, config.hash, lambda: key_of(config.hash_key, kept))
+
     def fate(self, name: str) -> Fate:
         """Say what becomes of a column."""
         known = self._fates.get(name)
@@ -55,6 +76,16 @@ class Personal:
         if any(fnmatchcase(name, glob) for glob in self._drop):
             return "drop"
         return "hash" if any(fnmatchcase(name, glob) for glob in self._hash) else "keep"
+
+    def column(self, texts: Sequence[str | None]) -> Any:
+        """Return what stands for the values of a column (n,), None = missing."""
+        known: dict[str | None, str | None] = {None: None}
+        for text in texts:
+            if text is not None and text not in known:
+                known[text] = self.hashed(text)
+        out = np.empty(len(texts), dtype=object)
+        out[:] = [known[text] for text in texts]
+        return out
 
     def hashed(self, text: str) -> str:
         """Return 16 hexadecimal digits that stand for a value."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from agent.errors import Refused
 from agent.ports import Bulk, LabelBatch, PredictionBatch
+from agent.vectors import spread
 from connectors._personal import Personal
 
 MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -163,6 +164,7 @@ class Rows:
         self._personal = personal or Personal()
         self._groups: dict[tuple[str, str, str], _Group] = {}
         self._labels: dict[str, tuple[list[float], list[str], list[Any]]] = {}
+        self._dropped: dict[str, int] = {}
         self.bad = 0
         self.reasons: list[str] = []
         """Why records were refused, of the first MOST_REASONS."""
@@ -197,6 +199,7 @@ class Rows:
             label = _answer(label, self._task, "label")
         elif features is None and "pred" not in record:
             raise ValueError("neither a prediction (`features`, `pred`) nor a label (`label`)")
+        dropped = _count(record.get("dropped", 0), "dropped")
         if features is not None or "pred" in record:
             self._predicted(record, name, ts, id_, {} if features is None else features)
         if label is not None:
@@ -204,6 +207,8 @@ class Rows:
             kept[0].append(ts)
             kept[1].append(id_)
             kept[2].append(label)
+        if dropped > 0:  # told with any record; the next rows of the model take it along
+            self._dropped[name] = self._dropped.get(name, 0) + int(dropped)
 
     def _predicted(
         self, record: Mapping[str, Any], model: str, ts: float, id_: str, features: Any
@@ -269,6 +274,7 @@ class Rows:
                     tokens_out=_few(group.records, "tokens_out"),
                     ttft_s=_few(group.records, "ttft_ms"),
                     finish=_texts(group.records, "finish_reason"),
+                    dropped=self._dropped.pop(model, 0),
                 )
             )
         for model, (ts, ids, labels) in self._labels.items():
@@ -276,7 +282,10 @@ class Rows:
         return out
 
     def _columns(self, group: _Group) -> dict[str, Any]:
-        """Return name -> (n,) float64 with NaN for missing, or (n,) object of str with None where one is a text."""
+        """Return name -> (n,) float64 with NaN for missing, or (n,) object of str with None where one is a text.
+
+        A vector is told by some numbers of its own names (`agent.vectors`).
+        """
         out: dict[str, Any] = {}
         for name in group.names:
             fate = self._personal.fate(name)
@@ -287,16 +296,16 @@ class Rows:
             if fate == "keep" and _NUMBERS.issuperset(map(type, column)):
                 out[name[:MOST_TEXT]] = _floats(column)
                 continue
+            if fate == "keep" and any(type(value) is list for value in column):
+                vectors = spread(name[:MOST_TEXT], column)
+                if vectors:
+                    out |= vectors
+                    continue
             texts = [_as_text(value) for value in column]
-            out[name[:MOST_TEXT]] = self._hashed(texts) if fate == "hash" else _objects(texts)
+            out[name[:MOST_TEXT]] = (
+                self._personal.column(texts) if fate == "hash" else _objects(texts)
+            )
         return out
-
-    def _hashed(self, texts: Sequence[str | None]) -> Any:
-        known: dict[str | None, str | None] = {None: None}
-        for text in texts:
-            if text is not None and text not in known:
-                known[text] = self._personal.hashed(text)
-        return _objects([known[text] for text in texts])
 
     def _tags(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         tags = [record.get("tags") or {} for record in records]
@@ -306,7 +315,9 @@ class Rows:
             fate = self._personal.fate(name)
             texts = [_as_text(one.get(name)) for one in tags] if fate != "drop" else []
             if texts:
-                out[name[:MOST_TEXT]] = self._hashed(texts) if fate == "hash" else _objects(texts)
+                out[name[:MOST_TEXT]] = (
+                    self._personal.column(texts) if fate == "hash" else _objects(texts)
+                )
         return out
 
 

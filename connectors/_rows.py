@@ -20,6 +20,8 @@ import numpy as np
 from agent.model import FloatArray
 from agent.ports import LabelBatch, PredictionBatch
 from agent.roles import Guess, epoch_unit
+from agent.vectors import spread
+from connectors._personal import Personal
 
 Task = Literal["auto", "classification", "regression"]
 Columns = Mapping[str, Any]
@@ -78,7 +80,10 @@ class Form:
 class Rows:
     """Makes batches of chunks of columns; `bad` counts rows that cannot be taken."""
 
-    def __init__(self, form: Form, model: str, version: str) -> None:
+    def __init__(
+        self, form: Form, model: str, version: str, personal: Personal | None = None
+    ) -> None:
+        self._personal = personal or Personal()
         self.form = form
         self.model = model
         self.version = version
@@ -98,10 +103,14 @@ class Rows:
             "ts": self._times(columns, n, ts), "ids": self._ids(columns, n), "pred": pred, "proba": proba,
             "latency_s": self._latency(columns, n), "status": self._status(columns, n),
         }  # fmt: skip
-        features = {
-            name.removeprefix("features."): _feature(columns[name]) for name in form.of("feature")
-        }
-        tags = {name: texts(columns[name]) for name in form.of("segment")}
+        features: dict[str, Any] = {}
+        for column in form.of("feature"):
+            features |= self._feature(column.removeprefix("features."), columns[column])
+        tags: dict[str, Any] = {}
+        for name in form.of("segment"):
+            if (fate := self._personal.fate(name)) != "drop":
+                said = texts(columns[name])
+                tags[name] = self._personal.column(said.tolist()) if fate == "hash" else said
         out = []
         for model, version, at in self._groups(columns, n):
             part: dict[str, Any] = {
@@ -144,6 +153,15 @@ class Rows:
         return [None if math.isnan(v) else v for v in _floats(columns[name]).tolist()]
 
     # ---- single roles
+
+    def _feature(self, name: str, values: Any) -> dict[str, Any]:
+        """Return what stands for a feature: nothing, hashes, the numbers of a vector, or its values."""
+        fate = self._personal.fate(name)
+        if fate == "drop":
+            return {}
+        if fate == "hash":
+            return {name: self._personal.column(texts(values).tolist())}
+        return _vectors(name, values) or {name: _feature(values)}
 
     def _groups(self, columns: Columns, n: int) -> list[tuple[str, str, Any]]:
         """Return model, version and positions of the rows of each; the others have no name that can be one."""
@@ -297,6 +315,11 @@ def _objects(values: list[Any]) -> Any:
 def texts(values: Any) -> Any:
     """Return values as objects of text, None for missing."""
     return _objects(_classes(values))
+
+
+def _vectors(name: str, values: Any) -> dict[str, FloatArray]:
+    array = np.asarray(values)
+    return spread(name, array.tolist()) if array.dtype.kind == "O" else {}
 
 
 def _feature(values: Any) -> Any:

@@ -31,9 +31,10 @@ from agent.ports import Arrival, PredictionBatch
 from agent.reference import Maker, read_json
 from agent.registry import connector
 from agent.roles import Guess, Role
-from agent.units import Duration, Model, Ratio, say_duration
+from agent.units import Duration, Ratio, say_duration
 from connectors._aside import Aside
 from connectors._kept import Kept
+from connectors._personal import Personal, Settings
 from connectors._rows import Form, Rows, Task, texts
 from connectors._runs import lateness, rhythm, usual_rows
 from connectors._tables import SUFFIXES, Damaged, Table, open_table
@@ -109,7 +110,7 @@ class BatchScoring:
     and left. Cost: 2 to 16 us a row of 20 columns, in a thread; pyarrow takes up to 100 MB.
     """
 
-    class Config(Model):
+    class Config(Settings):
         """Which files, and when they should come."""
 
         path: Path
@@ -149,6 +150,7 @@ class BatchScoring:
             self._cron = Cron(config.schedule, zone) if config.schedule else None
         except (ValueError, KeyError) as wrong:
             raise Refused(f"{name}: timezone {config.timezone!r}: {wrong}") from None
+        self._personal = Personal.of(config, name, state)
         self._aside = Aside(limit_s=_PATIENCE_S)
         model = Entity("model", config.model)
         self._series = tuple(Series(metric, model, (("run", name),)) for metric in _METRICS)
@@ -320,7 +322,8 @@ class BatchScoring:
             for part in run.parts:
                 with open_table(part) as table:
                     wrong = wrong or self._wrong_with(table)
-                    made = Rows(self._formed(table), self.config.model, self.config.version)
+                    form = self._formed(table)
+                    made = Rows(form, self.config.model, self.config.version, self._personal)
                     if table.rows is not None and rows + table.rows <= skip:
                         rows += table.rows
                         continue
@@ -414,6 +417,7 @@ class BatchScoring:
                     self.config.model,
                     self.config.version,
                     self.config.task,
+                    personal=self._personal,
                 ):
                     maker.take(batch, truth)
                 self._reference = maker.made()
@@ -486,7 +490,13 @@ class BatchScoring:
 
 
 def rows_of(
-    path: Path, columns: Mapping[str, str], model: str, version: str, task: Task
+    path: Path,
+    columns: Mapping[str, str],
+    model: str,
+    version: str,
+    task: Task,
+    *,
+    personal: Personal | None = None,
 ) -> Iterator[tuple[PredictionBatch, list[Any]]]:
     """Yield the rows of one file as batches of one model and version, with their truth."""
     with open_table(path) as table:
@@ -495,7 +505,7 @@ def rows_of(
             g if g.role not in {"model", "version"} else Guess(g.column, "ignore", g.reason, 1.0)
             for g in roles.guess(head, columns)
         ]
-        rows = Rows(Form.find(guesses, head, task), model, version)
+        rows = Rows(Form.find(guesses, head, task), model, version, personal)
         for part in table.chunks(0, 10_000):
             for batch in rows.batches(part, 0.0, alone=True):
                 yield batch, rows.truth(part)

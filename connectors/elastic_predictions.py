@@ -23,9 +23,10 @@ from agent.ports import Arrival
 from agent.registry import connector
 from agent.roles import Guess, Role
 from agent.secret import secret
-from agent.units import Duration, Model
+from agent.units import Duration
 from connectors._aside import Aside
 from connectors._kept import Kept
+from connectors._personal import Personal, Settings
 from connectors._rows import Form, Rows, Task
 from connectors._tables import columns_of, flat
 from connectors.http import checked_url
@@ -55,7 +56,7 @@ class ElasticPredictions:
     protocol, not yet against a real cluster.
     """
 
-    class Config(Model):
+    class Config(Settings):
         """Which index, and who we are there."""
 
         url: Annotated[str, AfterValidator(checked_url)]
@@ -91,6 +92,7 @@ class ElasticPredictions:
     def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
         self.name = name
         self.config = config
+        self._personal = Personal.of(config, name, state)
         self._aside = Aside(limit_s=_PATIENCE_S)
         self._kept = Kept(state / "feeds" / f"{name}.json" if state is not None else None)
         self._client: Any = None
@@ -266,7 +268,7 @@ class ElasticPredictions:
         for name in form.roles:
             if name not in columns:
                 columns[name] = columns_of([{name: None}] * len(records))[name]
-        rows = Rows(form, self.config.model, self.config.version)
+        rows = Rows(form, self.config.model, self.config.version, self._personal)
         now = time.time()
         out: list[Arrival] = [*rows.batches(columns, now), *rows.labels(columns, now)]
         if rows.bad:

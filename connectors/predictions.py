@@ -33,10 +33,10 @@ from pydantic import Field
 from agent.errors import BadRecords, Refused, Unavailable
 from agent.ports import Arrival, Inlet, LabelBatch, PredictionBatch, Pushed, Taken
 from agent.registry import connector
-from agent.units import Bytes, Duration, Model
+from agent.units import Bytes, Duration
 from connectors import _cloudevents, _otlp, _sketches
 from connectors._aside import Aside
-from connectors._personal import Personal, key_of
+from connectors._personal import Personal, Settings
 from connectors._records import Reader, Rows, Task, records_of
 from connectors._tail import Position, Tail, unpack
 
@@ -65,7 +65,7 @@ class Predictions:
     Cost: about 10 us a row of eight features (one core, in a thread), in reads of at most `max_rows_per_read`.
     """
 
-    class Config(Model):
+    class Config(Settings):
         """Where the records come from."""
 
         path: Path | None = None
@@ -81,20 +81,13 @@ class Predictions:
         """How far before its end a log is begun that we see for the first time."""
         again: Duration = 330.0
         """How far to go back after a kill: a little more than the time between checkpoints."""
-        drop: list[str] = []
-        """Features and tags that are left out before anything sees them; `*` is a glob."""
-        hash: list[str] = []
-        """Features and tags of which only a keyed hash of the value goes on; `*` is a glob."""
-        hash_key: Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")] = ""
-        """Key of the hashes, `env:NAME` or `file:/PATH`, where several hosts must agree; default: one of our own."""
 
     interval_s = 1.0
 
     def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
         self.name = name
         self.config = config
-        kept = state / "feeds" / f"{name}.key" if state is not None else None
-        self._personal = Personal(config.drop, config.hash, lambda: key_of(config.hash_key, kept))
+        self._personal = Personal.of(config, name, state)
         self._reader = Reader(config.model, config.task, self._personal)
         self._pairs = _cloudevents.Pairs()
         self._aside = Aside(limit_s=_PATIENCE_S)

@@ -235,6 +235,7 @@ NO_SOURCE = {
     "haproxy": "only abilities: tests/live/test_haproxy.py",
     "heartbeat": "it only tells that we live: tests/connectors/test_heartbeat.py",
     "http_calls": "only an ability: tests/connectors/test_http_calls.py",
+    "kubernetes": "only abilities: tests/connectors/test_kubernetes.py",
     "machine": "only an ability: tests/connectors/test_machine.py",
     "mail": "it only tells people: tests/connectors/test_mail.py",
     "old_files": "only an ability: tests/connectors/test_old_files.py",

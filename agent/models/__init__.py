@@ -4,6 +4,8 @@ watch      what comes in and what goes out: the one door of this package
 made       what a version is held against, made of rows, here or in the worker process
 held       rows that wait while it is made
 state      what is kept of a model, its versions and its tenures, in arrays of fixed size
+rows       rows are counted, and wait for their labels
+truth      labels find their rows, and speak
 labels     whether labels come as they used to, and can be true
 replicas   which replica answers otherwise than its peers
 numbers    accuracy, traffic, coverage ... out of that state

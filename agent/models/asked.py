@@ -13,6 +13,7 @@ from agent.errors import Refused
 from agent.models import reasons, sketched
 from agent.models.facts import Compared
 from agent.models.state import ModelState, VersionState
+from agent.vectors import spread_record
 
 
 class Asked:
@@ -43,7 +44,7 @@ class Asked:
     def explain(self, model: str, version: str, record: Mapping[str, Any]) -> reasons.Explained:
         """Say what drove the answer of a version (default: the one in use) to a record, name -> value."""
         found = self._model(model)
-        return reasons.explain(found, self._version(found, version), record)
+        return reasons.explain(found, self._version(found, version), spread_record(record))
 
     def _model(self, name: str) -> ModelState:
         model = self._models.get(name)
@@ -54,7 +55,7 @@ class Asked:
 
     @staticmethod
     def _version(model: ModelState, name: str) -> VersionState:
-        current = model.tenures.get(model.current) if model.current is not None else None
+        current = model.tenure_in_use
         if not name and "" not in model.versions and current is not None:
             name = current.version
         version = model.versions.get(name)

@@ -89,8 +89,8 @@ def look(model: ModelState, numbers: Numbers, now: float) -> None:
                 version.outputs.judge(now)
     model.versus.flush()
     if now >= model.parts_due:
-        current = model.tenures.get(model.current) if model.current is not None else None
-        version = model.versions.get(current.version) if current is not None else None
+        current = model.tenure_in_use
+        version = model.version_in_use
         lost = current is not None and (current.lost or current.worse)
         lost = lost or (version is not None and version.judged.changed)
         model.parts = reasons.of_loss(version, current, numbers) if lost else None

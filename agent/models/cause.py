@@ -95,9 +95,11 @@ def _contract(facts: ModelFacts) -> list[Blame]:
 def _released(facts: ModelFacts, now: float, release_s: float) -> str:
     """Say which release there was shortly before, "" for none."""
     current = facts.current
-    if current is None or not facts.previous or now - current.since > release_s:
+    if current is None or now - current.since > release_s:
         return ""
-    before = facts.previous[0].version
+    # the one that it is worse than may not have left yet
+    others = [v for v in facts.serving if v != current.version and facts.worse_than_previous]
+    before = (others or [v.version for v in facts.previous[:1]] or [current.version])[0]
     if before == current.version:
         return ""
     ago = say_duration(now - current.since)
@@ -142,4 +144,5 @@ def _relation(facts: ModelFacts) -> Blame:
 
 
 def _evidence(facts: ModelFacts) -> float:
-    return max(facts.judged.evidence, 0.0 if facts.worse_than_previous else -math.inf)
+    proven = facts.worse_than_previous or facts.judged.changed
+    return max(facts.judged.evidence, 0.0 if proven else -math.inf)

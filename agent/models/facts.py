@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ class Compared:
         a, b = self.a or "without a name", self.b or "without a name"
         if not self.pairs:
             return f"version {b} can not be compared with {a} yet: there are no labels of both"
-        size = f"difference {self.difference:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+        size = size_of(self.difference, self.low, self.high)
         rows = f"{self.rows_b} rows against {self.rows_a}"
         rows += {"paired": ", the same requests", "apart": ", one after the other"}.get(
             self.how, ""
@@ -82,6 +83,11 @@ class Compared:
         what = {"worse": "is worse than", "better": "is better than", "alike": "is as good as"}
         odds = getattr(self, self.verdict)
         return f"version {b} {what[self.verdict]} {a}: log10 odds {odds:.1f}, {size}, {rows}"
+
+
+def size_of(difference: float, low: float, high: float) -> str:
+    """Say how large a difference of losses is."""
+    return f"difference {difference:+.3g} [{low:+.3g}, {high:+.3g}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,7 @@ class ModelFacts:
     compared         versions and variants against each other
     parts            what the change of its loss is made of; None = its reference has no labelled rows, or nothing came
     preparing        versions whose reference is being made; held_rows: rows that wait for it, they are counted then
+    lost             share of predictions that their sender could not log, by its own count
     """
 
     model: str
@@ -146,3 +153,4 @@ class ModelFacts:
     parts: LossParts | None = None
     preparing: tuple[str, ...] = ()
     held_rows: int = 0
+    lost: float = math.nan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -87,15 +87,13 @@ def _series(model: str, metric: str, labels: Labels) -> Series:
 
 def drift_of(model: ModelState) -> FeatureDrift | None:
     """Return the features of the version in use."""
-    current = model.tenures.get(model.current) if model.current is not None else None
-    version = model.versions.get(current.version) if current is not None else None
+    version = model.version_in_use
     return version.drift if version is not None else None
 
 
 def judged(model: ModelState) -> Judged:
     """Return what labels say of the version in use."""
-    current = model.tenures.get(model.current) if model.current is not None else None
-    version = model.versions.get(current.version) if current is not None else None
+    version = model.version_in_use
     return version.judged if version is not None else Judged.nothing()
 
 
@@ -116,31 +114,42 @@ def more_of(
     expected = numbers.loss_expected(model, now)
     if expected is not None:
         values["model.loss_expected", ()] = float(expected)
+    lost = numbers.lost(model, now)
+    if (
+        lost > 0 or ("model.predictions_lost_ratio", ()) in model.shown
+    ):  # most senders lose none, ever
+        values["model.predictions_lost_ratio", ()] = lost
     if not math.isinf(model.labels_seen):
         values["model.labels_late", ()] = float(model.coming.late)
         values["model.labels_wrong", ()] = float(bool(model.labels_wrong))
     for name, band in found.figures.items():
         values[_FIGURES[name], ()] = band.value
     for (group, kind), band in found.gaps.items():
-        values["model.fairness_gap_ratio", (("group", group), ("kind", kind))] = band.value
+        whose = (("group", group), ("kind", kind))
+        values["model.fairness_gap_ratio", whose] = band.value
+        values["model.fairness_gap_low_ratio", whose] = band.low
     if not model.regression:
         for (name, value), band in found.slices.items():
             values["model.slice_accuracy_ratio", (("slice", name), ("value", value))] = band.value
     model.shown |= dict.fromkeys(values)
-    alive = {t.version for t in model.tenures.values()} | {
-        a.version for a in model.versus.arms.values()
-    }
-    for metric, labels in list(model.shown):  # versions come and go for years
-        if metric.startswith("version.") and labels[0][1] not in alive:
-            del model.shown[metric, labels]
+    _forget(model, values)
     keys = tuple(sorted(model.shown))
     return keys, np.array([values.get(key, math.nan) for key in keys])
 
 
+def _forget(model: ModelState, values: Mapping[tuple[str, Labels], float]) -> None:
+    """Let go of versions, which come and go for years, and of comparisons that are over: what they found ends so."""
+    alive = {t.version for t in model.tenures.values()}
+    alive |= {arm.version for arm in model.versus.arms.values()}
+    for metric, labels in [key for key in model.shown if key[0].startswith("version.")]:
+        over = "against" in dict(labels) and (metric, labels) not in values
+        if over or labels[0][1] not in alive:
+            del model.shown[metric, labels]
+
+
 def outputs_of(model: ModelState) -> tuple[FeatureState, ...]:
     """Return how what the version in use says stands against its reference."""
-    current = model.tenures.get(model.current) if model.current is not None else None
-    version = model.versions.get(current.version) if current is not None else None
+    version = model.version_in_use
     return version.outputs.states if version is not None else ()
 
 
@@ -198,8 +207,8 @@ def _of_parts(parts: LossParts | None) -> dict[tuple[str, Labels], float]:
 def model_row(model: ModelState, numbers: Numbers, now: float) -> FloatArray:
     """Return the signals of a model, in the order of the table."""
     serving = model.serving()
-    current = model.tenures.get(model.current) if model.current is not None else None
-    version = model.versions.get(current.version) if current is not None else None
+    current = model.tenure_in_use
+    version = model.version_in_use
     labelled, accuracy, low, high = numbers.accuracy(serving)
     recent = numbers.recent(serving)
     if now - model.labels_seen > numbers.config.window:
@@ -281,17 +290,17 @@ def _see_features(model: ModelState, drift: FeatureDrift | None) -> list[Sightin
 
 def learning(model: ModelState) -> bool:
     """Tell whether something has no reference yet."""
-    current = model.tenures.get(model.current) if model.current is not None else None
-    version = model.versions.get(current.version) if current is not None else None
+    version = model.version_in_use
     return version is None or not version.drift.names or math.isnan(version.accuracy)
 
 
 def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
     """Return what is known about a model at `now`."""
     serving = model.serving()
-    current = model.tenures.get(model.current) if model.current is not None else None
-    version = model.versions.get(current.version) if current is not None else None
-    row = dict(zip(_MODEL, model_row(model, numbers, now).tolist(), strict=True))
+    current = model.tenure_in_use
+    version = model.version_in_use
+    known = model.row if len(model.row) else model_row(model, numbers, now)
+    row = dict(zip(_MODEL, known.tolist(), strict=True))
     lost, worse = numbers.states(model, now)
     states = version.drift.states() if version is not None else ()
     usual = (
@@ -338,6 +347,7 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         judged=judged(model),
         learning=learning(model),
         rejected_rows=model.rejected,
+        lost=numbers.lost(model, now),
         outputs=outputs_of(model),
         compared=model.versus.told(now),
         parts=model.parts,

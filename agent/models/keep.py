@@ -21,7 +21,7 @@ from agent.models.replicas import Replicas
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
 from agent.ports import FeatureDrift, LabelledDrift
 
-_VERSION: Final = 3
+_VERSION: Final = 4
 _JOIN: Final = (*(ROW.names or ()), "sizes")
 _TENURE: Final = (
     "numbers",    "number", "version", "since", "last", "until", "serving", "rows_total", "lost", "lost_since",
@@ -132,7 +132,7 @@ def _load_model(
     model.positive = None if said["positive"] is None else int(said["positive"])
     model.classes = {str(word): i for i, word in enumerate(said["classes"])}
     model.first, model.rows_seen, model.labels_seen = map(float, arrays[f"{at}times"])
-    model.new_rows, model.new_labels = map(int, said["new"])
+    model.new_rows, model.new_labels, model.new_lost = map(int, said["new"])
     model.early = {
         int(key): (float(a), float("nan" if b is None else b), float("nan" if c is None else c))
         for key, a, b, c in said["early"]
@@ -223,6 +223,8 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
         arrays[f"{here}tests"] = np.concatenate(
             [tenure.against_reference.dump(), tenure.against_previous.dump()]
         )
+        arrays[f"{here}succession"] = tenure.succession.dump()
+        arrays[f"{here}large"] = tenure.large
         tenures.append(
             {name: getattr(tenure, name) for name in _TENURE}
             | {"newest": [tenure.rows.newest, tenure.labels.newest]}
@@ -243,7 +245,7 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
         "regression": model.regression,
         "shown": [[metric, [list(pair) for pair in labels]] for metric, labels in model.shown],
         "classes": list(model.classes),
-        "new": [model.new_rows, model.new_labels],
+        "new": [model.new_rows, model.new_labels, model.new_lost],
         "tags": model.tags.values,
         "frames": model.frames,
         "early": [[str(key), *_no_nan(value)] for key, value in model.early.items()],
@@ -267,4 +269,6 @@ def _load_tenure(
     tests = cast("FloatArray", arrays[f"{at}tests"])
     tenure.against_reference.load(tests[: len(tests) // 2])
     tenure.against_previous.load(tests[len(tests) // 2 :])
+    tenure.succession.load(cast("FloatArray", arrays[f"{at}succession"]))
+    tenure.large = cast("FloatArray", arrays[f"{at}large"])
     return tenure

@@ -104,8 +104,7 @@ class Numbers:
 
     def loss_expected(self, model: ModelState, now: float) -> bool | None:
         """Tell whether a loss is to be expected: inputs have drifted, confidences say so, labels do not deny it."""
-        current = model.tenures.get(model.current) if model.current is not None else None
-        version = model.versions.get(current.version) if current is not None else None
+        version = model.version_in_use
         if version is None or model.judged is None or math.isnan(version.accuracy):
             return None
         high = version.judged.expected.high
@@ -163,12 +162,21 @@ class Numbers:
             # labels belong to predictions long gone: compare what comes in now of both
             if now - model.first < 2 * usual:
                 return math.nan
-            last = int(now / self.width)
-            rows, got = map(
-                float,
-                model.arrivals.span(last - self.held + 1, last).sum(axis=0, dtype=np.float64),
-            )
+            rows, got, _ = self.arrived(model, now)
         return min(1.0, got / rows) if rows >= self.config.min_rows else math.nan
+
+    def arrived(self, model: ModelState, now: float) -> tuple[float, float, float]:
+        """Return predictions, labels, and predictions that senders lost, of the window that ends now."""
+        last = int(now / self.width)
+        rows, labels, lost = model.arrivals.span(last - self.held + 1, last).sum(
+            axis=0, dtype=np.float64
+        )
+        return float(rows), float(labels), float(lost)
+
+    def lost(self, model: ModelState, now: float) -> float:
+        """Return the share of predictions that senders could not log; NaN = none came."""
+        rows, _, lost = self.arrived(model, now)
+        return lost / (rows + lost) if rows + lost else math.nan
 
     def due(self, model: ModelState, now: float) -> tuple[float, float]:
         """Return labels and predictions of a window of rows old enough to have their labels; 0, 0 = not known."""
@@ -229,23 +237,30 @@ class Numbers:
         doubt = _Z_BOUND * math.sqrt(max(accuracy * (1 - accuracy), 0.25 / rows) / rows)
         return 1.0 - accuracy + self.config.tolerance + doubt
 
-    def before(self, model: ModelState, tenure: Tenure) -> tuple[float, float] | None:
-        """Return accuracy and rows of the newest tenure of another version before this one that has enough labels."""
+    def before(self, model: ModelState, tenure: Tenure) -> tuple[Tenure, float, float] | None:
+        """Return the newest tenure of another version before this one that has enough labels, its errors and rows.
+
+        An error of a regression is one that is larger than nine tenths of those that its version is used to.
+        """
         for other in sorted(model.tenures.values(), key=lambda t: -t.since):
             if other.since < tenure.since and other.version != tenure.version:
                 labelled, right = self.labelled([other], windows=2)
+                wrong = labelled - right
+                if other.numbers:
+                    wrong, labelled = other.large.tolist()
                 if labelled >= self.config.min_rows:
-                    return right / labelled, labelled
+                    return other, wrong, labelled
         return None
 
     def states(self, model: ModelState, now: float) -> tuple[bool | None, bool | None]:
         """Return (quality lost, worse than previous) of the version in use; None = not known."""
-        current = model.tenures.get(model.current) if model.current is not None else None
+        current = model.tenure_in_use
         if current is None or now - model.labels_seen > self.config.window:
             return None, None
         version = model.versions.get(current.version)
         if current.numbers:
-            return _risen(version.judged) if version is not None else None, None
+            lost = _risen(version.judged) if version is not None else None
+            return lost, current.worse if self.before(model, current) is not None else None
         labelled, _ = self.labelled([current])
         if labelled < self.config.min_rows or version is None:
             return None, None

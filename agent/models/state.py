@@ -20,7 +20,14 @@ from agent.models.outputs import Outputs
 from agent.models.replicas import Replicas
 from agent.models.tags import Tags
 from agent.models.versus import Versus
-from agent.ports import ErrorDrift, FeatureDrift, Judged, LabelledDrift, LossParts
+from agent.ports import (
+    ErrorDrift,
+    FeatureDrift,
+    Judged,
+    LabelledDrift,
+    LossParts,
+    SuccessionDrift,
+)
 from agent.rings import DELAYS, LATENCIES, Ring
 
 MOST_MODELS: Final = 32
@@ -115,9 +122,13 @@ class Tenure:
         self.rows = Ring(buckets, 3 + CLASSES + 1, np.float32)
         self.labels = Ring(buckets, 2 + CLASSES + 1, np.float32)
         self.against_reference: ErrorDrift = registry.drift.get("errors")()
-        cls = registry.drift.get("errors")
-        self.against_previous: ErrorDrift = cls(cls.Config(once=_ONCE))
+        self.against_previous: ErrorDrift = registry.drift.get("errors")()
+        cls = registry.drift.get("succession")
+        self.succession: SuccessionDrift = cls(cls.Config(once=_ONCE))
         self.pairs: FloatArray = np.zeros((CLASSES + 1, CLASSES + 1))  # newest, by said and true
+        self.large: FloatArray = np.zeros(
+            2
+        )  # of a regression: large errors, and rows, old ones faded
         self.lost = False
         self.lost_since: float | None = None
         self.worse = False
@@ -146,7 +157,8 @@ class ModelState:
     traffic: Ring = field(
         default_factory=lambda: Ring(TRAFFIC_S, 3 + 2 * (LATENCIES + 1), np.uint32)
     )
-    arrivals: Ring = field(default_factory=lambda: Ring(BUCKETS + 1, 2))
+    arrivals: Ring = field(default_factory=lambda: Ring(BUCKETS + 1, 3))
+    """Predictions, labels, and predictions that their sender lost, by when they came."""
     versions: dict[str, VersionState] = field(default_factory=dict)
     tenures: dict[int, Tenure] = field(default_factory=dict)
     next_tenure: int = 1
@@ -161,6 +173,7 @@ class ModelState:
     first: float = math.inf
     new_rows: int = 0
     new_labels: int = 0
+    new_lost: int = 0
     rows_seen: float = -math.inf
     labels_seen: float = -math.inf
     rejected: int = 0
@@ -170,6 +183,8 @@ class ModelState:
     released: int = 0
     """Newest tenure that was in use: one after it is a release, going back and forth between two is none."""
     judged: FloatArray | None = None
+    row: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """Its signals in the last frame."""
     frames: int = 0
     parts: LossParts | None = None
     parts_due: float = -math.inf
@@ -187,6 +202,17 @@ class ModelState:
             return LabelJoin(config.label_wait, config.max_waiting)
 
         return cls(name, join(), Versus(join(), config.window), Tags(config.slices))
+
+    @property
+    def tenure_in_use(self) -> Tenure | None:
+        """The tenure that most of the rows of late are of."""
+        return self.tenures.get(self.current) if self.current is not None else None
+
+    @property
+    def version_in_use(self) -> VersionState | None:
+        """Its version."""
+        tenure = self.tenure_in_use
+        return self.versions.get(tenure.version) if tenure is not None else None
 
     def open_tenure(self, version: str) -> Tenure | None:
         """Return the tenure of a version that has not ended."""

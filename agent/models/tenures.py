@@ -36,8 +36,6 @@ _ENTERS: Final = 0.2
 _GONE_ROWS: Final = 60
 _IDLE_S: Final = 300.0
 _ASK_AGAIN_S: Final = 10.0
-LEARN_ROWS: Final = 1000
-"""Rows that make a mix of predictions when there is no reference; what a reference counts as that does not say."""
 
 
 class Tenures:
@@ -116,6 +114,7 @@ class Tenures:
             half_life=max(1.0, self._config.window / 3),
             stale=self._config.window,
             min_rows=self._config.min_rows,
+            learn_rows=self._config.first_rows,
             quiet=self._config.quiet,
             apart=tuple(self._config.protected),
             aside=self._aside and aside,
@@ -150,7 +149,10 @@ class Tenures:
         """Take accuracy and classes out of a reference; what is not there or no number is learnt."""
         found = version.reference or {}
         rows = found.get("rows")
-        n = float(rows) if isinstance(rows, int | float) and rows >= 1 else float(LEARN_ROWS)
+        # one that does not say of how many rows it is counts as one that was learnt
+        n = float(self._config.first_rows)
+        if isinstance(rows, int | float) and rows >= 1:
+            n = float(rows)
         accuracy = found.get("accuracy")
         if isinstance(accuracy, int | float) and 0 <= accuracy <= 1:
             version.accuracy, version.accuracy_rows = float(accuracy), n
@@ -206,7 +208,7 @@ class Tenures:
     @staticmethod
     def released(model: ModelState) -> list[Change]:
         """Return the release that rows tell of: another version than before answers most of them."""
-        tenure = model.tenures.get(model.current) if model.current is not None else None
+        tenure = model.tenure_in_use
         if tenure is None or tenure.number <= model.released:
             return []
         before = model.tenures.get(model.released)
@@ -250,6 +252,6 @@ class Tenures:
         if not standing:
             return
         top, best = max(standing, key=lambda pair: (pair[0], pair[1].since))
-        current = model.tenures.get(model.current) if model.current is not None else None
+        current = model.tenure_in_use
         if current is None or not current.serving or top > 0.5:
             model.current = best.number

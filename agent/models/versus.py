@@ -6,8 +6,9 @@
 
 An arm is a version and what its rows call `variant`. Rows of the variant `shadow`, and rows that answer once more a
 request that another arm has answered, served nobody: they count as answers here and nowhere else. Of two arms the one
-that came first is A; a loss is 1 where an answer is wrong, of a regression the size of its error in a unit that the
-first `_SCALE_ROWS` labelled rows fix. Rows are compared while both arms serve, `models.window` more or less.
+that came first is A; of two that were there when we came, the one that serves more. A loss is 1 where an answer is
+wrong, of a regression the size of its error in a unit that the first `_SCALE_ROWS` labelled rows fix. Rows are compared
+while both arms serve, `models.window` more or less.
 State: some 3 kB a comparison, and 0.4 kB for each slice; waiting answers of shadows 48 bytes each.
 """
 
@@ -40,7 +41,7 @@ _HELD: Final = 20_000
 """Labelled rows that are held until the next frame, at the most."""
 _NONE: Final = 255
 _NUMBERS: Final = 65_535
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -69,10 +70,14 @@ class Arm:
 
 @dataclass(slots=True)
 class _Duel:
-    """Two arms: the test, and the slices that it looks at."""
+    """Two arms: the test, and the slices that it looks at.
+
+    turned   the second arm is the one that people compare with; None = nothing was proven yet
+    """
 
     test: Any
     slicings: Slicings
+    turned: bool | None = None
     told: Compared | None = None
 
 
@@ -268,7 +273,7 @@ class Versus:
         if duel is None:
             duel = _Duel(_comparison(slicings), slicings)
         elif duel.slicings != slicings:  # learnt by now, or others since
-            duel = _Duel(duel.test.widened(_cells(slicings)), slicings)
+            duel = _Duel(duel.test.widened(_cells(slicings)), slicings, duel.turned)
         self._duels[key] = duel  # the last one used stands last
         while len(self._duels) > _MOST_DUELS:
             del self._duels[next(iter(self._duels))]
@@ -283,12 +288,22 @@ class Versus:
             self._due = now + _EVERY_S
         out = []
         for (a, b, paired), duel in self._duels.items():
-            if now - self.arms[b].last > self.window:
+            if now - self.arms[a if duel.turned else b].last > self.window:
                 continue  # it was taken back: nobody's concern until it is asked for
             if duel.told is None or fresh:
-                duel.told = self._say(a, b, duel.test.verdict(), paired=paired)
+                said = self._say(a, b, duel.test.verdict(), paired=paired)
+                if duel.turned is None and said.verdict != "unknown":
+                    duel.turned = not paired and self._stood(b, before=a)
+                duel.told = _turned(said) if duel.turned else said
             out.append(duel.told)
         return tuple(one for one in out if one.pairs)
+
+    def _stood(self, number: int, *, before: int) -> bool:
+        """Tell whether an arm whose rows came second is still the older one: both were there, and it serves more."""
+        one, other = self.arms[number], self.arms[before]
+        now = max(one.last, other.last)
+        together = abs(one.first - other.first) <= self.window
+        return together and self._faded(one, now) > self._faded(other, now)
 
     def compare(self, a: str, b: str) -> Compared:
         """Compare two arms by name: paired, of the same time, else before and after. Raises Refused."""
@@ -357,7 +372,7 @@ class Versus:
         duels = []
         for i, ((a, b, paired), duel) in enumerate(self._duels.items()):
             arrays[f"duel{i}"] = np.frombuffer(duel.test.dump(), dtype=np.uint8)
-            duels.append([a, b, paired, duel.slicings])
+            duels.append([a, b, paired, duel.slicings, duel.turned])
         arms = [
             [n, a.version, a.variant, *_plain(a.first, a.last), a.loss, a.rows, a.recent, a.shadow, a.asked, a.agreed]
             for n, a in self.arms.items()
@@ -387,8 +402,9 @@ class Versus:
                     str(version), str(variant), *span, loss, rows, recent, bool(shadow), int(asked), int(agreed)
                 )  # fmt: skip
             self._slicings = {int(n): _slicings_of(one) for n, one in meta["slicings"]}
-            for i, (a, b, paired, slicings) in enumerate(meta["duels"]):
-                duel = _Duel(_comparison(_slicings_of(slicings)), _slicings_of(slicings))
+            for i, (a, b, paired, said, turned) in enumerate(meta["duels"]):
+                slicings = _slicings_of(said)
+                duel = _Duel(_comparison(slicings), slicings, turned)
                 duel.test.load(arrays[f"duel{i}"].tobytes())
                 self._duels[int(a), int(b), bool(paired)] = duel
         except (KeyError, TypeError, ValueError) as damage:

@@ -25,69 +25,32 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from agent.config import WatchModels
 from agent.errors import AgentError, Refused
-from agent.label_join import (
-    Joined,
-    KeyArray,
-    Waiting,
-    confidence_of,
-    keys_of,
-    rows_of,
-    set_confidence,
-)
-from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray, Sighting
+from agent.label_join import KeyArray, keys_of
+from agent.model import Change, Entity, FloatArray, Frame, Sighting
 from agent.models import beside, frames, keep, reasons, sketched
 from agent.models.asked import Asked
 from agent.models.beside import Second
 from agent.models.facts import ModelFacts
-from agent.models.made import (
-    Later,
-    Made,
-    make,
-    numbers_of,
-    predicted_classes,
-    predicted_numbers,
-    slices_of,
-)
+from agent.models.made import Later, Made, make
 from agent.models.numbers import Numbers
-from agent.models.replicas import TAGS, Replicas
 from agent.models.replicas import entity as replica
-from agent.models.state import (
-    CLASSES,
-    MOST_MODELS,
-    SURE_NAMES,
-    ModelState,
-    Said,
-    Tenure,
-    VersionState,
-)
+from agent.models.rows import Rows
+from agent.models.state import CLASSES, MOST_MODELS, ModelState, VersionState
 from agent.models.strays import Strays
-from agent.models.tags import PLACES
-from agent.models.tenures import LEARN_ROWS, Tenures
+from agent.models.tenures import Tenures
+from agent.models.truth import Truth
 from agent.models.versus import SHADOW
 from agent.parcels import rows_at
-from agent.ports import Bulk, LabelBatch, LabelledRows, PredictionBatch, SketchBatch
-from agent.rings import DELAYS, LATENCIES, delay_bins, latency_bins
+from agent.ports import Bulk, LabelBatch, PredictionBatch, SketchBatch
 
-_EARLY_ROWS: Final = 10_000
-_EARLY_S: Final = 60.0
-"""How long a label waits that comes before its prediction."""
 _AHEAD_S: Final = 60.0
 """A row that claims to be from further ahead than this is garbage."""
 _YEAR_2100: Final = 4.1e9
-LEARN_LABELS: Final = 500
-"""Labelled rows that make an accuracy when there is no reference."""
-_DELAY_FADE_ROWS: Final = 500.0
-"""Half-life, in labels, of what is usual for their delay."""
-_PAIR_ROWS: Final = 20.0
-"""Half-life, in labels, of which answers were true: what labels say must be seen with the first loss."""
 _OUT_FOR_IN: Final = 2
 _LEARN_AGAIN_S: Final = 60.0
-_CALM: Final = 3.0
-"""log10 of evidence below the alarm at which a proven loss is over."""
 
 
 class ModelWatch:
@@ -120,6 +83,8 @@ class ModelWatch:
         self._now = math.nan
         self._told: dict[Entity, Sighting] = {}
         self._strays = Strays(self._label)
+        self._truth = Truth(self._tenures, self._numbers)
+        self._rows = Rows(self._tenures, self._numbers, self._wait)
         self._sketches = sketched.Sketches(self._tenures, self._numbers, self._waits)
 
     @property
@@ -209,11 +174,12 @@ class ModelWatch:
 
     def _label(self, model: ModelState, batch: LabelBatch) -> None:
         rest = model.held.labels(batch, self._now) if model.held else batch
-        self._take_labels(model, rest)
+        self._truth.take(model, rest, self._now)
         for name in model.held.versions:
             self._shrink(model, name)
 
     def _take_rows(self, model: ModelState, batch: PredictionBatch) -> None:
+        model.new_lost += batch.dropped
         ts = np.where(np.isnan(batch.ts), self._now, batch.ts)
         keep = (ts >= 0) & (ts <= self._latest())
         model.rejected += len(ts) - int(np.count_nonzero(keep))
@@ -228,7 +194,7 @@ class ModelWatch:
         if not keep.any():
             return
         model.first = min(model.first, float(ts[keep].min()))
-        self._count_traffic(model, batch, ts, keep, ok)
+        self._rows.count_traffic(model, batch, ts, keep, ok)
         rows = int(np.count_nonzero(ok))
         if not rows:
             return
@@ -256,7 +222,7 @@ class ModelWatch:
     def _count_oldest(self, model: ModelState, name: str) -> None:
         batch = model.held.pop(name)
         if isinstance(batch, LabelBatch):
-            self._take_labels(model, batch)
+            self._truth.take(model, batch, self._now)
         else:
             self._count(model, batch, keys_of(batch.ids))
 
@@ -280,48 +246,14 @@ class ModelWatch:
                 self._count_oldest(model, model.held.versions[0])
 
     def _count(self, model: ModelState, batch: PredictionBatch, keys: KeyArray) -> None:
-        """Count rows that were served, where their version's are."""
-        ts, rows, newest = batch.ts, len(batch.ts), float(batch.ts.max())
-        version = self._tenures.version(model, batch.version, self._now)
-        tenure = self._tenures.tenure(model, version, float(ts.min()), newest)
-        numbers = predicted_numbers(version, batch.pred)
-        if numbers is not None:
-            model.regression = tenure.numbers = True
-        said = predicted_classes(model, version, batch.pred, rows)
-        self._count_rows(tenure, version, ts, batch.proba, said)
-        arm = model.versus.arm(batch.version, batch.variant)
-        model.versus.count(arm, ts)
-        coded = version.drift.take(newest, rows, batch.features)
-        if version.slicings != version.drift.slicings:  # it has learnt
-            model.reslice(version, version.slicings)
-        if self._learn is not None and batch.version not in model.learning:
+        """Count rows that were served."""
+        version = self._rows.count(model, batch, keys, self._now)
+        if self._learn is not None and version.name not in model.learning:
             self._learn_first(model, version)
-        sure = np.asarray(batch.proba, dtype=np.float64)
-        beside.take_said(model, version, batch, Said(newest, said, numbers, sure))
-        answer = model.answer(version) if numbers is None else None
-        if version.labelled is not None:
-            yes = None if answer is None else said == answer
-            version.labelled.take(newest, sure, yes, coded.marks)
-        if any(name in batch.tags for name in TAGS):
-            model.replicas = model.replicas or Replicas(self.config.quiet)
-            spoken = said if numbers is None else numbers
-            model.replicas.take(newest, batch.tags, spoken, sure, numbers=numbers is not None)
-        wait = (keys != 0) & (said >= 0 if numbers is None else np.isfinite(numbers))
-        if wait.any():
-            waiting = keys[wait]
-            held = rows_of(
-                waiting, ts[wait], tenure.number, (said if numbers is None else numbers)[wait]
-            )
-            set_confidence(held, sure[wait])
-            held["marks"], held["arm"] = coded.marks[wait], arm
-            tags = model.tags.code(batch.tags, slice(None), rows)
-            slices = slices_of(coded.slices, sure, tags)[:, wait]
-            held["slices"][:, : len(slices)] = slices.T
-            model.join.add(held)
-            model.versus.served(waiting, held)
-            if model.early:
-                self._join_early(model, waiting)
         self._strays.look(model, batch.ids, self._now)
+
+    def _wait(self, model: ModelState, keys: KeyArray) -> None:
+        self._truth.join_early(model, keys, self._now)
 
     def _take_sketch(self, batch: SketchBatch) -> None:
         """Count rows that were counted elsewhere; raises Refused or Unavailable, and has then changed nothing."""
@@ -362,201 +294,6 @@ class ModelWatch:
         model.learning.add(version.name)
         self._learn(first, done)
 
-    def _count_traffic(
-        self,
-        model: ModelState,
-        batch: PredictionBatch,
-        ts: FloatArray,
-        keep: BoolArray,
-        ok: BoolArray,
-    ) -> None:
-        """Count requests, also those that failed."""
-        slot, held = model.traffic.slots(ts[keep].astype(np.int64))
-        failed = (batch.status >= 500) | (batch.status <= 0)
-        slot = slot[held]
-        seconds = np.concatenate((batch.latency_s[keep][held], batch.processing_s[keep][held]))
-        bins = latency_bins(seconds)
-        model.traffic.count(
-            (slot, 0),
-            (slot[failed[keep][held]], 1),
-            (slot[ok[keep][held]], 2),
-            (slot, 3 + bins[: len(slot)]),
-            (slot, 4 + LATENCIES + bins[len(slot) :]),
-        )
-
-    def _count_rows(
-        self,
-        tenure: Tenure,
-        version: VersionState,
-        ts: FloatArray,
-        proba: FloatArray,
-        said: IntArray,
-    ) -> None:
-        tenure.rows_total += len(ts)
-        tenure.last = max(tenure.last, float(ts.max()))
-        slot, held = tenure.rows.slots((ts / self._numbers.width).astype(np.int64))
-        sure = held & np.isfinite(proba)
-        known = held & (said >= 0)
-        ring = tenure.rows
-        ring.add(slot[sure], 1, np.clip(proba[sure], 0.0, 1.0))
-        ring.count(
-            (slot[held], 0),
-            (slot[sure], 2),
-            (slot[known], 3 + np.minimum(said[known], CLASSES)),
-        )
-        if version.mix is None:
-            version.learnt_mix += np.bincount(
-                np.minimum(said[said >= 0], CLASSES), minlength=CLASSES + 1
-            )
-            learnt = float(version.learnt_mix.sum())
-            if learnt >= LEARN_ROWS:
-                version.mix, version.mix_rows = version.learnt_mix / learnt, learnt
-
-    def _take_labels(self, model: ModelState, batch: LabelBatch) -> None:
-        keys = keys_of(batch.ids)
-        said = numbers_of(batch.labels) if model.regression else model.class_numbers(batch.labels)
-        use = (keys != 0) & (np.isfinite(said) if model.regression else said >= 0)
-        if not use.any():
-            return
-        keys, said, ts = keys[use], said[use], np.asarray(batch.ts, dtype=np.float64)[use]
-        joined = model.join.label(keys)
-        for i in np.flatnonzero(joined.status == 0).tolist():
-            if len(model.early) < _EARLY_ROWS:
-                # when it came, by the last frame: how long it may wait counts from there
-                model.early.setdefault(int(keys[i]), (float(said[i]), float(ts[i]), self._now))
-        self._judge_rows(model, joined, said, ts)
-
-    def _join_early(self, model: ModelState, keys: npt.NDArray[np.uint64]) -> None:
-        """Give rows the labels that came before them."""
-        found = [key for key in keys.tolist() if key in model.early]
-        if not found:
-            return
-        labels = [model.early.pop(key) for key in found]
-        joined = model.join.label(np.array(found, dtype=np.uint64))
-        said = np.array([label for label, _, _ in labels])
-        self._judge_rows(model, joined, said, np.array([since for _, since, _ in labels]))
-
-    def _judge_rows(
-        self,
-        model: ModelState,
-        joined: Joined,
-        truth: FloatArray | IntArray,
-        known_since: FloatArray,
-    ) -> None:
-        """Count labelled rows where they belong: at the time and for the tenure of their prediction."""
-        hit = joined.status == 1
-        if not hit.any():
-            return
-        rows = joined.rows[hit]
-        predicted, tenures = rows["ts"], rows["tenure"]
-        truth, right_all = truth[hit], rows["said"] == truth[hit]
-        model.versus.labelled(
-            rows, truth, model.regression, lambda name: self._slicings(model, name)
-        )
-        model.new_labels += len(truth)
-        delay = known_since[hit] - predicted
-        delay = delay[np.isfinite(delay)]
-        if delay.size:
-            model.delays *= 2.0 ** (-len(delay) / _DELAY_FADE_ROWS)
-            model.delays += np.bincount(delay_bins(delay), minlength=DELAYS)
-        for number in np.unique(tenures).tolist():
-            tenure = model.tenures.get(number)
-            if tenure is None:
-                continue  # it ended long ago and was forgotten
-            mine = tenures == number
-            self._relate(model, tenure, rows[mine], truth[mine])
-            if tenure.numbers:
-                slot, held = tenure.labels.slots(
-                    (predicted[mine] / self._numbers.width).astype(np.int64)
-                )
-                tenure.labels.count((slot[held], 0))
-                version = model.versions.get(tenure.version)
-                if version is not None:
-                    said, told = rows["said"][mine][held], truth[mine][held].astype(np.float64)
-                    tenure.count_numbers(version, slot[held], said, told, LEARN_LABELS)
-                continue
-            right = right_all[mine]
-            self._bet(model, tenure, len(right) - int(np.count_nonzero(right)), len(right))
-            slot, held = tenure.labels.slots(
-                (predicted[mine] / self._numbers.width).astype(np.int64)
-            )
-            true = np.minimum(truth[mine].astype(np.int64), CLASSES)
-            pair = np.minimum(rows["said"][mine].astype(np.int64), CLASSES) * (CLASSES + 1) + true
-            tenure.pairs *= 2.0 ** (-len(true) / _PAIR_ROWS)
-            tenure.pairs += np.bincount(pair, minlength=(CLASSES + 1) ** 2).reshape(CLASSES + 1, -1)
-            classes = 2 + true[held]
-            tenure.labels.count((slot[held], 0), (slot[held & right], 1), (slot[held], classes))
-
-    def _relate(
-        self, model: ModelState, tenure: Tenure, rows: Waiting, truth: FloatArray | IntArray
-    ) -> None:
-        """Let labelled rows speak of the relation, of slices and of what is to be expected."""
-        version = model.versions.get(tenure.version)
-        if version is None or not version.drift.names:
-            return  # which slices there are is not known yet
-        if version.labelled is None:
-            version.labelled = self._tenures.labelled(version.drift)
-        many = len(version.drift.slicings) + 1 + len(model.tags.values)
-        slices = rows["slices"][:, :many].T
-        ts = self._now if not math.isnan(self._now) else float(rows["ts"].max())
-        classes = 0 if tenure.numbers else max(2, len(model.classes))
-        kind = np.int64 if classes else np.float64
-        version.labelled.label(
-            ts,
-            LabelledRows(
-                rows["said"].astype(kind),
-                truth.astype(kind),
-                confidence_of(rows),
-                rows["marks"],
-                slices,
-            ),
-            classes,
-            model.answer(version) if classes else None,
-        )
-
-    def _bet(self, model: ModelState, tenure: Tenure, wrong: int, rows: int) -> None:
-        """Let the errors of a batch speak, against bounds that were fixed before it."""
-        version = model.versions.get(tenure.version)
-        if version is not None:
-            if math.isnan(version.accuracy):
-                version.learnt_labels += rows
-                version.learnt_right += rows - wrong
-                if version.learnt_labels >= LEARN_LABELS:
-                    version.accuracy = version.learnt_right / version.learnt_labels
-                    version.accuracy_rows = float(version.learnt_labels)
-            else:
-                bound = self._numbers.bound(version.accuracy, version.accuracy_rows)
-                tenure.against_reference.take(wrong, rows, bound)
-        before = self._numbers.before(model, tenure)
-        if before is not None:
-            accuracy, n = before
-            tenure.against_previous.take(wrong, rows, self._numbers.bound(accuracy, n))
-
-    # ---------------------------------------------------------------- numbers of a model
-
-    def _judge_quality(self, model: ModelState, tenure: Tenure, now: float) -> None:
-        """Decide whether labels prove a loss: evidence and size together; it ends when the evidence has gone."""
-        version = model.versions.get(tenure.version)
-        recent = self._numbers.recent([tenure])
-        expected = version.accuracy if version is not None else math.nan
-        test = tenure.against_reference
-        if (
-            not tenure.lost
-            and test.evidence >= test.alarm
-            and recent < expected - self.config.tolerance
-        ):
-            tenure.lost, tenure.lost_since = True, now
-        elif tenure.lost and test.evidence < test.alarm - _CALM:
-            tenure.lost, tenure.lost_since = False, None
-        before = self._numbers.before(model, tenure)
-        test = tenure.against_previous
-        if before is not None and not tenure.worse:
-            tenure.worse = (
-                test.evidence >= test.alarm and recent < before[0] - self.config.tolerance
-            )
-        elif test.evidence < test.alarm - _CALM:
-            tenure.worse = False
-
     # ---------------------------------------------------------------- the frame
 
     def frame(self, now: float) -> Frame:
@@ -570,7 +307,8 @@ class ModelWatch:
         for name in sorted(self._models):
             model = self._models[name]
             changes += self._tick(model, now)
-            values.append(frames.model_row(model, self._numbers, now))
+            model.row = frames.model_row(model, self._numbers, now)
+            values.append(model.row)
             more, known = frames.more_of(model, self._numbers, now)
             values.append(known)
             versions = sorted({t.version for t in model.tenures.values()})
@@ -601,12 +339,6 @@ class ModelWatch:
             "models", now, self._table.series, flat[self._table.order], seen, tuple(changes)
         )
 
-    @staticmethod
-    def _current(model: ModelState) -> VersionState | None:
-        """Return the version in use."""
-        tenure = model.tenures.get(model.current) if model.current is not None else None
-        return model.versions.get(tenure.version) if tenure is not None else None
-
     def _tick(self, model: ModelState, now: float) -> list[Change]:
         """Do what is due once a frame; return what was released."""
         if model.new_rows:
@@ -614,20 +346,16 @@ class ModelWatch:
         if model.new_labels:
             model.labels_seen = now
         slot, _ = model.arrivals.slots(np.array([int(now / self._numbers.width)]))
-        model.arrivals.data[slot[0]] += (model.new_rows, model.new_labels)
+        model.arrivals.data[slot[0]] += (model.new_rows, model.new_labels, model.new_lost)
         self._numbers.coming(model, now, model.new_rows, model.new_labels)
         if model.new_labels:
-            model.labels_wrong = self._numbers.labels_wrong(model, self._current(model))
-        model.new_rows = model.new_labels = 0
-        for key, (said, since, came) in list(model.early.items()):
-            if math.isnan(came):
-                model.early[key] = (said, since, now)
-            elif now - came > _EARLY_S:
-                del model.early[key]
+            model.labels_wrong = self._numbers.labels_wrong(model, model.version_in_use)
+        model.new_rows = model.new_labels = model.new_lost = 0
+        self._truth.forget(model, now)
         self._tenures.settle(model, now)
         changes = self._tenures.released(model)
         for tenure in model.serving():
-            self._judge_quality(model, tenure, now)
+            self._truth.judge(model, tenure, now)
         for version in {t.version for t in model.serving()}:
             state = model.versions.get(version)
             if state is not None and state.labelled is not None:
@@ -650,14 +378,6 @@ class ModelWatch:
     def asked(self) -> Asked:
         """What people ask of one model."""
         return Asked(self._models)
-
-    def _slicings(self, model: ModelState, name: str) -> Any:
-        """Return the slicings of a version, in the order in which its rows bring their values."""
-        version = model.versions.get(name)
-        if version is None or not version.drift.names:
-            return ()
-        own = (*version.slicings, ("confidence", SURE_NAMES))
-        return (*own, *((tag, PLACES) for tag in model.tags.values))
 
     def state_bytes(self, model: str) -> int:
         """Return how many bytes are kept of the largest version of a model, without the rows that wait for labels."""

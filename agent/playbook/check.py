@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent import registry
+from agent.abilities import able
 from agent.catalogue import SIGNALS, labelled
 from agent.causes import CAUSES, known
 from agent.codec import canonical
@@ -18,9 +19,7 @@ from agent.expr import Kind, lint, parse, pieces, places
 from agent.playbook import dimensions
 from agent.playbook.language import MOST, Item, Playbook, StepModel
 from agent.playbook.trial import ABOUT, Example, notation
-from agent.playbook.verbs import ability_of, can_undo, methods, verb_of
-from agent.ports import Silencer
-from agent.questions import Asker
+from agent.playbook.verbs import can_undo, verb_of
 from agent.strict import Document, Place, did_you_mean, examine
 
 if TYPE_CHECKING:
@@ -44,14 +43,12 @@ def checked(
     faults += _Check(playbook, document, config).faults()
     if any(step.use not in registry.action for step in (*playbook.do, *playbook.then)):
         return None, faults
-    abilities = {ability_of(step) for step in (*playbook.do, *playbook.then)} - {""}
-    able = _able(config) if config is not None else dict.fromkeys(abilities, False)
     # set once, here
     playbook._text_hash = _hash(document.data)  # noqa: SLF001
-    playbook._lacking = frozenset(abilities - able.keys())  # noqa: SLF001
     playbook._folder = folder  # noqa: SLF001
-    stand_in = any(able.get(name, False) for name in abilities)
-    playbook._cap = "approve" if stand_in else "auto"  # noqa: SLF001
+    if config is not None:
+        ports = {verb_of(step).ability for step in (*playbook.do, *playbook.then)} - {None}
+        playbook._able = {port.__name__: tuple(able(config, port)) for port in ports}  # noqa: SLF001
     return playbook, faults
 
 
@@ -78,24 +75,6 @@ def _sound(document: Document) -> Playbook | None:
         if examine(Playbook, Document(sound | {key: value}, document.place))[0] is not None:
             sound[key] = value
     return examine(Playbook, Document(sound, document.place))[0]
-
-
-def _able(config: Config) -> dict[str, bool]:
-    """Return the abilities that configured connectors have, and whether each was only tested on a stand-in.
-
-    A connector whose class says `stand_in = True` has not met the real system it speaks to.
-    """
-    names = {c.use or name for name, c in config.connectors.items() if c.enabled}
-    if config.page.command:
-        names.add("page")
-    classes = [registry.connector.get(n) for n in sorted(names) if n in registry.connector]
-    # what no connector has, the journal does
-    out = {Silencer.__name__: False, Asker.__name__: False}
-    for ability in {registry.action.get(n).ability for n in registry.action} - {None}:
-        having = [c for c in classes if all(hasattr(c, m) for m in methods(ability))]
-        if having:
-            out[ability.__name__] = any(getattr(c, "stand_in", False) for c in having)
-    return out
 
 
 def branches() -> set[str]:

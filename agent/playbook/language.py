@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints
 
+from agent.abilities import OURS, Able, acting
 from agent.authority import Role
+from agent.catalogue import SIGNALS
 from agent.conditions import Condition, Holding
-from agent.expr import Lookup, interpolate
+from agent.errors import Refused
+from agent.expr import Lookup, interpolate, parse
 from agent.model import MODES, Cause, Entity, EntityKind, Incident, Mode, Severity, entity
 from agent.playbook.plan import make
 from agent.playbook.trial import Example
@@ -55,6 +59,16 @@ class Item(Model):
     """Then the expression may say `value`, `peers.median`, `peers.count`; `SIGNAL{label=value}` is one of several."""
     for_: Duration = Field(default=0.0, alias="for")
     """How long it must hold without a break."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Signals, perhaps with labels, that must be measured for it to be true."""
+        expression = parse(self.is_)
+        if not expression.strict:
+            return frozenset()
+        named = {name.removeprefix("baseline.") for name in expression.names}
+        about = {self.signal} if self.signal and "value" in named else set()
+        return frozenset(about | (named & SIGNALS.keys()))
 
     @property
     def condition(self) -> Condition:
@@ -224,8 +238,8 @@ class Playbook(Model):
     tests: list[Example] = []
 
     _text_hash: str = PrivateAttr(default="")
-    _lacking: frozenset[str] = PrivateAttr(default=frozenset())
-    _cap: Mode = PrivateAttr(default="auto")
+    _needs: tuple[frozenset[str], ...] | None = PrivateAttr(default=None)
+    _able: Mapping[str, tuple[Able, ...]] | None = PrivateAttr(default=None)
     _folder: Path = PrivateAttr(default=Path())
 
     # ---- what follows from the text
@@ -239,6 +253,16 @@ class Playbook(Model):
     def limits(self) -> Guard:
         """The guard, with defaults where nothing is said."""
         return self.guard or Guard()
+
+    @property
+    def needs(self) -> tuple[frozenset[str], ...]:
+        """Signals without which it can not fire: all those of one of these sets must be measured."""
+        if self._needs is None:
+            ways = [item.needs for item in self.when.any]
+            self._needs = tuple(ways) or (
+                frozenset[str]().union(*(i.needs for i in self.when.all)),
+            )
+        return self._needs
 
     @property
     def mutating(self) -> bool:
@@ -265,11 +289,37 @@ class Playbook(Model):
 
     @property
     def lacking(self) -> frozenset[str]:
-        """Abilities that its steps need and no configured connector has."""
-        needed = {ability_of(step) for step in self.do if not self.left_out(step)}
-        if all(self.left_out(step) for step in self.do):
-            needed = {ability_of(step) for step in self.do}
-        return self._lacking & needed
+        """Abilities that its steps need and no configured connector has, whoever it acts on."""
+        needed = [s for s in self.do if not self.left_out(s)] or self.do
+        return frozenset(a for step in needed if (a := ability_of(step)) in self._nobody)
+
+    @property
+    def _nobody(self) -> frozenset[str]:
+        """Abilities that no connector has; what the journal does by itself is none of them, as long as it is read."""
+        none = {name for name, able in (self._able or {}).items() if not able}
+        return frozenset(none - (OURS - {Notifier.__name__}))
+
+    def unable(self, target: Entity) -> str:
+        """Say why nobody can do its steps on a target, or who of several is not known; "" = somebody can."""
+        if self.lacking:
+            return f"no connector in agent.yaml can do this: {', '.join(sorted(self.lacking))}"
+        try:
+            list(self._actors(self.do, target))
+        except Refused as why:
+            return str(why)
+        return ""
+
+    def _actors(self, steps: Iterable[StepModel], target: Entity | None) -> Iterator[Able]:
+        """Yield who acts in steps: on a target, or whoever may on any (None). Raises Refused when it is not one."""
+        for step in steps:
+            name = ability_of(step)
+            ours = step.via is None and name in OURS
+            if self._able is None or not name or ours or self.left_out(step):
+                continue
+            if target is not None:
+                yield acting(self._able[name], step.via, name, target.id)
+            else:
+                yield from (a for a in self._able[name] if step.via in {None, a.name})
 
     @property
     def folder(self) -> Path:
@@ -279,17 +329,20 @@ class Playbook(Model):
     def unbound(self) -> Playbook:
         """Return it as it acts where nothing holds it back but its own guard: on `auto`, and able to all it says."""
         out = self.model_copy(update={"mode": "auto"})
-        out._lacking, out._cap = frozenset(), "auto"  # noqa: SLF001  # its own
+        out._able = None  # noqa: SLF001  # its own
         return out
 
-    @property
-    def cap(self) -> Mode:
-        """How far it may go at most because of how its abilities were tested."""
-        return self._cap
+    def cap(self, target: Entity | None = None) -> Mode:
+        """How far it may go at most because of how those who act were tested; without a target, whoever may act."""
+        try:
+            untried = any(a.stand_in for a in self._actors((*self.do, *self.then), target))
+        except Refused:
+            return "auto"  # nobody acts: that is another gate
+        return "approve" if untried else "auto"
 
-    def ceiling(self, config: Config) -> Mode:
+    def ceiling(self, config: Config, target: Entity | None = None) -> Mode:
         """Return the lowest of its own mode, that of `agent.yaml`, and the cap of its abilities."""
-        return lowest(self.mode, config.mode, self._cap)
+        return lowest(self.mode, config.mode, self.cap(target))
 
     def rank(self) -> tuple[int, int, int, str]:
         """Sort key among playbooks for one cause: specific ones first, then order, then id."""
@@ -302,7 +355,7 @@ class Playbook(Model):
 
     def left_out(self, step: StepModel) -> bool:
         """Tell whether a step only tells people and nobody can: they see it on the console anyway."""
-        return verb_of(step).ability is Notifier and Notifier.__name__ in self._lacking
+        return verb_of(step).ability is Notifier and Notifier.__name__ in self._nobody
 
     # ---- acting
 

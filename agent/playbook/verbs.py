@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agent import registry
+from agent.abilities import methods
 from agent.ports import Undo
 
 if TYPE_CHECKING:
@@ -25,8 +26,3 @@ def ability_of(step: StepModel) -> str:
 def can_undo(verb: type[Any]) -> bool:
     """Tell whether a verb can put back what was there."""
     return bool(verb.reversible) and all(hasattr(verb, name) for name in methods(Undo))
-
-
-def methods(port: type[Any]) -> list[str]:
-    """Return the methods that a contract asks for."""
-    return [m for m in vars(port) if not m.startswith("_") and callable(getattr(port, m))]

@@ -3,7 +3,8 @@
 All series of the incident's relatives are ranked by `rank`: one read of history, one matrix. It names an entity and
 the series that speak for it, never a kind of cause: what moved is evidence, and no playbook may act on it alone. The
 symptom itself is no evidence of its cause; it counts only where calls can be followed from it.
-Cost: at most 400 series and 15 minutes of past; made anew at most every 15 s of an incident.
+Cost: at most 400 series and 15 minutes of past; made anew at most every 15 s of an incident, of an old one after a
+twentieth of its age.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from agent.units import say
 
 _PAST_S: Final = 900.0
 _AGAIN_S: Final = 15.0
+_AGAIN: Final = 0.05
 _MOST_ENTITIES: Final = 200
 _MOST_SERIES: Final = 400
 _MOST_SAID: Final = 3
@@ -79,9 +81,10 @@ def _recent(look: Look) -> Cause | None:
     """Return the answer of some moments ago, if there is one."""
     if look.incident.diagnosis is None:
         return None
+    rest = max(_AGAIN_S, _AGAIN * (look.now - look.onset))
     for cause in look.incident.diagnosis.causes:
         weighed = cause.facts.get(_WEIGHED)
-        if cause.kind == "unknown" and weighed and 0 <= look.now - float(weighed) < _AGAIN_S:
+        if cause.kind == "unknown" and weighed and 0 <= look.now - float(weighed) < rest:
             return cause
     return None
 
@@ -100,8 +103,7 @@ def _gather(look: Look) -> _Table | None:
     series = sorted(known, key=lambda one: (steps[one.entity], one))[:_MOST_SERIES]
     if not series:
         return None
-    since = look.onset - min(look.baseline_s, _PAST_S)
-    ts, values = look.read(series, since, look.now + 0.001)
+    ts, values = look.since(series, min(look.baseline_s, _PAST_S))
     ordinary = np.ones(len(ts), dtype=bool)
     for a, b in look.trouble:
         ordinary &= (ts < a) | (ts > b)

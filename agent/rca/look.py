@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,6 +25,8 @@ _MOST_VIEWS: Final = 8
 _MOST_NEAR: Final = 500
 _SLACK_S: Final = 30.0
 """A change of something else may be told so much too late and still have come first."""
+_FIRST_S: Final = 3600.0
+"""Of an incident that lasts longer its first hour is looked at, and its newest part."""
 _GUARD_S: Final = 2.0
 """The last moments before an onset may already belong to it."""
 
@@ -68,6 +70,36 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """What was ordinary for one series before an onset; see `Measured`."""
+
+    usual: float
+    scale: float
+    rows: int
+
+
+@dataclass(slots=True)
+class Pasts:
+    """What has been read of the past before one onset: it is over, so it is read once, not at each look.
+
+    of      what it stands for: onset, and the spans that are no part of it
+    known   by series; one with too few rows is none of them, as rows may still come late
+    means   by series that were asked for together: mean values, a second without a sample counts as none
+    """
+
+    of: tuple[Any, ...] = ()
+    known: dict[Series, Past] = field(default_factory=dict)
+    means: dict[tuple[Series, ...], FloatArray] = field(default_factory=dict)
+
+    def hold(self, *of: Any) -> None:
+        """Forget all when it is about another past."""
+        if of != self.of:
+            self.of = of
+            self.known.clear()
+            self.means.clear()
+
+
+@dataclass(frozen=True, slots=True)
 class Suspect:
     """A change that can have caused an incident.
 
@@ -94,6 +126,8 @@ class Look:
 
     trouble   spans with other incidents of the group: they are no part of the baseline
     subject   whose view rules take: each group of the incident in turn; None = whose incident it is
+    pasts     what an earlier look at the same incident has read
+    cells     how many values of history have been read: what a look costs
     """
 
     now: float
@@ -106,6 +140,8 @@ class Look:
     trouble: Sequence[tuple[float, float]] = ()
     changes: Sequence[Change] = ()
     subject: Entity | None = None
+    pasts: Pasts = field(default_factory=Pasts, compare=False, repr=False)
+    cells: list[int] = field(default_factory=list, compare=False, repr=False)
     _seen: dict[Series, Measured | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -187,34 +223,83 @@ class Look:
         self._seen.update(zip(fresh, self._measure(fresh), strict=True))
         return [self._seen[s] for s in series]
 
+    def rows(
+        self, series: Sequence[Series], start: float, end: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Read history: ts (k,), values (k, n)."""
+        ts, rows = self.read(series, start, end)
+        self.cells.append(rows.size)
+        return ts, rows
+
+    def since(
+        self, series: Sequence[Series], before_s: float = 0.0
+    ) -> tuple[FloatArray, FloatArray]:
+        """Read the incident, and so much before its onset; of one that lasts for hours the beginning and the end."""
+        end, late = self.now + 0.001, self.now - self.window_s
+        first = self.onset + _FIRST_S
+        if late <= first:
+            return self.rows(series, self.onset - before_s, end)
+        (ts, rows), (now, newest) = (
+            self.rows(series, self.onset - before_s, first), self.rows(series, late, end),
+        )  # fmt: skip
+        return np.concatenate([ts, now]), np.concatenate([rows, newest])
+
     def _measure(self, series: Sequence[Series]) -> list[Measured | None]:
         if not series:
             return []
         onset = self.onset
-        start = onset - self.baseline_s
-        ts, rows = self.read(series, start, self.now + 0.001)
-        if not len(ts):
-            return [None] * len(series)
-        past = ts < onset - _GUARD_S
-        for a, b in self.trouble:
-            if a < onset - _GUARD_S:
-                past &= (ts < a - _GUARD_S) | (ts > b)
-        # the newest part of the incident says how it is now; its first moments may still be half well
-        recent = ts >= max(onset, self.now - self.window_s)
-        ordinary: list[Measured | None] = [None] * len(series)
-        # columns of one source have the same gaps: each such group is one dense table
-        for seen, columns in _alike(rows):
-            some = [series[j] for j in columns]
-            measured = _measured(
-                some, ts[seen], rows[seen][:, columns],
-                past=past[seen], recent=recent[seen], onset=onset,
-            )  # fmt: skip
-            for j, m in zip(columns, measured, strict=True):
-                ordinary[j] = m
+        self.pasts.hold(onset, self.baseline_s, tuple(self.trouble))
+        unknown = [s for s in series if s not in self.pasts.known]
+        if unknown:
+            self._look_back(unknown)
+        known = [s for s in series if s in self.pasts.known]
+        found: dict[Series, Measured] = {}
+        if known:
+            # the newest part of the incident says how it is now; its first moments may still be half well
+            since = max(onset, self.now - self.window_s)
+            ts, rows = self.since(known, _EARLIER_S)
+            # columns of one source have the same gaps: each such group is one dense table
+            for seen, columns in _alike(rows):
+                pasts = [(known[j], self.pasts.known[known[j]]) for j in columns]
+                some = _measured(pasts, ts[seen], rows[seen][:, columns], since=since, onset=onset)
+                found.update((m.series, m) for m in some)
+        measured = (found.get(s) for s in series)
         return [
             m if m is None or self.trusted(m.series) else replace(m, trusted=False)
-            for m in ordinary
+            for m in measured
         ]
+
+    def _look_back(self, series: Sequence[Series]) -> None:
+        """Read what was ordinary before the onset."""
+        border = self.onset - _GUARD_S
+        ts, rows = self.rows(series, self.onset - self.baseline_s, border)
+        past = ts < border
+        for a, b in self.trouble:
+            if a < border:
+                past &= (ts < a - _GUARD_S) | (ts > b)
+        for seen, columns in _alike(rows[past]):
+            some = [series[j] for j in columns]
+            self.pasts.known.update(_ordinary(some, rows[past][seen][:, columns]))
+
+    def means(self, series: Sequence[Series]) -> tuple[FloatArray, FloatArray] | None:
+        """Return the means (n,) of the incident and of the past, where no sample counts as nothing; None = no rows.
+
+        For what is only sampled when it is much: the busiest processes.
+        """
+        onset = self.onset
+        self.pasts.hold(onset, self.baseline_s, tuple(self.trouble))
+        _, during = self.since(series)
+        if not len(during):
+            return None
+        key = tuple(series)
+        usual = self.pasts.means.get(key)
+        if usual is None:
+            ts, rows = self.rows(series, onset - self.baseline_s, onset - _GUARD_S)
+            before = rows[ts < onset - _GUARD_S]
+            usual = np.nan_to_num(before).mean(axis=0) if len(before) else np.zeros(len(series))
+            if len(before):
+                self.pasts.means[key] = usual
+        return np.nan_to_num(during).mean(axis=0), usual
 
     def gather(self, needs: Mapping[str, Sequence[str]]) -> None:
         """Measure what rules will ask for, in one read of history. needs: kind of entity -> signals."""
@@ -286,34 +371,35 @@ def _alike(rows: FloatArray) -> list[tuple[BoolArray, list[int]]]:
     return list(groups.values())
 
 
-def _measured(
-    series: Sequence[Series],
-    ts: FloatArray,
-    x: FloatArray,
-    *,
-    past: BoolArray,
-    recent: BoolArray,
-    onset: float,
-) -> list[Measured | None]:
-    """Measure the columns of x (rows, n), which has no gaps."""
-    before, after = x[past], x[recent]
-    if not len(after) or len(before) < _ENOUGH_ROWS:
-        return [None] * len(series)
-    now = np.median(after[-max(3, len(after) // 2) :], axis=0)
+def _ordinary(series: Sequence[Series], before: FloatArray) -> Iterator[tuple[Series, Past]]:
+    """Say what is ordinary for the columns of `before` (rows, n), which has no gaps; nothing when it is short."""
+    if len(before) < _ENOUGH_ROWS:
+        return
     low, q1, usual, q3, high = np.percentile(before, (5, 25, 50, 75, 95), axis=0)
     floor = np.array([SIGNALS[s.metric].floor for s in series])
     scale = np.maximum.reduce(
         [(q3 - q1) / 1.349, (high - low) / 3.29, 0.02 * np.abs(usual), floor, np.full(len(series), 1e-9)]
     )  # fmt: skip
+    for j, one in enumerate(series):
+        yield one, Past(float(usual[j]), float(scale[j]), len(before))
+
+
+def _measured(
+    pasts: Sequence[tuple[Series, Past]], ts: FloatArray, x: FloatArray, *, since: float, onset: float
+) -> Iterator[Measured]:  # fmt: skip
+    """Measure the columns of x (rows, n), which has no gaps, from `since` on; nothing when there are no rows."""
+    after = x[ts >= since]
+    if not len(after):
+        return
+    now = np.median(after[-max(3, len(after) // 2) :], axis=0)
+    usual = np.array([past.usual for _, past in pasts])
     half = usual + (now - usual) / 2
     late = ts >= onset - _EARLIER_S
     left = np.where(now > usual, x[late] > half, x[late] < half)
     first = left.argmax(axis=0)
     began = ts[late]
-    return [
-        Measured(
-            s, float(now[j]), float(usual[j]), float(scale[j]), len(before),
+    for j, (one, past) in enumerate(pasts):
+        yield Measured(
+            one, float(now[j]), past.usual, past.scale, past.rows,
             float(began[first[j]]) if left[first[j], j] else None,
-        )
-        for j, s in enumerate(series)
-    ]  # fmt: skip
+        )  # fmt: skip

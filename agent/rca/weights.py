@@ -85,6 +85,7 @@ WEIGHTS: Final[dict[str, float]] = {
     "released after": -2.5,
     "no release": -5.0,
     "worse than previous": 1.0,
+    "worse than beside": 6.0,
     "accuracy low": 1.0,
     "predictions moved with it": 0.5,
     "inputs as ever": 1.0,

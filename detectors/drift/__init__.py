@@ -13,8 +13,10 @@ concept       has the relation to the label changed
 estimate      accuracy before there are labels
 quality       figures with bounds, by slice and group
 errors      the share of errors of one version (`@drift("errors")`)
+succession  what took over against what it took over from (`@drift("succession")`)
 apart       one replica that answers otherwise than its peers (`@drift("apart")`)
 compare     one version against another (`@drift("comparison")`)
+domain      whether new rows can be told from old ones, by all features together (`@drift("domain")`)
 cells       counts instead of rows, over the edges of the reference (`@drift("cells")`)
 parts       what a change of the loss is made of, and what drove one answer (`@drift("parts")`), of:
 attribution   what the bins of features are worth in loss
@@ -24,9 +26,21 @@ explain_one   one row against the reference, or the model asked itself
 from detectors.drift.apart import Apart
 from detectors.drift.cells import Cells
 from detectors.drift.compare import Comparison
+from detectors.drift.domain import Domain
 from detectors.drift.errors import Errors
 from detectors.drift.features import Features
 from detectors.drift.labelled import Labelled
 from detectors.drift.parts import Parts
+from detectors.drift.succession import Succession
 
-__all__ = ["Apart", "Cells", "Comparison", "Errors", "Features", "Labelled", "Parts"]
+__all__ = [
+    "Apart",
+    "Cells",
+    "Comparison",
+    "Domain",
+    "Errors",
+    "Features",
+    "Labelled",
+    "Parts",
+    "Succession",
+]

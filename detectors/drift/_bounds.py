@@ -79,12 +79,12 @@ def share_high(total: Any, rows: Any, need: Any) -> FloatArray:
     return 1.0 - share_low(n - total, n, need)
 
 
-def share_bounds(total: Any, rows: Any, alpha: float) -> tuple[FloatArray, FloatArray]:
+def share_bounds(total: Any, rows: Any, alpha: Any) -> tuple[FloatArray, FloatArray]:
     """Return the (low, high) bounds of a share; both hold at every look with probability 1 - alpha."""
-    s, n = np.broadcast_arrays(
-        np.asarray(total, dtype=np.float64), np.asarray(rows, dtype=np.float64)
+    s, n, need = np.broadcast_arrays(
+        np.asarray(total, dtype=np.float64), np.asarray(rows, dtype=np.float64), np.log(2.0 / alpha)
     )
-    low, high = share_low(np.stack((s, n - s)), n, math.log(2.0 / alpha))
+    low, high = share_low(np.stack((s, n - s)), n, need)
     return low, 1.0 - high
 
 

@@ -46,7 +46,7 @@ def usual(features: Features) -> FloatArray:
 
 def now(features: Features) -> FloatArray:
     """Return how many of the rows of late each cell has (d, width), old ones faded."""
-    return features._slow[:, _used(features)]
+    return features._slow[:, _used(features)].astype(np.float64)
 
 
 def _used(features: Features) -> IntArray:

@@ -60,6 +60,7 @@ _POINTS: Final = np.linspace(0.0, 1.0, 17)
 _POWERS: Final = np.stack([np.ones_like(_POINTS), _POINTS, _POINTS**2], axis=1)
 _STAKES: Final = np.array([0.06, 0.12, 0.25, 0.5, 1.0])
 """The rise that a bet waits for, in standard deviations of its stream."""
+_QUARTER: Final = 2
 _LASTS: Final = 64.0 / _STAKES**2
 """Rows in which a stake wins e^12 when the rise is that."""
 _MOST: Final = 0.8
@@ -67,7 +68,7 @@ _MOST: Final = 0.8
 _SUREST: Final = 3.0
 """Log-odds above which a confidence is no surer: 0.95."""
 
-_CHUNK: Final = 250
+_CHUNK: Final = 500
 """Rows in one bet, at most: the mean moves on between bets only."""
 _BLOCK: Final = 200
 _LEVELS: Final = 8
@@ -341,11 +342,14 @@ class Concept:
         if self.alarmed and self._calm:
             self.alarmed = False
             self._log_w = np.zeros_like(self._log_w)
-        if self.alarmed or self._calm:
-            return
+        if not (self.alarmed or self._calm):
+            self.alarmed = _log_sum(worth[self._large()]) >= self._limit
+
+    def _large(self) -> BoolArray:
+        """Return which components (components,) have changed enough to matter."""
         _, before, after = self._gauges(self._leading())
-        rise = np.where(self._falls, before - after, after - before)
-        self.alarmed = _log_sum(worth[rise >= self._least]) >= self._limit
+        rise: BoolArray = np.where(self._falls, before - after, after - before) >= self._least
+        return rise
 
     # ---- what is said
 
@@ -358,6 +362,16 @@ class Concept:
     def evidence(self) -> float:
         """log10 of the e-detector."""
         return max(_log_sum(self._parts_of_evidence()[self._counts]), 0.0) / math.log(10.0)
+
+    @property
+    def sized(self) -> float:
+        """log10 of the same, of what has changed enough to matter; -inf = nothing has."""
+        return _log_sum(self._parts_of_evidence()[self._counts & self._large()]) / math.log(10.0)
+
+    @property
+    def restless(self) -> float:
+        """The design effect of the loss, over as many rows as it takes to find that it rose by a quarter sd."""
+        return float(self._effect[0, _QUARTER])
 
     def changes(self) -> tuple[Change, ...]:
         """Say what speaks for a change, the strongest first: what is large enough and sure, or has part in an alarm."""

@@ -41,8 +41,13 @@ _MOST: Final = 60.0
 class Bets:
     """The bets on n statistics: t, and mean, sd and range of exp(t score) in the reference, each (n, bets)."""
 
-    def __init__(self, scores: FloatArray, weights: FloatArray) -> None:
-        """Take what a statistic may be (n, k) and how often (n, k), sum 1; all scores 0 = nothing to bet on."""
+    def __init__(
+        self, scores: FloatArray, weights: FloatArray, ends: FloatArray | None = None
+    ) -> None:
+        """Take what a statistic may be (n, k) and how often (n, k), sum 1; all scores 0 = nothing to bet on.
+
+        ends   (n, m) what it may be, too, though it never was
+        """
         t = _tilts(scores, weights)
         usable = np.isfinite(t)
         self.tilts: FloatArray = np.where(usable, t, 0.0)
@@ -52,6 +57,11 @@ class Bets:
         self.mean = mean
         self.deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
         self.range = worth.max(axis=2) - worth.min(axis=2)
+        if ends is not None:
+            beyond = np.exp(np.minimum(self.tilts[:, :, None] * ends[:, None, :], 300.0)).max(
+                axis=2
+            )
+            self.range = np.maximum(self.range, beyond)
         self.usable = usable
 
     def bounds(self, rows: FloatArray) -> FloatArray:

@@ -14,6 +14,7 @@ and of much change. It is for people to read; what is called drift is decided by
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -71,7 +72,7 @@ _MOST_LEARNT: Final = 256
 _SLICINGS: Final = 6
 _MOST_SLICED: Final = 8
 """Values of a category that is looked at value by value."""
-_VERSION: Final = 4
+_VERSION: Final = 5
 
 
 Counts = npt.NDArray[np.float32]
@@ -125,7 +126,7 @@ class Features:
         self._shifts = Shifts(ref, joint if joint is not None else pairs.none(), self.config.quiet)
         # the newest rows, and those before them: while the newest are few
         self._fast: Counts = np.zeros((2, d, COLUMNS), dtype=np.float32)
-        self._slow: FloatArray = np.zeros((d, COLUMNS))
+        self._slow: Counts = np.zeros((d, COLUMNS), dtype=np.float32)
         self._squares: FloatArray = np.zeros(d)  # sums of squared weights, slow
         self._magnitudes: npt.NDArray[np.uint16] = np.zeros((2, d, MAGNITUDES), dtype=np.uint16)
         self._usual_kinds: BoolArray = np.zeros((d, len(KINDS)), dtype=np.bool_)
@@ -239,12 +240,15 @@ class Features:
             if column is None:
                 continue
             values = self._ref.values[i]
-            if values is None:
-                x[i], wrong[i] = reference.numbers(column)
-            else:
+            if values is not None:
                 columns[i] = _categories(column, values)
+            elif isinstance(column, np.ndarray) and column.dtype == np.float64:
+                x[i] = column
+            else:
+                x[i], wrong[i] = reference.numbers(column)
         columns[self._numeric] = self._columns_of(x[self._numeric], self._numeric)
-        columns[wrong] = WRONG
+        if wrong.any():
+            columns[wrong] = WRONG
         present |= self._ref.own
         return columns, x, present
 
@@ -496,7 +500,7 @@ class Features:
         expected = np.maximum(usual, floor)
         # half a row of doubt, so that an empty group is a large number and no infinite one
         doubt = 0.5 / np.maximum(rows, 1.0)[:, None]
-        live = self._grouped(self._slow) / np.maximum(weight, 1e-12)[:, None]
+        live = self._grouped(self._slow.astype(np.float64)) / np.maximum(weight, 1e-12)[:, None]
         live = (live + doubt * expected) / (1.0 + doubt)
         # groups that the reference has not: less than one of its rows is no news
         live = np.where(usual > 0, np.maximum(live, 1e-6), np.maximum(live, expected))
@@ -613,11 +617,17 @@ def _same(magnitudes: FloatArray, rows: FloatArray) -> tuple[FloatArray, FloatAr
 def _categories(column: Any, values: Mapping[str, int]) -> IntArray:
     """Return the column of each value of a category; whole numbers are read as people write them."""
     array = np.asarray(column)
+    texts: list[Any] = array.tolist()
     if array.dtype.kind in "fiub":
         texts = [None if v != v else f"{v:g}" for v in array.astype(np.float64).tolist()]  # noqa: PLR0124  # NaN
-    else:
-        texts = [None if v is None else str(v) for v in array.tolist()]
-    return np.array([MISSING if t is None else values.get(t, WRONG) for t in texts], dtype=np.int64)
+    found = map(values.get, texts, itertools.repeat(WRONG))
+    out = np.fromiter(found, dtype=np.int64, count=len(texts))
+    for i in np.flatnonzero(out == WRONG).tolist():
+        if texts[i] is None:
+            out[i] = MISSING
+        elif not isinstance(texts[i], str):
+            out[i] = values.get(str(texts[i]), WRONG)
+    return out
 
 
 def _joined(parts: Sequence[tuple[int, Any]]) -> Any:

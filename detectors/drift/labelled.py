@@ -46,6 +46,8 @@ _BUCKETS: Final = 12
 _EVERY: Final = 5
 """Figures are made anew so often in a window: they cost some milliseconds."""
 _LEAST_EVERY: Final = 10_000.0
+_UNSEEN_EVERY: Final = 1e9
+"""As many labels may come between two false alarms while it is not seen yet how many do."""
 _NONE: Final = 255
 _VERSION: Final = 1
 _FIGURES: Final = {
@@ -88,7 +90,7 @@ class Labelled:
         self._cells = np.cumsum([0, *(len(values) for _, values in self.slices)])
         self._guarded = [i for i, (name, _) in enumerate(self.slices) if name in config.protected]
         self._groups = np.cumsum([0, *(len(self.slices[i][1]) for i in self._guarded)])
-        self._concept = self._relation(1e6)
+        self._concept = self._relation(_UNSEEN_EVERY)
         self._estimate = Estimate()
         self._ready = False  # the estimate has something to go by
         self._first: list[
@@ -112,6 +114,16 @@ class Labelled:
         size = self.config.tolerance
         slices = [(name, len(values)) for name, values in self.slices]
         return Concept(Concept.Config(every=every, size=size), slices)
+
+    @property
+    def restless(self) -> float:
+        """How much more than chance the loss wanders in ordinary life: a design effect, at least 1."""
+        return self._concept.restless
+
+    @property
+    def large(self) -> float:
+        """The error of a regression that a tenth of those of its reference exceed; NaN = not known."""
+        return self._ranks.large if self._ranks is not None else math.nan
 
     # ---- the reference
 
@@ -266,7 +278,7 @@ class Labelled:
             self._due, self._fresh = ts + self.config.window / _EVERY, False
         self._judged = Judged(
             changed=self._concept.alarmed,
-            evidence=self._concept.evidence - self._concept.alarm,
+            evidence=self._concept.sized - self._concept.alarm,
             changes=tuple(self._change(c) for c in self._concept.changes()),
             expected=_band(expected),
             unknown=expected.reason if expected is not None else "",

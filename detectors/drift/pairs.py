@@ -30,6 +30,7 @@ class Pairs:
     first, second   (p,) indices of columns
     mean, sd        (p,) of the products in the reference
     scores          (p, KEPT) what the standardised products are, each as often
+    ends            (p, 2) what they may be at the least and at the most
     """
 
     first: IntArray
@@ -37,6 +38,7 @@ class Pairs:
     mean: FloatArray
     sd: FloatArray
     scores: FloatArray
+    ends: FloatArray
 
     def sums(self, places: FloatArray) -> FloatArray:
         """Return the sums of the scores (p,) of rows with `places` (d, n)."""
@@ -46,13 +48,13 @@ class Pairs:
 
     def bets(self) -> Bets:
         """Return the bets on the products."""
-        return Bets(self.scores, np.full(self.scores.shape, 1.0 / KEPT))
+        return Bets(self.scores, np.full(self.scores.shape, 1.0 / KEPT), self.ends)
 
 
 def none() -> Pairs:
     """Return no pairs: without rows of the reference there are none."""
     index = np.zeros(0, dtype=np.int64)
-    return Pairs(index, index, np.zeros(0), np.ones(0), np.zeros((0, KEPT)))
+    return Pairs(index, index, np.zeros(0), np.ones(0), np.zeros((0, KEPT)), np.zeros((0, 2)))
 
 
 def choose(places: FloatArray) -> Pairs:
@@ -82,7 +84,11 @@ def choose(places: FloatArray) -> Pairs:
     scores /= np.maximum(
         scores.std(axis=1, keepdims=True), 1e-12
     )  # means of parts vary less than rows
-    return Pairs(first, second, mean, sd, np.clip(scores, -_MOST_SCORE, _MOST_SCORE))
+    extremes = np.stack((places.min(axis=1), places.max(axis=1)))
+    corners = (extremes[:, None, first] * extremes[None, :, second]).reshape(4, -1)
+    ends = (np.stack((corners.min(axis=0), corners.max(axis=0))) - mean) / sd
+    scores = np.clip(scores, -_MOST_SCORE, _MOST_SCORE)
+    return Pairs(first, second, mean, sd, scores, ends.T)
 
 
 def arrays(pairs: Pairs) -> dict[str, npt.NDArray[Any]]:

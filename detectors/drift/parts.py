@@ -25,7 +25,7 @@ from agent.model import FloatArray
 from agent.ports import Band, Driver, LossParts
 from detectors.drift import cells
 from detectors.drift.attribution import LEAST_ROWS, Losses, backfitted
-from detectors.drift.explain_one import unusual
+from detectors.drift.explain_one import shapley, unusual
 from detectors.drift.features import Features
 
 _MOST_ROWS: Final = 5000
@@ -45,6 +45,9 @@ class _Answers:
 @registry.drift("parts")
 class Parts:
     """See the module."""
+
+    asked = staticmethod(shapley)
+    """The model asked itself, where it is at hand."""
 
     def __init__(self, features: Features) -> None:
         self._features = features

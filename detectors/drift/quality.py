@@ -300,15 +300,19 @@ class ClassQuality(_Sums):
         seen = self.arrays["confusion"].astype(np.float64)
         rows = seen.sum(axis=(1, 2))
         hits, of = self._shares()
-        out = {"accuracy": _share(self.arrays["right"], rows, alpha, least)}
-        if self._positive is not None:
-            out |= {name: _share(hits[name], of[name], alpha, least) for name in hits}
-            out["f1"] = _f1(out["f1"])
+        parts: dict[str, _Part] = {"accuracy": (self.arrays["right"], rows, alpha)}
+        parts |= {name: (hits[name], of[name], alpha) for name in hits}
         diagonal = self._diagonal()
         true, said = seen.sum(axis=2), seen.sum(axis=1)
-        out["macro_precision"] = _macro(diagonal, said, alpha, least)
-        out["macro_recall"] = _macro(diagonal, true, alpha, least)
-        out["macro_f1"] = _macro(diagonal, true + said - diagonal, alpha, least, _f1)
+        # of all classes at once: so the bounds hold for their mean
+        each = alpha / seen.shape[1]
+        parts |= {
+            "macro_precision": (diagonal, said, each), "macro_recall": (diagonal, true, each),
+            "macro_f1": (diagonal, true + said - diagonal, each),
+        }  # fmt: skip
+        out = _shares(parts, least)
+        out |= {name: _f1(out[name]) for name in ("f1", "macro_f1") if name in out}
+        out |= {name: _averaged(out[name], axis=1) for name in out if name.startswith("macro_")}
         sums = self.arrays["sums"].T
         out["log_loss"] = _mean_size(sums[_LOGGED : _LOG2 + 1], alpha, least)
         out["brier"] = _mean_size(sums[_FULL : _BRIER2 + 1], alpha, least)
@@ -559,6 +563,26 @@ def _share(hits: Any, rows: FloatArray, alpha: float, least: int) -> Figure:
         return _known(hits / rows, *share_bounds(hits, rows, alpha), rows, least)
 
 
+_Part = tuple[Any, FloatArray, float]
+"""Hits, rows and the chance that the bounds are wrong."""
+
+
+def _shares(parts: Mapping[str, _Part], least: int) -> dict[str, Figure]:
+    """Return shares by name: all bounds in one go, as those of one take as long as those of many."""
+    rows = np.concatenate([n.ravel() for _, n, _ in parts.values()])
+    hits = np.concatenate([np.ravel(s) for s, _, _ in parts.values()])
+    alphas = np.concatenate([np.full(n.size, alpha) for _, n, alpha in parts.values()])
+    low, high = share_bounds(hits, rows, alphas)
+    out, at = {}, 0
+    for name, (s, n, _) in parts.items():
+        here = slice(at, at + n.size)
+        at += n.size
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = s / n
+        out[name] = _known(value, low[here].reshape(n.shape), high[here].reshape(n.shape), n, least)
+    return out
+
+
 def _mean(sums: FloatArray, alpha: float, least: int) -> Figure:
     mean, error = mean_error(*sums)
     radius = looks(sums[0], alpha) * error
@@ -572,26 +596,10 @@ def _mean_size(sums: FloatArray, alpha: float, least: int) -> Figure:
     return _known(mean, *size_bounds(mean, error, n, alpha), n, least)
 
 
-def _same(figure: Figure) -> Figure:
-    return figure
-
-
 def _f1(overlap: Figure) -> Figure:
     """Return F1 from the share of rows that are both among those that are either: it rises with it."""
     value, low, high = (2 * v / (1 + v) for v in (overlap.value, overlap.low, overlap.high))
     return Figure(value, low, high, overlap.rows)
-
-
-def _macro(
-    hits: FloatArray,
-    rows: FloatArray,
-    alpha: float,
-    least: int,
-    of: Callable[[Figure], Figure] = _same,
-) -> Figure:
-    """Return the mean over the classes with enough rows; bounds hold for all of them at once, so for their mean."""
-    each = of(_share(hits, rows, alpha / rows.shape[1], least))
-    return _averaged(each, axis=1)
 
 
 def _averaged(each: Figure, axis: int) -> Figure:

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from agent import vectors
 from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 
@@ -165,7 +166,15 @@ def _parse_feature(name: str, one: Any, rows: float, *, own: bool) -> _Feature:
     edges, shares = _merge(edges, shares)
     edges[0] = min(edges[0], low)
     edges[-1] = max(edges[-1], np.nextafter(high, np.inf))
-    return _Feature(name, own, rows, edges, shares, missing, 0.0, None)
+    return _Feature(name, own, rows, _widened(name, edges), shares, missing, 0.0, None)
+
+
+def _widened(name: str, edges: FloatArray) -> FloatArray:
+    """Return edges that hold all that a column can be by its nature: a vector elsewhere breaks no contract."""
+    low, high = vectors.limits(name)
+    edges[0] = min(edges[0], low)
+    edges[-1] = max(edges[-1], np.nextafter(high, np.inf))
+    return edges
 
 
 def _read_category(
@@ -255,7 +264,7 @@ def _learn_feature(name: str, column: Sequence[Any] | FloatArray) -> _Feature:
         edges = _edges_of(known if len(known) else np.zeros(1))
         counts, _ = np.histogram(known if len(known) else np.zeros(1), edges)
         shares = counts.astype(np.float64)
-        return _Feature(name, True, float(n), edges, shares, missing, 0.0, None)
+        return _Feature(name, True, float(n), _widened(name, edges), shares, missing, 0.0, None)
     counted = Counter(str(value) for value in array.tolist() if value is not None)
     missing = 1.0 - counted.total() / n
     # how often a value comes that was never seen: as often as one was seen just once (Good and Turing, 1953)

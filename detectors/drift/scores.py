@@ -38,6 +38,10 @@ class Scores:
         self.curves = np.zeros((d, SHARES, COLUMNS))
         self.curves[numeric, PLACE] = _places(p[numeric])
         self.curves[:, PLACE] = _standard(self.curves[:, PLACE], p)
+        # where a product of two stands to what was seen of it is known within the reference alone
+        self.within = self.curves[:, PLACE].copy()
+        self.within[numeric, BELOW] = self.within[numeric, 1]
+        self.within[numeric, ABOVE] = self.within[numeric, reference.bins[numeric]]
         inside = np.ones(COLUMNS, dtype=np.bool_)
         inside[[MISSING, WRONG]] = False
         square = np.where(inside, np.minimum(self.curves[:, PLACE] ** 2, _OUTSIDE**2), 1.0)

@@ -23,13 +23,14 @@ import math
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from detectors.drift import pairs, season
 from detectors.drift.evidence import STEPS, Bets, Evidence
 from detectors.drift.reference import COLUMNS, Reference
-from detectors.drift.scores import FUNCTIONS, PLACE, SHARES, Scores
+from detectors.drift.scores import FUNCTIONS, SHARES, Scores
 from detectors.drift.season import QUANTUM, Rhythm, Wander
 
 _PAIRS_SHARE: Final = 0.15
@@ -54,6 +55,9 @@ _BESIDE: Final = 0.25
 """So much of what the farthest column has moved another must move to be named beside it later."""
 _NAMED: Final = 0.01
 """When one column has reached 1, others need no more than this to be named beside it."""
+
+
+Counts = npt.NDArray[np.float32]
 
 
 class Shifts:
@@ -87,7 +91,7 @@ class Shifts:
         self._recent_rows: FloatArray = np.zeros(len(STEPS))
         # of columns that drift: how many times the least they moved
         self._on: FloatArray = np.zeros(d)
-        self._window: FloatArray = np.zeros((d, COLUMNS))
+        self._window: Counts = np.zeros((d, COLUMNS), dtype=np.float32)
         self._window_pairs: FloatArray = np.zeros(p)
         self._window_rows = 0.0
         self._closed_at = -math.inf
@@ -116,8 +120,8 @@ class Shifts:
         self._set_null()
 
     def places(self, columns: IntArray) -> FloatArray:
-        """Return the place, in sd, of each value (d, rows)."""
-        out: FloatArray = np.take_along_axis(self.scores.curves[:, PLACE], columns, axis=1)
+        """Return the place, in sd, of each value (d, rows); what lies outside counts as the nearest inside."""
+        out: FloatArray = np.take_along_axis(self.scores.within, columns, axis=1)
         return out
 
     def keep(self, other: Shifts) -> None:
@@ -136,7 +140,9 @@ class Shifts:
             self._close(ts)
 
     def _close(self, ts: float) -> None:
-        sums = np.concatenate((self.scores.sums(self._window), self._window_pairs))
+        sums = np.concatenate(
+            (self.scores.sums(self._window.astype(np.float64)), self._window_pairs)
+        )
         rows = self._window_rows
         past = ts - self._closed_at
         past = past if math.isfinite(past) else 0.0

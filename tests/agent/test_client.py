@@ -175,6 +175,20 @@ def test_rows_and_labels_come_to_the_daemon(daemon, way):
     assert labels.labels == ("1",)
 
 
+def test_what_was_dropped_comes_to_the_daemon_also_with_a_label(daemon):
+    log = Client(daemon.url, model="fraud", token="env:CLIENT_TOKEN", queue=3, every_s=0.01)
+    log._start = lambda: None  # the thread has no turn
+    log.label("r-0", "1")
+    for i in range(10):
+        log(features={"age": i}, pred="0")
+    del log._start
+    log._start()
+    assert log.flush(20)
+    log.close()
+    rows = [b for b in daemon.pushed if isinstance(b, PredictionBatch)]
+    assert (sum(len(b.ts) for b in rows), sum(b.dropped for b in rows)) == (2, 8)
+
+
 def test_without_a_token_nothing_is_taken_and_the_client_says_so(daemon):
     log = Client(daemon.url, model="fraud", exit_s=0.1)
     log(features={"a": 1.0}, pred="0")
@@ -235,6 +249,10 @@ def test_a_record_is_what_the_receiver_documents(log):
         ([[1, 2], [3, 4]], {"names": np.array(["a", "b"])}, [{"a": 1, "b": 2}, {"a": 3, "b": 4}]),
         ([{"a": np.int32(1)}, {"a": 2}], {}, [{"a": 1}, {"a": 2}]),
         ({"a": np.array([1, 2]), "b": np.array(["x", "y"])}, {}, [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]),
+        ({"a": ["x", "y"], "b": np.array([1, 2])}, {}, [{"a": "x", "b": 1}, {"a": "y", "b": 2}]),
+        ({"a": 1, "v": [1.0, 2.0]}, {}, [{"a": 1, "v": [1.0, 2.0]}]),
+        ({"v": np.array([1.0, 2.0]), "w": np.array([3.0]), "a": 1}, {}, [{"v": [1.0, 2.0], "w": [3.0], "a": 1}]),
+        ({"v": np.array([1.0, 2.0]), "a": 1}, {}, [{"v": [1.0, 2.0], "a": 1}]),
         ({"a": 1, "embedding": np.array([[1.0, 2.0]])}, {}, [{"a": 1, "embedding": [[1.0, 2.0]]}]),
     ],
 )  # fmt: skip

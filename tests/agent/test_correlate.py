@@ -1,6 +1,7 @@
 """Anomalies near in time and topology become one incident with one life."""
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.catalogue import SIGNALS
 from agent.correlate import MOST_ANOMALIES, Correlator
-from agent.model import Anomaly, Change, Edge, Entity, Series
+from agent.model import Anomaly, Cause, Change, Diagnosis, Edge, Entity, Incident, Series
 from agent.topology import Topology
 
 HOST, SHOP, MODEL = Entity("host", "h"), Entity("service", "shop"), Entity("model", "fraud")
@@ -235,3 +236,142 @@ def test_old_evidence_does_not_stretch_the_span_of_an_incident(correlator):
     tick(correlator, 105.0, anomaly(P95, end=104.0), hunch)
     tick(correlator, 115.0)
     assert correlator.ordinary(SHOP, 0.0, 300.0) == [(100.0, 115.0)]
+
+
+# ---------------------------------------------------------------- what goes on costs little and changes nothing
+
+
+def town():
+    """Six services on two machines, calling each other in a chain."""
+    topology = Topology()
+    services = [Entity("service", f"s{i}") for i in range(6)]
+    hosts = [Entity("host", f"h{i}") for i in range(2)]
+    for i, service in enumerate(services):
+        topology.link(Edge("runs_on", service, hosts[i % 2]))
+        if i:
+            topology.link(Edge("calls", services[i - 1], service))
+    return topology, services, hosts
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_said_again_unchanged_is_as_if_it_were_looked_at_anew(seed):
+    rng = random.Random(seed)
+    topology, services, hosts = town()
+    quick, slow = (Correlator(topology, 60.0, 10.0, 30.0) for _ in range(2))
+    metrics = ["service.latency_p95_seconds", "service.error_ratio", "service.up"]
+    table = [Series(m, s) for s in services for m in metrics]
+    table += [Series(m, h) for h in hosts for m in ("host.cpu_busy_ratio", "host.load1_count")]
+    going, merged = {}, 0
+    for now in range(100, 260):
+        told = []
+        for series in table:
+            if series in going and rng.random() < 0.04:
+                told.append(replace(going.pop(series), end=float(now)))
+            elif series not in going and rng.random() < 0.004:
+                road = rng.choice(["objective", "objective", "calibrated"])
+                going[series] = anomaly(series, float(now), road=road, harm=rng.random() < 0.3)
+            elif series in going and rng.random() < 0.05:
+                going[series] = replace(
+                    going[series], value=rng.random(), deviations=9 * rng.random()
+                )
+        told += going.values()
+        changes = (
+            [Change(now - 1.0, services[0], "release", "1", "2")] if rng.random() < 0.02 else []
+        )
+        if rng.random() < 0.02:
+            topology.link(Edge("calls", *rng.sample(services, 2)))
+        one = tick(quick, float(now), *told, changes=changes)
+        # a NaN of its own equals nothing: all is taken for new
+        two = tick(slow, float(now), *(replace(a, low=float("nan")) for a in told), changes=changes)
+        assert repr(one) == repr(two)
+        if quick.incidents and rng.random() < 0.2:
+            id_, cause = (
+                rng.choice(list(quick.incidents)),
+                Cause("host.cpu", rng.choice(hosts), 0.9),
+            )
+            for each in (quick, slow):
+                each.put(replace(each.incidents[id_], diagnosis=Diagnosis(now, (cause,))))
+        one, two = quick.join_causes(float(now)), slow.join_causes(float(now))
+        assert repr(one) == repr(two)
+        merged += len(one)
+        assert repr(quick.incidents) == repr(slow.incidents)
+        assert [life.evidence for life in quick._lives.values()] == [
+            life.evidence for life in slow._lives.values()
+        ]
+        assert repr(quick.ordinary(services[0], 0.0, 1e9)) == repr(
+            slow.ordinary(services[0], 0.0, 1e9)
+        )
+    assert quick._ended
+    assert merged
+
+
+def test_what_it_comes_to_depend_on_later_is_evidence_too(correlator, topology):
+    store = Entity("service", "store")
+    tick(correlator, 100.0, anomaly(P95))
+    tick(correlator, 101.0, anomaly(P95))
+    topology.link(Edge("calls", SHOP, store))
+    slow = anomaly(Series(P95.metric, store), onset=101.0, road="calibrated", harm=False)
+    (same,) = tick(correlator, 102.0, anomaly(P95), slow)
+    assert slow.series in {a.series for a in same.anomalies}
+
+
+def test_groups_of_an_incident_that_brings_nothing_new_are_those_of_the_survivor(topology):
+    correlator = Correlator(topology, 60.0, 10.0, 30.0)
+    store = Entity("service", "store")
+    diagnosis = Diagnosis(100.0, (Cause("host.cpu", HOST, 0.9),))
+    for id_, group in (("a", SHOP), ("b", store)):
+        one = Incident(
+            id_,
+            100.0,
+            100.0,
+            "open",
+            "page",
+            "t",
+            entities=(group,),
+            about=group,
+            diagnosis=diagnosis,
+        )
+        correlator.restore([one])
+    *_, survivor = correlator.join_causes(101.0)
+    assert (survivor.id, survivor.also, survivor.entities) == ("a", (store,), (SHOP, store))
+
+
+def pairs_to_join(correlator):
+    """Say from the definition, over all pairs, who would join whom."""
+    out = set()
+    for a in correlator.incidents.values():
+        top = a.diagnosis.top
+        if top.kind == "unknown" or top.probability < 0.5:
+            continue
+        blamed = correlator._homes.get(correlator.topology.group(top.entity))
+        for b in correlator.incidents.values():
+            other = b.diagnosis.top
+            if b.id == a.id or abs(a.opened - b.opened) > correlator.window_s:
+                continue
+            same = (other.kind, other.entity) == (top.kind, top.entity) and other.probability >= 0.5
+            akin = other.kind.partition(".")[0] == top.kind.partition(".")[0]
+            if same or (b.id == blamed and (akin or top.kind == "serving.dependency")):
+                out.add(frozenset((a.id, b.id)))
+    return out
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_who_shares_a_cause_is_found_without_asking_everybody(seed):
+    rng = random.Random(seed)
+    topology = Topology()
+    services = [Entity("service", f"s{i}") for i in range(8)]
+    for service in services:
+        topology.link(Edge("runs_on", service, Entity("host", f"on-{service.key}")))
+    correlator = Correlator(topology, 60.0, 10.0, 30.0)
+    for n, service in enumerate(services):
+        now = 100.0 + 20.0 * n
+        (opened,) = tick(correlator, now, anomaly(Series(P95.metric, service), now))
+        kind = rng.choice(["serving.saturation", "serving.dependency", "release.code", "unknown"])
+        cause = Cause(kind, rng.choice(services), rng.choice([0.3, 0.9]))
+        correlator.put(replace(opened, diagnosis=Diagnosis(now, (cause,))))
+    pairs = pairs_to_join(correlator)
+    merged = [i for i in correlator.join_causes(300.0) if i.merged_into]
+    assert bool(merged) == bool(pairs)
+    parts = {frozenset((i.id, i.merged_into)) for i in merged}
+    assert len(pairs) > 1 or parts == pairs
+    assert not pairs_to_join(correlator) - pairs

@@ -7,7 +7,7 @@ from agent import registry
 from agent.codec import pack
 from agent.config import Config
 from agent.journal import Entry
-from agent.match import HoldingState, candidates, target_of
+from agent.match import HoldingState, candidates, fits, target_of
 from agent.memory import Memory
 from agent.model import (
     Cause,
@@ -272,3 +272,98 @@ def test_a_playbooks_own_tests_are_run(tmp_path):
         "b0: cold: it does not fire: when: service.busy_ratio > 0.9 is not so",
         "b0: odd: no severity is called 'dreadful'",
     ]
+
+
+# ---------------------------------------------------------------- the index by signal
+
+
+def asked(lib, w, holding, now=100.0):
+    """Return of how many playbooks the conditions were asked, and what was said of each."""
+    _, told = ask(lib, incident(), w, holding=holding, now=now)
+    return holding.asked, told
+
+
+def with_when(tmp_path, *whens):
+    """A library of playbooks with these conditions, as YAML."""
+    for i, when in enumerate(whens):
+        text = BOOK.format(
+            id=f"b{i}", order=i, kind="service", cause="serving.saturation", use="act", otherwise="undo",
+            because="", hold="0s",
+        )  # fmt: skip
+        old = next(line for line in text.splitlines() if line.startswith("when:"))
+        (tmp_path / f"{i}.yaml").write_text(text.replace(old, f"when: {when}"))
+    return Library.load([tmp_path], Config(), built_in=False)
+
+
+@pytest.mark.parametrize(("when", "missing"), [
+    ("['service.busy_ratio > 0.9']", ""),
+    ("['service.busy_ratio > 0.9', 'service.error_ratio > 0.5']", "service.error_ratio"),
+    ("['service.busy_ratio > 0.9 && service.error_ratio > 0.5']", "service.error_ratio"),
+    ("['service.busy_ratio > 0.9 || service.error_ratio > 0.5']", ""),
+    ("['!(service.busy_ratio < 0.9 && service.error_ratio > 0.5)']", ""),
+    ("['service.busy_ratio > baseline.service.error_ratio']", "service.error_ratio"),
+    ("[{signal: service.error_ratio, is: 'value > 0.5'}]", "service.error_ratio"),
+    ("[{signal: 'service.busy_ratio{worker=1}', is: 'value > 0.5'}]", "service.busy_ratio{worker=1}"),
+    ("{any: ['service.busy_ratio > 0.9', 'service.error_ratio > 0.5']}", ""),
+    ("{any: ['service.latency_p95_seconds > 0.9', 'service.error_ratio > 0.5']}", "service.latency_p95_seconds"),
+    ("[]", ""),
+])  # fmt: skip
+def test_who_must_know_what_nobody_measures_is_not_asked(tmp_path, when, missing):
+    many, told = asked(with_when(tmp_path, when), world(), HoldingState())
+    assert many == (0 if missing else 1)
+    if missing:
+        assert told["b0"].fires is None
+        assert told["b0"].reason == f"when: nobody measures {missing} there"
+
+
+def test_who_is_not_asked_would_not_have_fired(tmp_path):
+    signals = ["service.busy_ratio", "service.error_ratio", "service.latency_p95_seconds"]
+    whens = [
+        f"['{a} > 0.1 {how} {b} > 0.1']" for a in signals for b in signals for how in ("&&", "||")
+    ]
+    whens += [f"{{any: ['{a} > 0.1', '{b} < 0.5']}}" for a in signals for b in signals]
+    lib, w = with_when(tmp_path, *whens), world()
+    out = {}
+    ask(lib, incident(), w, holding=(state := HoldingState()))
+    for match in state.matches["i"]:
+        if "nobody measures" not in match.reason:
+            continue
+        book = lib.playbooks[match.playbook]
+        seen, cause = Scene(w, WEB), incident().diagnosis.top
+        out[book.id], _ = fits(
+            book, incident(), cause, seen, holding=book.when.holding(), now=100.0
+        )  # fmt: skip
+    assert len(out) >= 8
+    assert True not in out.values()
+
+
+def test_a_signal_that_comes_is_seen_and_one_that_goes_is_waited_for(tmp_path):
+    lib, w, holding = (
+        with_when(tmp_path, "[{is: 'service.error_ratio > 0.5', for: 5s}]"),
+        world(),
+        HoldingState(),
+    )
+    errors, one = Series("service.error_ratio", WEB), incident()
+
+    def at(now, *table):
+        w.take(Frame("web", now, (BUSY, UP, *table), np.array([0.95, 1.0, *[0.9] * len(table)])))
+        found, _ = ask(lib, one, w, holding=holding, now=now)
+        return holding.asked, bool(found)
+
+    assert at(101.0) == (0, False)
+    assert at(102.0, errors) == (1, False)
+    assert at(104.0, errors) == (1, False)
+    assert at(105.0) == (1, False)  # a gap: the time pauses, it is not lost
+    assert at(106.0, errors) == (1, False)
+    assert at(108.0, errors) == (1, False)
+    assert at(109.0, errors) == (1, True)
+
+
+def test_keen_is_who_fires_or_only_waits_for_its_time(tmp_path):
+    lib, holding, w = library(tmp_path, {"hold": "5s"}), HoldingState(), world()
+    ask(lib, incident(), w, holding=holding, now=100.0)
+    assert holding.keen("i")
+    ask(lib, incident(), w, holding=holding, now=106.0)
+    assert holding.keen("i")
+    ask(lib, incident(), world(busy=0.5), holding=holding, now=107.0)
+    assert not holding.keen("i")

@@ -54,16 +54,16 @@ class Service:
         )
         return batch, labels
 
-    def serve(self, rows, *, late=0, until=None):
-        """Let rows pass, a hundred at a time, labels at once; returns after which row `until` holds."""
+    def serve(self, rows, *, late=0, until=None, size=100):
+        """Let rows pass, `size` at a time, labels at once; returns after which row `until` holds."""
         waiting = []
-        for done in range(100, rows + 1, 100):
-            batch, labels = self.made(100, self.now)
-            self.rows += 100
+        for done in range(size, rows + 1, size):
+            batch, labels = self.made(size, self.now)
+            self.rows += size
             self.now = float(batch.ts[-1])
             self.watch.take(batch)
-            waiting.append(LabelBatch("churn", np.full(100, self.now), batch.ids, tuple(labels)))
-            if len(waiting) > late // 100:
+            waiting.append(LabelBatch("churn", np.full(size, self.now), batch.ids, tuple(labels)))
+            if len(waiting) > late // size:
                 self.watch.take(waiting.pop(0))
             self.frame = self.watch.frame(self.now)
             if until is not None and until(self):
@@ -136,12 +136,32 @@ def test_of_one_slice_alone_the_slice_is_named(seed):
     assert slices["colour", "red"].value < slices["colour", "blue"].value - 0.1
 
 
-def test_a_release_that_errs_is_the_release():
-    service = Service(1)
+@pytest.mark.parametrize("numbers", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_release_that_errs_is_the_release(seed, numbers):
+    service = Service(seed, numbers=numbers)
     service.serve(3000)
     service.version, service.weights = "2", np.array([-1.0, 1.5, 0.8])
-    assert service.serve(3000, until=named) <= 600
+    assert service.serve(3000, until=named) <= 300
     assert service.suspects()[0].cause == "release.model"
+
+
+def test_a_release_is_blamed_though_the_one_before_it_has_not_left_yet():
+    service = Service(1, numbers=True)
+    service.serve(3000)
+    service.version, service.weights = "2", -service.weights
+    assert service.serve(3000, until=named, size=50) == 50
+    assert set(service.facts.serving) == {"1", "2"}
+    assert service.suspects()[0].cause == "release.model"
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_a_release_that_changes_nothing_is_not_blamed(numbers):
+    service = Service(5, numbers=numbers)
+    service.serve(2000)
+    service.version = "2"
+    assert service.serve(2000, until=named) is None
+    assert service.facts.worse_than_previous is False
 
 
 def test_a_unit_that_changed_is_a_broken_contract_and_comes_first():

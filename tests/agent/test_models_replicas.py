@@ -1,5 +1,7 @@
 """What rows say beside features and labels: which replica answered, and which version."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,19 +9,21 @@ from agent.config import WatchModels
 from agent.model import Edge, Entity
 from agent.models import ModelWatch
 from agent.models.cause import blame
+from agent.parcels import rows_at
 from agent.ports import LabelBatch, PredictionBatch
 
 REPLICAS = 4
 
 
 class Service:
-    """A model behind four replicas; `odd` turns what replica 2 says."""
+    """A model behind four replicas; `odd` turns what replica 2 says, `canary` lets it answer for version 2."""
 
     def __init__(self, *, numbers=False, serves="shop", tag="replica", seed=0):
         self.random = np.random.default_rng(seed)
         self.watch = self.new(serves)
         self.serves, self.numbers, self.tag = serves, numbers, tag
         self.now, self.rows, self.version, self.odd, self.noise = 0.0, 0, "1", False, 0.5
+        self.canary = False
 
     @staticmethod
     def new(serves):
@@ -42,12 +46,14 @@ class Service:
                 self.tag: np.array([f"{i}" for i in replica], dtype=object),
                 "gpu": np.array([f"GPU-{i}" for i in replica], dtype=object),
             }
-            self.watch.take(
-                PredictionBatch(
-                    "price", self.version, np.full(n, self.now), ids, {"x": x}, said, sure, nan, nan,
-                    np.full(n, 200), tags=tags,
-                )
+            batch = PredictionBatch(
+                "price", self.version, np.full(n, self.now), ids, {"x": x}, said, sure, nan, nan,
+                np.full(n, 200), tags=tags,
             )  # fmt: skip
+            if self.canary:
+                self.watch.take(replace(rows_at(batch, replica == 2), version="2"))
+                batch = rows_at(batch, replica != 2)
+            self.watch.take(batch)
             if labels:
                 truth = x + self.noise * self.random.normal(size=n)
                 words = tuple(truth.tolist() if self.numbers else np.where(truth > 0, "yes", "no"))
@@ -80,6 +86,14 @@ def test_the_replica_that_answers_otherwise_is_named(numbers, tag):
     facts = service.watch.facts("price")
     assert facts.apart == ("2",)
     assert blame(facts, service.now)[0].cause == "serving.crash"
+
+
+def test_a_replica_that_answers_for_another_version_is_well():
+    service = Service()
+    service.serve(200)
+    service.odd = service.canary = True
+    service.serve(60)
+    assert service.watch.facts("price").apart == ()
 
 
 def test_the_graph_learns_replicas_and_their_gpus_from_rows():

@@ -234,3 +234,48 @@ async def test_a_way_that_came_with_a_reload_is_owed_what_comes_also_over_a_cras
     desk = Desk(tmp_path, {"page": second})
     await desk.until(lambda: second.told == ["a"])
     await desk.die()
+
+
+async def test_a_start_reads_no_more_of_what_was_told_than_is_still_owed(tmp_path):
+    way = Way()
+    desk = Desk(tmp_path, {"page": way})
+    for n in range(300):
+        desk.journal.append("told", f"old{n}", {"by": "page"}, desk.now - KEEP_S - 10.0)
+    await desk.die()
+    desk = Desk.__new__(Desk)
+    desk.journal, desk.ways, desk.now = (
+        Journal(tmp_path / "journal.sqlite"),
+        {"page": way},
+        time.time(),
+    )
+    desk.outbox = Outbox(desk.journal.append, lambda: desk.ways, lambda: desk.now)
+    seen = []
+    real = desk.journal.read
+
+    def read(*args, **more):
+        for entry in real(*args, **more):
+            seen.append(entry.kind)
+            yield entry
+
+    desk.journal.read = read
+    desk.outbox.restore(desk.journal)
+    assert seen.count("told") < 5
+    desk.say("new")
+    await desk.until(lambda: way.told == ["new"])
+    await desk.die()
+
+
+async def test_a_way_that_was_told_something_before_it_had_a_mark_keeps_what_it_is_owed(tmp_path):
+    journal = Journal(tmp_path / "journal.sqlite")
+    now = time.time()
+    journal.append("told", "first", {"by": "page"}, now - 100.0)
+    journal.append(
+        "note", "owed", pack(Note("owed", now - 50.0, "page", "t", "x", "i")), now - 50.0
+    )
+    journal.close()
+    way = Way()
+    desk = Desk(tmp_path, {"page": way})
+    await desk.until(lambda: way.told == ["owed"])
+    marks = list(desk.journal.read(("told",), ""))
+    assert [(m.body["by"], m.ts) for m in marks] == [("page", now - 100.0)]
+    await desk.die()

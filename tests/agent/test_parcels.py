@@ -31,7 +31,7 @@ def batch(n: int, *, numbers: int = 2, generator: bool = True, seed: int = 0) ->
         traces=tuple("t" * (i % 4) for i in range(n)) if generator else (), variant="canary",
         classes=("a", "b"), shares=rng.random((n, 2)), tags={"region": objects(["eu"] * n)},
         tokens_in=rng.random(n) if generator else None, tokens_out=None, ttft_s=rng.random(n) if generator else None,
-        finish=objects(["stop"] * n) if generator else None,
+        finish=objects(["stop"] * n) if generator else None, dropped=seed,
     )  # fmt: skip
 
 
@@ -106,6 +106,12 @@ def test_pieces_are_small_and_hold_all_rows_once_in_order(numbers):
     assert tuple(i for p in pieces for i in p.ids) == one.ids
     assert np.concatenate([p.shares for p in pieces]).tolist() == one.shares.tolist()
     assert tuple(t for p in pieces for t in p.traces) == one.traces
+
+
+def test_what_the_sender_dropped_is_told_once():
+    pieces = list(parts(batch(3000, numbers=20, seed=5)))
+    assert len(pieces) > 1
+    assert [piece.dropped for piece in pieces] == [5, *[0] * (len(pieces) - 1)]
 
 
 def test_many_labels_are_cut_too():

@@ -363,7 +363,7 @@ def test_abilities_that_no_connector_has_are_lacking(tmp_path):
 def test_a_stand_in_is_capped_at_approve(tmp_path):
     config = Config.model_validate({"mode": "auto", "connectors": {"puppet": {}}})
     p = book(tmp_path, config=config)
-    assert (p.cap, p.ceiling(config)) == ("approve", "approve")
+    assert (p.cap(), p.ceiling(config)) == ("approve", "approve")
 
 
 def test_the_lowest_ceiling_holds(tmp_path):

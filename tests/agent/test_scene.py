@@ -100,3 +100,24 @@ def test_baseline_is_the_median_before_and_unknown_when_short(world):
         is None
     )
     assert Scene(world, MODEL, read=read)("baseline.service.latency_p95_seconds") is None
+
+
+def test_what_was_ordinary_is_read_once_and_what_was_too_short_again(world):
+    reads = []
+    rows = np.array([[0.1], [0.2], [0.3]])
+
+    def read(series, start, end):
+        reads.append((start, end))
+        return np.arange(float(len(rows))), rows
+
+    usual = {}
+
+    def ask(since):
+        scene = Scene(world, MODEL, read=read, since=since, baseline_s=60.0, usual=usual)
+        return scene("baseline.service.latency_p95_seconds")
+
+    assert (ask(90.0), ask(90.0)) == (None, None)
+    rows = np.array([[0.1], [0.2], [0.3], [0.4], [np.nan], [0.5]])
+    assert (ask(90.0), ask(90.0), ask(90.0)) == (0.3, 0.3, 0.3)
+    assert (ask(95.0), ask(95.0)) == (0.3, 0.3)
+    assert reads == [(30.0, 90.0)] * 3 + [(35.0, 95.0)]

@@ -35,6 +35,23 @@ def test_a_feature_reaches_its_service_and_host():
     assert topology.related(SHOP, "feature") == [FEATURE]
 
 
+def test_what_was_found_is_found_anew_when_the_graph_is_another_one():
+    topology = shop()
+    other, call = Entity("host", "other"), Edge("calls", SHOP, Entity("service", "store"))
+    assert topology.nearest(SHOP, "gpu") is None
+    assert call not in topology.edges(SHOP)
+    topology.link(Edge("runs_on", SHOP, Entity("gpu", "G")))
+    topology.link(call, "traffic", 100.0, lasts_s=10.0)
+    assert topology.nearest(SHOP, "gpu") == Entity("gpu", "G")
+    assert call in topology.edges(SHOP)
+    topology.fade(200.0)
+    assert call not in topology.edges(SHOP)
+    topology.configure([Edge("runs_on", SHOP, other)], [EdgePattern("runs_on", SHOP.id, HOST.id)])
+    assert topology.nearest(SHOP, "host") == other
+    topology.take(Sighting(SHOP, gone=True))
+    assert topology.edges(MODEL) == [Edge("feeds", FEATURE, MODEL)]
+
+
 def test_a_host_does_not_make_its_processes_relatives_of_a_service():
     topology = shop()
     assert topology.nearest(BATCH, "service") is None

@@ -114,8 +114,30 @@ def test_a_canary_that_was_taken_back_is_nobodys_concern_but_can_be_asked_for():
     facts = traffic.watch.facts("churn")
     assert facts.compared == ()
     assert not any(b.cause == "release.model" for b in blame(facts, traffic.now))
-    assert math.isnan(traffic.value("version.proven_worse", against="6"))
+    assert not any("against" in dict(s.labels) for s in traffic.frame.series)
     assert traffic.asked("6", "7").verdict == "worse"
+
+
+def test_a_canary_whose_rows_came_first_is_still_the_canary():
+    traffic = Traffic(15)
+    ids, truth = traffic.ids(5), traffic.truth(5)
+    traffic.watch.take(traffic.rows_of(ids, traffic.answers(truth, 0.7), "7", "canary"))
+    traffic.canary(90, 0.9, 0.7)
+    (told,) = traffic.watch.facts("churn").compared
+    assert (told.a, told.b, told.verdict) == ("6", "7@canary", "worse")
+    assert traffic.value("version.proven_worse", against="6") == 1.0
+    other = ModelWatch(WatchModels(), lambda _m, _v: None, lambda _m: None)
+    other.load(traffic.watch.dump())
+    other.frame(traffic.now)
+    assert other.facts("churn").compared == (told,)
+
+
+def test_a_version_that_most_of_the_traffic_goes_to_by_now_is_held_against_the_older_one():
+    traffic = Traffic(16)
+    traffic.canary(70, 0.9, 0.9, part=0)
+    traffic.canary(60, 0.9, 0.7, part=40, variant="")
+    (told,) = traffic.watch.facts("churn").compared
+    assert (told.a, told.b, told.verdict) == ("6", "7", "worse")
 
 
 def test_the_other_way_round_it_is_better_by_as_much():
@@ -281,6 +303,23 @@ def test_labels_without_a_model_find_their_rows_by_id(late):
     assert traffic.watch.models == ("churn",)
     facts = traffic.watch.facts("churn")
     assert (facts.labelled, facts.accuracy) == (500, 1.0)
+
+
+def test_what_senders_could_not_log_is_a_share_and_nothing_where_none_did():
+    traffic = Traffic(17)
+    traffic.canary(4, 0.9, 0.9, part=0)
+    assert not any(s.metric == "model.predictions_lost_ratio" for s in traffic.frame.series)
+    batch = traffic.rows_of(traffic.ids(50), traffic.answers(traffic.truth(50), 0.9), "6")
+    traffic.watch.take(replace(batch, dropped=50))
+    traffic.tick()
+    assert traffic.value("model.predictions_lost_ratio") == pytest.approx(50 / 300)
+    assert traffic.watch.facts("churn").lost == pytest.approx(50 / 300)
+    other = ModelWatch(WatchModels(), lambda _m, _v: None, lambda _m: None)
+    other.load(traffic.watch.dump())
+    traffic.watch = other
+    for _ in range(70):
+        traffic.tick()
+    assert math.isnan(traffic.value("model.predictions_lost_ratio")), "nothing came for a window"
 
 
 def test_labels_without_a_model_that_nobody_asked_for_are_let_go():

@@ -214,12 +214,17 @@ def suspects(
 
 ROW_S: Final = 0.3
 """Rows that come without a time are three a second: a thousand make the window of the daemon."""
+BATCH_S: Final = 60.0
+"""A batch spans no more, as rows further ahead of the last tick of the daemon are garbage to it."""
 CAUSES: Final = ("infra", "deploy", "pipeline", "data", "label", "concept")
 
 
-def drift(feature_names: Sequence[str], task: str) -> Drift:
-    """Make what watches one model; a name that starts with `c_` is a category, its values are codes."""
-    return Drift(feature_names, task)
+def drift(feature_names: Sequence[str], task: str, batch_s: float = BATCH_S) -> Drift:
+    """Make what watches one model; a name that starts with `c_` is a category, its values are codes.
+
+    batch_s   seconds that a batch spans, at the most
+    """
+    return Drift(feature_names, task, batch_s)
 
 
 def _no_reference(_model: str, _version: str) -> None:
@@ -244,8 +249,9 @@ class Logged:
 class Drift:
     """The daemon's watch of one model, batch by batch: what `ModelWatch` keeps, and what `blame` makes of it."""
 
-    def __init__(self, feature_names: Sequence[str], task: str) -> None:
+    def __init__(self, feature_names: Sequence[str], task: str, batch_s: float) -> None:
         self._names = [str(name) for name in feature_names]
+        self._batch_s = batch_s
         self._task = task
         self._watch = ModelWatch(WatchModels(), _no_reference, _nobody)
         self._on: dict[tuple[str, str], int] = {}
@@ -286,7 +292,7 @@ class Drift:
             self._watch.fit(replace(self._reference, version=rows.version), self._truth)
             self._reference, self._truth = None, []
         ids = tuple(map(str, range(start, start + n)))
-        ts = (start + 1 + np.arange(n)) * ROW_S
+        ts = self._now + (1 + np.arange(n)) * min(ROW_S, self._batch_s / n)
         self._rows += n
         self._now = float(ts[-1])
         self._requests.take(logged.latency_ms, logged.served)
@@ -327,9 +333,13 @@ class Drift:
         # what goes on, or comes back within a thousand rows, is the same trouble: it alarms once
         new = any(self._rows - self._on.get(key, -SAME_ROWS) >= SAME_ROWS for key in keys)
         self._on |= dict.fromkeys(keys, self._rows)
+        if (
+            not found
+        ):  # below what is enough, too: subjects are compared at equal rates of false alarms
+            score = max([score, facts.judged.evidence, *features.values()])
         out: dict[str, Any] = {
             "drifted": new, "cause": cause if new else None, "features": features,
-            "score": max([score, *(v for v in features.values() if not found)]) if new or not keys else -math.inf,
+            "score": score if new or not keys else -math.inf,
         }  # fmt: skip
         expected = facts.judged.expected
         if not math.isnan(expected.value):

@@ -132,6 +132,33 @@ async def test_every_kind_of_file_gives_the_same_rows(tmp_path, make, name):
     assert said["age_seconds"] == pytest.approx(100, abs=60)
 
 
+@pytest.mark.parametrize("name", ["r.parquet", "r.jsonl"])
+async def test_a_column_of_vectors_is_a_feature_and_told_by_numbers(tmp_path, make, name):
+    vectors = [[float(k), 1.0, 2.0] for k in range(300)]
+    write(tmp_path / "runs" / name, table(text=vectors, probabilities=vectors))
+    one = make()
+    (batch,) = await drain(one)
+    found = set(batch.features) - {"age", "country"}
+    assert {f.partition("~")[0] for f in found} == {"text"}
+    assert batch.features["text~length"][2] == pytest.approx(3.0)
+    roles = {g.column: g.role for g in one.roles()}
+    assert (roles["text"], roles["probabilities"]) == ("feature", "ignore")
+
+
+async def test_personal_columns_are_left_out_or_hashed_also_in_the_reference(tmp_path, make):
+    write(tmp_path / "runs" / "r.parquet", table(300))
+    train = write(tmp_path / "train.parquet", table(300))
+    one = make(drop=["ag*"], hash=["country", "segment"], hash_key="", reference=str(train))
+    (batch,) = await drain(one)
+    assert set(batch.features) == {"country"}
+    said = set(batch.features["country"].tolist())
+    assert len(said) == 2
+    assert not said & {"DE", "FR"}
+    assert not set(batch.tags["segment"].tolist()) & {"a", "b"}
+    found = one.reference("churn", "")
+    assert set(found["features"]["country"]["values"]) == said
+
+
 async def test_roles_times_versions_and_labels(tmp_path, make):
     n = 300
     at = np.datetime64("2026-11-01T03:00:00", "us") + np.arange(n).astype("timedelta64[s]")

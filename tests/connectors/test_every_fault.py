@@ -28,6 +28,7 @@ from connectors.flag_http import FlagHttp
 from connectors.grafana_annotations import GrafanaAnnotations
 from connectors.heartbeat import Heartbeat
 from connectors.http_calls import HttpCalls
+from connectors.kubernetes import Kubernetes
 from connectors.mlflow import MlflowModels
 from connectors.pagerduty import PagerDuty
 from connectors.probe import Probe
@@ -299,6 +300,15 @@ SUBJECTS = {
         ),
         lambda c: c._start("k", {}),
         b'{"spec": {"jobTemplate": {"spec": {"template": {}}}}}',
+    ),
+    "kubernetes": Subject(
+        lambda url, _: Kubernetes(
+            "k", Kubernetes.Config(
+                service="web", workload="deployment/web", url=url, token="env:CANARY", timeout=LIMIT_S
+            ),
+        ),
+        lambda c: c.replicas("service:web"),
+        b'{"spec": {"replicas": 3}}',
     ),
     "webhook": Subject(
         lambda url, _: Webhook("w", Webhook.Config(url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)),

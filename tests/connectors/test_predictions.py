@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from agent.errors import BadRecords, Refused, Unavailable
 from agent.ports import BulkReceiver, Feed, LabelBatch, PredictionBatch, Pushed
+from connectors._personal import Personal
 from connectors._records import Reader, Rows
 from connectors._tail import Tail, unpack
 from connectors.predictions import Predictions
@@ -157,6 +158,27 @@ def test_a_feature_that_is_sometimes_text_is_text_and_keeps_what_was_there():
     )
     assert batch.features["x"].tolist()[:6] == ["1", "2.5", "3", None, "true", '{"a": [1]}']
     assert all(v is None or isinstance(v, str) for v in batch.features["x"])
+
+
+def test_a_vector_is_told_by_numbers_and_a_broken_one_is_missing():
+    rows = Reader("", "auto").records(
+        [
+            row(i, features={"x": 1, "e": v})
+            for i, v in enumerate([[3.0, 4.0], None, "?", [0.6, 0.8]])
+        ]
+    )
+    (batch,) = rows.arrivals()
+    assert "e" not in batch.features
+    assert len(batch.features) == 18
+    np.testing.assert_array_equal(batch.features["e~length"], [5.0, np.nan, np.nan, 1.0])
+    assert batch.features["e~7"][0] == pytest.approx(batch.features["e~7"][3])
+
+
+def test_a_vector_that_is_dropped_or_hashed_is_not_looked_into():
+    records = [row(0, features={"x": 1, "e": [3.0, 4.0], "f": [1.0, 2.0]})]
+    personal = Personal(["e"], ["f"], lambda: b"k" * 32)
+    (batch,) = Reader("", "auto", personal).records(records).arrivals()
+    assert set(batch.features) == {"x", "f"}
 
 
 def test_numbers_that_are_none_are_missing():

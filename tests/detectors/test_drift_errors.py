@@ -54,28 +54,6 @@ def test_delays_are_those_of_the_docstring(share, rows):
     assert np.mean(delays) == pytest.approx(rows, rel=0.3)
 
 
-def test_what_is_bad_from_the_start_is_found_sooner_for_a_chance_that_is_stated():
-    false = 0
-    for seed in range(400):
-        rng, test = np.random.default_rng(seed), Errors(Errors.Config(once=0.02))
-        wrong = rng.binomial(20, 0.1, 100)
-        found = False
-        for k in wrong.tolist():
-            test.take(k, 20, 0.1)
-            found |= test.evidence >= test.alarm
-        false += found
-    assert false <= 16  # 8 at most are expected
-    took = {0.0: [], 1e-3: []}
-    for once, of in took.items():
-        for seed in range(30):
-            rng, test, n = np.random.default_rng(seed), Errors(Errors.Config(once=once)), 0
-            while test.evidence < test.alarm:
-                test.take(int(rng.binomial(20, 0.2)), 20, 0.1)
-                n += 20
-            of.append(n)
-    assert np.mean(took[1e-3]) < 0.7 * np.mean(took[0.0])
-
-
 def test_it_calms_down_when_errors_do():
     test = Errors()
     for _ in range(50):

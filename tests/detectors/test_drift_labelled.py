@@ -56,3 +56,25 @@ def test_where_the_newest_half_has_too_few_rows_the_whole_window_speaks():
     later = one.judge(290.0).expected
     assert later.value < 0.75
     assert np.isnan(one.judge(900.0).expected.value), "no rows, nothing to expect"
+
+
+def test_how_many_labels_come_is_not_known_from_the_first_of_them():
+    """Evidence of one chance in a million is no alarm where ten millions of labels may come in a quarter."""
+
+    def labels(one, rng, ts, n, wrong):
+        said = rng.permutation(np.arange(n) < wrong * n).astype(np.int64)
+        rows = np.zeros(n, dtype=np.uint8), np.zeros((0, n), dtype=np.uint8)
+        truth, unsure = np.zeros(n, dtype=np.int64), np.full(n, np.nan)
+        one.label(ts, LabelledRows(said, truth, unsure, *rows), 2, 1)
+        return one.judge(ts)
+
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        one = Labelled(Labelled.Config(window=WINDOW_S, min_rows=100))
+        labels(one, rng, 0.0, 700, 0.4)
+        first = [labels(one, rng, 0.0, 100, 0.6) for _ in range(2)]
+        found.append([one.changed for one in first])
+        later = [labels(one, rng, 25.0 * i, 100, 0.7) for i in range(1, 9)]
+        assert later[-1].changed
+    assert not np.any(found)

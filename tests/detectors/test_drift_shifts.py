@@ -187,6 +187,29 @@ def test_a_column_that_was_new_with_each_change_may_be_so_again():
     assert "x0" in f.drifting()
 
 
+@pytest.mark.parametrize("share", [0.51, 0.6])
+def test_two_columns_that_change_together_by_stretches_are_known_from_few_stretches(share):
+    """As a month and an index of prices: in the reference each has two values, and both change at once."""
+    at = 0
+
+    def made(rng, n):
+        nonlocal at
+        stretch = np.searchsorted([share * 400, 450, 600], np.arange(at, at + n), side="right")
+        x = rows(rng, n)
+        x[5], x[6] = (
+            np.array([1.0, 2.0, 2.2, 0.4])[stretch],
+            np.array([9.0, 8.0, 7.9, 9.5])[stretch],
+        )
+        at += n
+        return x
+
+    f, rng = Features(config()), np.random.default_rng(4)
+    f.fit(named(made(rng, 400)))
+    for ts in range(0, 600, 100):
+        f.take(float(ts), 100, named(made(rng, 100)))
+        assert not f.drifting()
+
+
 def test_a_version_that_serves_anew_knows_how_restless_its_rows_are():
     f = Features(config())
     rng, made = np.random.default_rng(3), months(2100)

@@ -7,17 +7,18 @@ cause on the right thing; what looks like one and is none must open nothing that
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from made_up import CONFIG, ECC, GPUS, MODEL, ONSET, REPLICAS, SHOP, STEP, Picture, Stage
 
-from agent.config import WatchModels
+from agent.config import Config, WatchModels
 from agent.model import Edge, Entity, Frame
 from agent.models import ModelWatch
 from agent.models.numbers import SERVICE
+from agent.playbook import Library
 from agent.ports import LabelBatch, PredictionBatch
 
 pytestmark = pytest.mark.long
@@ -51,12 +52,13 @@ class World:
     rows: Callable[[float], int] = lambda t: ROWS
     version: Callable[[float], str] = lambda t: "3"
     always: Callable[[World, int, float], Columns] = lambda w, n, t: w.payments(n)
+    config: WatchModels = field(default_factory=WatchModels)
     random: np.random.Generator = field(init=False)
 
     def begin(self) -> None:
         """Make the rows that the model was made with, and a watch that knows them."""
         self.random = np.random.default_rng(self.seed)
-        self.watch = ModelWatch(WatchModels(), lambda _m, _v: None, lambda _m: "shop")
+        self.watch = ModelWatch(self.config, lambda _m, _v: None, lambda _m: "shop")
         self.served, self.waiting = 0, []
         rows = [self.batch(ROWS, -600.0 + i * STEP, self.always, well=True) for i in range(150)]
         first, truth = rows[0][0], [y for _, y in rows]
@@ -138,6 +140,14 @@ def live(
     world: World, folder: Any, seconds: float = 120.0, during: Any = (), edges: Any = ()
 ) -> Stage:
     """Let a world go on in the shop until so long after the onset."""
+    stage = staged(world, folder, during, edges)
+    stage.go(ONSET + seconds)
+    stage.close()
+    return stage
+
+
+def staged(world: World, folder: Any, during: Any = (), edges: Any = ()) -> Stage:
+    """Put a world into the shop."""
     world.begin()
     picture = Picture("", SHOP, dict(during), edges=edges)
     stage = Stage(picture, folder, world.seed, world.frames, NO_OBJECTIVES)
@@ -150,8 +160,6 @@ def live(
         )
         for name, table in stage._tables.items()
     }  # fmt: skip
-    stage.go(ONSET + seconds)
-    stage.close()
     return stage
 
 
@@ -345,3 +353,49 @@ def test_what_only_looks_like_trouble_opens_nothing(name, tmp_path):
     assert told(stage) == [], [causes(stage)]
     found = [a for i in stage.memory.incidents.values() for a in i.anomalies if a.road == "finding"]
     assert found == []
+
+
+@dataclass
+class Canary(World):
+    """The same payments, and for some time a fifth more that version 4 answers, `wrong` of them the other way round."""
+
+    wrong: float = 0.0
+    until: float = np.inf
+
+    def frames(self, now: float) -> list[Frame]:
+        if 0 <= now - ONSET < self.until:
+            made, truth = self.batch(ROWS // 4, now, self.draw, well=False)
+            turned = self.random.random(len(truth)) < self.wrong
+            pred = np.where(turned, np.where(made.pred == "1", "0", "1"), made.pred).astype(object)
+            self.watch.take(replace(made, version="4", variant="canary", pred=pred))
+            self.waiting.append((now + self.delay(self.random, now), made.ids, truth))
+        return super().frames(now)
+
+
+def test_a_canary_that_is_worse_is_one_note_that_names_it_and_ends_with_it(tmp_path):
+    world = Canary(41, wrong=0.3, until=240.0, config=WatchModels(window=60.0))
+    stage = staged(world, tmp_path)
+    stage.walk.library = Library.load([], Config.model_validate(NO_OBJECTIVES))
+    stage.go(ONSET + 230.0)
+    assert told(stage) == [], causes(stage)
+    (note,) = stage.incidents
+    top = note.diagnosis.top
+    four = Entity("version", "fraud/4")
+    assert (top.kind, top.entity) == ("release.model", four), causes(stage)
+    assert top.facts == {"version": "4", "previous_version": "3"}
+    assert top.evidence[0].text.startswith("version 4 is worse than 3, which serves beside it: log")
+    decided = {e.subject for e in stage.entries("decision")}
+    assert decided == {"serve-canary-worse|version:fraud/4"}
+    stage.go(ONSET + 500.0)
+    stage.close()
+    assert stage.incidents == []
+    assert list(stage.memory.incidents) == [note.id]
+
+
+def test_a_canary_that_is_as_good_opens_nothing(tmp_path):
+    stage = live(Canary(42), tmp_path, 400.0)
+    found = [a for i in stage.memory.incidents.values() for a in i.anomalies]
+    assert [a for a in found if a.road in {"finding", "objective"}] == []
+    world = stage.walk.world
+    (proven,) = world.find("version.proven_worse", Entity("version", "fraud/4"))
+    assert world.get(proven) == 0.0, "they were compared"

@@ -18,14 +18,14 @@ from agent.rca.rules.data import contract, drift, labels, prior, runs
 from agent.rca.rules.hardware import gpus
 from agent.rca.rules.host import exhausted, machine, neighbour, network_between
 from agent.rca.rules.observer import blind
-from agent.rca.rules.release import changed, concept, release_of_model
+from agent.rca.rules.release import changed, concept, release_of_model, worse_beside
 from agent.rca.rules.serving import OF_REPLICA, answers, apart, crash, dependency, mix, saturation
 
 Rule = Callable[[Look], list[Case]]
 
 RULES: Final[tuple[Rule, ...]] = (
     saturation, crash, apart, answers, dependency, mix, neighbour, network_between, machine, exhausted,
-    gpus, release_of_model, changed, contract, runs, prior, drift, concept, labels, blind,
+    gpus, release_of_model, worse_beside, changed, contract, runs, prior, drift, concept, labels, blind,
 )  # fmt: skip
 """In no order: each is asked, all are weighed together."""
 

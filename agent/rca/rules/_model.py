@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 from agent.model import Entity
 from agent.models.cause import beyond_mix
+from agent.models.facts import size_of
 from agent.rca.case import Case
 from agent.rca.look import Look, Measured
 
@@ -96,6 +98,35 @@ def mixes(look: Look, model: Entity) -> tuple[Measured | None, Measured | None]:
         look.measure("model.positive_label_ratio", model),
         look.measure("model.positive_prediction_ratio", model),
     )
+
+
+def worse_beside(look: Look, model: Entity) -> tuple[str, str, str, Measured] | None:
+    """Return the version that labels prove worse than one that serves beside it, that one, and what is known; or None.
+
+    The surest one, where there are several.
+    """
+    found = []
+    for version in [e.src for e in look.topology.edges(model) if e.kind == "version_of"]:
+        for series in look.find("version.proven_worse", version, how="together"):
+            if not (look.world.get(series) or 0.0) > 0.5:
+                continue
+            odds, difference, low, high = (
+                look.world.get(replace(series, metric=f"version.{m}")) or 0.0
+                for m in (
+                    "worse_evidence_count", "loss_difference", "loss_difference_low", "loss_difference_high",
+                )
+            )  # fmt: skip
+            found.append((odds, series, size_of(difference, low, high)))
+    if not found:
+        return None
+    odds, series, size = max(found, key=lambda one: (one[0], one[1]))
+    worse, against = name(series.entity), dict(series.labels)["against"]
+    text = (
+        f"version {worse or 'without a name'} is worse than {against or 'that without a name'},"
+        f" which serves beside it: log10 odds {odds:.1f}, {size}"
+    )
+    proof = Measured(series, 1.0, 0.0, 1.0, 0, None, look.trusted(series))
+    return worse, against.partition("@")[0], text, proof
 
 
 def better_beside(look: Look, model: Entity) -> str:

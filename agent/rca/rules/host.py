@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
-
 from agent.model import Entity, Evidence, Series
 from agent.rca.case import Case, numbers
 from agent.rca.look import Look
@@ -333,18 +331,12 @@ def _grown(
     Means over the whole incident, so that one busy second does not name anybody. Only the busiest processes are
     sampled: where one is not, it took next to nothing.
     """
-    if not series:
+    means = look.means(series) if series else None
+    if means is None:
         return []
-    onset = look.onset
-    ts, rows = look.read(series, onset - look.baseline_s, look.now + 0.001)
-    before, during = ts < onset - 2.0, ts >= onset
-    if not during.any():
-        return []
-    taken = np.nan_to_num(rows[during]).mean(axis=0)
-    usual = np.nan_to_num(rows[before]).mean(axis=0) if before.any() else np.zeros(len(series))
     out = [
-        (s.entity, float(now - was), Evidence("", 0.0, s, float(now), float(was), onset))
-        for s, now, was in zip(series, taken, usual, strict=True)
+        (s.entity, float(now - was), Evidence("", 0.0, s, float(now), float(was), look.onset))
+        for s, now, was in zip(series, *means, strict=True)
         if now - was > least
     ]
     return sorted(out, key=lambda x: (-x[1], x[0]))

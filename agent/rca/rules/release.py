@@ -1,4 +1,4 @@
-"""Rules about what people changed: releases of models and services; and concept drift, which needs none."""
+"""Rules about what people changed: releases of models and services, canaries; and concept drift, which needs none."""
 
 from __future__ import annotations
 
@@ -65,6 +65,25 @@ def release_of_model(look: Look) -> list[Case]:
         if of.broken_features(look, model):
             text = "a feature broke its contract, which is enough to explain it"
             case.add("a broken feature explains it", text)
+        out.append(case)
+    return out
+
+
+def worse_beside(look: Look) -> list[Case]:
+    """A version is proven worse than one that serves beside it: the world is the same for both."""
+    out = []
+    for model in look.near("model"):
+        found = of.worse_beside(look, model)
+        if found is None:
+            continue
+        version, before, text, proof = found
+        # the version, not the model: what serves most is well, and is nothing to go back from
+        case = Case("release.model", proof.series.entity)
+        case.facts = {"version": version, "previous_version": before}
+        case.add("worse than beside", text, proof)
+        share = look.value("version.traffic_ratio", proof.series.entity)
+        if share is not None:
+            case.say(f"it serves {share:.0%} of the requests")
         out.append(case)
     return out
 
