@@ -359,6 +359,19 @@ _DEFS: Final = (
             _c(f"{kind}.other_total", f"{kind}.other_per_second", "per_second", "a counter of others that we have no word for (label metric, and its own)"),
         )
     ),
+    # ---- what is logged, as an index of logs tells it; a host: records that name no service
+    *(
+        signal
+        for kind in ("host", "service")
+        for signal in (
+            _g(f"{kind}.log_records_per_second", "per_second", "records logged", floor=0.5),
+            _g(f"{kind}.log_errors_per_second", "per_second", "errors logged", better="low", floor=0.1),
+            _g(f"{kind}.log_error_ratio", "ratio", "share of the records logged that are errors", better="low", floor=0.02),
+        )
+    ),
+    _g("service.log_template_per_second", "per_second", "records logged of one template (label template; the rest is `(other)`)", floor=0.2),
+    _g("service.log_new_templates_count", "count", "templates that the service never logged until a short time ago", better="low", floor=0.5),
+    _c("source.late_records_total", "source.late_records_per_second", "per_second", "records that came to an index of logs when their time had been counted", floor=0.5, better="low"),
     # ---- alerts from elsewhere, on whom their labels name
     _s("host.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),
     _s("gpu.alert_firing", "whether an alert from elsewhere fires (labels alert, source)", better="low"),

@@ -29,6 +29,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__, backfill, error_budget, forecasts, guard, news, registry, web
 from agent.abilities import Able, acting, meant_for
+from agent.archives import Archives
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -53,6 +54,7 @@ from agent.pipeline import Moment, Walk, again, bank, record_plan
 from agent.playbook import Library
 from agent.playbook.library import folders
 from agent.ports import (
+    Archive,
     Bulk,
     BulkReceiver,
     Detector,
@@ -227,6 +229,7 @@ class Daemon:
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
         self.outbox = Outbox(self.record, self._ways, time.time, self._filled)
+        self.archives = Archives(self.journal, self._archives, self.memory.last_decision)
         self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
         self.runner = Runner(
             store_of(state / "runs.sqlite", config.runs),
@@ -268,7 +271,7 @@ class Daemon:
         self.draining = asyncio.Event()
         self.published: list[Callable[[Moment], None]] = []
         self._unwritten = False
-        self.wrote: list[Callable[[Entry], None]] = [self.outbox.wrote]
+        self.wrote: list[Callable[[Entry], None]] = [self.outbox.wrote, self.archives.wrote]
         self.reloaded: list[Callable[[], None]] = []
         self.intake: Intake | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -416,6 +419,7 @@ class Daemon:
         self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
         log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
         self.outbox.restore(self.journal)
+        self.archives.start()
         await self.runner.recover()
         sd_notify("READY=1")
         try:
@@ -430,6 +434,7 @@ class Daemon:
             await self.references.close()
             await self.runner.close()
             await self.outbox.close()
+            await self.archives.close()
             for task in list(self._tasks):
                 task.cancel()
             self._save_state()
@@ -511,6 +516,7 @@ class Daemon:
     def count(self, rows: Bulk) -> None:
         """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""
         self.models.take(rows)
+        self.archives.count(rows)
         if isinstance(rows, PredictionBatch):
             self.walk.examples.take(rows)
 
@@ -550,6 +556,9 @@ class Daemon:
 
     def _filled(self, note: Note) -> Note:
         return news.filled(note, self.incident(note.incident), self.config.public_url)
+
+    def _archives(self) -> dict[str, Archive]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Archive)}
 
     def _pulses(self) -> dict[str, Pulse]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Pulse)}
@@ -793,6 +802,7 @@ class Daemon:
         self.connectors.build(config)
         for name in set(self.connectors.built) - before:
             self._start_source(name, self.connectors.built[name], new[name])
+        self.archives.start()
         if config.page.command:
             self._add_page()
         self.binding = Binding(config.services, self.host)

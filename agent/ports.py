@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray
 from agent.traits import Traits
+
+if TYPE_CHECKING:
+    from agent.journal import Entry
 
 
 @runtime_checkable
@@ -494,6 +497,37 @@ class Choosy(Protocol):
 
     def wants(self, note: Note) -> bool:
         """Tell whether this note is for it; asked once a note, before it is owed. Free of effects."""
+        ...
+
+
+@runtime_checkable
+class Archive(Protocol):
+    """Somewhere else where a copy of the record is kept, with counts of the rows that were scored.
+
+    The journal itself is what waits while it is away: entries are given in order, from `position` on, page by page;
+    those of runs with the gates that let them through (`gates` in the body). After a crash they may be given again.
+    """
+
+    position: int
+    """Number of the newest entry that it has for sure, also after the next start; 0 = none."""
+
+    def count(self, rows: Bulk) -> None:
+        """Count rows that were scored, in memory and quickly; raises nothing that is expected."""
+        ...
+
+    async def keep(self, entries: Sequence[Entry]) -> bool:
+        """Take entries, none or some; called every few seconds, never twice at once. True = more of its own waits.
+
+        When it returns, `position` is the last of them. Raises Unavailable: they are given again later.
+        """
+        ...
+
+    async def store(self) -> None:
+        """Put on its own disk what it has counted; called every few seconds while `keep` fails and is waited for."""
+        ...
+
+    def troubles(self) -> Sequence[str]:
+        """Say what a person should know, beside why `keep` failed."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from agent import registry
-from agent.ports import Feed, Notifier, Pulse, Receiver, Source, Undo
+from agent.ports import Archive, Feed, Notifier, Pulse, Receiver, Source, Undo
 
 _POWERS: Final = (
     ("source", Source),
@@ -23,6 +23,7 @@ _POWERS: Final = (
     ("receiver", Receiver),
     ("notifier", Notifier),
     ("pulse", Pulse),
+    ("archive", Archive),
 )
 
 

@@ -21,6 +21,7 @@ from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Frame
 from agent.ports import (
     Abilities,
+    Archive,
     Feed,
     LabelBatch,
     Note,
@@ -191,4 +192,5 @@ def _may(made: Any) -> list[str]:
         *found,
         *(["tell people"] if isinstance(made, Notifier) else []),
         *(["beat, while all is well"] if isinstance(made, Pulse) else []),
+        *(["keep a copy of the record"] if isinstance(made, Archive) else []),
     ]

@@ -445,7 +445,10 @@ class Living:
         out = [f"history: {d.history.fault}"] if d.history.fault else []
         out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
         out += [f"reference of {name}: {why}" for name, why in sorted(d.references.faults.items())]
-        out += [f"connector {one}" for one in (*d.outbox.faults(), *d.pulses.faults())]
+        out += [
+            f"connector {one}"
+            for one in (*d.outbox.faults(), *d.pulses.faults(), *d.archives.faults())
+        ]
         if d.intake is not None and d.intake.fault:
             out.append(d.intake.fault)
         if d.memory.strange:

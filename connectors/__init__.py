@@ -11,6 +11,8 @@ from connectors import commands as commands
 from connectors import connections as connections
 from connectors import deployments as deployments
 from connectors import docker as docker
+from connectors import elastic_logs as elastic_logs
+from connectors import elastic_out as elastic_out
 from connectors import elastic_predictions as elastic_predictions
 from connectors import flag_file as flag_file
 from connectors import flag_http as flag_http

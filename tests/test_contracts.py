@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from elastic_side import Elastic, iso
 from mlflow_side import People, stand_in
 
 from agent import registry
@@ -210,9 +211,22 @@ def in_runs(world: World) -> Iterator[dict]:
     yield {"path": folder / "*.jsonl", "model": "fraud"}
 
 
+@contextlib.contextmanager
+def indexed(world: World) -> Iterator[dict]:
+    """Logs of two services, a host and a template, in the stand-in of tests/elastic_side.py."""
+    pytest.importorskip("elasticsearch")
+    with Elastic() as elastic:
+        for i in range(20):
+            at = {"@timestamp": iso(time.time() - 20 + i), "host.name": "h1", "event.code": "E1"}
+            elastic.put(at | {"service.name": f"s{i % 2}", "log.level": "error"}, index="logs-x")
+            elastic.put(at, index="logs-x")
+        yield {"url": elastic.url, "delay": 5}
+
+
 SOURCES = {
     "batch_scoring": in_runs,
     "connections": plain,
+    "elastic_logs": indexed,
     "gpu": plain,
     "gunicorn": under_gunicorn,
     "host": plain,
@@ -226,6 +240,7 @@ NO_SOURCE = {
     "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",
     "commands": "only an ability: tests/connectors/test_commands.py",
     "deployments": "a receiver of changes, not of frames: tests/connectors/test_deployments.py",
+    "elastic_out": "it only keeps copies: tests/connectors/test_elastic_out.py",
     "elastic_predictions": "a feed of rows, not of frames: tests/connectors/test_elastic_predictions.py",
     "cgroup": "only an ability: tests/connectors/test_cgroup.py",
     "flag_file": "only abilities: tests/connectors/test_flag_file.py",

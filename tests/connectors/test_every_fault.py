@@ -23,7 +23,11 @@ import pytest
 import structlog
 
 from agent.errors import AgentError
+from agent.journal import Entry
 from agent.ports import Note
+from connectors.elastic_logs import ElasticLogs
+from connectors.elastic_out import ElasticOut
+from connectors.elastic_predictions import ElasticPredictions
 from connectors.flag_http import FlagHttp
 from connectors.grafana_annotations import GrafanaAnnotations
 from connectors.heartbeat import Heartbeat
@@ -220,7 +224,51 @@ async def drawn(connector):
     await connector.notify(Note("k1", 5.0, "page", "t", "x", "i1", event="opened"))
 
 
+def patient(connector):
+    connector._elastic._timeout_s = LIMIT_S
+    return connector
+
+
+def searched(head):
+    """Say what Elasticsearch does of an index in which nothing is."""
+    if b"/_pit" in head:
+        return b'{"id": "p1"}'
+    shards = '"timed_out": false, "_shards": {"total": 1}, "hits": {"hits": []}'
+    none = '"services": {"buckets": []}, "others": {"hosts": {"buckets": []}}'
+    aggregations = f'"now": {{"doc_count": 0, {none}}}, "newest": {{"value": null}}'
+    return f'{{{shards}, "aggregations": {{{aggregations}}}}}'.encode()
+
+
+def installed(head):
+    """Say that each policy and template is there, and take a document."""
+    _, _, what = head.split(b" ")[1].partition(b"/_ilm/policy/")
+    if what:
+        return b'{"%s": {"policy": {}}}' % what
+    return b'{"index_templates": [{"index_template": {}}], "items": [{"create": {"status": 201}}]}'
+
+
+PAUSED = Entry(1, time.time(), "pause", "*", {"by": "alice"}, "", "h1")
+
 SUBJECTS = {
+    "elastic_logs": Subject(
+        lambda url, _: patient(ElasticLogs("logs", ElasticLogs.Config(url=url, api_key="env:CANARY"))),
+        lambda c: c.poll(),
+        searched,
+    ),
+    "elastic_out": Subject(
+        lambda url, folder: ElasticOut(
+            "out", ElasticOut.Config(url=url, api_key="env:CANARY", timeout=LIMIT_S), state=folder
+        ),
+        lambda c: c.keep([PAUSED]),
+        installed,
+    ),
+    "elastic_predictions": Subject(
+        lambda url, _: patient(
+            ElasticPredictions("p", ElasticPredictions.Config(url=url, index="i", model="m", api_key="env:CANARY"))
+        ),
+        lambda c: c.read(),
+        searched,
+    ),
     "flag_http": Subject(
         lambda url, _: FlagHttp(
             "f", FlagHttp.Config(
@@ -337,6 +385,8 @@ async def used(subject: Subject, connector) -> tuple[str, str]:
 async def test_whatever_comes_back(name, fault, tmp_path, monkeypatch):
     monkeypatch.setenv("CANARY", CANARY)
     subject = SUBJECTS[name]
+    if name.startswith("elastic"):
+        pytest.importorskip("elasticsearch", reason="needs the extra `elastic`")
     async with broken(fault, tmp_path) as side:
         side.said = subject.said
         connector = subject.make(side.url, tmp_path)
