@@ -351,7 +351,8 @@ class Daemon:
             return guard.paused(plan, self.memory, self.world)
         return guard.standing(
             plan, memory=self.memory, world=self.world, config=self.config, now=self.world.now,
-            first=stage == "first",
+            first=stage == "first", incident=self.incident(plan.incident),
+            unseen=self.correlator.unseen(plan.incident),
         )  # fmt: skip
 
     async def start_run(self, plan: Plan) -> None:
@@ -372,7 +373,7 @@ class Daemon:
         decision = guard.decide(
             playbook, plan.entity, incident, memory=self.memory, world=self.world, config=self.config,
             now=now, ceiling="approve", paused_file=self.walk.paused_file,
-            journal_well=self.walk.journal_well,
+            journal_well=self.walk.journal_well, unseen=self.correlator.unseen(incident.id),
         )  # fmt: skip
         self.record("decision", f"{playbook.id}|{plan.target}", pack(decision), now)
         if not decision.allowed:

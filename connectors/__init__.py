@@ -9,6 +9,7 @@ from connectors import batch_scoring as batch_scoring
 from connectors import cgroup as cgroup
 from connectors import commands as commands
 from connectors import connections as connections
+from connectors import containers as containers
 from connectors import deployments as deployments
 from connectors import docker as docker
 from connectors import elastic_logs as elastic_logs
@@ -24,6 +25,7 @@ from connectors import haproxy as haproxy
 from connectors import heartbeat as heartbeat
 from connectors import host as host
 from connectors import http_calls as http_calls
+from connectors import kernel_log as kernel_log
 from connectors import kubernetes as kubernetes
 from connectors import machine as machine
 from connectors import mail as mail
@@ -44,4 +46,5 @@ from connectors import trainer as trainer
 from connectors import trainer_http as trainer_http
 from connectors import trainer_kubeflow as trainer_kubeflow
 from connectors import trainer_kubernetes as trainer_kubernetes
+from connectors import units as units
 from connectors import webhook as webhook

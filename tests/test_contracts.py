@@ -115,6 +115,15 @@ def plain(world: World) -> Iterator[dict]:
 
 
 @contextlib.contextmanager
+def logged(world: World) -> Iterator[dict]:
+    path = world.folder / "kmsg"
+    said = ("eth0: Link is Down", "Out of memory: Killed process 7 (java) total-vm:1kB")
+    lines = [f"3,{i},{time.monotonic() * 1e6:.0f},-;{text}\n" for i, text in enumerate(said)]
+    path.write_text("".join(lines))
+    yield {"path": path, "in_container": True}
+
+
+@contextlib.contextmanager
 def in_models(world: World) -> Iterator[dict]:
     yield {"path": world.models()}
 
@@ -226,15 +235,18 @@ def indexed(world: World) -> Iterator[dict]:
 SOURCES = {
     "batch_scoring": in_runs,
     "connections": plain,
+    "containers": plain,
     "elastic_logs": indexed,
     "gpu": plain,
     "gunicorn": under_gunicorn,
     "host": plain,
+    "kernel_log": logged,
     "mlflow": registered,
     "model_directory": in_models,
     "probe": served,
     "processes": plain,
     "prometheus": spoken,
+    "units": plain,
 }
 NO_SOURCE = {
     "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",
