@@ -21,7 +21,7 @@ from agent.codec import pack
 from agent.errors import AgentError
 from agent.journal import Entry, JournalReader
 from agent.model import Decision
-from agent.ports import Archive, Bulk
+from agent.ports import Archive, Logged
 
 log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ class Archives:
         for news in self._news.values():
             news.set()
 
-    def count(self, rows: Bulk) -> None:
+    def count(self, rows: Logged) -> None:
         """Let each count rows; a bug in one costs its count, not the rows."""
         for name, archive in self._archives().items():
             try:

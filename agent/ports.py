@@ -557,7 +557,7 @@ class Archive(Protocol):
     position: int
     """Number of the newest entry that it has for sure, also after the next start; 0 = none."""
 
-    def count(self, rows: Bulk) -> None:
+    def count(self, rows: Logged) -> None:
         """Count rows that were scored, in memory and quickly; raises nothing that is expected."""
         ...
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from agent.model import FloatArray
-from agent.ports import Bulk, LabelBatch, PredictionBatch, SketchBatch
+from agent.ports import LabelBatch, Logged, PredictionBatch, SketchBatch
 
 MINUTE: Final = 60.0
 WAIT_S: Final = 30.0
@@ -71,7 +71,7 @@ class Windows:
         self._until = begun + _AGAIN_S
         self._open: dict[Key, _Window] = {}
 
-    def take(self, rows: Bulk, now: float) -> None:
+    def take(self, rows: Logged, now: float) -> None:
         """Count a batch; labels are no inference."""
         if isinstance(rows, LabelBatch):
             return

@@ -33,7 +33,7 @@ import structlog
 from pydantic import Field
 
 from agent.errors import AgentError, Refused, Unavailable
-from agent.ports import Bulk, PredictionBatch
+from agent.ports import Logged, PredictionBatch
 from agent.registry import connector
 from agent.units import Bytes, Duration, say_duration
 from connectors._elastic import Access, Elastic, Misread, fields, library, reason
@@ -149,7 +149,7 @@ class ElasticOut:
 
     # ---- archive
 
-    def count(self, rows: Bulk) -> None:
+    def count(self, rows: Logged) -> None:
         """Count rows that were scored, in memory."""
         if self.config.inference:
             self._windows.take(rows, self._clock())
