@@ -53,10 +53,10 @@ def _methods(port: type[Any]) -> Iterator[str]:
 
 def tables() -> str:
     """Return the tables in Markdown."""
-    out = ["| connector | can | |", "|---|---|---|"]
+    out = ["| connector | can | | tested with |", "|---|---|---|---|"]
     for name in registry.connector:
         cls = registry.connector.get(name)
-        out.append(f"| `{name}` | {_able(cls)} | {_line(cls)} |")
+        out.append(f"| `{name}` | {_able(cls)} | {_line(cls)} | {getattr(cls, 'tested', '')} |")
     out += ["", "| detector | |", "|---|---|"]
     out += [f"| `{n}` | {_line(registry.detector.get(n))} |" for n in registry.detector]
     out += ["", "| group view | |", "|---|---|"]

@@ -75,6 +75,8 @@ class Alertmanager:
     Cost: 10 us an alert.
     """
 
+    tested = "Alertmanager 0.25"
+
     class Config(Model):
         """What is taken over."""
 

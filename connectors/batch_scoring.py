@@ -110,6 +110,8 @@ class BatchScoring:
     and left. Cost: 2 to 16 us a row of 20 columns, in a thread; pyarrow takes up to 100 MB.
     """
 
+    tested = "parquet, CSV and JSONL files"
+
     class Config(Settings):
         """Which files, and when they should come."""
 

@@ -101,6 +101,8 @@ class ElasticLogs:
     Cost: one search a window. Tested against a stand-in that speaks the protocol, not yet against a real cluster.
     """
 
+    tested = "stand-in, through the official client"
+
     class Config(Access):
         """Which indices, and which fields say what."""
 

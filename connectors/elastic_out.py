@@ -79,6 +79,8 @@ class ElasticOut:
     Tested against a stand-in that speaks the protocol, not yet against a real cluster.
     """
 
+    tested = "stand-in, through the official client"
+
     class Config(Access):
         """Where to, and how long it is kept there."""
 

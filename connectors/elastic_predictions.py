@@ -55,6 +55,8 @@ class ElasticPredictions:
     protocol, not yet against a real cluster.
     """
 
+    tested = "stand-in, through the official client"
+
     class Config(Access, Settings):
         """Which index, and who we are there."""
 

@@ -86,6 +86,8 @@ class Gpu:
     Raises Unavailable when NVML fails or hangs before any GPU was seen, Refused when `library` holds no NVML.
     """
 
+    tested = "NVML's own interface on a library of the tests"
+
     class Config(Model):
         """How to reach NVML."""
 

@@ -73,6 +73,8 @@ class KernelLog:
     the kernel drops (event `lost`).
     """
 
+    tested = "the kernel's own log, and recorded lines"
+
     sees = (("CAP_SYSLOG", "to read the log of the kernel"),)
     opens = ("ProtectKernelLogs",)
     devices = ("/dev/kmsg",)

@@ -82,6 +82,8 @@ class MlflowModels:
     Cost: one request a look, two more for a model that has changed and one for each of its runs, once.
     """
 
+    tested = "MLflow 3.17"
+
     class Config(Access):
         """Where it is, and what is watched."""
 

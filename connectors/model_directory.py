@@ -70,6 +70,8 @@ class ModelDirectory:
     Cost: two `stat` a model and one a version each second; files are read again when they have changed.
     """
 
+    tested = "real files"
+
     class Config(Model):
         """Where the versions lie."""
 

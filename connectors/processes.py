@@ -122,6 +122,8 @@ class Processes:
     /proc can not be listed, Refused where there is none.
     """
 
+    tested = "real processes"
+
     class Config(Model):
         """Which groups."""
 

@@ -62,6 +62,8 @@ class RemoteWrite(Web):
     Cost: 2 us a sample; needs the extra `remote-write` (cramjam).
     """
 
+    tested = "Prometheus 2.42, VictoriaMetrics 1.79"
+
     class Config(Settings):
         """Where to, what, how often."""
 

@@ -36,6 +36,8 @@ class Units:
     systemd it is silent. Raises Unavailable when systemctl does not answer.
     """
 
+    tested = "stand-in of what systemctl prints"
+
     class Config(Model):
         """How systemd is asked."""
 
