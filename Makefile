@@ -1,11 +1,11 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian bench bench-agent bench-belief bench-crash bench-decide bench-detect bench-drift bench-forecast bench-ingest bench-live bench-rca bench-replay bench-verify readme dist clean
+.PHONY: help run demo test check setup debian debian-bench bench bench-agent bench-belief bench-crash bench-decide bench-detect bench-drift bench-forecast bench-host bench-ingest bench-live bench-otlp bench-rca bench-replay bench-verify readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
-APT_PACKAGES := chromium e2fsprogs haproxy iproute2 postgresql prometheus prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway
+APT_PACKAGES := chromium e2fsprogs haproxy iproute2 postgresql prometheus prometheus-alertmanager prometheus-node-exporter prometheus-pushgateway victoria-metrics
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -18,16 +18,23 @@ demo: .venv/all ## break a real model service five ways and watch it heal (ARGS=
 
 test: .venv/all build/outside ## everything: lint, types, layers, unit, live and demo tests
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(MAKE) --no-print-directory debian; fi
-	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -q -n 2 -m long
-	$(BIN)/pytest -m "(live or demo or slow) and not long" $(ARGS)
+	@$(MAKE) --no-print-directory check acts
+	$(BIN)/pytest -m "live and not long and not demo and not slow" $(ARGS)
 
-check: .venv/all lint unit ## lint, types and unit tests, within three minutes
+check: .venv/all lint unit ## lint, types and unit tests: six minutes on two cores
 
-# Two at a time: unit tests wait for processes as much as they compute. What measures runs alone, in `test`.
-.PHONY: lint unit
+# More at a time than cores: unit tests wait for processes as much as they compute. What measures runs alone, in `test`.
+.PHONY: lint unit acts
 unit: .venv/all
-	$(BIN)/pytest -q -n 2 -m "not live and not demo and not slow and not long"
+	$(BIN)/pytest -q -n 3 -m "not live and not demo and not slow and not long"
+
+# The demo waits for minutes and computes little, long tests compute: beside each other, and the demo goes first.
+acts: .venv/all
+	@mkdir -p build
+	@echo 'long tests, beside the demo: they say what they found at its end'
+	@nice -n 10 $(BIN)/pytest -q -n 2 -m long >build/long.log 2>&1 & long=$$!; \
+	$(BIN)/pytest -m "(demo or slow) and not long" $(ARGS); acts=$$?; \
+	wait $$long; found=$$?; tail -n 60 build/long.log; exit $$((acts | found))
 
 lint: .venv/all
 	$(BIN)/ruff check .
@@ -40,7 +47,10 @@ setup: .venv/all ## make ./.venv with everything
 debian: ## install the Debian packages that live tests and bench-live need (as root)
 	@dpkg -s $(APT_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES) >/dev/null; }
 
-bench: bench-agent bench-belief bench-crash bench-decide bench-drift bench-forecast bench-replay bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
+debian-bench: ## install the Debian packages that bench-host compares with (as root); none of them is started
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends collectd-core netdata-core prometheus-node-exporter >/dev/null
+
+bench: bench-agent bench-belief bench-crash bench-decide bench-drift bench-forecast bench-host bench-replay bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
 
 bench-belief: .venv/all ## six acts of belief, done to the agent itself: six minutes
 	HOMEOSTAT_BELIEF=all $(BIN)/pytest -q -m slow tests/agent/test_demo_belief.py
@@ -67,8 +77,14 @@ bench-rca: .venv/bench ## root causes on labelled incidents (HOMEOSTAT_BENCH_DAT
 bench-drift: .venv/bench build/rivals build/nannyml build/evidently ## drift, causes, unlabelled accuracy and cost, beside rivals
 	$(BIN)/python tests/bench/drift.py $(ARGS)
 
+bench-host: .venv/all ## what a series of the host costs, beside Netdata, node_exporter and collectd (`make debian-bench` installs them)
+	$(BIN)/python tests/bench/host_cost.py $(ARGS)
+
 bench-ingest: .venv/all ## predictions over HTTP: records a second, and how late ticks get
 	$(BIN)/python tests/bench/ingest.py $(ARGS)
+
+bench-otlp: .venv/all ## OTLP metrics: points a second on one core, beside a decode with protobuf's own classes
+	$(BIN)/python tests/bench/otlp.py $(ARGS)
 
 bench-forecast: .venv/all ## forecasts of made-up fills, beside Prometheus' predict_linear
 	$(BIN)/python tests/bench/forecast.py $(ARGS)

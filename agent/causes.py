@@ -15,6 +15,7 @@ CAUSES: Final[dict[str, str]] = {
     "hardware.gpu.link": "a GPU link (NVLink, PCIe) is down or slow",
     "hardware.gpu.lost": "a GPU has fallen off the bus",
     "hardware.gpu.slow": "a GPU is slower than its peers without saying why",
+    "hardware.host": "memory, a CPU or the kernel of the host fails",
     "host.cpu": "the host is short of CPU",
     "host.memory": "the host is short of memory",
     "host.disk": "a disk is full, slow or failing",

@@ -157,6 +157,36 @@ def _summary(path: Path | None, config: Config) -> dict[str, Any]:
 
 
 @command(
+    example="homeostat windows", then="homeostat check; more of them: `maintenance:` in agent.yaml"
+)
+def windows(
+    *,
+    most: Annotated[int, typer.Option("--most", "-n", min=1, max=1000, help="How many.")] = 10,
+    config: ConfigPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the maintenance windows that are open or come next.
+
+    As `maintenance:` of agent.yaml says, on the clock of each window and on that of this host. In one, nothing is
+    touched; people are told all the same.
+    """
+    from agent import cli_show, registry
+    from agent.config import load
+    from agent.windows import upcoming
+
+    registry.load()
+    now = time.time()
+    said = [
+        {
+            "name": w.name, "start": start, "end": end, "open": start <= now, "timezone": w.timezone,
+            "scope": [m.model_dump(exclude_defaults=True) for m in w.scope], "reason": w.reason,
+        }
+        for start, end, w in upcoming(load(control.config_path(config)).maintenance, now, most)
+    ]  # fmt: skip
+    emit(said, as_json, cli_show.windows)
+
+
+@command(
     "try",
     example=(
         "homeostat try host",

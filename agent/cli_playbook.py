@@ -375,6 +375,7 @@ def _step(step: PlannedStep) -> dict[str, Any]:
         "via": step.via,
         "with": dict(step.params),
         "undo": step.undo,
+        "asks": step.approve.by if step.approve is not None else "",
     }
 
 
@@ -399,7 +400,8 @@ def _show_plan(said: Any) -> None:
             via = f" via {step['via']}" if step["via"] else ""
             with_ = json.dumps(step["with"], ensure_ascii=False)
             name = f"{'do' if part == 'steps' else part} {i}. {step['id']}"
-            typer.echo(f"{name}: {step['use']}{via} {with_}, undo {step['undo']}")
+            asks = f", asks {step['asks']} first" if step["asks"] else ""
+            typer.echo(f"{name}: {step['use']}{via} {with_}, undo {step['undo']}{asks}")
     verify = said["verify"]
     if verify:
         typer.echo(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from textwrap import wrap
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.table import Table
@@ -383,6 +385,26 @@ def silences(found: Sequence[Any]) -> None:
     for s in found:
         left = say_duration(max(0.0, s["until"] - time.time()))
         table.add_row(s["id"], s["target"], s["cause"] or "any", left, s["by"], s["reason"])
+    out.print(table)
+
+
+def windows(found: Sequence[Any]) -> None:
+    """Show maintenance windows."""
+    out = _console()
+    if not found:
+        out.print("no maintenance window: see `maintenance:` of agent.yaml")
+        return
+    table = _table("window", "from", "to", "lasts", "", "covers", "reason")
+    for w in found:
+        zone = ZoneInfo(w["timezone"]) if w["timezone"] else None
+        begins, ends = (
+            datetime.fromtimestamp(w[k], UTC).astimezone(zone).strftime("%a %Y-%m-%d %H:%M %Z")
+            for k in ("start", "end")
+        )
+        covers = ", ".join(f"{m['kind']}:{m.get('key', '*')}" for m in w["scope"]) or "everything"
+        here = "open" if w["open"] else f"in {say_duration(max(0.0, w['start'] - time.time()))}"
+        lasts = say_duration(w["end"] - w["start"])
+        table.add_row(w["name"], begins, ends, lasts, here, covers, w["reason"])
     out.print(table)
 
 

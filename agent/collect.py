@@ -126,6 +126,11 @@ class Collector:
         """Put what came into the inbox."""
         self._inbox.extend(self.possible.apply(x) if isinstance(x, Frame) else x for x in arrivals)
 
+    def heard(self, name: str, interval_s: float, at: float, series: int) -> None:
+        """Note that something was pushed: who was heard once is blind when it falls silent."""
+        h = self.health.setdefault(name, Health(name, interval_s, started=at))
+        h.interval_s, h.last_ok, h.series = interval_s, at, series
+
     async def take(self, source: str, arrivals: Sequence[Arrival]) -> None:
         """Take what a receiver was sent, or a log held; returns when its rows are counted. None is given up then."""
         rows = [x for x in arrivals if isinstance(x, Bulk)] if self.bulk is not None else []

@@ -91,7 +91,7 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
 class Window(Model):
-    """A maintenance window, in which nothing is touched: every week, or once.
+    """A maintenance window, in which nothing is touched: every week, by a cron line, or once.
 
     Example: `{name: patching, days: [sun], at: '02:00', lasts: 2h, scope: [{kind: host, key: 'web-*'}]}`.
     """
@@ -103,6 +103,8 @@ class Window(Model):
     """On which it begins; default: every day."""
     at: Annotated[str, StringConstraints(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9])?$")] = ""
     """When it begins: `'02:30'`."""
+    cron: str = ""
+    """Or when it begins, as crontab has it: `0 2 1 * *` monthly, `0 2 * * tue#2` each second Tuesday of a month."""
     lasts: Annotated[Duration, Field(ge=0, le=7 * 86_400)] = 0.0
     from_: str = Field(default="", alias="from")
     """Once: from this moment, `2026-12-24T18:00`, or with an offset `2026-12-24T18:00+01:00`."""
@@ -228,7 +230,9 @@ class PlaybookDirs(Model):
     dirs: list[Path] = []
 
 
-DEFAULT_CONNECTORS: Final = ("host", "processes", "connections", "gpu")
+DEFAULT_CONNECTORS: Final = (
+    "host", "processes", "connections", "containers", "units", "kernel_log", "gpu",
+)  # fmt: skip
 """What runs without a word in agent.yaml."""
 
 
@@ -782,7 +786,7 @@ def _scope(config: Config, document: Document) -> Iterator[Fault]:
 
 
 def _maintenance(config: Config, document: Document) -> Iterator[Fault]:
-    """Check that each window says when it is, in one of two ways."""
+    """Check that each window says when it is, in one of three ways."""
     names: set[str] = set()
     for i, window in enumerate(config.maintenance):
         path: Place = ("maintenance", i)
@@ -797,12 +801,22 @@ def _maintenance(config: Config, document: Document) -> Iterator[Fault]:
             problem = f"there is no time zone `{window.timezone}`"
             yield document.fault((*path, "timezone"), problem, "write it like Europe/Berlin or UTC")
             continue
-        weekly, once = bool(window.at and window.lasts), bool(window.from_ or window.to)
-        if weekly == once or (once and (window.at or window.lasts or window.days)):
-            remedy = "write `at:` and `lasts:` (and `days:`), or `from:` and `to:`"
+        weekly, by_cron = bool(window.at and window.lasts), bool(window.cron and window.lasts)
+        once = bool(window.from_ or window.to)
+        said = bool(window.at or window.days), bool(window.cron), once
+        if sum(said) != 1 or not (weekly or by_cron or once) or (once and window.lasts):
+            remedy = (
+                "write `at:` and `lasts:` (and `days:`), `cron:` and `lasts:`, or `from:` and `to:`"
+            )
             yield document.fault(path, f"it is not clear when `{window.name}` is", remedy)
         elif once:
             yield from _moments(window, document, path)
+        elif by_cron:
+            try:
+                windows.comes(window)
+            except ValueError as wrong:
+                remedy = "write minute, hour, day, month, weekday: 0 2 * * sun"
+                yield document.fault((*path, "cron"), str(wrong), remedy)
 
 
 def _moments(window: Window, document: Document, path: Place) -> Iterator[Fault]:

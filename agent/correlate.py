@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -170,6 +170,10 @@ class Correlator:
         """Take an incident back that a later stage completed (diagnosis, runs, traces)."""
         if incident.id in self.incidents:
             self.incidents[incident.id] = incident
+
+    def unseen(self, id_: str) -> Collection[Key]:
+        """Return what went on in an incident before a restart and nobody has seen since: it is unknown by now."""
+        return self._lives[id_].unsure.keys() if id_ in self._lives else ()
 
     def turn(self, id_: str, event: Event, now: float, by: str, why: str) -> Incident:
         """Return an open incident after a person's word; `put` makes it hold. Raises Refused."""
@@ -537,12 +541,17 @@ class Correlator:
         """End what was going on before a restart and is not said to be abnormal by anybody who sees it now."""
         life = self._lives[id_]
         for key, since in list(life.unsure.items()):
-            if math.isnan(since) or not self.fresh(key[0]):
+            first = life.live.get(key)
+            if first is None:  # too weak to be followed among so many
+                del life.unsure[key]
+            elif first.ahead is not None:
+                continue  # the series is well: only its next forecast says what is to come
+            elif math.isnan(since) or not self.fresh(key[0]):
                 life.unsure[key] = now
             elif now - since >= max(self.resolve_after_s, _CONFIRM_S):
                 touched[id_] = None
                 said = key in life.evidence
-                self._join(now, id_, [replace(life.live[key], end=since)], evidence=said)
+                self._join(now, id_, [replace(first, end=since)], evidence=said)
 
     def _age(self, now: float, id_: str, runs: Mapping[str, str], touched: dict[str, None]) -> None:
         incident, life = self.incidents[id_], self._lives[id_]

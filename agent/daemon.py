@@ -29,6 +29,8 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__, backfill, error_budget, forecasts, guard, news, registry, web
 from agent.abilities import Able, acting, meant_for
+from agent.archives import Archives
+from agent.board import Board
 from agent.budget import Promise
 from agent.calls import Names
 from agent.changes import of_reload
@@ -47,23 +49,28 @@ from agent.life import Event
 from agent.memory import Memory
 from agent.model import Change, Entity, Frame, Incident, Run, Sighting
 from agent.models import ModelWatch
+from agent.mutes import Mutes
 from agent.objectives import aims_of, limits_of
 from agent.outbox import Outbox
 from agent.pipeline import Moment, Walk, again, bank, record_plan
 from agent.playbook import Library
 from agent.playbook.library import folders
 from agent.ports import (
+    Archive,
     Bulk,
     BulkReceiver,
     Detector,
     Feed,
+    Muting,
     Note,
     Notifier,
     PredictionBatch,
     Pulse,
     Receiver,
     Remembering,
+    SampleBatch,
     Signal,
+    Sink,
     Source,
 )
 from agent.pulses import Pulses
@@ -71,6 +78,7 @@ from agent.references import References
 from agent.runner import Plan, Runner
 from agent.runs_store import store_of
 from agent.scene import Scene
+from agent.sinks import Sinks
 from agent.telemetry import set_up_logging
 from agent.topology import BINDING, Binding, EdgePattern
 from agent.training import LOOK_EVERY_S, Training
@@ -220,6 +228,7 @@ class Daemon:
         self.graph_past = GraphPast(state / "history", config.history.age)
         self.counting = Counting(self.count, self.columns_of, lambda *_: None, self.broke)
         self.collector = Collector(cpu_budget=config.cpu_budget, bulk=self.counting.give)
+        self.board = Board()
         self.connectors = Connectors(config, state)
         self.binding = Binding(config.services, self.host)
         self.references = References(config.models, self._bug)
@@ -227,7 +236,10 @@ class Daemon:
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
         self.outbox = Outbox(self.record, self._ways, time.time, self._filled)
+        self.archives = Archives(self.journal, self._archives, self.memory.last_decision)
         self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
+        self.sinks = Sinks(self._sinks, self.spawn)
+        self.mutes = Mutes(self._muting, self.memory, self.record, self.spawn)
         self.runner = Runner(
             store_of(state / "runs.sqlite", config.runs),
             RealHands(
@@ -268,7 +280,11 @@ class Daemon:
         self.draining = asyncio.Event()
         self.published: list[Callable[[Moment], None]] = []
         self._unwritten = False
-        self.wrote: list[Callable[[Entry], None]] = [self.outbox.wrote]
+        self.wrote: list[Callable[[Entry], None]] = [
+            self.outbox.wrote,
+            self.mutes.wrote,
+            self.archives.wrote,
+        ]
         self.reloaded: list[Callable[[], None]] = []
         self.intake: Intake | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -335,7 +351,8 @@ class Daemon:
             return guard.paused(plan, self.memory, self.world)
         return guard.standing(
             plan, memory=self.memory, world=self.world, config=self.config, now=self.world.now,
-            first=stage == "first",
+            first=stage == "first", incident=self.incident(plan.incident),
+            unseen=self.correlator.unseen(plan.incident),
         )  # fmt: skip
 
     async def start_run(self, plan: Plan) -> None:
@@ -356,7 +373,7 @@ class Daemon:
         decision = guard.decide(
             playbook, plan.entity, incident, memory=self.memory, world=self.world, config=self.config,
             now=now, ceiling="approve", paused_file=self.walk.paused_file,
-            journal_well=self.walk.journal_well,
+            journal_well=self.walk.journal_well, unseen=self.correlator.unseen(incident.id),
         )  # fmt: skip
         self.record("decision", f"{playbook.id}|{plan.target}", pack(decision), now)
         if not decision.allowed:
@@ -415,6 +432,7 @@ class Daemon:
         self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
         log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
         self.outbox.restore(self.journal)
+        self.archives.start()
         await self.runner.recover()
         sd_notify("READY=1")
         try:
@@ -429,6 +447,7 @@ class Daemon:
             await self.references.close()
             await self.runner.close()
             await self.outbox.close()
+            await self.archives.close()
             for task in list(self._tasks):
                 task.cancel()
             self._save_state()
@@ -487,6 +506,7 @@ class Daemon:
         for plan in moment.plans:
             if plan.mode != "suggest":
                 self.spawn(self.runner.start(plan), "start run")
+        self.mutes.tick(now)
         self.pulses.tick(now)  # last: a walk that did not get here is not alive
         self.ticker.beat(now)
         for publish in self.published:
@@ -496,6 +516,9 @@ class Daemon:
         """Take what has come since the last tick; what was counted of predictions is a frame of model metrics."""
         frames, arrivals = self.collector.drain()
         frames += [a for a in arrivals if isinstance(a, Frame)]
+        frames += [self.collector.possible.apply(f) for f in self.board.frames(now)]
+        for source, (every_s, ago_s, series) in self.board.heard().items():
+            self.collector.heard(source, every_s, now - ago_s, series)
         # measured before the clock was set back, come after it: the future would make all the rest look stale
         frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
         if self.models.busy:
@@ -509,7 +532,11 @@ class Daemon:
 
     def count(self, rows: Bulk) -> None:
         """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""
+        if isinstance(rows, SampleBatch):
+            self.board.take(rows)
+            return
         self.models.take(rows)
+        self.archives.count(rows)
         if isinstance(rows, PredictionBatch):
             self.walk.examples.take(rows)
 
@@ -549,6 +576,16 @@ class Daemon:
 
     def _filled(self, note: Note) -> Note:
         return news.filled(note, self.incident(note.incident), self.config.public_url)
+
+    def _muting(self) -> dict[str, Muting]:
+        built = self.connectors.built.items()
+        return {n: c for n, c in built if isinstance(c, Muting) and c.muting}
+
+    def _sinks(self) -> dict[str, Sink]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Sink)}
+
+    def _archives(self) -> dict[str, Archive]:
+        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Archive)}
 
     def _pulses(self) -> dict[str, Pulse]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Pulse)}
@@ -634,6 +671,7 @@ class Daemon:
                 for name, c in self.bulk_receivers().items()
             ],
             "state": str(self.state),
+            "names": _naming(self.config),
             "models": self.config.ingest_models,
             "forward": str(self.state / FORWARD),
         }
@@ -785,6 +823,7 @@ class Daemon:
             if name in new and old.get(name) == new[name] and not names_it:
                 continue
             await self.collector.remove(name)
+            self.board.forget(name)
             self.world.drop(name)
             self.connectors.built.pop(name, None)
         self.config = config
@@ -792,6 +831,7 @@ class Daemon:
         self.connectors.build(config)
         for name in set(self.connectors.built) - before:
             self._start_source(name, self.connectors.built[name], new[name])
+        self.archives.start()
         if config.page.command:
             self._add_page()
         self.binding = Binding(config.services, self.host)

@@ -68,6 +68,7 @@ from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.questions import Reply
 from agent.record import Tally
+from agent.runner import asked_for
 from agent.units import read_duration, read_moment
 from agent.views import (
     ChangeView,
@@ -1057,7 +1058,7 @@ class Desk:
         """Return a run that waits for a person, and its plan's hash."""
         run = self._run(text)
         plan = self.hooks.memory.plans.get(run.id)
-        wanted = plan.approve.by if plan is not None and plan.approve is not None else "operator"
+        wanted = asked_for(plan, run.plan_hash)[1].by if plan is not None else "operator"
         role = ROLES[ROLES.index(wanted)] if wanted in ROLES else "admin"
         person.must(verb, role)
         if not self._asks(run):

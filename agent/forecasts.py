@@ -118,6 +118,8 @@ class Forecasts:
     _fed: float = -math.inf
     _turns: dict[Series, _Turn] = field(default_factory=dict)
     _gone: dict[Series, float] = field(default_factory=dict)
+    _restored: set[Series] = field(default_factory=set)
+    """Alarms from before a restart: they say nothing until a forecast of now says it again."""
     _series: tuple[Series, ...] = ()
     _framed: float = -math.inf
     _next: float = -math.inf
@@ -338,7 +340,8 @@ class Forecasts:
                 del self._gone[series]
         if self._gone:
             self._gone = {s: at for s, at in self._gone.items() if s not in self.found}
-        return out + [alarm.anomaly for alarm in self.told.values()]
+        self._restored -= self.found.keys()
+        return out + [alarm.anomaly for s, alarm in self.told.items() if s not in self._restored]
 
     def _judge(self, now: float, made: Forecast) -> Told | None:
         """Return the alarm that a forecast asks for, if any; hysteresis keeps one that stands."""
@@ -388,6 +391,7 @@ class Forecasts:
             for a in incident.anomalies:
                 if a.ahead is not None and a.end is None and incident.state != "resolved":
                     self.told[a.series] = Told(a.onset, a.harm, a)
+                    self._restored.add(a.series)
 
     def rebase(self, jump: float) -> None:
         """Move remembered times along with a wall clock that was set; the past is read anew."""

@@ -6,8 +6,8 @@ targets, low confidence, a record of harm lower the mode to `suggest`), and a ca
 undone).
 
     mode      ability   pause     paused_file  journal    silence   maintenance   never     scope    shared
-    confidence          fresh     trust        busy       once      cooldown      rate      attempts blast
-    settle    breaker   healthy   correlated   irreversible         record
+    confidence          seen      fresh        trust      busy      once          cooldown  rate     attempts
+    blast     settle    breaker   healthy      correlated irreversible            record
 
 A plan may wait for a person, or for a dead daemon, while the world goes on: before its first step those gates that
 look at the world and at people's words are asked again (`standing`), before each later one whether hands are off.
@@ -17,7 +17,8 @@ What only tells people or marks something of our own needs fewer of them: no sco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,7 @@ from agent.model import (
 from agent.playbook import Guard, lowest
 from agent.reach import Reach
 from agent.record import owner_of
+from agent.trouble import Key, key_of
 from agent.units import say_duration
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ NEVER_NAMES: Final = frozenset({
     "zookeeper", "kafka", "rabbitmq-server", "beam.smp",
 })  # fmt: skip
 """Names of processes that nothing may ever touch: init, remote access, container runtimes, node agents, databases."""
+_IN_SIGHT_S: Final = 120.0
+"""Values of a run's trouble may be this old when it begins, or as old as their source is patient."""
 _NEVER_PORTS: Final = frozenset({"22", "2379", "5432", "3306", "27017", "6379", "9200", "10250"})
 
 
@@ -82,6 +86,7 @@ class _Case:
     own: tuple[Run, ...]
     """Of these, those of this playbook."""
     reach: Reach
+    unseen: Collection[Key]
     mode: Mode = "suggest"
     """How far scope and confidence let it go."""
 
@@ -99,7 +104,8 @@ class _Case:
 
     @property
     def ongoing(self) -> list[Anomaly]:
-        return [a for a in self.incident.anomalies if a.end is None]
+        going = [a for a in self.incident.anomalies if a.end is None]
+        return [a for a in going if key_of(a) not in self.unseen] if self.unseen else going
 
 
 def decide(
@@ -114,6 +120,7 @@ def decide(
     ceiling: Mode | None = None,
     paused_file: bool = False,
     journal_well: bool = True,
+    unseen: Collection[Key] = (),
 ) -> Decision:
     """Return whether, and how far, a playbook may go on a target now, with every gate.
 
@@ -121,6 +128,7 @@ def decide(
                   every other gate. Not above what scope allows: then it is not allowed at all
     paused_file   the file PAUSED lies beside agent.yaml
     journal_well  the journal can write; without a record nothing acts
+    unseen        what went on before a restart and nobody has seen since
     allowed       the decision lets a plan be made with `mode`; `suggest` is never run
 
     Cost: .4 ms, and .1 ms for every thousand runs in memory.
@@ -140,6 +148,7 @@ def decide(
         recent,
         tuple(r for r in recent if r.playbook == playbook.id),
         reach.of_playbook(playbook, target, cause, world.topology),
+        unseen,
     )
     wanted = playbook.ceiling(config, target) if ceiling is None else ceiling
     act = [_record(case)]
@@ -163,6 +172,8 @@ def decide(
         _cooldown(case),
         _rate(case),
     ]
+    if playbook.touching:
+        stop.append(_seen(incident, unseen))
     if playbook.mutating:
         stop += [
             _fresh(case),
@@ -185,12 +196,21 @@ def decide(
 
 
 def standing(
-    plan: Plan, *, memory: Memory, world: World, config: Config, now: float, first: bool
+    plan: Plan,
+    *,
+    memory: Memory,
+    world: World,
+    config: Config,
+    now: float,
+    first: bool,
+    incident: Incident | None = None,
+    unseen: Collection[Key] = (),
 ) -> str:
     """Say why a run may not do its next step now; "" = it may.
 
-    first   nothing has been done yet: then all is asked that may have changed since it was planned; else only
-            whether somebody wants hands off. To put back is never asked: only a pause stops that, see `paused`
+    first      nothing has been done yet: then all is asked that may have changed since it was planned; else only
+               whether somebody wants hands off. To put back is never asked: only a pause stops that, see `paused`
+    incident   what it is for, as it is now; unseen: what of it nobody has seen since a restart
     """
     reached = reach.of_plan(plan.entity, plan, world.topology)
     gates = [
@@ -205,6 +225,8 @@ def standing(
         gates.append(_never(reached.touched, world, config))
     if first and (mutating or shared):
         gates.append(_scope(reached.touched, world, config))
+        if incident is not None:
+            gates.append(_seen(incident, unseen, world))
     if first and mutating:
         gates.append(_healthy(reached, world, config))
     closed = next((g for g in gates if not g.passed), None)
@@ -526,6 +548,33 @@ def _breaker(case: _Case) -> Gate:
     return Gate(
         "breaker", bad < limit.bad_outcomes, f"{bad} without help", f"fewer than {said}", reason
     )
+
+
+def _seen(incident: Incident, unseen: Collection[Key], world: World | None = None) -> Gate:
+    """Ask for what is seen to be wrong: what nobody confirms, after a restart or a wait, is unknown and moves nothing.
+
+    world   asks whether its source has answered of late, too: for a run that has waited
+    """
+    going = [a for a in incident.anomalies if a.end is None]
+    going = [a for a in going if a.harm or a.road == "objective"] or going
+    seen = [a for a in going if key_of(a) not in unseen]
+    limit = "what is wrong is seen now"
+    if going and not seen:
+        reason = "what was wrong before the restart has not been seen since: it is unknown"
+        return Gate("seen", False, f"{len(going)} not seen since the restart", limit, reason)
+    if world is not None and not seen:
+        return Gate("seen", False, "none", limit, "nothing is wrong any more")
+    if world is not None and not any(_in_sight(world, a.series) for a in seen):
+        reason = "its source does not answer: it is unknown"
+        return Gate("seen", False, "stale", limit, reason)
+    return Gate("seen", True, str(len(seen)), limit)
+
+
+def _in_sight(world: World, series: Series) -> bool:
+    """Tell whether what a series said still stands; what has no source is an alert, which its sender takes back."""
+    source = world.source(series)
+    patience = max(_IN_SIGHT_S, world.patience.get(source, math.inf))
+    return not source or world.age(series) <= patience
 
 
 def _fresh(case: _Case) -> Gate:

@@ -34,8 +34,8 @@ from agent.config import Config
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.expr import UNKNOWN, expressions, interpolate
 from agent.journal import Unwritten
-from agent.memory import Memory
-from agent.model import Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
+from agent.memory import Memory, acted_at
+from agent.model import ENDED, Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
 from agent.ports import Done, Note, Notifier, Silencer, Step, Undo
 from agent.questions import Asker, OwnQuestions
@@ -179,6 +179,8 @@ class RealHands:
         self._written = written
         self._clock = clock
         self._journal_well = True
+        self._passed: set[str] = set()
+        """Runs that had leave for a step in this life of the process."""
 
     # ---- what the record knows
 
@@ -194,10 +196,9 @@ class RealHands:
         """Return the run that holds a target."""
         return self._memory.run_on(target)
 
-    def answer(self, run_id: str) -> Mapping[str, Any] | None:
-        """Return what a person answered."""
-        said = self._memory.approvals.get(run_id)
-        return None if said is None else pack(said)
+    def answers(self, run_id: str) -> Sequence[Mapping[str, Any]]:
+        """Return what people answered, oldest first."""
+        return [pack(said) for said in self._memory.approvals.get(run_id, {}).values()]
 
     def cancelled_by(self, run_id: str) -> str:
         """Return who wants a run stopped."""
@@ -216,9 +217,9 @@ class RealHands:
             )  # fmt: skip
             self._put("run", run.id, pack(run))
 
-    async def answered(self, plan: Plan, person: str, yes: bool) -> None:
+    async def answered(self, plan: Plan, person: str, yes: bool, plan_hash: str) -> None:
         """Record what a person said."""
-        body = {"person": person, "yes": yes, "plan_hash": plan.hash}
+        body = {"person": person, "yes": yes, "plan_hash": plan_hash}
         self._put("approval", plan.run_id, body)
 
     async def cancelled(self, plan: Plan, person: str) -> None:
@@ -229,6 +230,8 @@ class RealHands:
         """Record how a run stands, now."""
         run = replace(run, updated=self._clock())
         self._put("run", run.id, pack(run))
+        if run.state in ENDED:
+            self._passed.discard(run.id)
         return run
 
     async def tell(self, plan: Plan, what: str, severity: str, title: str, text: str) -> None:
@@ -282,6 +285,7 @@ class RealHands:
             await self.report(run)
         incident = self._memory.incidents.get(plan.incident)
         healed = first and incident is not None and incident.state == "resolved"
+        self._passed.add(plan.run_id)
         return Passage(by, "the incident was over before anything was done" if healed else "")
 
     async def _held_back(self, plan: Plan, run: Run, why: str) -> None:
@@ -418,6 +422,8 @@ class RealHands:
         if trace is not None and trace.result is not None:
             return unpack(Acted, trace.result)
         started = trace.started if trace is not None else self._clock()
+        if trace is None and (why := await self._asked_again(plan)):
+            return self._end(plan, step, started, "refused", why, ours=False, text=why)
         unclear = trace is not None and trace.open
         try:
             action, ready = self._ready(
@@ -440,6 +446,14 @@ class RealHands:
             acted = await self._once(way)
             if acted is not None:
                 return acted
+
+    async def _asked_again(self, plan: Plan) -> str:
+        """Ask for leave once more where we were stopped between leave and act: how long ago that was, nobody knows."""
+        run = self.run(plan.run_id)
+        if plan.run_id in self._passed or run is None or run.outcome is not None:
+            return ""
+        passage = await self.boundary(plan, run, first=acted_at(run) is None)
+        return passage.over or (f"stopped by {passage.by}" if passage.by else "")
 
     async def _once(self, way: _Try) -> Acted | None:
         """Act one time; returns what came of it, None = try again."""
@@ -704,13 +718,14 @@ class RealHands:
                 continue
             judged = watch.passed
             # what is still coming is no failure: before the end only harm and proof count
-            outcome = self._judged(plan, ok if over or ok else None, acted, since + asked.wait, now)
+            told = ok if over or ok else None
+            outcome = self._judged(plan, told, acted, since + asked.wait, now, last=over)
             harms = harms + 1 if outcome.verdict == "harmed" else 0
             if over or outcome.verdict == "helped" or harms >= _PLAIN_HARM:
                 return Verified(self._clock(), outcome)
 
     def _judged(
-        self, plan: Plan, ok: bool | None, acted: float, settled: float, now: float
+        self, plan: Plan, ok: bool | None, acted: float, settled: float, now: float, *, last: bool
     ) -> Outcome:
         """Compare what came with what would have come without the act."""
         found = self._eyes.incident(plan.incident) or self._memory.incidents.get(plan.incident)
@@ -733,9 +748,8 @@ class RealHands:
             ],
             past=lambda s: lasted.get(s, ()), spoilt=lambda e: spoilt.get(e, ()),
         )  # fmt: skip
-        outcome = judge(
-            symptoms, ok, against=plan.verify.against if plan.verify is not None else ""
-        )
+        against = plan.verify.against if plan.verify is not None else ""
+        outcome = judge(symptoms, ok, against=against, last=last)
         other = next(
             (c for c in self._memory.changes.values() if _meddled(c, plan, acted, now)), None
         )

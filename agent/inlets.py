@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl
 from agent.authority import SENDER, Forbidden, Person, Unknown
 from agent.errors import AgentError, BadRecords, Refused, Unavailable
 from agent.parcels import rows_of
-from agent.ports import Bulk, BulkReceiver, Inlet, Pushed, Taken
+from agent.ports import Bulk, BulkReceiver, Inlet, Pushed, SampleBatch, Taken
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -91,13 +91,37 @@ class Hand(Protocol):
 
 
 def mounted(receivers: Mapping[str, BulkReceiver]) -> dict[str, tuple[str, Inlet]]:
-    """Return path -> (source, inlet); of two connectors of one kind the second gets its name behind the path."""
+    """Return path -> (source, inlet); of two connectors of one kind the second gets its name behind the path.
+
+    What stands `beside` shares the path of another one.
+    """
     out: dict[str, tuple[str, Inlet]] = {}
+    beside = []
     for source, receiver in receivers.items():
         for inlet in receiver.inlets():
+            if inlet.beside:
+                beside.append((source, inlet))
+                continue
             path = inlet.path if inlet.path not in out else f"{inlet.path}/{source}"
             out[path] = source, inlet
+    for source, inlet in beside:
+        mine = out.get(inlet.path)
+        both = inlet if mine is None else Inlet(inlet.path, _both(mine[1], inlet))
+        out[inlet.path] = source if mine is None else mine[0], both
     return out
+
+
+def _both(first: Inlet, beside: Inlet) -> Callable[[Pushed], Taken]:
+    def take(pushed: Pushed) -> Taken:
+        a = first.take(pushed)
+        try:
+            b = beside.take(pushed)
+        except Forbidden:  # who may speak for one model only still does
+            return a
+        # what the first one could not use the second one may have counted
+        return Taken((*a.arrivals, *b.arrivals), a.waiting + b.waiting, b.answer or a.answer)
+
+    return take
 
 
 def may_speak(models: Mapping[str, Sequence[str]], person: Person, model: str) -> bool:
@@ -174,10 +198,11 @@ class Inlets:
         raw = await self._read(headers, receive, body)
         self._hand.room()  # others may have come while the body did
         allow = functools.partial(self._allow, person)
-        pushed = Pushed(raw, headers, _query(scope), time.time(), self._columns, allow)
+        pushed = Pushed(raw, headers, _query(scope), time.time(), self._columns, allow, person.name)
         taken = await self._take(inlet, person, pushed)
         for arrival in taken.arrivals:
-            allow(arrival.model)
+            if not isinstance(arrival, SampleBatch):  # its inlet has asked
+                allow(arrival.model)
         try:
             await self._hand.give(source, taken.arrivals, taken.waiting)
         except Refused as error:

@@ -117,7 +117,7 @@ def _service(
     yield from _life(start)
     yield from _identity(config, state, user)
     yield from _files(config, machine, state, user)
-    yield from _devices(machine)
+    yield from _devices(config, machine)
     yield from _kernel(config)
     yield from _bounds()
 
@@ -172,7 +172,7 @@ def _identity(config: Config, state: Path, user: str) -> Iterator[Line]:
 
 
 def capabilities(config: Config) -> tuple[tuple[str, str], ...]:
-    """Return the capabilities that acting on `manages:` needs, each with its reason; none when it is empty."""
+    """Return the capabilities that seeing, and acting on `manages:`, need, each with its reason; mostly none."""
     found: dict[str, list[str]] = {}
     for matcher in config.manages:
         for name, why in _POWERS.get(matcher.kind, ()):
@@ -180,7 +180,8 @@ def capabilities(config: Config) -> tuple[tuple[str, str], ...]:
             if why not in whys:
                 whys.append(why)
     for name, cls in _connectors(config):
-        for power, why in getattr(cls, "powers", ()) if config.manages else ():
+        acting = getattr(cls, "powers", ()) if config.manages else ()
+        for power, why in (*getattr(cls, "sees", ()), *acting):
             found.setdefault(power, []).append(f"{why} (connector {name})")
     return tuple((name, " and ".join(whys)) for name, whys in sorted(found.items()))
 
@@ -190,6 +191,9 @@ def _connectors(config: Config) -> Iterator[tuple[str, type[Any]]]:
 
     powers     (capability, why) that acting takes
     unlocks    lines of `_kernel` that would keep it from acting
+    sees       (capability, why) that looking takes, whatever is managed
+    opens      lines of `_kernel` that would keep it from looking
+    devices    device nodes that it reads
     """
     for name, wanted in config.connectors.items():
         use = wanted.use or name
@@ -229,8 +233,9 @@ def _writable(config: Config) -> Iterator[Line]:
             yield Line("ReadWritePaths", _quote(f"-{folder}"), why)
 
 
-def _devices(machine: Machine) -> Iterator[Line]:
-    if not machine.gpu_drivers:
+def _devices(config: Config, machine: Machine) -> Iterator[Line]:
+    read = [(n, d) for n, cls in _connectors(config) for d in getattr(cls, "devices", ())]
+    if not machine.gpu_drivers and not read:
         yield Line(
             "PrivateDevices",
             "yes",
@@ -245,15 +250,20 @@ def _devices(machine: Machine) -> Iterator[Line]:
             f"char-{driver}* rw",
             "to read temperature, clocks and errors of the GPUs",
         )
-    yield Line("DeviceAllow", "char-drm rw", "the same by way of the kernel's own interface")
+    if machine.gpu_drivers:
+        yield Line("DeviceAllow", "char-drm rw", "the same by way of the kernel's own interface")
+    for name, device in read:
+        yield Line("DeviceAllow", f"{device} r", f"read by connector {name}")
 
 
 def _kernel(config: Config) -> Iterator[Line]:
     open_ = {line for _, cls in _connectors(config) for line in getattr(cls, "unlocks", ())}
-    unlocked = open_ if config.manages else frozenset()
+    unlocked = open_ if config.manages else set()
+    unlocked |= {line for _, cls in _connectors(config) for line in getattr(cls, "opens", ())}
     yield Line("ProtectKernelTunables", "yes", "/proc/sys and /sys are read-only")
     yield Line("ProtectKernelModules", "yes", "it loads no modules")
-    yield Line("ProtectKernelLogs", "yes", "it does not read the kernel's log")
+    if "ProtectKernelLogs" not in unlocked:
+        yield Line("ProtectKernelLogs", "yes", "it does not read the kernel's log")
     if "ProtectControlGroups" not in unlocked:
         yield Line("ProtectControlGroups", "yes", "it reads limits of containers, it sets none")
     yield Line("ProtectHostname", "yes", "it does not rename the host")

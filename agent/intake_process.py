@@ -16,6 +16,7 @@ import base64
 import contextlib
 import gc
 import importlib
+import inspect
 import logging
 import os
 import socket
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import _server, registry
 from agent.authority import Person, Tokens, Unknown
+from agent.calls import Names
 from agent.control import reach
 from agent.errors import AgentError, Refused, Unavailable
 from agent.inlets import LARGE, Busy, Inlets, No, told
@@ -226,13 +228,18 @@ class Front:
         await send({"type": "http.response.body", "body": got.content})
 
 
-def receivers_of(wanted: Sequence[Mapping[str, Any]], state: Path) -> dict[str, Any]:
+def receivers_of(
+    wanted: Sequence[Mapping[str, Any]], state: Path, names: Names | None = None
+) -> dict[str, Any]:
     """Build the connectors whose inlets are served here."""
     out = {}
+    offered = {"state": state, "names": names or Names()}
     for one in wanted:
         importlib.import_module(one["module"])  # runs the decorator
         cls = registry.connector.get(one["kind"])
-        out[one["name"]] = cls(one["name"], cls.Config(**one["config"]), state=state)
+        asks = inspect.signature(cls).parameters
+        own = {k: v for k, v in offered.items() if k in asks}
+        out[one["name"]] = cls(one["name"], cls.Config(**one["config"]), **own)
     return out
 
 
@@ -240,7 +247,7 @@ def application(settings: Mapping[str, Any], pipe: Pipe) -> ASGIApp:
     """Return what is served."""
     state = Path(settings["state"])
     inlets = Inlets(
-        receivers_of(settings["receivers"], state),
+        receivers_of(settings["receivers"], state, Names(*settings.get("names", ()))),
         pipe,
         Senders(Tokens(state / "tokens.json")),
         lambda: settings["models"],

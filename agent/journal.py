@@ -235,6 +235,11 @@ class JournalReader:
                 return
             at, left = rows[-1].seq, left - len(rows)
 
+    def page(self, after: int, limit: int) -> list[Entry]:
+        """Return the next entries with seq > after, of those on disk. Raises Unavailable."""
+        query = sa.select(_entries).where(_entries.c.seq > after).order_by(_entries.c.seq)
+        return [_entry(row) for row in self._rows(query.limit(limit))]
+
     def latest(self, kind: str, limit: int | None = None) -> Iterator[Entry]:
         """Yield the newest entry of each subject of a kind, oldest first; with `limit`, of the newest subjects only."""
         newest = (

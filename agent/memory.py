@@ -183,6 +183,7 @@ class Memory:
 
     room_runs, room_incidents   how many that have ended are kept; of runs, that acted, and as many that did not
     changes   what was changed, by us and by others, in the order in which it was told; by id, or by entry
+    approvals what people answered to live runs: run -> what was asked (a hash) -> the answer
     labelled  number of the newest label's entry: tells whether there is news
     records   how the runs of each playbook turned out, of all times
     strange   entries that could not be read: (seq, why); written by another version, or altered
@@ -201,7 +202,7 @@ class Memory:
     changes: _Recent[Change] = field(init=False)
     labelled: int = 0
     pauses: dict[str, Pause] = field(default_factory=dict)
-    approvals: dict[str, Approval] = field(default_factory=dict)
+    approvals: dict[str, dict[str, Approval]] = field(default_factory=dict)
     cancels: dict[str, str] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
     records: Records = field(default_factory=Records)
@@ -426,9 +427,10 @@ class Memory:
         if self._over(entry.subject):
             return
         body = entry.body
-        self.approvals[entry.subject] = Approval(
+        said = Approval(
             entry.subject, str(body["person"]), bool(body["yes"]), str(body["plan_hash"]), entry.ts
         )
+        self.approvals.setdefault(entry.subject, {})[said.plan_hash] = said
 
     def _cancel(self, entry: Entry) -> None:
         if not self._over(entry.subject):

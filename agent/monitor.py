@@ -188,6 +188,8 @@ class Watch:
         self._kept: tuple[dict[str, Any], bytes] | None = None
         self._index: dict[Series, int] = {}
         self._left: list[Anomaly] = []
+        self.p: FloatArray = np.zeros(0)
+        """How rare each series was in the last row (n,); NaN = not known."""
 
     @property
     def detector(self) -> Detector | None:
@@ -268,7 +270,7 @@ class Watch:
         self._last = frame.ts
         self.since = frame.ts if self.since is None else self.since
         self.rows += 1
-        p = self._detector.score(frame.ts, frame.values)
+        p = self.p = self._detector.score(frame.ts, frame.values)
         ledger, unit = self._ledger, self.step_s / DAY_S
         if self._heeded != ledger.version:
             self._heeded = ledger.version
@@ -442,6 +444,7 @@ class Watch:
         ]
         self._broken = broken
         self._series = series
+        self.p = np.full(len(series), np.nan)
         self._index = {s: i for i, s in enumerate(series)}
         gone = [s for s in self._episodes if s not in self._index]
         self._left += [_excursion(s, self._episodes.pop(s), None) for s in gone]

@@ -16,8 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from agent import checkpoint
-from agent.model import BoolArray, FloatArray
-from agent.ports import Bulk, LabelBatch, PredictionBatch, Sketch, SketchBatch
+from agent.codec import pack as packed
+from agent.codec import unpack as unpacked
+from agent.model import BoolArray, Entity, FloatArray, Series, Sighting
+from agent.ports import Book, Bulk, LabelBatch, PredictionBatch, SampleBatch, Sketch, SketchBatch
 
 CELLS: Final = 10_000
 _FIXED: Final = 6
@@ -29,13 +31,17 @@ _OPTIONAL: Final = ("tokens_in", "tokens_out", "ttft_s")
 
 def rows_of(batch: Bulk) -> int:
     """Return how many rows a batch holds; a sketch counts as one."""
-    return 1 if isinstance(batch, SketchBatch) else len(batch.ts)
+    if isinstance(batch, SketchBatch):
+        return 1
+    return len(batch.at if isinstance(batch, SampleBatch) else batch.ts)
 
 
 def cells_of(batch: Bulk) -> int:
     """Return how large a batch is."""
     if isinstance(batch, SketchBatch):
         return sum(len(one.counts) for one in batch.features.values())
+    if isinstance(batch, SampleBatch):
+        return len(batch.at)
     return len(batch.ts) * _width(batch)
 
 
@@ -47,7 +53,7 @@ def _width(batch: PredictionBatch | LabelBatch) -> int:
 
 def parts(batch: Bulk) -> Iterator[Bulk]:
     """Return the batch in pieces of at most CELLS cells, views of its arrays."""
-    if isinstance(batch, SketchBatch) or cells_of(batch) <= CELLS:
+    if isinstance(batch, SketchBatch | SampleBatch) or cells_of(batch) <= CELLS:
         yield batch
         return
     step = max(1, CELLS // _width(batch))
@@ -86,7 +92,7 @@ def rows_at(batch: PredictionBatch, at: slice | BoolArray) -> PredictionBatch:
 
 
 def pack(said: Mapping[str, Any], batch: Bulk | None = None) -> bytes:
-    """Return what is said (JSON-able) and a batch as bytes."""
+    """Return what is said (JSON-able) and a batch as bytes; of a book only the names that were not told yet."""
     if batch is None:
         return checkpoint.write(_KIND, _VERSION, {"said": said, "of": ""}, {})
     if isinstance(batch, LabelBatch):
@@ -94,6 +100,8 @@ def pack(said: Mapping[str, Any], batch: Bulk | None = None) -> bytes:
         return checkpoint.write(_KIND, _VERSION, {"said": said, **late}, {"ts": batch.ts})
     if isinstance(batch, SketchBatch):
         return checkpoint.write(_KIND, _VERSION, {"said": said, **_sketch_out(batch)}, {})
+    if isinstance(batch, SampleBatch):
+        return _samples_out(said, batch)
     arrays: dict[str, Any] = {
         "ts": batch.ts, "proba": batch.proba, "latency": batch.latency_s,
         "processing": batch.processing_s, "status": batch.status,
@@ -130,6 +138,8 @@ def unpack(data: bytes) -> tuple[dict[str, Any], Bulk | None]:
             return said, LabelBatch(meta["model"], arrays["ts"], tuple(meta["ids"]), labels)
         case "sketch":
             return said, _sketch_in(meta)
+        case "samples":
+            return said, _samples_in(meta, arrays)
         case _:
             return said, None
 
@@ -174,6 +184,32 @@ def _words(words: Sequence[str | None], codes: Any) -> Any:
     known = np.empty(len(words), dtype=object)
     known[:] = words
     return known[codes]
+
+
+def _samples_out(said: Mapping[str, Any], batch: SampleBatch) -> bytes:
+    book = batch.book
+    new = book.series[book.told - book.start :]
+    meta = {
+        "of": "samples", "source": batch.source, "origin": book.origin, "start": book.told,
+        "names": [(s.metric, s.entity.kind, s.entity.key, s.labels) for s in new],
+        "every": batch.every_s, "seen": [packed(s) for s in batch.seen], "left": [batch.left_out, batch.why],
+    }  # fmt: skip
+    book.told += len(new)  # what is packed is sent, in order, or this process ends
+    arrays = {"at": batch.at, "values": batch.values}
+    return checkpoint.write(_KIND, _VERSION, {"said": said, **meta}, arrays)
+
+
+def _samples_in(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> SampleBatch:
+    series = [
+        Series(metric, Entity(kind, key), tuple((k, v) for k, v in labels))
+        for metric, kind, key, labels in meta["names"]
+    ]
+    seen = tuple(unpacked(Sighting, one) for one in meta["seen"])
+    book = Book(meta["origin"], series, meta["start"])
+    left, why = meta["left"]
+    return SampleBatch(
+        meta["source"], book, arrays["at"], arrays["values"], meta["every"], seen, left, why
+    )
 
 
 def _sketch_out(batch: SketchBatch) -> dict[str, Any]:

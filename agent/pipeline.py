@@ -42,6 +42,7 @@ from agent.objectives import aims_of, limits_of
 from agent.ports import Detector, GroupView, Note, Signal
 from agent.rca import Look
 from agent.scene import Scene
+from agent.trouble import Key, key_of
 from agent.turns import Turns
 from agent.world import World
 
@@ -268,7 +269,7 @@ def _ready(walk: Walk, incident: Incident, held: Collection[str], now: float) ->
     """Tell whether an incident can be diagnosed: it has gathered evidence, or it goes on and no run works on it."""
     if incident.diagnosis is not None:
         # while a run acts, what moves is its doing; what is over has been explained
-        return incident.id not in held and ongoing(incident)
+        return incident.id not in held and ongoing(incident, walk.correlator.unseen(incident.id))
     onset = min([incident.updated, *(a.onset for a in incident.anomalies if a.end is None)])
     opened = max(incident.opened, onset) if incident.reopened else incident.opened
     return now - opened >= walk.config.diagnose.settle
@@ -276,7 +277,8 @@ def _ready(walk: Walk, incident: Incident, held: Collection[str], now: float) ->
 
 def again(walk: Walk, incident: Incident, now: float) -> Incident:
     """Return an incident with the diagnosis of this moment: a person's yes is to what is true now, too."""
-    if not ongoing(incident) or not _stale(walk, incident, now):
+    unseen = walk.correlator.unseen(incident.id)
+    if not ongoing(incident, unseen) or not _stale(walk, incident, now):
         return incident
     moment = Moment(now, [], [])
     updated = _diagnose(walk, incident, moment)
@@ -333,11 +335,16 @@ STAGES: Final[tuple[Stage, ...]] = (learn, detect, foretell, correlate, explain,
 # ---------------------------------------------------------------- details
 
 
-def ongoing(incident: Incident) -> bool:
-    """Tell whether what opened an incident goes on, or whether it only waits to be resolved."""
+def ongoing(incident: Incident, unseen: Collection[Key] = ()) -> bool:
+    """Tell whether what opened an incident goes on, or whether it only waits to be resolved.
+
+    unseen   what nobody has seen since a restart: it counts for nothing
+    """
     if incident.state in {"mitigated", "resolved"}:
         return False
-    going = [a for a in incident.anomalies if a.end is None]
+    going = [
+        a for a in incident.anomalies if a.end is None and not (unseen and key_of(a) in unseen)
+    ]
     return any(a.road == "objective" for a in going) or (
         incident.severity == "note" and bool(going)
     )
@@ -452,6 +459,7 @@ def _act(walk: Walk, incident: Incident, moment: Moment) -> None:
         decision = guard.decide(
             playbook, target, incident, memory=walk.memory, world=walk.world, config=walk.config,
             now=moment.now, paused_file=walk.paused_file, journal_well=walk.journal_well,
+            unseen=walk.correlator.unseen(incident.id),
         )  # fmt: skip
         news = _news(walk, decision)
         if news and _stale(walk, incident, moment.now):

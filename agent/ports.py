@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray
+from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray, Series, Sighting
 from agent.traits import Traits
+
+if TYPE_CHECKING:
+    from agent.journal import Entry
 
 
 @runtime_checkable
@@ -171,7 +174,48 @@ class Signal:
     text: str = ""
 
 
-Bulk = PredictionBatch | LabelBatch | SketchBatch
+class Book:
+    """Names by number, that only grow: of a table that one process fills and another one reads.
+
+    origin   the same for one table, never used again for another
+    start    number of the first name that is in here; those before it have been told
+    told     how many names have been handed to the other process, in order, without a gap
+    """
+
+    __slots__ = ("origin", "series", "start", "told")
+
+    def __init__(self, origin: str, series: list[Series] | None = None, start: int = 0) -> None:
+        self.origin = origin
+        self.series: list[Series] = [] if series is None else series
+        self.start = start
+        self.told = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleBatch:
+    """The newest values of series that others measured, columnar; rates are made already. See `agent.board`.
+
+    source     the connector whose series they are
+    book, at   who they are: numbers (n,) in the book
+    values     (n,) in base units; NaN = its sender says that there is none
+    every_s    how often its frame is made; a value holds for three times as long
+    seen       entities that are new or due
+    left_out   points that were not taken since the last batch, and `why`
+    """
+
+    source: str
+    book: Book
+    at: IntArray
+    values: FloatArray
+    every_s: float
+    seen: tuple[Sighting, ...] = ()
+    left_out: int = 0
+    why: str = ""
+
+
+Logged = PredictionBatch | LabelBatch | SketchBatch
+"""What is about the rows of a model."""
+Bulk = Logged | SampleBatch
 """What comes in masses, and is counted between the ticks."""
 
 Arrival = Frame | Change | Signal | Bulk
@@ -212,7 +256,9 @@ class Pushed:
     now       unix seconds when it came
     columns   model -> its features in order, as its registered reference has them; () = not known. It may have to be
               asked for first: it then raises, and the inlet is asked again; so look it up before anything is kept
-    allow     model -> raises Forbidden when the sender may not speak for it; for what is kept and not returned
+    allow     model -> raises Forbidden when the sender may not speak for it; for what is kept and not returned. `*`
+              asks for all there is: what is about no model needs that
+    sender    name of who sends
     """
 
     body: bytes
@@ -221,6 +267,7 @@ class Pushed:
     now: float
     columns: Callable[[str], Sequence[str]]
     allow: Callable[[str], None]
+    sender: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +288,13 @@ class Taken:
 class Inlet:
     """One way in for masses of rows.
 
-    take   a request in, rows out; raises Refused for what is malformed (answered 4xx), and has then kept nothing
+    take     a request in, rows out; raises Refused for what is malformed (answered 4xx), and has then kept nothing
+    beside   it takes its part of what another inlet of the same path takes, too; asked after that one
     """
 
     path: str
     take: Callable[[Pushed], Taken]
+    beside: bool = False
 
 
 @runtime_checkable
@@ -498,6 +547,37 @@ class Choosy(Protocol):
 
 
 @runtime_checkable
+class Archive(Protocol):
+    """Somewhere else where a copy of the record is kept, with counts of the rows that were scored.
+
+    The journal itself is what waits while it is away: entries are given in order, from `position` on, page by page;
+    those of runs with the gates that let them through (`gates` in the body). After a crash they may be given again.
+    """
+
+    position: int
+    """Number of the newest entry that it has for sure, also after the next start; 0 = none."""
+
+    def count(self, rows: Logged) -> None:
+        """Count rows that were scored, in memory and quickly; raises nothing that is expected."""
+        ...
+
+    async def keep(self, entries: Sequence[Entry]) -> bool:
+        """Take entries, none or some; called every few seconds, never twice at once. True = more of its own waits.
+
+        When it returns, `position` is the last of them. Raises Unavailable: they are given again later.
+        """
+        ...
+
+    async def store(self) -> None:
+        """Put on its own disk what it has counted; called every few seconds while `keep` fails and is waited for."""
+        ...
+
+    def troubles(self) -> Sequence[str]:
+        """Say what a person should know, beside why `keep` failed."""
+        ...
+
+
+@runtime_checkable
 class Pulse(Protocol):
     """Something outside that raises an alarm when it does not hear from us."""
 
@@ -506,6 +586,36 @@ class Pulse(Protocol):
 
     async def beat(self, ts: float) -> None:
         """Say that the walk got to `ts` and the journal takes entries; raises Unavailable, Refused, Uncertain."""
+        ...
+
+
+Labels = tuple[tuple[str, str], ...]
+"""Name (`__name__`) and labels of a number of ours, sorted."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Something outside that keeps our numbers: what /metrics shows, and how rare the values of series are now."""
+
+    sink_s: float
+    """How often it wants them."""
+    tally: Mapping[str, int]
+    """Samples by what became of them: delivered, refused, dropped, waiting."""
+
+    def keeps(self, metric: str) -> bool:
+        """Tell whether it wants a metric, by its name in /metrics."""
+        ...
+
+    def heeds(self, series: Series) -> bool:
+        """Tell whether it wants the score of a series."""
+        ...
+
+    def take(self, ts: float, numbers: Mapping[Labels, float]) -> None:
+        """Keep them until they are delivered, bounded; what is not in it any more has ended. Never waits."""
+        ...
+
+    async def deliver(self) -> None:
+        """Deliver what waits, the oldest first; raises Unavailable (tried again), and Refused when all else is out."""
         ...
 
 
@@ -523,6 +633,48 @@ class Silencer(Protocol):
 
     async def unsilence(self, key: str) -> None:
         """End it now; none is no failure."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """A silence that stands elsewhere.
+
+    key       what we called it when we made it; "" = somebody else did
+    targets   globs of entities, of one that is not ours
+    active    False = it has ended, perhaps before its time
+    """
+
+    id: str
+    key: str
+    targets: tuple[str, ...]
+    until: float
+    by: str
+    reason: str
+    active: bool = True
+
+
+@runtime_checkable
+class Muting(Protocol):
+    """A Silencer whose silences hold for us, and ours there: see `agent.mutes`."""
+
+    muting: bool
+    """False: by its config the two are kept apart."""
+
+    async def mutes(self) -> Sequence[Mute]:
+        """Return those that hold, and of ours also those that ended; raises Unavailable, Refused."""
+        ...
+
+    async def silence(self, key: str, target: str, until: float, by: str, reason: str) -> None:
+        """As `Silencer`."""
+        ...
+
+    async def unsilence(self, key: str) -> None:
+        """As `Silencer`."""
+        ...
+
+    async def unmute(self, id_: str) -> None:
+        """End one of somebody else's, by its id; none is no failure."""
         ...
 
 

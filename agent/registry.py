@@ -6,13 +6,15 @@ A plug-in is a class under one of these decorators, with a pydantic `Config` ins
     class ZScore:
         class Config(Model): ...
 
-`load()` imports every package of the entry-point group `homeostat.plugins`; importing it runs the decorators.
+`load()` imports every package of the entry-point group `homeostat.plugins`; importing it runs the decorators, or offers
+modules that are imported when somebody asks for their plug-in: of forty connectors a host uses ten.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -27,6 +29,11 @@ class Registry:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._known: dict[str, type[Any]] = {}
+        self._offered: dict[str, str] = {}
+
+    def offer(self, module: str, name: str = "") -> None:
+        """Say that a module registers `name`, default its last part: it is imported when first asked for."""
+        self._offered[name or module.rpartition(".")[2]] = module
 
     def __call__(self, name: str) -> Callable[[T], T]:
         """Register the decorated class under `name`; two of one name are a bug of their authors."""
@@ -41,18 +48,20 @@ class Registry:
 
     def get(self, name: str) -> type[Any]:
         """Return the class; raises Refused with the nearest names when there is none."""
+        if name not in self._known and name in self._offered:
+            import_module(self._offered[name])
         try:
             return self._known[name]
         except KeyError:
-            near = difflib.get_close_matches(name, self._known, n=3)
+            near = difflib.get_close_matches(name, list(self), n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self)}"
             raise Refused(f"no {self.kind} is called {name!r}; {hint}") from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known
+        return name in self._known or name in self._offered
 
     def __iter__(self) -> Any:
-        return iter(sorted(self._known))
+        return iter(sorted({*self._known, *self._offered}))
 
 
 connector = Registry("connector")

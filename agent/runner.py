@@ -1,6 +1,6 @@
 """Durable runs: one generic DBOS workflow that carries out a plan, whatever happens to the process in between.
 
-    [ask] -> for each step: boundary -> observe -> act -> verify -> [hold] -> [undo] -> then -> report
+    [ask] -> for each step: [ask] -> boundary -> observe -> act -> verify -> [hold] -> [undo] -> then -> report
       |                       |                                        |
       '-- recv, with timeout  '-- waits while paused, ends when over   '-- harmed, or a temporary measure is over
 
@@ -68,6 +68,15 @@ class Until:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedApproval:
+    """Who must say yes, before the first step or before one of its own, and what silence means."""
+
+    by: str = "operator"
+    timeout: float = 900.0
+    on_timeout: Literal["escalate", "deny"] = "escalate"
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedStep:
     """One step as the playbook planned it.
 
@@ -76,6 +85,7 @@ class PlannedStep:
     undo     auto: put back what was there when the run undoes; none: it stays
     until    a temporary measure, put back when this holds
     timeout  seconds one try may take; retry: how many more tries when it did not answer
+    approve  a person is asked for this step, when its turn has come; None = the yes to the run is enough
     """
 
     id: str
@@ -86,6 +96,7 @@ class PlannedStep:
     until: Until | None = None
     timeout: float = 60.0
     retry: int = 1
+    approve: PlannedApproval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +114,6 @@ class PlannedVerify:
     expect: tuple[str, ...]
     against: str = ""
     otherwise: Literal["undo", "escalate", "next"] = "undo"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedApproval:
-    """Who must say yes before the first step, and what silence means."""
-
-    by: str = "operator"
-    timeout: float = 900.0
-    on_timeout: Literal["escalate", "deny"] = "escalate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,22 @@ def plan_hash(plan: Plan) -> str:
 def sealed(plan: Plan) -> Plan:
     """Return the plan with its hash."""
     return replace(plan, hash=plan_hash(plan))
+
+
+def asked_hash(plan: Plan, step: str = "") -> str:
+    """Return what an answer binds to: the plan, and for a step that asks for itself, that step of it.
+
+    So a yes to the run, said twice, is no yes to its step.
+    """
+    return hashlib.sha256(f"{plan.hash}/{step}".encode()).hexdigest() if step else plan.hash
+
+
+def asked_for(plan: Plan, hash_: str) -> tuple[str, PlannedApproval]:
+    """Return the step that asks by this hash ("" = the whole run does), and who may answer."""
+    for step in plan.steps:
+        if step.approve is not None and hash_ == asked_hash(plan, step.id):
+            return step.id, step.approve
+    return "", plan.approve or PlannedApproval()
 
 
 # ---------------------------------------------------------------- what boxes say
@@ -247,8 +265,8 @@ class Hands(Protocol):
         """Return the run that holds a target."""
         ...
 
-    def answer(self, run_id: str) -> Mapping[str, Any] | None:
-        """Return what `answered` was told about a run that lives."""
+    def answers(self, run_id: str) -> Sequence[Mapping[str, Any]]:
+        """Return what `answered` was told about a run that lives, oldest first."""
         ...
 
     def cancelled_by(self, run_id: str) -> str:
@@ -259,8 +277,8 @@ class Hands(Protocol):
         """Record a plan and its run, unless they are."""
         ...
 
-    async def answered(self, plan: Plan, person: str, yes: bool) -> None:
-        """Record what a person said when the run asked."""
+    async def answered(self, plan: Plan, person: str, yes: bool, plan_hash: str) -> None:
+        """Record what a person said when the run, or one of its steps, asked by this hash."""
         ...
 
     async def cancelled(self, plan: Plan, person: str) -> None:
@@ -446,8 +464,41 @@ class _Course:
         await self._tell("ask", "warning", f"asks for approval: {plan.title}",
                          f"{plan.playbook} on {plan.target} for incident {plan.incident}: "
                          f"homeostat approve {plan.run_id}")  # fmt: skip
-        ask = plan.approve or PlannedApproval()
-        begun = (await self._box("asked", _Moment, _now)).ts
+        return await self._answer(plan.approve or PlannedApproval(), plan.hash)
+
+    def _covered(self, step: PlannedStep) -> bool:
+        """Tell whether the yes to the run was to this step, too: the first one, asked of the same people just now."""
+        plan = self._plan
+        whole, own = plan.approve or PlannedApproval(), step.approve
+        asked = plan.mode == "approve" or bool(plan.by)
+        return asked and step is plan.steps[0] and own is not None and own.by == whole.by
+
+    async def _ask_for(self, step: PlannedStep) -> _Stop | None:
+        """Ask for one step when its turn has come; the yes is for the world as it is then."""
+        plan, whole = self._plan, self._run.plan_hash
+        see = functools.partial(self._see, step)
+        self._before.pop(step.id, None)  # as it was when the whole was asked for
+        try:
+            self._before[step.id] = (await self._box(f"look:{step.id}", _Seen, see)).seen
+        except Unavailable:
+            pass  # the world is looked at before the act
+        except AgentError as error:
+            return _Stop("failed", f"{step.id} can not be done: {error}")
+        asked = asked_hash(plan, step.id)
+        self._run = replace(self._run, plan_hash=asked)
+        await self._report("waiting_approval", f"waits for a yes to {step.id} ({step.use})")
+        await self._tell(f"ask:{step.id}", "warning", f"asks for approval of {step.id}: {plan.title}",
+                         f"{plan.playbook} on {plan.target} wants to {step.use} ({_short(step.params)}), for "
+                         f"incident {plan.incident}: homeostat approve {plan.run_id}")  # fmt: skip
+        assert step.approve is not None  # noqa: S101  # asked by the caller
+        stop = await self._answer(step.approve, asked, f":{step.id}")
+        self._run = replace(self._run, plan_hash=whole)
+        return stop
+
+    async def _answer(self, ask: PlannedApproval, hash_: str, of: str = "") -> _Stop | None:
+        """Wait for a person's answer to one question; `of` is part of the names of its boxes."""
+        plan = self._plan
+        begun = (await self._box(f"asked{of}", _Moment, _now)).ts
         left = ask.timeout
         while left > 0:
             said = await self._runner.receive(plan.run_id, _ANSWER, left)
@@ -455,18 +506,18 @@ class _Course:
                 break
             if said.get("cancel"):
                 return _Stop("cancelled", f"stopped by {said['cancel']}")
-            if said.get("plan_hash") == plan.hash:
+            if said.get("plan_hash") == hash_:
                 if not said.get("yes"):
                     return _Stop("cancelled", f"denied by {said.get('person')}")
                 self._run = replace(self._run, text=f"approved by {said.get('person')}")
                 return None
-            # an answer to another plan: `approve` refuses it, but others may write to the queue of answers
+            # an answer to another question: `approve` refuses it, but others may write to the queue of answers
             self._reports += 1
             now = await self._box(f"asked:{self._reports}", _Moment, _now)
             left = ask.timeout - (now.ts - begun)
         text = f"nobody with the role {ask.by} answered in {say_duration(ask.timeout)}"
         if ask.on_timeout == "escalate":
-            await self._tell("unanswered", "page", f"nobody answered: {plan.title}", text)
+            await self._tell(f"unanswered{of}", "page", f"nobody answered: {plan.title}", text)
             return _Stop("over", text)
         return _Stop("cancelled", text)
 
@@ -492,6 +543,11 @@ class _Course:
 
     async def _act(self) -> _Stop | None:
         for step in self._plan.steps:
+            if step.approve is not None and not self._covered(step):
+                stop = await self._ask_for(step)
+                if stop is not None:
+                    return stop
+                await self._report("acting")
             first = not any(acted.ours for _, acted in self._done)
             passage = await self._boundary(f"boundary:{step.id}", first=first)
             if passage.over:
@@ -630,6 +686,11 @@ class _Nothing:
     said: bool = True
 
 
+def _short(params: Mapping[str, Any]) -> str:
+    said = ", ".join(f"{name} {value}" for name, value in params.items()) or "no parameters"
+    return said if len(said) <= 200 else said[:197] + "..."
+
+
 async def _now() -> _Moment:
     return _Moment(time.time())
 
@@ -715,16 +776,17 @@ class Runner:
         run = self.hands.run(run_id)
         if run is not None and run.state != "waiting_approval":
             raise Refused(f"run {run_id} does not wait for an answer: it is {run.state}")
-        if plan_hash != plan.hash:
+        asked = run.plan_hash if run is not None else plan.hash
+        if plan_hash != asked:
             raise Refused(
                 f"run {run_id} asks for something else than was answered: look at its plan again"
             )
-        before = self.hands.answer(run_id)
+        before = next((a for a in self.hands.answers(run_id) if a["plan_hash"] == asked), None)
         if before is not None:
             raise Refused(f"run {run_id} was answered already, by {before['person']}")
         if self.hands.cancelled_by(run_id):
             raise Refused(f"run {run_id} was stopped already, by {self.hands.cancelled_by(run_id)}")
-        await self.hands.answered(plan, person, yes)
+        await self.hands.answered(plan, person, yes, asked)
         await self._load()
         await self._settle(plan)
 
@@ -997,9 +1059,10 @@ class Runner:
 
     async def _deliver(self, run_id: str) -> None:
         """Send what the record knows to a run; what was sent before is not sent twice."""
-        answer, stopped = self.hands.answer(run_id), self.hands.cancelled_by(run_id)
-        if answer is not None:
-            await self._thread(self._send, run_id, dict(answer), f"{run_id}:answer")
+        for answer in self.hands.answers(run_id):
+            key = f"{run_id}:answer:{answer['plan_hash']}"
+            await self._thread(self._send, run_id, dict(answer), key)
+        stopped = self.hands.cancelled_by(run_id)
         if stopped:
             await self._thread(self._send, run_id, {"cancel": stopped}, f"{run_id}:cancel")
 

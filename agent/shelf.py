@@ -15,14 +15,17 @@ from typing import Any, Final
 import yaml
 
 from agent import registry
-from agent.ports import Feed, Notifier, Pulse, Receiver, Source, Undo
+from agent.ports import Archive, BulkReceiver, Feed, Notifier, Pulse, Receiver, Sink, Source, Undo
 
 _POWERS: Final = (
     ("source", Source),
     ("feed", Feed),
     ("receiver", Receiver),
+    ("inlets", BulkReceiver),
     ("notifier", Notifier),
     ("pulse", Pulse),
+    ("sink", Sink),
+    ("archive", Archive),
 )
 
 
@@ -50,10 +53,10 @@ def _methods(port: type[Any]) -> Iterator[str]:
 
 def tables() -> str:
     """Return the tables in Markdown."""
-    out = ["| connector | can | |", "|---|---|---|"]
+    out = ["| connector | can | | tested with |", "|---|---|---|---|"]
     for name in registry.connector:
         cls = registry.connector.get(name)
-        out.append(f"| `{name}` | {_able(cls)} | {_line(cls)} |")
+        out.append(f"| `{name}` | {_able(cls)} | {_line(cls)} | {getattr(cls, 'tested', '')} |")
     out += ["", "| detector | |", "|---|---|"]
     out += [f"| `{n}` | {_line(registry.detector.get(n))} |" for n in registry.detector]
     out += ["", "| group view | |", "|---|---|"]

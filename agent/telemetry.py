@@ -11,13 +11,14 @@ are built once a table and kept; a render of 1,000 series costs about a millisec
 from __future__ import annotations
 
 import bisect
+import itertools
 import logging
 import math
 import re
 import resource
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -143,6 +144,24 @@ _DEFS: Final = (
     _c("events_dropped", "events not delivered to a console that was too slow"),
     _c("received_bytes", "bytes that services pushed", "source", unit="bytes"),
     _c("received_refused", "pushes that were malformed, too large or not allowed", "source"),
+    _c(
+        "points_left_out",
+        "pushed points that were not taken, as their sender has too many series",
+        "source",
+    ),
+    _c(
+        "sink_samples",
+        "samples for those who keep our numbers: delivered, refused, dropped",
+        "sink",
+        "outcome",
+    ),
+    _g("sink_samples_waiting", "samples that wait to be delivered", "sink"),
+    _g(
+        "series_score",
+        "how rare the value of a series is now: -log10 of its p-value",
+        "signal",
+        "entity",
+    ),
     _g("entity_info", "name of an entity, always 1; join it by entity", "entity", "kind", "name"),
 )
 
@@ -255,6 +274,20 @@ class Telemetry:
         return True
 
     # ---- out
+
+    def numbers(self) -> Iterator[tuple[str, tuple[tuple[str, str], ...], float]]:
+        """Yield name, labels and value of everything about ourselves, histograms by bucket."""
+        self._ourselves()
+        for d in _DEFS:
+            for key, value in self._numbers[d.name].items():
+                yield d.name, tuple(zip(d.labels, key, strict=True)), value
+            for key, histogram in self._histograms.get(d.name, {}).items():
+                labels = tuple(zip(d.labels, key, strict=True))
+                below = itertools.accumulate(histogram.counts)
+                for bound, count in zip((*d.buckets, math.inf), below, strict=True):
+                    yield f"{d.name}_bucket", (*labels, ("le", _number(bound))), float(count)
+                yield f"{d.name}_sum", labels, histogram.sum
+                yield f"{d.name}_count", labels, float(sum(histogram.counts))
 
     def render(self, world: World | None = None, *, openmetrics: bool = False) -> str:
         """Return everything as Prometheus text 0.0.4 or OpenMetrics 1.0."""
@@ -384,7 +417,7 @@ class _Plan:
                 if series in taken or series.metric not in SIGNALS:
                     continue  # two sources with one series: the first speaks, a scraper refuses doubles
                 taken.add(series)
-                names = ("entity", *(_label(name) for name, _ in series.labels))
+                names = ("entity", *(label_name(name) for name, _ in series.labels))
                 texts = (series.entity.id, *(text for _, text in series.labels))
                 prefix = f"{SIGNALS[series.metric].exported}{_braces(names, texts)} "
                 of_metric.setdefault(series.metric, []).append((source, i, prefix))
@@ -419,7 +452,7 @@ def _head(d: MetricDef, *, openmetrics: bool) -> str:
     return "\n".join(lines)
 
 
-def _label(name: str) -> str:
+def label_name(name: str) -> str:
     """Return a label name that Prometheus accepts and that is not `entity`, which is ours."""
     name = re.sub(r"[^a-zA-Z0-9_]", "_", name)
     return f"label_{name}" if name in {"entity", "le"} or not name or name[0].isdigit() else name

@@ -21,6 +21,7 @@ from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Frame
 from agent.ports import (
     Abilities,
+    Archive,
     Feed,
     LabelBatch,
     Note,
@@ -120,7 +121,7 @@ async def _rows(out: dict[str, Any], feed: Feed, config: Config, folder: Path) -
 async def _send(name: str, made: Any, config: Config) -> str:
     """Send one note that says it is a test, or one heartbeat; returns what came of it."""
     now = time.time()
-    if isinstance(made, Pulse):
+    if isinstance(made, Pulse) and not isinstance(made, Notifier):
         await _within(made.beat(now), "take a heartbeat")
         return "sent one heartbeat: it was taken"
     if not isinstance(made, Notifier):
@@ -191,4 +192,5 @@ def _may(made: Any) -> list[str]:
         *found,
         *(["tell people"] if isinstance(made, Notifier) else []),
         *(["beat, while all is well"] if isinstance(made, Pulse) else []),
+        *(["keep a copy of the record"] if isinstance(made, Archive) else []),
     ]

@@ -54,6 +54,15 @@ HARM_LIKELY: Final = 4.0
 """The same for harm, seven times: to put back what did no harm costs less than to leave what did."""
 PACE_LIKELY: Final = 12.0
 """The same for its getting better before the act: slow noise looks like a pace for a while."""
+PEERS_LIKELY: Final = (7.0, 4.5)
+"""The same against peers, which leave only one story to be refuted: at a look on the way, and at the last one.
+
+Whoever looks twenty times finds by chance what one look does not show, and mostly in the first few rows. So looks on
+the way must be surer, and the last one, which has seen all rows, need not pay for them (as with the bounds of O'Brien
+and Fleming 1979, doi:10.2307/2530245).
+"""
+HARM_PEERS_LAST: Final = 3.0
+"""The same for harm against peers at the last look; before that it must be found three times in a row."""
 HARM_ERRORS: Final = 3.0
 """Standard errors: noise that came with the act, or that peers have, is no harm by itself."""
 SELF_ENDING: Final = 0.1
@@ -146,14 +155,21 @@ class Comparison:
     stood: int = 0
     far: float = 0.0
 
-    def harmed(self, likely: float = HARM_LIKELY) -> bool:
-        """Worse by deviations, beyond doubt and by a practical size, and not within a stated objective."""
+    def harmed(self, many: int = 1, *, last: bool = False) -> bool:
+        """Worse by deviations, beyond doubt and by a practical size, and not within a stated objective.
+
+        many   symptoms that are looked at: the more, the more moves by chance; last: no later look follows
+        """
         practical = max(
             2 * self.floor, _PRACTICAL_SHARE * abs(self.before), HARM_ERRORS * self.error
         )
-        if self.worse <= HARM_DEVIATIONS or self.size <= practical or self.inside is True:
-            return False
         e = self.evidence
+        # where there is a forecast, it knows the levels better than medians of slow noise do
+        worse = self.worse if e is None else e.effect
+        if worse <= HARM_DEVIATIONS or self.size <= practical or self.inside is True:
+            return False
+        likely = HARM_PEERS_LAST if last and self.road == "peers" else HARM_LIKELY
+        likely += 2 * math.log(many)
         return self.road == "past" or (e is not None and min(e.passes, e.lasts) > likely)
 
     @property
@@ -161,8 +177,11 @@ class Comparison:
         """Better than it was right before the act, by more than its own noise; why is another question."""
         return self.last_worse < -BETTER_DEVIATIONS and self.worse < 0
 
-    def doubt(self, likely: float = LIKELY) -> str:
-        """Say why what is better is no proof; "" = the act has helped."""
+    def doubt(self, many: int = 1, *, last: bool = False) -> str:
+        """Say why what is better is no proof; "" = the act has helped.
+
+        many, last   as of `harmed`
+        """
         if not self.better:
             return "it was no worse right before the act"
         if self.road == "past":
@@ -170,8 +189,9 @@ class Comparison:
             if self.alike < least:
                 return "too few rows to foretell it, and too few troubles like it are known"
             return "" if self.ended <= most else "troubles like it end by themselves as soon"
-        # peers leave only this story to be refuted, so it must be refuted better
-        if self.evidence is None or self.evidence.lasts <= likely + (self.road == "peers"):
+        likely = PEERS_LIKELY[last] if self.road == "peers" else LIKELY
+        likely += 2 * math.log(many)
+        if self.evidence is None or self.evidence.lasts <= likely:
             return "no more than it moves anyway"
         return "" if self.road == "peers" else self._passing(self.evidence, likely)
 
@@ -233,7 +253,7 @@ def compare(symptom: Symptom, min_rows: int = MIN_ROWS, against: str = "") -> Co
         _error([before, after]), scale, symptom.floor, inside, (len(before), len(after)), road,
         symptom.proves, stood=_stood(symptom),
     )  # fmt: skip
-    if not (found.better or found.worse > HARM_DEVIATIONS):
+    if not (found.better or found.worse > HARM_DEVIATIONS / 2):
         return found
     ended, alike = _ended(symptom, sign, scale)
     # so far away all stories but one are hopeless, and squares would lose their small neighbours
@@ -283,17 +303,18 @@ def judge(
     *,
     min_rows: int = MIN_ROWS,
     against: str = "",
+    last: bool = False,
 ) -> Outcome:
     """Return the verdict with its numbers.
 
     expected_ok   whether all that was expected held for the window: True, False, None = unknown
     against       as `compare` takes it
+    last          it is not looked again: of many looks each must be surer than one alone
     """
     found = [c for c in (compare(s, min_rows, against) for s in symptoms) if c is not None]
-    # the more is looked at, the more moves by chance
-    harmed = [c for c in found if c.harmed(HARM_LIKELY + 2 * math.log(len(found)))]
+    harmed = [c for c in found if c.harmed(len(found), last=last)]
     about = [c for c in found if c.proves]
-    doubts = {c.name: c.doubt(LIKELY + 2 * math.log(len(about))) for c in about}
+    doubts = {c.name: c.doubt(len(about), last=last) for c in about}
     helped = [c for c in about if not doubts[c.name]]
     verdict: Verdict
     if harmed:
@@ -310,7 +331,7 @@ def judge(
     elif not helped:
         verdict = "cannot_tell"
         nearest = min(about or found, key=lambda c: c.last_worse)
-        why = doubts.get(nearest.name) or nearest.doubt()
+        why = doubts.get(nearest.name) or nearest.doubt(last=last)
         summary = f"all is well, but {why}: {nearest}"
     else:
         best = min(helped, key=lambda c: c.last_worse)

@@ -31,7 +31,7 @@ from agent.model import (
     Series,
 )
 from agent.questions import Question
-from agent.runner import Plan
+from agent.runner import Plan, asked_for
 from agent.units import say, say_duration
 
 Name = Callable[[Entity], str]
@@ -618,12 +618,13 @@ def run_view(run: Run, plan: Plan | None, decision: Decision | None, name: Name)
     asks = run.state in {"waiting_approval", "suggested"}
     approve: ApprovalView | None = None
     if plan is not None and plan.approve is not None:
+        step, ask = asked_for(plan, run.plan_hash)
+        since = run.updated if step else run.started
         waits = run.state == "waiting_approval"
-        expires = run.started + plan.approve.timeout if waits else None
         approve = {
-            "by": plan.approve.by,
-            "expires": expires,
-            "on_timeout": plan.approve.on_timeout,
+            "by": ask.by,
+            "expires": since + ask.timeout if waits else None,
+            "on_timeout": ask.on_timeout,
         }
     return {
         "id": run.id, "playbook": run.playbook, "title": plan.title if plan else run.playbook,

@@ -42,6 +42,8 @@ from agent.model_views import CompareView, EdgesView, ExplainedView, ModelView
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
+from agent.ports import Labels, Sink
+from agent.sinks import Numbers
 from agent.telemetry import Telemetry
 from agent.units import Model
 from agent.views import (
@@ -445,7 +447,16 @@ class Living:
         out = [f"history: {d.history.fault}"] if d.history.fault else []
         out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
         out += [f"reference of {name}: {why}" for name, why in sorted(d.references.faults.items())]
-        out += [f"connector {one}" for one in (*d.outbox.faults(), *d.pulses.faults())]
+        out += [
+            f"connector {one}"
+            for one in (
+                *d.outbox.faults(),
+                *d.pulses.faults(),
+                *d.sinks.faults(),
+                *d.mutes.faults(),
+                *d.archives.faults(),
+            )
+        ]
         if d.intake is not None and d.intake.fault:
             out.append(d.intake.fault)
         if d.memory.strange:
@@ -642,9 +653,36 @@ async def start(daemon: Daemon) -> Site:
             telemetry.add("homeostat_frames_total", 1, source=one.source)
         if len(events):
             events.publish("tick", _tick(desk, moment.now))
+        daemon.sinks.tick(moment.now, numbered)
+
+    def measured() -> None:
+        measure(desk, telemetry, events)
+        left_out: dict[tuple[str, ...], float] = {
+            (s,): float(n) for s, n in daemon.board.left_out.items()
+        }
+        telemetry.replace("homeostat_points_left_out_total", left_out)
+        tally = daemon.sinks.tally()
+        telemetry.replace("homeostat_sink_samples_total", {
+            (s, outcome): float(n) for s, some in tally.items() for outcome, n in some.items() if outcome != "waiting"
+        })  # fmt: skip
+        waiting: dict[tuple[str, ...], float] = {
+            (s,): float(some["waiting"]) for s, some in tally.items()
+        }
+        telemetry.replace("homeostat_sink_samples_waiting", waiting)
+
+    watches = daemon.walk.monitor.watches
+    numbers = Numbers(
+        telemetry,
+        daemon.world,
+        lambda: [(w.series, w.p) for w in watches.values() if len(w.p) == len(w.series)],
+    )
+
+    def numbered(sink: Sink) -> dict[Labels, float]:
+        measured()
+        return numbers.of(sink)
 
     def metrics(openmetrics: bool) -> str:
-        measure(desk, telemetry, events)
+        measured()
         return telemetry.render(daemon.world, openmetrics=openmetrics)
 
     daemon.wrote.append(wrote)

@@ -1,43 +1,52 @@
 """One outside system each: sources and abilities. Talks to it and translates its words into ours; decides nothing.
 
-Importing this package registers every built-in connector: one line each. Heavy libraries are imported by the
-methods that need them.
+Importing this package offers every built-in connector, one line each; its module is imported when a config names it.
+Heavy libraries are imported by the methods that need them.
 """
 
-from connectors import alertmanager as alertmanager
-from connectors import batch_scoring as batch_scoring
-from connectors import cgroup as cgroup
-from connectors import commands as commands
-from connectors import connections as connections
-from connectors import deployments as deployments
-from connectors import docker as docker
-from connectors import elastic_predictions as elastic_predictions
-from connectors import flag_file as flag_file
-from connectors import flag_http as flag_http
-from connectors import gpu as gpu
-from connectors import gpu_control as gpu_control
-from connectors import grafana_annotations as grafana_annotations
-from connectors import gunicorn as gunicorn
-from connectors import haproxy as haproxy
-from connectors import heartbeat as heartbeat
-from connectors import host as host
-from connectors import http_calls as http_calls
-from connectors import kubernetes as kubernetes
-from connectors import machine as machine
-from connectors import mail as mail
-from connectors import mlflow as mlflow
-from connectors import model_directory as model_directory
-from connectors import old_files as old_files
-from connectors import page as page
-from connectors import pagerduty as pagerduty
-from connectors import predictions as predictions
-from connectors import probe as probe
-from connectors import processes as processes
-from connectors import prometheus as prometheus
-from connectors import prometheus_range as prometheus_range
-from connectors import systemd as systemd
-from connectors import trainer as trainer
-from connectors import trainer_http as trainer_http
-from connectors import trainer_kubeflow as trainer_kubeflow
-from connectors import trainer_kubernetes as trainer_kubernetes
-from connectors import webhook as webhook
+from agent.registry import connector, past
+
+connector.offer("connectors.alertmanager")
+connector.offer("connectors.batch_scoring")
+connector.offer("connectors.cgroup")
+connector.offer("connectors.commands")
+connector.offer("connectors.connections")
+connector.offer("connectors.containers")
+connector.offer("connectors.deployments")
+connector.offer("connectors.docker")
+connector.offer("connectors.elastic_logs")
+connector.offer("connectors.elastic_out")
+connector.offer("connectors.elastic_predictions")
+connector.offer("connectors.flag_file")
+connector.offer("connectors.flag_http")
+connector.offer("connectors.gpu")
+connector.offer("connectors.gpu_control")
+connector.offer("connectors.grafana_annotations")
+connector.offer("connectors.gunicorn")
+connector.offer("connectors.haproxy")
+connector.offer("connectors.heartbeat")
+connector.offer("connectors.host")
+connector.offer("connectors.http_calls")
+connector.offer("connectors.kernel_log")
+connector.offer("connectors.kubernetes")
+connector.offer("connectors.machine")
+connector.offer("connectors.mail")
+connector.offer("connectors.mlflow")
+connector.offer("connectors.model_directory")
+connector.offer("connectors.old_files")
+connector.offer("connectors.otlp")
+connector.offer("connectors.page")
+connector.offer("connectors.pagerduty")
+connector.offer("connectors.predictions")
+connector.offer("connectors.probe")
+connector.offer("connectors.processes")
+connector.offer("connectors.prometheus")
+connector.offer("connectors.remote_write")
+connector.offer("connectors.systemd")
+connector.offer("connectors.trainer")
+connector.offer("connectors.trainer_http")
+connector.offer("connectors.trainer_kubeflow")
+connector.offer("connectors.trainer_kubernetes")
+connector.offer("connectors.units")
+connector.offer("connectors.webhook")
+past.offer("connectors.prometheus_range", "prometheus")

@@ -8,6 +8,7 @@ under us is noticed. Formats: proc(5), Documentation/filesystems/proc.rst and Do
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -469,7 +470,7 @@ class Network(Section):
         self._sys = sys
         self._ignore = ignore
         self._names: list[bytes] = []
-        self._states: list[ProcFile | None] = []
+        self._states: list[tuple[ProcFile, ProcFile] | None] = []
 
     def read(self) -> list[float]:
         rows = [line.split(b":", 1) for line in self._file.read().splitlines()[2:]]
@@ -482,21 +483,23 @@ class Network(Section):
                 continue
             n = counts.split()
             out += [float(n[i]) for i in (0, 8, 1, 9, 2, 10, 3, 11)]
-            out.append(self._up(state))
+            out += self._link(*state)
         return out
 
     @staticmethod
-    def _up(state: ProcFile) -> float:
-        try:
+    def _link(state: ProcFile, changes: ProcFile) -> tuple[float, float]:
+        up = changed = NAN
+        with contextlib.suppress(OSError):
             # loopback and tunnels have no carrier to look at: the kernel says unknown
-            return float(state.read().strip() in {b"up", b"unknown"})
-        except OSError:
-            return NAN
+            up = float(state.read().strip() in {b"up", b"unknown"})
+        with contextlib.suppress(OSError, ValueError):
+            changed = float(changes.read())
+        return up, changed
 
     def _lay_out(self, names: list[bytes]) -> None:
         for state in self._states:
-            if state is not None:
-                state.close()
+            for file in state or ():
+                file.close()
         self._names, self._states = names, []
         columns: list[Column] = []
         for raw in names:
@@ -504,7 +507,10 @@ class Network(Section):
             if _matches(name, self._ignore):
                 self._states.append(None)
                 continue
-            self._states.append(ProcFile(self._sys / "class/net" / name / "operstate"))
+            folder = self._sys / "class/net" / name
+            self._states.append(
+                (ProcFile(folder / "operstate"), ProcFile(folder / "carrier_changes"))
+            )
             columns += [
                 column("host.network_received_bytes_total", interface=name),
                 column("host.network_sent_bytes_total", interface=name),
@@ -515,6 +521,7 @@ class Network(Section):
                 column("host.network_drops_total", interface=name, direction="in"),
                 column("host.network_drops_total", interface=name, direction="out"),
                 column("host.network_up", interface=name),
+                column("host.network_carrier_changes_total", interface=name),
             ]
         self.columns = columns
 

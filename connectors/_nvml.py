@@ -5,7 +5,8 @@ imports nothing of ours, for it must stay small (14 MB) and be started in tens o
 
     {"id": 7, "driver": "550.54", "gpus": [{"uuid": ..., "index": 0, "name": ..., "bus": ..., "memory_bytes": ...,
                                              "lost": false, "values": [["gpu.power_watts", {}, 231.4], ...],
-                                             "pids": [4711]}]}
+                                             "pids": [[4711, 8589934592]]},
+                                            {"uuid": "MIG-...", "of": uuid of its GPU, "values": ..., "pids": ...}]}
     {"id": 7, "absent": "no driver here"}      there is nothing to look at: ask no more
     {"id": 7, "failed": "Unknown Error", "mismatched": false}       NVML answers, but not this
 
@@ -58,8 +59,21 @@ _REASONS: Final = {
 }
 
 
+_ACTIONS: Final = {
+    # nvml.h, nvmlDeviceGpuRecoveryAction_t
+    "reset": {nv.NVML_GPU_RECOVERY_ACTION_GPU_RESET, 6},  # 6: of its bus
+    "reboot": {nv.NVML_GPU_RECOVERY_ACTION_NODE_REBOOT, 7},  # 7: of the system
+    "drain": {nv.NVML_GPU_RECOVERY_ACTION_DRAIN_P2P},
+    "drain_and_reset": {nv.NVML_GPU_RECOVERY_ACTION_DRAIN_AND_RESET},
+}
+
+
 def _utilization(gpu: Any) -> list[Value]:
-    return [("gpu.utilization_ratio", {}, nv.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)]
+    rates = nv.nvmlDeviceGetUtilizationRates(gpu)
+    return [
+        ("gpu.utilization_ratio", {}, rates.gpu / 100),
+        ("gpu.memory_busy_ratio", {}, rates.memory / 100),
+    ]
 
 
 def _memory(gpu: Any) -> list[Value]:
@@ -99,6 +113,11 @@ def _clock(gpu: Any) -> list[Value]:
     return [("gpu.clock_hertz", {}, mhz * 1e6)]
 
 
+def _memory_clock(gpu: Any) -> list[Value]:
+    mhz = nv.nvmlDeviceGetClockInfo(gpu, nv.NVML_CLOCK_MEM)
+    return [("gpu.memory_clock_hertz", {}, mhz * 1e6)]
+
+
 def _clock_share(gpu: Any) -> list[Value]:
     mhz = nv.nvmlDeviceGetClockInfo(gpu, nv.NVML_CLOCK_SM)
     most = nv.nvmlDeviceGetMaxClockInfo(gpu, nv.NVML_CLOCK_SM)
@@ -127,18 +146,13 @@ def _ecc(gpu: Any) -> list[Value]:
 
 
 def _remapped(gpu: Any) -> list[Value]:
-    _, _, pending, failed = nv.nvmlDeviceGetRemappedRows(gpu)
+    corrected, uncorrected, pending, failed = nv.nvmlDeviceGetRemappedRows(gpu)
     return [
         ("gpu.remap_pending", {}, float(bool(pending))),
         ("gpu.remap_failed", {}, float(bool(failed))),
+        ("gpu.remapped_rows_count", {"type": "corrected"}, float(corrected)),
+        ("gpu.remapped_rows_count", {"type": "uncorrected"}, float(uncorrected)),
     ]
-
-
-def _recovery(gpu: Any) -> list[Value]:
-    (field,) = nv.nvmlDeviceGetFieldValues(gpu, [nv.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])
-    if field.nvmlReturn != nv.NVML_SUCCESS:
-        raise nv.NVMLError(field.nvmlReturn)
-    return [("gpu.recovery_needed", {}, float(field.value.uiVal != 0))]
 
 
 def _link(gpu: Any) -> list[Value]:
@@ -168,10 +182,40 @@ def _fan(gpu: Any) -> list[Value]:
     return [("gpu.fan_ratio", {}, nv.nvmlDeviceGetFanSpeed(gpu) / 100)]
 
 
+def _recovery(action: float) -> list[Value]:
+    asked = [("gpu.recovery_asked", {"action": a}, float(action in n)) for a, n in _ACTIONS.items()]
+    return [("gpu.recovery_needed", {}, float(action != 0)), *asked]
+
+
+def _as(metric: str, **labels: str) -> Callable[[float], list[Value]]:
+    return lambda value: [(metric, labels, value)]
+
+
+_FIELDS: Final[dict[int, Callable[[float], list[Value]]]] = {
+    nv.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: _recovery,
+    nv.NVML_FI_DEV_MEMORY_TEMP: _as("gpu.memory_temperature_celsius"),
+    nv.NVML_FI_DEV_PCIE_REPLAY_COUNTER: _as("gpu.pcie_replays_total"),
+    nv.NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL: _as("gpu.nvlink_errors_total", type="crc"),
+    nv.NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL: _as("gpu.nvlink_errors_total", type="replay"),
+    nv.NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL: _as(
+        "gpu.nvlink_errors_total", type="recovery"
+    ),
+    # GPUs before Ampere retire pages; those since remap rows
+    nv.NVML_FI_DEV_RETIRED_SBE: _as("gpu.retired_pages_count", type="corrected"),
+    nv.NVML_FI_DEV_RETIRED_DBE: _as("gpu.retired_pages_count", type="uncorrected"),
+    nv.NVML_FI_DEV_RETIRED_PENDING: _as("gpu.remap_pending"),
+}
+"""What is asked for all at once."""
+_TYPES: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""nvml.h, nvmlValueType_t, in its order."""
+
 _LOOKS: Final[tuple[Callable[[Any], list[Value]], ...]] = (
-    _utilization, _memory, _temperature, _margin, _power, _power_limit, _clock, _clock_share, _throttled, _ecc,
-    _remapped, _recovery, _link, _generation, _nvlinks, _fan,
+    _utilization, _memory, _temperature, _margin, _power, _power_limit, _clock, _clock_share, _memory_clock, _throttled,
+    _ecc, _remapped, _link, _generation, _nvlinks, _fan,
 )  # fmt: skip
+
+
+_FACTS: Final = frozenset({"name", "bus", "memory_bytes"})
 
 
 class Eye:
@@ -182,6 +226,7 @@ class Eye:
         self._driver = ""
         self._gpus: dict[int, dict[str, Any]] = {}
         self._unsupported: set[tuple[str, str]] = set()
+        self._split: dict[str, bool] = {}
         self._events: Any = None
         self._uuids: dict[int | None, str] = {}
         self._xids: dict[tuple[str, int], float] = {}
@@ -200,8 +245,8 @@ class Eye:
             mismatched = error.value == nv.NVML_ERROR_LIB_RM_VERSION_MISMATCH
             return {"failed": str(error), "mismatched": mismatched}
         self._hear(count)
-        gpus = [self._one(i) for i in range(count)]
-        return {"driver": self._driver, "gpus": [gpu for gpu in gpus if gpu is not None]}
+        gpus = [gpu for i in range(count) for gpu in self._one(i)]
+        return {"driver": self._driver, "gpus": gpus}
 
     def _hear(self, count: int) -> None:
         """Take what the driver has told of XIDs since the last look."""
@@ -236,27 +281,82 @@ class Eye:
             if of == uuid
         ]
 
-    def _one(self, index: int) -> dict[str, Any] | None:
-        """Return what one GPU says; None when it is not even known who it is."""
+    def _one(self, index: int) -> list[dict[str, Any]]:
+        """Return what one GPU says, and its instances; nothing when it is not even known who it is."""
         try:
             gpu = nv.nvmlDeviceGetHandleByIndex(index)
             uuid = str(nv.nvmlDeviceGetUUID(gpu))
         except nv.NVMLError:
             known = self._gpus.get(index)
             if known is None:
-                return None
-            return {**known, "lost": True, "values": self._told(known["uuid"])}
+                return []
+            return [{**known, "lost": True, "values": self._told(known["uuid"])}]
         facts = self._gpus.get(index)
         if facts is None or facts["uuid"] != uuid:
             facts = self._gpus[index] = {"uuid": uuid, "index": index, **self._facts(gpu)}
+        split = self._is_split(gpu, uuid)
         values = self._values(gpu, uuid)
         if values is None:
-            return {**facts, "lost": True, "values": self._told(uuid)}
+            return [{**facts, "lost": True, "values": self._told(uuid)}]
         values += self._told(uuid)
+        parts = self._parts(gpu, uuid) if split else []
+        if split is not None:
+            values.append(("gpu.mig_enabled", {}, float(split)))
+            values.append(("gpu.mig_instances_count", {}, float(len(parts))))
+        return [
+            {**facts, "lost": False, "values": values, "pids": self._users(gpu, uuid, values)},
+            *parts,
+        ]
+
+    def _users(self, gpu: Any, uuid: str, values: list[Value]) -> list[list[int]]:
+        """Return who computes on a GPU or an instance, and add how many."""
         pids = self._pids(gpu, uuid)
         if pids is not None:
             values.append(("gpu.processes_count", {}, float(len(pids))))
-        return {**facts, "lost": False, "values": values, "pids": pids or []}
+        return pids or []
+
+    # ---- instances (MIG)
+
+    def _is_split(self, gpu: Any, uuid: str) -> bool | None:
+        """Tell whether a GPU is split into instances; None when it can not be."""
+        what = (uuid, "mig")
+        if what in self._unsupported:
+            return None
+        try:
+            split = bool(nv.nvmlDeviceGetMigMode(gpu)[0] == nv.NVML_DEVICE_MIG_ENABLE)
+        except nv.NVMLError as error:
+            if error.value in _UNSUPPORTED:
+                self._unsupported.add(what)
+            return None
+        if self._split.get(uuid, split) != split:
+            # a GPU that is split supports other things: all is asked anew
+            self._unsupported = {known for known in self._unsupported if known[0] != uuid}
+        self._split[uuid] = split
+        return split
+
+    def _parts(self, gpu: Any, uuid: str) -> list[dict[str, Any]]:
+        """Return the instances of a GPU; their numbers have gaps."""
+        out = []
+        try:
+            most = nv.nvmlDeviceGetMaxMigDeviceCount(gpu)
+        except nv.NVMLError:
+            return []
+        for i in range(most):
+            try:
+                part = nv.nvmlDeviceGetMigDeviceHandleByIndex(gpu, i)
+                own = str(nv.nvmlDeviceGetUUID(part))
+            except nv.NVMLError:
+                continue
+            values: list[Value] = []
+            try:
+                values += _memory(part)
+            except nv.NVMLError:  # it is just being taken down
+                continue
+            facts = self._facts(part, {"name", "memory_bytes", "multiprocessors"})
+            pids = self._users(part, own, values)
+            known = {"uuid": own, "of": uuid, "index": i, **facts, "lost": False}
+            out.append({**known, "values": values, "pids": pids})
+        return out
 
     def _values(self, gpu: Any, uuid: str) -> list[Value] | None:
         """Return what is measured; None when it is lost."""
@@ -274,15 +374,39 @@ class Eye:
                     return None
                 if error.value in _UNSUPPORTED:
                     self._unsupported.add(what)
-        return values
+        return values + self._fields(gpu, uuid)
 
-    def _pids(self, gpu: Any, uuid: str) -> list[int] | None:
-        """Return the programs that compute on a GPU; None when it does not say."""
+    def _fields(self, gpu: Any, uuid: str) -> list[Value]:
+        """Return what is asked by number, in one call; each is remembered by itself when it is not supported."""
+        wanted = [f for f in _FIELDS if (uuid, f"field {f}") not in self._unsupported]
+        if not wanted:
+            return []
+        try:
+            found = nv.nvmlDeviceGetFieldValues(gpu, wanted)
+        except nv.NVMLError as error:
+            if error.value in _UNSUPPORTED:
+                self._unsupported.update((uuid, f"field {f}") for f in wanted)
+            return []
+        out: list[Value] = []
+        for number, field in zip(wanted, found, strict=True):
+            if field.nvmlReturn in _UNSUPPORTED or field.valueType >= len(_TYPES):
+                self._unsupported.add((uuid, f"field {number}"))
+            elif field.nvmlReturn == nv.NVML_SUCCESS:
+                out += _FIELDS[number](float(getattr(field.value, _TYPES[field.valueType])))
+        if (uuid, "_remapped") not in self._unsupported:  # then rows are what waits, not pages
+            out = [value for value in out if value[0] != "gpu.remap_pending"]
+        return out
+
+    def _pids(self, gpu: Any, uuid: str) -> list[list[int]] | None:
+        """Return the programs that compute on a GPU with the memory that each holds; None when it does not say."""
         what = (uuid, "pids")
         if what in self._unsupported:
             return None
         try:
-            return sorted({int(p.pid) for p in nv.nvmlDeviceGetComputeRunningProcesses(gpu)})
+            held: dict[int, int] = {}
+            for one in nv.nvmlDeviceGetComputeRunningProcesses(gpu):
+                held[int(one.pid)] = held.get(int(one.pid), 0) + int(one.usedGpuMemory or 0)
+            return [[pid, held[pid]] for pid in sorted(held)]
         except nv.NVMLLibraryMismatchError:
             self._unsupported.add(what)
         except nv.NVMLError as error:
@@ -291,14 +415,17 @@ class Eye:
         return None
 
     @staticmethod
-    def _facts(gpu: Any) -> dict[str, Any]:
+    def _facts(gpu: Any, wanted: set[str] | None = None) -> dict[str, Any]:
         facts: dict[str, Any] = {}
         asks: dict[str, Callable[[], Any]] = {
             "name": lambda: str(nv.nvmlDeviceGetName(gpu)),
             "bus": lambda: nv.nvmlDeviceGetPciInfo(gpu).busId,
             "memory_bytes": lambda: int(nv.nvmlDeviceGetMemoryInfo(gpu).total),
+            "multiprocessors": lambda: int(nv.nvmlDeviceGetAttributes(gpu).multiprocessorCount),
         }
         for name, ask in asks.items():
+            if name not in (wanted or _FACTS):
+                continue
             try:
                 value = ask()
             except (nv.NVMLError, nv.NVMLLibraryMismatchError):

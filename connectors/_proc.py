@@ -25,10 +25,24 @@ PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _KERNEL_THREAD: Final = 0x0020_0000
 """PF_KTHREAD of the kernel's include/linux/sched.h."""
 
+_LEFT: Final = (".dockerenv", "run/.containerenv", "run/systemd/container")
+_ENGINES: Final = ("docker", "kubepods", "containerd", "libpod", "/lxc", "crio-")
+
 
 def this_host() -> Entity:
     """Return the entity of the machine we run on."""
     return Entity("host", socket.gethostname())
+
+
+def in_container(root: Path = Path("/")) -> bool:
+    """Tell whether we run in a container: by the files and the cgroup names that engines leave."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ or any((root / file).exists() for file in _LEFT):
+        return True
+    try:
+        membership = (root / "proc/self/cgroup").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return any(word in membership for word in _ENGINES)
 
 
 @cache

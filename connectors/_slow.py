@@ -21,6 +21,7 @@ from connectors._proc import ProcFile
 
 _SENSORS_S: Final = 10.0
 _USERS_S: Final = 30.0
+_LINKS_S: Final = 30.0
 _MOST_MOUNTS: Final = 64
 _MOST_CORES: Final = 64
 
@@ -60,6 +61,26 @@ class Slow(Section):
         return answer.value
 
 
+class Listed(Slow):
+    """A slow section whose one call finds out what there is, and how it is."""
+
+    def _start(self) -> None:
+        self._aside.ask(type(self).__name__, self.look)
+
+    def look(self) -> list[tuple[Column, float]]:
+        """Return columns with their values; called beside the loop."""
+        raise NotImplementedError
+
+    def read(self) -> list[float]:
+        found: list[tuple[Column, float]] | None = self._value(type(self).__name__)
+        if found is None:
+            return [NAN] * len(self.columns)
+        columns = [col for col, _ in found]
+        if columns != self.columns:
+            self.columns = columns
+        return [value for _, value in found]
+
+
 class Mounts(Slow):
     """Space and inodes of file systems that hold something: disks, network file systems, tmpfs that people use."""
 
@@ -82,6 +103,7 @@ class Mounts(Slow):
         self._raw = b""
         self._fault: OSError | None = None
         self._mounts: list[str] = []
+        self._read_only: set[str] = set()
         self._without_inodes: set[str] = set()
 
     def _start(self) -> None:
@@ -102,13 +124,22 @@ class Mounts(Slow):
             self._aside.ask(f"mount {mount}", partial(os.statvfs, mount))
 
     def chosen(self, mountinfo: bytes) -> list[str]:
-        """Return the mount points to look at: one for each file system, the shortest path to it."""
+        """Return the mount points to look at: one for each file system, the shortest path to it.
+
+        Notes which of them take no writes, by their own options or by those of their file system.
+        """
         at: dict[str, tuple[str, str, str]] = {}
+        read_only = set()
         for line in os.fsdecode(mountinfo).splitlines():
             left, _, right = line.partition(" - ")
             _, _, device, _, raw_point, options = left.split(" ")[:6]
             kind = right.split(" ")[0]
             point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), raw_point)
+            told = {*options.split(","), *right.split(" ")[-1].split(",")}
+            if told & {"ro", "emergency_ro"}:  # the second: newer kernels, after an error
+                read_only.add(point)
+            else:
+                read_only.discard(point)
             at[point] = (device, kind, options)  # a later mount at one place hides the earlier
         best: dict[str, str] = {}
         for point, (device, kind, options) in at.items():
@@ -120,7 +151,9 @@ class Mounts(Slow):
                 continue
             if device not in best or (len(point), point) < (len(best[device]), best[device]):
                 best[device] = point
-        return sorted(best.values())[:_MOST_MOUNTS]
+        mounts = sorted(best.values())[:_MOST_MOUNTS]
+        self._read_only = read_only & set(mounts)
+        return mounts
 
     def read(self) -> list[float]:
         if self._fault is not None:
@@ -130,6 +163,7 @@ class Mounts(Slow):
         for mount in self._mounts:
             key = f"mount {mount}"
             answer = self._answer(key)
+            out.append(float(mount in self._read_only))
             if answer is None or answer.error is not None:
                 # an error (a stale handle, a dead disk) is an answer, but not one of a file system that works
                 silent = answer is None and not self._aside.overdue(key)
@@ -156,6 +190,7 @@ class Mounts(Slow):
         for mount in self._mounts:
             name = mount.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             columns += [
+                column("host.mount_read_only", mount=name),
                 column("host.disk_bytes", mount=name, use="used"),
                 column("host.disk_bytes", mount=name, use="free"),
                 column("host.disk_utilization_ratio", mount=name),
@@ -166,7 +201,7 @@ class Mounts(Slow):
         self.columns = columns
 
 
-class Sensors(Slow):
+class Sensors(Listed):
     """Temperatures, fans and clocks, where the machine shows them; reading some of them takes milliseconds."""
 
     def __init__(self, aside: Aside, sysfs: Path) -> None:
@@ -174,10 +209,7 @@ class Sensors(Slow):
         clocks = sysfs.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
         self._clocks = sorted(clocks)[:_MOST_CORES]
 
-    def _start(self) -> None:
-        self._aside.ask("sensors", self._look)
-
-    def _look(self) -> list[tuple[Column, float]]:
+    def look(self) -> list[tuple[Column, float]]:
         found: list[tuple[Column, float]] = []
         for chip, label, value in named_sensors("sensors_temperatures"):
             found.append((column("host.temperature_celsius", chip=chip, sensor=label), value))
@@ -191,15 +223,6 @@ class Sensors(Slow):
                 hertz = NAN
             found.append((column("host.cpu_frequency_hertz", core=core), hertz))
         return found
-
-    def read(self) -> list[float]:
-        found: list[tuple[Column, float]] | None = self._value("sensors")
-        if found is None:
-            return [NAN] * len(self.columns)
-        columns = [col for col, _ in found]
-        if columns != self.columns:
-            self.columns = columns
-        return [value for _, value in found]
 
 
 def named_sensors(ask: str) -> list[tuple[str, str, float]]:
@@ -217,6 +240,26 @@ def named_sensors(ask: str) -> list[tuple[str, str, float]]:
             taken.add((chip, label))
             out.append((chip, label, float(sensor.current)))
     return out
+
+
+class Links(Listed):
+    """Speed of the network cards that say it; to ask some of their drivers takes a while."""
+
+    def __init__(self, aside: Aside, sysfs: Path) -> None:
+        super().__init__(aside, _LINKS_S)
+        self._root = sysfs / "class/net"
+
+    def look(self) -> list[tuple[Column, float]]:
+        found = []
+        for folder in sorted(self._root.glob("*/device")):
+            try:
+                megabits = int((folder.parent / "speed").read_bytes())
+            except (OSError, ValueError):  # it is down
+                continue
+            if megabits > 0:  # -1: it does not know
+                col = column("host.network_speed_bytes_per_second", interface=folder.parent.name)
+                found.append((col, megabits * 1e6 / 8))
+        return found
 
 
 class Users(Slow):

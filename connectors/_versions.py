@@ -5,18 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from agent.model import Edge, Entity, Sighting
+
+MOST_PREVIOUS: Final = 20
+"""Champions before the one in use that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """The version that answers. previous: champions before it, newest first; changed: unix seconds, NaN = not said."""
+    """The version that answers. previous: champions before it, newest first; changed: unix seconds, NaN = not said.
+
+    instead   the champion that it took the place of, and those before that; "" = not said
+    """
 
     version: str
     previous: tuple[str, ...]
     changed: float
     by: str
+    instead: tuple[str, tuple[str, ...]] = ("", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,19 @@ class Hold:
 
     reason: str
     by: str
+
+
+def stack(now: Champion, version: str) -> list[str]:
+    """Return the champions before `version` when it takes over.
+
+    One that was champion takes back what came after it: a second roll back then goes further back instead of forth.
+    Who puts back what the champion took the place of gets back all of it, the champions between included.
+    """
+    if version == now.instead[0]:
+        return list(now.instead[1])
+    if version in now.previous:
+        return list(now.previous[now.previous.index(version) + 1 :])
+    return [now.version, *(p for p in now.previous if p != now.version)][:MOST_PREVIOUS]
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:

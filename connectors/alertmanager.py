@@ -2,10 +2,11 @@
 
     POST /ingest/alertmanager    a token of ours, as `http_config.authorization.credentials` of the receiver
 
-With `url` it may also be told to keep quiet:
+With `url` it is also told to keep quiet, silences of people there hold for us as well, and incidents become alerts:
 
     alertmanager:
       url: http://127.0.0.1:9093
+      alerts: [page, warning]                         # incidents of these severities
       labels: {service: service, host: instance}      # kind of entity -> label of alerts that holds its key
 
 Each alert of a group becomes a `Signal`; what becomes of it is told in `agent/alerts.py`. Alertmanager repeats what
@@ -17,20 +18,35 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Final
 
+import structlog
 from pydantic import AfterValidator, Field
 
 from agent.errors import Refused, Unavailable
-from agent.model import entity
-from agent.ports import Arrival, Route, Signal
+from agent.model import Severity
+from agent.ports import Arrival, Mute, Note, Route, Signal
 from agent.registry import connector
 from agent.units import Duration, Model
+from connectors._alertmanager_out import (
+    INCIDENT,
+    OURS,
+    RESEND_S,
+    AlertBook,
+    glob_pattern,
+    is_silence,
+    mutes_of,
+    severities,
+    test_alert,
+)
+from connectors._notes import MEND_S, wrong_answer
 from connectors.http import Answer, Door, Method, checked_url, redacted
+
+log = structlog.get_logger()
 
 _MOST_BYTES: Final = 4 << 20
 _MOST_LABELS: Final = 40
@@ -39,15 +55,27 @@ _WORDS: Final = ("summary", "description", "message")
 """Annotations that say what is wrong, the shortest first."""
 
 
+_RECEIVER: Final = """route: {receiver: homeostat}       # or below your own routes, with `continue: true`
+receivers:
+  - name: homeostat
+    webhook_configs:
+      - url: http://127.0.0.1:8787/ingest/alertmanager
+        http_config: {authorization: {credentials: TOKEN}}     # homeostat token add NAME --role operator"""
+
+
 @connector("alertmanager")
 class Alertmanager:
     """Alerts of Prometheus' Alertmanager: evidence, and a warning when nobody else has seen the trouble.
 
     Receiver  one way in; needs a token of role operator
-    Ability   Silencer, by its API v2 (see playbooks/actions/silence.py), where `url` is given
+    Notifier  incidents become alerts by its API v2, where `url` and `alerts` are given; Pulse sends them again in time
+    Muting    its silences hold for us, and ours there, where `url` is given
+    Ability   Silencer (see playbooks/actions/silence.py), likewise
     An alert without a name, or a group that was cut short, is said in the answer and takes nothing else with it.
     Cost: 10 us an alert.
     """
+
+    tested = "Alertmanager 0.25"
 
     class Config(Model):
         """What is taken over."""
@@ -60,12 +88,21 @@ class Alertmanager:
         """Sent with every request: `authorization: env:NAME`."""
         labels: dict[str, str] = {"service": "service", "host": "instance"}
         """Kind of entity -> label whose value is its key."""
+        alerts: list[Severity] = []
+        """Incidents of these severities become alerts there; none by default."""
+        silences: bool = True
+        """Whether silences are told in both directions, where `url` is given."""
         timeout: Annotated[Duration, Field(gt=0, le=60)] = 5.0
 
-    def __init__(self, name: str, config: Config) -> None:
+    pulse_s = RESEND_S
+
+    def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
         self.name = name
         self.config = config
         self._door = Door()
+        kept = state / "alertmanager" / f"{name}.json" if state is not None else None
+        self._book = AlertBook(kept, config.labels)
+        self.muting = bool(config.url) and config.silences
 
     def routes(self) -> Sequence[Route]:
         """Say the way in."""
@@ -84,12 +121,59 @@ class Alertmanager:
             )
         return [signal for alert in alerts for signal in self._signals(alert)]
 
-    # ---- ability: Silencer
+    # ---- alerts out
+
+    def wants(self, note: Note) -> bool:
+        """Want what begins, ends or goes on with an incident of these severities."""
+        return bool(self.config.url) and severities(self.config.alerts, note)
+
+    async def notify(self, note: Note) -> None:
+        """Send the alert of its incident; a note of no incident is an alert that ends by itself."""
+        now = time.time()
+        if not note.incident:
+            await self._post([test_alert(note, now)])
+            return
+        self._book.take(note, now)
+        await self._tell(self._book.sent(now, note.incident))
+
+    async def beat(self, ts: float) -> None:
+        """Send all that are going again, before they would end; one that is not taken is forgotten."""
+        alerts = self._book.sent(ts)
+        if not alerts or not self.config.url:
+            return
+        try:
+            await self._tell(alerts)
+        except Refused:
+            for alert in alerts:
+                try:
+                    await self._tell([alert])
+                except Refused as no:
+                    log.error("alert_given_up", alert=alert["labels"], error=str(no))
+                    self._book.forget(alert)
+
+    async def _tell(self, alerts: Sequence[Mapping[str, Any]]) -> None:
+        if alerts:
+            await self._post(alerts)
+            self._book.heard(alerts)
+
+    async def _post(self, alerts: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            answer = await self._sent("POST", "alerts", alerts)
+        except Refused as wrong:  # a certificate, a secret that is not there: both can be mended
+            raise Unavailable(f"{self.name}: {wrong}", wait_s=MEND_S) from None
+        if not answer.ok:
+            raise wrong_answer(f"POST {redacted(self.config.url)}/api/v2/alerts", answer)
+
+    # ---- ability: Silencer, and Muting
+
+    async def mutes(self) -> Sequence[Mute]:
+        """Return the silences that hold there, and of ours also those that ended."""
+        return list(mutes_of(await self._listed(), self.config.labels, _when))
 
     async def silence(self, key: str, target: str, until: float, by: str, reason: str) -> None:
         """Create a silence, unless that of this key is there; its comment carries the key."""
-        about = entity(target)
-        label = self.config.labels.get(about.kind)
+        kind, _, glob = target.partition(":")
+        label = self.config.labels.get(kind) if target != "*" else "alertname"
         if label is None:
             raise Refused(
                 f"alerts have no label for {target}: add its kind to `labels` of {self.name}"
@@ -97,7 +181,7 @@ class Alertmanager:
         if await self._found(key) is not None:
             return
         # whoever scrapes a host may name it with its port
-        value = re.escape(about.key) + ("(:[0-9]+)?" if about.kind == "host" else "")
+        value = (glob_pattern(glob) if glob else ".+") + ("(:[0-9]+)?" if kind == "host" else "")
         body = {
             "matchers": [{"name": label, "value": value, "isRegex": True, "isEqual": True}],
             "startsAt": _said(time.time()), "endsAt": _said(until), "createdBy": by, "comment": f"{reason} [{key}]",
@@ -114,39 +198,64 @@ class Alertmanager:
         if (found := await self._found(key)) is not None:
             await self._ask("DELETE", f"silence/{found['id']}")
 
+    async def unmute(self, id_: str) -> None:
+        """Let a silence of somebody else expire."""
+        await self._ask("DELETE", f"silence/{id_}")
+
     async def _found(self, key: str) -> Mapping[str, Any] | None:
-        for one in json.loads((await self._ask("GET", "silences")).body):
+        for one in await self._listed():
             if one["status"]["state"] == "active" and one["comment"].endswith(f"[{key}]"):
                 return dict(one)
         return None
 
+    async def _listed(self) -> list[Any]:
+        """Return all silences there."""
+        try:
+            found = (await self._ask("GET", "silences")).json()
+        except ValueError:
+            found = None
+        if not (isinstance(found, list) and all(map(is_silence, found))):
+            raise Unavailable(
+                f"{redacted(self.config.url)} does not answer as Alertmanager does; see `url`",
+                wait_s=MEND_S,
+            )
+        return found
+
     async def _ask(self, method: Method, path: str, body: Any = None) -> Answer:
+        answer = await self._sent(method, path, body)
+        if answer.ok:
+            return answer
+        # its words are not repeated: they may echo a token
+        said = f"{method} {redacted(self.config.url)}/api/v2/{path}: {answer.status}"
+        if answer.status in {429, 502, 503, 504}:
+            raise Unavailable(said)
+        raise Refused(said)
+
+    async def _sent(self, method: Method, path: str, body: Any = None) -> Answer:
         if not self.config.url:
             raise Refused(f"{self.name} does not know where Alertmanager is: write its `url`")
         url = f"{self.config.url.rstrip('/')}/api/v2/{path}"
         headers = {**self.config.headers, **({"content-type": "application/json"} if body else {})}
         sent = json.dumps(body).encode() if body else None
-        answer = await self._door.ask(
+        return await self._door.ask(
             method, url, timeout_s=self.config.timeout, headers=headers, body=sent
         )
-        if answer.ok:
-            return answer
-        said = f"{method} {redacted(url)}: {answer.status}"
-        if answer.status in {429, 502, 503, 504}:
-            raise Unavailable(said)
-        raise Refused(f"{said} {answer.body[:200].decode('utf-8', 'replace')}".strip())
 
     async def describe(self) -> Sequence[str]:
         """Say whether it may be told to keep quiet."""
         if not self.config.url:
             return ("takes alerts; no `url`, so it is told nothing",)
         try:
-            found = json.loads((await self._ask("GET", "silences")).body)
+            found = await self._listed()
         except (Unavailable, Refused) as problem:
             return (str(problem),)
         active = sum(one["status"]["state"] == "active" for one in found)
+        out = ", ".join(self.config.alerts) or "no severity: see `alerts`"
         return (
             f"takes alerts; may silence by {redacted(self.config.url)}, {active} silences hold now",
+            f"would send incidents as {INCIDENT}: {out}",
+            "to have it send its alerts here, put this into its alertmanager.yml:",
+            *_RECEIVER.splitlines(),
         )
 
     async def close(self) -> None:
@@ -160,7 +269,7 @@ class Alertmanager:
             raise Refused("an alert has no label `alertname`; every rule of Prometheus gives one")
         if status not in {"firing", "resolved"}:
             raise Refused(f"alert {name} has status {status!r}; firing or resolved was expected")
-        if name in self.config.ignore:
+        if name in self.config.ignore or name in OURS:
             return ()
         firing, now = status == "firing", time.time()
         at = _when(alert.get("startsAt" if firing else "endsAt"))

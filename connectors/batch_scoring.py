@@ -13,15 +13,18 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, Final, cast
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import structlog
 from pydantic import AfterValidator, Field
 
 from agent import roles
+from agent.cron import Cron
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Entity, Frame, Series
 from agent.ports import Arrival, PredictionBatch
@@ -33,7 +36,7 @@ from connectors._aside import Aside
 from connectors._kept import Kept
 from connectors._personal import Personal, Settings
 from connectors._rows import Form, Rows, Task, texts
-from connectors._runs import Cron, lateness, rhythm, usual_rows
+from connectors._runs import lateness, rhythm, usual_rows
 from connectors._tables import SUFFIXES, Damaged, Table, open_table
 
 log = structlog.get_logger()
@@ -54,7 +57,7 @@ _METRICS: Final = (
 
 def _cron(text: str) -> str:
     if text:
-        Cron(text, "")
+        Cron(text)
     return text
 
 
@@ -107,6 +110,8 @@ class BatchScoring:
     and left. Cost: 2 to 16 us a row of 20 columns, in a thread; pyarrow takes up to 100 MB.
     """
 
+    tested = "parquet, CSV and JSONL files"
+
     class Config(Settings):
         """Which files, and when they should come."""
 
@@ -143,7 +148,8 @@ class BatchScoring:
         self.name = name
         self.config = config
         try:
-            self._cron = Cron(config.schedule, config.timezone) if config.schedule else None
+            zone = ZoneInfo(config.timezone) if config.timezone else UTC
+            self._cron = Cron(config.schedule, zone) if config.schedule else None
         except (ValueError, KeyError) as wrong:
             raise Refused(f"{name}: timezone {config.timezone!r}: {wrong}") from None
         self._personal = Personal.of(config, name, state)

@@ -93,6 +93,7 @@ class Cgroup:
     `Delegate=` given to our user.
     """
 
+    tested = "stand-in: a tree of files"
     stand_in = True
     powers = (("CAP_DAC_OVERRIDE", "to set limits of control groups, which root owns"),)
     unlocks = ("ProtectControlGroups",)

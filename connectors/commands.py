@@ -106,6 +106,7 @@ class Commands:
     and CAP_SETGID for a `user` that is not ours.
     """
 
+    tested = "real programs"
     powers = (
         ("CAP_SETUID", "to run commands as a user of their own"),
         ("CAP_SETGID", "to run commands in the groups of that user"),

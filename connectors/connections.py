@@ -81,6 +81,8 @@ class Connections:
     Raises Unavailable when the tables can not be read, Refused where there are none.
     """
 
+    tested = "the kernel's own sockets"
+
     class Config(Model):
         """How far it looks."""
 

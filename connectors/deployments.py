@@ -52,6 +52,8 @@ class Deployments:
     Cost: a hash of the body and 50 us a request.
     """
 
+    tested = "requests as GitHub, GitLab and Argo CD document them"
+
     class Config(Model):
         """Who may tell, and whose releases they are."""
 

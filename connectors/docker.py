@@ -63,6 +63,7 @@ class Docker:
     Never the container that homeostat itself runs in. The protocol is known from its documentation: `stand_in`.
     """
 
+    tested = "stand-in of the Engine API 1.41"
     stand_in = True
 
     class Config(Model):

@@ -10,26 +10,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
 import structlog
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from agent import roles
-from agent.errors import AgentError, Refused, Unavailable
+from agent.errors import Unavailable
 from agent.ports import Arrival
 from agent.registry import connector
 from agent.roles import Guess, Role
-from agent.secret import secret
 from agent.units import Duration
 from connectors._aside import Aside
+from connectors._elastic import Access, Elastic, fields
 from connectors._kept import Kept
 from connectors._personal import Personal, Settings
 from connectors._rows import Form, Rows, Task
 from connectors._tables import columns_of, flat
-from connectors.http import checked_url
+from connectors.http import redacted
 
 log = structlog.get_logger()
 
@@ -56,10 +55,11 @@ class ElasticPredictions:
     protocol, not yet against a real cluster.
     """
 
-    class Config(Settings):
+    tested = "stand-in, through the official client"
+
+    class Config(Access, Settings):
         """Which index, and who we are there."""
 
-        url: Annotated[str, AfterValidator(checked_url)]
         index: Annotated[str, Field(min_length=1)]
         """Index, alias, data stream or pattern."""
         model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -73,13 +73,6 @@ class ElasticPredictions:
         """What documents are read in the order of."""
         query: dict[str, Any] = {}
         """Only these documents: a query of Elasticsearch."""
-        api_key: str = ""
-        """`env:NAME` or `file:PATH`."""
-        user: str = ""
-        password: str = ""
-        """`env:NAME` or `file:PATH`."""
-        ca: Path | None = None
-        """Who signed its certificate, when not the system's own."""
         lag: Duration = 10.0
         """How long after its time a document may become visible."""
         backlog: Duration = 3600.0
@@ -88,6 +81,7 @@ class ElasticPredictions:
         max_rows_per_read: Annotated[int, Field(ge=1, le=200_000)] = 10_000
 
     interval_s = 5.0
+    stand_in = True
 
     def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
         self.name = name
@@ -95,8 +89,8 @@ class ElasticPredictions:
         self._personal = Personal.of(config, name, state)
         self._aside = Aside(limit_s=_PATIENCE_S)
         self._kept = Kept(state / "feeds" / f"{name}.json" if state is not None else None)
-        self._client: Any = None
-        self._key = ""
+        # our own patience and back-off stand around it
+        self._elastic = Elastic(config, _PATIENCE_S / 2)
         self._pit = ""
         self._until = ""
         self._sort: list[Any] | None = None
@@ -137,7 +131,7 @@ class ElasticPredictions:
         await self._aside.settle(_PATIENCE_S)
         answer = self._aside.answer("read", time.monotonic() - start)
         if answer is None:
-            raise Unavailable(f"{self.config.url} does not answer")
+            raise Unavailable(f"{redacted(self.config.url)} does not answer")
         if answer.error is not None:
             raise answer.error
         hits, self._page = self._page or [], None
@@ -170,16 +164,16 @@ class ElasticPredictions:
                     break
         except Exception as problem:  # noqa: BLE001  # sorted by what it means to us, and raised
             self._pit = ""  # the next reading goes on from what was delivered
-            raise self._said(problem) from None
+            raise self._elastic.means(problem, f"index {self.config.index}") from None
         self._arrivals = self._arrivals_of(hits) if hits else []
         self._page = hits
 
     def _next_page(self, rows: int) -> list[dict[str, Any]]:
         """Return the next page; the point in time is closed behind the last one."""
-        client = self._connected()
+        client = self._elastic.client()
         if not self._pit:
             opened = client.open_point_in_time(index=self.config.index, keep_alive=_KEEP_ALIVE)
-            self._pit, self._sort = opened["id"], None
+            (self._pit,), self._sort = fields(opened, "id"), None
             self._until = _iso(time.time() - self.config.lag)
         field = self.config.time_field
         limits = {"gte": self._after, "lt": self._until, "format": _FORMAT}
@@ -194,7 +188,7 @@ class ElasticPredictions:
             sort=[{field: {"order": "asc", "format": _FORMAT, "numeric_type": "date_nanos"}}, {"_shard_doc": "asc"}],
             **more,
         )  # fmt: skip
-        hits = list(said["hits"]["hits"])
+        hits = list(fields(*fields(said, "hits"), "hits")[0])
         self._pit = said.get("pit_id", self._pit)
         if hits:
             self._sort = list(hits[-1]["sort"])
@@ -202,53 +196,6 @@ class ElasticPredictions:
             pit, self._pit = self._pit, ""
             client.close_point_in_time(id=pit)
         return hits
-
-    def _connected(self) -> Any:
-        """Return the client, with the secret as it is now."""
-        config = self.config
-        key = secret(config.api_key) if config.api_key else ""
-        password = secret(config.password) if config.password else ""
-        if self._client is None or self._key != key + password:
-            module = _library()
-            more: dict[str, Any] = {"api_key": key} if key else {}
-            if config.user:
-                more["basic_auth"] = (config.user, password)
-            if config.ca is not None:
-                more["ca_certs"] = str(config.ca)
-            self._disconnect()
-            # our own patience and back-off stand around it
-            self._client = module.Elasticsearch(
-                config.url,
-                request_timeout=_PATIENCE_S / 2,
-                max_retries=0,
-                retry_on_timeout=False,
-                **more,
-            )
-            self._key = key + password
-        return self._client
-
-    def _disconnect(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
-
-    def _said(self, problem: Exception) -> Exception:
-        """Return what an exception of the library means to us."""
-        if isinstance(problem, AgentError):
-            return problem
-        module = _library()
-        where = f"{self.config.url}, index {self.config.index}"
-        if isinstance(problem, module.UnsupportedProductError):
-            return Refused(f"{where}: it does not say that it is Elasticsearch")
-        if isinstance(problem, module.ApiError):
-            status = int(problem.meta.status)
-            reason = f"{where}: {status} {str(problem.message)[:200]}"
-            if status in {400, 401, 403} or (status == 404 and "index" in str(problem.message)):
-                return Refused(reason)
-            return Unavailable(reason)
-        if isinstance(problem, module.TransportError):
-            return Unavailable(f"{where}: {str(problem)[:200]}")
-        return problem
 
     # ---- from documents to rows
 
@@ -294,16 +241,7 @@ class ElasticPredictions:
         """Keep where we are: the next start goes on exactly here."""
         self._kept.write(self._state(), clean=True)
         self._aside.close()
-        self._disconnect()
-
-
-def _library() -> Any:
-    try:
-        return import_module("elasticsearch")
-    except ImportError:
-        raise Refused(
-            "prediction logs in an index need the client: pip install 'homeostat[elastic]'"
-        ) from None
+        self._elastic.close()
 
 
 def _iso(ts: float) -> str:

@@ -59,6 +59,8 @@ class FlagFile(Values):
     who writes without it may still come between, within a millisecond.
     """
 
+    tested = "real files"
+
     class Config(ValuesConfig):
         """Which file."""
 

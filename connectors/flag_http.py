@@ -46,6 +46,8 @@ class FlagHttp(Values):
     Abilities  Flags (see playbooks/actions/flags.py), Limiter for its numbers (see playbooks/actions/limits.py)
     """
 
+    tested = "a server of the tests"
+
     class Config(ValuesConfig):
         """Where it is asked and told."""
 

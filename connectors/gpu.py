@@ -38,6 +38,7 @@ _ABSENT_S: Final = 60.0
 _LONGEST_REST_S: Final = 60.0
 _AGAIN_S: Final = 60.0
 """How often it is told again who computes on which GPU."""
+_FACTS: Final = ("name", "index", "bus", "memory_bytes", "multiprocessors")
 _FIRST_NAMESPACE: Final = "pid:[4026531836]"
 """include/linux/proc_ns.h: PROC_PID_INIT_INO."""
 
@@ -52,9 +53,10 @@ class _Child:
 
 @dataclass(slots=True)
 class _Card:
-    """One GPU that was seen: facts for people, and the columns that it has ever had."""
+    """One GPU that was seen: facts for people, and the columns that it has ever had. of: whose instance it is."""
 
     entity: Entity
+    of: Entity | None = None
     attrs: tuple[tuple[str, str], ...] = ()
     columns: set[Series] = field(default_factory=set)
 
@@ -67,20 +69,24 @@ class _Silent(Exception):
 class Gpu:
     """Utilization, memory, heat, power, clocks, throttling, errors, links, users and fan of each NVIDIA GPU.
 
-    Emits `gpu.*` on `gpu:<UUID>` (20 to 27 series each, and one for each XID that the driver told of; what a GPU does
+    Emits `gpu.*` on `gpu:<UUID>` (25 to 40 series each, and one for each XID that the driver told of; what a GPU does
     not support is left out), `host.gpus_count`, whether the driver answers and fits its library, a sighting of each
-    GPU with its edge to the host, and edges of the process groups that compute on it (not from inside a container with
-    process numbers of its own: NVML speaks of those of the host). A GPU that was seen once and does not answer keeps
-    its series: `gpu.reachable` is 0 and the rest NaN. So it is for all of them while NVML itself hangs.
+    GPU with its edge to the host, edges of the process groups that compute on it and the GPU memory of each (not from
+    inside a container with process numbers of its own: NVML speaks of those of the host). A GPU that was seen once and
+    does not answer keeps its series: `gpu.reachable` is 0 and the rest NaN. So it is for all of them while NVML hangs.
+    A GPU that is split (MIG) has its instances as entities of their own, `gpu:<MIG UUID>`, that run on it: memory and
+    processes of each, for NVML tells no more of them. One that is taken down is gone, which is no fault.
 
     Where another source covers all of them (dcgm-exporter through Prometheus), it rests and has no child.
     Without a driver it is silent: empty frames, no child, no log above debug, four looks for a file a poll.
-    Cost with one: a child of about 14 MB, and about 0.2 ms of CPU a poll here, 0.1 to 2 ms a GPU there.
+    Cost with one: a child of about 17 MB, and about 0.5 ms of CPU a poll here, 0.1 to 2 ms a GPU there.
     A child that does not answer within `timeout` is killed; the next is started after a rest that grows to a minute,
     and never before the last one is dead (a process inside a hung driver can not be killed).
 
     Raises Unavailable when NVML fails or hangs before any GPU was seen, Refused when `library` holds no NVML.
     """
+
+    tested = "NVML's own interface on a library of the tests"
 
     class Config(Model):
         """How to reach NVML."""
@@ -120,7 +126,8 @@ class Gpu:
         """Look at every GPU once."""
         ts = time.time()
         self._reap()
-        if self._cards and self._covered.issuperset(card.entity for card in self._cards.values()):
+        whole = [card.entity for card in self._cards.values() if card.of is None]
+        if whole and self._covered.issuperset(whole):
             self._dismiss()
             return Frame(self.name, ts, (), np.zeros(0))
         if self._child is None and not self._cards and not self._signs():
@@ -136,11 +143,13 @@ class Gpu:
             return ("no NVIDIA driver on this machine: nothing to see, and nothing is asked",)
         frame = await self.poll()
         driver = self._driver or "unknown"
-        lines = [f"driver {driver}, {len(self._cards)} GPUs, {len(frame.series)} series"]
+        whole = sum(card.of is None for card in self._cards.values())
+        lines = [f"driver {driver}, {whole} GPUs, {len(frame.series)} series"]
         for uuid, card in sorted(self._cards.items()):
             facts = dict(card.attrs)
             memory = say(float(facts.get("memory_bytes", "nan")), "bytes")
             name = f"{facts.get('index', '?')}: {facts.get('name', '?')}"
+            name = f"instance {name} of {card.of.key}" if card.of is not None else name
             lines.append(f"{name}, {memory}, {uuid}, {len(card.columns)} series")
         if self._problem:
             lines.append(self._problem)
@@ -293,44 +302,66 @@ class Gpu:
         values: dict[Series, float] = {}
         seen: list[Sighting] = []
         for gpu in answer.get("gpus", ()):
-            card = self._cards.setdefault(gpu["uuid"], _Card(Entity("gpu", gpu["uuid"])))
-            facts = {k: str(gpu[k]) for k in ("name", "index", "bus", "memory_bytes") if k in gpu}
+            of = Entity("gpu", gpu["of"]) if "of" in gpu else None
+            card = self._cards.setdefault(gpu["uuid"], _Card(Entity("gpu", gpu["uuid"]), of))
+            facts = {k: str(gpu[k]) for k in _FACTS if k in gpu}
             attrs = tuple(sorted({**facts, "driver": self._driver}.items()))
             if attrs != card.attrs:
-                edges = () if card.attrs else (Edge("runs_on", card.entity, self._host),)
+                edges = () if card.attrs else (Edge("runs_on", card.entity, of or self._host),)
                 card.attrs = attrs
                 seen.append(Sighting(card.entity, attrs, edges))
-            values[Series("gpu.reachable", card.entity)] = float(not gpu["lost"])
+            if of is None:
+                values[Series("gpu.reachable", card.entity)] = float(not gpu["lost"])
             for metric, labels, value in gpu["values"]:
                 values[Series(metric, card.entity, tuple(sorted(labels.items())))] = value
+        seen += self._taken_down(answer)
         for series in values:
             self._cards[series.entity.key].columns.add(series)
-        reachable = {
-            card: Series("gpu.reachable", self._cards[card].entity) for card in self._cards
-        }
+        reachable = [
+            Series("gpu.reachable", card.entity) for card in self._cards.values() if card.of is None
+        ]
         values[Series("host.gpu_driver_up", self._host)] = float(bool(answer))
         values[Series("host.gpu_driver_mismatched", self._host)] = float(self._mismatched)
-        values[Series("host.gpus_count", self._host)] = sum(values.get(s, 0.0) for s in reachable.values())  # fmt: skip
-        if not self._column.keys() >= values.keys():
-            wanted = {s for card in self._cards.values() for s in card.columns} | values.keys()
+        values[Series("host.gpus_count", self._host)] = sum(values.get(s, 0.0) for s in reachable)
+        using, held = self._using(answer)
+        values |= held
+        wanted = {s for card in self._cards.values() for s in card.columns} | values.keys()
+        if wanted != self._column.keys():
             self._series = tuple(sorted(wanted))
             self._column = {series: i for i, series in enumerate(self._series)}
         row = np.full(len(self._series), np.nan)
-        for series in reachable.values():
+        for series in reachable:
             row[self._column[series]] = 0.0
         for series, value in values.items():
             row[self._column[series]] = value
-        return Frame(self.name, ts, self._series, row, seen=(*seen, *self._using(answer)))
+        return Frame(self.name, ts, self._series, row, seen=(*seen, *using))
 
-    def _using(self, answer: dict[str, Any]) -> list[Sighting]:
-        """Return the process groups that compute on each GPU: who is new, and each minute all of them."""
+    def _taken_down(self, answer: dict[str, Any]) -> list[Sighting]:
+        """Forget the instances that their GPU, which answers, does not have any more."""
+        there = {gpu["uuid"]: gpu for gpu in answer.get("gpus", ())}
+        gone = [
+            uuid for uuid, card in self._cards.items()
+            if card.of is not None and uuid not in there
+            and card.of.key in there and not there[card.of.key]["lost"]
+        ]  # fmt: skip
+        return [Sighting(self._cards.pop(uuid).entity, gone=True) for uuid in sorted(gone)]
+
+    def _using(self, answer: dict[str, Any]) -> tuple[list[Sighting], dict[Series, float]]:
+        """Return the process groups that compute on each GPU (who is new, and each minute all), and what they hold."""
         if not self._pids_are_ours:
-            return []
+            return [], {}
         found: dict[Entity, list[Edge]] = {}
+        held: dict[Series, float] = {}
         for gpu in answer.get("gpus", ()):
             card = self._cards[gpu["uuid"]].entity
-            for who in sorted({e for pid in gpu.get("pids", ()) if (e := _group_of(pid))}):
+            here: dict[Entity, float] = {}
+            for pid, memory in gpu.get("pids", ()):
+                who = _group_of(pid)
+                if who is not None:
+                    here[who] = here.get(who, 0.0) + memory
+            for who in sorted(here):
                 found.setdefault(who, []).append(Edge("runs_on", who, card))
+                held[Series("process.gpu_memory_bytes", who, (("gpu", card.key),))] = here[who]
         users = {who: tuple(edges) for who, edges in found.items()}
         now = time.monotonic()
         again = now - self._users_at >= _AGAIN_S
@@ -340,7 +371,7 @@ class Gpu:
             Sighting(who, edges=edges, lasts_s=3 * _AGAIN_S)
             for who, edges in sorted(users.items())
             if again or told.get(who) != edges
-        ]
+        ], held
 
 
 def _host_pids() -> bool:

@@ -54,6 +54,7 @@ class GpuControl:
                playbooks/actions/gpu.py)
     """
 
+    tested = "stand-in: NVML's own interface on a library of the tests, a script for nvidia-smi"
     stand_in = True
     powers = (("CAP_SYS_ADMIN", "to set power limits of GPUs and to reset them"),)
 

@@ -72,6 +72,8 @@ class Gunicorn:
     Cost: 20 us a worker, and 15 us a process of the host where the kernel does not list children.
     """
 
+    tested = "gunicorn 27"
+
     class Config(Model):
         """Which gunicorn, and how far it may be scaled."""
 

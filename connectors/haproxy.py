@@ -67,6 +67,8 @@ class Haproxy:
     added is checked like the others where they are checked, and gets requests once it is well.
     """
 
+    tested = "HAProxy 2.6"
+
     class Config(Model):
         """Which socket, which backend."""
 

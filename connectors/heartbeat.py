@@ -41,6 +41,8 @@ class Heartbeat(Web):
     Cost: one request and one fsync a beat.
     """
 
+    tested = "Pushgateway 1.5, Alertmanager 0.25"
+
     class Config(Settings):
         """Who listens, and how often."""
 

@@ -167,6 +167,7 @@ class Door:
             for name, value in (headers or {}).items()
             if sent[name] != value or name == "authorization"
         ]
+        self._open()  # reading whom we trust takes a while, which is not the other end's
         start = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):

@@ -75,6 +75,8 @@ class HttpCalls:
     that does not, a call whose answer was lost is told as uncertain and not repeated. Redirects are not followed.
     """
 
+    tested = "a server of the tests"
+
     class Config(Model):
         """What may be called."""
 

@@ -35,6 +35,7 @@ class Machine:
     Ability  Machine (see playbooks/actions/machine.py)
     """
 
+    tested = "stand-in: a script for systemctl"
     stand_in = True
 
     class Config(Model):

@@ -54,6 +54,8 @@ class Mail(Routed):
     says is not repeated beyond its status: it may quote addresses and secrets. Cost: some ms of a thread a note.
     """
 
+    tested = "SMTP with TLS (aiosmtpd)"
+
     class Config(Wanted):
         """Which server, from whom, to whom."""
 

@@ -46,7 +46,7 @@ from connectors._mlflow import (
     read_hold,
     used,
 )
-from connectors._versions import Champion, Hold, Version, natural, sightings
+from connectors._versions import MOST_PREVIOUS, Champion, Hold, Version, natural, sightings, stack
 
 log = structlog.get_logger()
 
@@ -54,7 +54,6 @@ POINTER_TAG: Final = "homeostat.champion"
 _MOST_MODELS: Final = 10_000
 _MOST_VERSIONS: Final = 50
 """The newest of a model; older ones are no candidates."""
-_MOST_PREVIOUS: Final = 20
 _AGAIN_S: Final = 300.0
 """Versions of a model that shows no change are read again so often: their tags do not touch the model."""
 _MOST_RUNS: Final = 2000
@@ -82,6 +81,8 @@ class MlflowModels:
     When an alias was moved MLflow does not say: within 15 s before it was seen, and exactly where we did it.
     Cost: one request a look, two more for a model that has changed and one for each of its runs, once.
     """
+
+    tested = "MLflow 3.17"
 
     class Config(Access):
         """Where it is, and what is watched."""
@@ -189,7 +190,7 @@ class MlflowModels:
         found = self._versions.get(model.name)
         tops = [int(v["version"]) for v in (found[2] if found else []) if _numbered(v)]
         return {
-            "champions": [now.version, *now.previous][:_MOST_PREVIOUS], "top": max(tops, default=0),
+            "champions": [now.version, *now.previous][:MOST_PREVIOUS], "top": max(tops, default=0),
             "aliases": {a: v for a, v in model.aliases.items() if a != self.config.alias},
             "overruled": self._overruled(model),
         }  # fmt: skip
@@ -273,7 +274,7 @@ class MlflowModels:
         if found.get("status", "READY") != "READY":
             raise Refused(f"version {version} of {model} is {found['status']}, not ready")
         tag = {
-            "version": version, "by": by, "changed": time.time(), "previous": _stack(now, version),
+            "version": version, "by": by, "changed": time.time(), "previous": stack(now, version),
             "was": {"version": now.version, "previous": list(now.previous)},
         }  # fmt: skip
         try:
@@ -371,16 +372,17 @@ class MlflowModels:
             )
         tag, known = model.tag, self._known.get(model.name, {})
         if tag and tag["version"] == version and tag["changed"] != known.get("overruled"):
-            return Champion(version, tuple(tag["previous"]), float(tag["changed"]), tag["by"])
+            was = tag["was"]["version"], tuple(tag["was"]["previous"])
+            return Champion(version, tuple(tag["previous"]), float(tag["changed"]), tag["by"], was)
         # who moved it since is not told; what it was before we have seen, or our tag says it
-        was = list(known.get("champions", ()))
-        if not was and tag:
+        line = list(known.get("champions", ()))
+        if not line and tag:
             old = tag["was"] if tag["was"]["version"] == version else tag
-            was = [old["version"], *old["previous"]]
-        if not was or was[0] == version:
-            return Champion(version, tuple(was[1:]), math.nan, "")
-        before = Champion(was[0], tuple(was[1:]), math.nan, "")
-        return Champion(version, tuple(_stack(before, version)), math.nan, "")
+            line = [old["version"], *old["previous"]]
+        if not line or line[0] == version:
+            return Champion(version, tuple(line[1:]), math.nan, "")
+        before = Champion(line[0], tuple(line[1:]), math.nan, "")
+        return Champion(version, tuple(stack(before, version)), math.nan, "")
 
     async def _read(self, model: _Model, only: set[str] | None = None) -> list[Version]:
         """Return versions in our words, oldest first; of others than `only` no run is asked for."""
@@ -498,13 +500,6 @@ def _inputs_of(text: str) -> tuple[str, ...]:
         return tuple(str(column["name"]) for column in columns)
     except (ValueError, TypeError, KeyError, yaml.YAMLError):
         return ()
-
-
-def _stack(now: Champion, version: str) -> list[str]:
-    """Return the champions before `version` when it takes over: one that was champion takes back what came after."""
-    if version in now.previous:
-        return list(now.previous[now.previous.index(version) + 1 :])
-    return [now.version, *(p for p in now.previous if p != now.version)][:_MOST_PREVIOUS]
 
 
 def _same(model: str, now: Champion, expect: str) -> None:

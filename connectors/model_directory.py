@@ -2,6 +2,7 @@
 
     <path>/<model>/<version>/{model files, metadata.json, reference.json}
     <path>/<model>/champion.json      {"version": "3", "previous": ["2", "1"], "changed": <unix>, "by": "..."}
+                                      "instead": {"version": "2", "previous": ["1"]}: what the last move took away
     <path>/<model>/RETRAINING_HELD    exists while retraining is held; its first line says why
     <path>/<model>/.lock              flock of whoever moves the pointer
 
@@ -33,7 +34,7 @@ from agent.model import Change, Entity, FloatArray, Frame, Series, Sighting
 from agent.registry import connector
 from agent.units import Duration, Model, say_duration
 from connectors._aside import Aside
-from connectors._versions import Champion, Hold, Version, natural, sightings
+from connectors._versions import Champion, Hold, Version, natural, sightings, stack
 
 log = structlog.get_logger()
 
@@ -43,7 +44,6 @@ _LOCK: Final = ".lock"
 _MOST_BYTES: Final = 4 << 20
 _PATIENCE_S: Final = 1.5
 """A poll that takes 2 s is given up by the collector."""
-_MOST_PREVIOUS: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -69,6 +69,8 @@ class ModelDirectory:
     What cannot be read is unknown, said once in the log, and does not hide the other models.
     Cost: two `stat` a model and one a version each second; files are read again when they have changed.
     """
+
+    tested = "real files"
 
     class Config(Model):
         """Where the versions lie."""
@@ -201,7 +203,8 @@ class ModelDirectory:
         """Move the pointer if it names `expect`.
 
         A version among the previous champions takes back all that came after it, as a stack does: a second roll
-        back then goes further back instead of forth, and promoting what was rolled back restores all of it.
+        back then goes further back instead of forth. Who puts back the version that it took the place of gets all of
+        it back, the champions between included.
         Raises Refused (moved by others, version not there, no right to write), Unavailable (damaged, disk full,
         lock held), Uncertain (the disk failed while the rename was made durable).
         """
@@ -333,17 +336,17 @@ class ModelDirectory:
                 raise Refused(
                     f"{model} has no version {version} with a readable metadata.json in {folder / version}"
                 )
-            if version in now.previous:
-                previous = now.previous[now.previous.index(version) + 1 :]
-            else:
-                previous = (now.version, *(p for p in now.previous if p != now.version))
             _replace(
                 folder / POINTER,
                 {
                     "version": version,
-                    "previous": list(previous[:_MOST_PREVIOUS]),
+                    "previous": stack(now, version),
                     "changed": time.time(),
                     "by": by,
+                    "instead": {
+                        "version": now.version,
+                        "previous": list(now.previous),
+                    },
                 },
             )
 
@@ -557,9 +560,7 @@ class _Seen:
 
 def _champion_of(data: Mapping[str, Any]) -> Champion:
     version = _name_of(data["version"])
-    previous = data.get("previous", [])
-    if not isinstance(previous, list):
-        raise TypeError("`previous` is no list")
+    instead = data.get("instead")
     changed = data.get("changed")
     fine = (
         isinstance(changed, int | float)
@@ -568,10 +569,18 @@ def _champion_of(data: Mapping[str, Any]) -> Champion:
     )
     return Champion(
         version,
-        tuple(_name_of(v) for v in previous),
+        _previous_of(data),
         float(changed) if fine and changed is not None else math.nan,
         str(data.get("by") or "")[:200],
+        ("", ()) if instead is None else (_name_of(instead["version"]), _previous_of(instead)),
     )
+
+
+def _previous_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+    previous = data.get("previous", [])
+    if not isinstance(previous, list):
+        raise TypeError("`previous` is no list")
+    return tuple(_name_of(v) for v in previous)
 
 
 def _name_of(value: Any) -> str:

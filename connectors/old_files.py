@@ -87,6 +87,8 @@ class OldFiles:
     are never followed. Takes write access to the folders.
     """
 
+    tested = "real files"
+
     class Config(Model):
         """The rules."""
 

@@ -46,6 +46,8 @@ class Page:
     better than not at all.
     """
 
+    tested = "real programs"
+
     class Config(Model):
         """Which command."""
 

@@ -44,6 +44,7 @@ class PagerDuty(Web):
     nowhere: try it with `homeostat try pagerduty --send`. Cost: one request a note.
     """
 
+    tested = "stand-in"
     stand_in = True
 
     class Config(Settings):

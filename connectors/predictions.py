@@ -65,6 +65,8 @@ class Predictions:
     Cost: about 10 us a row of eight features (one core, in a thread), in reads of at most `max_rows_per_read`.
     """
 
+    tested = "real files; HTTP by our client, and in the formats of KServe and OTLP"
+
     class Config(Settings):
         """Where the records come from."""
 

@@ -71,6 +71,8 @@ class Probe:
     Cost: about 1 ms of CPU a probe.
     """
 
+    tested = "real sockets, TLS and names"
+
     class Config(Model):
         """What to ask and what counts as an answer."""
 

@@ -1,12 +1,14 @@
-"""Who uses the host: process groups (a job, a service with its workers) by CPU and memory.
+"""Who uses the host: process groups (a job, a service with its workers) by CPU and memory, and whole applications.
 
 /proc/<pid>/stat of all --> groups --> the chosen: top by CPU, top by memory, bound to a service, we ourselves
-                                          |--> /proc/<pid>/io, fd of their members only
+                              |           '--> /proc/<pid>/io, fd of their members only
+                              '--> applications: processes of one name together, the top of them
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import sys
@@ -25,6 +27,7 @@ from agent.errors import Refused, Unavailable
 from agent.model import Edge, Entity, Frame, IntArray, Series, Sighting
 from agent.registry import connector
 from agent.units import Model, say
+from connectors._applications import METRICS, Applications
 from connectors._proc import (
     HERTZ,
     PAGE_BYTES,
@@ -69,6 +72,8 @@ class _Member:
     io: tuple[int, int] | None = None
     new: bool = False
     """It was not there at the poll before."""
+    name: str = ""
+    application: str = ""
 
 
 @dataclass(slots=True)
@@ -103,9 +108,10 @@ class Processes:
     `process:<boot id>/<leader's pid>/<leader's start in ticks>`; when the leader ends before its group, the oldest
     member stands for it and the group gets a new entity. Kernel threads are left out.
 
-    Emits nine `process.*` series a group, `host.processes_count` by state, and sightings: attributes pid, pgid,
-    start, started, name, command (200 characters, secrets masked), user, nice, self; edge runs_on the host; `gone`
-    when the group has ended.
+    Emits nine `process.*` series a group, `host.processes_count` by state, four `host.application_*` series for each of
+    the applications at the top (all processes that run one program, or one script), and sightings: attributes pid,
+    pgid, start, started, name, command (200 characters, secrets masked), user, nice, self; edge runs_on the host;
+    `gone` when the group has ended.
 
     CPU and I/O of a group are sums of what its members used since the last poll, so they survive members that come
     and go. Children that lived and died between two polls are found in the time that their parent waited for.
@@ -116,6 +122,8 @@ class Processes:
     /proc can not be listed, Refused where there is none.
     """
 
+    tested = "real processes"
+
     class Config(Model):
         """Which groups."""
 
@@ -123,6 +131,10 @@ class Processes:
         """So many by CPU and so many by memory."""
         always: list[str] = []
         """Globs on the command: groups that are shown whatever they use (the services)."""
+        top_applications: Annotated[int, Field(ge=0, le=200)] = 10
+        """So many applications by CPU and so many by memory; 0 = none."""
+        applications: dict[str, list[str]] = {}
+        """Name -> globs on the names of programs and scripts: what counts as one application."""
         pidfiles: list[Path] = []
         """The group of the process in each of these files is shown whatever it uses."""
         procfs: Path = Path("/proc")
@@ -148,6 +160,8 @@ class Processes:
         self._series: tuple[Series, ...] = ()
         self._entities: tuple[Entity, ...] = ()
         self._order: IntArray = np.zeros(0, dtype=np.int64)
+        self._applications = Applications(config.top_applications, config.applications)
+        self._shown: tuple[str, ...] = ()
         self._users: dict[int, str] = {}
         self._users_stamp: tuple[float, int] = (0.0, 0)
 
@@ -161,7 +175,8 @@ class Processes:
         self._look_closer(chosen)
         seen = [Sighting(entity, gone=True) for entity in gone]
         seen += self._sightings(chosen, now)
-        self._build(chosen)
+        applications = self._applications.choose(now)
+        self._build(chosen, tuple(applications))
         up = seconds_since_boot()
         row: list[float] = []
         for group in chosen:
@@ -179,6 +194,9 @@ class Processes:
             )
         states = [one.state for one in found.values()]
         row += (float(states.count("T") + states.count("t")), float(len(states)), float(states.count("Z")))  # fmt: skip
+        for one in applications.values():
+            rss = float(one.rss_pages * PAGE_BYTES)
+            row += (one.ticks / HERTZ, rss, float(one.processes), float(one.threads))
         values = np.array(row, dtype=np.float64)[self._order]
         return Frame(self.name, ts, self._series, values, seen=tuple(seen))
 
@@ -195,6 +213,11 @@ class Processes:
             f"{g.leader.pid:>8}  {g.cores:5.2f} cores  {say(g.rss_pages * PAGE_BYTES, 'bytes'):>8}  "
             f"{g.size:>3} processes  {g.user:<10} {g.command[:80]}"
             for g in groups[: self.config.top]
+        ]
+        lines += [
+            f"application {name}: {one.cores:.2f} cores, {say(one.rss_pages * PAGE_BYTES, 'bytes')}, "
+            f"{one.processes} processes"
+            for name, one in self._applications.choose(time.monotonic()).items()
         ]
         hidden = sum(not g.io_known for g in groups)
         if hidden:
@@ -254,22 +277,49 @@ class Processes:
             self._members[pid] = _Member(
                 one.start_ticks, one.parent, one.group, one.own_ticks, one.child_ticks,
                 old.io if old is not None and known else None, new=bool(before) and not known,
+                name=one.name,
             )  # fmt: skip
-        spent = _ticks_by_group(found, before, inherited, elapsed)
+        spent = _ticks(found, before, inherited, elapsed)
+        by_group: dict[int, int] = {}
+        for pid, used in spent.items():
+            by_group[found[pid].group] = by_group.get(found[pid].group, 0) + used
         was = self._groups
         told = {group.entity for group in was.values() if group.told}
         self._groups = self._regroup(found, before)
         for number, group in self._groups.items():
-            used = spent.get(number, 0)
+            used = by_group.get(number, 0)
             group.ticks += used
             if elapsed > 0:  # False when there was no poll before
                 weight = 1 - math.exp(-elapsed / _SMOOTH_S)
                 now_cores = used / HERTZ / elapsed
                 group.cores += (now_cores - group.cores) * (weight if group.cores else 1.0)
+        if self.config.top_applications:
+            self._add_up(found, before, spent, elapsed)
         gone = {group.entity for group in was.values()} - {g.entity for g in self._groups.values()}
         for entity in gone:
             self._chosen.pop(entity, None)
         return sorted(gone & told)
+
+    def _add_up(
+        self,
+        found: Mapping[int, Stat],
+        before: Mapping[int, _Member],
+        spent: Mapping[int, int],
+        elapsed: float,
+    ) -> None:
+        """Put what each process used to the account of its application; who is new is looked up once."""
+        applications = self._applications
+        applications.begin()
+        for pid, one in found.items():
+            member, old = self._members[pid], before.get(pid)
+            if not member.new and old is not None and old.name == one.name:
+                member.application = old.application
+            if not member.application:
+                argv = self._argv(one) if applications.must_read(one.name) else ()
+                member.application = applications.name(one.name, argv)
+            applications.add(member.application, spent[pid], one.rss_pages, one.threads)
+        if elapsed > 0:
+            applications.rank(elapsed)
 
     def _regroup(
         self, found: Mapping[int, Stat], before: Mapping[int, _Member]
@@ -394,16 +444,20 @@ class Processes:
         if group.name == head.name and now - group.looked_at < _FRESH_S:
             return
         group.name, group.looked_at = head.name, now
-        try:
-            raw = read_at(self._proc, f"{head.pid}/cmdline")
+        with contextlib.suppress(OSError):
             group.user = self._user(os.stat(str(head.pid), dir_fd=self._proc).st_uid)
-        except OSError:
-            raw = b""  # it has just ended: its name is all that is left
-        argv = raw.decode("utf-8", "replace").rstrip("\0").split("\0") if raw else [head.name]
-        group.command = command_line(argv)
+        group.command = command_line(self._argv(head))
         if not group.started:
             born = time.time() - seconds_since_boot() + head.start_ticks / HERTZ
             group.started = datetime.fromtimestamp(born, UTC).isoformat(timespec="seconds")
+
+    def _argv(self, head: Stat) -> list[str]:
+        """Return the words of a command; the name is all that is left of who has just ended."""
+        try:
+            raw = read_at(self._proc, f"{head.pid}/cmdline")
+        except OSError:
+            raw = b""
+        return raw.decode("utf-8", "replace").rstrip("\0").split("\0") if raw else [head.name]
 
     def _user(self, uid: int) -> str:
         """Return the name of a local user, else the number: asking the system could wait for a directory server."""
@@ -444,14 +498,19 @@ class Processes:
                 seen.append(Sighting(group.entity, attrs, edges))
         return seen
 
-    def _build(self, chosen: Sequence[_Group]) -> None:
-        """Make the table anew when other groups are chosen."""
+    def _build(self, chosen: Sequence[_Group], applications: tuple[str, ...]) -> None:
+        """Make the table anew when other groups or applications are chosen."""
         entities = tuple(group.entity for group in chosen)
-        if self._series and entities == self._entities:
+        if self._series and entities == self._entities and applications == self._shown:
             return
-        self._entities = entities
+        self._entities, self._shown = entities, applications
         series = [Series(metric, entity) for entity in entities for metric in _METRICS]
         series += [Series("host.processes_count", self._host, (("state", s),)) for s in _STATES]
+        series += [
+            Series(metric, self._host, (("application", name),))
+            for name in applications
+            for metric in METRICS
+        ]
         # by metric, then entity, is the order of series; the entities are sorted already
         order = sorted(range(len(series)), key=lambda i: (series[i].metric, i))
         self._series = tuple(series[i] for i in order)
@@ -483,13 +542,13 @@ def _inheritance(
     return out
 
 
-def _ticks_by_group(
+def _ticks(
     found: Mapping[int, Stat],
     before: Mapping[int, _Member],
     inherited: Iterable[tuple[int, _Member]],
     elapsed_s: float,
 ) -> dict[int, int]:
-    """Return the CPU ticks that each group used since the last poll; of a process not seen before, all that it used.
+    """Return the CPU ticks that each process used since the last poll; of one not seen before, all that it used.
 
     Beside its own time a process answers for children that nobody saw: they lived and died between two polls, and
     their time is in what the parent waited for. What was seen of ended children is taken off.
@@ -511,5 +570,5 @@ def _ticks_by_group(
             children = one.child_ticks - old_one.child_ticks - counted.get(pid, 0)
             if children > 0:
                 used += int(min(children, most))
-        spent[one.group] = spent.get(one.group, 0) + used
+        spent[pid] = used
     return spent

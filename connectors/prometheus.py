@@ -145,6 +145,8 @@ class Prometheus:
     elsewhere, or answers with more than it may.
     """
 
+    tested = "Prometheus 2.42 that scrapes node_exporter 1.5; other exporters by their names"
+
     class Config(Access):
         """Where it is, and what is read."""
 

@@ -49,6 +49,7 @@ class Systemd:
                the first units that do not run, fewer are the last that do
     """
 
+    tested = "stand-in: a script for systemctl"
     stand_in = True
 
     class Config(Model):

@@ -69,6 +69,8 @@ class Trainer:
     Its own try of the same key should be harmless: it is started again when it died without a report.
     """
 
+    tested = "real programs"
+
     class Config(Model):
         """Which command trains which model."""
 

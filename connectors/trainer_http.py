@@ -47,6 +47,8 @@ class TrainerHttp(Elsewhere):
     the other side does nothing twice for one `Idempotency-Key`.
     """
 
+    tested = "a server of the tests"
+
     class Config(ElsewhereConfig):
         """How it is started, and how it is looked at."""
 

@@ -40,6 +40,7 @@ class TrainerKubeflow(Elsewhere):
     Known only from its interface definition: `stand_in`.
     """
 
+    tested = "stand-in of the interface v2beta1"
     stand_in = True
 
     class Config(ElsewhereConfig):

@@ -36,6 +36,8 @@ class Webhook(Routed, Web):
     Each try is signed anew, so no signature is stale; the `key` stays the same. Cost: one request a note.
     """
 
+    tested = "a receiver that verifies"
+
     class Config(Wanted):
         """Where it goes."""
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from elastic_side import Elastic, iso
 from mlflow_side import People, stand_in
 
 from agent import registry
@@ -111,6 +112,15 @@ class _Answers(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def plain(world: World) -> Iterator[dict]:
     yield {}
+
+
+@contextlib.contextmanager
+def logged(world: World) -> Iterator[dict]:
+    path = world.folder / "kmsg"
+    said = ("eth0: Link is Down", "Out of memory: Killed process 7 (java) total-vm:1kB")
+    lines = [f"3,{i},{time.monotonic() * 1e6:.0f},-;{text}\n" for i, text in enumerate(said)]
+    path.write_text("".join(lines))
+    yield {"path": path, "in_container": True}
 
 
 @contextlib.contextmanager
@@ -210,22 +220,39 @@ def in_runs(world: World) -> Iterator[dict]:
     yield {"path": folder / "*.jsonl", "model": "fraud"}
 
 
+@contextlib.contextmanager
+def indexed(world: World) -> Iterator[dict]:
+    """Logs of two services, a host and a template, in the stand-in of tests/elastic_side.py."""
+    pytest.importorskip("elasticsearch")
+    with Elastic() as elastic:
+        for i in range(20):
+            at = {"@timestamp": iso(time.time() - 20 + i), "host.name": "h1", "event.code": "E1"}
+            elastic.put(at | {"service.name": f"s{i % 2}", "log.level": "error"}, index="logs-x")
+            elastic.put(at, index="logs-x")
+        yield {"url": elastic.url, "delay": 5}
+
+
 SOURCES = {
     "batch_scoring": in_runs,
     "connections": plain,
+    "containers": plain,
+    "elastic_logs": indexed,
     "gpu": plain,
     "gunicorn": under_gunicorn,
     "host": plain,
+    "kernel_log": logged,
     "mlflow": registered,
     "model_directory": in_models,
     "probe": served,
     "processes": plain,
     "prometheus": spoken,
+    "units": plain,
 }
 NO_SOURCE = {
     "alertmanager": "a receiver of alerts, not of frames: tests/live/test_alerts.py",
     "commands": "only an ability: tests/connectors/test_commands.py",
     "deployments": "a receiver of changes, not of frames: tests/connectors/test_deployments.py",
+    "elastic_out": "it only keeps copies: tests/connectors/test_elastic_out.py",
     "elastic_predictions": "a feed of rows, not of frames: tests/connectors/test_elastic_predictions.py",
     "cgroup": "only an ability: tests/connectors/test_cgroup.py",
     "flag_file": "only abilities: tests/connectors/test_flag_file.py",
@@ -239,9 +266,11 @@ NO_SOURCE = {
     "machine": "only an ability: tests/connectors/test_machine.py",
     "mail": "it only tells people: tests/connectors/test_mail.py",
     "old_files": "only an ability: tests/connectors/test_old_files.py",
+    "otlp": "others push to it: tests/connectors/test_otlp_metrics.py",
     "page": "it only tells people: see its notifier test below",
     "pagerduty": "it only tells people: tests/connectors/test_pagerduty.py",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
+    "remote_write": "it only keeps our numbers: tests/connectors/test_remote_write.py",
     "systemd": "only abilities: tests/connectors/test_systemd.py",
     "docker": "only abilities: tests/connectors/test_docker.py",
     "trainer": "only an ability, used by the action retrain below",

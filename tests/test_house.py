@@ -38,6 +38,14 @@ def test_every_plugin_is_in_the_readme(kind):
     assert not missing, f"{kind}s without a word in README.md: run `make readme`"
 
 
+@pytest.mark.parametrize("name", list(registry.connector))
+def test_every_connector_says_what_it_was_tested_with(name):
+    cls = registry.connector.get(name)
+    assert cls.tested
+    # what has only met a stand-in may not act by itself: both are said, or neither
+    assert not getattr(cls, "stand_in", False) or cls.tested.startswith("stand-in")
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/actions.md"])
 def test_tables_are_as_the_code_says(page):
     text = (ROOT / page).read_text()

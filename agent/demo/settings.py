@@ -69,6 +69,7 @@ def agent_yaml(
         "models": {"window": "7s", "min_rows": 60, "label_wait": "60s", "traffic_window": "4s"},
         "connectors": {
             "processes": {"interval": "1s"},
+            "kernel_log": {"enabled": False},  # what befalls the rest of this machine is no fault of the demo
             "model_directory": {"path": str(ground.models)},
             "gunicorn": {"service": SERVICE, "pidfile": str(ground.pidfile), "max_workers": 4},
             "trainer": {

@@ -44,7 +44,7 @@ from agent.models.tenures import Tenures
 from agent.models.truth import Truth
 from agent.models.versus import SHADOW
 from agent.parcels import rows_at
-from agent.ports import Bulk, LabelBatch, PredictionBatch, SketchBatch
+from agent.ports import LabelBatch, Logged, PredictionBatch, SketchBatch
 
 _AHEAD_S: Final = 60.0
 """A row that claims to be from further ahead than this is garbage."""
@@ -153,7 +153,7 @@ class ModelWatch:
 
     # ---------------------------------------------------------------- what comes in
 
-    def take(self, batch: Bulk) -> None:
+    def take(self, batch: Logged) -> None:
         """Count a batch. Rows and labels may come in any order, late, or twice (the second time is dropped).
 
         Labels of model "" are joined by their ids alone. Raises Refused for a sketch whose edges do not fit.

@@ -256,6 +256,11 @@ class _Check:
             yield self._say(
                 path, f"`{step.use}` changes the world and does not say how it is undone", remedy
             )
+        if step.approve is not None and (after or verb.effect != "mutating"):
+            yield self._say(
+                (*path, "approve"), f"nobody is asked for `{step.use}`: it only marks, tells or reads",
+                "take `approve` away", key=True,
+            )  # fmt: skip
         if step.undo == "auto" and not can:
             yield self._say(
                 (*path, "undo"), f"`{step.use}` can not be undone", "write `undo: none`"

@@ -13,7 +13,7 @@ from typing import Any, Final
 from agent.catalogue import SIGNALS, labelled
 from agent.causes import CAUSES, matches, words
 from agent.expr import Token, scan
-from agent.playbook.language import Playbook, StepModel
+from agent.playbook.language import Approval, Playbook, StepModel
 from agent.playbook.verbs import ability_of, can_undo, verb_of
 from agent.ports import Notifier
 from agent.units import say, say_duration
@@ -253,10 +253,14 @@ def _limits(playbook: Playbook) -> Iterator[str]:
 
 
 def _asked(playbook: Playbook) -> str:
-    approve = playbook.limits.approve
+    apart = "; ".join(f"{_person(s.approve)}, before {s.id}" for s in playbook.do if s.approve)
     if playbook.mode == "auto":
-        return "nobody, unless agent.yaml holds it back"
+        return apart or "nobody, unless agent.yaml holds it back"
     if not playbook.mutating:
         return "nobody: it changes nothing but what people know, or marks something of our own"
+    return "; and ".join(said for said in (_person(playbook.limits.approve), apart) if said)
+
+
+def _person(approve: Approval) -> str:
     silence = "people are called" if approve.on_timeout == "escalate" else "it is taken as no"
     return f"a person with the role {approve.by}, who has {say_duration(approve.timeout)}; on silence {silence}"

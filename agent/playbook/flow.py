@@ -76,6 +76,11 @@ def flow(playbook: Playbook) -> Flow:
 def _steps(out: Flow, part: str, steps: Sequence[StepModel], at: str, said: str) -> tuple[str, str]:
     for step in steps:
         name = f"{part}_{step.id}"
+        if step.approve is not None:
+            who = f"{step.approve.by} says yes within {say_duration(step.approve.timeout)}?"
+            out.boxes[f"ask_{name}"] = ("ask", who)
+            out.arrows += [(at, f"ask_{name}", said), (f"ask_{name}", "tell", "no, or silence")]
+            at, said = f"ask_{name}", "yes"
         out.boxes[name] = ("do", step.use if step.use == step.id else f"{step.id}: {step.use}")
         out.arrows.append((at, name, said))
         at, said = name, ""

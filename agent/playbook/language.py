@@ -199,6 +199,8 @@ class StepModel(Model):
     """For one try."""
     retry: Annotated[int, Field(ge=0, le=5)] = 1
     """How many more tries when it did not answer."""
+    approve: Approval | None = None
+    """A person is asked for this step when its turn has come, also when the run acts on its own up to there."""
 
 
 class VerifyModel(Model):
@@ -279,8 +281,11 @@ class Playbook(Model):
 
     @property
     def irreversible(self) -> bool:
-        """Whether a step can not be put back in this world."""
-        return any(verb_of(s).effect == "mutating" and not verb_of(s).reversible for s in self.do)
+        """Whether a step can not be put back in this world, and asks nobody of its own."""
+        return any(
+            verb_of(s).effect == "mutating" and not verb_of(s).reversible and s.approve is None
+            for s in self.do
+        )
 
     @property
     def lacking(self) -> frozenset[str]:

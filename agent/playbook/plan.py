@@ -13,7 +13,7 @@ from agent.playbook.verbs import can_undo, verb_of
 from agent.runner import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 
 if TYPE_CHECKING:
-    from agent.playbook.language import Playbook, StepModel
+    from agent.playbook.language import Approval, Playbook, StepModel
 
 
 def make(
@@ -65,7 +65,7 @@ def make(
                 verify.otherwise,
             ),
             then=tuple(_planned(s, look) for s in playbook.then if not playbook.left_out(s)),
-            approve=PlannedApproval(approve.by, approve.timeout, approve.on_timeout),
+            approve=_approval(approve),
             facts=_facts(cause, incident),
             cause=cause.kind if cause else "",
         )
@@ -80,8 +80,12 @@ def _planned(step: StepModel, look: Lookup) -> PlannedStep:
         until = Until(tuple(step.until.is_), step.until.for_, step.until.at_most)
     return PlannedStep(
         step.id, step.use, step.via, interpolate(step.with_, look, keep=True), undo, until,
-        step.timeout, step.retry,
+        step.timeout, step.retry, None if step.approve is None else _approval(step.approve),
     )  # fmt: skip
+
+
+def _approval(said: Approval) -> PlannedApproval:
+    return PlannedApproval(said.by, said.timeout, said.on_timeout)
 
 
 _MEASURED: Final = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")

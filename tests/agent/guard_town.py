@@ -276,6 +276,9 @@ class Town:
                 ]  # fmt: skip
                 assert said[0] == said[1]
         self.memory = again
+        for whom in list(self.troubles):  # what ends while nobody looks, nobody tells
+            if self.rng.random() < 0.5:
+                del self.troubles[whom]
         self._start()
         self.seen["deaths"] += 1
 
@@ -304,6 +307,8 @@ class Town:
                 config=self.config,
                 now=self.now,
                 first=True,
+                incident=self.walk.correlator.incidents.get(plan.incident),
+                unseen=self.walk.correlator.unseen(plan.incident),
             )
             if why and self.truth - when >= 60.0:
                 return self._end(replace(run, state="expired"))
@@ -348,6 +353,9 @@ class Town:
     def _audit(self, plan, run):
         if plan.playbook == "tell":
             return
+        about = self.memory.incidents[plan.incident].entities
+        if not any(e in self.troubles and self.troubles[e][2] is None for e in about):
+            raise Broken("seen", run)
         mine = self._ground(plan)
         for _, _, other, end in self.acts:
             if end[0] == math.inf and other.playbook != "tell" and mine & self._ground(other):

@@ -29,6 +29,7 @@ from agent.model import (
 )
 from agent.playbook import Library
 from agent.runner import Plan, PlannedStep
+from agent.trouble import key_of
 from agent.world import World
 
 NOW = 10_000.0
@@ -228,7 +229,7 @@ def test_all_gates_open_lets_it_act(make):
     assert {g.name for g in decision.gates} == {
         "mode", "ability", "pause", "paused_file", "journal", "silence", "maintenance", "never", "busy", "once",
         "cooldown", "rate", "fresh", "trust", "attempts", "blast_count", "blast_share", "settle", "breaker",
-        "min_healthy", "correlated", "scope", "shared", "confidence", "irreversible", "record",
+        "min_healthy", "correlated", "scope", "shared", "confidence", "irreversible", "record", "seen",
     }  # fmt: skip
     assert all(g.value and g.limit for g in decision.gates)
     assert unpack(Decision, pack(decision)) == decision
@@ -402,6 +403,20 @@ def test_old_evidence_stops(make, inc, w, says):
     decision = ask(make(), inc, w=world(**w))
     assert says in gate(decision, "fresh").reason
     assert not decision.allowed
+
+
+def test_what_was_wrong_before_a_restart_moves_nothing_until_it_is_seen_again(make):
+    unseen = {key_of(SLOW)}
+    decision = ask(make(), unseen=unseen)
+    assert closed(decision) == {"seen", "fresh", "trust"}
+    assert "not been seen since" in gate(decision, "seen").reason
+    assert closed(ask(make(use="mark"), unseen=unseen)) == {"seen"}
+    assert ask(make(use="tell"), unseen=unseen).allowed  # people are told all the same
+    errors = replace(SLOW, series=Series("service.error_ratio", WEB))
+    both = incident(anomalies=(SLOW, errors))
+    assert "seen" not in closed(ask(make(), both, unseen=unseen))
+    by_hand = ask(make(), unseen=unseen, ceiling="approve")
+    assert "seen" in closed(by_hand)
 
 
 def test_untrusted_evidence_stops_what_mutates(make):
@@ -675,6 +690,31 @@ def test_before_its_first_step_a_run_is_asked_for_again_and_later_only_hands_off
     assert "silenced by ann" in stands(config(), silenced="ann", first=False)
     past.put("pause", "service:web", {"by": "ann", "reason": "x"})
     assert "paused by ann" in guard.paused(plan, past.memory, world())
+
+
+def test_a_run_that_waited_acts_only_on_what_is_seen_now(make):
+    plan = Plan("r", "b", "T", "h", WEB.id, "i", "auto", "", NOW, (PlannedStep("s", "act"),))
+
+    def stands(inc, *, w=None, first=True, unseen=()):
+        return guard.standing(
+            plan, memory=Past().memory, world=w or world(), config=config(), now=NOW, first=first,
+            incident=inc, unseen=unseen,
+        )  # fmt: skip
+
+    assert stands(incident()) == ""
+    assert stands(incident(anomalies=(anomaly(end=NOW),))) == "nothing is wrong any more"
+    assert "not been seen since" in stands(incident(), unseen={key_of(SLOW)})
+    assert stands(incident(), unseen={key_of(SLOW)}, first=False) == ""
+    old = world(at=NOW - 130)
+    old.patience["web"] = 30.0
+    assert "does not answer" in stands(incident(), w=old)
+    old.patience["web"] = 300.0  # a slow source
+    assert stands(incident(), w=old) == ""
+    alert = replace(SLOW, series=Series("service.alert_firing", WEB, (("alert", "A"),)))
+    assert stands(incident(anomalies=(alert,))) == ""
+    tells = replace(plan, steps=(PlannedStep("s", "tell"),))
+    plan = tells
+    assert stands(incident(anomalies=())) == ""
 
 
 def test_the_same_symptom_everywhere_is_no_fault_of_one(make):

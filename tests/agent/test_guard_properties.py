@@ -100,7 +100,7 @@ def _open(*_args, **_kw):
 
 BREAKS = {
     "touch": ["_busy"], "scope": ["_scope"], "never": ["_never"], "pause": ["_pause"], "silence": ["_quiet"],
-    "window": ["_window"], "rate": ["_rate"], "healthy": ["_healthy"],
+    "window": ["_window"], "rate": ["_rate"], "healthy": ["_healthy"], "seen": ["_seen", "_fresh"],
 }  # fmt: skip
 
 

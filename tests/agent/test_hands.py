@@ -36,6 +36,7 @@ def crash(stage):
     stage.memory = Memory()
     stage.memory.load(stage.journal)
     stage.hands._memory = stage.memory
+    stage.hands._passed.clear()
 
 
 async def begun(stage, made=None):
@@ -474,6 +475,34 @@ async def test_a_run_that_has_done_nothing_waits_a_minute_for_leave_and_ends(sta
     back = replace(recorded(made), state="undoing")
     await stage.hands.boundary(made, back, first=False)
     assert (asked[0], asked[-2:]) == ("first", ["next", "undo"])
+
+
+async def test_what_had_leave_before_a_restart_is_asked_again_before_it_acts(stage):
+    """Killed between leave and act: the engine goes on at the act, however long that was ago."""
+    made = await begun(stage)
+    leave = ["what was wrong before the restart has not been seen since"]
+    asked = []
+
+    def standing(_plan, stage_):
+        asked.append(stage_)
+        return leave[0]
+
+    stage.hands._standing = standing
+    acted = await asyncio.wait_for(stage.hands.act(made, made.steps[0], {}, {}, None), 20)
+    assert (acted.record.status, acted.ours) == ("refused", False)
+    assert acted.text == f"nothing was done: {leave[0]}"
+    assert not stage.memory.traces[f"{made.run_id}/{made.steps[0].id}"].open
+    assert set(asked) == {"first"}
+
+
+async def test_who_had_leave_in_this_life_is_not_asked_twice(stage):
+    made = await begun(stage)
+    asked = []
+    stage.hands._standing = lambda _plan, stage_: asked.append(stage_) or ""
+    await stage.hands.boundary(made, recorded(made), first=True)
+    before = await stage.hands.observe(made, made.steps[0], {})
+    acted = await stage.hands.act(made, made.steps[0], before, {}, None)
+    assert (acted.record.status, asked) == ("done", ["first"])
 
 
 async def test_a_temporary_measure_is_held_until_its_condition_has_held(stage):

@@ -335,6 +335,7 @@ def test_after_a_restart_what_was_going_on_must_be_seen_again_or_it_ends():
     (opened,) = first.update(100.0, [bad(), bad(CPU, harm=False, road="calibrated")])
     c = correlator(fresh=seen.__contains__)
     c.restore([unpack(Incident, pack(opened))])
+    assert set(c.unseen(opened.id)) == {(P95, "too slow"), (CPU, "")}
     for now in range(200, 300, 10):  # nobody sees it: unknown is not well
         c.update(float(now), [])
     assert c.incidents[opened.id].state == "open"
@@ -347,6 +348,8 @@ def test_after_a_restart_what_was_going_on_must_be_seen_again_or_it_ends():
     for now in range(200, 400, 10):
         (same,) = again.update(float(now), [bad()])
     assert (same.id, same.state) == (opened.id, "open")
+    assert set(again.unseen(opened.id)) <= {(CPU, "")}
+    assert not again.unseen("another")
 
 
 def test_all_of_a_life_survives_the_journal():

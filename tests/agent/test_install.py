@@ -93,6 +93,21 @@ def test_devices_of_gpus_are_allowed_by_driver_only():
     assert ("ProtectClock", "yes") not in pairs  # it would close the devices again
 
 
+def test_the_log_of_the_kernel_is_opened_where_a_person_asks_for_it():
+    closed = unit()
+    assert ("ProtectKernelLogs", "yes") in closed
+    pairs = unit(Config.model_validate({"connectors": {"kernel_log": {}}}))
+    lines = dict(k for k in pairs)
+    assert lines["CapabilityBoundingSet"] == "CAP_SYSLOG"
+    assert ("DeviceAllow", "/dev/kmsg r") in pairs
+    assert lines["DevicePolicy"] == "closed"
+    assert "ProtectKernelLogs" not in lines
+    assert "PrivateDevices" not in lines
+    off = unit(Config.model_validate({"connectors": {"kernel_log": {"enabled": False}}}))
+    assert ("ProtectKernelLogs", "yes") in off
+    assert dict(k for k in off)["CapabilityBoundingSet"] == ""
+
+
 def test_homes_are_closed_unless_the_config_reads_there():
     assert ("ProtectHome", "yes") in unit()
     config = Config.model_validate({"connectors": {"predictions": {"path": "/home/ml/log.jsonl"}}})
@@ -135,7 +150,11 @@ def test_words_with_spaces_and_percent_reach_systemd_whole():
 
 
 @pytest.mark.parametrize("drivers", [(), ("nvidia",)])
-@pytest.mark.parametrize("config", [Config(), acting()], ids=["watching", "acting"])
+@pytest.mark.parametrize(
+    "config",
+    [Config(), acting(), Config.model_validate({"connectors": {"kernel_log": {}}})],
+    ids=["watching", "acting", "kernel log"],
+)
 def test_systemd_finds_no_fault(tmp_path, drivers, config):
     tool = shutil.which("systemd-analyze")
     if not tool:

@@ -183,7 +183,9 @@ def test_approvals_and_cancels_go_with_their_run(told):
     told.run(run())
     told("approval", "r1", {"person": "ann", "yes": True, "plan_hash": "h"}, 7.0)
     told("cancel", "r1", {"person": "bob"})
-    assert told.memory.approvals["r1"].yes is True
+    told("approval", "r1", {"person": "bob", "yes": False, "plan_hash": "h/b"}, 8.0)
+    said = told.memory.approvals["r1"].values()  # to the run, and to a step of it
+    assert [(a.person, a.yes) for a in said] == [("ann", True), ("bob", False)]
     assert told.memory.cancels == {"r1": "bob"}
     told.run(run(state="failed"))
     assert told.memory.approvals == {}

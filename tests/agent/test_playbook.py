@@ -10,7 +10,7 @@ from agent.errors import ConfigError
 from agent.model import Cause, Diagnosis, Entity, Incident
 from agent.playbook import Library, lowest
 from agent.ports import Notifier
-from agent.runner import plan_hash
+from agent.runner import PlannedApproval, plan_hash
 from agent.units import Duration, Model
 
 
@@ -248,6 +248,9 @@ def test_shorthands_of_when(tmp_path):
             "a step can not be put back, so a person must say yes; write `mode: approve`",
         ),
         (STEP, "use: look, with: {a: 1}", "`look` has no parameters; take it away"),
+        (STEP, "use: mark, approve: {by: admin}", "nobody is asked for `mark`: it only marks"),
+        (STEP, "use: reboot, undo: none, approve: {by: boss}", "`boss` is not one of"),
+        ("use: tell, with", "use: tell, approve: {}, with", "nobody is asked for `tell`"),
         (
             "then:\n",
             "then:\n  - {id: out, use: look}\n",
@@ -409,6 +412,30 @@ def test_a_plan_fixes_what_will_be_done(tmp_path):
     assert plan.then[0].params == {"text": "Add one: ${verdict.summary} (${steps.out.n})"}
     assert (plan.approve.by, plan.approve.timeout) == ("operator", 900.0)
     assert plan.text_hash == p.text_hash
+
+
+def test_a_step_may_ask_for_itself_and_then_only_it_waits_for_a_person(tmp_path):
+    def plan_of(approve):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        layer = f"id: more\ndo: [{{id: out, approve: {{{approve}}}}}]"
+        return book(folder, layer).plan(WEB, INCIDENT, scene, "auto", 120.0)
+
+    asks = plan_of("by: admin, timeout: 5m, on_timeout: deny")
+    assert asks.steps[0].approve == PlannedApproval("admin", 300.0, "deny")
+    assert asks.approve == PlannedApproval()
+    others = (
+        "by: author, timeout: 5m, on_timeout: deny",
+        "by: admin, timeout: 6m, on_timeout: deny",
+        "by: admin, timeout: 5m",
+    )
+    assert asks.hash not in {plan_of(other).hash for other in others}
+
+
+def test_what_can_not_be_put_back_and_asks_for_itself_need_not_be_approved_as_a_whole(tmp_path):
+    text = BOOK.replace(STEP, "use: reboot, undo: none, approve: {by: admin}")
+    asks = load(tmp_path, text).playbooks["more"]
+    assert (asks.mode, asks.irreversible) == ("auto", False)
 
 
 def test_facts_of_a_plan_say_who_and_what_but_no_measurements(tmp_path):

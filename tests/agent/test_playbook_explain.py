@@ -70,6 +70,23 @@ def test_who_is_asked_and_what_stays():
     assert "promote: what was there is put back" in text
 
 
+def test_a_step_that_asks_for_itself_is_said_and_drawn():
+    ask = "approve: {by: admin, timeout: 10m, on_timeout: deny}\n    undo: auto"
+    text = template.write("made", "serving", "scale").replace("undo: auto", ask, 1)
+    (made,) = lay([[read(text)]], None).playbooks.values()
+    said = (
+        "a person with the role admin, who has 10 min; on silence it is taken as no, before scale"
+    )
+    asked = dict(explain.explain(made))["Asked"][0]
+    assert asked.startswith("a person with the role operator")
+    assert asked.endswith(f"; and {said}")
+    alone = dict(explain.explain(made.model_copy(update={"mode": "auto"})))["Asked"]
+    assert alone == [said]
+    found = flow.flow(made)
+    assert found.boxes["ask_do_scale"] == ("ask", "admin says yes within 10 min?")
+    assert ("ask_do_scale", "do_scale", "yes") in found.arrows
+
+
 @pytest.mark.parametrize("name", sorted(BOOKS))
 def test_pictures_hang_together(name):
     found = flow.flow(BOOKS[name])

@@ -48,6 +48,7 @@ def test_what_new_writes_keeps_it(use):
         ("fires: true", "fires: perhaps", "is not valid under any"),
         ("    use: scale\n", "", "'use' is a required property"),
         ("with: {by: 1}", "with: 3", "is not of type 'object'"),
+        ("    use: scale\n", "    use: scale\n    approve: {by: boss}\n", "is not valid under any"),
     ],
 )
 def test_what_the_loader_refuses_is_underlined(old, new, says):
@@ -60,6 +61,7 @@ def test_what_the_loader_refuses_is_underlined(old, new, says):
     "layer",
     [
         "id: serve-saturation\nmode: auto\n",
+        "id: serve-saturation\ndo: [{id: scale_out, approve: {by: admin, timeout: 5m, on_timeout: deny}}]\n",
         "id: serve-saturation\ndo: [{id: scale_out, until: {at_most: 1h, is: 'service.up > 0.5'}}]\n",
     ],
 )

@@ -433,3 +433,30 @@ def test_an_incident_shows_the_changes_of_what_it_depends_on(calling):
     seen = looked(Case(SLOW, [P95], [own, far, ours, other]))
     incident = replace(seen.incident, changes=(own,))
     assert changes_of(incident, seen) == (far, own)
+
+
+def test_the_kernel_names_whom_it_killed():
+    kill = s("host.kernel_event_seen", HOST, event="oom_kill", program="java", cgroup="/docker/1")
+    found = solve(Case(calm_but({kill: 1.0, P95: 0.4}), [P95]))
+    (memory,) = [c for c in (*found.causes, *found.rejected) if c.kind == "host.memory"]
+    assert memory.entity == HOST
+    assert [e.text for e in memory.evidence] == [
+        "the kernel killed a process for want of memory (/docker/1, java)"
+    ]
+    assert memory.facts["program"] == "java"
+
+
+def test_who_holds_the_memory_of_a_full_gpu_is_said():
+    card = Entity("gpu", "GPU-1")
+    full = s("gpu.memory_utilization_ratio", card)
+    levels = {
+        full: (0.5, 0.001, 0.995),
+        s("process.gpu_memory_bytes", BATCH, gpu="GPU-1"): (6e10, 0.0, 7e10),
+        s("process.gpu_memory_bytes", MASTER, gpu="GPU-1"): (8e9, 0.0, 8e9),
+        s("process.gpu_memory_bytes", ME, gpu="GPU-2"): (9e10, 0.0, 9e10),
+    }
+    top = solve(Case(CALM | levels, [full])).top
+    assert top is not None
+    assert (top.kind, top.entity) == ("host.exhausted", card)
+    assert (top.facts["process"], top.facts["command"]) == (BATCH.id, "nightly batch")
+    assert any(e.text == "nightly batch holds 70 GB of it" for e in top.evidence)

@@ -21,7 +21,14 @@ from agent.errors import Refused, Unavailable
 from agent.hands import RealHands
 from agent.journal import Journal
 from agent.model import Entity
-from agent.runner import PlannedApproval, PlannedVerify, Until, plan_hash, sealed
+from agent.runner import (
+    PlannedApproval,
+    PlannedVerify,
+    Until,
+    asked_for,
+    plan_hash,
+    sealed,
+)
 
 
 @pytest.fixture
@@ -201,8 +208,8 @@ async def test_a_bug_in_the_hands_ends_the_run_and_not_the_daemon(tmp_path, verb
 # ---- approval
 
 
-def to_approve(stage, **kw):
-    return begun(stage, mode="approve", **kw)
+def to_approve(stage, *steps, **kw):
+    return begun(stage, *steps, mode="approve", **kw)
 
 
 async def test_a_run_that_asks_does_nothing_before_the_yes(stage, tmp_path):
@@ -302,10 +309,103 @@ async def test_an_answer_that_was_recorded_and_not_delivered_is_delivered_after_
         await stage.runner.start(made)
         await stage.until(lambda: "ask" in told(stage))
         await stage.runner.close()
-        await stage.hands.answered(made, "ann", yes=True)
+        await stage.hands.answered(made, "ann", yes=True, plan_hash=made.hash)
     async with Stage(tmp_path) as stage:
         await stage.runner.recover()
         assert (await stage.ended()).state == "done"
+
+
+# ---- a step that asks for itself
+
+
+def asks(id_="b", **kw):
+    return step(id_, approve=PlannedApproval("admin", 600.0), **kw)
+
+
+async def test_a_step_that_asks_waits_for_its_own_yes_and_what_comes_before_does_not(
+    stage, tmp_path
+):
+    made = begun(stage, step("a"), asks(), step("c"))
+    await stage.runner.start(made)
+    await stage.until(lambda: "ask:b" in told(stage))
+    run = stage.memory.runs["r1"]
+    assert (run.state, run.text) == ("waiting_approval", "waits for a yes to b (dial)")
+    assert read_effects(tmp_path) == ["r1/a 1.0"]
+    assert asked_for(made, run.plan_hash) == ("b", PlannedApproval("admin", 600.0))
+    with pytest.raises(Refused, match="something else"):
+        await stage.runner.approve("r1", "ann", yes=True, plan_hash=made.hash)
+    await stage.runner.approve("r1", "ann", yes=True, plan_hash=run.plan_hash)
+    with pytest.raises(Refused, match=r"answered already, by ann|does not wait"):
+        await stage.runner.approve("r1", "bob", yes=False, plan_hash=run.plan_hash)
+    run = await stage.ended()
+    assert (run.state, run.plan_hash) == ("done", made.hash)
+    assert [stage.dial(d) for d in "abc"] == [1.0, 1.0, 1.0]
+
+
+async def test_a_no_to_a_step_puts_back_what_was_done(stage):
+    await stage.runner.start(begun(stage, step("a"), asks()))
+    await stage.until(lambda: "ask:b" in told(stage))
+    asked = stage.memory.runs["r1"].plan_hash
+    await stage.runner.approve("r1", "ann", yes=False, plan_hash=asked)
+    run = await stage.ended()
+    assert (run.state, run.text) == ("denied", "denied by ann")
+    assert (stage.dial("a"), stage.dial("b")) == (0.0, 0.0)
+    assert run.outcome.undone
+
+
+@pytest.mark.parametrize(("on_timeout", "state"), [("escalate", "expired"), ("deny", "denied")])
+async def test_silence_on_a_step_is_what_the_step_says(stage, on_timeout, state):
+    quick = PlannedApproval("admin", 0.3, on_timeout)
+    await stage.runner.start(begun(stage, step("a"), step("b", approve=quick)))
+    run = await stage.ended()
+    assert run.state == state
+    assert "nobody with the role admin answered" in run.text
+    assert stage.dial("a") == 0.0
+    assert ("unanswered:b" in told(stage)) == (on_timeout == "escalate")
+
+
+async def test_the_yes_to_a_step_is_for_the_world_as_it_was_when_asked(stage, tmp_path):
+    await stage.runner.start(begun(stage, step("a"), asks()))
+    await stage.until(lambda: "ask:b" in told(stage))
+    (tmp_path / "dial-b").write_text("bob 0.5\n")
+    asked = stage.memory.runs["r1"].plan_hash
+    await stage.runner.approve("r1", "ann", yes=True, plan_hash=asked)
+    run = await stage.ended()
+    assert run.state == "failed"
+    assert "changed by others" in run.text
+    assert stage.dial("b") == 0.5
+
+
+async def test_the_yes_to_a_run_is_one_to_its_first_step_of_the_same_role_and_to_no_other(stage):
+    first = step("a", approve=PlannedApproval())
+    made = to_approve(stage, first, asks())
+    await stage.runner.start(made)
+    await stage.until(lambda: "ask" in told(stage))
+    await stage.runner.approve("r1", "ann", yes=True, plan_hash=made.hash)
+    await stage.until(lambda: "ask:b" in told(stage))
+    assert "ask:a" not in told(stage)
+    asked = stage.memory.runs["r1"].plan_hash
+    await stage.runner.approve("r1", "ann", yes=True, plan_hash=asked)
+    assert (await stage.ended()).state == "done"
+
+
+async def test_answers_to_run_and_step_survive_a_restart_and_a_lost_store(tmp_path, verbs):
+    async with Stage(tmp_path) as stage:
+        made = to_approve(stage, step("a"), asks())
+        await stage.runner.start(made)
+        await stage.until(lambda: "ask" in told(stage))
+        await stage.runner.approve("r1", "ann", yes=True, plan_hash=made.hash)
+        await stage.until(lambda: "ask:b" in told(stage))
+        await stage.runner.close()
+        asked = stage.memory.runs["r1"].plan_hash
+        await stage.hands.answered(made, "ann", yes=True, plan_hash=asked)
+    for left in tmp_path.glob("runs.sqlite*"):
+        left.unlink()
+    async with Stage(tmp_path) as stage:
+        await stage.runner.recover()
+        assert (await stage.ended()).state == "done"
+    assert read_effects(tmp_path) == ["r1/a 1.0"]
+    assert read_effects(tmp_path, "b") == ["r1/b 1.0"]
 
 
 # ---- stopping

@@ -135,6 +135,20 @@ def test_a_playbook_says_what_it_is_compared_with():
     assert roads["past"].verdict == "cannot_tell"  # no trouble of the past is known
 
 
+def test_against_peers_the_last_look_needs_to_be_less_sure_than_those_before_it():
+    control = (np.full(300, 0.1), np.full(30, 0.8), np.full(20, 0.8))
+    found = compare(latency(0.8, 0.1, control=control))
+    assert found.road == "peers"
+
+    def doubts(lasts, road="peers", many=1):
+        c = replace(found, road=road, evidence=replace(found.evidence, lasts=lasts))
+        return bool(c.doubt(many)), bool(c.doubt(many, last=True))
+
+    assert (doubts(4.4), doubts(4.6), doubts(7.1)) == ((True, True), (True, False), (False, False))
+    assert doubts(4.6, many=2) == (True, True)  # of two symptoms one moves by chance sooner
+    assert doubts(4.6, "forecast") == (True, True)
+
+
 def test_noise_is_no_harm():
     """Noise that grows with the level, as latency does: of 100 comparisons without an effect hardly one is harm."""
     others = (np.full(300, 0.1), np.full(30, 0.1), np.full(20, 0.8))

@@ -2,10 +2,12 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.config import Window, load
 from agent.errors import ConfigError
-from agent.windows import open_until
+from agent.windows import open_until, upcoming
 
 
 def at(text, zone="Europe/Berlin"):
@@ -66,6 +68,11 @@ def test_once_from_to_with_and_without_an_offset():
         ("{name: a, from: '2026-01-01'}", "`a` has no `to:`"),
         ("{name: a, from: '2026-01-02', to: '2026-01-01'}", "it ends before it begins"),
         ("{name: a, at: '02:00', lasts: 1h, timezone: Mars/Base}", "there is no time zone `Mars/Base`"),
+        ("{name: a, cron: '0 2 * * sun'}", "it is not clear when"),
+        ("{name: a, cron: '0 2 * * sun', at: '02:00', lasts: 1h}", "it is not clear when"),
+        ("{name: a, cron: '0 2 * * sun', days: [sun], lasts: 1h}", "it is not clear when"),
+        ("{name: a, cron: '0 2 * * tue#9', lasts: 1h}", "is no weekday"),
+        ("{name: a, cron: '0 2 30 2 *', lasts: 1h}", "never comes"),
         ("{name: a, at: '25:00', lasts: 1h}", "at"),
         ("{name: a, at: '02:00', lasts: 1h, days: [sunday]}", "sun"),
     ],
@@ -85,3 +92,59 @@ def test_a_written_time_of_day_needs_no_quotes(tmp_path):
     path.write_text("maintenance:\n  - {name: a, at: 02:00, lasts: 90m, scope: [{kind: host}]}\n")
     (window,) = load(path).maintenance
     assert (window.at, window.lasts) == ("02:00", 5400.0)
+
+
+def by_cron(line, lasts="4h"):
+    return Window(name="patch", cron=line, lasts=lasts, timezone="Europe/Berlin")
+
+
+def test_a_monthly_window_opens_by_its_cron_line():
+    second = by_cron("0 20 * * tue#2")
+    assert open_until(second, at("2026-12-08T20:00")) == at("2026-12-09T00:00")
+    assert open_until(second, at("2026-12-08T19:59:59")) is None
+    assert open_until(second, at("2026-12-09T00:00")) is None
+    assert open_until(second, at("2026-12-15T21:00")) is None
+    rare = by_cron("0 0 29 2 *")
+    assert open_until(rare, at("2028-02-29T03:59")) == at("2028-02-29T04:00")
+    assert open_until(rare, at("2026-02-28T01:00")) is None
+
+
+def test_what_begins_again_before_it_ends_goes_on():
+    often = by_cron("*/10 * * * *", "15m")
+    assert open_until(often, at("2026-12-08T20:09")) == at("2026-12-08T20:15")
+    assert open_until(often, at("2026-12-08T20:11")) == at("2026-12-08T20:25")
+
+
+def test_the_next_ones_come_in_order_the_open_one_first():
+    move = Window.model_validate(
+        {"name": "move", "from": "2026-12-07T12:00", "to": "2026-12-07T13:00", "timezone": "Europe/Berlin"}
+    )  # fmt: skip
+    over = Window.model_validate({"name": "over", "from": "2026-11-07T12:00Z", "to": "2026-11-07T13:00Z"})  # fmt: skip
+    windows = [weekly(days=["sun"]), by_cron("0 20 8 * *"), move, over]
+    found = [(s.window.name, s.start) for s in upcoming(windows, at("2026-12-06T03:00"), 5)]
+    assert found == [
+        ("patch", at("2026-12-06T02:00")), ("move", at("2026-12-07T12:00")), ("patch", at("2026-12-08T20:00")),
+        ("patch", at("2026-12-13T02:00")), ("patch", at("2026-12-20T02:00")),
+    ]  # fmt: skip
+    assert upcoming([over], at("2026-12-06T03:00"), 5) == []
+
+
+@given(
+    st.sampled_from(["02:00", "02:30", "03:15", "23:50"]),
+    st.sets(st.sampled_from(["mon", "wed", "sat", "sun"])),
+    st.integers(15, 3000),
+    st.sampled_from(["2026-03-29T02:00", "2026-10-25T02:00", "2026-07-01T02:00"]),
+    st.integers(-4000, 4000),
+)
+def test_a_window_is_open_for_as_long_as_it_lasts_whatever_the_clock_does(
+    begins, days, lasts, near, minutes
+):
+    """Weekly and by cron the same; open just when one of the listed spans says so."""
+    window = weekly(at=begins, days=sorted(days), lasts=f"{lasts}m")
+    hour, minute = map(int, begins.split(":"))
+    same = by_cron(f"{minute} {hour} * * {','.join(sorted(days)) or '*'}", f"{lasts}m")
+    now = at(near) + 60.0 * minutes
+    spans = upcoming([window], now - 8 * 86_400, 40)
+    assert all(s.end - s.start == 60.0 * lasts for s in spans)
+    inside = [s.end for s in spans if s.start <= now < s.end]
+    assert open_until(window, now) == open_until(same, now) == max(inside, default=None)

@@ -73,7 +73,13 @@ def settings(folder: Path, port: int, urls: Mapping[str, str], pids: Mapping[str
     said = {
         "listen": f"127.0.0.1:{port}",
         "page": {"command": ["tee", "-a", str(folder / "pages.jsonl")]},
-        "connectors": {"processes": {"interval": "1s"}, **probes},
+        "connectors": {
+            "processes": {"interval": "1s"},
+            "kernel_log": {
+                "enabled": False
+            },  # of the whole machine, whose other troubles are none of ours
+            **probes,
+        },
         "services": services,
     }
     return yaml.safe_dump(said, sort_keys=False)

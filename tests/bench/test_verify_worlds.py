@@ -81,18 +81,16 @@ def test_without_a_fault_at_most_one_in_twenty_is_called_helped(phi, peers):
 @pytest.mark.parametrize("peers", [0, PEERS])
 @pytest.mark.parametrize("phi", PHIS)
 def test_nine_of_ten_cures_are_found(phi, peers):
-    # the mean of three peers has noise, too: what is compared has moved by 2.6 of its own deviations
-    least = 0.8 if peers else 0.9
-    assert shares(lambda r: faulty(Noise(phi), r, peers=peers), STORIES, 12)[
-        "helped"
-    ] >= 1 - at_most(1 - least, CHANCE)
+    said = shares(lambda r: faulty(Noise(phi), r, peers=peers), STORIES, 12)
+    assert said["helped"] >= 1 - at_most(0.1, CHANCE)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("size", [0.0, 3.0])
+@pytest.mark.parametrize("peers", [0, PEERS])
 @pytest.mark.parametrize("phi", PHIS)
-def test_nineteen_of_twenty_harms_are_found(phi, size):
-    said = shares(lambda r: faulty(Noise(phi), r, size=size, effect=3.0), STORIES, 13)
+def test_nineteen_of_twenty_harms_are_found(phi, peers, size):
+    said = shares(lambda r: faulty(Noise(phi), r, size=size, effect=3.0, peers=peers), STORIES, 13)
     assert said["harmed"] >= 1 - at_most(0.05, CHANCE)
 
 

@@ -152,7 +152,7 @@ def verdict(case, *, window=40, looks=LOOKS):
         last = after[np.isfinite(after)][-3:]
         held = bool(len(last) and (last < case.calm).all())
         over = rows >= min(window, looks[-1])
-        outcome = judge([look(case, rows)], held if over or held else None)
+        outcome = judge([look(case, rows)], held if over or held else None, last=over)
         harms = harms + 1 if outcome.verdict == "harmed" else 0
         if over or outcome.verdict == "helped" or harms >= 3:
             return outcome

@@ -10,17 +10,19 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 import structlog
 from pydantic import ValidationError
 
+from agent.cron import Cron
 from agent.errors import Refused, Unavailable
 from agent.ports import Feed, LabelBatch, PredictionBatch, Source
 from connectors import _tables
 from connectors._rows import Form, Rows, seconds
-from connectors._runs import Cron, lateness, rhythm
+from connectors._runs import lateness, rhythm
 from connectors._tables import Damaged, open_table
 from connectors.batch_scoring import BatchScoring
 
@@ -478,30 +480,26 @@ def test_cron_lines_mean_what_crontab_means():
     monday = 1_795_996_800.0 - 1_795_996_800.0 % DAY  # some midnight, UTC
     while time.gmtime(monday).tm_wday != 0:
         monday += DAY
-    work = Cron("30 3 * * 1-5", "")
+    work = Cron("30 3 * * 1-5")
     assert work.last(monday) == (
         monday - 4 * DAY + 12_600,
         monday - 3 * DAY + 12_600,
     )  # Thursday, Friday
     assert work.last(monday + 12_600) == (monday - 3 * DAY + 12_600, monday + 12_600)
-    sunday = Cron("0 0 * * 7", "")
-    assert (
-        sunday.last(monday + 3600)[1]
-        == monday - DAY
-        == Cron("0 0 * * 0", "").last(monday + 3600)[1]
-    )
-    often = Cron("*/5 * * * *", "")
+    sunday = Cron("0 0 * * 7")
+    assert sunday.last(monday + 3600)[1] == monday - DAY == Cron("0 0 * * 0").last(monday + 3600)[1]
+    often = Cron("*/5 * * * *")
     assert often.last(monday + 299) == (monday - 300, monday)
     assert often.last(monday + 300) == (monday, monday + 300)
-    tokyo = Cron("0 9 * * *", "Asia/Tokyo")
+    tokyo = Cron("0 9 * * *", ZoneInfo("Asia/Tokyo"))
     assert tokyo.last(monday + 60)[1] == monday
     for wrong in ("0 3 * *", "61 * * * *", "a b c d e"):
         with pytest.raises(ValueError, match="no cron line"):
-            Cron(wrong, "")
+            Cron(wrong)
 
 
 def test_late_and_missed_by_cron():
-    daily = Cron("0 3 * * *", "")
+    daily = Cron("0 3 * * *")
     due = daily.last(1_795_996_800.0)[1]
     runs = [due - 2 * DAY + 600, due - DAY + 600]
 

@@ -6,16 +6,10 @@ fails here, too. It was written from the documented protocol; no real cluster wa
 """
 
 import base64
-import http.server
-import json
-import re
-import threading
 import time
-import uuid
-from datetime import UTC, datetime
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from elastic_side import Elastic, iso
 
 from agent.errors import Refused, Unavailable
 from agent.ports import Feed, LabelBatch, PredictionBatch
@@ -23,146 +17,6 @@ from connectors import elastic_predictions as module
 from connectors.elastic_predictions import ElasticPredictions
 
 pytest.importorskip("elasticsearch", reason="needs the extra `elastic`")
-
-MEDIA = "application/vnd.elasticsearch+json"
-
-
-def iso(ts):
-    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-
-class Elastic:
-    """A stand-in: indexes of documents, points in time, search."""
-
-    def __init__(self):
-        self.indexes = {"predictions": []}
-        self.points = {}
-        self.asked = []
-        self.fail = []
-        self.product = "Elasticsearch"
-        self.auth = ""
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _any(self):
-                size = int(self.headers.get("content-length") or 0)
-                body = json.loads(self.rfile.read(size)) if size else None
-                status, said = outer.answer(self.command, self.path, self.headers, body)
-                raw = json.dumps(said).encode()
-                self.send_response(status)
-                if outer.product:
-                    self.send_header("X-Elastic-Product", outer.product)
-                self.send_header("Content-Type", f"{MEDIA};compatible-with=9")
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-            def do_POST(self):
-                self._any()
-
-            def do_DELETE(self):
-                self._any()
-
-            def log_message(self, *args):
-                """Say nothing on standard error."""
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(
-            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}
-        )
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-    def put(self, *sources, index="predictions"):
-        for one in sources:
-            # the order of documents of one instant is that of the shard, not of their ids
-            self.indexes[index].append((uuid.uuid4().hex[:20], one))
-
-    def answer(self, method, path, headers, body):
-        parts = urlsplit(path)
-        query = {k: v[0] for k, v in parse_qs(parts.query).items()}
-        self.asked.append((method, parts.path, body))
-        if self.auth and headers.get("authorization") != self.auth:
-            return self.error(401, "security_exception", "unable to authenticate")
-        if not headers.get("accept", "").startswith(MEDIA):
-            return self.error(406, "media_type_header_exception", "wrong accept")
-        if self.fail:
-            status, kind = self.fail.pop(0)
-            return self.error(status, kind, "because")
-        if method == "POST" and parts.path.endswith("/_pit"):
-            index = parts.path.split("/")[1]
-            if index not in self.indexes:
-                return self.error(404, "index_not_found_exception", f"no such index [{index}]")
-            assert re.fullmatch(r"\d+m", query["keep_alive"])
-            id_ = base64.b64encode(uuid.uuid4().bytes).decode()
-            self.points[id_] = list(self.indexes[index])
-            return 200, {
-                "id": id_,
-                "_shards": {"total": 1, "successful": 1, "skipped": 0, "failed": 0},
-            }
-        if method == "DELETE" and parts.path == "/_pit":
-            found = self.points.pop(body["id"], None)
-            return (200 if found is not None else 404), {
-                "succeeded": found is not None,
-                "num_freed": 1,
-            }
-        if method == "POST" and parts.path == "/_search":
-            return self.search(body, query)
-        return self.error(400, "illegal_argument_exception", f"unknown {method} {path}")
-
-    def error(self, status, kind, reason):
-        return status, {
-            "error": {"type": kind, "reason": reason, "root_cause": []},
-            "status": status,
-        }
-
-    def search(self, body, query):
-        allowed = {"pit", "size", "query", "sort", "search_after", "track_total_hits"}
-        if set(body) - allowed or set(query) - {"allow_partial_search_results"}:
-            return self.error(400, "parsing_exception", f"unknown {sorted(set(body) - allowed)}")
-        docs = self.points.get(body["pit"]["id"])
-        if docs is None:
-            return self.error(404, "search_context_missing_exception", "No search context found")
-        (field, how), shard = next(iter(body["sort"][0].items())), body["sort"][1]
-        assert how["order"] == "asc"
-        assert how["format"] == "strict_date_optional_time_nanos"
-        assert shard == {"_shard_doc": "asc"}
-        rows = [
-            {"_index": "p", "_id": id_, "_score": None, "_source": source, "sort": [self.at(source, field), i]}
-            for i, (id_, source) in enumerate(docs) if field in source
-        ]  # fmt: skip
-        for clause in body["query"]["bool"]["filter"]:
-            if "range" in clause:
-                limit = clause["range"][field]
-                assert limit["format"] == "strict_date_optional_time_nanos"
-                rows = [r for r in rows if limit["gte"] <= r["sort"][0] < limit["lt"]]
-            else:
-                ((name, value),) = clause["term"].items()
-                rows = [r for r in rows if r["_source"].get(name) == value]
-        rows.sort(key=lambda r: r["sort"])
-        if "search_after" in body:
-            assert len(body["search_after"]) == 2
-            rows = [r for r in rows if r["sort"] > body["search_after"]]
-        return 200, {
-            "pit_id": body["pit"]["id"], "took": 1, "timed_out": False,
-            "_shards": {"total": 1, "successful": 1, "skipped": 0, "failed": 0},
-            "hits": {"max_score": None, "hits": rows[: body["size"]]},
-        }  # fmt: skip
-
-    @staticmethod
-    def at(source, field):
-        value = source[field]
-        return iso(value / 1000) if isinstance(value, int) else value
 
 
 @pytest.fixture
@@ -185,7 +39,7 @@ def make(elastic, tmp_path, monkeypatch):
     yield one
     for each in made:
         each._aside.close()
-        each._disconnect()
+        each._elastic.close()
 
 
 NOW = time.time()
@@ -240,7 +94,7 @@ async def test_foreign_documents_are_guessed_and_known_by_their_own_id(elastic, 
     (rows,) = await one.read()
     assert set(rows.features) == {"input.m2", "level"}
     assert rows.pred.tolist()[:3] == [0.0, 1.5, 3.0]
-    assert rows.ids == tuple(i for i, _ in elastic.indexes["predictions"])
+    assert rows.ids == tuple(elastic.indexes["predictions"])
     assert {g.column: g.role for g in one.roles()}["_id"] == "id"
     assert {g.column: g.role for g in one.roles()}["@timestamp"] == "ts"
 
@@ -380,6 +234,6 @@ async def test_without_the_library_it_says_which_extra(make, monkeypatch):
     def gone(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(module, "import_module", gone)
+    monkeypatch.setattr("connectors._elastic.import_module", gone)
     with pytest.raises(Refused, match=r"homeostat\[elastic\]"):
         await make().read()

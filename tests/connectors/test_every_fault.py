@@ -23,7 +23,12 @@ import pytest
 import structlog
 
 from agent.errors import AgentError
+from agent.journal import Entry
 from agent.ports import Note
+from connectors.alertmanager import Alertmanager
+from connectors.elastic_logs import ElasticLogs
+from connectors.elastic_out import ElasticOut
+from connectors.elastic_predictions import ElasticPredictions
 from connectors.flag_http import FlagHttp
 from connectors.grafana_annotations import GrafanaAnnotations
 from connectors.heartbeat import Heartbeat
@@ -33,6 +38,7 @@ from connectors.mlflow import MlflowModels
 from connectors.pagerduty import PagerDuty
 from connectors.probe import Probe
 from connectors.prometheus import Prometheus
+from connectors.remote_write import RemoteWrite
 from connectors.trainer_http import TrainerHttp
 from connectors.trainer_kubeflow import TrainerKubeflow
 from connectors.trainer_kubernetes import TrainerKubernetes
@@ -220,7 +226,65 @@ async def drawn(connector):
     await connector.notify(Note("k1", 5.0, "page", "t", "x", "i1", event="opened"))
 
 
+async def wrote(connector):
+    connector.take(time.time(), {(("__name__", "x"),): 1.0})
+    await connector.deliver()
+
+
+def alertmanager(url, folder):
+    config = Alertmanager.Config(
+        url=url, headers={"x": "env:CANARY"}, alerts=["page"], timeout=LIMIT_S
+    )
+    return Alertmanager("am", config, state=folder)
+
+
+def patient(connector):
+    connector._elastic._timeout_s = LIMIT_S
+    return connector
+
+
+def searched(head):
+    """Say what Elasticsearch does of an index in which nothing is."""
+    if b"/_pit" in head:
+        return b'{"id": "p1"}'
+    shards = '"timed_out": false, "_shards": {"total": 1}, "hits": {"hits": []}'
+    none = '"services": {"buckets": []}, "others": {"hosts": {"buckets": []}}'
+    aggregations = f'"now": {{"doc_count": 0, {none}}}, "newest": {{"value": null}}'
+    return f'{{{shards}, "aggregations": {{{aggregations}}}}}'.encode()
+
+
+def installed(head):
+    """Say that each policy and template is there, and take a document."""
+    _, _, what = head.split(b" ")[1].partition(b"/_ilm/policy/")
+    if what:
+        return b'{"%s": {"policy": {}}}' % what
+    return b'{"index_templates": [{"index_template": {}}], "items": [{"create": {"status": 201}}]}'
+
+
+PAUSED = Entry(1, time.time(), "pause", "*", {"by": "alice"}, "", "h1")
+
 SUBJECTS = {
+    "alertmanager, its silences": Subject(alertmanager, lambda c: c.mutes(), b"[]"),
+    "alertmanager, its alerts": Subject(alertmanager, lambda c: c.notify(NOTE), takes=ANSWERED),
+    "elastic_logs": Subject(
+        lambda url, _: patient(ElasticLogs("logs", ElasticLogs.Config(url=url, api_key="env:CANARY"))),
+        lambda c: c.poll(),
+        searched,
+    ),
+    "elastic_out": Subject(
+        lambda url, folder: ElasticOut(
+            "out", ElasticOut.Config(url=url, api_key="env:CANARY", timeout=LIMIT_S), state=folder
+        ),
+        lambda c: c.keep([PAUSED]),
+        installed,
+    ),
+    "elastic_predictions": Subject(
+        lambda url, _: patient(
+            ElasticPredictions("p", ElasticPredictions.Config(url=url, index="i", model="m", api_key="env:CANARY"))
+        ),
+        lambda c: c.read(),
+        searched,
+    ),
     "flag_http": Subject(
         lambda url, _: FlagHttp(
             "f", FlagHttp.Config(
@@ -273,6 +337,11 @@ SUBJECTS = {
         lambda url, _: Prometheus("prom", Prometheus.Config(url=url, token="env:CANARY", timeout=LIMIT_S)),
         lambda c: c.poll(),
         lambda head: PROMETHEUS % (b'{"resultType": "vector", "result": []}' if b"/query" in head else b"[]"),
+    ),
+    "remote_write": Subject(
+        lambda url, _: RemoteWrite("rw", RemoteWrite.Config(url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)),
+        wrote,
+        takes=ANSWERED,
     ),
     "trainer_http": Subject(
         lambda url, _: TrainerHttp(
@@ -337,6 +406,8 @@ async def used(subject: Subject, connector) -> tuple[str, str]:
 async def test_whatever_comes_back(name, fault, tmp_path, monkeypatch):
     monkeypatch.setenv("CANARY", CANARY)
     subject = SUBJECTS[name]
+    if name.startswith("elastic"):
+        pytest.importorskip("elasticsearch", reason="needs the extra `elastic`")
     async with broken(fault, tmp_path) as side:
         side.said = subject.said
         connector = subject.make(side.url, tmp_path)

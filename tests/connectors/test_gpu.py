@@ -226,6 +226,181 @@ async def test_a_driver_that_wants_a_reset_says_so(
         gpu.close()
 
 
+@pytest.mark.parametrize(
+    ("number", "action"),
+    [
+        ("0", None),
+        ("1", "reset"),
+        ("2", "reboot"),
+        ("3", "drain"),
+        ("4", "drain_and_reset"),
+        ("7", "reboot"),
+    ],
+)
+async def test_the_action_that_the_driver_asks_for_is_named(
+    library, stub, monkeypatch, number, action
+):
+    monkeypatch.setenv("NVML_STUB_RECOVERY", number)
+    gpu = Gpu("gpu", Gpu.Config(library=library, timeout=10.0))
+    try:
+        frame = await gpu.poll()
+    finally:
+        gpu.close()
+    asked = {
+        dict(s.labels)["action"]: v
+        for s, v in zip(frame.series, frame.values, strict=True)
+        if s.metric == "gpu.recovery_asked" and s.entity == FIRST
+    }
+    assert asked == {a: float(a == action) for a in ("reset", "reboot", "drain", "drain_and_reset")}
+    assert value(frame, "gpu.recovery_needed", FIRST) == float(number != "0")
+
+
+async def test_errors_that_memory_could_not_correct(gpu: Gpu, stub: Stub):
+    before = await gpu.poll()
+    assert value(before, "gpu.remapped_rows_count", FIRST, type="uncorrected") == 0.0
+    stub.set("ecc")
+    frame = await gpu.poll()
+    assert value(frame, "gpu.ecc_errors_total", FIRST, type="uncorrected") == 2.0
+    assert value(frame, "gpu.uncorrected_errors_count", FIRST) == 2.0
+    assert value(frame, "gpu.remapped_rows_count", FIRST, type="uncorrected") == 4.0
+    assert value(frame, "gpu.remapped_rows_count", FIRST, type="corrected") == 1.0
+    assert value(frame, "gpu.remap_failed", FIRST) == 1.0
+    assert value(frame, "gpu.xid_seen", FIRST, xid="48") == 1.0
+    assert value(frame, "gpu.uncorrected_errors_count", SECOND) == 0.0
+
+
+async def test_the_power_brake_shows_in_clock_and_reasons(gpu: Gpu, stub: Stub):
+    stub.set("braked")
+    frame = await gpu.poll()
+    assert value(frame, "gpu.clock_ratio", FIRST) == 0.5
+    held = {r for r in ("power_cap", "power_brake", "hardware_slowdown", "thermal", "hardware_thermal")
+            if value(frame, "gpu.throttled", FIRST, reason=r)}  # fmt: skip
+    assert held == {"power_cap", "power_brake", "hardware_slowdown"}
+
+
+async def test_memory_replays_and_errors_of_links(gpu: Gpu, stub: Stub):
+    frame = await gpu.poll()
+    assert value(frame, "gpu.memory_temperature_celsius", FIRST) == 61.0
+    assert value(frame, "gpu.memory_clock_hertz", FIRST) == 2619e6
+    assert value(frame, "gpu.memory_busy_ratio", FIRST) == 0.4
+    assert value(frame, "gpu.pcie_replays_total", FIRST) == 3.0
+    assert value(frame, "gpu.nvlink_errors_total", FIRST, type="crc") == 0.0
+    stub.set("split")
+    frame = await gpu.poll()
+    kinds = {"crc": 38.0, "replay": 52.0, "recovery": 59.0}
+    assert {k: value(frame, "gpu.nvlink_errors_total", FIRST, type=k) for k in kinds} == kinds
+    assert "gpu.nvlink_errors_total" not in {s.metric for s in frame.series if s.entity == SECOND}
+
+
+async def test_older_gpus_retire_pages(library: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NVML_STUB_PAGES", "1")
+    gpu = Gpu("gpu", Gpu.Config(library=library, timeout=10.0))
+    try:
+        frame = await gpu.poll()
+    finally:
+        gpu.close()
+    assert value(frame, "gpu.retired_pages_count", SECOND, type="corrected") == 5.0
+    assert value(frame, "gpu.retired_pages_count", SECOND, type="uncorrected") == 1.0
+    assert value(frame, "gpu.remap_pending", SECOND) == 1.0
+    assert "gpu.retired_pages_count" not in {s.metric for s in frame.series if s.entity == FIRST}
+
+
+async def test_a_field_that_is_not_supported_is_asked_once(
+    library, stub, monkeypatch, tmp_path: Path
+):
+    monkeypatch.setenv("NVML_STUB_ASKED", str(tmp_path / "asked"))
+    gpu = Gpu("gpu", Gpu.Config(library=library, timeout=10.0))
+    try:
+        for _ in range(3):
+            await gpu.poll()
+    finally:
+        gpu.close()
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked.count("0 82") == 3
+    assert asked.count("0 230") == asked.count("0 29") == asked.count("1 38") == 1
+
+
+# ---- instances
+
+PART, OTHER_PART = (Entity("gpu", f"MIG-00000000-0000-0000-0000-0000000000{i}") for i in (10, 11))
+
+
+async def test_instances_of_a_split_gpu_run_on_it(gpu: Gpu, stub: Stub):
+    whole = await gpu.poll()
+    assert value(whole, "gpu.mig_enabled", FIRST) == 0.0
+    assert value(whole, "gpu.mig_instances_count", FIRST) == 0.0
+    assert "gpu.mig_enabled" not in {s.metric for s in whole.series if s.entity == SECOND}
+    stub.set("mig")
+    frame = await gpu.poll()
+    assert list(frame.series) == sorted(set(frame.series))
+    assert value(frame, "gpu.mig_enabled", FIRST) == 1.0
+    assert value(frame, "gpu.mig_instances_count", FIRST) == 2.0
+    assert value(frame, "gpu.memory_utilization_ratio", PART) == 0.25
+    assert value(frame, "gpu.processes_count", OTHER_PART) == 0.0
+    assert "gpu.reachable" not in {s.metric for s in frame.series if s.entity == PART}
+    assert np.isnan(value(frame, "gpu.utilization_ratio", FIRST))  # NVML tells none of a split GPU
+    assert of_host(frame, "host.gpus_count") == 2.0
+    told = {s.entity: s for s in frame.seen}
+    assert {(e.kind, e.dst) for e in told[PART].edges} == {("runs_on", FIRST)}
+    assert dict(told[PART].attrs)["multiprocessors"] == "60"
+    assert dict(told[PART].attrs)["name"] == "Stub H100 MIG 3g.40gb"
+    again = await gpu.poll()
+    assert again.series is frame.series
+    assert again.seen == ()
+    assert sum("instance" in line for line in await gpu.describe()) == 2
+
+
+async def test_an_instance_that_is_taken_down_is_gone_and_no_fault(gpu: Gpu, stub: Stub):
+    stub.set("mig")
+    await gpu.poll()
+    stub.set("mig1")
+    frame = await gpu.poll()
+    (gone,) = frame.seen
+    assert (gone.entity, gone.gone) == (OTHER_PART, True)
+    assert OTHER_PART not in {s.entity for s in frame.series}
+    assert value(frame, "gpu.mig_instances_count", FIRST) == 1.0
+    stub.set("mig")
+    back = await gpu.poll()
+    assert [s.entity for s in back.seen] == [OTHER_PART]
+    # what a split GPU does not support it may support again
+    stub.set("healthy")
+    frame = await gpu.poll()
+    assert {s.entity for s in frame.seen if s.gone} == {PART, OTHER_PART}
+    assert value(frame, "gpu.utilization_ratio", FIRST) == 0.87
+
+
+async def test_instances_of_a_driver_that_hangs_keep_their_series(gpu: Gpu, stub: Stub):
+    stub.set("mig")
+    before = await gpu.poll()
+    stub.set("failing")
+    frame = await gpu.poll()
+    assert frame.series is before.series
+    assert frame.seen == ()
+    assert np.isnan(value(frame, "gpu.memory_used_bytes", PART))
+
+
+async def test_a_process_holds_memory_of_each_gpu_and_instance(gpu: Gpu, stub: Stub, monkeypatch):
+    monkeypatch.setenv("NVML_STUB_PID", str(os.getpid()))
+    gpu._pids_are_ours = True
+    stub.set("mig")
+    frame = await gpu.poll()
+    held = {
+        dict(s.labels)["gpu"]: v
+        for s, v in zip(frame.series, frame.values, strict=True)
+        if s.metric == "process.gpu_memory_bytes"
+    }
+    assert held == dict.fromkeys((FIRST.key, SECOND.key, PART.key), 2.0 * 2**30)
+    (mine,) = [s for s in frame.seen if s.entity.kind == "process"]
+    assert {e.dst for e in mine.edges} == {FIRST, SECOND, PART}
+
+
+async def test_instances_do_not_keep_us_from_leaving_gpus_to_another_source(gpu: Gpu, stub: Stub):
+    stub.set("mig")
+    await gpu.poll()
+    gpu.cede(frozenset({FIRST, SECOND}))
+    assert (await gpu.poll()).series == ()
+
+
 async def test_a_link_that_is_down_is_counted_out(gpu: Gpu, stub: Stub):
     stub.set("split")
     frame = await gpu.poll()

@@ -122,7 +122,14 @@ def trees(tmp_path: Path) -> tuple[Path, Path]:
         "proc/self/mountinfo": "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n",
         "sys/class/block/sda1/partition": "1\n",
         "sys/class/net/eth0/operstate": "down\n",
+        "sys/class/net/eth0/carrier_changes": "6\n",
+        "sys/class/net/eth0/device/vendor": "0x8086\n",
+        "sys/class/net/eth0/speed": "10000\n",
+        "sys/class/net/tap0/device/vendor": "0x1af4\n",
+        "sys/class/net/tap0/speed": "-1\n",
         "sys/class/net/lo/operstate": "unknown\n",
+        "proc/mdstat": "md0 : active raid1 sdb1[1] sda1[0]\n      5 blocks super 1.2 [2/2] [UU]\n",
+        "sys/devices/system/edac/mc/mc0/ce_count": "4\n",
     }
     for name, text in files.items():
         path = tmp_path / name
@@ -396,6 +403,15 @@ async def test_network_by_interface(small: Host):
     assert value(frame, "host.network_drops_total", interface="eth0", direction="in") == 2
     assert value(frame, "host.network_up", interface="eth0") == 0
     assert value(frame, "host.network_up", interface="lo") == 1
+    assert value(frame, "host.network_carrier_changes_total", interface="eth0") == 6
+    assert np.isnan(value(frame, "host.network_carrier_changes_total", interface="lo"))
+
+
+async def test_what_only_some_hosts_have_is_in_the_same_frame(small: Host):
+    frame = await small.poll()
+    assert value(frame, "host.raid_degraded", array="md0") == 0
+    assert all_of(frame, "host.network_speed_bytes_per_second") == {"eth0": 1.25e9}
+    assert value(frame, "host.memory_errors_total", controller="mc0", type="corrected") == 4
 
 
 async def test_protocols_are_read_by_name(small: Host):

@@ -326,9 +326,24 @@ async def test_promote_and_roll_back_are_a_stack(root, make):
     await one.promote("fraud", "2", "10", "b")
     assert pointer(root)["previous"] == ["1"]
     await one.promote("fraud", "10", "2", "c")
-    assert (pointer(root)["version"], pointer(root)["previous"]) == ("10", ["2", "1"])
+    assert (pointer(root)["version"], pointer(root)["previous"]) == ("10", ["3", "2", "1"])
     assert pointer(root)["by"] == "c"
     assert time.time() - pointer(root)["changed"] < 60
+
+
+async def test_putting_back_restores_the_champions_between_unless_somebody_wrote_the_pointer(
+    root, make
+):
+    one = make()
+    await one.promote("fraud", "1", "3", "a")  # over 2
+    assert (pointer(root)["version"], pointer(root)["previous"]) == ("1", [])
+    await one.promote("fraud", "3", "1", "a")
+    assert (pointer(root)["version"], pointer(root)["previous"]) == ("3", ["2", "1"])
+    await one.promote("fraud", "1", "3", "a")
+    point(root, "1")  # by hand: what it took the place of is not known any more
+    await one.promote("fraud", "3", "1", "a")
+    assert pointer(root)["version"] == "3"
+    assert pointer(root)["previous"] == ["1"]
 
 
 async def test_what_others_set_is_not_overwritten(root, make):

@@ -16,13 +16,14 @@ from agent.errors import Unavailable
 from agent.ports import Choosy, Note, Notifier
 from agent.testing import NOTIFIER_FAULTS, Hearing, check_notifier
 from agent.trying import look
+from connectors.alertmanager import Alertmanager
 from connectors.grafana_annotations import GrafanaAnnotations
 from connectors.heartbeat import Heartbeat
 from connectors.mail import Mail
 from connectors.pagerduty import PagerDuty
 from connectors.webhook import Webhook
 
-HOOK, WAY = "whsec_CANARY123456", "CANARYpath123456"
+HOOK, WAY, AM_TOKEN = "whsec_CANARY123456", "CANARYpath123456", "Bearer amCANARY123456"
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def secrets(monkeypatch):
     monkeypatch.setenv("PD_KEY", PagerDutySide.KEY)
     monkeypatch.setenv("GRAFANA_TOKEN", GrafanaSide.TOKEN)
     monkeypatch.setenv("HOOK_SECRET", HOOK)
+    monkeypatch.setenv("AM_TOKEN", AM_TOKEN)
     monkeypatch.setenv("SMTP_PASSWORD", PASSWORD)
 
 
@@ -100,6 +102,16 @@ def make(name, folder, pair):
     side = {"pagerduty": PagerDutySide, "grafana_annotations": GrafanaSide}.get(name, Side)()
     if name == "pagerduty":
         return hearing(side, pagerduty(side.url), lambda: list(side.triggers), side.KEY)
+    if name == "alertmanager":
+        own = Alertmanager.Config(
+            url=side.url, headers={"authorization": "env:AM_TOKEN"}, alerts=["page"], timeout=0.5
+        )
+
+        def told():
+            sent = [json.loads(body) for *_, body in side.asked if body]
+            return [alert["labels"]["incident"] for alerts in sent for alert in alerts]
+
+        return hearing(side, Alertmanager(name, own, state=folder), told, AM_TOKEN)
     if name == "webhook":
         said = lambda: [json.loads(body)["key"] for *_, body in side.asked]  # noqa: E731
         return hearing(side, webhook(side.url, folder), said, HOOK, WAY)
@@ -107,7 +119,7 @@ def make(name, folder, pair):
     return hearing(side, grafana(side.url), ids, side.TOKEN)
 
 
-WAYS = ("pagerduty", "grafana_annotations", "webhook", "mail")
+WAYS = ("pagerduty", "grafana_annotations", "webhook", "mail", "alertmanager")
 CHECKS = ("once", "faults", "again", "quiet", "looks")
 
 
@@ -119,7 +131,7 @@ async def test_contract(name, check, tmp_path, pair):
     assert [one.name for one in checks] == list(CHECKS)
     with structlog.testing.capture_logs() as logs:
         await next(one for one in checks if one.name == check).run()
-    for planted in (PagerDutySide.KEY, GrafanaSide.TOKEN, HOOK, WAY, PASSWORD):
+    for planted in (PagerDutySide.KEY, GrafanaSide.TOKEN, HOOK, WAY, PASSWORD, AM_TOKEN):
         assert planted not in str(logs)
 
 
@@ -163,6 +175,7 @@ async def test_where_nobody_listens_the_note_waits(name, tmp_path, pair):
     ways = {
         "pagerduty": lambda: pagerduty(url), "grafana_annotations": lambda: grafana(url),
         "webhook": lambda: webhook(url, tmp_path), "mail": lambda: mail(port, pair),
+        "alertmanager": lambda: Alertmanager("alertmanager", Alertmanager.Config(url=url)),
     }  # fmt: skip
     way = ways[name]()
     note = Note("k", 5.0, "page", "title", "text", event="opened")
@@ -173,7 +186,7 @@ async def test_where_nobody_listens_the_note_waits(name, tmp_path, pair):
 @pytest.mark.parametrize(
     ("name", "variable"),
     [("pagerduty", "PD_KEY"), ("grafana_annotations", "GRAFANA_TOKEN"), ("webhook", "HOOK_SECRET"),
-     ("mail", "SMTP_PASSWORD")],
+     ("mail", "SMTP_PASSWORD"), ("alertmanager", "AM_TOKEN")],
 )  # fmt: skip
 async def test_a_secret_that_is_not_there_is_named_and_the_note_waits(
     name, variable, tmp_path, pair, monkeypatch

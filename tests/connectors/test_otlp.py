@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agent.errors import Refused
 from agent.ports import Pushed
 from connectors import _otlp
+from connectors._otlp_wire import fields
 from connectors.predictions import Predictions
 
 NANO = 1_764_000_000_250_000_000
@@ -155,9 +156,9 @@ def test_it_goes_all_the_way_to_columns_and_is_answered_as_the_protocol_wants(en
     if kind == "application/json":
         assert json.loads(said)["partialSuccess"]["rejectedLogRecords"] == "1"
     else:
-        (field, inner), *_ = _otlp._fields(memoryview(said))
+        (field, inner), *_ = fields(memoryview(said))
         assert field == 1
-        assert dict(_otlp._fields(inner))[1] == 1
+        assert dict(fields(inner))[1] == 1
     assert _otlp.answer(kind, 0)[2] in (b"", b"{}")
 
 

@@ -139,7 +139,7 @@ async def test_who_burns_cpu_comes_to_the_top_with_its_cores(source: Processes, 
     assert facts["pid"] == facts["pgid"] == str(job.pid)
     assert facts["start"] == str(start_of(job.pid))
     assert facts["command"].startswith(sys.executable)
-    assert facts["nice"] == "0"
+    assert facts["nice"] == str(os.nice(0))
     (edge,) = sighted(frames)[entity_of(job.pid)].edges
     assert (edge.kind, edge.src, edge.dst) == ("runs_on", entity_of(job.pid), this_host())
 

@@ -5,7 +5,7 @@
 Moments are the beginnings and ends of what the hands do (`act:a:before`, `report:done:after`), of every entry of the
 journal (`journal:intent:before`), the effect itself (`effect:r1/a:after`), and the middle of what takes long
 (`hold:b:middle`); from the second time on in one life with a number (`report:acting:after#2`). Every moment that passes
-is appended to FOLDER/moments. It ends when the run has; the file FOLDER/answer is a person's yes. DATABASE is the
+is appended to FOLDER/moments. It ends when the run has; the files FOLDER/answer-* are a person's yes. DATABASE is the
 address of a database for the runs, instead of a file.
 """
 
@@ -29,7 +29,7 @@ from agent.errors import Refused
 from agent.hands import RealHands
 from agent.journal import Journal
 from agent.pipeline import record_plan
-from agent.runner import PlannedApproval, PlannedVerify, Until
+from agent.runner import PlannedApproval, PlannedVerify, Until, asked_for
 from agent.runs_store import RunsDatabase
 
 FAST_AGAIN = ("service.latency_p95_seconds < 0.2",)
@@ -38,7 +38,11 @@ SCENARIOS = {
         "steps": (
             step("a", params={"name": "a", "to": 1.0, "takes": 0.1}),
             step("n", "shout"),
-            step("b", until=Until(FAST_AGAIN, 30.0, 10_000.0)),
+            step(
+                "b",
+                until=Until(FAST_AGAIN, 30.0, 10_000.0),
+                approve=PlannedApproval("admin", 600.0),
+            ),
         ),
         "verify": PlannedVerify(5.0, 10_000.0, FAST_AGAIN),
         "then": (step("s", "shout", params={"text": "${verdict.verdict}"}),),
@@ -193,17 +197,21 @@ async def main(folder, scenario, die_at="", database=""):
 
 
 async def answer(folder, stage, tell):
-    """Let the person of the story say yes, a moment after they were asked."""
-    if (folder / "answer").exists():
-        made = stage.memory.plans["r1"]
+    """Let the person of the story say yes, to the run and to its step, each a moment after they were asked."""
+    asked = stage.memory.runs["r1"].plan_hash
+    step_, _ = asked_for(stage.memory.plans["r1"], asked)
+    said = folder / f"answer-{step_}"
+    if said.exists():
         try:
-            await stage.runner.approve("r1", "ann", yes=True, plan_hash=made.hash)
+            await stage.runner.approve("r1", "ann", yes=True, plan_hash=asked)
         except Refused:  # said before the last crash
-            (folder / "answer").unlink()
-    elif "r1:ask" in stage.memory.notes and stage.hands.answer("r1") is None:
+            said.unlink()
+    elif f"r1:ask:{step_}".rstrip(":") in stage.memory.notes and not any(
+        a["plan_hash"] == asked for a in stage.hands.answers("r1")
+    ):
         await asyncio.sleep(MIDDLE_S)
-        tell("approval:middle")
-        (folder / "answer").touch()
+        tell(f"approval:{step_}:middle")
+        said.touch()
 
 
 def run(folder, scenario, die_at="", database=""):

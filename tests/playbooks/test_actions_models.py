@@ -86,6 +86,35 @@ async def test_roll_back_goes_to_the_champion_before_and_undo_restores_all_of_it
     assert (pointer(root)["version"], pointer(root)["previous"]) == ("3", ["2", "1"])
 
 
+@pytest.mark.parametrize(
+    "act",
+    [lambda m: RollBack(RollBack.Params(to="1"), m), lambda m: Promote(Promote.Params(version="1"), m)],
+    ids=["roll_back", "promote"],
+)  # fmt: skip
+async def test_undo_of_a_long_jump_gives_back_the_champions_between(root, models, act):
+    verb = act(models)
+    before = {k: pointer(root)[k] for k in ("version", "previous")}
+    one = await planned(verb, step("promote"))
+    done = await verb.run(one)
+    assert (pointer(root)["version"], pointer(root)["previous"]) == ("1", [])
+    await verb.undo(one, done.undo)
+    assert {k: pointer(root)[k] for k in ("version", "previous")} == before
+    assert (await RollBack(RollBack.Params(), models).observe(step("roll_back")))["goal"] == "2"
+
+
+async def test_undo_of_a_long_jump_is_refused_when_somebody_moved_it_since(root, models):
+    verb = Promote(Promote.Params(version="1"), models)
+    one = await planned(verb, step("promote"))
+    done = await verb.run(one)
+    await models.promote("fraud", "2", "1", "alice")
+    await models.promote(
+        "fraud", "1", "2", "alice"
+    )  # the same version again, and a decision of hers
+    with pytest.raises(Refused, match="changed by others"):
+        await verb.undo(one, done.undo)
+    assert (pointer(root)["version"], pointer(root)["by"]) == ("1", "alice")
+
+
 async def test_two_roll_backs_go_further_back_not_forth(root, models):
     for goal in ("2", "1"):
         act = RollBack(RollBack.Params(), models)

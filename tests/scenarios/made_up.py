@@ -77,6 +77,13 @@ WAIT_CPU, WAIT_MEMORY, WAIT_IO = (
 )
 MEMORY, SWAP = s("host.memory_utilization_ratio", HOST), s("host.swap_utilization_ratio", HOST)
 KILLS = s("host.oom_kills_per_second", HOST)
+KERNEL = {
+    e: s("host.kernel_event_seen", HOST, event=e, **of)
+    for e, of in (
+        ("oom_kill", {"program": "java", "cgroup": "/docker/1"}), ("read_only", {"device": "sda1"}),
+        ("memory_error", {"device": "MC0"}), ("segfault", {"program": "java"}),
+    )
+}  # fmt: skip
 DISK = s("host.disk_utilization_ratio", HOST, mount="/")
 DISK_BUSY = s("host.disk_busy_ratio", HOST, device="sda")
 WRITES = s("host.disk_write_latency_seconds", HOST, device="sda")
@@ -134,11 +141,12 @@ CALM: dict[Series, tuple[float, float]] = {
     **dict.fromkeys(WATTS, (300.0, 8.0)), **dict.fromkeys(NVLINKS, (18.0, 0.0)),
     DRIVER: (1.0, 0.0), FILES: (0.1, 0.001), **dict.fromkeys([*CLEANUP, *CONTAINED], (0.0, 0.0)),
     **dict.fromkeys([*ECC, *PENDING, *FAILED, *HOT, *BRAKE, *CAP], (0.0, 0.0)),
-    **dict.fromkeys(REPLICA_P95, (0.03, 0.003)), **dict.fromkeys(BLIND, (0.0, 0.0)),
+    **dict.fromkeys(REPLICA_P95, (0.03, 0.003)), **dict.fromkeys([*BLIND, *KERNEL.values()], (0.0, 0.0)),
 }  # fmt: skip
 EXACT = frozenset({
     UP, STORE_UP, COUNT, MOUNT, WORSE, KILLS, RELATION, LATE, WRONG, MISSED, SHORT, *BROKEN, *DRIFTED, *APART,
     *HERE, *PENDING, *FAILED, *HOT, *BRAKE, *CAP, *BLIND, DRIVER, *NVLINKS, *CLEANUP, *CONTAINED,
+    *KERNEL.values(),
 })  # fmt: skip
 """States and counts: no noise is laid over them."""
 

@@ -46,6 +46,7 @@ from made_up import (
     HOST,
     HOT,
     INPUT_PSI,
+    KERNEL,
     KILLS,
     LABELS,
     LATE,
@@ -196,6 +197,14 @@ PAIRS: dict[str, tuple[Picture, Picture]] = {
             **SLOW, MEMORY: 0.985, SWAP: 0.7, WAIT_MEMORY: 0.4, KILLS: 0.5, COUNT: 2.0, UP: 0.0, ERRORS: 0.3,
         }),
         pic("serving.crash", SHOP, {**SLOW, COUNT: 1.0, UP: 0.0, ERRORS: 0.5}),
+    ),
+    "the kernel killed a process of the service's machine; not: a program crashed by itself": (
+        pic("host.memory", HOST, {ERRORS: 0.3, KERNEL["oom_kill"]: 1.0}),
+        pic("unknown", SHOP, {ERRORS: 0.31, KERNEL["segfault"]: 1.0}),
+    ),
+    "a file system turned read-only; not: memory of the machine fails": (
+        pic("host.disk", HOST, {ERRORS: 0.3, KERNEL["read_only"]: 1.0}),
+        pic("hardware.host", HOST, {ERRORS: 0.3, KERNEL["memory_error"]: 1.0}),
     ),
     "disk full; not: a backup writes and makes it slow": (
         pic("host.disk", HOST, {ERRORS: 0.3, DISK: 0.995}),

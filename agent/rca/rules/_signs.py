@@ -41,6 +41,11 @@ class Sign:
         return self.said or what(self.metric)
 
 
+def kernel(event: str, said: str, weight: str = "strong") -> Sign:
+    """Return the sign that the kernel told of such an event in the last ten minutes."""
+    return Sign("host.kernel_event_seen", 0.5, labels=(("event", event),), alone=weight, said=said)
+
+
 def weigh(look: Look, case: Case, entity: Entity, signs: Sequence[Sign]) -> None:
     """Add what the signs of one entity say, the strongest few; sets the facts of the first."""
     found: list[tuple[float, Case]] = []
@@ -105,7 +110,7 @@ def _moved(m: Measured, sign: Sign) -> bool:
 
 def _words(sign: Sign, m: Measured, value: float) -> str:
     if SIGNALS[sign.metric].unit == "bool" or math.isnan(m.usual):
-        inner = ", ".join(v for _, v in m.series.labels)
+        inner = ", ".join(v for k, v in m.series.labels if k != "event")  # that is in `said`
         unit = SIGNALS[sign.metric].unit
         number = "" if unit == "bool" else f" ({say(value, unit)})"
         return sign.what + (f" ({inner})" if inner and unit == "bool" else "") + number

@@ -9,7 +9,7 @@ import numpy as np
 from agent.model import Entity
 from agent.rca.case import Case, numbers, what
 from agent.rca.look import Look, Measured
-from agent.rca.rules._signs import Sign, weigh
+from agent.rca.rules._signs import Sign, kernel, weigh
 from agent.units import say
 
 
@@ -59,6 +59,7 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
             said="heat holds its clock back",
         ),
         Sign("gpu.temperature_celsius", 80.0),
+        Sign("gpu.memory_temperature_celsius", 90.0),
         Sign("gpu.temperature_margin_celsius", 5.0, -1),
     ),
     "hardware.gpu.power": (
@@ -91,6 +92,8 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
             "gpu.pcie_generation_ratio", 0.9, -1, said="the generation at which its PCIe link runs"
         ),
         *_xids("an NVLink failed", 74, *range(144, 151)),
+        Sign("gpu.nvlink_errors_per_second", 0.1),
+        Sign("gpu.pcie_replays_per_second", 1.0),
     ),
 }
 _STEPS: Final = {
@@ -105,6 +108,7 @@ _DRIVER: Final = (
          said="the GPU driver and its library are of two versions"),
     Sign("host.gpu_driver_up", 0.5, -1, alone="gpu fault", said="the GPU driver does not answer"),
 )  # fmt: skip
+_SWITCH: Final = (kernel("nvswitch_error", "an NVSwitch reports an error", "gpu fault"),)
 _HANGS: Final = _xids("work on the GPU does not end", 8, 46, 62, 109, weight="strong")
 _BUSY: Final = 0.95
 _DRAWS: Final = 0.4
@@ -155,12 +159,14 @@ def _step(look: Look, case: Case) -> None:
 
 
 def _driver(look: Look) -> list[Case]:
+    """Return what is wrong for all GPUs of the machine: their driver, and the switch between them."""
     host = look.host
     if host is None:
         return []
-    case = Case("hardware.gpu.lost", host)
-    weigh(look, case, host, _DRIVER)
-    return [case] if case.evidence else []
+    driver, switch = Case("hardware.gpu.lost", host), Case("hardware.gpu.link", host)
+    weigh(look, driver, host, _DRIVER)
+    weigh(look, switch, host, _SWITCH)
+    return [case for case in (driver, switch) if case.evidence]
 
 
 def _replica(look: Look, card: Entity) -> dict[str, str]:

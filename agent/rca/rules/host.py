@@ -1,4 +1,4 @@
-"""Rules of the branch `host`: what a machine is short of, who takes it, and the network between caller and callee."""
+"""Rules of the branch `host`, and its hardware: what a machine is short of, who takes it, what of it fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent.model import Entity, Evidence, Series
 from agent.rca.case import Case, numbers
 from agent.rca.look import Look
 from agent.rca.rules import _service as service
-from agent.rca.rules._signs import Sign, weigh
+from agent.rca.rules._signs import Sign, kernel, weigh
 from agent.rca.weights import WEIGHTS
 from agent.units import say
 
@@ -28,6 +28,9 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
             alone="decisive",
             said="the container's processes are killed for want of memory",
         ),
+        kernel("oom_kill", "the kernel killed a process for want of memory"),
+        Sign("host.group_oom_kills_per_second", 0.0, alone="strong",
+             said="processes of a container or unit are killed for want of memory"),
         Sign("host.memory_utilization_ratio", 0.9),
         Sign("host.swap_utilization_ratio", 0.2),
         Sign(
@@ -38,11 +41,19 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
         ),
         Sign("host.allocation_stalls_per_second"),
         Sign("host.cgroup_memory_ratio", 0.95),
+        Sign("host.group_memory_ratio", 0.95),
     ),
     "host.disk": (
         Sign(
             "host.mount_reachable", 0.5, -1, alone="decisive", said="a file system does not answer"
         ),
+        kernel("read_only", "a file system was made read-only after an error", "decisive"),
+        kernel("file_system_error", "a file system is damaged"),
+        kernel("io_error", "a disk does not read or write"),
+        kernel("server_silent", "a file server does not answer"),
+        kernel("raid_degraded", "a disk was thrown out of a RAID"),
+        kernel("hung_task", "a task waits in the kernel for minutes, as on a disk that does not answer"),
+        Sign("host.raid_degraded", 0.5, said="a software RAID lacks disks"),
         Sign("host.disk_utilization_ratio", 0.99, alone="strong", said="a file system is full"),
         Sign("host.disk_inodes_ratio", 0.99, alone="strong", said="the inodes are used up"),
         Sign("host.disk_utilization_ratio", 0.95),
@@ -60,6 +71,11 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
     ),
     "host.network": (
         Sign("host.network_up", 0.5, -1, said="an interface is down"),
+        Sign("host.infiniband_up", 0.5, -1, said="a port of InfiniBand is down"),
+        kernel("link_down", "an interface lost its link"),
+        kernel("transmit_timeout", "an interface sends nothing"),
+        kernel("conntrack_full", "the firewall dropped packets, for it can track no more connections"),
+        Sign("host.infiniband_errors_per_second", 0.1),
         Sign("host.network_errors_per_second", 1.0),
         Sign("host.network_drops_per_second", 5.0),
         Sign("host.tcp_retransmits_per_second", 2.0),
@@ -87,6 +103,8 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
             said="CPU time that the hypervisor gives to others",
         ),
         Sign("host.cgroup_throttled_ratio", 0.1),
+        Sign("host.group_throttled_ratio", 0.1),
+        kernel("cpu_hot", "heat holds a CPU back"),
         Sign("host.cpu_busy_ratio", 0.9),
         Sign("host.load1_count"),
         Sign(
@@ -96,7 +114,16 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
             said="the time that tasks wait for a CPU",
         ),
     ),
-}
+    "hardware.host": (
+        kernel("memory_error", "memory of the host failed and could not be corrected", "decisive"),
+        kernel("machine_check", "the CPU reports an error of the hardware"),
+        kernel("kernel_bug", "the kernel hit a bug of its own", "decisive"),
+        kernel("lockup", "a CPU is stuck in the kernel", "decisive"),
+        Sign("host.memory_errors_per_second", 0.0, labels=(("type", "uncorrected"),), alone="decisive",
+             said="memory errors that could not be corrected"),
+        Sign("host.memory_errors_per_second", 0.1, labels=(("type", "corrected"),)),
+    ),
+}  # fmt: skip
 SIGNALS_READ: Final = tuple(dict.fromkeys(s.metric for some in _SIGNS.values() for s in some))
 _FULL: Final = 0.97
 """Of the memory of a GPU. Servers that take most of it at the start stay below, and they do not move."""
@@ -165,6 +192,7 @@ def exhausted(look: Look) -> list[Case]:
             weigh(look, case, entity, signs)
             if kind == "gpu":
                 _memory_of(look, case)
+                _holder(look, case)
             if case.evidence:
                 out.append(case)
     return out
@@ -182,6 +210,21 @@ def _memory_of(look: Look, case: Case) -> None:
     m = look.measure("gpu.memory_utilization_ratio", card)
     if m is not None and m.now > _FULL and m.moved > 1 - _FULL:
         case.add("strong", f"the memory of {card.key} is used up ({numbers(m)})", m)
+
+
+def _holder(look: Look, case: Case) -> None:
+    """Say who holds most of the memory of a GPU that is used up, where that can be seen."""
+    held = [
+        (look.world.get(s) or 0.0, s.entity)
+        for s in look.world.find("process.gpu_memory_bytes")
+        if ("gpu", case.entity.key) in s.labels
+    ]
+    if case.evidence and held:
+        most, who = max(held)
+        attrs = look.world.attrs(who)
+        name = attrs.get("command") or attrs.get("name", who.key)
+        case.facts |= {"process": who.id, "command": name}
+        case.say(f"{name} holds {say(most, 'bytes')} of it")
 
 
 def network_between(look: Look) -> list[Case]:

@@ -1,0 +1,455 @@
+"""The streams of OTLP by number: what counts becomes a rate, distributions become quantiles, streams become columns.
+
+    Points -> newest of each stream -> rate between its own times -> addends -> columns of ours -> SampleBatch
+
+A stream is one set of attributes of one metric of one resource. Rates and quantiles are of the time since they were
+made last, at least nine tenths of an interval, by the times that the points carry: a point that comes late, twice, or
+after a restart of its sender spoils none. Sums of deltas are accumulated first. Streams of several processes or routes
+that are one column of ours are added, or joined as the column says; buckets of distributions are merged.
+
+Bounded: so many streams a sender; what nobody sent for ten minutes makes room when a sender has no more.
+Cost: some ten vector operations a request over all streams, Python only for what is new and for distributions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from agent.calls import Names
+from agent.collect import patience_of
+from agent.model import BoolArray, Edge, Entity, FloatArray, IntArray, Series, Sighting
+from agent.ports import Book, SampleBatch
+from agent.survey import TARGETS_LAST_S, Survey
+from connectors._otlp_buckets import joined, quantiles
+from connectors._otlp_columns import (
+    AHEAD_S,
+    DELTA,
+    DELTA_GAUGE,
+    GAUGE,
+    NOBODY,
+    RISING,
+    Laid,
+    Rows,
+    State,
+    timely,
+)
+from connectors._otlp_histograms import Exponential, Table
+from connectors._otlp_metrics import Distribution, Header, Metric, Points, Spread
+from connectors._otlp_names import (
+    QUANTILES,
+    Fold,
+    Place,
+    Placed,
+    model_edges,
+    placed,
+    resource_labels,
+    texts,
+)
+from connectors._proc import this_host
+
+KEEP_S: Final = 600.0
+_SWEEP_S: Final = 60.0
+_CALLS_LAST_S: Final = 3600.0
+_AGAIN_S: Final = 60.0
+_GOING_S: Final = 300.0
+_MOST_QUANTILES: Final = 10
+_MOST_TABLES: Final = 64
+"""Sets of bounds; histograms of others have no quantiles."""
+_NONE: Final = -1
+
+
+@dataclass(slots=True)
+class _Group:
+    """Quantiles that several streams are merged into: of each its column."""
+
+    columns: list[tuple[float, int]]
+    scale: float
+
+
+class Streams:
+    """All streams of one connector. Is the Register of `points_of`.
+
+    most      streams of one sender
+    every_s   how often frames are made
+    """
+
+    def __init__(
+        self, source: str, most: int, every_s: float, names: Names, *, own: Entity | None = None
+    ) -> None:
+        self._source = source
+        self._most = most
+        self._every_s = every_s
+        self._names = names
+        self._own = own
+        self._book = Book(secrets.token_hex(8))
+        self._columns: dict[Series, int] = {}
+        self._folds: list[Fold] = []
+        """Of each column; those of quantiles have no addends."""
+        self._addends: list[tuple[int, int, float, float]] = []
+        """Stream, column, scale, weight."""
+        self._laid: Laid | None = None
+        self._known: dict[tuple[Any, ...], Metric] = {}
+        self._keys: list[tuple[Any, ...]] = [()]
+        self._numbers: dict[tuple[Any, ...], int] = {}
+        self._senders: Counter[str] = Counter()
+        self._full: set[str] = set()
+        self._swept_at = -math.inf
+        self._tables: dict[bytes, int] = {}
+        self._table: list[Table] = []
+        self._exponential: dict[int, Exponential] = {}
+        self._quantiles: dict[int, dict[float, int]] = {}
+        """Of streams of summaries: quantile -> its stream."""
+        self._groups: dict[tuple[Series, ...], int] = {}
+        self._merged: list[_Group] = []
+        self._edges: list[Edge | None] = [None]
+        self._edge_of: dict[Edge, int] = {}
+        self._survey = Survey(names)
+        self._surveyed: tuple[int, ...] = ()
+        self._looked_at = -math.inf
+        self._stirred = False
+        self._resources: list[Mapping[str, str]] = [{}]
+        self._resource_of: dict[str, int] = {}
+        self._calls: dict[Edge, float] = {}
+        self._state = State(1)
+
+    # ---- register
+
+    def metric(self, key: tuple[Any, ...]) -> Metric | None:
+        """Return a metric that is known."""
+        return self._known.get(key)
+
+    def know(self, key: tuple[Any, ...], metric: Metric) -> None:
+        """Take a new one; what is beyond the bound is read anew each time."""
+        if len(self._known) < 2 * self._most:
+            self._known[key] = metric
+
+    def stream(self, metric: Metric, attributes: Mapping[str, Any], *, sender: str) -> int:
+        """Return the number of a stream; -1 = its sender has too many."""
+        if self._senders[sender] >= self._most:
+            self._full.add(sender)
+            return -1
+        self._senders[sender] += 1
+        labels = texts(attributes)
+        who = resource_labels(metric.resource)
+        said = json.dumps(who, sort_keys=True)
+        key = (sender, said, metric.scope, metric.header, tuple(sorted(labels.items())))
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = self._new(key, metric.header, who, labels)
+        return number
+
+    def _new(
+        self,
+        key: tuple[Any, ...],
+        header: Header,
+        who: Mapping[str, str],
+        labels: Mapping[str, str],
+    ) -> int:
+        own, fallback = self._own or this_host(), Entity("source", self._source)
+        place = placed(header, who, labels, self._names, own=own, fallback=fallback)
+        if place is None:
+            return NOBODY
+        resource = self._resource_of.setdefault(key[1], len(self._resources))
+        if resource == len(self._resources):
+            self._resources.append(who)
+            self._stirred = True
+        if header.shape in {"gauge", "sum"}:
+            number = self._allot(key, resource, _kind(header))
+            self._add(number, [p for p in place.places if p.part == "value"])
+            return number
+        number = self._allot(key, resource, GAUGE)
+        totals = DELTA if header.delta else RISING
+        count, total = (self._allot((*key, part), resource, totals) for part in ("count", "sum"))
+        self._add(count, [p for p in place.places if p.part == "count"])
+        self._add(total, [p for p in place.places if p.part == "sum"])
+        of = self._state
+        of.count[number], of.sum[number] = count, total
+        of.group[number] = self._group(place) if header.shape != "summary" else _NONE
+        if place.calls is not None:
+            of.edge[number] = self._edge_of.setdefault(place.calls, len(self._edges))
+            if of.edge[number] == len(self._edges):
+                self._edges.append(place.calls)
+        if header.shape == "exponential":
+            self._exponential[number] = Exponential(header.delta, int(of.group[number]))
+        of.delta[number] = header.delta
+        return number
+
+    def _allot(self, key: tuple[Any, ...], resource: int, kind: int) -> int:
+        self._keys.append(key)
+        self._state.grow(kind, resource)
+        return len(self._keys) - 1
+
+    def _add(self, number: int, places: Sequence[Place]) -> None:
+        for place in places:
+            column = self._column(place.series, place.fold)
+            self._addends.append((number, column, place.scale, place.weight))
+        self._laid = None
+
+    def _column(self, series: Series, fold: Fold) -> int:
+        column = self._columns.get(series)
+        if column is None:
+            column = self._columns[series] = len(self._folds)
+            self._book.series.append(series)
+            self._folds.append(fold)
+        return column
+
+    def _group(self, place: Placed) -> int:
+        if not place.quantiles:
+            return _NONE
+        key = tuple(series for _, series in place.quantiles)
+        group = self._groups.get(key)
+        if group is None:
+            columns = [(q, self._column(series, "max")) for q, series in place.quantiles]
+            group = self._groups[key] = len(self._merged)
+            self._merged.append(_Group(columns, place.scale))
+        return group
+
+    # ---- a request
+
+    def take(self, points: Points, now: float) -> SampleBatch:
+        """Take the points of a request; return the columns that they move."""
+        taken = points.stream >= 0
+        left_out = int((~taken).sum())
+        rows = [Rows(
+            points.stream[taken], points.start[taken], points.ts[taken], points.value[taken], points.gone[taken]
+        )]  # fmt: skip
+        closed: set[int] = set()
+        for spread in points.spread:
+            left_out += int((spread.stream < 0).sum())
+            rows.append(self._spread(spread.at(spread.stream > NOBODY), now, closed))
+        for number, point in points.distributions:
+            if number > NOBODY:
+                rows.append(self._distribution(number, point, now, closed))
+            left_out += number < 0
+        moved = self._state.update(Rows.joined(rows).on_time(now), now, self._every_s)
+        at, values = self._folded(moved, now)
+        sharp = list(self._sharp(np.array(sorted(closed), dtype=np.int64), now))
+        why = ""
+        if left_out:
+            why = (
+                f"{', '.join(sorted(self._full))[:80]}: more than {self._most} series; raise `most_series`, "
+                "or send fewer attributes"
+            )
+        batch = SampleBatch(
+            self._source, self._book,
+            np.append(at, np.array([c for c, _ in sharp], dtype=np.int64)),
+            np.append(values, np.array([v for _, v in sharp], dtype=np.float64)),
+            self._every_s, tuple(self._sightings(now)), left_out, why,
+        )  # fmt: skip
+        if self._full and now - self._swept_at >= _SWEEP_S:
+            self._swept_at = now
+            self._sweep(now)
+        return batch
+
+    def _spread(self, spread: Spread, now: float, closed: set[int]) -> Rows:
+        """Take histograms of the same bounds; return the points of their totals."""
+        of, stream = self._state, spread.stream
+        ts = np.where((spread.ts <= 0) | (spread.ts > now + AHEAD_S), now, spread.ts)
+        of.came[stream] = now
+        for i in np.unique(of.edge[stream]).tolist():
+            if (edge := self._edges[i]) is not None:
+                self._calls[edge] = now
+        told = ~np.isnan(spread.total)
+        table = self._tables.get(spread.bounds)
+        if table is None and spread.bounds and len(self._table) < _MOST_TABLES:
+            table = self._tables[spread.bounds] = len(self._table)
+            self._table.append(Table(np.frombuffer(spread.bounds, dtype="<f8")))
+        wanted = of.group[stream] != _NONE
+        if table is not None and wanted.any():
+            for number in np.unique(stream[wanted & (of.table[stream] != table)]).tolist():
+                if of.table[number] != _NONE:  # its bounds have changed
+                    self._table[of.table[number]].leave(of.row[number])
+                row = self._table[table].add(int(of.group[number]), delta=bool(of.delta[number]))
+                of.table[number], of.row[number] = table, row
+            some = replace(spread, ts=ts).at(wanted)
+            closed.update(
+                self._table[table].take(of.row[some.stream], some, now, self._every_s).tolist()
+            )
+        return Rows(
+            np.append(of.count[stream], of.sum[stream[told]]),
+            np.append(spread.start, spread.start[told]), np.append(ts, ts[told]),
+            np.append(spread.count, spread.total[told]), np.append(spread.gone, spread.gone[told]),
+        )  # fmt: skip
+
+    def _distribution(self, number: int, point: Distribution, now: float, closed: set[int]) -> Rows:
+        """Take an exponential histogram or a summary; return the points of its totals and quantiles."""
+        of = self._state
+        ts = timely(point.ts, now)
+        of.came[number] = now
+        if (edge := self._edges[of.edge[number]]) is not None:
+            self._calls[edge] = now
+        values = [(of.count[number], point.count)]
+        if not math.isnan(point.total):
+            values.append((of.sum[number], point.total))
+        streams = self._quantiles.setdefault(number, {}) if point.quantiles else {}
+        for q, value in point.quantiles:
+            if q not in streams and len(streams) < _MOST_QUANTILES:
+                streams[q] = self._quantile_stream(number, q)
+            if q in streams:
+                values.append((streams[q], value))
+        one = self._exponential.get(number)
+        if one is not None and one.take(point, ts, now, self._every_s) and one.group != _NONE:
+            closed.add(one.group)
+        n = len(values)
+        return Rows(
+            np.array([stream for stream, _ in values], dtype=np.int64), np.full(n, point.start), np.full(n, ts),
+            np.array([value for _, value in values]), np.full(n, point.flagged),
+        )  # fmt: skip
+
+    def _quantile_stream(self, number: int, q: float) -> int:
+        """Make a stream of a quantile that the sender itself has made."""
+        sender, said, scope, header, labels = self._keys[number]
+        gauge = replace(header, shape="gauge")
+        labels = (*labels, ("quantile", f"{q:g}"))
+        who = self._resources[self._state.resource[number]]
+        return self._new((sender, said, scope, gauge, labels), gauge, who, dict(labels))
+
+    def _sharp(self, groups: IntArray, now: float) -> Iterable[tuple[int, float]]:
+        """Return the quantiles of groups: of what all their streams brought last."""
+        if not groups.size:
+            return
+        oldest = now - patience_of(self._every_s)
+        others: dict[int, list[FloatArray]] = {}
+        for one in self._exponential.values():
+            if one.came >= oldest and len(one.recent):
+                others.setdefault(one.group, []).append(one.recent)
+        counts = [table.merged(groups, oldest) for table in self._table]
+        holds: list[BoolArray] = [np.asarray(c.any(axis=1)) for c in counts]
+        many: BoolArray = np.asarray(np.sum([*holds, np.isin(groups, list(others))], axis=0) > 1)
+        alone = [
+            {q: table.quantiles(c, q) for q, _ in QUANTILES} if h.any() else {}
+            for table, c, h in zip(self._table, counts, holds, strict=True)
+        ]
+        for i, number in enumerate(groups.tolist()):
+            group = self._merged[number]
+            mine = [t for t, h in enumerate(holds) if h[i]]
+            if len(mine) == 1 and not many[i]:
+                for q, column in group.columns:
+                    yield column, float(alone[mine[0]][q][i]) * group.scale
+                continue
+            parts = [self._table[t].buckets(counts[t][i]) for t in mine]
+            merged = joined([*parts, *others.get(number, ())])
+            found = quantiles(merged, [q for q, _ in group.columns])
+            for (_, column), value in zip(group.columns, found, strict=True):
+                yield column, value * group.scale
+
+    def _folded(self, moved: IntArray, now: float) -> tuple[IntArray, FloatArray]:
+        """Return the columns that streams are addends of, and their values."""
+        if self._laid is None:
+            self._laid = Laid.of(self._addends, self._folds)
+        fresh = self._state.came >= now - patience_of(self._every_s)
+        return self._laid.fold(moved, np.where(fresh, self._state.out, np.nan))
+
+    # ---- who is there
+
+    def _sightings(self, now: float) -> Iterable[Sighting]:
+        """Say again each minute who sends, and whom it calls."""
+        if 0 <= now - self._looked_at < _AGAIN_S and not self._stirred:
+            return
+        self._looked_at, self._stirred = now, False
+        going = self._state.resource[self._state.came >= now - _GOING_S]
+        there = tuple(np.unique(going[going > 0]).tolist())
+        labels = [self._resources[i] for i in there]
+        if there != self._surveyed:
+            self._surveyed = there
+            self._survey.table([("target_info", one) for one in labels])
+        _, seen = self._survey.look(now, np.ones(len(labels)))
+        yield from seen
+        edges: dict[Entity, list[Edge]] = {}
+        for edge in itertools.chain.from_iterable(model_edges(one, self._names) for one in labels):
+            edges.setdefault(edge.src, []).append(edge)
+        for src, some in edges.items():
+            yield Sighting(src, edges=tuple(dict.fromkeys(some)), lasts_s=TARGETS_LAST_S)
+        calls: dict[Entity, list[Edge]] = {}
+        self._calls = {e: at for e, at in self._calls.items() if now - at <= _GOING_S}
+        for edge in self._calls:
+            calls.setdefault(edge.src, []).append(edge)
+        for src, some in calls.items():
+            yield Sighting(src, edges=tuple(some), lasts_s=_CALLS_LAST_S)
+
+    # ---- making room
+
+    def _sweep(self, now: float) -> None:
+        """Forget the streams that nobody sent for long; number the others anew."""
+        alive = self._state.came > now - KEEP_S
+        alive[NOBODY] = True
+        of = self._state
+        whole = np.flatnonzero(of.count)
+        alive[of.count[whole]] = alive[of.sum[whole]] = alive[whole]
+        for number, streams in self._quantiles.items():
+            alive[list(streams.values())] = alive[number]
+        self._full.clear()
+        if alive.all():
+            return
+        to = np.where(alive, np.cumsum(alive) - 1, -1)
+        self._state.keep(alive)
+        used = np.unique(self._state.resource)
+        self._state.resource[:] = np.searchsorted(used, self._state.resource)
+        self._resources = [self._resources[i] for i in used.tolist()]
+        place = {old: i for i, old in enumerate(used.tolist())}
+        self._resource_of = {said: place[i] for said, i in self._resource_of.items() if i in place}
+        self._surveyed, self._stirred = (), True
+        self._keys = list(itertools.compress(self._keys, alive.tolist()))
+        self._numbers = {k: int(to[i]) for k, i in self._numbers.items() if alive[i]}
+        self._senders.clear()
+        for key, metric in list(self._known.items()):
+            metric.streams = {
+                k: 2 * int(to[two >> 1]) + (two & 1) for k, two in metric.streams.items() if alive[two >> 1]
+            }  # fmt: skip
+            if metric.streams:
+                self._senders[key[0]] += len(metric.streams)
+            else:
+                del self._known[key]
+        of.count[:] = np.where(of.count > 0, to[of.count], 0)
+        of.sum[:] = np.where(of.sum > 0, to[of.sum], 0)
+        self._quantiles = {
+            int(to[i]): {q: int(to[n]) for q, n in streams.items()}
+            for i, streams in self._quantiles.items() if alive[i]
+        }  # fmt: skip
+        self._exponential = {int(to[i]): one for i, one in self._exponential.items() if alive[i]}
+        self._regroup()
+        self._rewrite([(int(to[i]), *rest) for i, *rest in self._addends if alive[i]])
+
+    def _regroup(self) -> None:
+        """Number anew the groups, and the rows of tables, that streams still have."""
+        of = self._state
+        used = np.unique(of.group[of.group != _NONE])
+        new = {old: i for i, old in enumerate(used.tolist())}
+        of.group[:] = np.where(of.group != _NONE, np.searchsorted(used, of.group), _NONE)
+        self._merged = [self._merged[i] for i in used.tolist()]
+        self._groups = {k: new[i] for k, i in self._groups.items() if i in new}
+        for one in self._exponential.values():
+            one.group = new.get(one.group, _NONE)
+        for t, table in enumerate(self._table):
+            theirs = np.flatnonzero(of.table == t)
+            table.keep(of.row[theirs], of.group[theirs])
+            of.row[theirs] = np.arange(len(theirs))
+
+    def _rewrite(self, addends: list[Any]) -> None:
+        """Begin a book with the columns that are still wanted."""
+        wanted = {c for _, c, *_ in addends} | {c for g in self._merged for _, c in g.columns}
+        new = {old: i for i, old in enumerate(sorted(wanted))}
+        series = [s for s, c in self._columns.items() if c in new]
+        self._folds = [self._folds[c] for c in sorted(wanted)]
+        self._columns = {s: new[self._columns[s]] for s in series}
+        ordered = sorted(series, key=lambda s: self._columns[s])
+        self._book = Book(secrets.token_hex(8), ordered)
+        self._addends = [(i, new[c], scale, weight) for i, c, scale, weight in addends]
+        for group in self._merged:
+            group.columns = [(q, new[c]) for q, c in group.columns]
+        self._laid = None
+
+
+def _kind(header: Header) -> int:
+    if header.shape == "gauge" or not header.monotonic:
+        return DELTA_GAUGE if header.shape == "sum" and header.delta else GAUGE
+    return DELTA if header.delta else RISING
