@@ -90,7 +90,7 @@ class Truth:
         hit = joined.status == 1
         if not hit.any():
             return
-        rows, truth, known_since = joined.rows, np.asarray(truth), np.asarray(known_since)
+        rows = joined.rows
         if not hit.all():  # to copy them costs as much as to find them
             rows, truth, known_since = rows[hit], truth[hit], known_since[hit]
         model.versus.labelled(rows, truth, model.regression, lambda name: _slicings(model, name))

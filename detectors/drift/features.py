@@ -60,6 +60,7 @@ _FAST_ROWS: Final = 64.0
 _MOST_COUNTED: Final = 65_535
 """Of magnitudes, in a cell: two bytes each."""
 _LEAST_ROWS: Final = 30.0
+_BUFFER: Final = 128
 _STRETCH: Final = 100
 """Rows of the reference in which a contract is tried; what breaks so often there is no news."""
 _USUAL_TIMES: Final = 2
@@ -258,10 +259,14 @@ class Features:
         """Return the columns of numbers: edges are few, so to compare with all is quicker than to search."""
         out: Columns = np.zeros(x.shape, dtype=np.uint8)
         over = np.empty(x.shape, dtype=np.bool_)
-        with np.errstate(invalid="ignore"):
+        # numpy copies an edge into its buffer again and again where a row of x is shorter than that
+        usual = np.setbufsize(_BUFFER)
+        try:
             for edge in self._edges.T:
                 np.greater_equal(x, edge[:, None], out=over)
                 out += over.view(np.uint8)
+        finally:
+            np.setbufsize(usual)
         np.putmask(out, out > self._last_bin, np.uint8(ABOVE))
         np.putmask(out, np.isnan(x), np.uint8(MISSING))
         return out
