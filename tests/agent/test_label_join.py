@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.label_join import LabelJoin, confidence_of, keys_of, rows_of, set_confidence
+from agent.label_join import LabelJoin, confidence_of, firsts, keys_of, rows_of, set_confidence
 
 
 def add(join: LabelJoin, ids: list[str], ts: float = 0.0, tenure: int = 1, said: int = 0) -> None:
@@ -39,6 +39,18 @@ def test_keys_are_stable_across_runs_and_no_id_is_zero():
     assert keys_of(long).tolist() == [int(keys_of([one])[0]) for one in long]
     assert len(set(keys_of(long).tolist())) == len(long)
     assert len(set(keys_of([str(i) for i in range(100_000)]).tolist())) == 100_000
+
+
+def test_keys_that_share_slot_and_tag_are_told_apart_and_only_the_first_of_each_is_joined():
+    join = LabelJoin(100.0, 10_000)
+    # all bits that the table knows are alike; these are not
+    keys = np.uint64(0x1234 << 49 | 7) | np.arange(1, 201, dtype=np.uint64) << np.uint64(20)
+    join.add(rows_of(keys[:100], np.zeros(100), 1, np.arange(100)))
+    assert join.known(keys).tolist() == [True] * 100 + [False] * 100
+    joined = join.label(np.concatenate((keys[50:], keys[50:52])))
+    assert joined.status.tolist() == [1] * 50 + [0] * 100 + [2, 2]
+    assert joined.rows["said"][:50].tolist() == list(range(50, 100))
+    assert firsts(np.array([3, 1, 3, 2, 1])).tolist() == [True, True, False, True, False]
 
 
 def test_a_prediction_takes_one_label_and_says_whose_it_was():

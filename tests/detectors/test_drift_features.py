@@ -316,3 +316,23 @@ def test_the_reference_of_a_dump_is_the_reference():
     np.testing.assert_array_equal(again.edges, f._ref.edges)
     assert again.names == f._ref.names
     del rng
+
+
+def test_values_fall_where_a_search_among_the_edges_puts_them():
+    r = np.random.default_rng(8)
+    watch = Features(CONFIG)
+    x = r.lognormal(0, 2, (2, 3000))
+    watch.fit({"a": x[0], "b": np.round(x[1]), "c": np.array(["u", "v"] * 1500, dtype=object)})
+    ref = watch._ref
+    edges = ref.edges[0, : ref.bins[0] + 1]
+    values = np.concatenate((edges, np.nextafter(edges, -np.inf), [np.nan, np.inf, -np.inf], x[0]))
+    n = len(values)
+    words = np.array([["u", None, "new", 5][i % 4] for i in range(n)], dtype=object)
+    columns, _, _ = watch._place(n, {"a": values, "b": values, "c": words})
+    for i in range(2):
+        at = np.searchsorted(ref.edges[i], values, side="right")
+        at[at > ref.bins[i]] = reference.ABOVE
+        at[np.isnan(values)] = reference.MISSING
+        assert columns[i].tolist() == at.tolist()
+    known = [ref.values[2]["u"], reference.MISSING, reference.WRONG, reference.WRONG]
+    assert columns[2].tolist() == [known[i % 4] for i in range(n)]
