@@ -21,12 +21,12 @@ test: .venv/all build/outside ## everything: lint, types, layers, unit, live and
 	@$(MAKE) --no-print-directory check acts
 	$(BIN)/pytest -m "live and not long and not demo and not slow" $(ARGS)
 
-check: .venv/all lint unit ## lint, types and unit tests: six minutes on two cores
+check: .venv/all lint unit ## lint, types and unit tests: ten minutes on two cores
 
-# More at a time than cores: unit tests wait for processes as much as they compute. What measures runs alone, in `test`.
+# Two at a time: unit tests wait for processes as much as they compute. What measures runs alone, in `test`.
 .PHONY: lint unit acts
 unit: .venv/all
-	$(BIN)/pytest -q -n 3 -m "not live and not demo and not slow and not long"
+	$(BIN)/pytest -q -n 2 -m "not live and not demo and not slow and not long"
 
 # The demo waits for minutes and computes little, long tests compute: beside each other, and the demo goes first.
 acts: .venv/all

@@ -83,8 +83,13 @@ def server() -> Iterator[Server]:
         made.end()
 
 
+def heard(frame: Frame, entity: Entity) -> list[Sighting]:
+    """Return what is told of the ports of a group; whom it calls, is told beside."""
+    return [s for s in frame.seen if s.entity == entity and "listen" in dict(s.attrs)]
+
+
 def ports_of(frame: Frame, entity: Entity) -> set[str]:
-    (sighting,) = [s for s in frame.seen if s.entity == entity]
+    (sighting,) = heard(frame, entity)
     return set(dict(sighting.attrs)["listen"].split(","))
 
 
@@ -141,7 +146,7 @@ async def test_a_listener_that_stops_to_listen_is_not_gone(source: Connections):
     assert port in ports_of(frame, me)
     listener.close()
     frame = await source.poll()
-    (now,) = [s for s in frame.seen if s.entity == me]
+    (now,) = heard(frame, me)
     assert not now.gone
     assert port not in dict(now.attrs)["listen"].split(",")
 

@@ -177,7 +177,9 @@ async def broken(fault: str, folder: Path):
         yield side
     finally:
         server.close()
+        await asyncio.sleep(0.01)  # a connection that was just taken gets its turn, and is ended
         await side.close()
+        await asyncio.sleep(0.01)
 
 
 @cache
