@@ -269,7 +269,7 @@ class KubernetesSide(Side):
 
 async def until(check: Any) -> None:
     """Wait for something that another thread does."""
-    for _ in range(1000):
+    for _ in range(6000):
         if check():
             return
         await asyncio.sleep(0.01)

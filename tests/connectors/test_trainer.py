@@ -82,7 +82,7 @@ def oom_score(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
-async def until(check, seconds: float = 10.0) -> None:
+async def until(check, seconds: float = 60.0) -> None:
     for _ in range(int(seconds / 0.02)):
         if check():
             return
