@@ -93,6 +93,12 @@ class Tail:
             self.close()
             raise Unavailable(f"{self.path} cannot be read: {wrong.strerror}") from None
 
+    def first_line(self) -> bytes:
+        """Return the first line of the file that is open, which names the columns of a table; b"" = not whole yet."""
+        head = os.pread(self._handle, _CHUNK, 0) if self._handle >= 0 else b""
+        line, end, _ = head.partition(b"\n")
+        return line if end else b""
+
     def close(self) -> None:
         """Give the descriptor back."""
         if self._handle >= 0:

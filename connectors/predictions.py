@@ -34,7 +34,7 @@ from agent.errors import BadRecords, Refused, Unavailable
 from agent.ports import Arrival, Inlet, LabelBatch, PredictionBatch, Pushed, Taken
 from agent.registry import connector
 from agent.units import Bytes, Duration
-from connectors import _cloudevents, _otlp, _sketches
+from connectors import _cloudevents, _csv_lines, _otlp, _sketches
 from connectors._aside import Aside
 from connectors._personal import Personal, Settings
 from connectors._records import Reader, Rows, Task, records_of
@@ -71,7 +71,7 @@ class Predictions:
         """Where the records come from."""
 
         path: Path | None = None
-        """Log of predictions; `*` in the name follows several files (one a worker)."""
+        """Log of predictions, JSON lines or `.csv`; `*` in the name follows several files (one a worker)."""
         labels: Path | None = None
         """Log of labels, when they are not in the same file; `*` as above."""
         model: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")] = ""
@@ -153,7 +153,7 @@ class Predictions:
         if there is not None and there != here:
             got.places[str(path)] = there
             got.bad += there.dropped - (here.dropped if here is not None else 0)
-        return found
+        return _csv_lines.records(tail.first_line(), found) if path.suffix == ".csv" else found
 
     def _paths(self, pattern: Path | None) -> list[Path]:
         """Return the files of a pattern: those there are, and those that we are in and that lost their name."""

@@ -975,3 +975,39 @@ def test_trace_ids_come_along_and_what_is_none_is_left_out():
     rows = Rows("auto")
     rows.take({"ts": 1.0, "pred": "1"}, "fraud")
     assert rows.arrivals()[0].traces == ()
+
+
+# ---- CSV that grows
+
+
+async def test_a_csv_that_grows_is_read_by_its_first_line(tmp_path, make):
+    path = tmp_path / "log.csv"
+    path.write_bytes(
+        b"id,ts,version,pred,proba,age,features.country,tags.region\r\nr1,1764000001,3,0,0.9,41,DE,eu\r\nr2,17"
+    )
+    feed = make(path=path, model="fraud")
+    (batch,) = await feed.read()
+    assert (batch.model, batch.version, len(batch.ts)) == ("fraud", "3", 1)
+    with path.open("ab") as log:
+        log.write(
+            b'64000002,3,1,0.8,,"FR, south",eu\r\nr3,broken\r\nr4,1764000004,3,0,0.7,44,IT,eu\r\n'
+        )
+    with structlog.testing.capture_logs() as logs:
+        (batch,) = await feed.read()
+    assert batch.ts.tolist() == [1764000002.0, 1764000004.0]
+    assert set(batch.features) == {"age", "country"}
+    assert list(batch.features["country"]) == ["FR, south", "IT"]
+    assert [math.isnan(x) for x in batch.features["age"]] == [True, False]
+    assert [(entry["event"], entry["new"]) for entry in logs] == [("bad_records", 1)]
+    assert not await feed.read()
+
+
+async def test_a_csv_that_is_rotated_names_its_columns_anew(tmp_path, make):
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"id,ts,version,pred,age\nr1,1764000001,3,0,41\n")
+    feed = make(path=path, model="fraud")
+    assert len((await feed.read())[0].ts) == 1
+    path.rename(tmp_path / "log.csv.1")
+    path.write_bytes(b"ts,id,age,pred,version\n1764000002,r2,42,1,4\n")
+    found = [batch for _ in range(4) for batch in await feed.read()]
+    assert [(batch.version, batch.ts.tolist()) for batch in found] == [("4", [1764000002.0])]
