@@ -151,11 +151,15 @@ class ErrorBudgets:
     def _lay(self, series: tuple[Series, ...]) -> _Table:
         """Find which objective is over which column."""
         at = {s: i for i, s in enumerate(series)}
-        found = []
+        found: list[tuple[Aim, int]] = []
+        laid: set[tuple[str, Series]] = (
+            set()
+        )  # the same may be stated for a service and for all of them
         for aim in self._aims:
             for i, one in enumerate(series):
-                if not aim.over(one):
+                if not aim.over(one) or (aim.name, one) in laid:
                     continue
+                laid.add((aim.name, one))
                 if (aim, one) not in self._rows and len(self._rows) >= MOST:
                     log.warning(
                         "error_budgets_full", most=MOST, objective=aim.name, not_counted=str(one)
@@ -247,13 +251,13 @@ class ErrorBudgets:
     def load(self, state: bytes) -> None:
         """Take back what `dump` gave: of objectives that are still stated. Raises Refused when it is damaged."""
         meta, arrays = checkpoint.read(_KIND, _VERSION, state)
-        of_name = {aim.name: aim for aim in self._aims}
         lives = (arrays["hours"][2] > 0.0).any(axis=1)
         kept = []
         for i, (name, metric, kind, key, labels) in enumerate(meta["rows"]):
-            aim = of_name.get(name)
             one = Series(metric, Entity(kind, key), tuple((k, v) for k, v in labels))
-            if aim is not None and aim.over(one) and lives[i]:
+            # of two services that state the same, each has its own
+            aim = next((a for a in self._aims if a.name == name and a.over(one)), None)
+            if aim is not None and lives[i]:
                 kept.append((aim, one, i))
         self._rows = {(aim, one): k for k, (aim, one, _) in enumerate(kept)}
         self._tables = {}

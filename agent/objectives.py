@@ -15,6 +15,7 @@ from typing import Final
 from agent.catalogue import SIGNALS
 from agent.config import Config, Objective
 from agent.model import Series
+from agent.units import say_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def aims_of(config: Config) -> tuple[Aim, ...]:
     """Return the stated objectives that have a target."""
     return tuple(
         Aim(
-            f"{_words(o)} for {o.target * 100:g} %", o.signal, *_sides(o), globs,
+            f"{_words(o)} for {o.target * 100:g} % of {say_duration(o.over)}", o.signal, *_sides(o), globs,
             tuple(sorted(o.labels.items())), o.target, o.over,
         )
         for o, globs in _stated(config)

@@ -300,10 +300,10 @@ class Docker:
         timeout_s: float = _ASK_S,
         changes: bool = False,
     ) -> Answer:
-        called = f"Docker at {self.config.socket}: {method} /{path.partition('?')[0]}"
+        where = f"/{path.partition('?')[0]} of Docker at {self.config.socket}"
         try:
             answer = await self._door.ask(
-                method, f"http://docker/{_API}/{path}", timeout_s=timeout_s, called=called,
+                method, f"http://docker/{_API}/{path}", timeout_s=timeout_s, called=where,
                 headers={"content-type": "application/json"} if body is not None else None,
                 body=json.dumps(body).encode() if body is not None else b"" if changes else None,
             )  # fmt: skip
@@ -311,6 +311,7 @@ class Docker:
             raise Unavailable(f"{away}; does Docker run, and may we write to its socket?") from None
         if answer.ok or answer.status == 304:  # it is so already
             return answer
+        called = f"{method} {where}"
         try:
             said = str(answer.json()["message"])[:300]
         except (ValueError, KeyError, TypeError):

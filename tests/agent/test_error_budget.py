@@ -174,8 +174,37 @@ def test_a_reload_keeps_what_is_still_stated():
         for s, v in zip(told.series, told.values, strict=True)
         if ("window", "1h") in s.labels
     }
-    assert burns["service.error_ratio for 99.9 %"] == pytest.approx(before["burn_ratio", "1h"])
+    assert burns["service.error_ratio for 99.9 % of 30 d"] == pytest.approx(
+        before["burn_ratio", "1h"]
+    )
     assert ErrorBudgets(aims_of(SHARE)).reload(()).take(T0, [], World()) is None
+
+
+def test_two_services_that_state_the_same_and_one_that_all_state_too_are_each_counted_once():
+    same = {"signal": "service.error_ratio", "target": 0.999}
+    stated = Config(
+        services=[{"id": "shop", "objectives": [same]}, {"id": "till", "objectives": [same]}],
+        objectives=[same, same | {"over": 7 * 86_400.0}],
+    )
+    table = tuple(
+        sorted(Series("service.error_ratio", Entity("service", name)) for name in ("shop", "till"))
+    )
+    budgets = ErrorBudgets(aims_of(stated))
+
+    def rows(budgets, start, n):
+        for i in range(n):
+            ts = start + 60.0 * i
+            told = budgets.take(ts, [Frame("web", ts, table, np.array([0.01, 0.02]))], World())
+        return told
+
+    told = rows(budgets, T0, 30)
+    # shop and till, of a month and of a week
+    assert len(told.series) == len(set(told.series)) == 4 * (len(PAIRS) + 1)
+    fresh = ErrorBudgets(aims_of(stated))
+    fresh.load(budgets.dump())
+    ends = [one.take(T0 + 60.0 * 30, [], World()) for one in (fresh, budgets)]
+    assert ends[0].series == ends[1].series == told.series
+    assert ends[0].values == pytest.approx(ends[1].values)
 
 
 def test_a_clock_that_is_set_moves_what_was_counted():
@@ -220,7 +249,7 @@ def test_limits_lie_over_the_burns_and_only_the_quick_ones_page():
     assert set(found) == set(WINDOWS)
     assert [found[w].road for w in WINDOWS] == ["objective", "objective", "finding", "finding"]
     assert [found[w].harm for w in WINDOWS] == [True, True, False, False]
-    assert found["1h"].family == "error budget burns: service.error_ratio for 99.9 %"
+    assert found["1h"].family == "error budget burns: service.error_ratio for 99.9 % of 30 d"
     # a short budget has no use for a window that is as long as itself
     week = config({"signal": "service.error_ratio", "target": 0.99, "over": 86_400.0})
     assert {dict(x.labels)["window"] for x in limits_of(week) if "burn" in x.signal} == {"1h", "6h"}
@@ -249,7 +278,7 @@ def test_the_walk_opens_an_incident_that_pages_and_what_was_recorded_is_not_coun
     (incident,) = memory.incidents.values()
     assert incident.severity == "page"
     assert {a.family for a in incident.anomalies if a.harm} >= {
-        "error budget burns: service.error_ratio for 99.9 %"
+        "error budget burns: service.error_ratio for 99.9 % of 30 d"
     }
     (left,) = [s for s in walk.history.series(SOURCE) if s.metric.endswith("left_ratio")]
     _, values = walk.history.read([left], T0, ts + 1)
