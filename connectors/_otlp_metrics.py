@@ -22,7 +22,7 @@ import numpy as np
 
 from agent.model import BoolArray, FloatArray, IntArray
 from connectors._otlp_buckets import MOST, check_bounds, exponential, none
-from connectors._otlp_wire import DAMAGE, fields, json_map, not_otlp, pair
+from connectors._otlp_wire import DAMAGE, fields, json_map, not_otlp, pair, read_varint
 from connectors._records import value_of
 
 _EMPTY: Final[tuple[int, Sequence[float]]] = (0, ())
@@ -348,19 +348,19 @@ def _parts(body: bytes, at: int, stop: int) -> Iterator[tuple[int, Any]]:
         tag = body[at]
         at += 1
         if tag >= 0x80:
-            tag, at = _varint(body, at - 1)
+            tag, at = read_varint(body, at - 1)
         kind = tag & 7
         if kind == 2:
             size = body[at]
             at += 1
             if size >= 0x80:
-                size, at = _varint(body, at - 1)
+                size, at = read_varint(body, at - 1)
             if at + size > stop:
                 raise ValueError("the message is cut off")
             yield tag >> 3, (at, at + size)
             at += size
         elif kind == 0:
-            value, at = _varint(body, at)
+            value, at = read_varint(body, at)
             yield tag >> 3, value
         elif kind == 1:
             at += 8
@@ -370,18 +370,6 @@ def _parts(body: bytes, at: int, stop: int) -> Iterator[tuple[int, Any]]:
             raise ValueError("the message is malformed")
     if at > stop:
         raise ValueError("the message is cut off")
-
-
-def _varint(body: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = body[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise ValueError("the message is malformed")
 
 
 def _metric(body: bytes, whole: memoryview, span: Span, scope: _Scope, reading: _Reading) -> None:
@@ -493,12 +481,12 @@ def _histograms(
             and body[at] == 0x32
         )
         if straight:
-            size, at = _varint(body, at + 1)
+            size, at = read_varint(body, at + 1)
             counts = body[at : at + size]
             at += size
             bounds = b""
             if at < end and body[at] == 0x3A:
-                size, at = _varint(body, at + 1)
+                size, at = read_varint(body, at + 1)
                 bounds = body[at : at + size]
                 at += size
             # least and greatest stand at the end, where they are told
@@ -577,7 +565,7 @@ def _side(data: memoryview) -> tuple[int, list[int]]:
         elif number == 2:
             body, at = bytes(inner), 0
             while at < len(body):
-                value, at = _varint(body, at)
+                value, at = read_varint(body, at)
                 counts.append(value)
                 if len(counts) > MOST:
                     raise ValueError(f"a histogram of more than {MOST} buckets")

@@ -68,7 +68,7 @@ def fields(data: memoryview) -> Iterator[tuple[int, Any]]:
         raise ValueError("the message is cut off")
 
 
-def read_varint(data: memoryview, at: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while shift < 70:
         byte = data[at]
