@@ -32,6 +32,8 @@ from agent.world import World
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from agent.monitor import Watch
+
 
 class Asleep:
     """Hooks over a journal that nobody writes. Raises ConfigError or Unavailable when it can not be read.
@@ -100,6 +102,10 @@ class Asleep:
     def asked(self) -> Asked:
         """As `models`."""
         return Asked({})
+
+    def watches(self) -> dict[str, Watch]:
+        """As `sources`."""
+        return {}
 
     def faults(self) -> list[str]:
         """What is wrong is said once, by whoever asked."""

@@ -29,6 +29,7 @@ from agent.errors import AgentError, ConfigError, Refused, Unavailable, Uncertai
 from agent.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from agent.refusals import Refusals
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = structlog.get_logger()
@@ -49,8 +50,11 @@ HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_PUBLIC: Final = frozenset({"/", "/topology", "/health", "/ready"})
+PAGES: Final = ("/", "/incidents/{id}", "/explore", "/models", "/playbooks", "/audit", "/topology")
+"""Addresses of the console: one empty page, which asks for the rest."""
+_PUBLIC: Final = frozenset({*PAGES, "/health", "/ready"})
 """What anybody may have who names us rightly: an empty page, and whether we live."""
+_READS: Final = frozenset({"GET", "HEAD"})
 
 
 class TooLarge(Refused):
@@ -73,8 +77,10 @@ class Gate:
         public_url: str = "",
         ingest: frozenset[str] = frozenset(),
         signed: frozenset[str] = frozenset(),
+        refusals: Refusals | None = None,
     ) -> None:
         self._app = app
+        self._refusals = refusals
         self._tokens = tokens
         self._telemetry = telemetry
         public = urlsplit(public_url)
@@ -106,6 +112,21 @@ class Gate:
             await told(request, error)(scope, receive, out)
         finally:
             self._count(scope, seen["status"], time.perf_counter() - start)
+            if seen["status"] in {401, 403} and scope["method"] not in _READS:
+                self._write_down(request, seen["status"])
+
+    def _write_down(self, request: Request, status: int) -> None:
+        """Note an act that was refused: whoever tried may have had a person's browser do it."""
+        if self._refusals is None:
+            return
+        state = request.scope["state"]
+        person: Person | None = state.get("person")
+        client = request.scope.get("client")
+        self._refusals.take(
+            request.method, request.url.path, status, state.get("refusal", ""),
+            request.headers.get("origin", ""),
+            person.signed if person is not None else str(client[0]) if client else "the socket",
+        )  # fmt: skip
 
     def _count(self, scope: Scope, status: int, took_s: float) -> None:
         name = getattr(scope.get("route"), "name", None) or "none"
@@ -153,7 +174,7 @@ class Gate:
         if path in self._signed:
             # its receiver asks for a signature of the body, which has not been read yet
             return Person("somebody who signs", "viewer", "nowhere")
-        if near and (path in _PUBLIC or path.startswith("/static/")):
+        if near and (path in _PUBLIC or path.startswith(("/static/", "/incidents/"))):
             return Person("somebody", "viewer", "nowhere")
         raise Unknown(
             "reading from elsewhere needs a token; make one with: homeostat token add NAME"
@@ -231,7 +252,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
 def told(request: Request, error: Exception) -> Response:
     """Turn an error into {"error", "remedy"} and the status that says whose turn it is."""
     if isinstance(error, AgentError):
-        return _expected(error)
+        return _expected(request, error)
     remedy = "see /api/openapi.json"
     if isinstance(error, pydantic.ValidationError):
         first = error.errors()[0]
@@ -249,9 +270,10 @@ def told(request: Request, error: Exception) -> Response:
     return answer({"error": "a bug in the daemon", "remedy": "its log has the traceback"}, 500)
 
 
-def _expected(error: AgentError) -> Response:
+def _expected(request: Request, error: AgentError) -> Response:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     said, _, remedy = str(error).partition("; ")
+    request.scope["state"]["refusal"] = said
     body: dict[str, Any] = {"error": said, "remedy": remedy}
     headers: dict[str, str] = {}
     if isinstance(error, ConfigError):

@@ -42,7 +42,9 @@ from agent.model_views import CompareView, EdgesView, ExplainedView, ModelView
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
+from agent.page_ways import page_ways
 from agent.ports import Labels, Sink
+from agent.refusals import Refusals
 from agent.sinks import Numbers
 from agent.telemetry import Telemetry
 from agent.units import Model
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from agent.daemon import Daemon
     from agent.journal import Entry, JournalReader
     from agent.memory import Memory
+    from agent.monitor import Watch
     from agent.pipeline import Moment
     from agent.playbook import Playbook
     from agent.world import World
@@ -307,6 +310,7 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             body=_Token, returns=dict[str, str]),
         Way("DELETE", "/api/tokens/{name}", "token_revoke", "token", "Take a token away.",
             lambda a: desk.token_revoke(a.person, a.path["name"]), returns=TokenView),
+        *page_ways(desk),
     )  # fmt: skip
 
 
@@ -440,6 +444,10 @@ class Living:
     def asked(self) -> Asked:
         """What can be asked of one model."""
         return self._daemon.models.asked
+
+    def watches(self) -> dict[str, Watch]:
+        """Sources under watch."""
+        return self._daemon.walk.monitor.watches
 
     def faults(self) -> list[str]:
         """What a person must mend."""
@@ -619,6 +627,13 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
     telemetry.replace("homeostat_bugs_total", {(str(k),): float(v) for k, v in bugs.items()})
 
 
+def refusals(desk: Desk) -> Refusals:
+    """Return what writes down acts that were refused."""
+    return Refusals(
+        lambda subject, body: desk.hooks.record("refused", subject, body, desk.hooks.now())
+    )
+
+
 def tell(events: Events, entry: Entry) -> None:
     """Tell consoles of what was just written: enough to know what to ask for again."""
     body = entry.body
@@ -709,6 +724,7 @@ async def start(daemon: Daemon) -> Site:
         inlets=inlets,
         push=daemon.collector.take,
         public_url=config.public_url,
+        refusals=refusals(desk),
     )
     host, port = split_address(config.listen)
     ingest = bound(config.ingest_listen, "ingest_listen") if config.ingest_listen else None

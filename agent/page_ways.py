@@ -1,0 +1,185 @@
+"""Ways that only the console's pages ask: any series and what moved, the journal, an incident's part of the graph.
+
+They read and change nothing. Beside the desk, as no command asks them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from pydantic import Field
+
+from agent import audit, explore, graph, views
+from agent.api import Ask, Way
+from agent.audit import CheckView, EntryDetail, JournalPage
+from agent.desk import NotThere
+from agent.errors import Refused
+from agent.explore import RankView, ScoreView, SeriesPage
+from agent.graph import IncidentGraphView
+from agent.model_features import FeaturesView, features_view
+from agent.units import Model, read_moment
+from agent.views import DecisionView
+
+if TYPE_CHECKING:
+    from agent.desk import Desk
+
+_LONGEST_S: Final = 7 * 86_400.0
+_SHORTEST_S: Final = 3.0
+
+Word = Annotated[str, Field(max_length=200)]
+When = Annotated[str, Field(max_length=40)]
+
+
+class _Find(Model):
+    """Words, all of which must be in the name."""
+
+    search: Word = ""
+    sort: Literal["rare", "name"] = "rare"
+    offset: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+
+
+class _OneSeries(Model):
+    """Which one."""
+
+    series: Annotated[str, Field(min_length=1, max_length=500)]
+    """Its text, or the metric alone where that is unique."""
+
+
+class _Window(Model):
+    """A stretch of time."""
+
+    start: When
+    """`15m` (ago), unix seconds, or ISO 8601."""
+    end: When = ""
+    """The same; empty = now."""
+    search: Word = ""
+    """Only series that have all these words in their name."""
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
+
+
+class _Record(Model):
+    """Which entries."""
+
+    kind: Word = ""
+    """One kind, or some with commas between; empty = all."""
+    subject: Annotated[str, Field(max_length=300)] = ""
+    search: Word = ""
+    since: When = ""
+    before: Annotated[int, Field(ge=0, le=2**62)] = 0
+    """Only entries with a lower number; 0 = from the newest."""
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+
+
+class _Decided(Model):
+    """Of which playbook."""
+
+    playbook: Annotated[str, Field(max_length=200)] = ""
+    limit: Annotated[int, Field(ge=1, le=200)] = 20
+
+
+class _Version(Model):
+    version: Annotated[str, Field(max_length=300)] = ""
+    """Empty = the one in use."""
+
+
+def page_ways(desk: Desk) -> tuple[Way, ...]:
+    """Return the ways."""
+    checker = audit.Checker()
+    return (
+        Way("GET", "/api/explore/series", "explore_series", "see", "Any series: how it is now, how rare that is.",
+            lambda a: _series(desk, a.query), query=_Find, returns=SeriesPage),
+        Way("GET", "/api/explore/score", "explore_score", "see", "One series as its detector sees it now.",
+            lambda a: _score(desk, a.query.series), query=_OneSeries, returns=ScoreView),
+        Way("GET", "/api/explore/rank", "explore_rank", "see", "Series by how far they moved in a window, by evidence.",
+            lambda a: _rank(desk, a), query=_Window, returns=RankView),
+        Way("GET", "/api/incidents/{id}/graph", "incident_graph", "see", "Who it is about, and the way from its cause.",
+            lambda a: _graph(desk, a.path["id"]), returns=IncidentGraphView),
+        Way("GET", "/api/models/{model}/features", "features", "see", "All features of a version, with distributions.",
+            lambda a: _features(desk, a.path["model"], a.query.version), query=_Version, returns=FeaturesView),
+        Way("GET", "/api/decisions", "decisions", "see", "What the guard said, every gate, the newest first.",
+            lambda a: _decisions(desk, a.query.playbook, a.query.limit), query=_Decided, returns=list[DecisionView]),
+        Way("GET", "/api/journal", "journal", "see", "The record, the newest first, a page at a time.",
+            lambda a: _journal(desk, a.query), query=_Record, returns=JournalPage),
+        Way("GET", "/api/journal/check", "journal_check", "see", "Whether the record is as it was written.",
+            lambda _: checker.check(desk.hooks.journal, desk.hooks.now()), returns=CheckView),
+        Way("GET", "/api/journal/{seq}", "journal_entry", "see", "One entry whole.",
+            lambda a: _entry(desk, a.path["seq"]), returns=EntryDetail),
+    )  # fmt: skip
+
+
+def _series(desk: Desk, asked: _Find) -> SeriesPage:
+    h = desk.hooks
+    return explore.page(
+        h.series(), h.world, h.watches(), h.memory.open_incidents(), desk.name,
+        search=asked.search, sort=asked.sort, offset=asked.offset, limit=asked.limit,
+    )  # fmt: skip
+
+
+def _score(desk: Desk, text: str) -> ScoreView:
+    series = desk.series(text)
+    return explore.score(series, desk.hooks.watches(), desk.hooks.world.get(series))
+
+
+async def _rank(desk: Desk, ask: Ask) -> RankView:
+    asked: _Window = ask.query
+    h = desk.hooks
+    now = h.now()
+    start, end = _moment(asked.start, now, now - 900.0), min(_moment(asked.end, now, now), now)
+    if not _SHORTEST_S <= end - start <= _LONGEST_S:
+        raise Refused(
+            f"a window of {end - start:.0f} s can not be ranked; take one between 3 s and 7 d"
+        )
+    words = asked.search.lower().split()
+    some = [
+        s
+        for s in h.series()
+        if not words
+        or all(w in f"{s} {views.title_of(s)} {desk.name(s.entity)}".lower() for w in words)
+    ]
+    return await explore.rank(some, h.read, desk.name, start, end, limit=asked.limit)
+
+
+def _graph(desk: Desk, id_: str) -> IncidentGraphView:
+    h = desk.hooks
+    i = h.memory.incidents[desk.incident(id_)["id"]]
+    return graph.of_incident(h.world, i, h.memory.open_incidents(), desk.name)
+
+
+def _features(desk: Desk, model: str, version: str) -> FeaturesView:
+    name, found = desk.hooks.asked().features(model, version)
+    return features_view(model, name, found)
+
+
+def _decisions(desk: Desk, playbook: str, limit: int) -> list[DecisionView]:
+    found = [d for d in desk.hooks.memory.decisions() if not playbook or d.playbook == playbook]
+    found.sort(key=lambda d: -d.ts)
+    return [views.decision_view(d, desk.name) for d in found[:limit]]
+
+
+def _journal(desk: Desk, asked: _Record) -> JournalPage:
+    now = desk.hooks.now()
+    return audit.page(
+        desk.hooks.journal, kinds=[k for k in asked.kind.split(",") if k], subject=asked.subject,
+        search=asked.search, since=_moment(asked.since, now, 0.0), before=asked.before or None,
+        limit=asked.limit,
+    )  # fmt: skip
+
+
+def _entry(desk: Desk, text: str) -> EntryDetail:
+    if text.isascii() and text.isdigit() and len(text) < 19:
+        found = desk.hooks.journal.read(limit=1, newest_first=True, before=int(text) + 1)
+        for entry in found:
+            if entry.seq == int(text):
+                return audit.detail(entry)
+    raise NotThere(f"the journal has no entry {text}")
+
+
+def _moment(text: str, now: float, empty: float) -> float:
+    """Read a moment; empty = `empty`. Raises Refused."""
+    if not text:
+        return empty
+    try:
+        return read_moment(text, now)
+    except ValueError as error:
+        raise Refused(str(error)) from None
