@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from agent.inlets import Inlets
-    from agent.refusals import Refusals
     from agent.ports import Arrival, Route
+    from agent.refusals import Refusals
 
     Push = Callable[[str, Sequence[Arrival]], Awaitable[None]]
     """(source, what it was sent): returns when it is taken."""

@@ -1,7 +1,7 @@
 """The journal for people: pages of it, filtered and in words, one entry whole, and whether its chain holds.
 
-    journal -> newest first, a page -> EntryView (a line of words) ... EntryDetail (the body as it was written)
-    journal -> hash chain           -> CheckView, computed in a thread, kept until something new is written
+journal -> newest first, a page -> EntryView (a line of words) ... EntryDetail (the body as it was written)
+journal -> hash chain           -> CheckView, computed in a thread, kept until something new is written
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ class BreakView(TypedDict):
 
 
 class CheckView(TypedDict):
-    """Whether the record is as it was written. hash: of the last entry; note it elsewhere to prove that nothing was cut."""
+    """Whether the record is as it was written.
+
+    hash   of the last entry: note it elsewhere to prove that nothing was cut off
+    """
 
     whole: bool
     entries: int
@@ -103,7 +106,8 @@ def detail(entry: Entry) -> EntryDetail:
 
 def line(entry: Entry) -> EntryView:
     """Return one entry in a line."""
-    by = next((v for k in ("by", "person", "ended_by") if isinstance(v := entry.body.get(k), str)), "")  # fmt: skip
+    said = (entry.body.get(k) for k in ("by", "person", "ended_by"))
+    by = next((v for v in said if isinstance(v, str)), "")
     text = " ".join(_text(entry.kind, entry.body).split())
     return {
         "seq": entry.seq, "ts": entry.ts, "kind": entry.kind, "subject": entry.subject, "by": by,
@@ -115,25 +119,41 @@ def _text(kind: str, b: dict[str, Any]) -> str:
     """Say what an entry says; what has no words of its own is shown as it was written, in part."""
     match kind:
         case "incident":
-            cause = ((b.get("diagnosis") or {}).get("causes") or [{}])[0].get("kind", "")
-            return f"{b.get('state', '')} ({b.get('severity', '')}): {b.get('title', '')}" + (f"; {cause}" if cause else "")  # fmt: skip
+            causes = (b.get("diagnosis") or {}).get("causes") or [{}]
+            cause = causes[0].get("kind", "")
+            said = f"{b.get('state', '')} ({b.get('severity', '')}): {b.get('title', '')}"
+            return said + (f"; {cause}" if cause else "")
         case "decision":
-            shut = [f"{g.get('name')} ({g.get('reason') or g.get('value')})" for g in b.get("gates", ()) if not g.get("passed")]  # fmt: skip
-            return f"allowed, mode {b.get('mode', '')}" if b.get("allowed") else f"held back: {', '.join(shut) or 'it only observes'}"  # fmt: skip
+            if b.get("allowed"):
+                return f"allowed, mode {b.get('mode', '')}"
+            shut = [
+                f"{g.get('name')} ({g.get('reason') or g.get('value')})"
+                for g in b.get("gates", ())
+                if not g.get("passed")
+            ]
+            return f"held back: {', '.join(shut) or 'it only observes'}"
         case "run":
             verdict = (b.get("outcome") or {}).get("verdict", "")
-            return f"{b.get('playbook', '')} is {b.get('state', '')}" + (f": {verdict}" if verdict else "")  # fmt: skip
+            said = f"{b.get('playbook', '')} is {b.get('state', '')}"
+            return said + (f": {verdict}" if verdict else "")
         case "plan":
             return f"{b.get('title', '')} ({b.get('playbook', '')}, mode {b.get('mode', '')})"
         case "approval":
             return "yes" if b.get("yes") else "no"
         case "change":
-            return f"{b.get('kind', '')} {b.get('before', '')} → {b.get('after', '')} {b.get('text', '')}"
+            moved = f"{b.get('before', '')} → {b.get('after', '')}"
+            return f"{b.get('kind', '')} {moved} {b.get('text', '')}"
         case _:
-            plain = {k: v for k, v in b.items() if k not in {"by", "person"} and v not in ("", None, [], {})}  # fmt: skip
-            if plain and all(isinstance(v, str | int | float | bool) for v in plain.values()):
-                return ", ".join(f"{k} {v}" for k, v in plain.items())
-            return json.dumps(plain, ensure_ascii=False)[: 2 * _WORDS] if plain else ""
+            return _plain(b)
+
+
+def _plain(body: dict[str, Any]) -> str:
+    said = {
+        k: v for k, v in body.items() if k not in {"by", "person"} and v not in ("", None, [], {})
+    }
+    if all(isinstance(v, str | int | float | bool) for v in said.values()):
+        return ", ".join(f"{k} {v}" for k, v in said.items())
+    return json.dumps(said, ensure_ascii=False)[: 2 * _WORDS]
 
 
 class Checker:

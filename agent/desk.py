@@ -1096,7 +1096,7 @@ class Desk:
         return _meant(text, {**paused, **self._entities()})
 
     def series(self, text: str) -> Series:
-        """Return the series that was meant by its text, or by its metric when that is unique; raises NotThere, Refused."""
+        """Return the series that was meant by its text, or a unique metric; raises NotThere, Refused."""
         return self._series(text)
 
     def _series(self, text: str) -> Series:

@@ -29,8 +29,9 @@ from agent.errors import AgentError, ConfigError, Refused, Unavailable, Uncertai
 from agent.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from agent.refusals import Refusals
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from agent.refusals import Refusals
 
 log = structlog.get_logger()
 
@@ -123,10 +124,13 @@ class Gate:
         person: Person | None = state.get("person")
         client = request.scope.get("client")
         self._refusals.take(
-            request.method, request.url.path, status, state.get("refusal", ""),
-            request.headers.get("origin", ""),
-            person.signed if person is not None else str(client[0]) if client else "the socket",
-        )  # fmt: skip
+            request.method,
+            request.url.path,
+            status=status,
+            why=state.get("refusal", ""),
+            origin=request.headers.get("origin", ""),
+            by=person.signed if person is not None else str(client[0]) if client else "the socket",
+        )
 
     def _count(self, scope: Scope, status: int, took_s: float) -> None:
         name = getattr(scope.get("route"), "name", None) or "none"

@@ -7,6 +7,7 @@ Cost: a pass over the newest values and over the edges that are shown, a millise
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -159,7 +160,7 @@ def of_incident(
             if len(parts) < MOST_AROUND and other.kind not in _ASIDE and _shown(world, other):
                 parts.setdefault(other, "near")
     shown = _picture(world, list(parts), incidents, name)
-    path = {frozenset(pair) for steps in ways for pair in zip(steps, steps[1:], strict=False)}
+    path = {frozenset(pair) for steps in ways for pair in itertools.pairwise(steps)}
     return {
         **shown,
         "parts": {e.id: part for e, part in parts.items()},

@@ -1,6 +1,6 @@
 """What was tried and refused, for the record: bounded, so that who floods us does not fill the journal.
 
-    Gate -> (method, path, status, why, from where) -> at most one entry a minute of a kind -> journal "refused"
+Gate -> (method, path, status, why, from where) -> at most one entry a minute of a kind -> journal "refused"
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Refusals:
         self._last: dict[tuple[str, str], float] = {}
         self._more = 0
 
-    def take(self, method: str, path: str, status: int, why: str, origin: str, by: str) -> None:
+    def take(self, method: str, path: str, *, status: int, why: str, origin: str, by: str) -> None:
         """Write that something was refused, unless the same was just written."""
         now = self._clock()
         self._last = {k: ts for k, ts in self._last.items() if now - ts < EVERY_S}

@@ -468,11 +468,11 @@ class Story:
 class House:
     """A desk with a story behind real doors."""
 
-    def __init__(self, tmp_path, now=1_795_000_000.0, **kw):
+    def __init__(self, tmp_path, now=1_795_000_000.0, *, consoles=3, **kw):
         self.story = Story(tmp_path / "state", now)
         self.desk = self.story.desk
         self.telemetry = Telemetry(self.story.now)
-        self.events = Events(most=3, room=4)
+        self.events = Events(most=consoles, room=4)
         self.pushed = []
         self._tokens = {}
         self.wall = self.story.now
@@ -528,7 +528,7 @@ def living(tmp_path, **kw):
 
     async def serve():
         made["loop"], made["end"] = asyncio.get_running_loop(), asyncio.Event()
-        house = House(tmp_path, **kw)
+        house = House(tmp_path, consoles=16, **kw)
         async with doors.serve(house.app, house.events, port=0, uds=house.socket) as site:
             house.url = f"http://127.0.0.1:{site.port}"
             house.state = tmp_path / "state"

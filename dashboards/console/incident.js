@@ -29,7 +29,7 @@ export const page = {
       h("div", { class: "columns" },
         h("div", {}, section("causes", "Why"), section("map", "Who is in it"), section("charts", "Evidence"), section("runs", "What was done")),
         h("div", { class: "side" }, section("timeline", "What happened when"))),
-      section("decisions", "What was weighed and held back"));
+      section("decisions", "What the guard said"));
   },
   draw({ full, charts, graph }) {
     $("crumb").textContent = full.id;
@@ -48,7 +48,7 @@ export const page = {
 function about(i) {
   const over = i.state === "resolved", top = i.causes[0];
   const chips = [
-    h("span", { class: `chip ${over ? "resolved" : i.severity}` }, over ? `resolved, was ${severities[i.severity]}` : severities[i.severity]),
+    h("span", { class: `chip ${over ? "resolved" : i.severity}` }, over ? { page: "resolved, users were hurt", warning: "resolved, was a warning", note: "resolved, was a note" }[i.severity] : severities[i.severity]),
     !over && i.state !== "open" ? h("span", { class: "chip" }, i.state) : null,
     i.acknowledged_by ? h("span", { class: "chip" }, `${first(i.acknowledged_by)} has it`) : null,
     i.reopened ? h("span", { class: "chip" }, `came back ${i.reopened}×`) : null,

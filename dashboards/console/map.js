@@ -4,7 +4,7 @@ import { svg } from "./dom.js";
 import { cut, lasts } from "./words.js";
 
 const WIDE = 164, HIGH = 38, GAP = 20, ROW = 76, EDGE = 18;
-const ROWS = ["model", "version", "service", "dependency", "replica", "process", "gpu", "host", "feature", "source"];
+const ROWS = ["feature", "model", "version", "service", "dependency", "replica", "process", "gpu", "host", "source"], SERVICES = 3;
 const few = (v) => (v >= 100 ? Math.round(v) : Number(v.toPrecision(2))).toString();
 
 /** Rows from top to bottom. Services stand as many rows down as there are calls above them; a circle is cut where it closes. */
@@ -22,7 +22,7 @@ function rows(nodes, edges) {
   const callers = nodes.filter((n) => n.kind === "service" || n.kind === "dependency");
   for (const n of callers) if (!called.has(n.id)) sink(n.id, 0, new Set());
   for (const n of callers) if (!depth.has(n.id)) sink(n.id, 0, new Set());
-  const at = (n) => (depth.has(n.id) ? [2, depth.get(n.id)] : [ROWS.indexOf(n.kind) < 2 ? ROWS.indexOf(n.kind) : ROWS.indexOf(n.kind) + 1, 0]);
+  const at = (n) => (depth.has(n.id) ? [SERVICES, depth.get(n.id)] : [ROWS.indexOf(n.kind), 0]);
   const keys = new Map();
   for (const n of nodes) {
     const key = at(n).map((x) => String(x).padStart(2, "0")).join(".");
@@ -68,6 +68,7 @@ export function drawMap(place, got, { picked = "", pick = null, parts = {}, path
   const high = Math.max(y - ROW + HIGH + EDGE, 60), lit = new Set(path.map((pair) => pair.join("\n")));
   place.setAttribute("viewBox", `0 0 ${wide} ${high}`);
   place.style.width = `${wide}px`;
+  place.style.minWidth = `${0.66 * wide}px`;
   place.style.aspectRatio = `${wide} / ${high}`;
   const focus = document.activeElement?.dataset?.id;
   const on = (e) => lit.has([e.src, e.dst].sort().join("\n"));

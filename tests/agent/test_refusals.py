@@ -59,10 +59,21 @@ def test_who_may_not_is_written_down_by_name(house):
 
 
 def test_looking_and_mistakes_are_not_written_down(house):
-    assert house.http("GET", "/api/status", headers={"origin": "https://evil.example"}).status_code == 403
+    assert (
+        house.http("GET", "/api/status", headers={"origin": "https://evil.example"}).status_code
+        == 403
+    )
     assert house.http("GET", "/api/tokens").status_code == 401
-    assert house.http("POST", "/api/runs/none/deny", json={}, headers=house.token("operator")).status_code == 404
-    assert house.http("POST", "/api/pause", content=b"{", headers=house.token("admin")).status_code == 400
+    assert (
+        house.http(
+            "POST", "/api/runs/none/deny", json={}, headers=house.token("operator")
+        ).status_code
+        == 404
+    )
+    assert (
+        house.http("POST", "/api/pause", content=b"{", headers=house.token("admin")).status_code
+        == 400
+    )
     assert written(house) == []
 
 
@@ -70,14 +81,14 @@ def test_a_flood_fills_no_journal():
     now, said = [0.0], []
     refusals = Refusals(lambda subject, body: said.append((subject, body)), lambda: now[0])
     for k in range(1000):
-        refusals.take("POST", "/api/pause", 401, f"reason {k}", "", "10.0.0.1")
+        refusals.take("POST", "/api/pause", status=401, why=f"reason {k}", origin="", by="10.0.0.1")
     assert len(said) == MOST
     now[0] = EVERY_S + 1
-    refusals.take("POST", "/x" * 400, 401, "again", "", "10.0.0.1")
+    refusals.take("POST", "/x" * 400, status=401, why="again", origin="", by="10.0.0.1")
     assert said[-1][1]["more"] == 1000 - MOST
     assert len(said[-1][0]) == 200
     now[0] *= 2
-    refusals.take("POST", "/x", 401, "again", "", "10.0.0.1")
+    refusals.take("POST", "/x", status=401, why="again", origin="", by="10.0.0.1")
     assert said[-1][1]["more"] == 0
 
 
@@ -90,7 +101,7 @@ def test_a_journal_that_can_not_be_written_lets_nobody_in_and_counts():
         said.append(body)
 
     refusals = Refusals(record, lambda: now[0])
-    refusals.take("POST", "/api/pause", 401, "no token", "", "x")
+    refusals.take("POST", "/api/pause", status=401, why="no token", origin="", by="x")
     now[0] = EVERY_S + 1
-    refusals.take("POST", "/api/pause", 401, "no token", "", "x")
+    refusals.take("POST", "/api/pause", status=401, why="no token", origin="", by="x")
     assert said[0]["more"] == 1
