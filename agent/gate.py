@@ -164,6 +164,7 @@ class Gate:
                 raise Unknown(
                     "only bearer tokens are understood; send: Authorization: Bearer TOKEN"
                 )
+            self._private(request, door)
             who = self._tokens.who(token.strip())
             if who.role == SENDER and not pushes:
                 raise Forbidden(
@@ -199,6 +200,16 @@ class Gate:
         forwarded = any(h in request.headers for h in ("forwarded", "x-forwarded-for", "x-real-ip"))
         host = _hostname(request.headers.get("host", ""))
         return near and host in LOOPBACK_NAMES and not forwarded
+
+    def _private(self, request: Request, door: str) -> None:
+        """Refuse a token from elsewhere without TLS before the proxy: it says so itself, or `public_url` does."""
+        told = request.headers.get("x-forwarded-proto", "")
+        tls = told.lower() == "https" if told else self._origin.startswith("https://")
+        if door == "console" and not tls and not self._from_here(request):
+            raise Forbidden(
+                "a token may not travel without TLS; open the https address, "
+                "and let the proxy send X-Forwarded-Proto: https"
+            )
 
     def _same_origin(self, request: Request) -> None:
         """Refuse what a page of somebody else has made the browser send."""

@@ -109,6 +109,18 @@ class Browser:
         elif method == "Network.requestWillBeSent":
             self.asked.append(params["request"]["url"])
 
+    def fresh(self):
+        """Forget what was logged and asked, and how the last one who used it wanted to see."""
+        self.page("Page.navigate", url="about:blank")
+        self.page("Emulation.clearDeviceMetricsOverride")
+        self.page("Emulation.setEmulatedMedia", features=[])
+        self.page(
+            "Network.emulateNetworkConditions",
+            offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1,
+        )  # fmt: skip
+        self.problems.clear()
+        self.asked.clear()
+
     def open(self, url):
         self.page("Page.navigate", url=url)
         self.wait(

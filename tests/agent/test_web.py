@@ -230,6 +230,25 @@ async def test_behind_a_proxy_reading_needs_a_token(tmp_path):
         assert (await house.http.get("/health", headers=there)).json() == {"status": "degraded"}
 
 
+@pytest.mark.parametrize(
+    ("public", "told", "status"),
+    [
+        ("https://heal.example", {}, 200),
+        ("https://heal.example", {"x-forwarded-proto": "https"}, 200),
+        ("https://heal.example", {"x-forwarded-proto": "http"}, 403),
+        ("http://heal.example", {}, 403),
+        ("http://heal.example", {"x-forwarded-proto": "https"}, 200),
+    ],
+)
+async def test_a_token_from_elsewhere_needs_tls(tmp_path, public, told, status):
+    async with open_house(tmp_path, public_url=public) as house:
+        there = {"host": "heal.example", "x-forwarded-for": "203.0.113.9", **told}
+        said = await house.http.get("/api/status", headers={**there, **house.token("viewer")})
+        assert said.status_code == status
+        here = await house.http.get("/api/status", headers=house.token("admin"))
+        assert here.status_code == 200  # nobody listens on loopback
+
+
 async def test_every_answer_carries_the_policy(house):
     for path in ("/", "/api/status", "/nothing", "/metrics", "/static/app.js"):
         headers = (await house.http.get(path)).headers
@@ -899,7 +918,7 @@ async def test_the_graph_page_and_its_script_are_there_and_need_no_inline_anythi
     assert page.headers["content-type"].startswith("text/html")
     for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
         assert (await house.http.get(name)).status_code == 200, name
-    assert not re.search(r"<script(?! defer src)|style=|\son[a-z]+=", page.text)
+    assert not re.search(r'<script(?! defer src| type="module" src)|style=|\son[a-z]+=', page.text)
     assert 'href="/topology"' in (await house.http.get("/")).text
 
 

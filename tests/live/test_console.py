@@ -25,11 +25,18 @@ def house(tmp_path):
         yield made
 
 
-@pytest.fixture
-def browser(needs, tmp_path):
-    made = Browser(needs("chromium"), tmp_path)
+@pytest.fixture(scope="module")
+def chromium(needs, tmp_path_factory):
+    made = Browser(needs("chromium"), tmp_path_factory.mktemp("chromium"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def browser(chromium):
+    """As if it were new: each house has an origin, and so a storage, of its own."""
+    chromium.fresh()
+    return chromium
 
 
 @pytest.fixture
