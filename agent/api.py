@@ -28,10 +28,10 @@ from typing_extensions import TypedDict
 
 from agent import openapi
 from agent.authority import NEEDS, Person, Tokens, Unknown, Verb
-from agent.desk import NotThere
 from agent.errors import AgentError, Refused
 from agent.events import Events
 from agent.gate import PAGES, Gate, Malformed, answer, parse, read_body, told
+from agent.meant import NotThere
 from agent.telemetry import OPENMETRICS, TEXT, Telemetry, wants_openmetrics
 from agent.units import Model
 

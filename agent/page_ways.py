@@ -12,12 +12,12 @@ from pydantic import Field
 from agent import audit, explore, graph, views
 from agent.api import Ask, Way
 from agent.audit import CheckView, EntryDetail, JournalPage
-from agent.desk import NotThere
 from agent.errors import Refused
 from agent.explore import RankView, ScoreView, SeriesPage
 from agent.graph import IncidentGraphView
+from agent.meant import NotThere, moment
 from agent.model_features import FeaturesView, features_view
-from agent.units import Model, read_moment
+from agent.units import Model
 from agent.views import DecisionView
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ async def _rank(desk: Desk, ask: Ask) -> RankView:
     asked: _Window = ask.query
     h = desk.hooks
     now = h.now()
-    start, end = _moment(asked.start, now, now - 900.0), min(_moment(asked.end, now, now), now)
+    start, end = moment(asked.start, now, now - 900.0), min(moment(asked.end, now, now), now)
     if not _SHORTEST_S <= end - start <= _LONGEST_S:
         raise Refused(
             f"a window of {end - start:.0f} s can not be ranked; take one between 3 s and 7 d"
@@ -161,7 +161,7 @@ def _journal(desk: Desk, asked: _Record) -> JournalPage:
     now = desk.hooks.now()
     return audit.page(
         desk.hooks.journal, kinds=[k for k in asked.kind.split(",") if k], subject=asked.subject,
-        search=asked.search, since=_moment(asked.since, now, 0.0), before=asked.before or None,
+        search=asked.search, since=moment(asked.since, now, 0.0), before=asked.before or None,
         limit=asked.limit,
     )  # fmt: skip
 
@@ -173,13 +173,3 @@ def _entry(desk: Desk, text: str) -> EntryDetail:
             if entry.seq == int(text):
                 return audit.detail(entry)
     raise NotThere(f"the journal has no entry {text}")
-
-
-def _moment(text: str, now: float, empty: float) -> float:
-    """Read a moment; empty = `empty`. Raises Refused."""
-    if not text:
-        return empty
-    try:
-        return read_moment(text, now)
-    except ValueError as error:
-        raise Refused(str(error)) from None

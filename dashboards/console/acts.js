@@ -8,7 +8,6 @@ import { words } from "./words.js";
 
 const p = (...text) => h("p", {}, ...text);
 const spans = [["15m", "15 minutes"], ["1h", "an hour"], ["4h", "4 hours"], ["24h", "a day"], ["7d", "a week"]];
-const seconds = { "15m": 900, "1h": 3600, "4h": 14400, "24h": 86400, "7d": 604800 };
 const lasts = { name: "for", label: "For how long", kind: "choice", value: "1h", choices: spans };
 
 /** Steps of a plan or a run, as they are now. */
@@ -44,12 +43,14 @@ export function plan(book, targets = []) {
 }
 
 function start(book, target, seen) {
-  const shut = (seen.gates || []).filter((g) => !g.passed);
-  confirmed(`${book.title || book.id} on ${seen.target ? seen.target.name : target}`, [steps(seen.steps || []),
-    seen.expect?.length ? p("Then it is checked: ", h("code", {}, seen.expect.join(" and "))) : null,
-    shut.length ? h("p", { class: "gates" }, `Shut now: ${shut.map((g) => `${g.name} (${g.reason || g.value})`).join(", ")}`) : null,
-    h("p", { class: "soft small" }, `plan ${(seen.plan_hash || "").slice(0, 12)}`)],
-  "Run it", (v) => act(`/api/playbooks/${part(book.id)}/run`, { target: seen.target ? seen.target.id : target, plan_hash: seen.plan_hash, reason: v.reason }), { stop: true });
+  const shut = seen.gates.filter((g) => !g.passed);
+  confirmed(`${seen.title || book.id} on ${seen.target.name}`, [steps([...seen.steps, ...seen.then]),
+    seen.expect.length ? p("Then it is checked: ", h("code", {}, seen.expect.join(" and "))) : null,
+    p(seen.incident ? `For ${seen.incident}${seen.cause ? `, ${seen.cause}` : ""}.` : "Nothing is known to be wrong with it."),
+    seen.allowed ? null : h("p", { class: "gates" }, `The guard does not let it now: ${seen.closed}`),
+    shut.length > 1 ? h("p", { class: "gates" }, `Shut: ${shut.map((g) => `${g.name} (${g.reason || g.value})`).join(", ")}`) : null,
+    h("p", { class: "soft small" }, `plan ${seen.hash.slice(0, 12)}`)],
+  "Run it", (v) => act(`/api/playbooks/${part(book.id)}/run`, { target: seen.target.id, plan_hash: seen.hash, reason: v.reason }), { stop: true });
 }
 
 // ---- incidents
@@ -61,7 +62,7 @@ export function ack(i) {
 
 export function snooze(i) {
   confirmed("Snooze", [p(i.title), p("Nothing is told of it until then, unless it gets worse. It is watched all the same.")], "Snooze",
-    (v) => act(`/api/incidents/${part(i.id)}/snooze`, { seconds: seconds[v.for], reason: v.reason }), { fields: [lasts, reason] });
+    (v) => act(`/api/incidents/${part(i.id)}/snooze`, { for: v.for, reason: v.reason }), { fields: [lasts, reason] });
 }
 
 export function label(i, word) {
@@ -72,7 +73,7 @@ export function label(i, word) {
 
 export function blame(i, others) {
   confirmed("Not the cause", [p(`It says: ${i.cause_entity ? `${i.cause_entity.name}, ` : ""}${i.cause_words || i.cause}.`), p("What you say is kept, and weighs the next time.")], "Say so",
-    (v) => act(`/api/incidents/${part(i.id)}/blame`, { right: v.right || null, note: v.note }),
+    (v) => act(`/api/incidents/${part(i.id)}/blame`, { right: v.right, note: v.note }),
     { fields: [{ name: "right", label: "What was it, if you know", kind: "choice", value: "", choices: [["", "not known"], ...others.map((c) => [c.kind, `${c.words} (${c.kind})`])] },
       { name: "note", label: "A note (for the record)" }] });
 }
@@ -107,8 +108,8 @@ export function resume(key) {
 
 export function setMode(book) {
   confirmed(`Mode of ${book.id}`, p("A ceiling for this playbook, up to what its text and agent.yaml allow. It survives a restart."), "Set it",
-    (v) => act(`/api/playbooks/${part(book.id)}/mode`, { mode: v.mode }),
-    { fields: [{ name: "mode", label: "At most", kind: "choice", value: book.mode, choices: ["observe", "suggest", "approve", "auto"].map((m) => [m, m]) }] });
+    (v) => act(`/api/playbooks/${part(book.id)}/mode`, { mode: v.mode, reason: v.reason }),
+    { fields: [reason, { name: "mode", label: "At most", kind: "choice", value: book.mode, choices: ["observe", "suggest", "approve", "auto"].map((m) => [m, m]) }] });
 }
 
 export function reinstate(book) {

@@ -6,7 +6,7 @@ import { ask, part, query } from "./daemon.js";
 import { $, empty, fill, h, section, svg, width } from "./dom.js";
 import { drawMap } from "./map.js";
 import { cause } from "./now.js";
-import { knows, press } from "./people.js";
+import { press } from "./people.js";
 import { gates, run } from "./runs.js";
 import { now, store } from "./store.js";
 import { first, lasts, many, percent, severities, time, words } from "./words.js";
@@ -53,19 +53,21 @@ function about(i) {
     i.acknowledged_by ? h("span", { class: "chip" }, `${first(i.acknowledged_by)} has it`) : null,
     i.reopened ? h("span", { class: "chip" }, `came back ${i.reopened}×`) : null,
     i.merged_into ? h("a", { class: "chip", href: `/incidents/${i.merged_into}` }, `part of ${i.merged_into}`) : null,
+    !over && i.snoozed_until ? h("span", { class: "chip" }, `put off for ${lasts(i.snoozed_until - now())} by ${first(i.snoozed_by)}`) : null,
     i.labelled ? h("span", { class: "chip", title: i.labelled.text }, `${i.labelled.label}, says ${first(i.labelled.by)}`) : null,
   ];
   return [
     h("h1", { tabindex: "-1" }, i.title),
     h("p", { class: "chips" }, chips, h("span", { class: "soft" }, over ? `${time(i.opened)} to ${time(i.resolved)}, it lasted ${lasts(i.resolved - i.opened)}` : `since ${time(i.opened)}, for ${lasts(now() - i.opened)}`)),
     h("p", { class: "lead" }, cause(i)),
+    i.corrected ? h("p", { class: "soft" }, `Not the cause, says ${i.corrected.by}: ${i.corrected.text}.`) : null,
     i.labelled?.text ? h("p", { class: "soft" }, `${i.labelled.label}, by ${i.labelled.by}: ${i.labelled.text}.`) : null,
     h("div", { class: "acts start", role: "group", "aria-label": "What you can do" },
       !over && !i.acknowledged_by ? press("I have it", "ack", `ack ${i.id}`, () => ack(i), "go") : null,
-      !over && knows("snooze") && knows("ack") && knows("undo") ? press("Snooze", "ack", `snooze ${i.id}`, () => snooze(i)) : null,
+      !over ? press("Snooze", "ack", `snooze ${i.id}`, () => snooze(i)) : null,
       !over && i.entities.length ? press("Silence", "silence", `silence ${i.id}`, () => silence(i.entities[0].id, i.entities[0].name, i.cause === "unknown" ? "" : i.cause)) : null,
-      !over && knows("page") ? press("Call a person", "page", `page ${i.id}`, () => call(i)) : null,
-      top && knows("undo") ? press("Not the cause", "label", `blame ${i.id}`, () => blame(i, [...i.causes.slice(1), ...i.rejected])) : null,
+      !over ? press("Call a person", "page", `page ${i.id}`, () => call(i)) : null,
+      top && i.cause !== "unknown" ? press("Not the cause", "label", `blame ${i.id}`, () => blame(i, [...i.causes.slice(1), ...i.rejected])) : null,
       ["noise", "real"].filter((w) => w !== i.label).map((w) => press(`It was ${w}`, "label", `${w} ${i.id}`, () => label(i, w), "small quiet")),
       i.entities.length ? h("a", { class: "button small quiet", href: `/explore?${query({ start: i.opened - 60, end: i.resolved || "" })}` }, "What moved then") : null),
   ];

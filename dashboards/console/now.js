@@ -96,6 +96,7 @@ function line(i) {
     c ? spark(c) : null,
     h("span", { class: "meta" }, h("span", { class: `chip ${over ? "resolved" : i.severity}` }, over ? "resolved" : severities[i.severity]),
       i.label ? h("span", { class: "chip" }, i.label) : null, i.merged_into ? h("span", { class: "chip" }, `part of ${i.merged_into}`) : null, i.state === "mitigated" ? h("span", { class: "chip" }, i.state) : null,
+      !over && i.snoozed_until ? h("span", { class: "chip" }, "put off") : null,
       !over && i.acknowledged_by ? h("span", { class: "chip" }, `${first(i.acknowledged_by)} has it`) : null,
       i.reopened ? h("span", { class: "chip" }, `came back ${i.reopened}×`) : null,
       h("span", { class: "when" }, over ? `${time(i.opened)}, ${lasts(i.resolved - i.opened)}` : `for ${lasts(now() - i.opened)}`)));

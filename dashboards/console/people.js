@@ -48,9 +48,6 @@ export function barred(verb) {
   return `${me.name} is ${me.role}, ${verb} needs ${me.needs[verb] || "another role"}`;
 }
 
-/** Tell whether the daemon knows a verb at all. */
-export const knows = (verb) => !store.me || verb in store.me.needs;
-
 /** A button for a verb: out of reach, with the reason, where the role does not suffice. */
 export function press(label, verb, focus, go, kind = "small") {
   const why = barred(verb);

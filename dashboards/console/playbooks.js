@@ -3,7 +3,7 @@
 import { plan, reinstate, setMode } from "./acts.js";
 import { ask, part, query } from "./daemon.js";
 import { $, empty, fill, h, width } from "./dom.js";
-import { knows, press } from "./people.js";
+import { press } from "./people.js";
 import { gates } from "./runs.js";
 import { now, store } from "./store.js";
 import { many, percent, verdictWords, words } from "./words.js";
@@ -65,8 +65,8 @@ function about(b, decisions, answer, target, when) {
   return [
     h("header", {}, h("h2", { class: "big" }, b.title || b.id), h("p", { class: "chips" }, h("code", {}, b.id), b.owner ? h("span", { class: "soft" }, `owner ${b.owner}`) : null, h("span", { class: "soft" }, b.target ? `on a ${b.target}, for ${b.causes.join(", ") || "no cause of its own"}` : "not loaded now")),
       h("div", { class: "acts start" },
-        knows("run") ? press("Plan a run", "run", `plan ${b.id}`, () => plan(b, [...new Set(decisions.map((d) => d.target.id))])) : null,
-        knows("mode") ? press("Set its mode", "mode", `mode ${b.id}`, () => setMode(b)) : null,
+        b.target ? press("Plan a run", "run", `plan ${b.id}`, () => plan(b, [...new Set(decisions.map((d) => d.target.id))])) : null,
+        b.target ? press("Set its mode", "mode", `mode ${b.id}`, () => setMode(b)) : null,
         b.limits.some((l) => l.by === "record") ? press("Reinstate", "reinstate", `reinstate ${b.id}`, () => reinstate(b)) : null)),
     h("h3", {}, "How far it may go"),
     h("div", { class: "card pad" }, h("ol", { class: "ladder", "aria-label": `It may go up to ${b.mode}` }, MODES.map((m) => h("li", { class: MODES.indexOf(m) <= MODES.indexOf(b.mode) ? "on" : "", "aria-current": m === b.mode ? "true" : null }, m))),

@@ -2,7 +2,7 @@
 
 import { approve, deny, steps, undo } from "./acts.js";
 import { h } from "./dom.js";
-import { knows, press } from "./people.js";
+import { press } from "./people.js";
 import { now } from "./store.js";
 import { lasts, stateWords, time, verdictWords, words } from "./words.js";
 
@@ -13,7 +13,7 @@ export function run(r, { short = false, why = false } = {}) {
   const chip = o ? h("span", { class: `chip ${o.verdict}` }, verdictWords[o.verdict] || o.verdict, o.undone ? ", undone" : "")
     : h("span", { class: `chip ${r.asks ? "asks" : r.live ? "live" : r.state}` }, stateWords[r.state] || words(r.state));
   const left = r.approve && r.approve.expires ? r.approve.expires - now() : null;
-  const undoable = !r.live && !r.asks && knows("undo") && r.steps.some((s) => UNDOABLE.has(s.status));
+  const undoable = !r.live && !r.asks && r.steps.some((s) => UNDOABLE.has(s.status));
   return h("div", { class: `run${r.asks ? " asks" : ""}` },
     h("div", { class: "line" }, h("b", {}, r.title), h("span", { class: "soft" }, `on ${r.target.name}`), chip,
       why && r.incident ? h("a", { href: `/incidents/${r.incident}`, class: "soft" }, r.incident) : null,
