@@ -4,7 +4,7 @@ import { ask, query } from "./daemon.js";
 import { $, empty, fill, h } from "./dom.js";
 import { many, three, time } from "./words.js";
 
-const KINDS = ["incident", "decision", "plan", "run", "intent", "acted", "approval", "cancel", "undo", "change", "label", "blame", "silence", "snooze", "pause", "resume", "mode", "reinstate", "question", "reply", "note", "told", "token", "refused", "daemon"];
+const KINDS = ["incident", "decision", "plan", "run", "intent", "acted", "approval", "cancel", "change", "label", "correction", "silence", "snooze", "pause", "resume", "mode", "reinstate", "question", "reply", "note", "told", "token", "refused", "daemon"];
 const SINCE = [["", "all time"], ["1h", "the last hour"], ["24h", "the last day"], ["7d", "the last week"]];
 let go = () => {}, open = 0;
 const whole = new Map();

@@ -61,7 +61,7 @@ async def house(tmp_path):
 
 
 async def test_every_way_answers_what_its_document_says(house):
-    ids = {"id": "inc-7f", "name": "x", "model": "fraud"}
+    ids = {"id": "inc-7f", "name": "x", "model": "fraud", "seq": "1"}
     for way in web.ways(house.desk):
         if way.method != "GET":
             continue
@@ -70,7 +70,8 @@ async def test_every_way_answers_what_its_document_says(house):
         path = way.path.format(**ids | {"id": own})
         query = {
             "chart": {"series": "service.latency_p95_seconds"}, "compare": {"a": "6", "b": "7"},
-            "edges": {"version": "6"}, "why_not": {"target": "model:wine"}, "plan": {"target": "model:wine"},
+            "edges": {"version": "6"}, "features": {"version": "6"}, "explore_rank": {"start": "5m"},
+            "explore_score": {"series": "service.latency_p95_seconds"}, "why_not": {"target": "model:wine"}, "plan": {"target": "model:wine"},
         }.get(way.name, {})  # fmt: skip
         said = await house.unix.get(path, params=query)
         assert said.status_code == 200, (way.path, said.text)
