@@ -31,6 +31,7 @@ LIMIT_S: Final = 4.0
 MOST_RANKED: Final = 10_000
 _PART: Final = 32
 """Series that are read at once: some milliseconds, then the next tick may come."""
+_HELD: Final = 512
 _ROWS: Final = 600
 _PAST: Final = 4.0
 """The past is so many windows long, within these bounds."""
@@ -156,7 +157,7 @@ def page(
         text = f"{s} {title_of(s)} {called}".lower() if words else ""
         if all(word in text for word in words):
             p = scores.get(s, (math.nan, False))[0]
-            rank = (s not in abnormal, p if p == p else 2.0) if sort == "rare" else ()  # noqa: PLR0124  # NaN
+            rank = (s not in abnormal, 2.0 if math.isnan(p) else p) if sort == "rare" else ()
             found.append(((*rank, called, s.metric, s.labels), s))
     found.sort(key=lambda one: one[0])
 
@@ -217,48 +218,56 @@ async def rank(
     limit: int = 50,
     clock: Callable[[], float] = time.monotonic,
 ) -> RankView:
-    """Rank series by how far they moved in a window; what there is no time to read is left out."""
+    """Rank series by how far they moved in a window; what there is no time to read is left out.
+
+    Memory: rows of `_HELD` series at once, some 10 MB.
+    """
     began = clock()
     past = start - min(max(_PAST * (end - start), _PAST_S[0]), _PAST_S[1])
     step = float(max(1.0, math.ceil((end - past) / _ROWS)))
     first = math.floor(past / step)
     rows = math.floor(end / step) - first + 1
-    wanted = series[:MOST_RANKED]
-    values: FloatArray = np.full((rows, len(wanted)), np.nan)
-    done = 0
-    while done < len(wanted) and clock() - began < LIMIT_S:
-        some = wanted[done : done + _PART]
-        ts, got = read(some, past, end, step)
-        # the grid of one read may be shorter than that of another: rows come in meanwhile
-        at = np.rint(ts / step).astype(np.int64) - first
-        fits = (at >= 0) & (at < rows)
-        values[at[fits], done : done + len(some)] = got[fits]
-        done += len(some)
-        await asyncio.sleep(0)
     times = (first + np.arange(rows)) * step
-    kinds = {metric: k for k, metric in enumerate(dict.fromkeys(s.metric for s in wanted[:done]))}
-    group = np.array([kinds[s.metric] for s in wanted[:done]], dtype=np.int64)
-    moved, compared = await asyncio.to_thread(
-        _moved, wanted[:done], times, values[:, :done], start, group
-    )
-    found = sorted(moved, key=lambda one: (-one[1]["score"], one[1]["series"]))[:limit]
-    for s, shown in found:
+    wanted = series[:MOST_RANKED]
+    moved, compared, done = list[tuple[Series, RankedView]](), 0, 0
+    while done < len(wanted) and clock() - began < LIMIT_S:
+        held = wanted[done : done + _HELD]
+        values: FloatArray = np.full((rows, len(held)), np.nan)
+        at = 0
+        while at < len(held) and clock() - began < LIMIT_S:
+            some = held[at : at + _PART]
+            ts, got = read(some, past, end, step)
+            # the grid of one read may be shorter than that of another: rows come in meanwhile
+            row = np.rint(ts / step).astype(np.int64) - first
+            fits = (row >= 0) & (row < rows)
+            values[row[fits], at : at + len(some)] = got[fits]
+            at += len(some)
+            await asyncio.sleep(0)
+        found, judged = await asyncio.to_thread(_moved, held[:at], times, values[:, :at], start)
+        moved += found
+        compared += judged
+        done += at
+    moved.sort(key=lambda one: (-one[1]["score"], one[1]["series"]))
+    for s, shown in moved[:limit]:
         shown["subject"] = name(s.entity)
     return {
         "start": start, "end": end, "past": past, "step_s": step, "compared": compared,
         "silent": done - compared, "left_out": len(series) - done, "took_s": clock() - began,
-        "series": [shown for _, shown in found],
+        "series": [shown for _, shown in moved[:limit]],
     }  # fmt: skip
 
 
 def _moved(
-    series: Sequence[Series], times: FloatArray, values: FloatArray, start: float, group: Any
+    series: Sequence[Series], times: FloatArray, values: FloatArray, start: float
 ) -> tuple[list[tuple[Series, RankedView]], int]:
-    """Return what moved at all, and how many series could be judged."""
+    """Return what moved at all, and how many series could be judged.
+
+    Series come sorted, so those of one metric stand together and lend each other a scale.
+    """
     from agent.rca import evidence
 
-    if not len(series):
-        return [], 0
+    kinds = {metric: k for k, metric in enumerate(dict.fromkeys(s.metric for s in series))}
+    group = np.array([kinds[s.metric] for s in series], dtype=np.int64)
     seen = evidence.gather(times, values, start, group)
     inside = values[times >= start]
     has = np.isfinite(inside).any(axis=0) if len(inside) else np.zeros(len(series), dtype=bool)

@@ -77,7 +77,7 @@ def _run(run: Mapping[str, Any]) -> Iterator[Note]:
 
 
 def filled(note: Note, incident: Incident | None, public_url: str) -> Note:
-    """Return the note with what is known now: a link to its page in the console, and of its incident the cause and the state."""
+    """Return the note with what is known now: a link to its page, and of its incident the cause and the state."""
     known: dict[str, str] = {}
     if incident is not None:
         top = incident.diagnosis.top if incident.diagnosis else None

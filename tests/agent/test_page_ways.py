@@ -110,7 +110,7 @@ def test_a_window_that_can_not_be_is_refused_in_words(ask, start, end):
 
 async def test_what_there_is_no_time_for_is_left_out_and_said():
     series = [Series("host.cpu_busy_ratio", Entity("host", f"h{i}")) for i in range(200)]
-    reads, clock = [], iter([0.0, 0.0, 1.0, 9.0, 9.0])
+    reads, clock = [], iter([0.0, 0.0, 0.0, 1.0, 9.0, 9.0, 9.0])
     rng = np.random.default_rng(1)
 
     def read(some, start, end, step):

@@ -348,7 +348,6 @@ CONTRAST = """(() => {
     const s = getComputedStyle(e);
     if (!own || !e.getClientRects().length || s.clipPath !== 'none') continue;
     if (e.closest('svg, .hidden, [aria-disabled], :disabled')) continue;
-    if (e.closest('.ladder li:not(.on)') || e.closest('.spark')) continue;
     const a = light(of(s.color)), b = light(ground(e)), ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
     if (ratio < 4.5) bad.push([e.tagName, e.className, e.textContent.slice(0, 40), Math.round(ratio * 10) / 10]);
   }
