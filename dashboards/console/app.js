@@ -4,7 +4,7 @@
 import { pauseAll, resume } from "./acts.js";
 import { page as audit } from "./audit.js";
 import { forget, redraw } from "./charts.js";
-import { ask, follow } from "./daemon.js";
+import { ask, follow, Refusal } from "./daemon.js";
 import { $, fill, h } from "./dom.js";
 import { page as explore } from "./explore.js";
 import { page as incident } from "./incident.js";
@@ -85,7 +85,8 @@ async function refresh() {
     }
   } catch (refusal) {
     if (refusal.status === 401) { linked(false, "needs a token"); if (!$("token-box").open) signIn(refusal.message); }
-    else { linked(false); if (!refusal.status && !(refusal instanceof TypeError)) throw refusal; }
+    else if (refusal instanceof Refusal) linked(false);
+    else throw refusal; // a fault of ours
   } finally {
     asking = false;
     if (again) { again = false; setTimeout(refresh, 50); }
@@ -94,9 +95,9 @@ async function refresh() {
 
 /** What is known stays on the page; beside it stands what could not be had. */
 function failed(page, fault) {
-  if (!fault.status && !(fault instanceof TypeError)) throw fault;
+  if (!(fault instanceof Refusal)) throw fault;
   document.querySelector("#page > .failed")?.remove();
-  $("page").prepend(h("p", { class: "failed", role: "alert" }, fault.whole || fault.message, fault.status === 404 ? h("span", {}, " ", h("a", { href: "/" }, "See what there is now")) : null));
+  $("page").prepend(h("p", { class: "failed", role: "alert" }, fault.whole, fault.status === 404 ? h("span", {}, " ", h("a", { href: "/" }, "See what there is now")) : null));
 }
 
 /** Ask again soon, at most once in a while however many events come. */

@@ -1,5 +1,6 @@
 /* The daemon: what it is asked, and what it tells while it happens. */
 
+/** It said no, or nothing at all (status 0). */
 export class Refusal extends Error {
   constructor(status, body) {
     super(body.error || `the daemon answered ${status}`);
@@ -17,7 +18,7 @@ export async function ask(path, method = "GET", body = undefined) {
   const answer = await fetch(path, {
     method, headers: { ...headers(), ...(body ? { "Content-Type": "application/json" } : {}) },
     body: body ? JSON.stringify(body) : undefined, cache: "no-store", credentials: "omit",
-  });
+  }).catch(() => { throw new Refusal(0, { error: "the daemon does not answer" }); });
   const said = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Refusal(answer.status, said);
   return said;

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -504,6 +505,13 @@ def test_an_incident_is_taken_silenced_and_called_noise(page, house):
         page.wait(done)
 
     press("ack", "document.querySelector('#about').innerText.includes('olga has it')")
+    press("snooze", "document.querySelector('#about').innerText.includes('put off for')")
+    assert house.desk.incident(NOISY)["snoozed_until"] == house.story.now + 3600
+    press(
+        "blame", "document.querySelector('#about').innerText.includes('Not the cause, says olga')"
+    )
+    press("page", "document.querySelector('#say').textContent.includes('Call: done')")
+    assert "olga calls for help" in str([e.body for e in house.story.hooks.journal.read(("note",))])
     press("silence", "true")
     (silence,) = house.desk.silences()
     assert (silence["target"], silence["cause"]) == ("service:wine", "host.neighbour")
@@ -512,6 +520,46 @@ def test_an_incident_is_taken_silenced_and_called_noise(page, house):
     page.open(house.url)
     page.wait("document.querySelector('#silences')?.innerText.includes('service:wine')")
     page.wait("document.querySelector('#facts').innerText.includes('1 of 2 pages')")
+
+
+@pytest.mark.live
+def test_a_run_by_hand_is_seen_as_a_plan_first_and_bound_to_it(page, house):
+    sign_in(page, house)
+    page.open(f"{house.url}/playbooks?id=calm-neighbour")
+    page.wait("document.querySelector(\"[data-focus='plan calm-neighbour']\")")
+    page.click("[data-focus='plan calm-neighbour']")
+    page.wait("document.querySelector('#ask-box').open")
+    page.click("#ask-target")
+    page.write("nightly-batch")
+    page.click("#ask-go")
+    page.wait("document.querySelector('#ask-title').innerText.includes('on nightly-batch')")
+    plan = house.desk.plan("calm-neighbour", "nightly-batch")
+    assert plan["hash"][:12] in page.text("#ask-box")
+    assert "set priority" in page.text("#ask-box")
+    assert [e.kind for e in house.story.hooks.journal.read(("plan",))] == ["plan"] * 2  # no new one
+    page.click("#ask-go")
+    page.wait("!document.querySelector('#ask-box').open")
+    (run,) = [r for r in house.desk.runs() if r["id"] == "run-byhand"]
+    assert run["plan_hash"] == plan["hash"]
+    assert run["by"] == "olga (operator, token)"
+
+
+@pytest.mark.live
+def test_the_mode_of_a_playbook_is_for_authors(page, house):
+    sign_in(page, house)
+    page.open(f"{house.url}/playbooks?id=calm-neighbour")
+    mode = "document.querySelector(\"[data-focus='mode calm-neighbour']\")"
+    page.wait(f"{mode}?.getAttribute('aria-disabled') === 'true'")
+    assert "mode needs author" in page.js(f"{mode}.title")
+    sign_in(page, house, "author")
+    page.open(f"{house.url}/playbooks?id=calm-neighbour")
+    page.wait(f"{mode} && !{mode}.hasAttribute('aria-disabled')")
+    page.click("[data-focus='mode calm-neighbour']")
+    page.wait("document.querySelector('#ask-box').open")
+    page.js("document.querySelector('#ask-mode').value = 'observe'")
+    page.click("#ask-go")
+    page.wait("document.querySelector('.ladder [aria-current]').innerText === 'observe'")
+    assert house.desk.playbooks()[0]["mode"] == "observe"
 
 
 # ---- live
@@ -613,6 +661,12 @@ def test_the_page_needs_no_exception_from_its_policy():
             assert "http://" not in text.replace("http://www.w3.org", ""), path.name
             assert "https://" not in text, path.name
             assert "innerHTML" not in text, path.name
+
+
+def test_all_modules_are_fetched_at_once():
+    page = (CONSOLE / "index.html").read_text()
+    named = set(re.findall(r'modulepreload" href="/static/([a-z]+\.js)"', page)) | {"app.js"}
+    assert named == {p.name for p in CONSOLE.glob("*.js")}
 
 
 def test_all_of_it_is_small():
