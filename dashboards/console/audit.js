@@ -2,11 +2,13 @@
 
 import { ask, query } from "./daemon.js";
 import { $, empty, fill, h } from "./dom.js";
+import { store } from "./store.js";
 import { many, three, time } from "./words.js";
 
 const KINDS = ["incident", "decision", "plan", "run", "intent", "acted", "approval", "cancel", "change", "label", "correction", "silence", "snooze", "pause", "resume", "mode", "reinstate", "question", "reply", "note", "told", "token", "refused", "daemon"];
 const SINCE = [["", "all time"], ["1h", "the last hour"], ["24h", "the last day"], ["7d", "the last week"]];
-let go = () => {}, open = 0;
+const SHORT = 50000;
+let go = () => {}, open = 0, checked = false;
 const whole = new Map();
 const read = (asked) => Object.fromEntries(["kind", "subject", "search", "since", "before"].map((k) => [k, asked.get(k) || ""]));
 
@@ -32,9 +34,11 @@ export const page = {
         h("label", { for: "since" }, "Since"), h("select", { id: "since", onchange: (e) => change({ since: e.target.value }) }, SINCE.map(([v, text]) => h("option", { value: v, selected: at.since === v }, text)))),
       h("div", { class: "bar low" }, h("button", { type: "button", class: "small", onclick: check }, "Check the chain"), h("p", { id: "chain", class: "soft", role: "status" }, "Every entry holds the hash of the one before: what was altered shows.")),
       h("div", { id: "entries" }, h("p", { class: "empty loading" }, "Looking…")), h("div", { id: "older", class: "acts start" }));
-    check();
+    checked = false;
   },
   draw({ at, got }) {
+    // a long record is read whole only when a person asks for it
+    if (!checked && store.status.journal_entries < SHORT) { checked = true; check(); }
     fill($("entries"), [at, got.entries, open, whole.has(open)], () => (got.entries.length ? h("div", { class: "card scroll", "data-scroll": "entries" }, h("table", { class: "journal" },
       h("thead", {}, h("tr", {}, ["Entry", "When", "Kind", "About", "By", "What"].map((t) => h("th", { scope: "col" }, t)))),
       h("tbody", {}, got.entries.map((e) => [row(e, at, got), e.seq === open && whole.has(open) ? body(whole.get(open)) : null]))))
@@ -60,6 +64,7 @@ async function toggle(seq, shown) {
 const body = (e) => h("tr", { class: "whole" }, h("td", { colspan: 6 }, h("pre", { tabindex: "0" }, JSON.stringify(e.body, null, 2)), h("p", { class: "soft small" }, "hash ", h("code", {}, e.hash), " after ", h("code", {}, e.prev))));
 
 async function check() {
+  checked = true;
   $("chain").textContent = "Reading all of it…";
   try {
     const c = await ask("/api/journal/check");

@@ -1,6 +1,6 @@
 /* Any series: how it is, how rare that is, its curve with the band; and what moved in a window that was dragged. */
 
-import { chart, legend } from "./charts.js";
+import { chart, forget, legend } from "./charts.js";
 import { ask, query } from "./daemon.js";
 import { $, empty, fill, h, width } from "./dom.js";
 import { now } from "./store.js";
@@ -96,6 +96,7 @@ function row(s, chosen) {
 function curveOf(series, curve, score) {
   if (!series) { fill($("curve"), "none", () => empty("Choose a series.")); return; }
   if (curve.fault) { fill($("curve"), curve.fault.message, () => empty(`Not shown: ${curve.fault.whole || curve.fault.message}`)); return; }
+  if ($("curve").dataset.series !== series) { forget("explore "); $("curve").dataset.series = series; }
   const c = { ...curve, window: at.from ? [at.from, at.to] : null };
   // where no incident told a band, that of the detector stands
   if (c.low === null && c.high === null && score) Object.assign(c, { low: score.low, high: score.high });

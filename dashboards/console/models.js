@@ -7,7 +7,6 @@ import { cut, lasts, many, percent, three, time, words } from "./words.js";
 
 const BARS = 24;
 let chosen = "";
-const features = { key: "", got: null };
 
 export const page = {
   title: "Models",
@@ -19,11 +18,7 @@ export const page = {
     const model = all.find((m) => m.model === chosen);
     const version = asked.get("version") || "";
     let found = null;
-    if (model) {
-      found = await ask(`/api/models/${part(chosen)}/features?${query({ version })}`).catch((fault) => ({ fault }));
-      features.key = `${chosen} ${version}`;
-      features.got = found;
-    }
+    if (model) found = await ask(`/api/models/${part(chosen)}/features?${query({ version })}`).catch((fault) => ({ fault }));
     return { all, model, found, version };
   },
   name: (got) => (got?.model ? `${got.model.model}` : "Models"),
