@@ -105,7 +105,7 @@ function spread(f) {
   const name = (i) => (f.values.length ? f.values[i] : i === 0 ? `below ${three(f.edges[0])}` : i === f.edges.length ? `above ${three(f.edges.at(-1))}` : `${three(f.edges[i - 1])} to ${three(f.edges[i])}`);
   const worst = cells.reduce((a, b) => (Math.abs(late[b] - usual[b]) > Math.abs(late[a] - usual[a]) ? b : a), cells[0]);
   const said = f.now.length ? `largest change ${name(worst)}: ${percent3(usual[worst])} of the reference, ${percent3(late[worst])} of late` : "no rows of late";
-  return [h("div", { class: "spread", role: "img", "aria-label": `${f.name}: ${said}`, title: said }, svg("svg", { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none" },
+  return [h("div", { class: "spread", role: "img", "aria-label": `${f.name}: ${said}`, title: said }, svg("svg", { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" },
     cells.map((i, n) => svg("rect", { class: "late", x: (n * wide + wide * 0.12).toFixed(1), width: (wide * 0.76).toFixed(1), y: y(late[i]), height: (H - y(late[i])).toFixed(1) })),
     svg("path", { class: "usual", d: cells.map((i, n) => `${n ? "L" : "M"}${(n * wide).toFixed(1)} ${y(usual[i])}H${((n + 1) * wide).toFixed(1)}`).join("") }))),
   h("p", { class: "ends soft small" }, h("span", {}, cut(String(f.values.length ? name(cells[0]) : three(f.edges[0])), 14)), h("span", {}, cut(String(f.values.length ? name(cells.at(-1)) : three(f.edges.at(-1))), 14)))];

@@ -12,13 +12,12 @@ export const page = {
   title: "Topology",
   every: 5,
   wide: true,
-  async load(_, asked) {
-    state.target = asked.get("around") || "";
-    state.all = asked.get("all") === "1";
+  async load() {
     return ask(`/api/topology?${query({ target: state.target, everything: state.all })}`);
   },
   build(root, go) {
-    state = { ...state, got: null, picked: "", shape: "" };
+    const asked = new URLSearchParams(location.search);
+    state = { got: null, picked: "", shape: "", target: asked.get("around") || "", all: asked.get("all") === "1" };
     const look = () => go(`/topology?${query({ around: $("find").value.trim(), all: $("all").checked ? "1" : "" })}`);
     root.append(
       h("div", { class: "bar" }, h("h1", { tabindex: "-1" }, "Topology"),

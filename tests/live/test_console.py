@@ -201,7 +201,7 @@ def test_models_say_how_good_how_surely_and_what_drifts(page, house):
     page.wait("document.querySelector('#model .facts')")
     said = page.text("main")
     for part in (
-        "It is worse than its reference", "81 % (78 % to 84 %)", "concept drift: labels say worse",
+        "It is worse than its reference", "81 % (78 % to 84 %)", "concept.drift: labels say worse",
         "90 % have come", "30 s old",
     ):  # fmt: skip
         assert part in said, part
