@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from agent.cli import AsJson, ConfigPath, StateFolder, ask, command, emit, note, part
+from agent.cli import AsJson, ConfigPath, StateFolder, ask, command, emit, note, part, where
 from agent.errors import Refused
 
 
@@ -29,20 +31,35 @@ def report(
     """Write the post-mortem of an incident, in Markdown.
 
     What happened and when, who was hurt, the cause with its evidence, what was rejected, what was done and what that
-    proved, charts, and what is still open. Answers from the journal when the daemon is dead.
+    proved, charts, and what is still open. With --out the charts are a picture beside it, where matplotlib is installed
+    (extra `charts`). Answers from the journal when the daemon is dead.
     """
+    drawn = out.with_suffix(".png") if out and find_spec("matplotlib") and not as_json else None
+    query = {"picture": drawn.name} if drawn else {}
     said = ask(
-        config, state, f"/api/incidents/{part(incident)}/report", {},
-        lambda desk: desk.report(incident),
+        config, state, f"/api/incidents/{part(incident)}/report", query,
+        lambda desk: desk.report(incident, **query),
     )  # fmt: skip
     if out is None or as_json:
         emit(said, as_json, lambda view: typer.echo(view["markdown"], nl=False))
         return
     try:
+        if drawn and any(v is not None for c in said["charts"] for v in c["data"][1]):
+            drawn.write_bytes(asyncio.run(_drawn(said["charts"], where(config, state)[1])))
         out.write_text(said["markdown"], encoding="utf-8")
     except OSError as error:
         raise Refused(f"the report can not be written to {out}: {error.strerror}") from error
     note(f"the post-mortem of {said['id']} is in {out}")
+
+
+async def _drawn(charts: Any, folder: Path) -> bytes:
+    from agent.pictures import Pictures
+
+    pictures = Pictures(folder / "fonts")
+    try:
+        return await pictures.draw(charts)
+    finally:
+        await pictures.close()
 
 
 @command(

@@ -513,10 +513,10 @@ class Desk:
         i = self._incident(id_)
         return why_view(self._detail(i), self.pauses(), self.hooks.now(), self._points(i))
 
-    def report(self, id_: str) -> ReportView:
-        """Return the post-mortem of an incident as Markdown; raises NotThere."""
+    def report(self, id_: str, picture: str = "") -> ReportView:
+        """Return the post-mortem of an incident as Markdown, linked to a picture of its charts; raises NotThere."""
         detail, charts = self.incident(id_), self.evidence(id_)
-        text = post_mortem(detail, charts, self.hooks.now())
+        text = post_mortem(detail, charts, self.hooks.now(), picture=picture)
         return {"id": detail["id"], "title": detail["title"], "markdown": text, "charts": charts}
 
     def digest(self, since: str = "7d") -> DigestView:

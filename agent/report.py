@@ -9,9 +9,10 @@ people wrote (reasons, titles, names) is escaped, so that it can not pass for a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, tzinfo
 from typing import Final
+from urllib.parse import quote
 
 from typing_extensions import TypedDict
 
@@ -42,14 +43,14 @@ def post_mortem(
     charts: Sequence[ChartView],
     now: float,
     *,
-    pictures: Mapping[str, str] | None = None,
+    picture: str = "",
     zone: tzinfo | None = None,
 ) -> str:
     """Return the report as Markdown (CommonMark with tables).
 
-    now       unix seconds at which it is written
-    pictures  series of a chart -> where its picture is, as a link says it; without one the chart is drawn in text
-    zone      of the times in it; None = that of this host
+    now      unix seconds at which it is written
+    picture  where the picture of the charts is, as a link says it; without one they are drawn in text
+    zone     of the times in it; None = that of this host
     """
     at = _Clock(zone, detail["opened"])
     parts = [
@@ -60,7 +61,7 @@ def post_mortem(
         *_part("Who was hurt", [f"- {_safe(e['name'])} ({e['kind']})" for e in detail["hurts"]]),
         *_part("Why", _causes(detail)),
         *_part("What was done", _acts(detail, at)),
-        *_part("Evidence", _charts(charts, pictures or {})),
+        *_part("Evidence", _charts(charts, picture)),
         *_part("Still open", [f"- [ ] {line}" for line in _open_ends(detail)]),
         f"*Written by homeostat at {at.full(now)} from what was recorded; incident {detail['id']}.*",
     ]
@@ -262,19 +263,16 @@ def _acts(detail: IncidentDetail, at: _Clock) -> list[str]:
     return lines[:-1] if lines and not lines[-1] else lines
 
 
-def _charts(charts: Sequence[ChartView], pictures: Mapping[str, str]) -> list[str]:
-    lines: list[str] = []
+def _charts(charts: Sequence[ChartView], picture: str) -> list[str]:
+    lines = [f"![What was measured]({quote(picture)})", ""] if picture else []
     for c in charts:
         _, values = c["data"]
         known = [v for v in values if v is not None]
         if not known:
             continue
-        title = f"{c['title']} of {c['subject']}"
         low, high = say(min(known), c["unit"]), say(max(known), c["unit"])
-        lines += [f"**{_safe(title)}**, from {low} to {high}", ""]
-        if picture := pictures.get(c["series"]):
-            lines += [f"![{_safe(title)}]({picture})", ""]
-        else:
+        lines += [f"**{_safe(c['title'])} of {_safe(c['subject'])}**, from {low} to {high}", ""]
+        if not picture:
             lines += ["```text", spark(_thinned(values)), "```", ""]
     return lines[:-1]
 

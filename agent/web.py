@@ -183,6 +183,11 @@ class _Changes(Model):
     limit: Annotated[int, Field(ge=1, le=500)] = 100
 
 
+class _Picture(Model):
+    picture: Annotated[str, Field(max_length=200)] = ""
+    """Where you will put a picture of the charts, beside the text; empty = they are drawn in text."""
+
+
 class _Since(Model):
     since: Annotated[str, Field(max_length=40)] = "7d"
     """`7d` (ago), unix seconds, or ISO 8601."""
@@ -241,7 +246,7 @@ def ways(desk: Desk) -> tuple[Way, ...]:
         Way("GET", "/api/incidents/{id}/why", "why", "see", "What, why, what it is not, what was done, what is next.",
             lambda a: desk.why(a.path["id"]), returns=WhyView),
         Way("GET", "/api/incidents/{id}/report", "report", "see", "Its post-mortem: Markdown, and the charts for it.",
-            lambda a: desk.report(a.path["id"]), returns=ReportView),
+            lambda a: desk.report(a.path["id"], a.query.picture), query=_Picture, returns=ReportView),
         Way("GET", "/api/digest", "digest", "see", "How a stretch of time went, and what could be changed.",
             lambda a: desk.digest(a.query.since), query=_Since, returns=DigestView),
         Way("POST", "/api/incidents/{id}/ack", "ack", "ack", "Say that you have taken it; others see by whom and why.",

@@ -6,6 +6,7 @@ from datetime import UTC
 import pytest
 from desk_story import Story
 
+from agent import cli
 from agent.codec import pack
 from agent.config import Config, Digest
 from agent.digest import digest, due, lines
@@ -76,9 +77,24 @@ def test_words_of_others_stay_words(story):
 
 
 def test_pictures_stand_where_they_are(story):
-    charts = story.desk.evidence("inc-1a")
-    said = report(story, "inc-1a", pictures={charts[0]["series"]: "inc-1a-1.png"})
-    assert "![accuracy of wine](inc-1a-1.png)" in said
+    said = report(story, "inc-1a", picture="week 48.png")
+    assert "![What was measured](week%2048.png)" in said
+    assert "▁" not in said
+    assert "**accuracy of wine**, from 82.2 % to 97.6 %" in said
+
+
+def test_a_report_of_a_dead_daemon_with_its_picture(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    Story(tmp_path / "state").close()
+    out = tmp_path / "post-mortem.md"
+    words = ["homeostat", "report", "inc-1a", "--out", str(out), "--state", str(tmp_path / "state")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert "is in " in capsys.readouterr().err
+    assert "![What was measured](post-mortem.png)" in out.read_text()
+    assert (tmp_path / "post-mortem.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_peak_is_still_there_when_a_chart_is_thinned(story):
