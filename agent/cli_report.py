@@ -32,7 +32,7 @@ def report(
 
     What happened and when, who was hurt, the cause with its evidence, what was rejected, what was done and what that
     proved, charts, and what is still open. With --out the charts are a picture beside it, where matplotlib is installed
-    (extra `charts`). Answers from the journal when the daemon is dead.
+    (extra `charts`). When the daemon is dead the journal answers, without charts.
     """
     drawn = out.with_suffix(".png") if out and find_spec("matplotlib") and not as_json else None
     query = {"picture": drawn.name} if drawn else {}

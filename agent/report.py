@@ -264,12 +264,11 @@ def _acts(detail: IncidentDetail, at: _Clock) -> list[str]:
 
 
 def _charts(charts: Sequence[ChartView], picture: str) -> list[str]:
-    lines = [f"![What was measured]({quote(picture)})", ""] if picture else []
-    for c in charts:
+    drawn = [c for c in charts if any(v is not None for v in c["data"][1])]
+    lines = [f"![What was measured]({quote(picture)})", ""] if picture and drawn else []
+    for c in drawn:
         _, values = c["data"]
         known = [v for v in values if v is not None]
-        if not known:
-            continue
         low, high = say(min(known), c["unit"]), say(max(known), c["unit"])
         lines += [f"**{_safe(c['title'])} of {_safe(c['subject'])}**, from {low} to {high}", ""]
         if not picture:

@@ -6,7 +6,7 @@ from datetime import UTC
 import pytest
 from desk_story import Story
 
-from agent import cli
+from agent import cli, cli_report
 from agent.codec import pack
 from agent.config import Config, Digest
 from agent.digest import digest, due, lines
@@ -83,18 +83,29 @@ def test_pictures_stand_where_they_are(story):
     assert "**accuracy of wine**, from 82.2 % to 97.6 %" in said
 
 
-def test_a_report_of_a_dead_daemon_with_its_picture(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
-    Story(tmp_path / "state").close()
-    out = tmp_path / "post-mortem.md"
-    words = ["homeostat", "report", "inc-1a", "--out", str(out), "--state", str(tmp_path / "state")]
-    monkeypatch.setattr("sys.argv", words)
+def written(monkeypatch, capsys, out, *more):
+    monkeypatch.setattr("sys.argv", ["homeostat", "report", "inc-1a", "--out", str(out), *more])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 0
-    assert "is in " in capsys.readouterr().err
-    assert "![What was measured](post-mortem.png)" in out.read_text()
-    assert (tmp_path / "post-mortem.png").read_bytes().startswith(b"\x89PNG")
+    assert f"is in {out}" in capsys.readouterr().err
+    return out.read_text()
+
+
+def test_a_report_in_a_file_has_its_picture_beside_it(story, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(cli_report, "ask", lambda *a: a[-1](story.desk))
+    text = written(monkeypatch, capsys, tmp_path / "it.md")
+    assert "![What was measured](it.png)" in text
+    assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_dead_daemon_reports_without_charts(tmp_path, monkeypatch, capsys):
+    Story(tmp_path / "state").close()
+    text = written(monkeypatch, capsys, tmp_path / "it.md", "--state", str(tmp_path / "state"))
+    assert "## Timeline" in text
+    assert "![" not in text
+    assert not (tmp_path / "it.png").exists()
 
 
 def test_a_peak_is_still_there_when_a_chart_is_thinned(story):
