@@ -182,7 +182,7 @@ def _me(ask: Ask) -> MeView:
     who = ask.person
     return {
         "name": who.name, "role": who.role, "via": who.via,
-        "may": [verb for verb in NEEDS if who.may(verb)], "needs": {**NEEDS},
+        "may": [verb for verb in NEEDS if who.may(verb)], "needs": {str(verb): role for verb, role in NEEDS.items()},
     }  # fmt: skip
 
 

@@ -227,7 +227,7 @@ async def rank(
     step = float(max(1.0, math.ceil((end - past) / _ROWS)))
     first = math.floor(past / step)
     rows = math.floor(end / step) - first + 1
-    times = (first + np.arange(rows)) * step
+    times: FloatArray = (first + np.arange(rows, dtype=np.float64)) * step
     wanted = series[:MOST_RANKED]
     moved, compared, done = list[tuple[Series, RankedView]](), 0, 0
     while done < len(wanted) and clock() - began < LIMIT_S:

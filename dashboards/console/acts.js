@@ -1,7 +1,7 @@
 /* What people can do: each asks first, says what it will do, and names the plan that it means. */
 
 import { ask, part, query } from "./daemon.js";
-import { h } from "./dom.js";
+import { $, h } from "./dom.js";
 import { act, confirmed, reason } from "./people.js";
 import { store } from "./store.js";
 import { words } from "./words.js";
@@ -81,6 +81,18 @@ export function blame(i, others) {
 export function page(i) {
   confirmed("Call a person now", [p(i.title), p("Goes up the ladder of escalation from its first step, whatever the hour.")], "Call",
     (v) => act(`/api/incidents/${part(i.id)}/page`, { reason: v.reason }), { stop: true });
+}
+
+/** The post-mortem as Markdown: to be read, copied or saved. */
+export async function report(i) {
+  const r = await ask(`/api/incidents/${part(i.id)}/report`).catch((fault) => ({ title: "Post-mortem", markdown: fault.whole || fault.message }));
+  const link = URL.createObjectURL(new Blob([r.markdown], { type: "text/markdown" }));
+  $("text-title").textContent = `Post-mortem: ${r.title}`;
+  $("text").textContent = r.markdown;
+  Object.assign($("text-save"), { href: link, download: `${i.id}.md` });
+  $("text-copy").onclick = async () => { await navigator.clipboard.writeText(r.markdown); $("say").textContent = "Copied"; };
+  $("text-box").onclose = () => URL.revokeObjectURL(link);
+  $("text-box").showModal();
 }
 
 // ---- quiet and stop

@@ -1,6 +1,6 @@
 /* One incident, with an address of its own: what, why, how it is known, what was done, what happened when. */
 
-import { ack, blame, label, page as call, silence, snooze } from "./acts.js";
+import { ack, blame, label, page as call, report, silence, snooze } from "./acts.js";
 import { chart, legend } from "./charts.js";
 import { ask, part, query } from "./daemon.js";
 import { $, empty, fill, h, section, svg, width } from "./dom.js";
@@ -69,7 +69,8 @@ function about(i) {
       !over ? press("Call a person", "page", `page ${i.id}`, () => call(i)) : null,
       top && i.cause !== "unknown" ? press("Not the cause", "label", `blame ${i.id}`, () => blame(i, [...i.causes.slice(1), ...i.rejected])) : null,
       ["noise", "real"].filter((w) => w !== i.label).map((w) => press(`It was ${w}`, "label", `${w} ${i.id}`, () => label(i, w), "small quiet")),
-      i.entities.length ? h("a", { class: "button small quiet", href: `/explore?${query({ start: i.opened - 60, end: i.resolved || "" })}` }, "What moved then") : null),
+      i.entities.length ? h("a", { class: "button small quiet", href: `/explore?${query({ start: i.opened - 60, end: i.resolved || "" })}` }, "What moved then") : null,
+      h("button", { type: "button", class: "small quiet", "data-focus": "report", onclick: () => report(i) }, "Post-mortem")),
   ];
 }
 

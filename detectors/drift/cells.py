@@ -85,17 +85,14 @@ class Cells:
         f, ref = self._features, self._features._ref
         out: dict[str, Spread] = {}
         for i, name in enumerate(ref.names):
-            values = ref.values[i]
-            if values is None:
-                bins = int(ref.bins[i])
-                cells, edges, words = (
-                    [*range(bins + 1), ABOVE],
-                    ref.edges[i, : bins + 1].tolist(),
-                    (),
-                )
-            else:
-                words = tuple(sorted(values, key=lambda v: (values[v], v)))
-                cells, edges = [values[v] for v in words], []
+            values, bins = ref.values[i], int(ref.bins[i])
+            cells = [*range(bins + 1), ABOVE]
+            edges: list[float] = ref.edges[i, : bins + 1].tolist()
+            words: tuple[str, ...] = ()
+            if values is not None:
+                found = sorted((cell, word) for word, cell in values.items())
+                words = tuple(word for _, word in found)
+                cells, edges = [cell for cell, _ in found], []
             usual = ref.shares[i, cells] * ref.rows[i]
             now = f._slow[i].astype(np.float64)
             out[name] = Spread(

@@ -6,8 +6,9 @@ import time
 import pytest
 import schemathesis
 from desk_story import living
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.checks import (
+    FailureGroup,
     content_type_conformance,
     not_a_server_error,
     response_schema_conformance,
@@ -15,6 +16,7 @@ from schemathesis.checks import (
 )
 
 from agent import web
+from agent.api import Way
 
 WAYS = [(way.method, way.path) for way in web.ways(None)]
 CHECKS = [
@@ -37,21 +39,21 @@ def schema(house):
     return loaded, headers
 
 
-@pytest.mark.live
-@pytest.mark.long
-@pytest.mark.parametrize(("method", "path"), [*WAYS, ("GET", "/api/me")])
-def test_answers_are_as_the_document_says_and_never_a_bug(schema, method, path):
+def fuzz(schema, method, path):
+    """Ask a way whatever it allows, and what it does not; raises where an answer is not as the document says."""
     loaded, headers = schema
     operation = loaded[path][method]
+    said = loaded.raw_schema["paths"][path][method.lower()]
+    cases = operation.as_strategy()
+    if said["parameters"] or "requestBody" in said:
+        cases |= operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
 
     @seed(8)
     @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=operation.as_strategy())
+        max_examples=EXAMPLES, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate),
+    )  # fmt: skip
+    @given(case=cases)
     def ask(case):
         for part, known in KNOWN.items():
             # random ids are never there: half of them are turned into one that is
@@ -62,6 +64,31 @@ def test_answers_are_as_the_document_says_and_never_a_bug(schema, method, path):
         case.validate_response(said, checks=CHECKS, headers=headers)
 
     ask()
+
+
+@pytest.mark.live
+@pytest.mark.long
+@pytest.mark.parametrize(("method", "path"), [*WAYS, ("GET", "/api/me")])
+def test_answers_are_as_the_document_says_and_never_a_bug(schema, method, path):
+    fuzz(schema, method, path)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("wrong", ["/api/lies", "/api/breaks"])
+def test_a_way_that_lies_or_breaks_would_be_found(tmp_path, wrong):
+    def breaks(_):
+        raise ZeroDivisionError
+
+    extra = (
+        Way(
+            "GET", "/api/lies", "lies", "see", "Says a list.", lambda _: {"a": 1}, returns=list[int]
+        ),
+        Way("GET", "/api/breaks", "breaks", "see", "Breaks.", breaks, returns=list[int]),
+    )
+    with living(tmp_path, now=time.time(), extra=extra) as house:
+        loaded = schemathesis.openapi.from_url(f"{house.url}/api/openapi.json")
+        with pytest.raises(FailureGroup):
+            fuzz((loaded, {}), "GET", wrong)
 
 
 @pytest.mark.live

@@ -140,6 +140,16 @@ def test_an_incident_that_is_over_shows_the_release_and_our_act(page, house):
 
 
 @pytest.mark.live
+def test_its_post_mortem_is_read_and_saved_here(page, house):
+    page.open(f"{house.url}/incidents/inc-1a2b3c4d")
+    page.wait("document.querySelector('[data-focus=report]')")
+    page.click("[data-focus=report]")
+    page.wait("document.querySelector('#text-box').open")
+    assert page.text("#text") == house.desk.report("inc-1a2b3c4d")["markdown"].strip("\n")
+    assert page.js("document.querySelector('#text-save').download") == "inc-1a2b3c4d.md"
+
+
+@pytest.mark.live
 def test_an_address_without_an_incident_says_so_and_leads_back(page, house):
     page.page("Page.navigate", url=f"{house.url}/incidents/inc-none")
     page.wait("document.querySelector('.failed')?.innerText.includes('inc-none')")
