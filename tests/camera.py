@@ -1,7 +1,7 @@
 """Looks at the console in Chromium while the demo breaks and heals a real service; keeps pictures and what was seen.
 
-It runs beside the demo, in a thread, at a low priority: what is looked at must not become the noisy neighbour. On a busy
-machine a page may take long: what was not there in time is looked at again.
+It runs beside the demo, in a thread, at a low priority: what is looked at must not become the noisy neighbour. On a
+busy machine a page may take long: what was not there in time is looked at again.
 """
 
 import contextlib
