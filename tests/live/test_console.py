@@ -572,6 +572,28 @@ def test_the_mode_of_a_playbook_is_for_authors(page, house):
     assert house.desk.playbooks()[0]["mode"] == "observe"
 
 
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "how",
+    [
+        "document.querySelector('form').submit()",
+        "fetch(document.querySelector('form').action, {method: 'POST', mode: 'no-cors', body: '{}'})",
+    ],
+)
+def test_a_page_of_somebody_else_can_make_the_browser_do_nothing(browser, house, how):
+    evil = f"data:text/html,<form method=post action='{house.url}/api/pause'></form>"
+    browser.page("Page.navigate", url=evil)
+    browser.wait("document.querySelector('form')")
+    browser.js(f"void {how}")
+    until = time.monotonic() + 20
+    while not (found := list(house.story.hooks.journal.read(("refused",)))):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert (found[0].subject, found[0].body["status"]) == ("/api/pause", 403)
+    assert found[0].body["origin"] == "null"
+    assert house.desk.pauses() == []
+
+
 # ---- live
 
 
