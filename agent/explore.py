@@ -85,7 +85,8 @@ class RankedView(TypedDict):
 
     score       how far, against what is ordinary for it: 1 = as ever
     direction   1 up, -1 down
-    usual, now  medians of the past and of the window; scale: one robust deviation
+    usual, now  median of the past, and how far it was in the window: its 90th percentile, or 10th where it fell
+    scale       one robust deviation
     begun_s     seconds into the window at which it had come half of the way; null = too few rows to tell
     """
 
@@ -285,7 +286,7 @@ def _moved(
         out.append((s, {
             "series": str(s), "title": title_of(s), "subject": "", "entity": s.entity.id,
             "unit": signal.unit, "score": points, "direction": 1 if up else -1,
-            "usual": float(seen.usual[j]), "now": _number(float(np.nanmedian(inside[:, j]))),
+            "usual": float(seen.usual[j]), "now": _number(float(np.nanpercentile(inside[:, j], 90 if up else 10))),
             "scale": float(seen.scale[j]),
             "begun_s": float(m.begun[j]) * float(times[-1] - start) if m.begun[j] > 0 else None,
         }))  # fmt: skip

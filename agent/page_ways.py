@@ -131,11 +131,12 @@ async def _rank(desk: Desk, ask: Ask) -> RankView:
             f"a window of {end - start:.0f} s can not be ranked; take one between 3 s and 7 d"
         )
     words = asked.search.lower().split()
+    # how fresh our own eyes are moves with everything: only who asks for it sees it
     some = [
         s
         for s in h.series()
-        if not words
-        or all(w in f"{s} {views.title_of(s)} {desk.name(s.entity)}".lower() for w in words)
+        if all(w in f"{s} {views.title_of(s)} {desk.name(s.entity)}".lower() for w in words)
+        and (words or s.entity.kind != "source")
     ]
     return await explore.rank(some, h.read, desk.name, start, end, limit=asked.limit)
 

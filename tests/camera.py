@@ -19,7 +19,7 @@ FAULTS = {
     "release.model": "bad release", "host.neighbour": "noisy neighbour", "serving.saturation": "traffic surge",
     "data.contract": "unit change", "concept.drift": "concept drift",
 }  # fmt: skip
-OTHERS = ("/models", "/explore", "/playbooks", "/audit", "/topology", "/")
+OTHERS = ("/models", "/explore", "/audit", "/playbooks", "/topology", "/")
 NICE = 10
 SIZE = (1280, 900)
 PHONE = (390, 844)
@@ -123,10 +123,10 @@ class Camera:
             "gates": browser.js("document.querySelectorAll('#decisions tbody tr').length"),
             "live": browser.text("#link-text"),
         }  # fmt: skip
-        self._shot(browser, f"{name}.png")
+        self._shot(browser, f"{name}.png", whole=True)
         if fault in {"bad release", "noisy neighbour"}:
             self._theme(browser, "dark")
-            self._shot(browser, f"{name}-dark.png")
+            self._shot(browser, f"{name}-dark.png", whole=True)
             self._theme(browser, "light")
             self._screen(browser, PHONE)
             time.sleep(0.4)
@@ -143,7 +143,9 @@ class Camera:
             over = i["resolved"] or i["opened"] + 20
             path += f"?from={i['opened'] - 5:.0f}&to={over:.0f}&start={i['opened'] - 60:.0f}"
         if name == "playbooks":
-            path += "?id=serve-bad-deploy"
+            with httpx.Client(base_url=url, timeout=10, trust_env=False) as http:
+                books = http.get("/api/playbooks").json()
+            path += f"?id={next(b['id'] for b in books if b['record']['runs'])}"
         self.seen["pages"][name] = self._visit(browser, url, path, name)
         self._theme(browser, "dark")
         self._shot(browser, f"{name}-dark.png")
@@ -152,6 +154,8 @@ class Camera:
     def _visit(self, browser: Browser, url: str, path: str, name: str) -> dict:
         browser.page("Page.navigate", url=url + path)
         browser.wait(READY, 20)
+        if name == "audit":
+            browser.wait("document.querySelector('#chain.good, #chain.fault')", 20)
         time.sleep(0.6)  # charts are drawn when they are laid out
         self._shot(browser, f"{name}.png")
         return {"text": browser.text("body"), "wide": browser.js("document.documentElement.scrollWidth")}  # fmt: skip
@@ -172,8 +176,8 @@ class Camera:
             mobile=size == PHONE,
         )
 
-    def _shot(self, browser: Browser, name: str) -> None:
-        """Keep what fits a window, in few colours: pictures of pages need no more."""
+    def _shot(self, browser: Browser, name: str, *, whole: bool = False) -> None:
+        """Keep what fits a window, or all of it, in few colours: pictures of pages need no more."""
         path = self.folder / name
-        browser.shot(path, whole=False)
-        Image.open(path).convert("RGB").quantize(160).save(path, optimize=True)
+        browser.shot(path, whole=whole)
+        Image.open(path).convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)

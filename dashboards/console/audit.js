@@ -7,6 +7,7 @@ import { many, three, time } from "./words.js";
 
 const KINDS = ["incident", "decision", "plan", "run", "intent", "acted", "approval", "cancel", "change", "label", "correction", "silence", "snooze", "pause", "resume", "mode", "reinstate", "question", "reply", "note", "told", "token", "refused", "daemon"];
 const SINCE = [["", "all time"], ["1h", "the last hour"], ["24h", "the last day"], ["7d", "the last week"]];
+const OF_INCIDENTS = new Set(["incident", "label", "correction", "snooze"]);
 const SHORT = 50000;
 let go = () => {}, open = 0, checked = false;
 const whole = new Map();
@@ -49,7 +50,7 @@ export const page = {
 };
 
 function row(e, at, got) {
-  const link = /^(inc-)/.test(e.subject) ? h("a", { href: `/incidents/${e.subject}` }, e.subject) : h("a", { href: `/audit?${query({ ...at, subject: e.subject, before: "" })}` }, e.subject);
+  const link = OF_INCIDENTS.has(e.kind) ? h("a", { href: `/incidents/${e.subject}` }, e.subject) : h("a", { href: `/audit?${query({ ...at, subject: e.subject, before: "" })}` }, e.subject);
   return h("tr", { class: e.kind === "refused" ? "shut" : "" },
     h("td", {}, h("button", { type: "button", class: "quiet small", "data-line": true, "data-focus": `entry ${e.seq}`, "aria-expanded": String(e.seq === open), "aria-label": `Entry ${e.seq}, whole`, onclick: () => toggle(e.seq, { at, got }) }, String(e.seq))),
     h("td", { class: "when" }, time(e.ts)), h("td", {}, h("span", { class: "chip" }, e.kind)), h("td", { class: "id" }, link), h("td", {}, e.by), h("td", { class: "text" }, e.text));

@@ -91,7 +91,8 @@ function draw(one) {
     scales: { x: { time: true }, y: { range: (u, low, high) => scale(c, low, high) } },
     axes: [
       { stroke: soft, grid, ticks: { show: false }, font, size: 22, space: 70, values: (u, ticks) => ticks.map(tick) },
-      { stroke: soft, grid, ticks: { show: false }, font, size: 56, space: 26, values: (u, ticks) => ticks.map((v) => say(v, c.unit)) },
+      { stroke: soft, grid, ticks: { show: false }, font, space: 26,
+        size: (u, labels) => Math.max(44, ...(labels || []).map((text) => 14 + 6.3 * text.length)), values: (u, ticks) => ticks.map((v) => say(v, c.unit)) },
     ],
     series: [{}, { stroke: paint("--curve"), width: 1.5, points: { show: false }, spanGaps: false }],
     hooks: {

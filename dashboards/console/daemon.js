@@ -31,8 +31,11 @@ export const query = (given) => new URLSearchParams(Object.entries(given).filter
 /** Follow events for ever; fetch and not EventSource, because only fetch can carry the token. */
 export async function follow(heard, lost) {
   for (;;) {
+    // a page that is kept for `back` would hold one of the six connections that a browser has for us
+    const left = new AbortController(), leave = () => left.abort();
+    addEventListener("pagehide", leave);
     try {
-      const stream = await fetch("/api/events", { headers: headers(), cache: "no-store", credentials: "omit" });
+      const stream = await fetch("/api/events", { headers: headers(), cache: "no-store", credentials: "omit", signal: left.signal });
       if (!stream.ok) throw new Error(stream.status);
       heard("open");
       const reader = stream.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -52,6 +55,7 @@ export async function follow(heard, lost) {
     } catch (error) {
       lost();
     }
+    removeEventListener("pagehide", leave);
     await new Promise((wake) => setTimeout(wake, 3000));
   }
 }

@@ -142,7 +142,7 @@ function ranking(r) {
   fill($("rank"), [r.start, r.end, r.series.map((s) => s.series), at.series], () => [
     r.series.length ? h("div", { class: "card scroll", "data-scroll": "rank" }, h("table", { class: "ranked" },
       h("caption", { class: "hidden" }, "Series by how far they moved, the most first"),
-      h("thead", {}, h("tr", {}, ["Moved", "Series", "Usually", "Then", "Began"].map((t) => h("th", { scope: "col" }, t)))),
+      h("thead", {}, h("tr", {}, ["Moved", "Series", "Usually", "Then up to", "Began"].map((t) => h("th", { scope: "col" }, t)))),
       h("tbody", {}, r.series.map((s) => h("tr", { class: s.series === at.series ? "on" : "" },
         h("td", { class: "score" }, h("span", { class: "weight" }, width(h("i"), Math.log10(s.score + 1) / most)), h("span", {}, `${s.direction > 0 ? "↑" : "↓"} ${s.score >= 1000 ? "> 1000" : s.score >= 100 ? Math.round(s.score) : s.score.toPrecision(2)}×`)),
         h("th", { scope: "row" }, h("a", { href: address({ series: s.series }), "data-line": true, "data-focus": `rank ${s.series}` }, s.title, h("small", {}, ` ${s.subject}`))),

@@ -131,7 +131,7 @@ function timeline(i) {
   const events = [
     ...i.anomalies.flatMap((a) => [[a.onset, a.harm ? "bad" : "odd", a.entity.name, a.text, true], ...(a.end ? [[a.end, "end", a.entity.name, `${a.title} is as usual again`]] : [])]),
     ...i.changes.map((c) => [c.ts, c.ours ? "act" : "change", c.entity.name, `${c.kind}${c.before || c.after ? ` ${c.before || "?"} → ${c.after || "?"}` : ""}${c.by ? ` by ${c.ours ? "homeostat" : c.by}` : ""}${c.text ? `: ${c.text}` : ""}`]),
-    ...i.turns.map((t) => [t.ts, t.event === "resolved" ? "end" : "life", t.by ? first(t.by) : "homeostat", `${words(t.event)}${t.why ? `: ${t.why}` : ""}`]),
+    ...i.turns.filter((t) => t.event !== "opened" || t.ts !== i.opened).map((t) => [t.ts, t.event === "resolved" ? "end" : "life", t.by ? first(t.by) : "homeostat", `${words(t.event)}${t.why ? `: ${t.why}` : ""}`]),
     ...i.run_views.flatMap((r) => [[r.started, "act", r.playbook, `${r.title}, on ${r.target.name}`],
       ...r.steps.filter((s) => s.ended).map((s) => [s.ended, s.status === "failed" ? "bad" : "act", r.playbook, s.summary || `${words(s.use)}: ${words(s.status)}`]),
       ...(r.outcome ? [[r.updated, r.outcome.verdict === "harmed" ? "bad" : "end", r.playbook, `${words(r.outcome.verdict)}: ${r.outcome.summary}`]] : [])]),

@@ -25,7 +25,7 @@ export function run(r, { short = false, why = false } = {}) {
     o ? h("p", { class: "outcome" }, o.summary, o.against ? h("span", { class: "soft" }, ` (compared with ${words(o.against)})`) : null) : null,
     !o && r.expect.length ? h("p", { class: "soft" }, "Proven by ", h("code", {}, r.expect.join(" and "))) : null,
     left !== null && left > 0 ? h("p", { class: "soft" }, `Without an answer it ${r.approve.on_timeout === "deny" ? "is denied" : "escalates"} in ${lasts(left)}.`) : null,
-    shut.map((g) => h("p", { class: "gates" }, `Gate ${g.name}: ${g.reason || g.value}`)),
+    o ? null : shut.map((g) => h("p", { class: "gates" }, `Gate ${g.name}: ${g.reason || g.value}`)),
     r.text && !o ? h("p", { class: "soft" }, r.text) : null);
 }
 

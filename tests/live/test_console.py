@@ -631,6 +631,16 @@ def test_a_storm_of_events_is_asked_for_once_a_second_and_the_page_stays_live(pa
 
 
 @pytest.mark.live
+def test_many_pages_one_after_the_other_by_their_addresses(page, house):
+    for path in [*PAGES] * 2:  # more than the six connections that a browser has for a host
+        page.open(house.url + path)
+        page.wait("document.querySelector('#page').getAttribute('aria-busy') === 'false'")
+    page.js("history.back()")
+    page.wait("location.pathname === '/audit' && document.querySelector('#link .dot.live')")
+    page.problems[:] = [p for p in page.problems if "abort" not in p.lower()]
+
+
+@pytest.mark.live
 def test_a_daemon_that_is_gone_is_said(page, house):
     page.wait("document.querySelector('#incidents').innerText.includes('Latency p95')")
     house.call(house.events.close)

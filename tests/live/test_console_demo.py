@@ -17,9 +17,9 @@ KEPT = {
 }  # fmt: skip
 MOST_BYTES = 150_000
 SAYS = {
-    "bad release": ("champion of scoring is", "release"),
+    "bad release": ("scoring", "replaced", "release"),
     "noisy neighbour": ("python (pid", "priority"),
-    "traffic surge": ("scoring", "workers"),
+    "traffic surge": ("scoring", "traffic is", "replica"),
     "unit change": ("feature", "contract"),
     "concept drift": ("scoring", "labels"),
 }
@@ -57,7 +57,8 @@ def test_every_page_was_seen_with_what_really_happened_on_it(seen):
     assert "scoring" in pages["models"]
     assert "helped" in pages["playbooks"]
     assert "holds; its last hash is" in pages["audit"]
-    assert "hurts users" not in pages["after"]
+    assert "1 helped" in pages["playbooks"]
+    assert "it takes a day of watching" in pages["after"]
 
 
 @pytest.mark.demo
