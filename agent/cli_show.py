@@ -97,6 +97,8 @@ def status(said: Any) -> None:
         )
     if len(budget["signals"]) > _MOST_SIGNALS:
         out.print(Text(f"  and {len(budget['signals']) - _MOST_SIGNALS} more signals", style="dim"))
+    for c in budget["causes"][:_MOST_SIGNALS]:
+        out.print(Text(f"  {c['text']}", style="dim"))
     for fault in said["faults"]:
         out.print(Text(f"mend: {fault}", style="red"))
     for hint in said["hints"]:

@@ -295,7 +295,9 @@ def next_step(
         return "wait: it is well, and has to stay so for a while"
     if not detail["causes"]:
         return "wait a moment for the diagnosis"
-    look = "a person has to look"
+    look = f"needs you: {detail['needs_you']}" if detail["needs_you"] else "a person has to look"
     if not detail["acknowledged_by"]:
         look += f"; take it: homeostat ack {detail['id']}"
+    if detail["needs_you"]:
+        return look
     return f"no playbook {'may act (see Held)' if held else 'is meant for this'}; {look}"
