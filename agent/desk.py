@@ -932,8 +932,10 @@ class Desk:
         if i.state == "resolved":
             raise Refused(f"incident {i.id} is over: nobody is called for it")
         now = self.hooks.now()
+        if (taken := acknowledged_by(i)) is not None:
+            now = max(now, taken.ts + 0.001)  # both may have come within one tick
         said = f"{person.name} calls for help" + (f": {reason}" if reason else "")
-        note = Note(f"call:{i.id}:{now:.0f}", now, "page", i.title, said, i.id)
+        note = Note(f"call:{i.id}:{now:.3f}", now, "page", i.title, said, i.id)
         if note.key not in self.hooks.memory.notes:  # pressed twice
             self._record("note", note.key, pack(note))
         return self.incident(i.id)

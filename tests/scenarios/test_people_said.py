@@ -14,7 +14,7 @@ from agent.playbook import Library
 NEIGHBOUR = Picture(
     "host.neighbour", BATCH, {**SLOW, CPU: 0.99, CORES[BATCH]: 3.5, WAIT_CPU: 0.8, QUEUE: 40.0}
 )
-HALF = 460.0
+HALF = 436.0
 
 
 def probability(stage, kind):
@@ -39,7 +39,7 @@ def corrected(stage, right=""):
 
 def test_an_incident_that_nothing_is_meant_for_is_a_persons_until_it_is_well(tmp_path):
     stage = Stage(Picture("release.code", SHOP, {ERRORS: 0.3}), tmp_path)
-    stage.go(END)
+    stage.go(END + 60)
     (need,) = stage.entries("handoff")
     assert (need.subject, need.body["code"]) == (stage.incident.id, "no_playbook")
     assert not [
