@@ -525,7 +525,7 @@ class Desk:
         return views.incident_detail(
             i, [self._run_view(r) for r in runs], self._decisions(i), self.name, self._label(i.id),
             correction=self._correction(i.id), snooze=self.hooks.memory.snoozed(i, self.hooks.now()),
-            need=self._need(i),
+            need=self._need(i), called=self.hooks.memory.climbed(i.id),
             now=self.hooks.now(),
         )  # fmt: skip
 

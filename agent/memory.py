@@ -373,6 +373,14 @@ class Memory:
         """Keys of what people have been told."""
         return self._notes.keys()
 
+    def climbed(self, incident: str) -> list[tuple[float, str]]:
+        """Return whom the ladder has called for an incident, and when, oldest first."""
+        head = f"ladder:{incident}:"
+        found = [
+            (ts, key.split(":", 5)[5]) for key, ts in self._notes.items() if key.startswith(head)
+        ]
+        return sorted(found)
+
     def paged(self, since: float) -> set[str]:
         """Return the incidents that paged at or after `since`: those known, and those that people were told of."""
         known = {

@@ -366,6 +366,13 @@ class IncidentView(TypedDict):
     needs_you: str
 
 
+class CalledView(TypedDict):
+    """Whom the ladder has called. way: a connector, perhaps with `/channel`."""
+
+    ts: float
+    way: str
+
+
 class IncidentDetail(IncidentView):
     """An incident with all its evidence.
 
@@ -390,6 +397,7 @@ class IncidentDetail(IncidentView):
     decisions: list[DecisionView]
     labelled: LabelView | None
     corrected: LabelView | None
+    called: list[CalledView]
 
 
 class WhyView(TypedDict):
@@ -866,6 +874,7 @@ def incident_detail(
     correction: LabelView | None = None,
     snooze: Snooze | None = None,
     need: Need = NOBODY,
+    called: Sequence[tuple[float, str]] = (),
     now: float = math.nan,
 ) -> IncidentDetail:
     """Show an incident with all its evidence: harm first, then what stands out most."""
@@ -895,6 +904,7 @@ def incident_detail(
         "decisions": [decision_view(x, name) for x in decisions],
         "labelled": label,
         "corrected": correction,
+        "called": [{"ts": ts, "way": way} for ts, way in called],
     }
 
 

@@ -42,7 +42,17 @@ _VERDICT_WORDS: Final = {
     "helped": "helped", "no_effect": "had no effect", "harmed": "did harm",
     "cannot_tell": "can not be told from chance",
 }  # fmt: skip
-_GIVES_WAY: Final = ("Joint", "Together", "Label", "Person", "Traces", "More", "Or", "Held")
+_GIVES_WAY: Final = (
+    "Joint",
+    "Together",
+    "Label",
+    "Person",
+    "Called",
+    "Traces",
+    "More",
+    "Or",
+    "Held",
+)
 """Kinds of lines that go first when there are too many, in this order."""
 
 
@@ -88,6 +98,9 @@ def why_view(
     if label := detail["labelled"]:
         note = f" ({label['note']})" if label["note"] else ""
         lines.append(f"Label:    {label['label']}, by {label['by']}{note}; {label['text']}")
+    if calls := detail["called"]:
+        whom = ", ".join(f"{c['way']} at {clock(c['ts'], now)}" for c in calls[-3:])
+        lines.append(f"Called:   {whom}")
     if said := detail["corrected"]:
         note = f" ({said['note']})" if said["note"] else ""
         lines.append(f"Person:   {said['text']}, says {said['by']}{note}")

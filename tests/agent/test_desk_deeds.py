@@ -239,3 +239,18 @@ def test_what_people_said_is_still_so_after_a_restart(story, tmp_path):
     journal.close()
     for name in ("snoozes", "corrections", "ceilings"):
         assert getattr(loaded, name) == getattr(story.hooks.memory, name) != {}
+
+
+def test_whom_the_ladder_called_is_shown(story):
+    for at, way in ((story.now - 600, "slack/#ops"), (story.now - 5, "pagerduty")):
+        key = f"ladder:inc-7f3a99e0:0:{story.now - 600:.0f}:0:{way}"
+        note = Note(key, at, "page", "slow", "why", "inc-7f3a99e0", to=(way,))
+        story.hooks.record("note", key, pack(note), at)
+    shown = story.desk.incident("inc-7f")["called"]
+    assert [(c["way"], c["ts"]) for c in shown] == [
+        ("slack/#ops", story.now - 600), ("pagerduty", story.now - 5),
+    ]  # fmt: skip
+    assert any(
+        line.startswith("Called:   slack/#ops at ") for line in story.desk.why("inc-7f")["text"]
+    )
+    assert story.desk.incident("inc-7c")["called"] == []
