@@ -136,9 +136,12 @@ def incidents(found: Sequence[Any]) -> None:
         cause = (
             f"{i['cause']} {100 * i['probability']:.0f} %" if i["probability"] is not None else ""
         )
-        table.add_row(
-            i["id"], _ago(i["opened"]), _word(i["severity"]), _word(i["state"]), i["title"], cause
-        )
+        state = _word(i["state"])
+        if i["snoozed_until"]:
+            state.append(", put off")
+        elif i["needs"] and not i["acknowledged_by"]:
+            state.append(", needs you", style="bold")
+        table.add_row(i["id"], _ago(i["opened"]), _word(i["severity"]), state, i["title"], cause)
     out.print(table)
 
 

@@ -954,7 +954,7 @@ class Desk:
         said = f"{person.name} calls for help" + (f": {reason}" if reason else "")
         note = Note(f"call:{i.id}:{now:.3f}", now, "page", i.title, said, i.id)
         if note.key not in self.hooks.memory.notes:  # pressed twice
-            self._record("note", note.key, pack(note))
+            self.hooks.record("note", note.key, pack(note), now)
         return self.incident(i.id)
 
     def blame(

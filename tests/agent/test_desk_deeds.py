@@ -11,12 +11,15 @@ from pydantic import TypeAdapter
 from agent.authority import LOOPBACK, Forbidden, Person, Unknown
 from agent.codec import pack
 from agent.errors import Refused
+from agent.events import Events
 from agent.journal import Journal
 from agent.meant import NotThere
 from agent.memory import Memory
 from agent.ports import Note
 from agent.runner import Acted
+from agent.telemetry import Telemetry
 from agent.views import IncidentDetail, LabelView, PlanView, RunView
+from agent.web import measure
 
 AUTHOR = Person("anna", "author", "token")
 
@@ -254,3 +257,16 @@ def test_whom_the_ladder_called_is_shown(story):
         line.startswith("Called:   slack/#ops at ") for line in story.desk.why("inc-7f")["text"]
     )
     assert story.desk.incident("inc-7c")["called"] == []
+
+
+def test_who_is_needed_for_what_is_shown_until_it_is_over(story):
+    why = "b on web does not act: 2; tried 2 times"
+    for id_ in ("inc-7f3a99e0", "inc-1a2b3c4d"):
+        story.hooks.record("handoff", id_, {"code": "attempts", "why": why}, story.now)
+    shown = story.desk.incident("inc-7f")
+    assert (shown["needs"], shown["needs_you"]) == ("attempts", why)
+    assert story.desk.incident("inc-1a")["needs"] == ""  # it is over
+    telemetry = Telemetry(story.now)
+    measure(story.desk, telemetry, Events())
+    text = telemetry.render(story.hooks.world, openmetrics=False)
+    assert 'homeostat_incidents_needing_people{needs="attempts"} 1' in text
