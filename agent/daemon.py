@@ -573,8 +573,8 @@ class Daemon:
             self.config.people, self.memory, self._facts,
             lambda i: telling.note_of("", i, self.world, now), self._ways(),
         )  # fmt: skip
-        found = steps.due(self.correlator.incidents.values(), now)
-        for note in list(found):
+        here = self.correlator.incidents.values()
+        for note in [*steps.due(here, now), *steps.again(here, now)]:
             self.record("note", note.key, pack(note), now)
 
     def _gathered(self, now: float) -> tuple[list[Frame], list[Change], list[Signal]]:

@@ -13,7 +13,7 @@ climbs none twice; a step that was due meanwhile is climbed at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.expr import parse
@@ -25,6 +25,7 @@ from agent.routing import People, lookup, quiet_until
 from agent.telling import hushed
 from agent.units import say_duration
 
+_LATE_S = 6 * 3600.0
 _AT_WORK = frozenset({"acting", "verifying", "undoing"})
 """States of a run that may yet heal: nobody new is called while one is at it."""
 
@@ -106,6 +107,25 @@ class Ladder:
             )
             if stands is not None:
                 yield from self._climbed(incident, stands, now)
+
+    def again(self, incidents: Iterable[Incident], now: float) -> Iterator[Note]:
+        """Yield a note for each incident that was put off for a while and is still there; the ladder tells its own."""
+        for incident in incidents:
+            off = self.memory.snoozes.get(incident.id)
+            if off is None or incident.state != "open" or incident.severity == "note":
+                continue
+            ended = (
+                off.ts < off.until <= now < off.until + _LATE_S
+                and off.reopened == incident.reopened
+            )
+            key = f"again:{incident.id}:{off.until:.0f}"
+            if not ended or key in self.memory.notes:
+                continue
+            if self.people.escalation and incident.severity == "page":
+                continue
+            note = self.said(incident)
+            title = f"still there: {incident.title}"
+            yield replace(note, key=key, ts=now, severity=incident.severity, title=title)
 
     def _climbed(self, incident: Incident, stands: Begun, now: float) -> Iterator[Note]:
         note, people = self.said(incident), self.people

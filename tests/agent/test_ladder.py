@@ -224,3 +224,30 @@ def test_killed_at_any_moment_each_step_is_climbed_once(steps):
     assert ways == list(dict.fromkeys(ways))
     due = [w for w, after in zip(WAYS, (0.0, 600.0, 1800.0), strict=True) if at >= after]
     assert ways == due
+
+
+@pytest.mark.parametrize("severity", ["page", "warning", "note"])
+def test_without_a_ladder_what_was_put_off_is_told_once_more_when_that_is_over(severity):
+    night = Night(People())
+    night.put(replace(night.incident, severity=severity))
+    off = Snooze("inc-1", T0 + 600, "olga", "", severity, 0, T0)
+    night.record("snooze", "inc-1", pack(off))
+
+    def again(later):
+        steps = ladder.Ladder(night.people, night.memory, lambda _: {},
+                              lambda i: Note("", 0.0, "page", i.title, "why", i.id), WAYS)  # fmt: skip
+        found = list(steps.again([night.incident], T0 + later))
+        for note in found:
+            night.record("note", note.key, pack(note))
+        return [(n.severity, n.title) for n in found]
+
+    assert again(599) == []
+    assert again(600) == ([] if severity == "note" else [(severity, "still there: web is slow")])
+    assert again(601) == []
+    night.record(
+        "snooze", "inc-1", pack(replace(off, ts=T0 + 700, until=T0 + 700))
+    )  # ended by a person
+    assert again(701) == []
+    night.record("snooze", "inc-1", pack(replace(off, ts=T0 + 800, until=T0 + 900)))
+    night.turn("acknowledged", "olga")
+    assert again(900) == []
