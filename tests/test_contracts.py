@@ -129,6 +129,15 @@ def logged(world: World) -> Iterator[dict]:
 
 
 @contextlib.contextmanager
+def with_disks(world: World) -> Iterator[dict]:
+    device = world.folder / "block/sda/device"
+    device.mkdir(parents=True)
+    for name, text in (("state", "running"), ("ioerr_cnt", "0x2"), ("life_time", "")):
+        (device / name).write_text(text)
+    yield {"sysfs": world.folder}
+
+
+@contextlib.contextmanager
 def in_models(world: World) -> Iterator[dict]:
     yield {"path": world.models()}
 
@@ -241,6 +250,7 @@ SOURCES = {
     "batch_scoring": in_runs,
     "connections": plain,
     "containers": plain,
+    "disks": with_disks,
     "elastic_logs": indexed,
     "gpu": plain,
     "gunicorn": under_gunicorn,

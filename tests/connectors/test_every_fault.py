@@ -34,6 +34,7 @@ from connectors.grafana_annotations import GrafanaAnnotations
 from connectors.heartbeat import Heartbeat
 from connectors.http_calls import HttpCalls
 from connectors.kubernetes import Kubernetes
+from connectors.kubernetes_nodes import KubernetesNodes
 from connectors.mlflow import MlflowModels
 from connectors.pagerduty import PagerDuty
 from connectors.probe import Probe
@@ -380,6 +381,13 @@ SUBJECTS = {
         ),
         lambda c: c.replicas("service:web"),
         b'{"spec": {"replicas": 3}}',
+    ),
+    "kubernetes_nodes": Subject(
+        lambda url, _: KubernetesNodes(
+            "k", KubernetesNodes.Config(url=url, token="env:CANARY", timeout=LIMIT_S)
+        ),
+        lambda c: c.node("host:gpu-1"),
+        b'{"metadata": {"name": "gpu-1"}}',
     ),
     "webhook": Subject(
         lambda url, _: Webhook("w", Webhook.Config(url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)),
