@@ -125,17 +125,17 @@ class ApiDoor(Door):
         for last in (False, True):
             async with self._turn:
                 await self._renew()
-                door, program = self._inner, self._place.program
-                who = self._place.headers()
-            if program is not None and self._credential.token:
-                who = {"authorization": f"Bearer {self._credential.token}"}
+                door, who, used = self._inner, self._place.headers(), self._credential
+            if used.token:
+                who = {"authorization": f"Bearer {used.token}"}
             answer = await door.ask(
                 method, url, timeout_s=timeout_s, headers={**(headers or {}), **who}, body=body,
                 most_bytes=most_bytes, called=called,
             )  # fmt: skip
-            if answer.status != 401 or program is None or last:
+            if answer.status != 401 or self._place.program is None or last:
                 break
-            self._credential = Credential(until=0.0)  # nothing has happened: it does not know us
+            if self._credential is used:  # nothing has happened there: it does not know us
+                self._credential = Credential(until=0.0)
         return answer
 
     async def close(self) -> None:

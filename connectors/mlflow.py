@@ -513,7 +513,12 @@ def _model_of(said: Any) -> _Model:
         if isinstance(v, dict) and v.get("current_stage") in _STAGES
     }
     return _Model(
-        str(said["name"]), str(said.get("last_updated_timestamp")), aliases, tags, _pointer(tags), stages
+        str(said["name"]),
+        str(said.get("last_updated_timestamp")),
+        aliases,
+        tags,
+        _pointer(tags),
+        stages,
     )
 
 
