@@ -169,6 +169,8 @@ _NODE: Final = Pack(
             for resource in ("cpu", "memory", "io") for word, who in (("waiting", "some"), ("stalled", "full"))
             if (resource, word) != ("cpu", "stalled")
         ),
+        Plain("node_pressure_irq_stalled_seconds_total", "host.pressure_seconds_total",
+              fixed={"resource": "irq", "who": "full"}),
         *(
             Plain(f"node_memory_{theirs}_bytes", "host.memory_bytes", fixed={"use": ours})
             for theirs, ours in (("MemFree", "free"), ("MemAvailable", "available"), ("Cached", "cached"),
@@ -219,6 +221,11 @@ _NODE: Final = Pack(
         Derived("host.disk_utilization_ratio",
                 f"1 - node_filesystem_avail_bytes{{{_MOUNTS}}} / (node_filesystem_size_bytes{{{_MOUNTS}}} > 0)",
                 "node_filesystem_size_bytes", {"mount": "mountpoint"}),
+        Derived("host.mount_reachable", f"1 - node_filesystem_device_error{{{_MOUNTS}}}", "node_filesystem_device_error",
+                {"mount": "mountpoint"}),
+        Derived("host.raid_degraded",
+                '(node_md_disks_required - ignoring (state) node_md_disks{state="active"} > bool 0)',
+                "node_md_disks_required", {"array": "device"}),
         Derived("host.disk_inodes_ratio",
                 f"1 - node_filesystem_files_free{{{_MOUNTS}}} / (node_filesystem_files{{{_MOUNTS}}} > 0)",
                 "node_filesystem_files", {"mount": "mountpoint"}),

@@ -268,3 +268,28 @@ async def test_in_a_pod_a_rotated_ca_and_token_are_taken_up(tmp_path, monkeypatc
         await api.close()
         server.shutdown()
         thread.join()
+
+
+async def test_a_program_may_give_a_certificate(plugin, tmp_path, needs):
+    needs("openssl")
+    (ca, key), ours = certificate(tmp_path, "server"), certificate(tmp_path, "us")
+    plugin.says(
+        clientCertificateData=ours[0].read_text(), clientKeyData=ours[1].read_text(), token=None
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(ca, key)
+        context.load_verify_locations(ours[0])
+        context.verify_mode = ssl.CERT_REQUIRED
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        trust = {"certificate-authority": "server.pem"}  # beside the kubeconfig
+        way = access(plugin, f"https://127.0.0.1:{server.server_port}", cluster=trust)
+        api = Api("k8s", way, 5.0)
+        assert await api.ask("GET", "version") == {"token": None}
+        await api.ask("GET", "version")
+        assert len(plugin.calls) == 1
+        await api.close()
+        server.shutdown()
+        thread.join()
