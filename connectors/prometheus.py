@@ -452,7 +452,7 @@ class Prometheus:
                     elif ".other_" in place.series.metric:
                         count.other += 1
                         addends.append((row, place))
-                    elif place.series.entity == self._own and group < 2:
+                    elif place.series.entity == self._own and place.rank == RANK["node_exporter"]:
                         count.own_host += 1
                     else:
                         count.known += 1
