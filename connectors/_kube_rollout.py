@@ -104,7 +104,7 @@ def current(kind: str, found: Mapping[str, Any], revisions: Iterable[Revision]) 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Compare two templates; what an API server leaves empty is as good as not there."""
-    return _filled(one) == _filled(other)
+    return bool(_filled(one) == _filled(other))
 
 
 def _filled(value: Any) -> Any:

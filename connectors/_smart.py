@@ -66,9 +66,9 @@ def health(said: Mapping[str, Any]) -> Health | None:
     if passed is False or status & _FAILING_BIT:
         why.append("its own test of its health is failed")
     for part in (_nvme, _ata, _scsi):
-        values, words = part(said)
+        values, failing = part(said)
         found += values
-        why += words
+        why += failing
     for metric, where in (
         ("host.disk_temperature_celsius", ("temperature", "current")),
         ("host.disk_wear_ratio", ("endurance_used", "current_percent")),

@@ -208,9 +208,9 @@ class DrainNode:
                 )
             await self._may(about, await self._nodes.tenants(about.id))
             if step.dry_run:
-                todo, stay = _parted(await self._nodes.tenants(about.id))
+                todo, rest = _parted(await self._nodes.tenants(about.id))
                 return Done(
-                    f"would close {about}, move {len(todo)} and leave {len(stay)} that belong to it"
+                    f"would close {about}, move {len(todo)} and leave {len(rest)} that belong to it"
                 )
             await self._nodes.set_closed(about.id, True, before, step.key)
         moved, stay = await self._empty(about, before=before)

@@ -226,7 +226,8 @@ def certificate(folder, name):
 
 class Hello(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = json.dumps({"token": self.headers.get("authorization")}).encode()
+        # the last letter: the whole token would be masked
+        body = json.dumps({"ends": self.headers.get("authorization", "")[-1:]}).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -253,9 +254,7 @@ async def test_in_a_pod_a_rotated_ca_and_token_are_taken_up(tmp_path, monkeypatc
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
         api = Api("k8s", Access(), 5.0)
-        assert await api.ask("GET", "version") == {
-            "token": "Bearer ***"
-        }  # what went with it is masked
+        assert await api.ask("GET", "version") == {"ends": "1"}
         context.load_cert_chain(*new)
         await api.close()  # its connections were of the old certificate
         with pytest.raises(Refused, match="certificate is not to be trusted"):
@@ -264,7 +263,7 @@ async def test_in_a_pod_a_rotated_ca_and_token_are_taken_up(tmp_path, monkeypatc
         (tmp_path / "next").write_text(new[0].read_text())
         (tmp_path / "next").replace(account / "ca.crt")
         (account / "token").write_text("tok-2")
-        assert await api.ask("GET", "version") == {"token": "Bearer ***"}
+        assert await api.ask("GET", "version") == {"ends": "2"}
         await api.close()
         server.shutdown()
         thread.join()
@@ -287,7 +286,7 @@ async def test_a_program_may_give_a_certificate(plugin, tmp_path, needs):
         trust = {"certificate-authority": "server.pem"}  # beside the kubeconfig
         way = access(plugin, f"https://127.0.0.1:{server.server_port}", cluster=trust)
         api = Api("k8s", way, 5.0)
-        assert await api.ask("GET", "version") == {"token": None}
+        assert await api.ask("GET", "version") == {"ends": ""}
         await api.ask("GET", "version")
         assert len(plugin.calls) == 1
         await api.close()
