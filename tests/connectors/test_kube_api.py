@@ -1,6 +1,7 @@
 """Who we are to an API server of Kubernetes: programs that log in, and what is renewed meanwhile."""
 
 import asyncio
+import contextlib
 import http.server
 import json
 import ssl
@@ -224,6 +225,22 @@ def certificate(folder, name):
     return folder / f"{name}.pem", folder / f"{name}.key"
 
 
+@contextlib.contextmanager
+def greeting(certificate, key):
+    """Serve `Hello` over TLS; yields its port, and the context that a test may change."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server.server_port, context
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 class Hello(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         # the last letter: the whole token would be masked
@@ -244,15 +261,10 @@ async def test_in_a_pod_a_rotated_ca_and_token_are_taken_up(tmp_path, monkeypatc
     account.mkdir()
     for name, text in (("token", "tok-1"), ("namespace", "ml"), ("ca.crt", old[0].read_text())):
         (account / name).write_text(text)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*old)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with greeting(*old) as (port, context):
         monkeypatch.setattr(_kubernetes, "SERVICE_ACCOUNT", account)
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
         api = Api("k8s", Access(), 5.0)
         assert await api.ask("GET", "version") == {"ends": "1"}
         context.load_cert_chain(*new)
@@ -265,8 +277,6 @@ async def test_in_a_pod_a_rotated_ca_and_token_are_taken_up(tmp_path, monkeypatc
         (account / "token").write_text("tok-2")
         assert await api.ask("GET", "version") == {"ends": "2"}
         await api.close()
-        server.shutdown()
-        thread.join()
 
 
 async def test_a_program_may_give_a_certificate(plugin, tmp_path, needs):
@@ -275,20 +285,13 @@ async def test_a_program_may_give_a_certificate(plugin, tmp_path, needs):
     plugin.says(
         clientCertificateData=ours[0].read_text(), clientKeyData=ours[1].read_text(), token=None
     )
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(ca, key)
+    with greeting(ca, key) as (port, context):
         context.load_verify_locations(ours[0])
         context.verify_mode = ssl.CERT_REQUIRED
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
         trust = {"certificate-authority": "server.pem"}  # beside the kubeconfig
-        way = access(plugin, f"https://127.0.0.1:{server.server_port}", cluster=trust)
+        way = access(plugin, f"https://127.0.0.1:{port}", cluster=trust)
         api = Api("k8s", way, 5.0)
         assert await api.ask("GET", "version") == {"ends": ""}
         await api.ask("GET", "version")
         assert len(plugin.calls) == 1
         await api.close()
-        server.shutdown()
-        thread.join()
