@@ -270,6 +270,7 @@ NO_SOURCE = {
     "elastic_out": "it only keeps copies: tests/connectors/test_elastic_out.py",
     "elastic_predictions": "a feed of rows, not of frames: tests/connectors/test_elastic_predictions.py",
     "cgroup": "only an ability: tests/connectors/test_cgroup.py",
+    "fleet_http": "only abilities: tests/connectors/test_fleet_http.py",
     "flag_file": "only abilities: tests/connectors/test_flag_file.py",
     "gpu_control": "only abilities: tests/connectors/test_gpu_control.py",
     "flag_http": "only abilities: tests/connectors/test_flag_http.py",
