@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol, runtime_checkable
 
 import structlog
@@ -85,8 +85,13 @@ def _service(step: Step, override: str) -> Entity:
     return about
 
 
-async def _follow(rollouts: Rollouts, about: Entity, wait: float, *, clear: bool) -> tuple[bool, str]:  # fmt: skip
-    """Watch a rollout until it has settled, is stuck, or it was long enough; returns whether it has, and how it is."""
+async def _follow(
+    rollouts: Rollouts, about: Entity, wait: float, ours: Callable[[Rollout], bool], *, clear: bool
+) -> tuple[bool, str]:
+    """Watch a rollout until it has settled, is stuck, is not ours any more, or it was long enough.
+
+    Returns whether it has settled, and how it stands.
+    """
     end, clear_at, said = time.monotonic() + wait, 0.0, ""
     while True:
         try:
@@ -101,6 +106,8 @@ async def _follow(rollouts: Rollouts, about: Entity, wait: float, *, clear: bool
             if now.words != said:
                 said = now.words
                 log.info("rollout", service=about.key, stands=said)
+            if now.revision and not ours(now):
+                return False, f"others roll out {now.revision} now"
             if now.settled:
                 return True, said
             if now.stuck or time.monotonic() > end:
@@ -169,8 +176,13 @@ class RolloutUndo(Setting):
         return await super().undo(step, done)
 
     async def _watched(self, step: Step, done: Done) -> Done:
+        goal = done.values["value"]
         settled, words = await _follow(
-            self._rollouts, self._about(step), self._params.wait, clear=True
+            self._rollouts,
+            self._about(step),
+            self._params.wait,
+            lambda r: r.revision == goal,
+            clear=True,
         )
         values = {**done.values, "settled": settled}
         return Done(f"{done.summary}: {words}", values, done.undo, done.change)
@@ -222,7 +234,9 @@ class RolloutRestart:
             if step.dry_run:
                 return Done(f"would replace all replicas of {about}, one after the other")
             await self._rollouts.roll_again(about.id, step.key, planned)
-        settled, words = await _follow(self._rollouts, about, self._params.wait, clear=False)
+        settled, words = await _follow(
+            self._rollouts, about, self._params.wait, lambda r: r.restarted == step.key, clear=False
+        )
         return Done(
             f"replaced the replicas of {about}: {words}",
             {"service": about.id, "settled": settled},

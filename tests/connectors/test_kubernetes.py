@@ -284,6 +284,23 @@ async def test_a_rollout_that_does_not_settle_is_told_and_can_be_undone(rolled):
     assert done.undo["before"] == "web-rev2"
 
 
+async def test_a_rollout_of_others_in_the_midst_of_ours_is_not_taken_for_ours(rolled, monkeypatch):
+    side, web = rolled
+    roll = web.roll_to
+
+    async def and_then(*args):
+        await roll(*args)
+        side.release("web:3")
+
+    monkeypatch.setattr(web, "roll_to", and_then)
+    act = RolloutUndo(RolloutUndo.Params(wait=600), web)
+    done = await act.run(await planned(act, step("rollout_undo")))
+    assert done.summary.endswith("others roll out web-rev3 now")
+    assert done.values["settled"] is False
+    with pytest.raises(Refused, match="it is web-rev3, not web-rev1"):
+        await act.undo(step("rollout_undo"), done.undo)
+
+
 async def test_a_rollout_that_is_stuck_is_not_waited_for(side, web, monkeypatch):
     monkeypatch.setattr(rollouts, "_LOOK_S", 0.01)
     side.release("web:2")
