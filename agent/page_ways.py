@@ -12,10 +12,12 @@ from pydantic import Field
 from agent import audit, explore, graph, views
 from agent.api import Ask, Way
 from agent.audit import CheckView, EntryDetail, JournalPage
+from agent.codec import unpack
 from agent.errors import Refused
 from agent.explore import RankView, ScoreView, SeriesPage
 from agent.graph import IncidentGraphView
 from agent.meant import NotThere, moment
+from agent.model import Decision
 from agent.model_features import FeaturesView, features_view
 from agent.units import Model
 from agent.views import DecisionView
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _LONGEST_S: Final = 7 * 86_400.0
 _SHORTEST_S: Final = 3.0
+_LOOKED_AT: Final = 200
 
 Word = Annotated[str, Field(max_length=200)]
 When = Annotated[str, Field(max_length=40)]
@@ -99,6 +102,8 @@ def page_ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: _features(desk, a.path["model"], a.query.version), query=_Version, returns=FeaturesView),
         Way("GET", "/api/decisions", "decisions", "see", "What the guard said, every gate, the newest first.",
             lambda a: _decisions(desk, a.query.playbook, a.query.limit), query=_Decided, returns=list[DecisionView]),
+        Way("GET", "/api/runs/{id}/decision", "run_decision", "see", "What let a run act: every gate as it was then.",
+            lambda a: _let(desk, a.path["id"]), returns=DecisionView),
         Way("GET", "/api/journal", "journal", "see", "The record, the newest first, a page at a time.",
             lambda a: _journal(desk, a.query), query=_Record, returns=JournalPage),
         Way("GET", "/api/journal/check", "journal_check", "see", "Whether the record is as it was written.",
@@ -156,6 +161,19 @@ def _decisions(desk: Desk, playbook: str, limit: int) -> list[DecisionView]:
     found = [d for d in desk.hooks.memory.decisions() if not playbook or d.playbook == playbook]
     found.sort(key=lambda d: -d.ts)
     return [views.decision_view(d, desk.name) for d in found[:limit]]
+
+
+def _let(desk: Desk, id_: str) -> DecisionView:
+    """Return the decision that a run was begun by; the newest one of its kind may be of another plan by now."""
+    run = desk.run(id_)
+    subject = f"{run['playbook']}|{run['target']['id']}"
+    entries = desk.hooks.journal.read(("decision",), subject, limit=_LOOKED_AT, newest_first=True)
+    for entry in entries:
+        if entry.body.get("plan_hash") == run["plan_hash"]:
+            return views.decision_view(unpack(Decision, entry.body), desk.name)
+    raise NotThere(
+        f"no decision on the plan of run {run['id']} is in the journal; a person began it"
+    )
 
 
 def _journal(desk: Desk, asked: _Record) -> JournalPage:

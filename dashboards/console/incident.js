@@ -20,7 +20,8 @@ export const page = {
   async load([id]) {
     const at = `/api/incidents/${part(id)}`;
     const [full, charts, graph] = await Promise.all([ask(at), ask(`${at}/charts`), ask(`${at}/graph`)]);
-    return { full, charts, graph };
+    const let_ = await Promise.all(full.run_views.slice(0, 8).map((r) => ask(`/api/runs/${part(r.id)}/decision`).catch(() => null)));
+    return { full, charts, graph, decisions: decisions(full, let_) };
   },
   build(root) {
     root.append(
@@ -31,19 +32,27 @@ export const page = {
         h("div", { class: "side" }, section("timeline", "What happened when"))),
       section("decisions", "What the guard said"));
   },
-  draw({ full, charts, graph }) {
+  draw({ full, charts, graph, decisions: said }) {
     $("crumb").textContent = full.id;
     fill($("about"), [full, store.me, Math.floor(now() / 5)], () => about(full));
     fill($("causes"), [full.causes, full.rejected, full.hurts, full.logs_of, full.traces], () => causes(full));
     drawGraph(graph);
     evidence(full, charts);
     fill($("runs"), [full.run_views, store.me, full.run_views.some((r) => r.live || r.asks) && Math.floor(now() / 5)], () => (full.run_views.length
-      ? h("div", { class: "card" }, full.run_views.map((r) => run(r))) : empty(full.decisions.length ? "Nothing: see below what held each playbook back." : "Nothing: no playbook is meant for this.")));
+      ? h("div", { class: "card" }, full.run_views.map((r) => run(r))) : empty(said.length ? "Nothing: see below what held each playbook back." : "Nothing: no playbook is meant for this.")));
     fill($("timeline"), [full.anomalies, full.changes, full.turns, full.run_views, full.decisions], () => timeline(full));
-    $("decisions-part").hidden = !full.decisions.length;
-    fill($("decisions"), full.decisions, () => h("div", { class: "card pad" }, [...full.decisions].sort((a, b) => b.ts - a.ts).map((d) => gates(d))));
+    $("decisions-part").hidden = !said.length;
+    fill($("decisions"), said, () => h("div", { class: "card pad" }, said.map((d) => gates(d))));
   },
 };
+
+/** What let the runs act, and what was said of all others; that a run keeps its own kind away is no news. */
+function decisions(i, let_) {
+  const own = (d) => !d.allowed && i.run_views.some((r) => d.gates.some((g) => !g.passed && `${g.value} ${g.reason}`.includes(r.id)));
+  const all = [...let_.filter(Boolean), ...i.decisions.filter((d) => !own(d))];
+  const once = new Map(all.map((d) => [`${d.ts} ${d.playbook} ${d.target.id}`, d]));
+  return [...once.values()].sort((a, b) => b.ts - a.ts);
+}
 
 function about(i) {
   const over = i.state === "resolved", top = i.causes[0];

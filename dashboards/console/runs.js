@@ -9,7 +9,8 @@ import { lasts, stateWords, time, verdictWords, words } from "./words.js";
 const UNDOABLE = new Set(["done", "adopted"]);
 
 export function run(r, { short = false, why = false } = {}) {
-  const o = r.outcome, shut = r.gates.filter((g) => !g.passed);
+  // a run that is at work keeps others of its kind away: that is no news of it
+  const o = r.outcome, shut = r.gates.filter((g) => !g.passed && ![g.value, g.reason].some((said) => (said || "").includes(r.id)));
   const chip = o ? h("span", { class: `chip ${o.verdict}` }, verdictWords[o.verdict] || o.verdict, o.undone ? ", undone" : "")
     : h("span", { class: `chip ${r.asks ? "asks" : r.live ? "live" : r.state}` }, stateWords[r.state] || words(r.state));
   const left = r.approve && r.approve.expires ? r.approve.expires - now() : null;
@@ -26,7 +27,7 @@ export function run(r, { short = false, why = false } = {}) {
     !o && r.expect.length ? h("p", { class: "soft" }, "Proven by ", h("code", {}, r.expect.join(" and "))) : null,
     left !== null && left > 0 ? h("p", { class: "soft" }, `Without an answer it ${r.approve.on_timeout === "deny" ? "is denied" : "escalates"} in ${lasts(left)}.`) : null,
     o ? null : shut.map((g) => h("p", { class: "gates" }, `Gate ${g.name}: ${g.reason || g.value}`)),
-    r.text && !o ? h("p", { class: "soft" }, r.text) : null);
+    r.text && !o && r.text !== r.title ? h("p", { class: "soft" }, r.text) : null);
 }
 
 /** All gates of one decision, shut ones first, each with its value and its limit. */

@@ -9,8 +9,9 @@ import pytest
 from desk_story import ADMIN, BATCH, HOST, WINE, WORKERS, House
 
 from agent import audit, explore, graph
+from agent.codec import pack
 from agent.journal import Journal
-from agent.model import Entity, Series
+from agent.model import Decision, Entity, Gate, Series
 
 
 @pytest.fixture
@@ -256,6 +257,19 @@ def test_what_the_guard_said_of_a_playbook(ask):
     (said,) = ask("/api/decisions", playbook="backup-model")
     assert [(g["name"], g["passed"]) for g in said["gates"]] == [("scope", True), ("confidence", False)]  # fmt: skip
     assert len(ask("/api/decisions")) == 2
+
+
+def test_what_let_a_run_act_stands_though_more_was_decided_since(ask, house):
+    run, hooks = house.story.run, house.story.hooks
+    busy = Decision(
+        house.story.now, run.playbook, run.target, run.incident, "approve", False,
+        (Gate("busy", False, run.id, "one run a target"),), "f" * 64,
+    )  # fmt: skip
+    hooks.record("decision", f"{run.playbook}|{run.target.id}", pack(busy), house.story.now)
+    said = ask(f"/api/runs/{run.id}/decision")
+    assert said["allowed"] is True
+    assert [g["name"] for g in said["gates"]] == ["scope", "mode"]
+    ask("/api/runs/run-1111aaaa/decision", 404)  # nothing was decided on its plan
 
 
 def test_the_page_knows_what_its_reader_may(ask, house):
