@@ -103,7 +103,7 @@ def page_ways(desk: Desk) -> tuple[Way, ...]:
         Way("GET", "/api/decisions", "decisions", "see", "What the guard said, every gate, the newest first.",
             lambda a: _decisions(desk, a.query.playbook, a.query.limit), query=_Decided, returns=list[DecisionView]),
         Way("GET", "/api/runs/{id}/decision", "run_decision", "see", "What let a run act: every gate as it was then.",
-            lambda a: _let(desk, a.path["id"]), returns=DecisionView),
+            lambda a: _let(desk, a.path["id"]), returns=DecisionView | None),
         Way("GET", "/api/journal", "journal", "see", "The record, the newest first, a page at a time.",
             lambda a: _journal(desk, a.query), query=_Record, returns=JournalPage),
         Way("GET", "/api/journal/check", "journal_check", "see", "Whether the record is as it was written.",
@@ -163,17 +163,15 @@ def _decisions(desk: Desk, playbook: str, limit: int) -> list[DecisionView]:
     return [views.decision_view(d, desk.name) for d in found[:limit]]
 
 
-def _let(desk: Desk, id_: str) -> DecisionView:
-    """Return the decision that a run was begun by; the newest one of its kind may be of another plan by now."""
+def _let(desk: Desk, id_: str) -> DecisionView | None:
+    """Return the decision that a run was begun by, None where a person began it; a newer one may be of another plan."""
     run = desk.run(id_)
     subject = f"{run['playbook']}|{run['target']['id']}"
     entries = desk.hooks.journal.read(("decision",), subject, limit=_LOOKED_AT, newest_first=True)
     for entry in entries:
         if entry.body.get("plan_hash") == run["plan_hash"]:
             return views.decision_view(unpack(Decision, entry.body), desk.name)
-    raise NotThere(
-        f"no decision on the plan of run {run['id']} is in the journal; a person began it"
-    )
+    return None
 
 
 def _journal(desk: Desk, asked: _Record) -> JournalPage:
