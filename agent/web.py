@@ -20,6 +20,7 @@ from pydantic import Field
 from agent.api import Views, Way, make_app
 from agent.authority import Person, Tokens
 from agent.budget import Ledger, Word
+from agent.chat import Chats
 from agent.desk import (
     BudgetView,
     Desk,
@@ -42,7 +43,8 @@ from agent.model_views import CompareView, EdgesView, ExplainedView, ModelView
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
-from agent.ports import Labels, Sink
+from agent.pictures import Pictures
+from agent.ports import Chat, Labels, Sink
 from agent.sinks import Numbers
 from agent.telemetry import Telemetry
 from agent.units import Model
@@ -455,6 +457,7 @@ class Living:
                 *d.sinks.faults(),
                 *d.mutes.faults(),
                 *d.archives.faults(),
+                *(d.chats.faults() if d.chats is not None else ()),
             )
         ]
         if d.intake is not None and d.intake.fault:
@@ -685,7 +688,11 @@ async def start(daemon: Daemon) -> Site:
         measured()
         return telemetry.render(daemon.world, openmetrics=openmetrics)
 
-    daemon.wrote.append(wrote)
+    chats = daemon.chats = Chats(
+        lambda: {n: c for n, c in daemon.connectors.built.items() if isinstance(c, Chat)},
+        desk, daemon.record, Pictures(daemon.state / "pictures"), daemon.bug,
+    )  # fmt: skip
+    daemon.wrote += [wrote, chats.wrote]
     daemon.published.append(published)
     config = daemon.config
 
@@ -719,6 +726,9 @@ async def start(daemon: Daemon) -> Site:
     daemon.reloaded.append(lambda: inlets.mounted.update(mounted(daemon.bulk_receivers())))
     if ingest is not None:
         _take_in(daemon, site, ingest, counting)
+    daemon.reloaded.append(chats.turn)
+    site.beside.append(chats.close)
+    chats.turn()
     log.info("doors_open", console=f"http://{host}:{site.port}/")
     return site
 

@@ -24,7 +24,7 @@ from agent.model import ENDED
 
 ECS: Final = "8.17.0"
 PEOPLE: Final = frozenset(
-    {"pause", "resume", "silence", "label", "reinstate", "reply", "token", "daemon"}
+    {"pause", "resume", "silence", "label", "reinstate", "reply", "token", "daemon", "press"}
 )
 """Entries that become an event as they are."""
 _SEVERITY: Final[Mapping[str, int]] = {"page": 73, "warning": 47, "note": 21}
