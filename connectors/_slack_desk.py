@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from agent.authority import Forbidden, Person, Verb
-from agent.desk import NotThere
+from agent.meant import NotThere
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from connectors import _slack_blocks as blocks
 from connectors._slack_answers import Answer, Answers
