@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from agent.authority import Forbidden, Person, Verb
-from agent.meant import NotThere
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
+from agent.meant import NotThere
 from connectors import _slack_blocks as blocks
 from connectors._slack_answers import Answer, Answers
 from connectors._slack_deeds import CHANGES, Deeds
@@ -148,9 +148,8 @@ class Clerk:
         members = {who.lower(): member for who, member in self._config.people.items()}
         member = members.get(user.lower()) or (members.get(email) if email else None)
         # somebody of another workspace, in a shared channel, has a user id and an e-mail of theirs
-        stranger = bool(team and self._team and team != self._team) or bool(
-            profile.get("is_stranger")
-        )
+        of = {team, str(profile.get("team_id") or "")} - {""}
+        stranger = bool(self._team and of - {self._team}) or bool(profile.get("is_stranger"))
         person = None
         if not stranger and not profile.get("deleted"):
             if member is not None:

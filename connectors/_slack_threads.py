@@ -110,10 +110,11 @@ class Threads:
         found = self._room.desk.hooks.memory.incidents.get(incident)
         return found is not None and found.severity in self._config.severities
 
-    async def sync(self, id_: str, *, now: bool = False) -> float | None:
+    async def sync(self, id_: str, *, now: bool = False, wanted: bool = False) -> float | None:
         """Bring the message of an incident up to date; returns in how many seconds it wants another look, None = none.
 
-        now   a person has just done something, and looks
+        now      a person has just done something, and looks
+        wanted   people are told of it whatever its severity: a run asks
         Raises Unavailable, Uncertain.
         """
         try:
@@ -122,7 +123,8 @@ class Threads:
             return None
         thread = self._threads.get(id_)
         if thread is None:
-            if detail["severity"] not in self._config.severities or detail["state"] == "resolved":
+            wanted = wanted or detail["severity"] in self._config.severities
+            if not wanted or detail["state"] == "resolved":
                 return None
             channel = self._config.channel
             if detail["severity"] != "page" and self._full(channel):
@@ -144,10 +146,14 @@ class Threads:
 
     async def reply(self, note: Note) -> None:
         """Tell a note: beneath the message of its incident, else by itself. Raises Unavailable, Uncertain, Refused."""
-        if not (note.incident and self.follows(note.incident)):
-            await self.tell(note)
+        known = note.incident in self._room.desk.hooks.memory.incidents
+        if not known or not (self.follows(note.incident) or not note.event):
+            if not (
+                note.event and note.incident
+            ):  # what happens to an incident that nobody follows is not told
+                await self.tell(note)
             return
-        await self.sync(note.incident, now=note.severity == "page")
+        await self.sync(note.incident, now=note.severity == "page", wanted=True)
         thread = self._threads.get(note.incident)
         if thread is None or thread.ts in {"", _UNWANTED} or note.key == f"page:{note.incident}:0":
             return  # the message itself says it, or a shared one does, or nobody wants to hear

@@ -74,6 +74,7 @@ class SlackSide:
         self._waits: dict[str, asyncio.Event] = {}
         self._going_on = asyncio.Event()
         self._random = random.Random(5)
+        self.deliver = self.by_socket
 
     # ---- life
 
@@ -424,7 +425,7 @@ class SlackSide:
             self.sockets.remove(socket)
         return socket
 
-    async def _deliver(self, kind: str, payload: dict[str, Any], *, times: int = 3) -> bool:
+    async def by_socket(self, kind: str, payload: dict[str, Any], *, times: int = 3) -> bool:
         """Hand an envelope to one connection, and again to one when it is not acknowledged in time."""
         envelope = f"env-{self.ts()}"
         self._waits[envelope] = asyncio.Event()
@@ -482,7 +483,7 @@ class SlackSide:
 
     async def press(self, user: str, message: dict[str, Any], action: str) -> dict[str, Any]:
         payload = self.press_payload(user, message, self.button(message, action))
-        assert await self._deliver("interactive", payload)
+        assert await self.deliver("interactive", payload)
         return payload
 
     def submit_payload(self, user: str, view: dict[str, Any], **said: str) -> dict[str, Any]:
@@ -508,7 +509,7 @@ class SlackSide:
         }  # fmt: skip
 
     async def submit(self, user: str, **said: str) -> None:
-        assert await self._deliver("interactive", self.submit_payload(user, self.views[-1], **said))
+        assert await self.deliver("interactive", self.submit_payload(user, self.views[-1], **said))
 
     def command_payload(self, user: str, text: str) -> dict[str, str]:
         return {
@@ -518,10 +519,10 @@ class SlackSide:
         }  # fmt: skip
 
     async def command(self, user: str, text: str) -> None:
-        assert await self._deliver("slash_commands", self.command_payload(user, text))
+        assert await self.deliver("slash_commands", self.command_payload(user, text))
 
     async def mention(self, user: str, text: str) -> None:
-        assert await self._deliver("events_api", {
+        assert await self.deliver("events_api", {
             "type": "event_callback", "team_id": TEAM, "event_id": f"Ev{self.ts()}",
             "event": {"type": "app_mention", "user": user, "team": USERS[user]["team_id"], "channel": CHANNEL,
                       "text": f"<@{BOT_USER}> {text}", "ts": self.ts()},

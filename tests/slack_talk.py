@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from dataclasses import replace
 
+import httpx
 from desk_story import Story
-from slack_side import CHANNEL, OLGA, VICTOR, SlackSide
+from slack_side import APP, BOT, CHANNEL, OLGA, SECRET, SlackSide, form, signed
 
+from agent import web
+from agent.api import Views, make_app
 from agent.chat import Chats
 from agent.codec import pack
+from agent.events import Events
 from agent.life import turned
+from agent.telemetry import Telemetry
+from connectors import _slack_door, _slack_socket, _slack_threads
 from connectors.slack import Slack
 
+PUBLIC = "https://homeostat.example.org"
 PEOPLE = {
     OLGA: {"name": "olga", "role": "operator"},
     "Victor@Example.org": {"name": "victor", "role": "viewer"},
@@ -22,19 +30,6 @@ PEOPLE = {
 NOISY, BROKEN, RELEASED = "inc-7f3a99e0", "inc-7c00beef", "inc-1a2b3c4d"
 RUN = "run-22c0ffee"
 PNG = b"\x89PNG not really"
-__all__ = [
-    "BROKEN",
-    "CHANNEL",
-    "NOISY",
-    "OLGA",
-    "PNG",
-    "RELEASED",
-    "RUN",
-    "VICTOR",
-    "Talk",
-    "talking",
-    "until",
-]
 
 
 class Drawing:
@@ -49,6 +44,49 @@ class Drawing:
 
     async def close(self):
         """Has nothing to close."""
+
+
+def swifter(monkeypatch):
+    """Let seconds be hundredths, and plant what must show up nowhere."""
+    for module, name, value in (
+        (_slack_door, "POST_EVERY_S", 0.01), (_slack_threads, "POST_EVERY_S", 0.01),
+        (_slack_threads, "FIRST_EDIT_S", 0.02), (_slack_threads, "NEXT_EDIT_S", 0.04),
+        (_slack_socket, "PING_S", 0.2), (_slack_socket, "SETTLE_S", 0.05),
+        (_slack_socket, "DOUBT_S", 0.2), (_slack_socket, "LOOK_AGAIN_S", 0.4),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setenv("SLACK_BOT_TOKEN", BOT)
+    monkeypatch.setenv("SLACK_APP_TOKEN", APP)
+    monkeypatch.setenv("SLACK_SIGNING_SECRET", SECRET)
+
+
+class Proxy:
+    """Slack's requests to `public_url`, through a proxy with TLS, to the daemon's application."""
+
+    def __init__(self, talk):
+        story = talk.story
+        telemetry = Telemetry(story.now)
+        self.app = make_app(
+            web.ways(story.desk), Views(dict, dict, lambda _: ""), story.tokens, Events(), telemetry,
+            receivers={"slack": talk.slack.routes()}, public_url=PUBLIC,
+        )  # fmt: skip
+
+    async def _served(self, scope, receive, send):
+        await self.app({**scope, "state": {}}, receive, send)
+
+    async def post(self, body, headers, media="application/x-www-form-urlencoded"):
+        transport = httpx.ASGITransport(self._served)
+        async with httpx.AsyncClient(transport=transport, base_url=PUBLIC) as client:
+            more = {"content-type": media, "x-forwarded-for": "54.1.2.3", **headers}
+            return await client.post("/ingest/slack", content=body, headers=more)
+
+    async def deliver(self, kind, payload, *, headers=None):
+        """Send what Socket Mode would carry, signed; returns whether it was taken."""
+        media = "application/json" if kind == "events_api" else "application/x-www-form-urlencoded"
+        body = json.dumps(payload).encode() if kind == "events_api" else form(payload)
+        said = await self.post(body, headers or signed(body), media)
+        assert said.content == b""
+        return said.status_code == 200
 
 
 class Talk:

@@ -39,6 +39,7 @@ from connectors.pagerduty import PagerDuty
 from connectors.probe import Probe
 from connectors.prometheus import Prometheus
 from connectors.remote_write import RemoteWrite
+from connectors.slack import Slack
 from connectors.trainer_http import TrainerHttp
 from connectors.trainer_kubeflow import TrainerKubeflow
 from connectors.trainer_kubernetes import TrainerKubernetes
@@ -265,6 +266,13 @@ def installed(head):
 
 PAUSED = Entry(1, time.time(), "pause", "*", {"by": "alice"}, "", "h1")
 
+
+def hook(url, folder):
+    """Return a reference to a URL that is a secret."""
+    (folder / "url").write_text(f"{url}/services/{CANARY}\n")
+    return f"file:{folder}/url"
+
+
 SUBJECTS = {
     "alertmanager, its silences": Subject(alertmanager, lambda c: c.mutes(), b"[]"),
     "alertmanager, its alerts": Subject(alertmanager, lambda c: c.notify(NOTE), takes=ANSWERED),
@@ -345,6 +353,19 @@ SUBJECTS = {
         wrote,
         takes=ANSWERED,
     ),
+    "slack": Subject(
+        lambda url, _: Slack(
+            "s", Slack.Config(channel="C0123456789", bot_token="env:CANARY", api_url=f"{url}/api/", timeout=LIMIT_S)
+        ),
+        lambda c: c.notify(NOTE),
+        b'{"ok": true, "ts": "1.1"}',
+    ),
+    "slack, its webhook": Subject(
+        lambda url, folder: Slack("s", Slack.Config(mode="webhook", webhook=hook(url, folder), timeout=LIMIT_S)),
+        lambda c: c.notify(NOTE),
+        b"ok",
+        takes=ANSWERED,
+    ),
     "trainer_http": Subject(
         lambda url, _: TrainerHttp(
             "t", TrainerHttp.Config(
@@ -410,6 +431,8 @@ async def test_whatever_comes_back(name, fault, tmp_path, monkeypatch):
     subject = SUBJECTS[name]
     if name.startswith("elastic"):
         pytest.importorskip("elasticsearch", reason="needs the extra `elastic`")
+    if name.startswith("slack"):
+        pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
     async with broken(fault, tmp_path) as side:
         side.said = subject.said
         connector = subject.make(side.url, tmp_path)

@@ -8,14 +8,14 @@ import pytest
 import structlog
 from pydantic import ValidationError
 from slack_side import APP, BOT, CHANNEL, HOOK, SECRET, SlackSide
-from slack_talk import BROKEN, NOISY, PNG, RUN, Talk, talking, until
+from slack_talk import BROKEN, NOISY, PNG, RUN, Talk, swifter, talking, until
 
 from agent.codec import pack
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.journal import Journal
 from agent.model import Outcome, StepRecord
 from agent.ports import Chat, Choosy, Note, Notifier, Receiver
-from connectors import _slack_door, _slack_socket, _slack_threads
+from connectors import _slack_threads
 from connectors.slack import Slack
 
 pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
@@ -23,17 +23,7 @@ pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
 
 @pytest.fixture(autouse=True)
 def swift(monkeypatch):
-    """Let seconds be hundredths, and plant what must show up nowhere."""
-    for module, name, value in (
-        (_slack_door, "POST_EVERY_S", 0.01), (_slack_threads, "POST_EVERY_S", 0.01),
-        (_slack_threads, "FIRST_EDIT_S", 0.02), (_slack_threads, "NEXT_EDIT_S", 0.04),
-        (_slack_socket, "PING_S", 0.2), (_slack_socket, "SETTLE_S", 0.05),
-        (_slack_socket, "DOUBT_S", 0.2), (_slack_socket, "LOOK_AGAIN_S", 0.4),
-    ):  # fmt: skip
-        monkeypatch.setattr(module, name, value)
-    monkeypatch.setenv("SLACK_BOT_TOKEN", BOT)
-    monkeypatch.setenv("SLACK_APP_TOKEN", APP)
-    monkeypatch.setenv("SLACK_SIGNING_SECRET", SECRET)
+    swifter(monkeypatch)
 
 
 @pytest.fixture
@@ -172,6 +162,19 @@ async def test_what_concerns_no_incident_of_ours_is_a_message_of_its_own(tmp_pat
         assert talk.slack.wants(
             Note("n", 1.0, "note", "t", "x", NOISY, event="acted", facts={"run": RUN})
         )
+
+
+async def test_an_incident_of_lower_severity_gets_a_message_when_a_run_of_it_asks(tmp_path, side):
+    async with talking(tmp_path, side) as talk:
+        await until(lambda: parent(side))
+        await talk.slack.notify(Note("run-9:acted", 1.0, "note", "x", "y", BROKEN, event="acted"))
+        assert parent(side, BROKEN) is None
+        ask = Note("run-9:ask", 1.0, "warning", "asks for approval", "do y?", BROKEN)
+        assert talk.slack.wants(ask)
+        await talk.slack.notify(ask)
+        assert [m["text"] for m in side.replies(parent(side, BROKEN)["ts"])] == [
+            "asks for approval: do y?"
+        ]
 
 
 async def test_a_page_that_is_a_warning_at_first_gets_its_message_when_it_pages(tmp_path, side):
