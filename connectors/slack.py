@@ -75,7 +75,7 @@ class Slack(Routed):
     Receiver  `mode: http`: requests of Slack, signature checked, none taken twice
     Not for two agents on one app: presses would go to either at random. It is seen and said, and nothing is done then.
     Known only from its documentation and its client: `stand_in`. Cost: one message an incident, an edit every 10 s at
-    most; slack_sdk and aiohttp take MEASURE MB.
+    most; slack_sdk and aiohttp take 12 MB to import.
     """
 
     tested = "stand-in of Web API, Socket Mode and HTTP, by slack-sdk"
