@@ -88,7 +88,7 @@ def phase(i: IncidentDetail) -> str:
     if i["merged_into"]:
         return f"part of {i['merged_into']}"
     if i["state"] == "resolved":
-        healed = any((r["outcome"] or {}).get("verdict") == "helped" for r in i["run_views"])  # type: ignore[union-attr]
+        healed = any(_verdict(r) == "helped" for r in i["run_views"])
         return "resolved, healed by a playbook" if healed else "resolved"
     if asking:
         return "needs you: say yes or no"
@@ -101,10 +101,14 @@ def phase(i: IncidentDetail) -> str:
     if not i["causes"]:
         return "open, looking for the cause"
     ended = [r for r in i["run_views"] if r["state"] != "suggested"]
-    failed = ended and (ended[-1]["outcome"] or {}).get("verdict") != "helped"
+    failed = bool(ended) and _verdict(ended[-1]) != "helped"
     if failed or (i["state"] == "open" and i["severity"] == "page"):
         return "needs you: a person has to look"
     return "diagnosed"
+
+
+def _verdict(r: RunView) -> str:
+    return r["outcome"]["verdict"] if r["outcome"] is not None else ""
 
 
 def headline(i: IncidentDetail) -> str:

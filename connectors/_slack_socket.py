@@ -98,7 +98,7 @@ class Socket:
             client.wss_uri = await client.issue_new_wss_url()
             try:
                 async with asyncio.timeout(_CONNECT_S):
-                    await client.connect()
+                    await client.connect()  # type: ignore[no-untyped-call]  # as its author wrote it
                     await self._there.wait()
             except TimeoutError:
                 raise Unavailable(
@@ -113,7 +113,7 @@ class Socket:
                     raise Unavailable(f"{self._door.name}: the socket is lost; it is opened anew")
         finally:
             with contextlib.suppress(Exception):  # what is broken is left behind all the same
-                await client.close()
+                await client.close()  # type: ignore[no-untyped-call]  # as above
 
     async def _message(
         self, client: AsyncBaseSocketModeClient, message: dict[str, Any], raw: str | None = None

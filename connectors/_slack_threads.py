@@ -218,7 +218,8 @@ class Threads:
         message = self._message(thread, detail)
         wants = self._wants_picture(thread, detail)
         if _digest(message) == thread.digest and not wants:
-            return self._settle(id_, thread, detail)
+            self._settle(id_, thread, detail)
+            return None
         phase = blocks.phase(detail)
         urgent = now or (
             phase != thread.phase and phase.startswith(("needs you", "resolved", "part of"))
@@ -231,7 +232,9 @@ class Threads:
             await self._draw(id_, thread, detail)
         again = await self._edit(thread, detail)
         thread.phase = phase
-        return again or self._settle(id_, thread, detail)
+        if again is None:
+            self._settle(id_, thread, detail)
+        return again
 
     async def _post(self, thread: _Thread, key: str, message: Mapping[str, Any]) -> None:
         """Post a message of its own; what may have been posted is looked for before the next try."""
