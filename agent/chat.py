@@ -12,6 +12,7 @@ a restart finds it again.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from agent.authority import Person
     from agent.desk import Desk
     from agent.journal import Entry
+    from agent.ports import Note
     from agent.views import ChartView
 
 log = structlog.get_logger()
@@ -42,6 +44,7 @@ class Room:
     """What one chat is given.
 
     name   of the connector, as in agent.yaml
+    meant  in which channel ("" = its own) and from when on a note is for it; None = it is not
     well   set by the chat when it is there: what broke it off before is over
     """
 
@@ -51,9 +54,11 @@ class Room:
         desk: Desk,
         record: Callable[[str, str, dict[str, Any], float], None],
         pictures: Pictures,
+        meant: Callable[[Note], tuple[str, float] | None],
     ) -> None:
         self.name = name
         self.desk = desk
+        self.meant = meant
         self._record = record
         self._pictures = pictures
         self.well = False
@@ -120,6 +125,7 @@ class Chats:
     """Keeps every chat talking.
 
     chats   the connectors that are one, by name, as they are now
+    meant   way, note -> in which channel and from when on the note is for the way; None = it is not
     bug     where, exception: what nobody expected
     """
 
@@ -129,13 +135,16 @@ class Chats:
         desk: Desk,
         record: Callable[[str, str, dict[str, Any], float], None],
         pictures: Pictures,
+        *,
         bug: Callable[[str, Exception], None],
+        meant: Callable[[str, Note], tuple[str, float] | None] = lambda _, note: ("", note.ts),
     ) -> None:
         self._chats = chats
         self._desk = desk
         self._record = record
         self._pictures = pictures
         self._bug = bug
+        self._meant = meant
         self._live: dict[str, tuple[Chat, Room, asyncio.Task[None]]] = {}
         self._said: dict[str, str] = {}
 
@@ -149,7 +158,8 @@ class Chats:
                 self._said.pop(name, None)
         for name, chat in there.items():
             if name not in self._live:
-                room = Room(name, self._desk, self._record, self._pictures)
+                meant = functools.partial(self._meant, name)
+                room = Room(name, self._desk, self._record, self._pictures, meant)
                 task = asyncio.create_task(self._talk(name, chat, room), name=f"chat {name}")
                 self._live[name] = chat, room, task
 

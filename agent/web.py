@@ -769,7 +769,7 @@ async def start(daemon: Daemon) -> Site:
 
     chats = daemon.chats = Chats(
         lambda: {n: c for n, c in daemon.connectors.built.items() if isinstance(c, Chat)},
-        desk, daemon.record, Pictures(daemon.state / "pictures"), daemon.bug,
+        desk, daemon.record, Pictures(daemon.state / "fonts"), bug=daemon.bug,
     )  # fmt: skip
     daemon.wrote += [wrote, chats.wrote]
     daemon.published.append(published)

@@ -105,9 +105,11 @@ class Talk:
         self.slack = Slack("slack", Slack.Config(**config))
         self.drawing = Drawing()
         self.bugs = []
+        self.meant = lambda note: ("", note.ts)
         self.chats = Chats(
             lambda: {"slack": self.slack}, self.story.desk, self.story.hooks.record, self.drawing,
-            lambda where, error: self.bugs.append((where, error)),
+            bug=lambda where, error: self.bugs.append((where, error)),
+            meant=lambda _, note: self.meant(note),
         )  # fmt: skip
         self.story.hooks.wrote.append(self.chats.wrote)
 
