@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
@@ -25,13 +26,13 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
+from agent.ports import Note
 from agent.views import IncidentDetail
 from connectors import _slack_blocks as blocks
 from connectors._slack_door import POST_EVERY_S, Door, Gone, Lacking, Unfit
 
 if TYPE_CHECKING:
     from agent.chat import Room
-    from agent.ports import Note
     from connectors.slack import Slack
 
 log = structlog.get_logger()
@@ -110,11 +111,11 @@ class Threads:
         found = self._room.desk.hooks.memory.incidents.get(incident)
         return found is not None and found.severity in self._config.severities
 
-    async def sync(self, id_: str, *, now: bool = False, wanted: bool = False) -> float | None:
+    async def sync(self, id_: str, *, now: bool = False, told: Note | None = None) -> float | None:
         """Bring the message of an incident up to date; returns in how many seconds it wants another look, None = none.
 
-        now      a person has just done something, and looks
-        wanted   people are told of it whatever its severity: a run asks
+        now    a person has just done something, and looks
+        told   people are told this of it, whatever its severity: a page, or a run that asks
         Raises Unavailable, Uncertain.
         """
         try:
@@ -123,13 +124,16 @@ class Threads:
             return None
         thread = self._threads.get(id_)
         if thread is None:
-            wanted = wanted or detail["severity"] in self._config.severities
-            if not wanted or detail["state"] == "resolved":
+            where = self._where(detail, told)
+            if where is None:
                 return None
-            channel = self._config.channel
+            channel, due = where
+            if due > time.time():
+                return due - time.time()
             if detail["severity"] != "page" and self._full(channel):
                 await self._share(channel, detail)
                 return None
+            self._born.setdefault(channel, deque(maxlen=500)).append(time.monotonic())
             thread = self._put(id_, _Thread(channel))
         if thread.ts == _UNWANTED or (
             thread.done and detail["state"] == "resolved" and not now and not detail["label"]
@@ -144,6 +148,25 @@ class Threads:
                 log.error("slack_message_refused", incident=id_, error=str(no))
                 return None
 
+    def _where(self, detail: IncidentDetail, told: Note | None) -> tuple[str, float] | None:
+        """Return in which channel, and from when on, an incident gets a message; None = it gets none."""
+        if detail["state"] == "resolved":
+            return None
+        if told is not None:  # it has been routed, and has waited, already
+            return self._channel(told.channel), 0.0
+        if detail["severity"] not in self._config.severities:
+            return None
+        about = Note(
+            f"incident:{detail['id']}", self._room.desk.hooks.now(), detail["severity"], detail["title"],
+            blocks.phase(detail), detail["id"],
+        )  # fmt: skip
+        found = self._room.meant(about)
+        return None if found is None else (self._channel(found[0]), found[1])
+
+    def _channel(self, named: str) -> str:
+        """Return the channel that a route or an owner names, else the one of config."""
+        return named if re.fullmatch(r"#.+|[CGD][A-Z0-9]{5,20}", named) else self._config.channel
+
     async def reply(self, note: Note) -> None:
         """Tell a note: beneath the message of its incident, else by itself. Raises Unavailable, Uncertain, Refused."""
         known = note.incident in self._room.desk.hooks.memory.incidents
@@ -153,7 +176,7 @@ class Threads:
             ):  # what happens to an incident that nobody follows is not told
                 await self.tell(note)
             return
-        await self.sync(note.incident, now=note.severity == "page", wanted=True)
+        await self.sync(note.incident, now=note.severity == "page", told=note)
         thread = self._threads.get(note.incident)
         if thread is None or thread.ts in {"", _UNWANTED} or note.key == f"page:{note.incident}:0":
             return  # the message itself says it, or a shared one does, or nobody wants to hear
@@ -186,7 +209,7 @@ class Threads:
 
     async def tell(self, note: Note) -> None:
         """Tell a note of no incident, once a key as far as the channel's history reaches."""
-        channel = note.channel if note.channel.startswith(("C", "G", "D")) else self._config.channel
+        channel = self._channel(note.channel)
         about = f"note:{note.key}"
         thread = self._threads.get(about) or self._put(about, _Thread(channel))
         async with thread.turn:
@@ -250,8 +273,8 @@ class Threads:
             thread.sure = True
             raise
         thread.ts, thread.sure, thread.last = str(said["ts"]), True, time.monotonic()
+        thread.channel = str(said.get("channel") or thread.channel)  # a name becomes an id
         thread.digest = _digest(message)
-        self._born.setdefault(thread.channel, deque(maxlen=500)).append(time.monotonic())
 
     async def _edit(self, thread: _Thread, detail: IncidentDetail) -> float | None:
         """Edit the message; a picture that Slack can not show yet is left out, and tried again."""
@@ -328,6 +351,8 @@ class Threads:
 
     async def _find(self, thread: _Thread, key: str, since: float) -> str:
         """Return the message that carries a key, "" = there is none; raises Unavailable."""
+        if thread.channel.startswith("#"):
+            return ""  # only a channel's id can be asked
         try:
             said = await self._door.ask(
                 "conversations_history", channel=thread.channel, oldest=f"{since - _MINUTE_S:.6f}",

@@ -54,6 +54,7 @@ class SlackSide:
 
     def __init__(self) -> None:
         self.channels = {CHANNEL: Channel()}
+        self.names: dict[str, str] = {}  # "#name" -> id, which only posting takes
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.said: list[tuple[str, dict[str, Any]]] = []  # ephemeral: who saw what
         self.views: list[dict[str, Any]] = []
@@ -179,7 +180,8 @@ class SlackSide:
         return _yes(url=f"{self.url.replace('http', 'ws')}/socket?ticket={self.ts()}")
 
     def _place(self, given) -> str | Channel:
-        channel = self.channels.get(str(given.get("channel")))
+        named = str(given.get("channel"))
+        channel = self.channels.get(self.names.get(named, named))
         if channel is None and str(given.get("channel", "")).startswith(("U", "D")):
             channel = self.channels.setdefault(given["channel"], Channel())
         if channel is None:
@@ -212,7 +214,8 @@ class SlackSide:
             message["thread_ts"] = thread
             message["broadcast"] = given.get("reply_broadcast") in _TRUE
         channel.messages.append(message)
-        return _yes(channel=given["channel"], ts=message["ts"], message=message)
+        id_ = self.names.get(given["channel"], given["channel"])
+        return _yes(channel=id_, ts=message["ts"], message=message)
 
     def _chat_update(self, given):
         channel, message = self._place(given), self._message(given)

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 
 import pytest
 import structlog
 from pydantic import ValidationError
-from slack_side import APP, BOT, CHANNEL, HOOK, SECRET, SlackSide
+from slack_side import APP, BOT, CHANNEL, HOOK, SECRET, Channel, SlackSide
 from slack_talk import BROKEN, NOISY, PNG, RUN, Talk, swifter, talking, until
 
 from agent.codec import pack
@@ -162,6 +163,32 @@ async def test_what_concerns_no_incident_of_ours_is_a_message_of_its_own(tmp_pat
         assert talk.slack.wants(
             Note("n", 1.0, "note", "t", "x", NOISY, event="acted", facts={"run": RUN})
         )
+
+
+async def test_routes_and_quiet_hours_say_where_and_when(tmp_path, side):
+    side.channels["C0WINE0001"] = Channel()
+    side.names["#wine"] = "C0WINE0001"
+    talk = Talk(tmp_path, side)
+    asked = []
+
+    def meant(note):
+        asked.append((note.severity, note.incident))
+        return (
+            None if len(asked) < 3 else ("#wine", time.time() + 0.3 if len(asked) < 4 else note.ts)
+        )
+
+    talk.meant = meant
+    talk.chats.turn()
+    try:
+        for n in range(3):
+            await until(lambda n=n: len(asked) > n)
+            assert side.channels["C0WINE0001"].messages == []
+            talk.change(NOISY, title=f"it is slow {n}")
+        await until(lambda: any(m.get("edits") for m in side.channels["C0WINE0001"].messages))
+        assert side.parents == []
+        assert set(asked) == {("page", NOISY)}
+    finally:
+        await talk.close()
 
 
 async def test_an_incident_of_lower_severity_gets_a_message_when_a_run_of_it_asks(tmp_path, side):
