@@ -176,7 +176,9 @@ class Threads:
             ):  # what happens to an incident that nobody follows is not told
                 await self.tell(note)
             return
-        await self.sync(note.incident, now=note.severity == "page", told=note)
+        await self.sync(
+            note.incident, now=note.severity == "page", told=None if note.event else note
+        )
         thread = self._threads.get(note.incident)
         if thread is None or thread.ts in {"", _UNWANTED} or note.key == f"page:{note.incident}:0":
             return  # the message itself says it, or a shared one does, or nobody wants to hear
