@@ -62,6 +62,7 @@ class _Thread:
     heard    the same of its replies
     anew     how often it was posted again after somebody deleted it
     done     it is over and shown so; or nobody wants it
+    posted   the severity with which it was posted: an edit calls nobody
     """
 
     channel: str
@@ -70,6 +71,7 @@ class _Thread:
     heard: bool = True
     anew: int = 0
     done: bool = False
+    posted: str = ""
     digest: str = ""
     phase: str = ""
     edits: int = 0
@@ -171,17 +173,18 @@ class Threads:
         """Tell a note: beneath the message of its incident, else by itself. Raises Unavailable, Uncertain, Refused."""
         known = note.incident in self._room.desk.hooks.memory.incidents
         if not known or not (self.follows(note.incident) or not note.event):
-            if not (
-                note.event and note.incident
-            ):  # what happens to an incident that nobody follows is not told
+            # what happens to an incident that nobody follows is not told
+            if not (note.event and note.incident):
                 await self.tell(note)
             return
         await self.sync(
             note.incident, now=note.severity == "page", told=None if note.event else note
         )
         thread = self._threads.get(note.incident)
-        if thread is None or thread.ts in {"", _UNWANTED} or note.key == f"page:{note.incident}:0":
-            return  # the message itself says it, or a shared one does, or nobody wants to hear
+        if thread is None or thread.ts in {"", _UNWANTED}:
+            return  # a shared message says it, or nobody wants to hear
+        if thread.posted == "page" and note.key == f"page:{note.incident}:0":
+            return  # the message itself has said it; who edits one calls nobody
         async with thread.turn:
             if not thread.heard:
                 thread.said |= await self._replies(thread)
@@ -233,7 +236,7 @@ class Threads:
                 thread.ts = await self._find(thread, id_, detail["opened"])
                 thread.sure = True
             if not thread.ts:
-                thread.sure = False
+                thread.sure, thread.posted = False, detail["severity"]
                 self._remember(id_, thread)  # what a crash from here on must look for
                 await self._post(thread, id_, self._message(thread, detail))
                 thread.phase = blocks.phase(detail)
@@ -419,7 +422,7 @@ class Threads:
     def _remember(self, id_: str, thread: _Thread) -> None:
         self._room.remember(id_, {
             "channel": thread.channel, "ts": thread.ts, "anew": thread.anew, "done": thread.done,
-            "picture": thread.picture, "drawn": thread.drawn, "said": sorted(thread.said),
+            "picture": thread.picture, "drawn": thread.drawn, "posted": thread.posted, "said": sorted(thread.said),
         })  # fmt: skip
 
 
@@ -429,7 +432,7 @@ def _remembered(where: Mapping[str, Any]) -> _Thread:
     return _Thread(
         str(where.get("channel", "")), ts, sure=bool(ts), heard=False, anew=int(where.get("anew", 0)),
         done=bool(where.get("done")), picture=str(where.get("picture", "")), drawn=str(where.get("drawn", "")),
-        edits=1, said=set(map(str, where.get("said", ()))),
+        posted=str(where.get("posted", "")), edits=1, said=set(map(str, where.get("said", ()))),
     )  # fmt: skip
 
 
