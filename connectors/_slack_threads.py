@@ -186,31 +186,32 @@ class Threads:
         if thread.posted == "page" and note.key == f"page:{note.incident}:0":
             return  # the message itself has said it; who edits one calls nobody
         async with thread.turn:
-            if not thread.heard:
-                thread.said |= await self._replies(thread)
-                thread.heard = True
-            if note.key in thread.said:
-                return
-            loud = note.severity == "page" and not note.event
-            try:
-                thread.heard = False
-                await self._door.ask(
-                    "chat_postMessage", channel=thread.channel, thread_ts=thread.ts, reply_broadcast=loud,
-                    metadata=metadata(note.key), **told(note),
-                )  # fmt: skip
-            except Uncertain:
-                raise
-            except Gone:
-                thread.heard = True
-                await self._gone(note.incident, thread)
-                return
-            except AgentError:
-                thread.heard = True
-                raise
+            await self._beneath(thread, note)
+
+    async def _beneath(self, thread: _Thread, note: Note) -> None:
+        """Post a reply, once a key; what may have been posted is looked for before the next try."""
+        if not thread.heard:
+            thread.said |= await self._replies(thread)
             thread.heard = True
-            thread.said.add(note.key)
-            if len(thread.said) <= _MOST_SAID:
-                self._remember(note.incident, thread)
+        if note.key in thread.said:
+            return
+        thread.heard = False
+        try:
+            await self._door.ask(
+                "chat_postMessage", channel=thread.channel, thread_ts=thread.ts, metadata=metadata(note.key),
+                reply_broadcast=note.severity == "page" and not note.event, **told(note),
+            )  # fmt: skip
+        except Gone:
+            thread.heard = True
+            await self._gone(note.incident, thread)
+            return
+        except (Refused, Unavailable):
+            thread.heard = True
+            raise
+        thread.heard = True
+        thread.said.add(note.key)
+        if len(thread.said) <= _MOST_SAID:
+            self._remember(note.incident, thread)
 
     async def tell(self, note: Note) -> None:
         """Tell a note of no incident, once a key as far as the channel's history reaches."""

@@ -212,6 +212,16 @@ async def test_a_page_that_is_a_warning_at_first_gets_its_message_when_it_pages(
         await until(lambda: parent(side, BROKEN))
 
 
+async def test_a_warning_that_becomes_a_page_calls_people_anew(tmp_path, side):
+    """An edit of a message makes no telephone ring."""
+    async with talking(tmp_path, side, severities=["page", "note"]) as talk:
+        await until(lambda: parent(side, BROKEN))
+        talk.change(BROKEN, severity="page")
+        await talk.slack.notify(Note(f"page:{BROKEN}:0", 1.0, "page", "it hurts", "see", BROKEN))
+        (reply,) = side.replies(parent(side, BROKEN)["ts"])
+        assert reply["broadcast"]
+
+
 async def test_a_merged_incident_says_where_it_went(tmp_path, side):
     async with talking(tmp_path, side) as talk:
         await until(lambda: parent(side))

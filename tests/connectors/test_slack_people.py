@@ -240,7 +240,7 @@ async def test_questions_are_answered_to_who_asks_alone(tmp_path, mode):
 async def test_two_versions_are_compared(tmp_path):
     async with acting(tmp_path, "socket") as (side, _):
         said = await asked(side, "compare fraud 6 7")
-        assert "version 7 against 6" in said
+        assert "version 7@canary against 6: worse" in said
         assert "write it like" in (await asked(side, "compare x")).lower()
 
 
@@ -256,7 +256,8 @@ async def test_an_answer_is_shared_when_it_is_asked_for(tmp_path, mode):
 
 async def test_commands_do_by_the_desk_what_their_person_may(tmp_path, mode):
     async with acting(tmp_path, mode) as (side, talk):
-        assert "for 2 h" in await asked(side, "silence wine for 2h because we deploy")
+        assert "'wine' may be 2 things" in await asked(side, "silence wine for 2h")
+        assert "for 2 h" in await asked(side, "silence service:wine for 2h because we deploy")
         (silence,) = talk.entries("silence")
         assert (silence.body["target"], silence.body["reason"]) == ("service:wine", "we deploy")
         assert "has ended" in await asked(side, f"unsilence {silence.subject}")
@@ -264,9 +265,9 @@ async def test_commands_do_by_the_desk_what_their_person_may(tmp_path, mode):
         assert "is put off for 1 h" in await asked(side, "mute inc-7f for 1h")
         assert "You have it" in await asked(side, "ack inc-7f on my way")
         assert talk.memory.incidents[NOISY].turns[-1].why == "on my way"
-        assert "Paused: service:wine" in await asked(side, "pause wine")
-        assert "Nothing is paused" in await asked(side, "resume wine")
-        assert "needs operator" in await asked(side, "pause wine", VICTOR)
+        assert "Paused: service:wine" in await asked(side, "pause service:wine")
+        assert "Nothing is paused" in await asked(side, "resume service:wine")
+        assert "needs operator" in await asked(side, "pause service:wine", VICTOR)
         assert "needs author" in await asked(side, "mode calm suggest")
         assert "Denied" in await asked(side, "deny")
         assert "which one?" in (await asked(side, "approve")).lower()
