@@ -38,8 +38,12 @@ from agent.causes import CAUSES
 from agent.why import run_words
 
 if TYPE_CHECKING:
+    from agent.ports import Note
     from agent.views import IncidentDetail, PlanView, RunView
 
+EVENT: Final = "homeostat_message"
+"""Type of the metadata that our messages carry."""
+_FACTS: Final = ("about", "cause", "cause_of", "because", "state")
 _MOST_TEXT: Final = 2900
 """Slack takes 3000 in a section; what we write is cut with room for its end."""
 _MOST_VALUE: Final = 2000
@@ -261,6 +265,31 @@ def _button(
 def packed(about: Mapping[str, Any]) -> str:
     """Return what a button or a form carries."""
     return json.dumps(about, separators=(",", ":"))[:_MOST_VALUE]
+
+
+# ---------------------------------------------------------------- notes
+
+
+def note(n: Note, *, alone: bool = False) -> dict[str, Any]:
+    """Return a note as a message: beneath that of its incident, or alone, with what is known of it."""
+    title, said = escaped(cut(n.title, 200)), escaped(cut(n.text, 1500))
+    if n.event and n.facts.get("run"):
+        verdict = n.facts.get("verdict", "").replace("_", " ")
+        done = "Acting" if n.event == "acting" else "Acted"
+        lines = [f"*{done}*: {title}" + (f" ({verdict})" if verdict else ""), said]
+    else:
+        lines = ["" if n.event and not alone else f"*{title}*", said]
+    if alone:
+        lines += [f"*{name.replace('_', ' ').capitalize()}* {escaped(cut(fact, 400))}" for name in _FACTS if (fact := n.facts.get(name))]  # fmt: skip
+        lines.append(
+            " · ".join(x for x in (n.incident, f"<{n.link}|homeostat>" if n.link else "") if x)
+        )
+    return {"text": cut(f"{n.title}: {n.text}", 300), "blocks": text([x for x in lines if x])}
+
+
+def metadata(key: str) -> dict[str, Any]:
+    """Return what a message of ours carries, by which it is found again."""
+    return {"event_type": EVENT, "event_payload": {"key": key}}
 
 
 # ---------------------------------------------------------------- answers

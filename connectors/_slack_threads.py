@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-EVENT: Final = "homeostat_message"
-"""Type of the metadata that our messages carry."""
 FIRST_EDIT_S: Final = 5.0
 """So long the diagnosis may take before the first edit: a message is read only seconds later anyway."""
 NEXT_EDIT_S: Final = 10.0
@@ -198,8 +196,8 @@ class Threads:
         thread.heard = False
         try:
             await self._door.ask(
-                "chat_postMessage", channel=thread.channel, thread_ts=thread.ts, metadata=metadata(note.key),
-                reply_broadcast=note.severity == "page" and not note.event, **told(note),
+                "chat_postMessage", channel=thread.channel, thread_ts=thread.ts, metadata=blocks.metadata(note.key),
+                reply_broadcast=note.severity == "page" and not note.event, **blocks.note(note),
             )  # fmt: skip
         except Gone:
             thread.heard = True
@@ -224,7 +222,7 @@ class Threads:
             if not thread.sure:
                 thread.ts = await self._find(thread, note.key, note.ts)
             if not thread.ts:
-                await self._post(thread, note.key, told(note, link=note.link))
+                await self._post(thread, note.key, blocks.note(note, alone=True))
             thread.done = True
 
     # ---- one message
@@ -270,7 +268,7 @@ class Threads:
         thread.sure = False
         try:
             said = await self._door.ask(
-                "chat_postMessage", channel=thread.channel, metadata=metadata(key), unfurl_links=False,
+                "chat_postMessage", channel=thread.channel, metadata=blocks.metadata(key), unfurl_links=False,
                 unfurl_media=False, **message,
             )  # fmt: skip
         except Uncertain:
@@ -442,34 +440,6 @@ def _stage(detail: IncidentDetail) -> str:
     return "healed" if acted and detail["state"] in {"mitigated", "resolved"} else "seen"
 
 
-def told(note: Note, *, link: str = "") -> dict[str, Any]:
-    """Return a note as a message of its own, or as a reply."""
-    title, text = (
-        blocks.escaped(blocks.cut(note.title, 200)),
-        blocks.escaped(blocks.cut(note.text, 1500)),
-    )
-    if note.event and note.facts.get("run"):
-        verdict = note.facts.get("verdict", "")
-        said = f"*{'Acting' if note.event == 'acting' else 'Acted'}*: {title}" + (
-            f" ({verdict.replace('_', ' ')})" if verdict else ""
-        )
-        lines = [said, text]
-    elif note.event:
-        lines = [text]
-    else:
-        lines = [f"*{title}*", text]
-    if link:
-        lines.append(f"<{link}|homeostat>")
-    return {
-        "text": blocks.cut(f"{note.title}: {note.text}", 300),
-        "blocks": blocks.text([x for x in lines if x]),
-    }
-
-
-def metadata(key: str) -> dict[str, Any]:
-    return {"event_type": EVENT, "event_payload": {"key": key}}
-
-
 def _messages(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     found = said.get("messages")
     return [m for m in found if isinstance(m, dict)] if isinstance(found, list) else []
@@ -477,7 +447,7 @@ def _messages(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _key(message: Mapping[str, Any]) -> str:
     metadata = message.get("metadata") or {}
-    if metadata.get("event_type") != EVENT:
+    if metadata.get("event_type") != blocks.EVENT:
         return ""
     return str((metadata.get("event_payload") or {}).get("key", ""))
 

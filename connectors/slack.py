@@ -179,24 +179,24 @@ class Slack(Routed):
         """Post to the webhook; the same key is posted once by one process."""
         if note.key in self._told:
             return
-        from connectors import _slack_threads
+        from connectors import _slack_blocks as blocks
 
         try:
             url = secret(self.config.webhook)
         except Refused as missing:
             raise Unavailable(f"{self.name}: {missing}", wait_s=MEND_S) from None
-        await self._door.send(url, "webhook", **_slack_threads.told(note, link=note.link))
+        await self._door.send(url, "webhook", **blocks.note(note, alone=True))
         self._remember(note.key)
 
     async def _alone(self, note: Note) -> None:
         """Post without a daemon around: for a test, or before it talks."""
         if note.key in self._told:
             return
-        from connectors import _slack_threads
+        from connectors import _slack_blocks as blocks
 
         await self._door.ask(
-            "chat_postMessage", channel=self.config.channel, metadata=_slack_threads.metadata(note.key),
-            unfurl_links=False, **_slack_threads.told(note, link=note.link),
+            "chat_postMessage", channel=self.config.channel, metadata=blocks.metadata(note.key),
+            unfurl_links=False, **blocks.note(note, alone=True),
         )  # fmt: skip
         self._remember(note.key)
 
