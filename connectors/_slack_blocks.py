@@ -280,7 +280,12 @@ def note(n: Note, *, alone: bool = False) -> dict[str, Any]:
     else:
         lines = ["" if n.event and not alone else f"*{title}*", said]
     if alone:
-        lines += [f"*{name.replace('_', ' ').capitalize()}* {escaped(cut(fact, 400))}" for name in _FACTS if (fact := n.facts.get(name))]  # fmt: skip
+        known = [(name, n.facts.get(name, "")) for name in _FACTS]
+        lines += [
+            f"*{name.replace('_', ' ').capitalize()}* {escaped(cut(x, 400))}"
+            for name, x in known
+            if x
+        ]
         lines.append(
             " · ".join(x for x in (n.incident, f"<{n.link}|homeostat>" if n.link else "") if x)
         )
