@@ -267,6 +267,12 @@ def installed(head):
 PAUSED = Entry(1, time.time(), "pause", "*", {"by": "alice"}, "", "h1")
 
 
+async def rested(connector):
+    """Tell a note when the time that Slack has asked for is over."""
+    connector._door._rest.clear()
+    await connector.notify(NOTE)
+
+
 def hook(url, folder):
     """Return a reference to a URL that is a secret."""
     (folder / "url").write_text(f"{url}/services/{CANARY}\n")
@@ -357,7 +363,7 @@ SUBJECTS = {
         lambda url, _: Slack(
             "s", Slack.Config(channel="C0123456789", bot_token="env:CANARY", api_url=f"{url}/api/", timeout=LIMIT_S)
         ),
-        lambda c: c.notify(NOTE),
+        rested,
         b'{"ok": true, "ts": "1.1"}',
     ),
     "slack, its webhook": Subject(
