@@ -136,6 +136,7 @@ async def slacked(*, hooked):
 
         def fault(what):
             side.fault = what
+            made._door._rest.clear()  # as if the time that it asked for were over
 
         if hooked:
             os.environ["SLACK_WEBHOOK_URL"] = side.url + SLACK_HOOK
@@ -224,10 +225,13 @@ async def test_where_nobody_listens_the_note_waits(name, tmp_path, pair):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
+    (tmp_path / "hook").write_text(url + SLACK_HOOK)
     ways = {
         "pagerduty": lambda: pagerduty(url), "grafana_annotations": lambda: grafana(url),
         "webhook": lambda: webhook(url, tmp_path), "mail": lambda: mail(port, pair),
         "alertmanager": lambda: Alertmanager("alertmanager", Alertmanager.Config(url=url)),
+            "slack": lambda: Slack("slack", Slack.Config(channel=SLACK_CHANNEL, api_url=f"{url}/api/")),
+            "slack by webhook": lambda: Slack("slack", Slack.Config(mode="webhook", webhook=f"file:{tmp_path}/hook")),
     }  # fmt: skip
     way = ways[name]()
     note = Note("k", 5.0, "page", "title", "text", event="opened")
