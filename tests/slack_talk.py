@@ -19,7 +19,7 @@ from agent.codec import pack
 from agent.events import Events
 from agent.life import turned
 from agent.telemetry import Telemetry
-from connectors import _slack_door, _slack_socket, _slack_threads
+from connectors import _slack_door, _slack_socket, _slack_threads, slack
 from connectors.slack import Slack
 
 PUBLIC = "https://homeostat.example.org"
@@ -49,7 +49,7 @@ class Drawing:
 def swifter(monkeypatch):
     """Let seconds be hundredths, and plant what must show up nowhere."""
     for module, name, value in (
-        (_slack_door, "POST_EVERY_S", 0.01), (_slack_threads, "POST_EVERY_S", 0.01),
+        (slack, "_AGAIN_S", 0.05), (_slack_door, "POST_EVERY_S", 0.01), (_slack_threads, "POST_EVERY_S", 0.01),
         (_slack_threads, "FIRST_EDIT_S", 0.02), (_slack_threads, "NEXT_EDIT_S", 0.04),
         (_slack_socket, "PING_S", 0.2), (_slack_socket, "SETTLE_S", 0.05),
         (_slack_socket, "DOUBT_S", 0.2), (_slack_socket, "LOOK_AGAIN_S", 0.4),
@@ -159,7 +159,7 @@ async def talking(state, side: SlackSide, **own):
         await talk.close()
 
 
-async def until(holds, what=None, timeout_s=8.0):
+async def until(holds, what=None, timeout_s=25.0):
     """Wait until something holds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
