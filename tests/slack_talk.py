@@ -102,7 +102,7 @@ class Talk:
             "channel": CHANNEL,
             "api_url": f"{side.url}/api/",
             "people": PEOPLE,
-            "timeout": 2.0,
+            "timeout": 10.0,
             **own,
         }
         self.slack = Slack("slack", Slack.Config(**config))
