@@ -37,6 +37,7 @@ POST_EVERY_S: Final = 1.05
 """Slack: "1 per second per channel, short bursts above it"; we keep to it."""
 _MOST_BYTES: Final = 1 << 20
 _NOW_S: Final = 30.0
+_AWAY: Final = "it sends us elsewhere, which is not followed; mend api_url"
 _NO_RETRIES: Final[list[AsyncRetryHandler]] = []
 """Who retries is the outbox: the client's own would post a message twice when only the answer was lost."""
 
@@ -199,8 +200,10 @@ class Door:
             case aiohttp.ClientSSLError():
                 text = f"{where}: no secure connection: {type(wrong).__name__}"
                 return Unavailable(text, wait_s=MEND_S)
+            case _Elsewhere():
+                return Unavailable(f"{where}: {_AWAY}", wait_s=MEND_S)
             case aiohttp.ClientConnectorError():
-                return Unavailable(f"{where} can not be reached: {type(wrong).__name__}")
+                return Unavailable(f"{where}: no connection: {type(wrong).__name__}")
             case aiohttp.ClientError() | OSError():
                 text = f"{where} broke off: {type(wrong).__name__}"
                 return Uncertain(text) if method in _POSTS else Unavailable(text)
@@ -230,8 +233,7 @@ class Door:
         if status in {401, 403}:
             return Unavailable(f"{text}: the token is not accepted, renew it", wait_s=MEND_S)
         if 300 <= status < 400:
-            text += ": it sends us elsewhere, which is not followed; mend api_url"
-            return Unavailable(text, wait_s=MEND_S)
+            return Unavailable(f"{text}: {_AWAY}", wait_s=MEND_S)
         if status == 404 and not code:
             return Unavailable(f"{text}: mend api_url", wait_s=MEND_S)
         if not code and status == 200:
@@ -285,6 +287,6 @@ async def _bounded(
     answer = await handler(request)
     if 300 <= answer.status < 400:
         answer.close()
-        raise _Elsewhere("it sends us elsewhere, which is not followed")
+        raise _Elsewhere(_AWAY)
     answer.content = _Bounded(answer.content)  # type: ignore[assignment]  # stands in for the one method that is used
     return answer

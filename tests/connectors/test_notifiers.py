@@ -230,13 +230,15 @@ async def test_where_nobody_listens_the_note_waits(name, tmp_path, pair):
         "pagerduty": lambda: pagerduty(url), "grafana_annotations": lambda: grafana(url),
         "webhook": lambda: webhook(url, tmp_path), "mail": lambda: mail(port, pair),
         "alertmanager": lambda: Alertmanager("alertmanager", Alertmanager.Config(url=url)),
-            "slack": lambda: Slack("slack", Slack.Config(channel=SLACK_CHANNEL, api_url=f"{url}/api/")),
-            "slack by webhook": lambda: Slack("slack", Slack.Config(mode="webhook", webhook=f"file:{tmp_path}/hook")),
+        "slack": lambda: Slack("slack", Slack.Config(channel=SLACK_CHANNEL, api_url=f"{url}/api/")),
+        "slack by webhook": lambda: Slack("slack", Slack.Config(mode="webhook", webhook=f"file:{tmp_path}/hook")),
     }  # fmt: skip
     way = ways[name]()
     note = Note("k", 5.0, "page", "title", "text", event="opened")
     with pytest.raises(Unavailable, match=r"refused|no connection"):
         await way.notify(note)
+    if name != "mail":
+        await way.close()
 
 
 @pytest.mark.parametrize(
