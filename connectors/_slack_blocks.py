@@ -20,7 +20,6 @@ from slack_sdk.models.blocks import (
     ButtonElement,
     ConfirmObject,
     ContextBlock,
-    DividerBlock,
     ImageBlock,
     InputBlock,
     InteractiveElement,
@@ -75,14 +74,10 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
-def moment(ts: float, now: float | None = None) -> str:
+def moment(ts: float) -> str:
     """Write a time that each reader sees on their own clock."""
-    form = (
-        "{time_secs}"
-        if now is not None and abs(now - ts) < 43_200
-        else "{date_short_pretty} {time}"
-    )
-    return f"<!date^{int(ts)}^{form}|{datetime.fromtimestamp(ts, UTC):%Y-%m-%d %H:%M UTC}>"
+    plain = datetime.fromtimestamp(ts, UTC)
+    return f"<!date^{int(ts)}^{{date_short_pretty}} {{time}}|{plain:%Y-%m-%d %H:%M UTC}>"
 
 
 def phase(i: IncidentDetail) -> str:
@@ -289,7 +284,10 @@ def note(n: Note, *, alone: bool = False) -> dict[str, Any]:
         lines.append(
             " · ".join(x for x in (n.incident, f"<{n.link}|homeostat>" if n.link else "") if x)
         )
-    return {"text": cut(f"{n.title}: {n.text}", 300), "blocks": text([x for x in lines if x])}
+    return {
+        "text": escaped(cut(f"{n.title}: {n.text}", 300)),
+        "blocks": text([x for x in lines if x]),
+    }
 
 
 def metadata(key: str) -> dict[str, Any]:
@@ -351,11 +349,6 @@ def plan(p: PlanView) -> Blocks:
 
 def _params(params: Mapping[str, Any]) -> str:
     return cut(", ".join(f"{k}={v}" for k, v in params.items()), 200)
-
-
-def divider() -> dict[str, Any]:
-    """Return a line across."""
-    return DividerBlock().to_dict()
 
 
 def _section(said: str) -> SectionBlock:

@@ -307,7 +307,10 @@ class Clerk:
     async def _say(self, answer: Answer, where: Where, *, share: bool = False) -> None:
         """Say it to who asked alone, or to all where it was asked."""
         made = answer.made or blocks.text(blocks.escaped(answer.text))
-        said: dict[str, Any] = {"text": blocks.cut(answer.text, 300), "blocks": made}
+        said: dict[str, Any] = {
+            "text": blocks.escaped(blocks.cut(answer.text, 300)),
+            "blocks": made,
+        }
         if where.url and urlsplit(where.url).hostname in self._hosts:
             kind = "in_channel" if share else "ephemeral"
             await self._door.send(

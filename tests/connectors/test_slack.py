@@ -155,7 +155,9 @@ async def test_what_concerns_no_incident_of_ours_is_a_message_of_its_own(tmp_pat
         )
         for _ in range(2):
             await talk.slack.notify(lost)
-        assert [m["text"] for m in side.parents].count("lost: x: look <!channel> & see") == 1
+        assert [m["text"] for m in side.parents].count(
+            "lost: x: look &lt;!channel&gt; &amp; see"
+        ) == 1
         assert "&lt;!channel&gt; &amp; see" in text_of(parent(side, "run-x:lost"))
         assert not talk.slack.wants(Note("n", 1.0, "note", "t", "x", BROKEN))
         assert not talk.slack.wants(Note("n", 1.0, "page", "t", "x", NOISY, event="opened"))
