@@ -323,7 +323,7 @@ class Threads:
         return 0.0
 
     def _message(self, thread: _Thread, detail: IncidentDetail) -> dict[str, Any]:
-        link = f"{self._link}/#incident/{detail['id']}" if self._link else ""
+        link = f"{self._link}/incidents/{detail['id']}" if self._link else ""
         made = blocks.incident(detail, link=link, picture=thread.picture, buttons=self._config.acts)
         return {"text": blocks.headline(detail), "blocks": made}
 
