@@ -37,6 +37,7 @@ from agent.doors import Site, bound, open_doors, socket_path, split_address
 from agent.events import Events
 from agent.filling import Forecast
 from agent.graph import TopologyView
+from agent.handoff import NOBODY
 from agent.inlets import SMALL, Inlets, mounted
 from agent.intake import FORWARD, Counting, Intake
 from agent.life import Event
@@ -47,7 +48,7 @@ from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
 from agent.pictures import Pictures
-from agent.ports import Chat, Labels, Sink
+from agent.ports import Chat, Labels, Note, Sink
 from agent.report import ReportView
 from agent.sinks import Numbers
 from agent.telemetry import Telemetry
@@ -79,6 +80,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_WITHHELD_S: Final = 60.0
+"""So long until it is looked again whether what is put off or silenced still is."""
 _STUCK_S: Final = 10.0
 """Ticks come every second; after so long without one the walk stands still."""
 
@@ -648,6 +651,11 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
     for run in h.memory.live_runs():
         live[run.state,] = live.get((run.state,), 0.0) + 1
     telemetry.replace("homeostat_incidents_open", counts)
+    needs: dict[tuple[str, ...], float] = {}
+    for i in h.memory.open_incidents():
+        if code := h.memory.handoffs.get(i.id, NOBODY).code:
+            needs[code,] = needs.get((code,), 0.0) + 1
+    telemetry.replace("homeostat_incidents_needing_people", needs)
     telemetry.replace("homeostat_runs_live", live)
     telemetry.replace("homeostat_series", {(s["name"],): float(s["series"]) for s in sources})
     telemetry.replace(
@@ -767,9 +775,17 @@ async def start(daemon: Daemon) -> Site:
         measured()
         return telemetry.render(daemon.world, openmetrics=openmetrics)
 
+    def meant(way: str, note: Note) -> tuple[str, float] | None:
+        """Say where and from when on a chat may speak of an incident: as if it were a message."""
+        router = daemon.outbox.router
+        if router.withheld(note):
+            return "", note.ts + _WITHHELD_S
+        leg = next(iter(router.legs(note, [way])), None)
+        return None if leg is None else (leg.note.channel, leg.due)
+
     chats = daemon.chats = Chats(
         lambda: {n: c for n, c in daemon.connectors.built.items() if isinstance(c, Chat)},
-        desk, daemon.record, Pictures(daemon.state / "fonts"), bug=daemon.bug,
+        desk, daemon.record, Pictures(daemon.state / "fonts"), bug=daemon.bug, meant=meant,
     )  # fmt: skip
     daemon.wrote += [wrote, chats.wrote]
     daemon.published.append(published)
