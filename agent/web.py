@@ -775,18 +775,7 @@ async def start(daemon: Daemon) -> Site:
         measured()
         return telemetry.render(daemon.world, openmetrics=openmetrics)
 
-    def meant(way: str, note: Note) -> tuple[str, float] | None:
-        """Say where and from when on a chat may speak of an incident: as if it were a message."""
-        router = daemon.outbox.router
-        if router.withheld(note):
-            return "", note.ts + _WITHHELD_S
-        leg = next(iter(router.legs(note, [way])), None)
-        return None if leg is None else (leg.note.channel, leg.due)
-
-    chats = daemon.chats = Chats(
-        lambda: {n: c for n, c in daemon.connectors.built.items() if isinstance(c, Chat)},
-        desk, daemon.record, Pictures(daemon.state / "fonts"), bug=daemon.bug, meant=meant,
-    )  # fmt: skip
+    chats = daemon.chats = _chats(daemon, desk)
     daemon.wrote += [wrote, chats.wrote]
     daemon.published.append(published)
     config = daemon.config
@@ -826,6 +815,22 @@ async def start(daemon: Daemon) -> Site:
     chats.turn()
     log.info("doors_open", console=f"http://{host}:{site.port}/")
     return site
+
+
+def _chats(daemon: Daemon, desk: Desk) -> Chats:
+    """Return what keeps chats talking: they ask the routes where and when to speak, as messages do."""
+
+    def meant(way: str, note: Note) -> tuple[str, float] | None:
+        router = daemon.outbox.router
+        if router.withheld(note):
+            return "", note.ts + _WITHHELD_S
+        leg = next(iter(router.legs(note, [way])), None)
+        return None if leg is None else (leg.note.channel, leg.due)
+
+    return Chats(
+        lambda: {n: c for n, c in daemon.connectors.built.items() if isinstance(c, Chat)},
+        desk, daemon.record, Pictures(daemon.state / "fonts"), bug=daemon.bug, meant=meant,
+    )  # fmt: skip
 
 
 def _take_in(daemon: Daemon, site: Site, sock: socket.socket, counting: Counting) -> None:
