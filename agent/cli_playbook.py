@@ -309,7 +309,7 @@ def plan(
             f"{book.id} acts on a {book.target.kind}, not on {about}; name a {book.target.kind}:KEY"
         )
     values = dict(_pair(one) for one in given or ())
-    _named(values)
+    _named(values, book)
     said = _planned(book, about, values, opened.config)
     emit(said, as_json, _show_plan)
 
@@ -335,13 +335,13 @@ def _pair(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _named(given: Mapping[str, Any]) -> None:
+def _named(given: Mapping[str, Any], book: Playbook) -> None:
     """Refuse names that nobody knows: what is given under them would be heeded by nothing."""
-    from agent.playbook.check import unknown
-    from agent.playbook.trial import ABOUT
+    from agent.playbook.check import About, unknown
 
+    about = About(book.target.kind)
     for name in given:
-        for problem, remedy in () if name.startswith(ABOUT) else unknown(name):
+        for problem, remedy in () if name == "incident.severity" else unknown(name, about):
             raise Refused(f"{problem}; {remedy}".rstrip("; "))
 
 

@@ -689,7 +689,7 @@ class Daemon:
         """Put onto the map what a person wrote: services, edges that there are, edges that there are not."""
         graph = self.config.topology
         hide = [EdgePattern(e.kind or "", e.src, e.dst) for e in graph.remove]
-        self.world.topology.configure(edges_of(self.config), hide, time.time())
+        self.world.topology.configure(edges_of(self.config), hide, time.time(), graph.labels)
         self.world.topology.drop(BINDING)
         self.binding.start(self.world.topology)
 

@@ -236,7 +236,7 @@ class Replay:
         if not self._seen:
             graph = self._config.topology
             hide = [EdgePattern(e.kind or "", e.src, e.dst) for e in graph.remove]
-            topology.configure(edges_of(self._config), hide)
+            topology.configure(edges_of(self._config), hide, labels=graph.labels)
             if host is not None:
                 Binding(self._config.services, host).start(topology)
         self._seen.update(fresh)

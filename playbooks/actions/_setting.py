@@ -22,6 +22,7 @@ class Setting:
     effect = "mutating"
     reversible = True
     shared = True
+    gives = ("of", "value", "before")
     kind: Literal["config", "scale", "act", "flag"] = "config"
 
     def _about(self, step: Step) -> Entity:

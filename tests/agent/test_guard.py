@@ -94,7 +94,10 @@ def make(tmp_path):
         if params:
             registry.action.get(words.get("use", "act")).Params = _any_params()
         (tmp_path / "b.yaml").write_text(text)
-        return next(iter(Library.load([tmp_path], Config(), built_in=False).playbooks.values()))
+        racks = Config.model_validate(
+            {"topology": {"labels": [{"kind": "service", "set": {"rack": "0"}}]}}
+        )
+        return next(iter(Library.load([tmp_path], racks, built_in=False).playbooks.values()))
 
     return made
 
@@ -126,7 +129,9 @@ def world(*, trust="local", value=0.9, at=NOW, webs=1, replicas=3.0):
                 at,
                 (),
                 np.array([]),
-                seen=(Sighting(Entity("service", f"web{i or ''}"), (("rack", str(i % 2)),)),),
+                seen=(
+                    Sighting(Entity("service", f"web{i or ''}"), (("labels.rack", str(i % 2)),)),
+                ),
             )
         )
     edges = (Edge("runs_on", BURN, HOST), Edge("feeds", FEATURE, MODEL))
@@ -541,9 +546,9 @@ def test_blast_radius_counts_and_shares(make):
     assert ask(make(), past=past, w=world(webs=4)).allowed
     assert ask(make(), w=world(webs=1)).allowed
     # web2 stands in the rack of web, web1 does not
-    assert "blast_share" in closed(ask(make(domain="rack"), past=past, w=world(webs=4)))
+    assert "blast_share" in closed(ask(make(domain="labels.rack"), past=past, w=world(webs=4)))
     apart = Past().run("r", state="holding", ago=500, target=Entity("service", "web1"))
-    assert "blast_share" not in closed(ask(make(domain="rack"), past=apart, w=world(webs=4)))
+    assert "blast_share" not in closed(ask(make(domain="labels.rack"), past=apart, w=world(webs=4)))
 
 
 @pytest.mark.parametrize(
@@ -647,7 +652,7 @@ def test_what_runs_on_a_host_that_is_rebooted_is_at_stake(make):
     ("scope", "holds"),
     [
         ([], True), ([{"kind": "service", "key": "we*"}], True), ([{"kind": "service", "key": "x"}], False),
-        ([{"kind": "host", "key": "h"}], True), ([{"kind": "host", "where": {"rack": "9"}}], False),
+        ([{"kind": "host", "key": "h"}], True), ([{"kind": "host", "where": {"labels.rack": "9"}}], False),
     ],
 )  # fmt: skip
 def test_nothing_acts_in_a_maintenance_window(make, scope, holds):
