@@ -349,6 +349,7 @@ def _planned(
     book: Playbook, about: Entity, given: Mapping[str, Any], config: Config | None
 ) -> dict[str, Any]:
     from agent.playbook.examples import forecast
+    from agent.playbook.rehearsal import questions
 
     try:
         fires, reason, incident, made, decision = forecast(book, about, given, config)

@@ -54,6 +54,12 @@ class Reach:
         return self._stakes[0]
 
     @property
+    def treated(self) -> frozenset[Entity]:
+        """Whom it does something to: the touched, their owners, and all that goes down with a machine."""
+        down = {e for one in self._machines() for e in self._upon(one)}
+        return frozenset({*self.touched, *self.owners, *down})
+
+    @property
     def covered_by(self) -> list[Entity]:
         """Whose pause, silence or window holds for it: its own, its owners', its machine's; the target first."""
         found = [*self.touched, *map(owner_of, self.touched)]

@@ -117,6 +117,20 @@ class PlannedVerify:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedBlast:
+    """How many targets of a domain may be under treatment when it acts, its own included.
+
+    domain   attribute that tells domains apart; "" = all of the target's kind
+    within   seconds for which an act counts after it
+    """
+
+    max_targets: int
+    max_share: float
+    domain: str
+    within: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a run is going to do: fixed when it is made, whatever becomes of the playbook's file.
 
@@ -126,6 +140,7 @@ class Plan:
     text_hash  of the playbook's text
     facts      of the diagnosis; cause: its kind
     hash       what an approval binds to: see `plan_hash`
+    blast      None = it may touch as many as there are: it only marks and tells
     """
 
     run_id: str
@@ -144,6 +159,7 @@ class Plan:
     facts: Mapping[str, str] = field(default_factory=dict)
     cause: str = ""
     hash: str = ""
+    blast: PlannedBlast | None = None
 
     @property
     def entity(self) -> Entity:
@@ -167,10 +183,11 @@ class Plan:
 def plan_hash(plan: Plan) -> str:
     """Return what an approval binds to: playbook text, target, steps, parameters and facts.
 
-    Who asked, when, under which mode and run id make no difference: two plans of the same hash do the same.
+    Who asked, when, under which mode and run id make no difference: two plans of the same hash do the same. Limits are
+    part of the playbook's text.
     """
     said = pack(plan)
-    for name in ("run_id", "created", "by", "mode", "hash"):
+    for name in ("run_id", "created", "by", "mode", "hash", "blast"):
         del said[name]
     return hashlib.sha256(canonical(said).encode()).hexdigest()
 

@@ -19,7 +19,7 @@ from agent.playbook.plan import make
 from agent.playbook.trial import Example
 from agent.playbook.verbs import ability_of, verb_of
 from agent.ports import Notifier
-from agent.runner import Plan
+from agent.runner import Plan, PlannedBlast
 from agent.units import Duration, Model, Ratio
 
 if TYPE_CHECKING:
@@ -115,12 +115,12 @@ class Rate(Model):
 
 
 class Blast(Model):
-    """How many of a domain it may touch at about the same time; one alone is always allowed."""
+    """How many of a domain it may be one of, that any playbook treats at about the same time; one is always allowed."""
 
     max_targets: Annotated[int, Field(ge=1)] = 1
     max_share: Ratio = 0.34
     domain: str = ""
-    """Attribute of the targets that tells domains apart (`rack`); empty = all of the same kind."""
+    """Attribute of the targets that tells domains apart (`labels.rack`); empty = all of the same kind."""
 
 
 class Attempts(Model):
@@ -136,6 +136,10 @@ class Breaker(Model):
 
     bad_outcomes: Annotated[int, Field(ge=1)] = 2
     hold: Duration = 6 * 3600.0
+
+
+LEAST_TREATED_S: Final = 60.0
+"""For so long at least an act counts for the blast radius after it."""
 
 
 class Approval(Model):
@@ -159,6 +163,14 @@ class Guard(Model):
     approve: Approval = Approval()
     fresh: Duration = 120.0
     """Evidence may be this old, no older."""
+
+    @property
+    def planned_blast(self) -> PlannedBlast:
+        """The blast radius as a plan carries it: an act counts until it has settled."""
+        blast = self.blast
+        return PlannedBlast(
+            blast.max_targets, blast.max_share, blast.domain, max(self.settle, LEAST_TREATED_S)
+        )
 
 
 def _listed(written: Any) -> Any:

@@ -68,6 +68,7 @@ def make(
             approve=_approval(approve),
             facts=_facts(cause, incident),
             cause=cause.kind if cause else "",
+            blast=playbook.limits.planned_blast if playbook.mutating else None,
         )
     )
 

@@ -39,7 +39,8 @@ def library(tmp_path_factory):
         (folder / f"{name}.yaml").write_text(text_of(name))
     old = registry.action
     registry.action = actions
-    yield Library.load([folder], Config(), built_in=False)
+    racks = {"labels": [{"kind": "host", "set": {"rack": "r0"}}]}
+    yield Library.load([folder], Config.model_validate({"topology": racks}), built_in=False)
     registry.action = old
 
 
