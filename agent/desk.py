@@ -67,7 +67,7 @@ from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.questions import Reply
-from agent.record import Tally
+from agent.record import Harm, Tally
 from agent.runner import asked_for
 from agent.units import read_duration, read_moment
 from agent.views import (
@@ -174,10 +174,17 @@ class TallyView(TypedDict):
     success: float | None
 
 
+class GroupView(TallyView):
+    """How runs on one group of targets turned out. mode: how far it may go there now; harm: why not further."""
+
+    mode: Mode
+    harm: str
+
+
 class PlaybookView(LoadedView):
     """A playbook and its record.
 
-    mode     how far it may go now: the lowest of `limits`; own_mode: what its text asks for
+    mode     how far it may go now where it has no record: the lowest of `limits`; own_mode: what its text asks for
     why      what holds it there beside its own text, the strictest first, in words
     record   of all its runs; groups: by group of targets
     """
@@ -186,7 +193,7 @@ class PlaybookView(LoadedView):
     own_mode: Mode
     why: list[str]
     record: TallyView
-    groups: dict[str, TallyView]
+    groups: dict[str, GroupView]
 
 
 class BudgetView(TypedDict):
@@ -630,10 +637,9 @@ class Desk:
     def _playbook(self, p: LoadedView) -> PlaybookView:
         records = self.hooks.memory.records
         limits = list(p["limits"])
-        harm = records.demoted(p["id"])
+        harm = records.demoted(p["id"], "")
         if harm is not None:
-            reason = f"it harmed {harm.target} in run {harm.run}: {harm.summary}"
-            limits.append({"by": "record", "mode": "suggest", "reason": reason})
+            limits.append({"by": "record", "mode": "suggest", "reason": _of_harm(harm)})
         limits += [
             {"by": "pause", "mode": "observe", "reason": f"by {pause['by'] or 'the file PAUSED'}"}
             for pause in self.pauses()
@@ -656,8 +662,14 @@ class Desk:
                 for x in tight if x["mode"] != "auto"
             ],
             "record": _tally(sum(groups.values(), Tally())),
-            "groups": {name: _tally(t) for name, t in groups.items()},
+            "groups": {name: self._group(p["id"], name, t, limits) for name, t in groups.items()},
         }  # fmt: skip
+
+    def _group(self, id_: str, name: str, tally: Tally, limits: Sequence[LimitView]) -> GroupView:
+        harm = self.hooks.memory.records.demoted(id_, name)
+        modes: list[Mode] = [limit["mode"] for limit in limits if limit["by"] != "record"]
+        mode = min([*modes, *(["suggest"] if harm else [])], key=MODES.index)
+        return {**_tally(tally), "mode": mode, "harm": _of_harm(harm) if harm else ""}  # type: ignore[typeddict-item]  # a mode
 
     def models(self, model: str = "") -> list[ModelView]:
         """Return what is known of the models (of one). Raises NotThere."""
@@ -929,7 +941,7 @@ class Desk:
         person.must("reinstate")
         known = {p["id"]: p for p in self.playbooks()}
         id_ = _pick(playbook, known, "playbook")
-        if self.hooks.memory.records.demoted(id_) is None:
+        if not self.hooks.memory.records.harmed(id_):
             raise Refused(
                 f"playbook {id_} has no harm on its record that nobody looked at; nothing to do"
             )
@@ -1114,6 +1126,10 @@ def _not_loaded(id_: str) -> LoadedView:
     """Return what is left of a playbook of which only the record is known."""
     limit: LimitView = {"by": "not loaded", "mode": "observe", "reason": ""}
     return {"id": id_, "title": "", "owner": "", "target": "", "causes": [], "limits": [limit]}
+
+
+def _of_harm(harm: Harm) -> str:
+    return f"it harmed {harm.target} in run {harm.run}: {harm.summary}"
 
 
 def _tally(t: Tally) -> TallyView:

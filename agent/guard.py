@@ -40,7 +40,7 @@ from agent.model import (
 )
 from agent.playbook import Guard, lowest
 from agent.reach import Reach
-from agent.record import owner_of
+from agent.record import group_of, owner_of
 from agent.trouble import Key, key_of
 from agent.units import say_duration
 
@@ -738,7 +738,7 @@ def _confidence(case: _Case) -> Gate:
 
 def _record(case: _Case) -> Gate:
     """What harmed only suggests, until a person has looked at it; a person's own yes is such a look."""
-    harm = case.memory.records.demoted(case.playbook.id)
+    harm = case.memory.records.demoted(case.playbook.id, group_of(case.target))
     limit = "no harm that nobody looked at"
     if harm is None:
         return Gate("record", True, "no harm", limit)

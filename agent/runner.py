@@ -651,7 +651,10 @@ class _Course:
             undone = ", it was undone" if outcome.undone else ""
             next_ = ""
             if outcome.verdict == "harmed":
-                next_ = f"; from now on it only suggests, until: homeostat reinstate {self._plan.playbook}"
+                next_ = (
+                    "; from now on it only suggests, here and wherever it is not proven to help, until: "
+                    f"homeostat reinstate {self._plan.playbook}"
+                )
             await self._tell("escalate", "page", f"did not help: {self._plan.title}",
                              f"{self._plan.playbook} on {self._plan.target}: {outcome.verdict}{undone}; "
                              f"{outcome.summary}{next_}")  # fmt: skip

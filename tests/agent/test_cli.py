@@ -201,6 +201,8 @@ def test_playbooks_and_reinstate(homeostat, daemon):
     (line,) = (x for x in out.splitlines() if "calm-neighbour" in x)
     assert "suggest" in line
     assert "it harmed host:web-1 in run run-bad: slower than before" in line
+    (group,) = (x for x in out.splitlines() if x.split()[:1] == ["host:web-1"])
+    assert group.split()[1:] == ["1", "1", "0%"]  # runs, harmed, at least
     code, out, _ = homeostat("reinstate", "calm", "--reason", "mended", "--json", *where)
     (back,) = json.loads(out)
     assert (back["mode"], back["record"]["harmed"]) == ("approve", 1)

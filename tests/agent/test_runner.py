@@ -470,7 +470,7 @@ async def test_harm_found_while_paused_is_told_and_undone_after_the_pause(tmp_pa
         await stage.state("verifying")
         stage.record("pause", "*", {"by": "ann", "reason": "look first"}, stage.clock())
         await stage.state("paused")
-        assert stage.memory.records.demoted("turn-it").run == "r1"
+        assert stage.memory.records.demoted("turn-it", "service:web").run == "r1"
         await stage.until(lambda: told(stage) == ["held_back"])
     async with Stage(tmp_path) as stage:
         stage.latency = harmful(stage)
