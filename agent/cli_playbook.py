@@ -267,7 +267,7 @@ def run_tests(
             acts = "; ".join(f"{say_duration(a.at)}: {', '.join(a.steps)}" for a in one.acts[:4])
             tail = f"  (acts after {acts})" if acts else ""
             typer.echo(f"{'FAILED' if one.wrong else 'ok    '}  {book.id}: {one.name}{tail}")
-            for line in one.wrong:
+            for line in (*one.wrong, *(one.acts[0].asks if one.acts else ())):
                 typer.echo(f"          {line}")
         typer.echo(f"{said['passed']} passed, {said['failed']} failed")
 
@@ -359,6 +359,7 @@ def _planned(
         "playbook": book.id, "title": book.title, "target": about.id, "fires": fires, "reason": reason,
         "cause": _cause(incident), "mode": decision.mode, "config": config is not None,
         "steps": [_step(s) for s in made.steps], "then": [_step(s) for s in made.then],
+        "asks": [asdict(a) | {"said": str(a)} for a in questions(made)],
         "verify": asdict(made.verify) if made.verify else None, "hash": made.hash,
         "gates": _gates(decision, _OFFLINE if config is not None else _OFFLINE - _OF_CONFIG),
     }  # fmt: skip
@@ -376,7 +377,6 @@ def _step(step: PlannedStep) -> dict[str, Any]:
         "via": step.via,
         "with": dict(step.params),
         "undo": step.undo,
-        "asks": step.approve.by if step.approve is not None else "",
     }
 
 
@@ -401,8 +401,9 @@ def _show_plan(said: Any) -> None:
             via = f" via {step['via']}" if step["via"] else ""
             with_ = json.dumps(step["with"], ensure_ascii=False)
             name = f"{'do' if part == 'steps' else part} {i}. {step['id']}"
-            asks = f", asks {step['asks']} first" if step["asks"] else ""
-            typer.echo(f"{name}: {step['use']}{via} {with_}, undo {step['undo']}{asks}")
+            typer.echo(f"{name}: {step['use']}{via} {with_}, undo {step['undo']}")
+    for one in said["asks"]:
+        typer.echo(one["said"])
     verify = said["verify"]
     if verify:
         typer.echo(

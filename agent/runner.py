@@ -213,6 +213,23 @@ def asked_for(plan: Plan, hash_: str) -> tuple[str, PlannedApproval]:
     return "", plan.approve or PlannedApproval()
 
 
+def asks(plan: Plan, step: PlannedStep) -> bool:
+    """Tell whether a person is asked for a step when its turn has come.
+
+    Not for the first one when the same people said yes to the whole run just now: that was to this step, too.
+    """
+    if step.approve is None:
+        return False
+    whole = plan.approve or PlannedApproval()
+    just_now = plan.mode == "approve" or bool(plan.by)
+    return not (just_now and step is plan.steps[0] and step.approve.by == whole.by)
+
+
+def puts_back(plan: Plan, *, cancelled: bool) -> bool:
+    """Tell whether a run that ends before its end puts back what it did, beside what was meant for a while only."""
+    return cancelled or plan.verify is None or plan.verify.otherwise == "undo"
+
+
 # ---------------------------------------------------------------- what boxes say
 
 
@@ -483,13 +500,6 @@ class _Course:
                          f"homeostat approve {plan.run_id}")  # fmt: skip
         return await self._answer(plan.approve or PlannedApproval(), plan.hash)
 
-    def _covered(self, step: PlannedStep) -> bool:
-        """Tell whether the yes to the run was to this step, too: the first one, asked of the same people just now."""
-        plan = self._plan
-        whole, own = plan.approve or PlannedApproval(), step.approve
-        asked = plan.mode == "approve" or bool(plan.by)
-        return asked and step is plan.steps[0] and own is not None and own.by == whole.by
-
     async def _ask_for(self, step: PlannedStep) -> _Stop | None:
         """Ask for one step when its turn has come; the yes is for the world as it is then."""
         plan, whole = self._plan, self._run.plan_hash
@@ -559,8 +569,9 @@ class _Course:
         return _Seen(await self._hands.observe(self._plan, step, self._results, outcome))
 
     async def _act(self) -> _Stop | None:
-        for step in self._plan.steps:
-            if step.approve is not None and not self._covered(step):
+        plan = self._plan
+        for step in plan.steps:
+            if asks(plan, step):
                 stop = await self._ask_for(step)
                 if stop is not None:
                     return stop
@@ -672,7 +683,7 @@ class _Course:
     async def _stopped(self, stop: _Stop, outcome: Outcome | None = None) -> Run:
         """End a run before its end: put back what must not stay, say so, and what follows."""
         plan = self._plan
-        whole = stop.why == "cancelled" or plan.verify is None or plan.verify.otherwise == "undo"
+        whole = puts_back(plan, cancelled=stop.why == "cancelled")
         back = [(s, a) for s, a in self._done if whole or s.until is not None]
         undone = False
         if back:

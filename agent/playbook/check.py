@@ -390,13 +390,13 @@ class _Check:
             for problem, remedy in unknown(signal, self._about()):
                 yield self._say(where, problem, remedy, key=True)
         known = {step.id for step in self.playbook.do}
-        for i, step in enumerate(example.expect.do if example.expect is not None else ()):
-            if step not in known:
-                yield self._say(
-                    (*path, "expect", "do", i),
-                    f"no step is called `{step}`",
-                    did_you_mean(step, known),
-                )
+        expect = example.expect
+        for part, some in (("do", expect.do), ("asks", expect.asks or [])) if expect else ():
+            for i, step in enumerate(some):
+                if step not in known:
+                    where = (*path, "expect", part, i)
+                    remedy = did_you_mean(step, known)
+                    yield self._say(where, f"no step is called `{step}`", remedy)
 
 
 def _signal_of(name: str, signal: str) -> str:
