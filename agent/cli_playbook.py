@@ -200,6 +200,7 @@ def lint(
     from agent.playbook.examples import run
 
     opened = _open(which or (), config)
+    _unbuilt(opened.books, opened.config)
     hints = [h for b in opened.books for h in style.hints(b, opened.documents[b.id])]
     tried = [
         (book, i, run(book, test)) for book in opened.books for i, test in enumerate(book.tests)
@@ -227,6 +228,16 @@ def lint(
     emit(said, as_json, show)
     if not said["ok"]:
         raise typer.Exit(PROBLEMS)
+
+
+def _unbuilt(books: Sequence[Playbook], config: Config | None) -> None:
+    """Let playbooks know which connectors that may act for them can not be built here."""
+    from agent.trying import unbuilt
+
+    needed = {name for book in books for name in book.needs_connectors}
+    faults = unbuilt(config, needed) if config is not None and needed else {}
+    for book in books:
+        book.unbuilt(faults)
 
 
 def count(n: int, word: str) -> str:
@@ -308,6 +319,7 @@ def plan(
         raise Refused(
             f"{book.id} acts on a {book.target.kind}, not on {about}; name a {book.target.kind}:KEY"
         )
+    _unbuilt([book], opened.config)
     values = dict(_pair(one) for one in given or ())
     _named(values, book)
     said = _planned(book, about, values, opened.config)

@@ -28,7 +28,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from agent import __version__, backfill, error_budget, forecasts, guard, news, registry, web
-from agent.abilities import Able, acting, meant_for
+from agent.abilities import Able, able, acting, meant_for
 from agent.archives import Archives
 from agent.board import Board
 from agent.budget import Promise
@@ -156,16 +156,17 @@ class Connectors:
         """Return the connector that has an ability: named, or the only one, or the one for this service."""
         if ability is None:
             return None
-        if via is not None and via not in self.built:
+        if via is not None and via not in {*self.built, *self.faults}:
             raise Refused(
                 f"no connector is called {via!r}: name one of {', '.join(sorted(self.built))}"
             )
-        able = [
+        found = [
             Able(name, meant_for(vars(c.config)))
             for name, c in self.built.items()
             if isinstance(c, ability)
         ]
-        return self.built[acting(able, via, ability.__name__, target).name]
+        found += [one for one in able(self._config, ability) if one.name in self.faults]
+        return self.built[acting(found, via, ability.__name__, target, self.faults).name]
 
 
 def wanted_connectors(config: Config) -> dict[str, ConnectorConfig]:
@@ -261,7 +262,7 @@ class Daemon:
         )
         self.walk = Walk.wired(
             config, world=self.world, history=self.history, memory=self.memory, record=self.record,
-            library=Library.load(self._playbook_dirs(), config), step_of=self._step_of,
+            library=self._library(config), step_of=self._step_of,
             detector=self._make_detector,
         )  # fmt: skip
         self.walk.bugs = self._bug
@@ -649,6 +650,11 @@ class Daemon:
             if self.connectors.built.get(name) is source:  # not taken out of config meanwhile
                 self.collector.add(name, source, wanted.interval)
 
+    def _library(self, config: Config) -> Library:
+        library = Library.load(self._playbook_dirs(), config)
+        library.unbuilt(self.connectors.faults)
+        return library
+
     def receivers(self) -> dict[str, Receiver]:
         """Return the connectors that others push to."""
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Receiver)}
@@ -809,7 +815,7 @@ class Daemon:
         sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = load(self.config_path)
-            library = Library.load(self._playbook_dirs(), config)
+            library = self._library(config)
         except ConfigError as error:
             for fault in error.faults:
                 log.error("reload_refused", fault=str(fault))

@@ -481,7 +481,7 @@ class Living:
              "causes": [p.because.cause], "limits": [
                  {"by": "playbook", "mode": p.mode, "reason": ""},
                  {"by": "agent.yaml", "mode": mode, "reason": ""},
-                 {"by": "abilities", "mode": p.cap(), "reason": ""}]}
+                 {"by": "abilities", "mode": "observe" if p.broken else p.cap(), "reason": p.broken}]}
             for p in self._daemon.walk.library.playbooks.values()
         ]  # fmt: skip
 

@@ -252,6 +252,7 @@ class Playbook(Model):
     _text_hash: str = PrivateAttr(default="")
     _needs: tuple[frozenset[str], ...] | None = PrivateAttr(default=None)
     _able: Mapping[str, tuple[Able, ...]] | None = PrivateAttr(default=None)
+    _unbuilt: Mapping[str, str] = PrivateAttr(default={})
     _folder: Path = PrivateAttr(default=Path())
 
     # ---- what follows from the text
@@ -321,6 +322,25 @@ class Playbook(Model):
             return str(why)
         return ""
 
+    @property
+    def broken(self) -> str:
+        """Why nobody can do one of its steps, whoever it acts on: those who could were not built; "" = somebody can."""
+        for step in self.do:
+            could = list(self._actors([step], None))
+            if could and all(one.name in self._unbuilt for one in could):
+                name = could[0].name
+                return f"connector {name} could not be built: {self._unbuilt[name]}"
+        return ""
+
+    def unbuilt(self, faults: Mapping[str, str]) -> None:
+        """Take which connectors could not be built, and why: the mapping is kept and asked each time."""
+        self._unbuilt = faults
+
+    @property
+    def needs_connectors(self) -> frozenset[str]:
+        """Names of the connectors that may act for it."""
+        return frozenset(one.name for one in self._actors((*self.do, *self.then), None))
+
     def _actors(self, steps: Iterable[StepModel], target: Entity | None) -> Iterator[Able]:
         """Yield who acts in steps: on a target, or whoever may on any (None). Raises Refused when it is not one."""
         for step in steps:
@@ -329,7 +349,7 @@ class Playbook(Model):
             if self._able is None or not name or ours or self.left_out(step):
                 continue
             if target is not None:
-                yield acting(self._able[name], step.via, name, target.id)
+                yield acting(self._able[name], step.via, name, target.id, self._unbuilt)
             else:
                 yield from (a for a in self._able[name] if step.via in {None, a.name})
 

@@ -215,6 +215,26 @@ def test_plan_with_an_agent_yaml_knows_what_is_managed(homeostat):
     assert "Scaler" in gates["ability"]["value"]
 
 
+def test_a_connector_that_can_not_be_built_here_is_told(homeostat):
+    config = homeostat.work / "agent.yaml"
+    config.write_text(
+        "services: [{id: shop, port: 80}]\n"
+        "connectors: {k: {use: kubernetes, service: shop, workload: deployment/shop, kubeconfig: /nowhere}}\n"
+    )
+    code, out, err = homeostat(
+        "playbook", "plan", "serve-saturation", "--target", "replica:shop/0", "-c", config
+    )
+    assert (code, "acts on a service" in err) == (1, True)
+    said = "connector k could not be built: "
+    code, out, _ = homeostat(
+        "playbook", "plan", "serve-saturation", "--target", "service:shop", "-c", config, "--json"
+    )
+    (gate,) = [g for g in json.loads(out)["gates"] if g["name"] == "ability"]
+    assert (code, gate["passed"], gate["reason"].startswith(said)) == (0, False, True), out
+    code, out, _ = homeostat("playbook", "lint", "serve-saturation", "-c", config)
+    assert (code, f"hint: not able here: {said}" in out) == (0, True), out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
