@@ -251,6 +251,7 @@ class Daemon:
                 halted=self._paused_file,
                 written=lambda: self.journal.pending == 0,
                 standing=self.standing,
+                patience=lambda plan: guard.patience(self.incident(plan.incident), self.world),
             ),
         )
         self.training = Training(

@@ -66,6 +66,8 @@ NEVER_NAMES: Final = frozenset({
 """Names of processes that nothing may ever touch: init, remote access, container runtimes, node agents, databases."""
 _IN_SIGHT_S: Final = 120.0
 """Values of a run's trouble may be this old when it begins, or as old as their source is patient."""
+_PATIENCE_S: Final = (60.0, 3600.0)
+"""So long, at least and at most, waits a run that has done nothing yet: then its evidence is old."""
 _NEVER_PORTS: Final = frozenset({"22", "2379", "5432", "3306", "27017", "6379", "9200", "10250"})
 
 
@@ -244,6 +246,19 @@ def standing(
     if first and shared and not config.single_agent:
         return "agent.yaml no longer says `single_agent: true`"
     return ""
+
+
+def patience(incident: Incident | None, world: World) -> float:
+    """Return for how many seconds a run that has done nothing waits for leave before the walk decides anew.
+
+    A minute, or until the slowest source of what is wrong must have spoken again: three of its intervals, an hour at
+    most. What no source has shown since a restart may be of the slowest that there is.
+    """
+    least, most = _PATIENCE_S
+    wrong = [a.series for a in incident.anomalies if a.end is None] if incident is not None else []
+    sources = {world.source(series) for series in wrong}
+    known = sources - {""} if "" not in sources else world.patience.keys()
+    return min(max([least, *(world.patience.get(s, least) for s in known)]), most)
 
 
 def paused(plan: Plan, memory: Memory, world: World) -> str:

@@ -117,8 +117,6 @@ class Eyes(Protocol):
 
 Stage = Literal["first", "next", "undo"]
 Standing = Callable[[Plan, Stage], str]
-_PATIENCE_S: Final = 60.0
-"""So long a run that has done nothing yet waits for leave; then its evidence is old, and the walk decides anew."""
 
 
 class _Everybody:
@@ -155,6 +153,7 @@ class RealHands:
     halted    whether a file says that everything is paused
     written   whether the record is really on disk; for a `record` that does not raise when it is not
     standing  why a run may not do its next step now, beside a pause of its target; "" = it may
+    patience  how many seconds a run that has done nothing yet waits for that, then the walk decides anew
     clock     unix seconds
     """
 
@@ -168,9 +167,11 @@ class RealHands:
         halted: Callable[[], bool] = lambda: False,
         written: Callable[[], bool] = lambda: True,
         standing: Standing = lambda _plan, _stage: "",
+        patience: Callable[[Plan], float] = lambda _plan: 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._standing = standing
+        self._patience = patience
         self._resolve = resolve
         self._record = record
         self._memory = memory
@@ -277,7 +278,7 @@ class RealHands:
                 await self.report(replace(run, state="paused", text=why))
                 await self._held_back(plan, run, why)
                 waited.append(self._clock())
-            if first and not paused and not 0 <= self._clock() - waited[0] < _PATIENCE_S:
+            if first and not paused and not 0 <= self._clock() - waited[0] < self._patience(plan):
                 await self.report(run)
                 return Passage("", f"nothing was done: {why}")
             await self._eyes.tick()

@@ -551,6 +551,82 @@ def test_blast_radius_counts_and_shares(make):
     assert "blast_share" not in closed(ask(make(domain="labels.rack"), past=apart, w=world(webs=4)))
 
 
+def service(name):
+    return Entity("service", name)
+
+
+@pytest.mark.parametrize(
+    ("run", "closes"),
+    [
+        ({"state": "verifying", "ago": 500}, True),  # at work
+        ({"state": "waiting_approval", "acted": False}, True),  # may be at any moment
+        ({"state": "holding", "ago": 500}, False),  # proven, and only held
+        ({"state": "holding", "ago": 30}, True),
+        ({"state": "done", "ago": 30}, True),
+        ({"state": "done", "ago": 70}, False),  # settled
+        ({"state": "denied", "acted": False, "ago": 30}, False),
+        ({"state": "verifying", "use": "tell"}, False),  # changes nothing
+        ({"state": "verifying", "target": Entity("replica", "web1/0")}, True),  # its service is treated
+        ({"state": "verifying", "target": Entity("host", "h")}, False),
+    ],
+)  # fmt: skip
+def test_the_blast_radius_counts_what_other_playbooks_treat(make, run, closes):
+    past = Past().run("r", **{"playbook": "other", "target": service("web1"), **run})
+    decision = ask(make(), past=past, w=world(webs=2))
+    assert ("blast_share" in closed(decision)) == closes
+    assert (
+        "blast_count" in closed(ask(make(), past=past, w=world(webs=9)))
+    ) is False  # two are allowed
+    more = Past().run("r", playbook="other", target=service("web1"), state="verifying")
+    more.run("r2", playbook="third", target=service("web2"), state="verifying")
+    assert "blast_count" in closed(ask(make(), past=more, w=world(webs=9)))
+
+
+def test_who_has_not_said_its_domain_counts_as_touched(make):
+    """After a restart a target may be known by its run alone."""
+    past = Past().run("r", playbook="other", target=service("gone"), state="verifying")
+    racks = make(domain="labels.rack")
+    assert gate(ask(racks, past=past, w=world(webs=2)), "blast_share").value == "100%"
+    assert gate(ask(racks, past=past, w=world(webs=7)), "blast_share").value == "40%"
+
+
+def test_the_blast_radius_is_asked_again_before_the_first_step(make):
+    book, w = make(), world(webs=2)
+    plan = book.plan(WEB, incident(), lambda _: None, "approve", NOW)
+    assert plan.blast.max_share == book.limits.blast.max_share
+    asked = {"world": w, "config": config(), "now": NOW, "incident": incident()}
+    mine = Past().run(plan.run_id, state="waiting_approval", acted=False)
+    assert guard.standing(plan, memory=mine.memory, first=True, **asked) == ""
+    mine.run("r", playbook="other", target=service("web1"), state="verifying")
+    said = guard.standing(plan, memory=mine.memory, first=True, **asked)
+    assert said == "2 of 2 would be touched at once"
+    assert guard.standing(plan, memory=mine.memory, first=False, **asked) == ""
+    assert make(use="tell").plan(WEB, incident(), lambda _: None, "auto", NOW).blast is None
+
+
+@pytest.mark.parametrize(
+    ("patience", "waits"),
+    [({"web": 31.0}, 60.0), ({"web": 901.0}, 901.0), ({"web": 10_801.0}, 3600.0), ({"web": 31.0, "x": 901.0}, 60.0)],
+)  # fmt: skip
+def test_a_run_that_has_done_nothing_waits_for_the_slowest_source_of_its_trouble(patience, waits):
+    w = world()
+    w.patience.update(patience)
+    assert guard.patience(incident(), w) == waits
+    assert guard.patience(incident(anomalies=(anomaly(end=NOW),)), w) == 60.0
+    assert guard.patience(None, w) == 60.0
+
+
+def test_what_no_source_has_shown_since_a_restart_may_be_of_the_slowest():
+    w = World()
+    w.patience.update({"web": 31.0, "hourly": 700.0})
+    assert guard.patience(incident(), w) == 700.0
+
+
+def test_limits_are_no_part_of_what_an_approval_binds_to(make):
+    plan = make().plan(WEB, incident(), lambda _: None, "approve", NOW)
+    assert plan_hash(replace(plan, blast=None)) == plan.hash
+
+
 @pytest.mark.parametrize(
     ("verdicts", "open_"),
     [

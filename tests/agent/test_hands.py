@@ -477,6 +477,16 @@ async def test_a_run_that_has_done_nothing_waits_a_minute_for_leave_and_ends(sta
     assert (asked[0], asked[-2:]) == ("first", ["next", "undo"])
 
 
+async def test_it_waits_for_as_long_as_its_slowest_source_may_be_silent(stage):
+    made = await begun(stage)
+    stage.hands._standing = lambda _plan, _stage: "its source does not answer: it is unknown"
+    stage.hands._patience = lambda plan_: 200.0 if plan_ is made else 0.0
+    began = stage.clock()
+    passage = await asyncio.wait_for(stage.hands.boundary(made, recorded(made), first=True), 20)
+    assert passage.over.startswith("nothing was done: its source")
+    assert 200.0 <= stage.clock() - began < 300.0
+
+
 async def test_what_had_leave_before_a_restart_is_asked_again_before_it_acts(stage):
     """Killed between leave and act: the engine goes on at the act, however long that was ago."""
     made = await begun(stage)
