@@ -29,8 +29,8 @@ from agent.units import say_duration
 if TYPE_CHECKING:
     from agent.config import Config
     from agent.model import Decision, Entity, Incident
+    from agent.plans import PlannedStep
     from agent.playbook import Playbook
-    from agent.runner import PlannedStep
     from agent.strict import Document
 
 _OFFLINE: Final = frozenset(

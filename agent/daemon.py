@@ -53,6 +53,7 @@ from agent.mutes import Mutes
 from agent.objectives import aims_of, limits_of
 from agent.outbox import Outbox
 from agent.pipeline import Moment, Walk, again, bank, record_plan
+from agent.plans import Plan
 from agent.playbook import Library
 from agent.playbook.library import folders
 from agent.ports import (
@@ -75,7 +76,7 @@ from agent.ports import (
 )
 from agent.pulses import Pulses
 from agent.references import References
-from agent.runner import Plan, Runner
+from agent.runner import Runner
 from agent.runs_store import store_of
 from agent.scene import Scene
 from agent.sinks import Sinks

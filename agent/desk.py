@@ -66,9 +66,9 @@ from agent.model_views import (
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame
+from agent.plans import asked_for
 from agent.questions import Reply
 from agent.record import Harm, Tally
-from agent.runner import asked_for
 from agent.units import read_duration, read_moment
 from agent.views import (
     ChangeView,

@@ -47,8 +47,8 @@ from agent.units import say_duration
 if TYPE_CHECKING:
     from agent.config import Config, Matcher, Window
     from agent.memory import Memory
+    from agent.plans import Plan, PlannedBlast
     from agent.playbook import Playbook
-    from agent.runner import Plan, PlannedBlast
     from agent.world import World
 
 CORRELATED_SHARE: Final = 0.5

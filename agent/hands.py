@@ -31,16 +31,17 @@ from agent import registry
 from agent.codec import canonical, pack, unpack
 from agent.conditions import Holding, conditions
 from agent.config import Config
+from agent.course import Acted, Held, Passage, Verified
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.expr import UNKNOWN, expressions, interpolate
 from agent.journal import Unwritten
 from agent.memory import Memory, acted_at
 from agent.model import ENDED, Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
+from agent.plans import Plan, PlannedStep
 from agent.ports import Done, Note, Notifier, Silencer, Step, Undo
 from agent.questions import Asker, OwnQuestions
 from agent.record import owner_of, treated, untreated
-from agent.runner import Acted, Held, Passage, Plan, PlannedStep, Verified
 from agent.scene import Scene
 from agent.silences import OwnSilences
 from agent.symptoms import symptoms_of
@@ -146,7 +147,7 @@ class _Try:
 
 
 class RealHands:
-    """`agent.runner.Hands` over registered verbs, the journal and the scene.
+    """`agent.course.Hands` over registered verbs, the journal and the scene.
 
     resolve   finds the connector for an ability
     record    appends to the journal and folds into `memory`

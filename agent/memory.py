@@ -23,9 +23,9 @@ from agent.budget import Word
 from agent.causes import matches
 from agent.codec import unpack
 from agent.model import ENDED, Change, Decision, Entity, Incident, Run
+from agent.plans import Plan
 from agent.questions import Question, Reply
 from agent.record import Records
-from agent.runner import Plan
 
 if TYPE_CHECKING:
     from agent.journal import Entry, JournalReader

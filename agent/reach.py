@@ -19,8 +19,8 @@ from agent.model import Cause, Entity, EntityKind
 from agent.record import owner_of
 
 if TYPE_CHECKING:
+    from agent.plans import Plan
     from agent.playbook import Playbook
-    from agent.runner import Plan
     from agent.topology import Topology
 
 _KINDS: Final = frozenset(get_args(EntityKind)) - {"source"}

@@ -40,11 +40,11 @@ from agent.model import (
     Sighting,
 )
 from agent.pipeline import Moment, Walk, ongoing
+from agent.plans import Plan
 from agent.playbook import Library
 from agent.playbook.rehearsal import Fold, Rehearsal
 from agent.recorded import Stretch
 from agent.rows import Rows
-from agent.runner import Plan
 from agent.topology import Binding, EdgePattern
 from agent.world import World
 

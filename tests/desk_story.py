@@ -52,8 +52,8 @@ from agent.model import (
 )
 from agent.models import ModelFacts, VersionFacts
 from agent.models.cause import Blame
+from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.ports import Judged
-from agent.runner import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.telemetry import Telemetry
 from agent.world import World
 

@@ -30,12 +30,12 @@ from agent.model import (
     Incident,
     entity,
 )
+from agent.plans import Plan
 from agent.playbook import Library, Playbook
 from agent.playbook.feeds import example, onset, rows, sightings
 from agent.playbook.rehearsal import Asked, Fold, Rehearsal, questions
 from agent.playbook.trial import Example, Expected
 from agent.rows import Rows
-from agent.runner import Plan
 from agent.scene import Scene
 from agent.units import say_duration
 from agent.world import World

@@ -15,11 +15,11 @@ from agent.conditions import Condition, Holding
 from agent.errors import Refused
 from agent.expr import Lookup, interpolate, parse
 from agent.model import MODES, Cause, Entity, EntityKind, Incident, Mode, Severity, entity
+from agent.plans import Plan, PlannedBlast
 from agent.playbook.plan import make
 from agent.playbook.trial import Example
 from agent.playbook.verbs import ability_of, verb_of
 from agent.ports import Notifier
-from agent.runner import Plan, PlannedBlast
 from agent.units import Duration, Model, Ratio
 
 if TYPE_CHECKING:

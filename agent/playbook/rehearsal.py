@@ -20,8 +20,8 @@ from agent.codec import pack
 from agent.journal import Entry
 from agent.memory import Memory
 from agent.model import Outcome, Run, RunState, StepRecord, Verdict
+from agent.plans import Plan, PlannedApproval, PlannedStep, asks, puts_back
 from agent.questions import Asker
-from agent.runner import Plan, PlannedApproval, PlannedStep, asks, puts_back
 from agent.units import say_duration
 
 Write = Callable[[str, str, dict[str, Any], float], None]
@@ -74,7 +74,7 @@ def _approval(plan: Plan, ask: PlannedApproval, at: int, step: str) -> Asked:
 
 
 def _silence(plan: Plan, asked: Asked, *, paged: bool) -> Asked:
-    """Say what silence means: as `agent.runner` ends a run before its end."""
+    """Say what silence means: as `agent.course` ends a run before its end."""
     done = [s for s in plan.steps[: asked.at] if _ours(s)]
     whole = puts_back(plan, cancelled=asked.state == "denied")
     back = [s.id for s in reversed(done) if s.undo == "auto" and (whole or s.until is not None)]

@@ -27,8 +27,8 @@ from agent.model import (
     Sighting,
     StepRecord,
 )
+from agent.plans import Plan, PlannedStep, plan_hash
 from agent.playbook import Library
-from agent.runner import Plan, PlannedStep, plan_hash
 from agent.trouble import key_of
 from agent.world import World
 

@@ -10,8 +10,8 @@ from agent.codec import pack, unpack
 from agent.errors import Refused, Unavailable
 from agent.memory import Memory
 from agent.model import Change, Incident, Outcome, Run
+from agent.plans import PlannedStep, PlannedVerify, Until
 from agent.ports import Note, Notifier
-from agent.runner import PlannedStep, PlannedVerify, Until
 
 
 @pytest.fixture

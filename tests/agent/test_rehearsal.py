@@ -6,17 +6,10 @@ from agent import registry
 from agent.config import Config
 from agent.memory import Memory
 from agent.model import Entity
+from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.playbook import Library
 from agent.playbook.examples import run as try_one
 from agent.playbook.rehearsal import Fold, Rehearsal, questions
-from agent.runner import (
-    Plan,
-    PlannedApproval,
-    PlannedStep,
-    PlannedVerify,
-    Until,
-    sealed,
-)
 
 ADMIN = PlannedApproval("admin", 1800.0, "escalate")
 DENY = PlannedApproval("operator", 600.0, "deny")

@@ -21,14 +21,7 @@ from agent.errors import Refused, Unavailable
 from agent.hands import RealHands
 from agent.journal import Journal
 from agent.model import Entity
-from agent.runner import (
-    PlannedApproval,
-    PlannedVerify,
-    Until,
-    asked_for,
-    plan_hash,
-    sealed,
-)
+from agent.plans import PlannedApproval, PlannedVerify, Until, asked_for, plan_hash, sealed
 
 
 @pytest.fixture
