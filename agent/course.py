@@ -15,13 +15,13 @@ import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from agent.codec import canonical, unpack
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import Outcome, Run, RunState, StepRecord
-from agent.plans import Plan, PlannedApproval, PlannedStep, asked_hash, asks, puts_back
+from agent.plans import Acted, Plan, PlannedApproval, PlannedStep, asked_hash, asks, puts_back
 from agent.units import say_duration
 
 T = TypeVar("T")
@@ -43,23 +43,6 @@ class Passage:
 
     by: str = ""
     over: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Acted:
-    """What came of one step.
-
-    values   for later steps: `${steps.ID.NAME}`
-    undo     what the verb needs to put it back
-    ours     the world is, or may be, changed by this step
-    text     why the run can not go on; "" = it can
-    """
-
-    record: StepRecord
-    values: Mapping[str, Any] = field(default_factory=dict)
-    undo: Mapping[str, Any] = field(default_factory=dict)
-    ours: bool = True
-    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +234,8 @@ class Course:
     async def go(self) -> Run:
         """Carry the plan out; returns the run as it ended."""
         plan = self._plan
+        if plan.undoes:
+            return await self._put_back()
         stop = await self._ask() if plan.mode == "approve" else None
         if stop is None:
             await self._report("acting")
@@ -279,6 +264,17 @@ class Course:
             await self._escalate(outcome)
         await self._then(outcome)
         await self._report("done", outcome.summary if outcome else plan.title, outcome)
+        return self._run
+
+    async def _put_back(self) -> Run:
+        """Put back what a run did that is over: the same boxes as where a run undoes itself, and nothing else."""
+        plan = self._plan
+        self._done = [(step, one.acted) for step, one in zip(plan.steps, plan.left, strict=True)]
+        self._results = {step.id: dict(acted.values) for step, acted in self._done}
+        await self._report("undoing", f"puts back run {plan.undoes}, as {plan.by} wants")
+        well = await self._undo(self._done)
+        said = "; ".join(record.summary for record in self._run.steps)
+        await self._report("done" if well else "failed", said)
         return self._run
 
     async def _ask(self) -> _Stop | None:

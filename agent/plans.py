@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from agent import registry
 from agent.codec import canonical, pack
-from agent.model import Entity, Mode, entity
+from agent.model import Entity, Mode, StepRecord, entity
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,31 @@ class PlannedBlast:
 
 
 @dataclass(frozen=True, slots=True)
+class Acted:
+    """What came of one step.
+
+    values   for later steps: `${steps.ID.NAME}`
+    undo     what the verb needs to put it back
+    ours     the world is, or may be, changed by this step
+    text     why the run can not go on; "" = it can
+    """
+
+    record: StepRecord
+    values: Mapping[str, Any] = field(default_factory=dict)
+    undo: Mapping[str, Any] = field(default_factory=dict)
+    ours: bool = True
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a step of a run that is over has left behind: what was there before, and what came of it."""
+
+    before: Mapping[str, Any]
+    acted: Acted
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a run is going to do: fixed when it is made, whatever becomes of the playbook's file.
 
@@ -103,6 +128,7 @@ class Plan:
     facts      of the diagnosis; cause: its kind
     hash       what an approval binds to: see `plan_hash`
     blast      None = it may touch as many as there are: it only marks and tells
+    undoes     the run, over by now, that this one puts back: its steps in their order, and what each has `left`
     """
 
     run_id: str
@@ -122,6 +148,8 @@ class Plan:
     cause: str = ""
     hash: str = ""
     blast: PlannedBlast | None = None
+    undoes: str = ""
+    left: tuple[Left, ...] = ()
 
     @property
     def entity(self) -> Entity:
@@ -137,6 +165,11 @@ class Plan:
         )
 
     @property
+    def own(self) -> str:
+        """The run whose name the acts of this one carry: to put back is to go on with that run."""
+        return self.undoes or self.run_id
+
+    @property
     def queue(self) -> str:
         """Whom it queues behind: runs on one target; what only marks may hold for days, and queues apart."""
         return f"{self.target} marks" if self.marks else self.target
@@ -149,7 +182,15 @@ def plan_hash(plan: Plan) -> str:
     part of the playbook's text.
     """
     said = pack(plan)
-    for name in ("run_id", "created", "by", "mode", "hash", "blast"):
+    for name in (
+        "run_id",
+        "created",
+        "by",
+        "mode",
+        "hash",
+        "blast",
+        *(() if plan.undoes else ("undoes", "left")),
+    ):
         del said[name]
     return hashlib.sha256(canonical(said).encode()).hexdigest()
 
