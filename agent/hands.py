@@ -672,8 +672,16 @@ class RealHands:
     async def hold(
         self, plan: Plan, step: PlannedStep, since: float, results: Mapping[str, Any]
     ) -> Held:
-        """Wait until a temporary measure is over: its conditions have held, or its time is up."""
+        """Wait until a temporary measure is over: its conditions have held, or its time is up.
+
+        One that did not help, where the next playbook may try, is over at once: held, it would keep that one away.
+        """
         until = step.until
+        run = self._memory.runs.get(plan.run_id)
+        outcome = run.outcome if run is not None else None
+        gives_way = plan.verify is not None and plan.verify.otherwise == "next"
+        if gives_way and outcome is not None and outcome.verdict != "helped" and not outcome.well:
+            return Held(self._clock(), "it did not help: the next one may try")
         if until is None:
             return Held(self._clock(), "it has no end of its own")
         holding = Holding(conditions(until.is_, until.for_))

@@ -40,7 +40,7 @@ _AGAINST: Final = {
 _OTHERWISE: Final = {
     "undo": "everything that can be undone is put back",
     "escalate": "it stays as it is and people are told",
-    "next": "it is put back, and the next playbook for this cause may try",
+    "next": "what was for a while only is put back, and the next playbook for this cause may try",
 }
 
 

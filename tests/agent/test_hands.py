@@ -515,6 +515,28 @@ async def test_who_had_leave_in_this_life_is_not_asked_twice(stage):
     assert (acted.record.status, asked) == ("done", ["first"])
 
 
+@pytest.mark.parametrize(
+    ("outcome", "otherwise", "text"),
+    [
+        (Outcome("no_effect", "s"), "next", "it did not help: the next one may try"),
+        (Outcome("cannot_tell", "s"), "next", "it did not help: the next one may try"),
+        (Outcome("cannot_tell", "s", well=True), "next", "50 s are over"),
+        (Outcome("helped", "s"), "next", "50 s are over"),
+        (Outcome("no_effect", "s"), "escalate", "50 s are over"),
+    ],
+)
+async def test_a_temporary_measure_that_did_not_help_gives_way_to_the_next(
+    stage, outcome, otherwise, text
+):
+    until = Until((f"service.latency_p95_seconds < {FAST / 2}",), 5.0, 50.0)
+    made = await begun(
+        stage, plan(step(until=until), verify=PlannedVerify(0.0, 10.0, ("true",), "", otherwise))
+    )
+    await stage.hands.report(replace(recorded(made), state="holding", outcome=outcome))
+    held = await asyncio.wait_for(stage.hands.hold(made, made.steps[0], stage.clock(), {}), 20)
+    assert held.text == text
+
+
 async def test_a_temporary_measure_is_held_until_its_condition_has_held(stage):
     until = Until((f"service.latency_p95_seconds < {(SLOW + FAST) / 2}",), 5.0, 1e6)
     made = await begun(stage, plan(step(until=until)))
