@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -367,11 +367,13 @@ def _planned(
         fires, reason, incident, made, decision = forecast(book, about, given, config)
     except ValueError as wrong:
         raise Refused(str(wrong)) from None
+    # a suggestion asks nobody until a person begins it
+    begun = made if made.mode == "approve" else replace(made, mode="auto")
     return {
         "playbook": book.id, "title": book.title, "target": about.id, "fires": fires, "reason": reason,
         "cause": _cause(incident), "mode": decision.mode, "config": config is not None,
         "steps": [_step(s) for s in made.steps], "then": [_step(s) for s in made.then],
-        "asks": [asdict(a) | {"said": str(a)} for a in questions(made)],
+        "asks": [asdict(a) | {"said": str(a)} for a in questions(begun)],
         "verify": asdict(made.verify) if made.verify else None, "hash": made.hash,
         "gates": _gates(decision, _OFFLINE if config is not None else _OFFLINE - _OF_CONFIG),
     }  # fmt: skip

@@ -404,7 +404,9 @@ class Playbook(Model):
             return None
 
         for step in self.do:
-            for value in step.with_.values():
+            # a text for people may begin with an entity's id, too
+            moves = verb_of(step).effect == "mutating" or verb_of(step).shared
+            for value in step.with_.values() if moves else ():
                 filled = interpolate(value, look) if isinstance(value, str) else None
                 if isinstance(filled, str):
                     try:

@@ -215,6 +215,19 @@ def test_plan_with_an_agent_yaml_knows_what_is_managed(homeostat):
     assert "Scaler" in gates["ability"]["value"]
 
 
+def test_plan_says_whom_it_asks_and_a_text_is_no_target(homeostat):
+    code, out, _ = homeostat(
+        "playbook", "plan", "gpu-nvlink", "--target", "gpu:G", "--given", "cause.replica=replica:shop/0", "--json"
+    )  # fmt: skip
+    said = json.loads(out)
+    assert (code, said["mode"]) == (0, "suggest")
+    assert [a["said"] for a in said["asks"]] == [
+        "would ask operator before free, waits up to 1 h, then it ends with drain put back; people are paged"
+    ]
+    (never,) = [g for g in said["gates"] if g["name"] == "never"]
+    assert never["value"] == "gpu:G, replica:shop/0"
+
+
 def test_a_connector_that_can_not_be_built_here_is_told(homeostat):
     config = homeostat.work / "agent.yaml"
     config.write_text(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import by_hand, guard, registry
+from agent import by_hand, guard, reach, registry
 from agent.codec import pack, unpack
 from agent.config import Config
 from agent.errors import Refused
@@ -623,6 +623,18 @@ def test_what_no_source_has_shown_since_a_restart_may_be_of_the_slowest():
     w = World()
     w.patience.update({"web": 31.0, "hourly": 700.0})
     assert guard.patience(incident(), w) == 700.0
+
+
+def test_a_text_for_people_names_nobody(make):
+    """`ask` and `notify` may begin with an entity's id; only what moves something reaches it."""
+    said = PlannedStep("s", "tell", params={"text": f"{BURN.id} is stopped, look at it"})
+    moved = PlannedStep("m", "act", params={"process": BURN.id})
+    topology = world().topology
+    plan = Plan("r", "b", "T", "h", WEB.id, "i", "auto", "", NOW, (said,))
+    assert reach.of_plan(WEB, plan, topology).touched == (WEB,)
+    assert reach.of_plan(WEB, replace(plan, steps=(said, moved)), topology).touched == (WEB, BURN)
+    quiet = make(use="tell", params=f"process: '{BURN.id} is stopped'")
+    assert quiet.touches(WEB, None) == (WEB,)
 
 
 def test_limits_are_no_part_of_what_an_approval_binds_to(make):
