@@ -64,16 +64,16 @@ def questions(plan: Plan) -> Iterator[Asked]:
                 form = verb.Params(**step.params)
             except ValidationError:  # who is asked is known when it is filled
                 continue
-            yield _silence(plan, Asked(step.id, i, form.by, form.wait, "", "failed"), paged=True)
+            yield _silence(plan, Asked(step.id, i, form.by, form.wait, "", "failed"), told=True)
 
 
 def _approval(plan: Plan, ask: PlannedApproval, at: int, step: str) -> Asked:
     escalates = ask.on_timeout == "escalate"
     asked = Asked(step, at, ask.by, ask.timeout, "", "expired" if escalates else "denied")
-    return _silence(plan, asked, paged=escalates)
+    return _silence(plan, asked, told=escalates)
 
 
-def _silence(plan: Plan, asked: Asked, *, paged: bool) -> Asked:
+def _silence(plan: Plan, asked: Asked, *, told: bool) -> Asked:
     """Say what silence means: as `agent.course` ends a run before its end."""
     done = [s for s in plan.steps[: asked.at] if _ours(s)]
     whole = puts_back(plan, cancelled=asked.state == "denied")
@@ -82,7 +82,7 @@ def _silence(plan: Plan, asked: Asked, *, paged: bool) -> Asked:
     said = [f"{', '.join(back)} put back"] if back else []
     said += [f"{', '.join(stays)} as done"] if stays else []
     then = f"it ends with {' and '.join(said) or 'nothing done'}"
-    return replace(asked, then=then + ("; people are paged" if paged else ""), back=tuple(back))
+    return replace(asked, then=then + ("; people are told" if told else ""), back=tuple(back))
 
 
 def _ours(step: PlannedStep) -> bool:

@@ -23,7 +23,7 @@ class Setting:
     reversible = True
     shared = True
     gives = ("of", "value", "before")
-    kind: Literal["config", "scale", "act", "flag"] = "config"
+    kind: Literal["release", "config", "scale", "act", "flag"] = "config"
 
     def _about(self, step: Step) -> Entity:
         """Return whose value it is."""

@@ -222,7 +222,7 @@ def test_plan_says_whom_it_asks_and_a_text_is_no_target(homeostat):
     said = json.loads(out)
     assert (code, said["mode"]) == (0, "suggest")
     assert [a["said"] for a in said["asks"]] == [
-        "would ask operator before free, waits up to 1 h, then it ends with drain put back; people are paged"
+        "would ask operator before free, waits up to 1 h, then it ends with drain put back; people are told"
     ]
     (never,) = [g for g in said["gates"] if g["name"] == "never"]
     assert never["value"] == "gpu:G, replica:shop/0"

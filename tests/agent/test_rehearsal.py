@@ -40,27 +40,27 @@ def told(made):
         (plan(DRAIN), []),
         (plan(DRAIN, REBOOT, mode="suggest"), []),
         (plan(DRAIN, REBOOT), [
-            "would ask admin before reboot, waits up to 30 min, then it ends with drain put back; people are paged",
+            "would ask admin before reboot, waits up to 30 min, then it ends with drain put back; people are told",
         ]),
         (plan(REBOOT), [
-            "would ask admin before reboot, waits up to 30 min, then it ends with nothing done; people are paged",
+            "would ask admin before reboot, waits up to 30 min, then it ends with nothing done; people are told",
         ]),
         (plan(DRAIN, REBOOT, mode="approve", approve=DENY), [
             "would ask operator, waits up to 10 min, then it ends with nothing done",
-            "would ask admin before reboot, waits up to 30 min, then it ends with drain put back; people are paged",
+            "would ask admin before reboot, waits up to 30 min, then it ends with drain put back; people are told",
         ]),
         (plan(REBOOT, mode="approve", approve=ADMIN), [  # the yes to the run is one to its first step
-            "would ask admin, waits up to 30 min, then it ends with nothing done; people are paged",
+            "would ask admin, waits up to 30 min, then it ends with nothing done; people are told",
         ]),
         (plan(DRAIN, PlannedStep("look", "collect"), ASK), [
-            "would ask author before free, waits up to 1 h, then it ends with drain put back; people are paged",
+            "would ask author before free, waits up to 1 h, then it ends with drain put back; people are told",
         ]),
         (plan(DRAIN, REBOOT, verify=PlannedVerify(0.0, 60.0, ("true",), otherwise="escalate")), [
-            "would ask admin before reboot, waits up to 30 min, then it ends with drain as done; people are paged",
+            "would ask admin before reboot, waits up to 30 min, then it ends with drain as done; people are told",
         ]),
         (plan(PlannedStep("out", "scale", until=Until(("true",), 1.0, 60.0)), REBOOT,
               verify=PlannedVerify(0.0, 60.0, ("true",), otherwise="escalate")), [
-            "would ask admin before reboot, waits up to 30 min, then it ends with out put back; people are paged",
+            "would ask admin before reboot, waits up to 30 min, then it ends with out put back; people are told",
         ]),
         (plan(PlannedStep("out", "scale", undo="none"), PlannedStep("more", "scale", approve=DENY)), [
             "would ask operator before more, waits up to 10 min, then it ends with out as done",
