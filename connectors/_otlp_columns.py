@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -24,9 +24,9 @@ DUE: Final = 0.9
 AHEAD_S: Final = 60.0
 
 
-def timely(ts: float, now: float) -> float:
-    """Return a time; now, where there is none or one that has not come."""
-    return now if ts <= 0 or ts > now + AHEAD_S else ts
+def timely(ts: FloatArray, now: float) -> FloatArray:
+    """Return times (n,); now, where there is none or one that has not come."""
+    return np.where((ts <= 0) | (ts > now + AHEAD_S), now, ts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,6 @@ class Rows:
         """Return all of them."""
         names = ("stream", "start", "ts", "value", "gone")
         return Rows(*(np.concatenate([getattr(one, name) for one in some]) for name in names))
-
-    def on_time(self, now: float) -> Rows:
-        """Return them with a time where there is none, or one that has not come."""
-        return replace(self, ts=np.where((self.ts <= 0) | (self.ts > now + AHEAD_S), now, self.ts))
 
 
 class State:

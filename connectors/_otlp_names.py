@@ -18,7 +18,7 @@ from agent.calls import Names
 from agent.catalogue import SIGNALS
 from agent.labels import about
 from agent.model import Edge, Entity, EntityKind, Series
-from connectors._otlp_metrics import Header
+from connectors._otlp_points import Header
 from connectors._prometheus_names import PLAIN
 
 Fold = Literal["add", "mean", "max", "share"]
