@@ -518,7 +518,7 @@ class Daemon:
         frames += [a for a in arrivals if isinstance(a, Frame)]
         frames += [self.collector.possible.apply(f) for f in self.board.frames(now)]
         for source, (every_s, ago_s, series) in self.board.heard().items():
-            self.collector.heard(source, every_s, now - ago_s, series)
+            self.collector.heard(source, every_s, now - ago_s, series, now)
         # measured before the clock was set back, come after it: the future would make all the rest look stale
         frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
         if self.models.busy:
@@ -529,6 +529,11 @@ class Daemon:
             frames.append(foretold)
         changes = [a for a in arrivals if isinstance(a, Change)]
         return frames, changes, [a for a in arrivals if isinstance(a, Signal)]
+
+    def dismiss(self, sender: str) -> None:
+        """Expect nothing more of a sender whose token was taken away."""
+        for eye in self.board.dismiss(sender):
+            self.collector.dismiss(eye)
 
     def count(self, rows: Bulk) -> None:
         """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""

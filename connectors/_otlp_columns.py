@@ -49,7 +49,18 @@ class Rows:
 class State:
     """What is known of each stream, (n,) with room to grow."""
 
-    _numbers = ("kind", "resource", "count", "sum", "group", "table", "row", "edge", "delta")
+    _numbers = (
+        "kind",
+        "resource",
+        "sender",
+        "count",
+        "sum",
+        "group",
+        "table",
+        "row",
+        "edge",
+        "delta",
+    )
     """count, sum: of a distribution, the streams of its totals; group, table, row: where its quantiles are made."""
     _columns = ("total", "base", "base_ts", "start", "last_ts", "out", "came")
 
@@ -67,14 +78,14 @@ class State:
     def __getattr__(self, name: str) -> Any:
         return self._room[name][: self._n]
 
-    def grow(self, kind: int, resource: int) -> None:
+    def grow(self, kind: int, resource: int, sender: int) -> None:
         """Add a stream that has said nothing yet."""
         if self._n == len(self._room["kind"]):
             for name, column in self._room.items():
                 self._room[name] = np.append(column, np.zeros(max(64, self._n), dtype=column.dtype))
         for name, value in (
-            ("kind", kind), ("resource", resource), ("base_ts", math.nan), ("out", math.nan), ("came", -math.inf),
-            ("group", -1), ("table", -1), ("row", -1),
+            ("kind", kind), ("resource", resource), ("sender", sender), ("base_ts", math.nan),
+            ("out", math.nan), ("came", -math.inf), ("group", -1), ("table", -1), ("row", -1),
         ):  # fmt: skip
             self._room[name][self._n] = value
         self._n += 1
@@ -171,8 +182,11 @@ class Laid:
             how,
         )
 
-    def fold(self, moved: IntArray, out: FloatArray) -> tuple[IntArray, FloatArray]:
-        """Return the columns that the streams `moved` are addends of, and what all their streams make of them."""
+    def fold(self, moved: IntArray, out: FloatArray, lost: IntArray) -> tuple[IntArray, FloatArray]:
+        """Return the columns that the streams `moved` are addends of, and what all their streams make of them.
+
+        lost   streams that there should be: nothing is known of the columns they are part of
+        """
         n = len(self.how["add"])
         theirs = np.zeros(len(out), dtype=np.bool_)
         theirs[moved] = True
@@ -192,5 +206,6 @@ class Laid:
         np.maximum.at(top, column, x)
         total = np.where(self.how["max"], top, total)
         whole = np.divide(total, under, out=np.full(n, np.nan), where=(count > 0) & (under != 0))
+        whole[self.column[np.isin(self.stream, lost)]] = np.nan
         columns = np.flatnonzero(touched)
         return columns, whole[columns]

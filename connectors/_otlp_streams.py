@@ -121,6 +121,8 @@ class Streams:
         self._resources: list[Mapping[str, str]] = [{}]
         self._resource_of: dict[str, int] = {}
         self._calls: dict[Edge, float] = {}
+        self._heard: dict[str, float] = {}
+        """Sender -> when; the state has their numbers, in this order."""
         self._state = State(1)
 
     # ---- register
@@ -188,7 +190,8 @@ class Streams:
 
     def _allot(self, key: tuple[Any, ...], resource: int, kind: int) -> int:
         self._keys.append(key)
-        self._state.grow(kind, resource)
+        self._heard.setdefault(key[0], -math.inf)
+        self._state.grow(kind, resource, list(self._heard).index(key[0]))
         return len(self._keys) - 1
 
     def _add(self, number: int, places: Sequence[Place]) -> None:
@@ -220,8 +223,9 @@ class Streams:
 
     # ---- a request
 
-    def take(self, points: Points, now: float) -> SampleBatch:
+    def take(self, points: Points, now: float, sender: str) -> SampleBatch:
         """Take the points of a request; return the columns that they move."""
+        self._heard[sender] = now
         taken = points.stream >= 0
         left_out = int((~taken).sum())
         rows = [Rows(
@@ -243,8 +247,9 @@ class Streams:
                 case Summaries():
                     rows.append(self._told(some))
         moved = self._state.update(Rows.joined(rows), now, self._every_s)
-        at, values = self._folded(moved, now)
-        sharp, quantiles = self._sharp(np.unique(np.concatenate(closed)), now)
+        lost = self._lost(now)
+        at, values = self._folded(moved, lost, now)
+        sharp, quantiles = self._sharp(np.unique(np.concatenate(closed)), lost, now)
         why = ""
         if left_out:
             why = (
@@ -255,7 +260,7 @@ class Streams:
             self._source, self._book,
             np.append(at, sharp),
             np.append(values, quantiles),
-            self._every_s, tuple(self._sightings(now)), left_out, why,
+            self._every_s, tuple(self._sightings(now)), left_out, why, sender,
         )  # fmt: skip
         if self._full and now - self._swept_at >= _SWEEP_S:
             self._swept_at = now
@@ -324,7 +329,7 @@ class Streams:
         who = self._resources[self._state.resource[number]]
         return self._new((sender, said, scope, gauge, labels), gauge, who, dict(labels))
 
-    def _sharp(self, groups: IntArray, now: float) -> tuple[IntArray, FloatArray]:
+    def _sharp(self, groups: IntArray, lost: IntArray, now: float) -> tuple[IntArray, FloatArray]:
         """Return the columns of quantiles of groups, and their values: of what all their streams brought last."""
         if not groups.size:
             return groups, np.zeros(0)
@@ -345,16 +350,30 @@ class Streams:
             ]
             values[i] = quantiles_of(joined([*parts, cells.buckets(i)]), wanted)
         merged = [self._merged[i] for i in groups.tolist()]
+        values[np.isin(groups, self._state.group[lost])] = np.nan
         columns = np.array([group.columns for group in merged])
         values *= np.array([group.scale for group in merged])[:, None]
         return columns[columns != _NONE], values[columns != _NONE]
 
-    def _folded(self, moved: IntArray, now: float) -> tuple[IntArray, FloatArray]:
+    def _lost(self, now: float) -> IntArray:
+        """Return the streams of senders that fell silent: what is left of sums of theirs and others' is no sum."""
+        patience = patience_of(self._every_s)
+        silent = [
+            i
+            for i, at in enumerate(self._heard.values())
+            if patience < now - at <= KEEP_S + patience
+        ]
+        if not silent:
+            return np.zeros(0, dtype=np.int64)
+        lost = np.isin(self._state.sender, silent) & (self._state.came < now - patience)
+        return np.flatnonzero(lost & (self._state.came > now - KEEP_S))
+
+    def _folded(self, moved: IntArray, lost: IntArray, now: float) -> tuple[IntArray, FloatArray]:
         """Return the columns that streams are addends of, and their values."""
         if self._laid is None:
             self._laid = Laid.of(self._addends, self._folds)
         fresh = self._state.came >= now - patience_of(self._every_s)
-        return self._laid.fold(moved, np.where(fresh, self._state.out, np.nan))
+        return self._laid.fold(moved, np.where(fresh, self._state.out, np.nan), lost)
 
     # ---- who is there
 

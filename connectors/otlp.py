@@ -79,7 +79,7 @@ class Otlp:
         pushed.allow("*")
         kind = pushed.headers.get("content-type", "")
         points = points_of(pushed.body, kind, self._streams, pushed.sender)
-        batch = self._streams.take(points, pushed.now)
+        batch = self._streams.take(points, pushed.now, pushed.sender)
         said = _otlp_wire.answer(kind, batch.left_out, batch.why, "rejectedDataPoints")
         return Taken((batch,), answer=said)
 
@@ -87,7 +87,7 @@ class Otlp:
         pushed.allow("*")
         kind = pushed.headers.get("content-type", "")
         counted = counts_of(pushed.body, kind)
-        batch = self._streams.take(self._counted(counted, pushed.sender), pushed.now)
+        batch = self._streams.take(self._counted(counted, pushed.sender), pushed.now, pushed.sender)
         return Taken((batch,), answer=_otlp_wire.answer(kind, batch.left_out, batch.why))
 
     def _counted(

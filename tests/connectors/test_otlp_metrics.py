@@ -534,6 +534,47 @@ def test_only_who_may_speak_of_everything_may_send():
         one.push(logs(SHOP, [9]), path="/v1/logs", allow=no)
 
 
+def test_what_a_silent_sender_was_part_of_is_unknown_and_not_less():
+    one = Sender()
+
+    def say(sender, t, resource):
+        points = [number(10 * t, ts=NOW + t, start=NOW - 9999)]
+        latency = [
+            histogram([t, 0], [1.0], ts=NOW + t, start=NOW - 9999),
+            exponential(0, 0, [t], ts=NOW + t, start=NOW - 9999, attrs={"a": "b"}),
+        ]
+        body = protobuf(resource, [
+            metric("http.server.request.duration", "histogram", latency[:1], unit="s"),
+            metric("http.server.request.duration", "exponential", latency[1:], unit="s"),
+            metric("n", "sum", points),
+        ])  # fmt: skip
+        one.push(body, at=NOW + t, sender=sender)
+
+    other = {**SHOP, "service.instance.id": "b"}
+    shared = ("service.requests_per_second{service:shop}", "service.latency_p50_seconds{service:shop}",
+              "service.error_ratio{service:shop}")  # fmt: skip
+    for t in (10, 20, 30):
+        say("rack", t, SHOP)
+        say("shop", t, other)
+    assert one.values[shared[0]] == pytest.approx(4.0)
+    for t in (40, 50, 60):
+        say("shop", t, other)
+    assert not any(math.isnan(one.values[s]) for s in shared), "until three intervals are over"
+    say("shop", 70, other)
+    assert all(math.isnan(one.values[s]) for s in shared)
+    mine = "replica.other_per_second{{replica:shop/{},metric=n}}"
+    assert one.values[mine.format("b")] == pytest.approx(10.0), (
+        "what is of the others alone is seen"
+    )
+    for t in (80, 100):
+        say("rack", t, SHOP)
+        say("shop", t, other)
+    assert one.values[shared[0]] == pytest.approx(4.0)
+    for t in range(110, 800, 10):
+        say("shop", t, other)
+    assert one.values[shared[0]] == pytest.approx(2.0), "after ten minutes it is no part any more"
+
+
 # ---- garbage
 
 
