@@ -89,7 +89,7 @@ class Cells:
 
     def totals(self) -> FloatArray:
         """Return what each row counted (n,)."""
-        return np.bincount(self.row, self.count, len(self.scale))
+        return np.asarray(np.bincount(self.row, self.count, len(self.scale)), dtype=np.float64)
 
     def scales(self) -> IntArray:
         """Return the scales (n,); above all, where a row has no cells, or only that of 0."""

@@ -51,9 +51,9 @@ class _Rows(Generic[_Some]):
     def add(self, group: int, *, delta: bool) -> int:
         """Make room for one more; return its row."""
         if self._n == len(self._room["group"]):
-            for name, column in self._room.items():
-                more = np.zeros((max(16, self._n), *column.shape[1:]))
-                self._room[name] = np.concatenate([column, more])
+            for name, full in self._room.items():
+                more = np.zeros((max(16, self._n), *full.shape[1:]))
+                self._room[name] = np.concatenate([full, more])
         row = self._n
         for column in self._room.values():
             column[row] = 0.0

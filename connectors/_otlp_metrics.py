@@ -105,8 +105,8 @@ def _read(body: bytes, reading: Reading) -> None:
     raw = np.frombuffer(body, dtype=np.uint8)
     for shape, its in others.items():
         begin, end = np.array(its.points, dtype=np.int64).T
-        found = Fields(raw, begin, end)
-        _READERS[shape](_places(body, shape, its, found, reading), found, reading)
+        said = Fields(raw, begin, end)
+        _READERS[shape](_places(body, shape, its, said, reading), said, reading)
 
 
 def _inside(body: bytes, span: Span) -> dict[int, list[Span]]:

@@ -234,7 +234,8 @@ class Reading:
         numbers = self._settle()
         mine = np.ones(len(numbers), dtype=np.bool_)
         others: list[Sequence[int]] = [one[0] for one in self.loose]
-        for places in (*others, *(one.places for one in (*self._spread.values(), *self.told))):
+        spread = [alike.places for alike in self._spread.values()]
+        for places in (*others, *spread, *(told.places for told in self.told)):
             mine[places] = False
         twice = np.concatenate([numbers[mine], *(numbers[places] for places in others)])
         start, ts, value = (

@@ -338,7 +338,8 @@ class Streams:
         values = np.full((len(groups), len(wanted)), np.nan)
         counts = [table.merged(groups, oldest) for table in self._table]
         cells = self._powers.merged(groups, oldest)
-        holds: list[BoolArray] = [c.any(axis=1) for c in counts] + [cells.totals() > 0]
+        holds: list[BoolArray] = [np.asarray(c.any(axis=1)) for c in counts]
+        holds.append(np.asarray(cells.totals() > 0))
         for table, c, held in zip(self._table, counts, holds, strict=False):
             if held.any():
                 values[held] = table.quantiles(c[held], wanted)
@@ -452,7 +453,8 @@ class Streams:
         of.group[:] = np.where(of.group != _NONE, np.searchsorted(used, of.group), _NONE)
         self._merged = [self._merged[i] for i in used.tolist()]
         self._groups = {k: new[i] for k, i in self._groups.items() if i in new}
-        for t, table in [(_POWERS, self._powers), *enumerate(self._table)]:
+        tables: list[tuple[int, Table | PowerTable]] = [(_POWERS, self._powers)]
+        for t, table in (*tables, *enumerate(self._table)):
             theirs = np.flatnonzero(of.table == t)
             table.keep(of.row[theirs], of.group[theirs])
             of.row[theirs] = np.arange(len(theirs))
