@@ -27,17 +27,30 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, backfill, error_budget, forecasts, guard, news, registry, web
+from agent import (
+    __version__,
+    backfill,
+    by_hand,
+    digest,
+    error_budget,
+    forecasts,
+    guard,
+    news,
+    registry,
+    web,
+)
 from agent.abilities import Able, acting, meant_for
 from agent.archives import Archives
 from agent.board import Board
 from agent.budget import Promise
+from agent.by_hand import Proposal
 from agent.calls import Names
 from agent.changes import of_reload
 from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
 from agent.config import DEFAULT_CONNECTORS, Config, ConnectorConfig, edges_of, load
+from agent.desk import Desk
 from agent.errors import AgentError, ConfigError, Fault, Refused
 from agent.graph_past import GraphPast
 from agent.hands import RealHands, Stage
@@ -273,6 +286,7 @@ class Daemon:
         )
         self.walk.foretold = self.forecasts.step
         self.first_frame = False
+        self.desk: Desk
         self.ticks = 0
         self.late_ticks = 0
         self.tick_s = 0.0
@@ -394,6 +408,40 @@ class Daemon:
             new = record_plan(self.record, started, now)
         self.spawn(self.runner.start(started), "start run")
         return new
+
+    def propose(self, playbook: str, target: Entity) -> Proposal:
+        """Plan a playbook on a target at a person's word."""
+        found = self.walk.library.playbooks.get(playbook)
+        if found is None:
+            raise Refused(f"playbook {playbook} is not loaded")
+        return by_hand.proposed(self.walk, found, target, self.world.now)
+
+    def begin(self, playbook: str, target: Entity, person: str, plan_hash: str) -> Run:
+        """Start the plan that a person saw, if it is still what would be done and the guard lets it."""
+        found = self.propose(playbook, target)
+        plan, decision = found.plan, found.decision
+        if plan.hash != plan_hash:
+            raise Refused(f"the plan of {playbook} has changed since you saw it; look again")
+        self.record("decision", f"{playbook}|{plan.target}", pack(decision), decision.ts)
+        if found.closed is not None or not decision.allowed:
+            said = found.closed
+            raise Refused(
+                f"{playbook} on {plan.target}: the guard says no"
+                + (f" at gate {said.name}: {said.reason or said.value}" if said else "")
+            )
+        started = replace(plan, by=person)
+        with self._at_once():
+            run = record_plan(self.record, started, self.world.now)
+        self.spawn(self.runner.start(started), "start run")
+        return run
+
+    async def undo(self, run_id: str, person: str, reason: str) -> Run:
+        """Have a run that is over put back, by a run of its own."""
+        undo = by_hand.undoing(self.memory, self.journal, run_id, person, time.time())
+        if reason:
+            self.record("reason", undo.run_id, {"by": person, "reason": reason}, time.time())
+        await self.runner.start(undo)
+        return self.memory.runs[undo.run_id]
 
     def spawn(self, work: Awaitable[Any], what: str) -> None:
         """Run something beside the ticks; its failure is logged, never lost and never fatal."""
@@ -686,9 +734,16 @@ class Daemon:
         schedule.add_job(self._save, "interval", seconds=_SAVE_EVERY_S)
         schedule.add_job(self.runner.idle, "interval", seconds=30)
         schedule.add_job(self.training.look, "interval", seconds=LOOK_EVERY_S)
+        schedule.add_job(self._tell_digest, "interval", seconds=digest.LOOK_EVERY_S)
         schedule.add_job(self.forecasts.look, "interval", seconds=forecasts.LOOK_EVERY_S)
         schedule.start()
         return schedule
+
+    async def _tell_digest(self) -> None:
+        """Write the digest down when it is due; on the loop, where memory does not change meanwhile."""
+        note = digest.due(self.config.digest, self.desk, time.time())
+        if note is not None:
+            self.record("note", note.key, pack(note), note.ts)
 
     def _map(self) -> None:
         """Put onto the map what a person wrote: services, edges that there are, edges that there are not."""
