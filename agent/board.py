@@ -85,9 +85,8 @@ class _Wall:
         """Take dead columns away."""
         moved = np.where(alive, np.cumsum(alive) - 1, _NONE)
         self.column = {s: int(moved[i]) for s, i in self.column.items() if alive[i]}
-        self.values, self.came, self.whose = (
-            x[alive] for x in (self.values, self.came, self.whose)
-        )
+        self.values, self.came = self.values[alive], self.came[alive]
+        self.whose = self.whose[alive]
         for known in self.books.values():
             there = known.column != _NONE
             known.column[there] = moved[known.column[there]]

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import fcntl
 import inspect
+import linecache
 import os
 import signal
 import socket
@@ -477,6 +478,7 @@ class Daemon:
         self._load_state()
         site = await web.start(self)
         schedule = self._schedule()
+        linecache.clearcache()  # the docstrings of what people write were read in the sources
         self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
         log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
         self.outbox.restore(self.journal)

@@ -51,12 +51,14 @@ class _Rows(Generic[_Some]):
     def add(self, group: int, *, delta: bool) -> int:
         """Make room for one more; return its row."""
         if self._n == len(self._room["group"]):
-            for name, full in self._room.items():
-                more = np.zeros((max(16, self._n), *full.shape[1:]))
-                self._room[name] = np.concatenate([full, more])
+            more = max(16, self._n)
+            self._room = {
+                name: np.concatenate([column, np.zeros((more, *column.shape[1:]))])
+                for name, column in self._room.items()
+            }
         row = self._n
-        for column in self._room.values():
-            column[row] = 0.0
+        for every in self._room.values():
+            every[row] = 0.0
         self._room["base_ts"][row], self._room["came"][row] = math.nan, -math.inf
         self._room["delta"][row], self._room["group"][row] = delta, group
         self._n += 1
