@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,10 +33,7 @@ class _Moment(NamedTuple):
     shut: BoolArray
 
 
-_Some = TypeVar("_Some", Spread, Powers)
-
-
-class _Rows(Generic[_Some]):
+class _Rows:
     """When histograms (r,) were heard, and whose they are."""
 
     _flat = ("base_ts", "last_ts", "start", "came", "delta", "group")
@@ -74,7 +71,7 @@ class _Rows(Generic[_Some]):
         self._n = len(rows)
         self._room["group"] = groups.astype(np.float64)
 
-    def take(self, rows: IntArray, points: _Some, now: float, every_s: float) -> IntArray:
+    def take(self, rows: IntArray, points: Spread | Powers, now: float, every_s: float) -> IntArray:
         """Take points, one or more a row; return the groups whose quantiles are due."""
         ts = points.heads.ts
         order = np.lexsort((ts, rows))
@@ -89,7 +86,7 @@ class _Rows(Generic[_Some]):
             closed.append(self.group[shut].astype(np.int64))
         return np.unique(np.concatenate(closed))
 
-    def _once(self, r: IntArray, points: _Some, now: float, every_s: float) -> IntArray:
+    def _once(self, r: IntArray, points: Any, now: float, every_s: float) -> IntArray:
         """Take points of rows that are all different; return the rows that are shut."""
         raise NotImplementedError
 
@@ -112,7 +109,7 @@ class _Rows(Generic[_Some]):
         return _Moment(new | reset, whole, due, said, due | gone)
 
 
-class Table(_Rows[Spread]):
+class Table(_Rows):
     """Histograms (r,) of the same k buckets.
 
     base, recent   (r, k) counts when they closed last, and what came until then; total: of deltas, all there were
@@ -167,7 +164,7 @@ class Table(_Rows[Spread]):
         return np.column_stack([self.lower, self.upper, counts])
 
 
-class PowerTable(_Rows[Powers]):
+class PowerTable(_Rows):
     """Exponential histograms (r,).
 
     base, recent   cells when they closed last, and what came until then; of deltas `base` is what came since
