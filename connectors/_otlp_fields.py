@@ -17,7 +17,7 @@ from connectors._otlp_cells import ragged
 
 _MOST: Final = 4000
 """Fields of one message: where one has very many, reading it so would take long."""
-_MOST_PACKED: Final = 4_000_000
+MOST_PACKED: Final = 4_000_000
 """Each byte may be a number, which takes some fifty while it is worked with."""
 _SIZES: Final = np.array([0, 8, 0, 0, 0, 4, 0, 0])
 """Of wire types; 0 and 2 say themselves."""
@@ -112,8 +112,8 @@ def eight(raw: Any, at: IntArray) -> Any:
 def packed(raw: Any, begin: IntArray, end: IntArray) -> tuple[FloatArray, IntArray]:
     """Return the varints of spans, one after the other, and how many each span has."""
     size = end - begin
-    if size.sum() > _MOST_PACKED:
-        raise ValueError(f"more than {_MOST_PACKED} bytes of buckets at once; send them in parts")
+    if size.sum() > MOST_PACKED:
+        raise ValueError(f"more than {MOST_PACKED} bytes of buckets at once; send them in parts")
     whole = raw[ragged(begin, size)]
     last = np.flatnonzero(whole < 0x80)
     ends = np.cumsum(size)

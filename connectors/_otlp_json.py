@@ -17,6 +17,7 @@ import numpy as np
 
 from agent.model import FloatArray
 from connectors._otlp_cells import Cells
+from connectors._otlp_fields import MOST_PACKED
 from connectors._otlp_points import DELTA, Attributes, Header, Metric, Reading, Shape, Told
 from connectors._otlp_wire import json_map
 
@@ -189,12 +190,15 @@ def _exponentials(places: list[int], points: list[_Point], reading: Reading) -> 
         for i, side in enumerate(some)
         if side is not None
     ]
+    size = np.array([len(side.bucket_counts) for _, _, side in sides], dtype=np.int64)
+    if size.sum() > MOST_PACKED:
+        raise ValueError(f"more than {MOST_PACKED} buckets at once; send them in parts")
     counts = itertools.chain.from_iterable(side.bucket_counts for _, _, side in sides)
     cells = Cells.of(
         np.array([one.scale for one in points], dtype=np.int64),
         np.array([one.zero_count for one in points], dtype=np.uint64).astype(np.float64),
         np.array([(i, way, side.offset) for i, way, side in sides], dtype=np.int64).reshape(-1, 3),
-        np.array([len(side.bucket_counts) for _, _, side in sides], dtype=np.int64),
+        size,
         np.array(list(counts), dtype=np.uint64).astype(np.float64),
     )
     reading.told.append(Told(places, _heads(points), cells=cells))

@@ -308,6 +308,15 @@ def test_an_exponential_histogram_that_begins_anew_or_is_sent_twice_spoils_nothi
 
 
 @ENCODINGS
+def test_more_buckets_at_once_than_are_worth_it_are_refused(encode, kind, monkeypatch):
+    for reader in ("_otlp_fields", "_otlp_json"):
+        monkeypatch.setattr(f"connectors.{reader}.MOST_PACKED", 10)
+    points = [exponential(0, 0, [1] * 6, attrs={"i": i}, **TIMES) for i in range(2)]
+    with pytest.raises(Refused, match="buckets at once"):
+        Sender().push(encode(SHOP, [metric("x", "exponential", points)]), kind)
+
+
+@ENCODINGS
 def test_a_summary_brings_its_own_quantiles(encode, kind):
     one = Sender()
     body = encode(
