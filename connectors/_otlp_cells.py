@@ -60,6 +60,8 @@ class Cells:
             raise ValueError("the scale of a histogram is out of bounds")
         if size.max(initial=0) > MOST:
             raise ValueError(f"a histogram of more than {MOST} buckets")
+        if (counts < 0).any() or (zero < 0).any():
+            raise ValueError("a histogram counts less than nothing")
         if (np.abs(sides[:, 2]) >= 1 << 31).any():
             raise ValueError("the first bucket of a histogram is out of bounds")
         row, way = np.repeat(sides[:, 0], size), np.repeat(sides[:, 1], size)
@@ -93,10 +95,11 @@ class Cells:
 
     def scales(self) -> IntArray:
         """Return the scales (n,); above all, where a row has no cells, or only that of 0."""
-        out = np.full(len(self.scale), _FINEST, dtype=np.int64)
-        there = self.row[self.cell != 0]
-        out[there] = self.scale[there]
-        return out
+        n = len(self.scale)
+        begin = np.searchsorted(self.row, np.arange(n + 1))
+        size = np.diff(begin)
+        first = np.append(self.cell, 0)[begin[:-1]]
+        return np.where((size > 1) | ((size == 1) & (first != 0)), self.scale, _FINEST)
 
     def plus(self, other: Cells, sign: FloatArray) -> Cells:
         """Add the cells of the same rows, times `sign` (n,): what is not above 0 then is left out."""
@@ -104,7 +107,7 @@ class Cells:
         ours, theirs = self._coarser(scale), other._coarser(scale)
         more = other.count * sign[other.row]
         if np.array_equal(ours, theirs) and np.array_equal(self.row, other.row):  # as mostly
-            return _summed(scale, self.row, ours, self.count + more)
+            return _held(scale, self.row, ours, self.count + more)
         return _summed(
             scale,
             np.concatenate([self.row, other.row]),
@@ -151,9 +154,10 @@ class Cells:
 
     def _coarser(self, scale: IntArray) -> IntArray:
         """Return the cells at scales that are lower, or the same."""
-        by = (self.scale - scale)[self.row]
-        if not by.any():
+        lower = np.maximum(self.scale - scale, 0)
+        if not lower.any():
             return self.cell
+        by = lower[self.row]
         moved = np.sign(self.cell) * ((np.abs(self.cell) - _ONE >> by) + _ONE)
         return np.where(self.cell == 0, 0, moved)
 
@@ -167,6 +171,11 @@ def _summed(scale: IntArray, row: IntArray, cell: IntArray, count: FloatArray) -
         first = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
         count, order = np.add.reduceat(count[order], first), order[first]
         row, cell = row[order], cell[order]
+    return _held(scale, row, cell, count)
+
+
+def _held(scale: IntArray, row: IntArray, cell: IntArray, count: FloatArray) -> Cells:
+    """Leave out the cells that hold nothing."""
     some = count > 0
     if not some.all():
         row, cell, count = row[some], cell[some], count[some]

@@ -196,10 +196,10 @@ def _exponentials(places: list[int], points: list[_Point], reading: Reading) -> 
     counts = itertools.chain.from_iterable(side.bucket_counts for _, _, side in sides)
     cells = Cells.of(
         np.array([one.scale for one in points], dtype=np.int64),
-        np.array([one.zero_count for one in points], dtype=np.uint64).astype(np.float64),
+        np.array([one.zero_count for one in points], dtype=np.float64),
         np.array([(i, way, side.offset) for i, way, side in sides], dtype=np.int64).reshape(-1, 3),
         size,
-        np.array(list(counts), dtype=np.uint64).astype(np.float64),
+        np.fromiter(counts, dtype=np.float64, count=int(size.sum())),
     )
     reading.told.append(Told(places, _heads(points), cells=cells))
 

@@ -190,7 +190,7 @@ def main() -> int:
     rows = measure(asked.points, asked.rounds)
     for row in rows:
         sys.stdout.write(
-            f"{row['set']:30}{row['subject']:34}{row['value']:>12,} points a second of CPU\n"
+            f"{row['set']:32}{row['subject']:34}{row['value']:>12,} points a second of CPU\n"
         )
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}  # fmt: skip

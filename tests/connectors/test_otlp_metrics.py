@@ -309,7 +309,7 @@ def test_an_exponential_histogram_that_begins_anew_or_is_sent_twice_spoils_nothi
 
 @ENCODINGS
 def test_more_buckets_at_once_than_are_worth_it_are_refused(encode, kind, monkeypatch):
-    for reader in ("_otlp_fields", "_otlp_json"):
+    for reader in ("_otlp_json", "_otlp_fields"):
         monkeypatch.setattr(f"connectors.{reader}.MOST_PACKED", 10)
     points = [exponential(0, 0, [1] * 6, attrs={"i": i}, **TIMES) for i in range(2)]
     with pytest.raises(Refused, match="buckets at once"):
@@ -608,6 +608,9 @@ GARBAGE = {
     "bounds that do not fit": (protobuf(SHOP, [metric("h", "histogram", [histogram([1, 2], [2.0, 3.0])])]), "x"),
     "a scale of 99": (protobuf(SHOP, [metric("h", "exponential", [exponential(99, 0, [1])])]), "x"),
     "too many buckets": (protobuf(SHOP, [metric("h", "exponential", [exponential(1, 0, [1] * 3000)])]), "x"),
+    "less than nothing": (
+        as_json(SHOP, [metric("h", "exponential", [exponential(1, 0, [-1, 5])])]), "application/json",
+    ),
     "no UTF-8": (protobuf(SHOP, [many(2)]).replace(b"shop", b"\xff\xff\xff\xff"), "x"),
     "a short number": (part(1, part(2, part(2, part(1, b"g") + part(5, part(1, b"\x19" + bytes(3)))))), "x"),
 }  # fmt: skip
