@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import fcntl
 import inspect
+import linecache
 import os
 import signal
 import socket
@@ -488,6 +489,7 @@ class Daemon:
         self._load_state()
         site = await web.start(self)
         schedule = self._schedule()
+        linecache.clearcache()  # the docstrings of what people write were read in the sources
         self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
         log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
         self.outbox.restore(self.journal)
@@ -588,7 +590,7 @@ class Daemon:
         frames += [a for a in arrivals if isinstance(a, Frame)]
         frames += [self.collector.possible.apply(f) for f in self.board.frames(now)]
         for source, (every_s, ago_s, series) in self.board.heard().items():
-            self.collector.heard(source, every_s, now - ago_s, series)
+            self.collector.heard(source, every_s, now - ago_s, series, now)
         # measured before the clock was set back, come after it: the future would make all the rest look stale
         frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
         if self.models.busy:
@@ -599,6 +601,11 @@ class Daemon:
             frames.append(foretold)
         changes = [a for a in arrivals if isinstance(a, Change)]
         return frames, changes, [a for a in arrivals if isinstance(a, Signal)]
+
+    def dismiss(self, sender: str) -> None:
+        """Expect nothing more of a sender whose token was taken away."""
+        for eye in self.board.dismiss(sender):
+            self.collector.dismiss(eye)
 
     def count(self, rows: Bulk) -> None:
         """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""

@@ -352,6 +352,10 @@ class Hooks(Protocol):
         """Hand a change to the next tick, which records it and lets it join incidents."""
         ...
 
+    def dismiss(self, sender: str) -> None:
+        """Expect nothing more of a sender whose token was taken away."""
+        ...
+
     def sources(self) -> list[SourceView]:
         """How our eyes are."""
         ...
@@ -1187,6 +1191,7 @@ class Desk:
         """Take a token away; raises Forbidden, Refused."""
         person.must("token")
         gone = self.tokens.revoke(name)
+        self.hooks.dismiss(name)
         self._record("token", name, {"what": "revoked", "role": gone.role, "by": person.signed})
         return _token_view(gone)
 

@@ -202,6 +202,7 @@ class SampleBatch:
     every_s    how often its frame is made; a value holds for three times as long
     seen       entities that are new or due
     left_out   points that were not taken since the last batch, and `why`
+    sender     who pushed them
     """
 
     source: str
@@ -212,6 +213,7 @@ class SampleBatch:
     seen: tuple[Sighting, ...] = ()
     left_out: int = 0
     why: str = ""
+    sender: str = ""
 
 
 Logged = PredictionBatch | LabelBatch | SketchBatch

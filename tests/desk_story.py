@@ -138,6 +138,9 @@ class StoryHooks:
     def push(self, change):
         self.record("change", change.entity.id, pack(change), self._now)
 
+    def dismiss(self, sender) -> None:
+        self.dismissed = sender
+
     def sources(self):
         def one(name, state, age, series, *, ready=True, error="", trust="local"):
             learning = {

@@ -566,6 +566,19 @@ def test_help_comes_at_once():
     assert min(took) < 0.3
 
 
+def test_the_daemon_holds_no_command_but_its_own_and_no_tables(tmp_path):
+    (tmp_path / "agent.yaml").write_text("no such key: 1\n")
+    code = (
+        "import atexit, sys; from agent.cli import main;"
+        f"sys.argv = ['homeostat', 'run', '--config', {str(tmp_path / 'agent.yaml')!r}];"
+        "atexit.register(lambda: print([m for m in sys.modules if m in ('agent.daemon', 'rich', 'agent.cli_act')]));"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.strip() == "['agent.daemon']"
+
+
 @pytest.mark.live
 def test_the_real_daemon_is_spoken_to_over_its_real_socket(tmp_path):
     config = tmp_path / "agent.yaml"

@@ -507,6 +507,7 @@ def test_tokens_are_journalled_and_never_written_out(story):
     assert [t["name"] for t in story.desk.token_list(ADMIN)] == ["ci"]
     assert "sha256" not in json.dumps(story.desk.token_list(ADMIN))
     story.desk.token_revoke(ADMIN, "ci")
+    assert story.hooks.dismissed == "ci"
     assert story.desk.token_list(ADMIN) == []
     entries = list(story.hooks.journal.read(("token",)))
     assert [e.body["what"] for e in entries] == ["added", "revoked"]
