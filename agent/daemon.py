@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +39,7 @@ from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
 from agent.config import DEFAULT_CONNECTORS, Config, ConnectorConfig, edges_of, load
-from agent.errors import AgentError, ConfigError, Fault, Refused
+from agent.errors import AgentError, ConfigError, Fault, Refused, Unavailable
 from agent.graph_past import GraphPast
 from agent.hands import RealHands, Stage
 from agent.history import History
@@ -93,6 +94,10 @@ _SAVE_EVERY_S: Final = 300.0
 _SAVE_LATER_S: Final = 25.0
 """Feeds go back 30 s more than there are between two checkpoints."""
 _LOOK_S: Final = 0.1
+_THREADS: Final = 128
+"""Made when needed: as many as calls hang at once, and a few."""
+_CLOSING_S: Final = 10.0
+"""How long one connector may take to close."""
 _BIND_EVERY_S: Final = 5.0
 _COLUMNS_S: Final = 2.0
 """How long a folder of models may take to say what columns a model has: rows wait for it."""
@@ -156,6 +161,9 @@ class Connectors:
         """Return the connector that has an ability: named, or the only one, or the one for this service."""
         if ability is None:
             return None
+        wanted = wanted_connectors(self._config)
+        if via is not None and via in wanted and via not in self.built | self.faults:
+            raise Unavailable(f"connector {via} is being made anew", wait_s=1.0)
         if via is not None and via not in self.built:
             raise Refused(
                 f"no connector is called {via!r}: name one of {', '.join(sorted(self.built))}"
@@ -235,7 +243,7 @@ class Daemon:
         self.models = ModelWatch(
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
-        self.outbox = Outbox(self.record, self._ways, time.time, self._filled)
+        self.outbox = Outbox(self.record, self._ways, time.time, self._filled, self._meant)
         self.archives = Archives(self.journal, self._archives, self.memory.last_decision)
         self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
         self.sinks = Sinks(self._sinks, self.spawn)
@@ -288,6 +296,7 @@ class Daemon:
         self.reloaded: list[Callable[[], None]] = []
         self.intake: Intake | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._reloading = asyncio.Lock()
         self._saved = time.monotonic()
         self._bound = 0.0
         self._lock: int | None = None
@@ -418,6 +427,8 @@ class Daemon:
         self._raise_priority()
         self._remember()
         loop = asyncio.get_running_loop()
+        # calls that hang keep their threads, and names are looked up there, too: nobody may wait for a free one
+        loop.set_default_executor(ThreadPoolExecutor(_THREADS, "call"))
         for name in ("SIGTERM", "SIGINT"):
             loop.add_signal_handler(getattr(signal, name), self.draining.set)
         loop.add_signal_handler(signal.SIGHUP, self._hup)
@@ -456,12 +467,8 @@ class Daemon:
             with contextlib.suppress(AgentError):
                 self.record("daemon", "stopped", {"pid": os.getpid()}, time.time())
             self.journal.close()
-            for connector in self.connectors.built.values():
-                close = getattr(connector, "close", None)
-                if close is not None:
-                    result = close()
-                    if asyncio.iscoroutine(result):
-                        await result
+            for name, connector in self.connectors.built.items():
+                await self._closed(name, connector)
             log.info("stopped")
         return 0
 
@@ -573,6 +580,11 @@ class Daemon:
 
     def _ways(self) -> dict[str, Notifier]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Notifier)}
+
+    def _meant(self, name: str) -> bool:
+        return name in wanted_connectors(self.config) or (
+            name == "page" and bool(self.config.page.command)
+        )
 
     def _filled(self, note: Note) -> Note:
         return news.filled(note, self.incident(note.incident), self.config.public_url)
@@ -805,7 +817,17 @@ class Daemon:
         self.spawn(self.reload(), "reload")
 
     async def reload(self) -> None:
-        """Read the config again; a faulty one is told and the old one stays."""
+        """Read the config again; a faulty one is told and the old one stays. Who asked may leave: it is done whole."""
+        task = asyncio.create_task(self._reload(), name="reload")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _reload(self) -> None:
+        async with self._reloading:
+            await self._read_again()
+
+    async def _read_again(self) -> None:
         sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = load(self.config_path)
@@ -818,14 +840,13 @@ class Daemon:
         old, new = wanted_connectors(self.config), wanted_connectors(config)
         self.collector.push(of_reload(self.config.services, config.services, time.time()))
         renamed = _naming(self.config) != _naming(config)
-        for name, built in list(self.connectors.built.items()):
+        gone = []
+        for name, built in self.connectors.built.items():
             names_it = renamed and "names" in inspect.signature(type(built)).parameters
-            if name in new and old.get(name) == new[name] and not names_it:
-                continue
-            await self.collector.remove(name)
-            self.board.forget(name)
-            self.world.drop(name)
-            self.connectors.built.pop(name, None)
+            if name not in new or old.get(name) != new[name] or names_it:
+                gone.append(name)
+        # notes and steps for those that are made anew wait meanwhile; two of one name never share a spool
+        await asyncio.gather(*(self._retire(name) for name in gone))
         self.config = config
         before = set(self.connectors.built)
         self.connectors.build(config)
@@ -849,6 +870,26 @@ class Daemon:
         self.record("daemon", "reloaded", {"mode": config.mode}, time.time())
         log.info("reloaded", mode=config.mode)
         sd_notify("READY=1")
+
+    async def _retire(self, name: str) -> None:
+        """Take a connector out of use, then close it: what it read is counted, what it keeps is on disk."""
+        await self.collector.remove(name)
+        await self.archives.close(name)
+        self.board.forget(name)
+        self.world.drop(name)
+        await self._closed(name, self.connectors.built.pop(name))
+
+    async def _closed(self, name: str, connector: Any) -> None:
+        """Close one that is not used any more; what goes wrong holds up nobody."""
+        try:
+            async with asyncio.timeout(_CLOSING_S):
+                result = getattr(connector, "close", lambda: None)()
+                if inspect.isawaitable(result):
+                    await result
+        except (AgentError, TimeoutError) as error:
+            log.warning("connector_not_closed", connector=name, error=str(error) or "too slow")
+        except Exception as error:  # noqa: BLE001  # a border: the others are closed, too
+            self._bug(f"closing {name}", error)
 
     def _bug(self, where: str, error: Exception) -> None:
         """Note an exception that nobody expected: once with its traceback, then counted."""

@@ -21,10 +21,12 @@ from typing import Any, Final
 import structlog
 
 from agent import news
+from agent.away import Absences, Away
 from agent.codec import unpack
-from agent.errors import AgentError, Refused
+from agent.errors import AgentError, Refused, Unavailable
 from agent.journal import Entry, JournalReader
 from agent.ports import Choosy, Note, Notifier
+from agent.strike import bug_in
 
 log = structlog.get_logger()
 
@@ -42,6 +44,7 @@ class Outbox:
     record  writes into the journal: kind, subject, body, ts
     ways    the connectors that notify, by name, as they are now
     fill    adds to a note what is known when it leaves
+    meant   whether config names a way, also while it is being made anew or can not be made
     """
 
     def __init__(
@@ -50,24 +53,30 @@ class Outbox:
         ways: Callable[[], Mapping[str, Notifier]],
         clock: Callable[[], float],
         fill: Callable[[Note], Note] = lambda note: note,
+        meant: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._record = record
         self._ways = ways
         self._clock = clock
         self._fill = fill
+        self._meant = meant
         self._since = clock() - KEEP_S
         self._heard: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._queues: dict[str, deque[Note]] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
-        self._said: dict[str, str] = {}
+        self._away = Absences("notes")
         self._begun: set[str] = set()
 
     def faults(self) -> list[str]:
         """Say of each way that fails how much waits for it, and why."""
         return [
-            f"{way}: {len(self._queues[way])} notes are not delivered yet ({why})"
-            for way, why in self._said.items()
+            f"{one.connector}: {one.waiting} notes are not delivered yet ({one.why})"
+            for one in self.away()
         ]
+
+    def away(self) -> list[Away]:
+        """Return the ways that do not take what they are owed."""
+        return self._away.told(lambda way: len(self._queues[way]))
 
     @property
     def owed(self) -> dict[str, int]:
@@ -153,12 +162,12 @@ class Outbox:
                     if queue and queue[0] is note:
                         queue.popleft()
                     pause = _FIRST_S
-                    self._said.pop(way, None)
+                    self._away.back(way)
                     continue
-                if str(wrong) != self._said.get(way):  # once, not at each try
-                    self._said[way] = str(wrong)
+                rest = max(getattr(wrong, "wait_s", None) or 0.0, pause)
+                if self._away.fell(way, str(wrong), rest):  # once, not at each try
                     log.warning("note_not_delivered", way=way, note=note.key, error=str(wrong))
-                await asyncio.sleep(max(getattr(wrong, "wait_s", None) or 0.0, pause))
+                await asyncio.sleep(rest)
                 pause = min(2 * pause, _LAST_S)
         finally:
             self._turns.pop(way, None)
@@ -167,13 +176,17 @@ class Outbox:
         """Deliver a note, or find that it needs no delivery any more; returns what went wrong, to try again."""
         notifier = self._ways().get(way)
         gave_up = ""
-        if notifier is None:
-            gave_up = "this way is gone from agent.yaml"
-        elif self._clock() - note.ts > KEEP_S:
+        if self._clock() - note.ts > KEEP_S:
             gave_up = f"older than {KEEP_S / 3600:g} h"
+        elif notifier is None and self._meant(way):
+            return Unavailable(f"{way} is not there now: it is being made anew, or could not be")
+        elif notifier is None:
+            gave_up = "this way is gone from agent.yaml"
         else:
             try:
                 await notifier.notify(self._fill(note))
+                if (after_s := self._away.back(way)) is not None:
+                    log.info("notes_taken_again", way=way, after_s=after_s)
             except Refused as error:
                 gave_up = str(error)
             except AgentError as error:
@@ -182,7 +195,7 @@ class Outbox:
                 Exception
             ) as error:  # a border: a bug here must not lose the notes after this one
                 log.exception("bug", where=f"notifier {way}")
-                gave_up = f"a bug in {way}: {type(error).__name__}: {error}"
+                gave_up = bug_in(way, error)
         if gave_up:
             log.error("note_given_up", way=way, note=note.key, error=gave_up)
         body = {"by": way} | ({"gave_up": gave_up} if gave_up else {})

@@ -42,6 +42,7 @@ from agent.codec import canonical, pack, unpack
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import Entity, Mode, Outcome, Run, RunState, StepRecord, entity
 from agent.runs_store import RunsStore
+from agent.strike import bug_in
 from agent.units import say_duration
 
 log = structlog.get_logger()
@@ -926,7 +927,7 @@ class Runner:
             return {"error": type(error).__name__, "text": str(error)}
         except Exception as error:  # the border between runs and what they call: a bug ends the run, not the daemon
             log.exception("bug", where=f"run {run_id}, {name}")
-            return {"error": "Refused", "text": f"a bug in {name}: {type(error).__name__}: {error}"}
+            return {"error": "Refused", "text": bug_in(name, error)}
 
     async def carry(self, packed: dict[str, Any]) -> dict[str, Any]:
         """Carry out a plan; the body of the workflow. Returns the run as it ended, packed."""
