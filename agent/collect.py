@@ -23,7 +23,7 @@ import structlog
 from agent.away import Absences
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Entity, Frame, Series
-from agent.ports import Arrival, Bulk, Ceding, Covering, Feed, Source
+from agent.ports import Arrival, Bulk, Ceding, Covering, Feed, PredictionBatch, Source
 from agent.possible import Possible
 from agent.rates import Rates
 from agent.strike import bug_in
@@ -31,6 +31,7 @@ from agent.strike import bug_in
 log = structlog.get_logger()
 
 _LONGEST_REST_S: Final = 60.0
+_MOST_MODELS: Final = 1000
 _PATIENCE: Final = 3.0
 """A source is blind when it has not answered for so many of its intervals."""
 
@@ -109,6 +110,8 @@ class Collector:
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _taking: set[asyncio.Task[None]] = field(default_factory=set)
     _self_series: tuple[Series, ...] = ()
+    _brought: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Model -> log that brought rows of it -> when that was last in order, or away."""
     _covering: dict[str, Covering] = field(default_factory=dict)
 
     def add(self, name: str, source: Source, interval_s: float | None = None) -> None:
@@ -145,6 +148,18 @@ class Collector:
         task.add_done_callback(self._taking.discard)
         await asyncio.shield(task)  # who waits may be told to stop, the log has moved on
 
+    def unread(self, for_s: float) -> set[str]:
+        """Return the models whose rows are in a log that is away, or was until `for_s` ago: what came in is not all."""
+        now = time.monotonic()
+        out = set()
+        for model, logs in self._brought.items():
+            for key in logs:
+                if key in self.away:
+                    logs[key] = now
+            if any(now - away <= for_s for away in logs.values()):
+                out.add(model)
+        return out
+
     async def close(self) -> None:
         """Stop asking; a source that does not stop in time is left behind, rows that were read are counted."""
         for task in self._tasks.values():
@@ -160,12 +175,15 @@ class Collector:
         self._covering.pop(name, None)
         keys = (name, f"{name}.feed")
         tasks = [self._tasks.pop(key) for key in keys if key in self._tasks]
+        for key in keys:
+            self.health.pop(key, None)  # one that does not hear of it ends at its next turn
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=2.0)
+        for logs in self._brought.values():
+            logs.pop(keys[1], None)
         for key in keys:
-            self.health.pop(key, None)
             self.away.back(key)
         self.possible.forget(name)
         self._rates.forget(name)
@@ -253,6 +271,9 @@ class Collector:
         async def then() -> None:
             arrivals = given.copy()
             given.clear()
+            for one in arrivals:
+                if isinstance(one, PredictionBatch) and len(self._brought) < _MOST_MODELS:
+                    self._brought.setdefault(one.model, {}).setdefault(name, -math.inf)
             await self.take(name, arrivals)
 
         await self._forever(name, once, then)

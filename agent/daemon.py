@@ -96,6 +96,8 @@ _SAVE_LATER_S: Final = 25.0
 _LOOK_S: Final = 0.1
 _THREADS: Final = 128
 """Made when needed: as many as calls hang at once, and a few."""
+_UNREAD_S: Final = 10.0
+"""After its return a log is read on, and the newest seconds come last."""
 _CLOSING_S: Final = 10.0
 """How long one connector may take to close."""
 _BIND_EVERY_S: Final = 5.0
@@ -529,7 +531,8 @@ class Daemon:
         # measured before the clock was set back, come after it: the future would make all the rest look stale
         frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
         if self.models.busy:
-            frames.append(self.models.frame(now))
+            unread = self.collector.unread(self.config.models.traffic_window + _UNREAD_S)
+            frames.append(self.models.frame(now, unread))
         frames.append(self.collector.self_frame(now))
         foretold = self.forecasts.frame(now)
         if foretold is not None:

@@ -142,7 +142,7 @@ class ElasticOut:
         self._away = False
         self._turn = asyncio.Lock()
         self._closed = False
-        """A turn that still hangs then leaves the disk alone: another one may have it. What it sent is known by its ids."""
+        """A turn that hangs then leaves the disk alone, another one may have it; what it sent is known by its ids."""
         self._written: dict[str, Any] = {}
 
     def _told(self, found: Mapping[str, float]) -> float:

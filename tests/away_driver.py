@@ -12,81 +12,16 @@ import contextlib
 import gc
 import json
 import os
-import selectors
 import shutil
 import socket
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-WELL_S, AWAY_S, BACK_S = 180.0, 600.0, 300.0
-_IDLE_S = 0.003
-"""For so long nothing may happen before the clock jumps."""
-
-
-class Ahead:
-    """The clock: real seconds, and those that were jumped."""
-
-    def __init__(self) -> None:
-        self.jumped = 0.0
-        self.held = 0
-        self._busy = 0
-        self._lock = threading.Lock()
-        wall, steady, submit = time.time, time.monotonic, ThreadPoolExecutor.submit
-        time.time = lambda: wall() + self.jumped
-        time.monotonic = lambda: steady() + self.jumped
-
-        def counted(pool, *args, **kwargs):
-            with self._lock:
-                self._busy += 1
-            future = submit(pool, *args, **kwargs)
-            future.add_done_callback(self._done)
-            return future
-
-        ThreadPoolExecutor.submit = counted
-
-    def _done(self, _):
-        with self._lock:
-            self._busy -= 1
-
-    @property
-    def waited_for(self) -> bool:
-        """Whether a thread or a program is at work: time must not fly meanwhile."""
-        if self._busy or self.held:
-            return True
-        for thread in threading.enumerate():
-            if thread.name.startswith("waitpid-") or getattr(thread, "job", None) is not None:
-                return True
-        return False
-
-    @contextlib.contextmanager
-    def real(self):
-        """Let time pass as it does."""
-        self.held += 1
-        try:
-            yield
-        finally:
-            self.held -= 1
-
-
-class Jumping(selectors.DefaultSelector):
-    """Jumps to the next thing that is due when nothing happens."""
-
-    def select(self, timeout=None):
-        if timeout is not None and timeout <= 0:
-            return super().select(0)
-        found = super().select(_IDLE_S if timeout is None else min(timeout, _IDLE_S))
-        if not found and timeout is not None and not clock.waited_for:
-            clock.jumped += max(0.0, timeout - _IDLE_S)
-        return found
-
-
-clock = Ahead()
-sys.path.insert(0, str(Path(__file__).parent))
-
+import ahead  # first: it changes the clocks
 import everything
 import httpx
 import otlp_side
@@ -99,12 +34,14 @@ from whole_side import Whole
 
 from agent import daemon, registry
 from agent.authority import Tokens
+from agent.away import Absences
 from agent.codec import pack
 from agent.config import load
 from agent.errors import AgentError
 from agent.model import Change, Entity
 from agent.ports import Note
 
+WELL_S, AWAY_S, BACK_S = 180.0, 600.0, 300.0
 WEB = Entity("service", "web")
 SERVICES = [{"id": "web", "models": ["fraud", "rows", "log", "batch"]}, {"id": "api"}]
 EVERY_S = 60.0
@@ -141,7 +78,7 @@ class Outside:
         await self.net.come()
         loop = asyncio.get_running_loop()
         post = Post(self.net.given["mail"])
-        self._mail = await loop.create_server(lambda: SMTP(post, enable_SMTPUTF8=True), "127.0.0.1", self.mail_port)  # fmt: skip
+        self._mail = await loop.create_server(partial(SMTP, post), "127.0.0.1", self.mail_port)
         self.mail_port = self._mail.sockets[0].getsockname()[1]
         self._docker = contextlib.ExitStack()
         (self.folder / "gone").mkdir(exist_ok=True)
@@ -184,7 +121,7 @@ def settings(outside):
     def plant(_, form="{}"):
         nonlocal n
         n += 1
-        os.environ[f"GIVEN_{n}"] = form.replace("{}", f"given{n:08}")
+        os.environ[f"GIVEN_{n}"] = form.replace("{}", f"given-to-nobody-else-{n:04}")
         return f"env:GIVEN_{n}"
 
     folder = outside.folder
@@ -208,8 +145,26 @@ def settings(outside):
         made[name]["interval"] = 30  # not what this is about
     for second in [name for name in made if name.endswith(("_2", "_3"))]:
         del made[second]
+    del made["gunicorn"], made["units"]  # this host has neither
     made["kubernetes"]["timeout"] = 5
     return made
+
+
+tries = defaultdict(list)
+"""Connector -> when it was tried, as the daemon itself notes it; a refused connection reaches nobody."""
+
+
+def watched(fell):
+    """Note each try that failed."""
+
+    def told(self, name, *args):
+        tries[name.removesuffix(".feed")].append(time.time())
+        return fell(self, name, *args)
+
+    return told
+
+
+Absences.fell = watched(Absences.fell)
 
 
 class Life(daemon.Daemon):
@@ -255,15 +210,21 @@ class Told:
         asked = {who: [round(at - began, 1) for at in times] for who, times in net.asked.items()}
         with contextlib.closing(life.journal.reader(life.state / "journal.sqlite")) as record:
             kinds = Counter(entry.kind for entry in record.read())
+        with contextlib.suppress(FileNotFoundError):
+            paged = (outside.folder / "paged").read_text().splitlines()
+            net.given["page"].update(json.loads(line)["key"] for line in paged)
         return {
             "asked": asked, "given": {who: dict(found) for who, found in net.given.items()},
             "open_at_once": net.open_at_once, "used": self.used, "seen": self.seen, "rates": self.rates,
             "notes": self.notes, "rows": dict(life.rows), "logged": outside.logged, "journal": dict(kinds),
             "incidents": [
                 {"title": i.title, "opened": round(i.opened - began, 1), "severity": i.severity,
-                 "about": sorted({str(a.series) for a in i.anomalies})}
+                 "about": sorted({str(a.series) for a in i.anomalies}),
+                 "found": [[str(a.series), round(a.onset - began, 1), a.road] for a in i.anomalies]}
                 for i in life.memory.incidents.values()
             ],
+            "began": began, "tried": {n: [round(at - began, 1) for at in some] for n, some in tries.items()},
+            "behind": life.journal.head[0] - life.connectors.built["elastic_out"].position,
             "events": len(net.database("elastic_out").found("homeostat-*")) if net.elastic else 0,
             "bugs": life.bugs, "registered": list(registry.connector), "tally": {
                 n: dict(some) for n, some in life.sinks.tally().items()
@@ -306,7 +267,7 @@ async def main(folder):
             due_rows += 1.0
             outside.tick(time.time())
             await senders.tick(told.phase != "away")
-            told.rates.append([round(at, 1), rate_of(life, "prometheus"), rate_of(life, "otlp")])
+            told.rates.append([round(at, 1), *(rate_of(life, *one) for one in RATES)])
         if at >= due_note:
             due_note += EVERY_S
             key = f"n{len(told.notes)}"
@@ -358,7 +319,7 @@ class Senders:
 async def use(life, told, at):
     """Ask each ability as a step would."""
     for name, how in USES.items():
-        with clock.real():
+        with ahead.clock.real():
             try:
                 await how(life.connectors.built[name])
                 said = ""
@@ -385,13 +346,20 @@ def life_away(life):
     return [*life.collector.away.told(), *(one for some in asked for one in some.away())]
 
 
-def rate_of(life, source):
+RATES = (
+    ("prometheus", "per_second"), ("otlp", "per_second"), ("models", "predictions_per_second{model:rows}"),
+    ("models", "predictions_per_second{model:log}"), ("elastic_logs", "per_second"),
+)  # fmt: skip
+"""Rates that are looked at: source, a part of the name."""
+
+
+def rate_of(life, source, name):
     """Return the rate that a source tells of now; None = unknown."""
     rows = life.world.rows().get(source)
     if rows is None:
         return None
     for series, value, when in zip(rows[0], rows[1].tolist(), rows[2].tolist(), strict=True):
-        if "per_second" in series.metric and value == value:  # noqa: PLR0124  # NaN
+        if name in str(series) and value == value:  # noqa: PLR0124  # NaN
             fresh = life.world.now - when <= life.world.patience.get(source, 60.0)
             return round(value, 3) if fresh else None
     return None
@@ -401,7 +369,7 @@ if __name__ == "__main__":
     where = Path(sys.argv[1])
     daemon.set_up_logging(as_json=True)
     registry.load()
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Jumping())) as runner:
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(ahead.Jumping())) as runner:
         found = runner.run(main(where))
     (where / "told.json").write_text(json.dumps(found))
     shutil.rmtree(where / "outside", ignore_errors=True)

@@ -80,8 +80,8 @@ def everything(url: str, folder: Path, plant: Plant) -> dict[str, dict[str, Any]
         "gpu": {},
         "gpu_control": {},
         "grafana_annotations": {
-            "url": plant("grafana-url", f"{url}/grafana/{{}}"), "token": plant("grafana"), "severities": ["page", "note"],
-            "events": ["opened", "changed"], "timeout": 2,
+            "url": plant("grafana-url", f"{url}/grafana/{{}}"), "token": plant("grafana"),
+            "severities": ["page", "note"], "events": ["opened", "changed"], "timeout": 2,
         },
         "gunicorn": {"service": "web", "pidfile": str(gone / "web.pid"), "max_workers": 4},
         "haproxy": {"service": "web", "socket": str(gone / "haproxy.sock"), "timeout": 2},
@@ -91,7 +91,9 @@ def everything(url: str, folder: Path, plant: Plant) -> dict[str, dict[str, Any]
         },
         "host": {},
         "http_calls": {
-            "allow": [{"url": f"{url}/http_calls/", "headers": {"x-token": plant("calls")}, "methods": ["POST", "GET"]}],
+            "allow": [
+                {"url": f"{url}/http_calls/", "headers": {"x-token": plant("calls")}, "methods": ["POST", "GET"]},
+            ],
         },
         "kernel_log": {},
         "kubernetes": {**at("kubernetes"), "token": plant("kubernetes"), **kubernetes},
@@ -113,7 +115,9 @@ def everything(url: str, folder: Path, plant: Plant) -> dict[str, dict[str, Any]
             "routing_key": plant("pagerduty"), "url": plant("pagerduty-url", f"{url}/pagerduty/{{}}"), "timeout": 2,
             "severities": ["page", "note"],
         },
-        "predictions": {"path": str(folder / "rows*.csv"), "model": "fraud", "hash": ["name"], "hash_key": plant("log")},
+        "predictions": {
+            "path": str(folder / "rows*.csv"), "model": "fraud", "hash": ["name"], "hash_key": plant("log"),
+        },
         "probe": {"service": "web", **at("probe"), "headers": {"cookie": plant("probe", "session={}")}},
         "processes": {},
         "prometheus": {**at("prometheus"), "token": plant("prometheus"), "selectors": ["up"], "timeout": 2},
@@ -231,7 +235,9 @@ def lacking(connectors: dict[str, dict[str, Any]]) -> list[str]:
         mine = [own for key, own in connectors.items() if own.get("use", key) == name]
         if not mine:
             out.append(name)
-        for place in secrets_of(registry.connector.get(name).Config):
-            if not any(_given(own, place) for own in mine):
-                out.append(f"{name}: {'.'.join(place)}")
+        out += [
+            f"{name}: {'.'.join(place)}"
+            for place in secrets_of(registry.connector.get(name).Config)
+            if not any(_given(own, place) for own in mine)
+        ]
     return out

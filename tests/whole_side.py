@@ -144,7 +144,9 @@ class Whole:
     def _trainer_kubernetes(self, *_: Any) -> Any:
         return {"spec": {"jobTemplate": {"spec": {"template": {}}}}}
 
-    def _mlflow(self, *_: Any) -> Any:
+    def _mlflow(self, _: str, path: str, __: Any, ___: Any) -> Any:
+        if "registered-models/get" in path:
+            return {"registered_model": {"name": "fraud", "aliases": [], "tags": []}}
         return {"registered_models": []}
 
     def _pagerduty(self, _: str, __: str, ___: Any, body: bytes) -> Any:

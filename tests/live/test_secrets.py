@@ -275,7 +275,8 @@ def test_every_secret_that_a_connector_may_have_is_planted(tmp_path):
     assert everything.lacking(connectors) == []
     without = {k: v for k, v in connectors.items() if k not in {"mail", "probe"}}
     without["webhook"] = without["webhook"] | {"secret": None}
-    assert everything.lacking(without) == ["mail", "mail: password", "probe", "probe: headers", "webhook: secret"]  # fmt: skip
+    gone = ["mail", "mail: password", "probe", "probe: headers", "webhook: secret"]
+    assert everything.lacking(without) == gone
 
 
 def test_no_text_that_sounds_like_a_secret_may_be_written_itself():
@@ -294,7 +295,7 @@ def test_it_is_in_nothing_that_a_daemon_says_and_leaves(town, echo, capfd, monke
     planted, one = town
     start(one, "text")
     wait_for("runs", lambda: ended(one), 120)
-    wait_for("each was asked", lambda: min(echo.asked.get(w, 0) for w in ASKED) >= 3, 60)
+    wait_for("each was asked", lambda: min(echo.asked.get(w, 0) for w in ASKED) >= 2, 90)
     token = Tokens(one.state / "tokens.json").add("ci", "operator", 0.0)
     planted.cores["a token of ours"] = token[-24:]
     for path in ("github", "gitlab", "generic"):
@@ -316,8 +317,9 @@ def test_it_is_in_nothing_that_a_daemon_says_and_leaves(town, echo, capfd, monke
 
 
 ASKED = (
-    "alertmanager", "elastic_logs", "elastic_logs_2", "elastic_out", "elastic_out_2", "elastic_predictions", "flag_http",
-    "grafana", "heartbeat", "mlflow", "mlflow_2", "pagerduty", "probe", "prometheus", "prometheus_2", "write", "webhook",
+    "alertmanager", "elastic_logs", "elastic_logs_2", "elastic_out", "elastic_out_2", "elastic_predictions",
+    "flag_http", "grafana", "heartbeat", "mlflow", "mlflow_2", "pagerduty", "probe", "prometheus", "prometheus_2",
+    "write", "webhook",
 )  # fmt: skip
 
 
