@@ -179,6 +179,10 @@ def everything(url: str, folder: Path, plant: Plant) -> dict[str, dict[str, Any]
             "headers": {"authorization": bearer("webhook-token")}, "severities": ["page", "note"],
             "events": ["opened", "changed", "acted"], "timeout": 2,
         },
+        "webhook_2": {  # refused when it is used: a URL may hold no password
+            "use": "webhook", "url": plant("webhook-login", url.replace("://", "://me:{}@") + "/webhook_2"),
+            "severities": ["page", "note"], "timeout": 2,
+        },
     }  # fmt: skip
 
 

@@ -330,10 +330,16 @@ def _value(one, name):
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_it_is_not_in_the_last_words_of_one_that_breaks(town, style):
+def test_it_is_not_in_the_last_words_of_one_that_breaks(town, style, monkeypatch):
     planted, one = town
+    # a database that is not there, with a password in its address
+    reference = planted("runs", "postgresql://me:{}@127.0.0.1:9/none")
+    for name, value in planted.env.items():
+        monkeypatch.setenv(name, value)
+    one.config.write_text(one.config.read_text() + f"runs: {{database: '{reference}'}}\n")
     start(one, style)
     wait_for("the source broke", lambda: "RuntimeError" in one.log.read_text())
+    wait_for("no database", lambda: "127.0.0.1/none" in one.log.read_text(), 40)
     (one.state / "crash").touch()
     assert one.process.wait(60) == 1
     said = one.log.read_text()
