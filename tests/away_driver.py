@@ -186,7 +186,7 @@ USES = {
     "flag_http": lambda c: c.flag("beta"),
     "http_calls": lambda c: c.call("GET", f"{c.config.allow[0].url}x", None, f"k{time.monotonic()}", 5.0),
     "kubernetes": lambda c: c.replicas("service:web"),
-    "mlflow": lambda c: c.versions("fraud"),
+    "mlflow": lambda c: c.retraining_held("fraud"),
     "model_directory": lambda c: c.versions("fraud"),
     "trainer_http": lambda c: c._look("r1"),
     "trainer_kubeflow": lambda c: c._look("r1"),
