@@ -219,7 +219,6 @@ class Told:
             "notes": self.notes, "rows": dict(life.rows), "logged": outside.logged, "journal": dict(kinds),
             "incidents": [
                 {"title": i.title, "opened": round(i.opened - began, 1), "severity": i.severity,
-                 "about": sorted({str(a.series) for a in i.anomalies}),
                  "found": [[str(a.series), round(a.onset - began, 1), a.road] for a in i.anomalies]}
                 for i in life.memory.incidents.values()
             ],
