@@ -106,11 +106,11 @@ class Outside:
         self.net.database("elastic_logs").put(
             {"@timestamp": iso(now), "service": {"name": "web"}, "log": {"level": "error"}}, index="logs-x"
         )  # fmt: skip
-        row = {"@timestamp": iso(now), "prediction": 0.5, "name": f"n{self.logged}"}
+        row = {"@timestamp": iso(now), "prediction": 0.5, "name": f"n{self.logged % 7}"}
         self.net.database("elastic_predictions").put(row, index="rows")
         logs = self.folder / ("logs" if (self.folder / "logs").exists() else "logs.away")
         with (logs / "rows.csv").open("a") as out:
-            out.write(f"{now:.3f},n{self.logged},0.5\n")
+            out.write(f"{now:.3f},n{self.logged % 7},0.5\n")
         self.logged += 1
 
 
