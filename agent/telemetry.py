@@ -97,6 +97,7 @@ _DEFS: Final = (
     # ---- incidents and the alarm budget
     _c("incidents", "incidents opened", "severity"),
     _g("incidents_open", "incidents that are not resolved", "severity"),
+    _g("incidents_needing_people", "open incidents that a person is needed for, by why", "needs"),
     _c("pages", "incidents that paged"),
     _g("pages_last_week", "incidents of the last seven days that paged"),
     _g("false_pages_last_week", "of those, how many a person called false: the measured rate"),

@@ -38,6 +38,7 @@ from agent.errors import Refused
 from agent.events import Events
 from agent.filling import Forecast
 from agent.graph import TopologyView
+from agent.handoff import NOBODY
 from agent.inlets import SMALL, Inlets, mounted
 from agent.intake import FORWARD, Counting, Intake
 from agent.life import Event
@@ -666,6 +667,11 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
     for run in h.memory.live_runs():
         live[run.state,] = live.get((run.state,), 0.0) + 1
     telemetry.replace("homeostat_incidents_open", counts)
+    needs: dict[tuple[str, ...], float] = {}
+    for i in h.memory.open_incidents():
+        if code := h.memory.handoffs.get(i.id, NOBODY).code:
+            needs[code,] = needs.get((code,), 0.0) + 1
+    telemetry.replace("homeostat_incidents_needing_people", needs)
     telemetry.replace("homeostat_runs_live", live)
     telemetry.replace("homeostat_series", {(s["name"],): float(s["series"]) for s in sources})
     telemetry.replace(

@@ -182,6 +182,7 @@ class Life(daemon.Daemon):
 
 USES = {
     "docker": lambda c: c.units("service:web"),
+    "fleet_http": lambda c: c.replicas("service:web"),
     "flag_file": lambda c: c.flag("beta"),
     "flag_http": lambda c: c.flag("beta"),
     "http_calls": lambda c: c.call("GET", f"{c.config.allow[0].url}x", None, f"k{time.monotonic()}", 5.0),

@@ -55,6 +55,7 @@ def everything(url: str, folder: Path, plant: Plant) -> dict[str, dict[str, Any]
         "deployments": {
             "github": plant("github"), "gitlab": plant("gitlab"), "generic": plant("generic"),
         },
+        "disks": {},
         "docker": {"service": "web", "labels": {"app": "web"}, "socket": str(gone / "docker.sock")},
         "elastic_logs": {**at("elastic_logs"), "api_key": plant("elastic-logs"), "window": 2, "delay": 1},
         "elastic_logs_2": {
@@ -71,6 +72,10 @@ def everything(url: str, folder: Path, plant: Plant) -> dict[str, dict[str, Any]
         "elastic_predictions_2": {
             "use": "elastic_predictions", **at("elastic_predictions_2"), "index": "rows", "model": "fraud",
             "user": "me", "password": plant("rows-2"),
+        },
+        "fleet_http": {
+            "service": "web", **at("fleet_http"), "headers": {"authorization": bearer("fleet")}, "timeout": 2,
+            "wait": 2,
         },
         "flag_file": {"service": "web", "may": ["beta"], "path": str(folder / "flags.json")},
         "flag_http": {
@@ -98,6 +103,7 @@ def everything(url: str, folder: Path, plant: Plant) -> dict[str, dict[str, Any]
         "kernel_log": {},
         "kubernetes": {**at("kubernetes"), "token": plant("kubernetes"), **kubernetes},
         "kubernetes_2": {"use": "kubernetes", "kubeconfig": str(folder / "kubeconfig"), **kubernetes, "service": "api"},
+        "kubernetes_nodes": {**at("kubernetes_nodes"), "token": plant("nodes"), "timeout": 2},
         "machine": {},
         "mail": {
             "server": "127.0.0.1", "port": 1, "security": "tls", "user": "me", "password": plant("mail"),

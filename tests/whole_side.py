@@ -189,6 +189,9 @@ class Whole:
         self.given["webhook"][headers["idempotency-key"]] += 1
         return {}
 
+    def _fleet_http(self, *_: Any) -> Any:
+        return {"replicas": 3, "ready": 3}
+
     def _trainer_http(self, *_: Any) -> Any:
         return {"id": "r1"}
 

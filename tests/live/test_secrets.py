@@ -261,7 +261,7 @@ def told(one, capfd, monkeypatch):
 
 MUCH = 100
 """Requests: some of each way to fail for each that asks by itself."""
-RUNS = 27
+RUNS = 29
 """That the driver starts."""
 
 
