@@ -263,7 +263,7 @@ class Daemon:
         )
         self.outbox = Outbox(
             self.record, self._ways, time.time, self._filled,
-            Router(config.people, self._facts, self._withheld), self._meant,
+            Router(config.people, self._facts, self._withheld), meant=self._meant,
         )  # fmt: skip
         self.archives = Archives(self.journal, self._archives, self.memory.last_decision)
         self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)

@@ -100,6 +100,7 @@ class Outbox:
         clock: Callable[[], float],
         fill: Callable[[Note], Note] = lambda note: note,
         router: Router | None = None,
+        *,
         meant: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._record = record
@@ -302,6 +303,19 @@ class Outbox:
             ) as error:  # a border: a bug here must not lose the notes after this one
                 log.exception("bug", where=f"notifier {address}")
                 gave_up = bug_in(address, error)
+        self._settle(address, queue, legs, fresh, note, gave_up)
+        return None
+
+    def _settle(  # noqa: PLR0917  # what `_try` has found
+        self,
+        address: str,
+        queue: _Queue,
+        legs: Sequence[Leg],
+        fresh: Sequence[Leg],
+        note: Note,
+        gave_up: str,
+    ) -> None:
+        """Write down what became of notes: delivered, or given up and why."""
         now = self._clock()
         if gave_up:
             log.error("note_given_up", way=address, note=note.key, error=gave_up)
@@ -317,7 +331,6 @@ class Outbox:
                 body |= {"in": note.key} if note.key != leg.note.key else {}
                 body |= {"sent": sent} if leg is fresh[0] and not note.event else {}
             self._record("told", leg.note.key, body, now)
-        return None
 
 
 def _held_until(leg: Leg, now: float) -> float:

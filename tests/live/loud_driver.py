@@ -37,7 +37,7 @@ def steps(url):
     yield Entity("service", "api"), "restart", "kubernetes_2", {}
     yield WEB, "scale", "docker", {"by": 1}
     yield WEB, "scale", "fleet_http", {"by": 1}
-    yield Entity("host", "n1"), "drain", "kubernetes_nodes", {}
+    yield Entity("host", "n1"), "cordon_node", "kubernetes_nodes", {}
     yield WEB, "restart", "systemd", {}
     yield WEB, "scale", "gunicorn", {"by": 1}
     yield REPLICA, "uncordon", "haproxy", {}
