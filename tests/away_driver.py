@@ -211,6 +211,10 @@ class Told:
         asked = {who: [round(at - began, 1) for at in times] for who, times in net.asked.items()}
         with contextlib.closing(life.journal.reader(life.state / "journal.sqlite")) as record:
             kinds = Counter(entry.kind for entry in record.read())
+            arrived = defaultdict(list)
+            for entry in record.read(("told",)):
+                if entry.subject and "gave_up" not in entry.body:
+                    arrived[entry.body["by"].partition("/")[0]].append(entry.subject)
         with contextlib.suppress(FileNotFoundError):
             paged = (outside.folder / "paged").read_text().splitlines()
             net.given["page"].update(json.loads(line)["key"] for line in paged)
@@ -223,7 +227,7 @@ class Told:
                  "found": [[str(a.series), round(a.onset - began, 1), a.road] for a in i.anomalies]}
                 for i in life.memory.incidents.values()
             ],
-            "began": began, "tried": {n: [round(at - began, 1) for at in some] for n, some in tries.items()},
+            "arrived": arrived, "began": began, "tried": {n: [round(at - began, 1) for at in some] for n, some in tries.items()},
             "behind": life.journal.head[0] - life.connectors.built["elastic_out"].position,
             "events": len(net.database("elastic_out").found("homeostat-*")) if net.elastic else 0,
             "bugs": life.bugs, "registered": list(registry.connector), "tally": {
