@@ -227,7 +227,8 @@ class Told:
                  "found": [[str(a.series), round(a.onset - began, 1), a.road] for a in i.anomalies]}
                 for i in life.memory.incidents.values()
             ],
-            "arrived": arrived, "began": began, "tried": {n: [round(at - began, 1) for at in some] for n, some in tries.items()},
+            "arrived": arrived, "began": began,
+            "tried": {n: [round(at - began, 1) for at in some] for n, some in tries.items()},
             "behind": life.journal.head[0] - life.connectors.built["elastic_out"].position,
             "events": len(net.database("elastic_out").found("homeostat-*")) if net.elastic else 0,
             "bugs": life.bugs, "registered": list(registry.connector), "tally": {

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 
 import httpx
 import pytest
@@ -33,20 +34,27 @@ async def test_a_secret_comes_back_neither_in_body_nor_headers_in_any_form():
 @pytest.fixture
 async def slow():
     """A server that answers when it may, and knows which connections are open."""
-    may, open_ = asyncio.Event(), set()
+    may, open_ = asyncio.Event(), {}
 
     async def serve(reader, writer):
-        open_.add(writer)
-        while await reader.readline():
-            if await reader.readuntil(b"\r\n\r\n"):
+        open_[writer] = asyncio.current_task()
+        with contextlib.suppress(asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
+            while await reader.readuntil(b"\r\n\r\n"):
                 await may.wait()
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-        open_.discard(writer)
+        del open_[writer]
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     yield may, open_, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     server.close()
+    serving = list(open_.values())
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)
+    await asyncio.sleep(0.01)  # what is closed says so in the next round of the loop
 
 
 async def until(what):
