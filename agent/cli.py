@@ -51,10 +51,12 @@ reference_app = typer.Typer(
 playbook_app = typer.Typer(
     help="Write playbooks: new, lint, test, plan, explain, graph.", no_args_is_help=True
 )
+slack_app = typer.Typer(help="Set Slack up: manifest, test.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(audit_app, name="audit")
 app.add_typer(reference_app, name="reference")
 app.add_typer(playbook_app, name="playbook")
+app.add_typer(slack_app, name="slack")
 
 ConfigPath = Annotated[
     Path | None,
@@ -209,6 +211,7 @@ def main() -> None:
         "cli_local",
         "cli_reference",
         "cli_versions",
+        "cli_slack",
     ):  # their commands, in the order of --help
         import_module(f"agent.{part_of}")
 

@@ -49,6 +49,7 @@ from agent.budget import Promise
 from agent.by_hand import Proposal
 from agent.calls import Names
 from agent.changes import of_reload
+from agent.chat import Chats
 from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
@@ -257,7 +258,7 @@ class Daemon:
         self.board = Board()
         self.connectors = Connectors(config, state)
         self.binding = Binding(config.services, self.host)
-        self.references = References(config.models, self._bug)
+        self.references = References(config.models, self.bug)
         self.models = ModelWatch(
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
@@ -286,25 +287,24 @@ class Daemon:
             self.history,
             state / "trained",
             lambda: self.world.now,
-            bugs=self._bug,
+            bugs=self.bug,
         )
         self.walk = Walk.wired(
             config, world=self.world, history=self.history, memory=self.memory, record=self.record,
             library=Library.load(self._playbook_dirs(), config), step_of=self._step_of,
             detector=self._make_detector,
         )  # fmt: skip
-        self.walk.bugs = self._bug
+        self.walk.bugs = self.bug
         self.walk.graph_past = self.graph_past
         self.correlator = self.walk.correlator
         self.training.watches = self.walk.monitor.watches
         self.forecasts = forecasts.Forecasts(
-            config.forecasts, self.walk.monitor.limits, self.history, self.world, bugs=self._bug
+            config.forecasts, self.walk.monitor.limits, self.history, self.world, bugs=self.bug
         )
         self.walk.foretold = self.forecasts.step
         self.first_frame = False
         self.desk: Desk
-        self.ticks = 0
-        self.late_ticks = 0
+        self.ticks = self.late_ticks = 0
         self.tick_s = 0.0
         self.bugs: dict[str, int] = {}
         self.draining = asyncio.Event()
@@ -317,6 +317,7 @@ class Daemon:
         ]
         self.reloaded: list[Callable[[], None]] = []
         self.intake: Intake | None = None
+        self.chats: Chats | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reloading = asyncio.Lock()
         self._saved = time.monotonic()
@@ -469,7 +470,7 @@ class Daemon:
             except AgentError as error:
                 log.warning("failed", what=what, error=str(error))
             except Exception as error:  # noqa: BLE001  # a border: whatever it was must not end the daemon
-                self._bug(what, error)
+                self.bug(what, error)
 
         task = asyncio.create_task(guarded(), name=what)
         self._tasks.add(task)
@@ -535,7 +536,7 @@ class Daemon:
             try:
                 self._tick()
             except Exception as error:  # noqa: BLE001  # the last border: a bug in a tick must not end the daemon
-                self._bug("tick", error)
+                self.bug("tick", error)
             self.tick_s = time.monotonic() - start
             sd_notify("WATCHDOG=1")
             due += TICK_S
@@ -868,7 +869,7 @@ class Daemon:
             try:
                 self.models.settle()
             except Exception as error:  # noqa: BLE001  # the border of counting
-                self._bug("rows that waited", error)
+                self.bug("rows that waited", error)
 
     def _save_state(self) -> None:
         self._settle()
@@ -972,9 +973,9 @@ class Daemon:
         except (AgentError, TimeoutError) as error:
             log.warning("connector_not_closed", connector=name, error=str(error) or "too slow")
         except Exception as error:  # noqa: BLE001  # a border: the others are closed, too
-            self._bug(f"closing {name}", error)
+            self.bug(f"closing {name}", error)
 
-    def _bug(self, where: str, error: Exception) -> None:
+    def bug(self, where: str, error: Exception) -> None:
         """Note an exception that nobody expected: once with its traceback, then counted."""
         if where not in self.bugs:
             log.error("bug", where=where, exc_info=error)

@@ -145,7 +145,11 @@ def settings(outside):
         made[name]["interval"] = 30  # not what this is about
     for second in [name for name in made if name.endswith(("_2", "_3"))]:
         del made[second]
-    del made["gunicorn"], made["units"]  # this host has neither
+    del (
+        made["gunicorn"],
+        made["units"],
+        made["slack"],
+    )  # this host has neither; it has a story of its own
     made["kubernetes"]["timeout"] = 5
     return made
 

@@ -135,6 +135,11 @@ def everything(url: str, folder: Path, plant: Plant) -> dict[str, dict[str, Any]
             "url": plant("write-url", f"{url}/write/{{}}"), "headers": {"authorization": bearer("write")}, "every": 2,
             "timeout": 2,
         },
+        "slack": {
+            "mode": "http", "channel": "C0123456789", "bot_token": plant("slack-bot"), "app_token": plant("slack-app"),
+            "signing_secret": plant("slack-signing"), "webhook": plant("slack-url", f"{url}/slack/{{}}"),
+            "api_url": f"{url}/slack/api/",
+        },
         "systemd": {"service": "web", "units": ["web.service"], "systemctl": "/bin/false"},
         "trainer": {
             "model": "fraud", "command": ["/usr/bin/env"], "env": ["SAY_TOKEN"], "timeout": 5,

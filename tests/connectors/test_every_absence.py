@@ -43,6 +43,7 @@ NO_OUTSIDE = {
     "machine": "this host",
     "old_files": "files of this host",
     "processes": "this kernel",
+    "slack": "its threads and the notes that they wait for: tests/connectors/test_slack.py",
     "systemd": "the manager of this host, asked by steps alone",
     "trainer": "a program of this host; how it outlives us: tests/connectors/test_trainer.py",
     "units": "the manager of this host: a systemctl that fails in tests/connectors/test_systemd_units.py",
