@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from agent.desk import Desk
 
 CHANGES: Final = frozenset({
-    "ack", "answer", "approve", "deny", "run", "undo", "silence", "unsilence", "mute", "mode", "page", "noise", "real", "pause",
-    "resume",
+    "ack", "answer", "approve", "deny", "run", "undo", "silence", "unsilence", "mute", "mode", "page", "noise", "real",
+    "pause", "resume",
 })  # fmt: skip
 """Commands that change something."""
 _OF_RUNS: Final = frozenset({"approve", "deny", "undo", "start"})
