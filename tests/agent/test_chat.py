@@ -144,7 +144,8 @@ async def test_what_was_remembered_is_there_after_a_restart_the_newest_word(stor
         ({"routes": [{"to": [{"way": "chat", "channel": "#wine"}]}]}, "", ("#wine", 0.0)),
         ({"routes": [{"to": ["mail"]}]}, "", None),
         ({"routes": [{"when": "severity == 'page'", "to": ["mail"]}, {"to": ["chat"]}]}, "", ("", 0.0)),
-        ({"escalation": [{"to": ["chat"]}]}, "", None),
+        ({"escalation": [{"after": "10m", "to": ["chat"]}]}, "", None),
+        ({"escalation": [{"to": ["chat"]}]}, "", ("", 0.0)),
         ({}, "snoozed by olga", ("", 60.0)),
     ],
 )  # fmt: skip
