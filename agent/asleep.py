@@ -87,6 +87,9 @@ class Asleep:
         """A change joins incidents; without a daemon there is nobody to let it."""
         raise _dead(f"the change of {change.entity.id} is not taken")
 
+    def dismiss(self, sender: str) -> None:
+        """Nothing is expected of anybody."""
+
     def sources(self) -> list[SourceView]:
         """We have no eyes now."""
         return []

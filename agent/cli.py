@@ -28,6 +28,18 @@ OK: Final = 0
 PROBLEMS: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
+_PARTS: Final = (
+    "cli_ask",
+    "cli_report",
+    "cli_act",
+    "cli_playbook",
+    "cli_replay",
+    "cli_local",
+    "cli_reference",
+    "cli_versions",
+    "cli_slack",
+)
+"""Where commands are, in the order of --help."""
 
 app = typer.Typer(
     name="homeostat",
@@ -200,17 +212,8 @@ def tell(error: AgentError, as_json: bool) -> int:
 
 def main() -> None:
     """Run the command line; never shows a traceback for what is expected."""
-    for part_of in (
-        "cli_ask",
-        "cli_report",
-        "cli_act",
-        "cli_playbook",
-        "cli_replay",
-        "cli_local",
-        "cli_reference",
-        "cli_versions",
-        "cli_slack",
-    ):  # their commands, in the order of --help
+    # the daemon lives for months: it holds no command but its own
+    for part_of in ("cli_local",) if sys.argv[1:2] == ["run"] else _PARTS:
         import_module(f"agent.{part_of}")
 
     try:

@@ -126,10 +126,20 @@ class Collector:
         """Put what came into the inbox."""
         self._inbox.extend(self.possible.apply(x) if isinstance(x, Frame) else x for x in arrivals)
 
-    def heard(self, name: str, interval_s: float, at: float, series: int) -> None:
+    def heard(self, name: str, interval_s: float, at: float, series: int, now: float) -> None:
         """Note that something was pushed: who was heard once is blind when it falls silent."""
         h = self.health.setdefault(name, Health(name, interval_s, started=at))
         h.interval_s, h.last_ok, h.series = interval_s, at, series
+        if h.blind(now) and not h.error:
+            h.error = "nothing comes from it any more"
+            log.warning("sender_silent", source=name, after_s=round(now - at))
+        elif h.error and not h.blind(now):
+            h.error = ""
+            log.info("source_back", source=name)
+
+    def dismiss(self, name: str) -> None:
+        """Expect nothing more of a sender."""
+        self.health.pop(name, None)
 
     async def take(self, source: str, arrivals: Sequence[Arrival]) -> None:
         """Take what a receiver was sent, or a log held; returns when its rows are counted. None is given up then."""
@@ -156,6 +166,8 @@ class Collector:
         """Stop asking one source (after a reload)."""
         self.possible.forget(name)
         self._covering.pop(name, None)
+        for sender in [key for key in self.health if key.startswith(f"{name}/")]:
+            self.dismiss(sender)
         for key in (name, f"{name}.feed"):
             task = self._tasks.pop(key, None)
             self.health.pop(key, None)
@@ -303,6 +315,6 @@ class Collector:
         """Return the interval at which this source keeps to its share, once all together cost too much."""
         if sum(x.cpu_ratio for x in self.health.values()) <= self.cpu_budget:
             return h.interval_s
-        share = self.cpu_budget / max(1, len(self.health))
+        share = self.cpu_budget / max(1, len(self._tasks))
         now = max(h.interval_s, h.stretched_s)
         return max(h.interval_s, min(_LONGEST_REST_S, now * h.cpu_ratio / share))

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import fcntl
 import inspect
+import linecache
 import os
 import signal
 import socket
@@ -41,7 +42,7 @@ from agent import (
     telling,
     web,
 )
-from agent.abilities import Able, acting, meant_for
+from agent.abilities import Able, able, acting, meant_for
 from agent.archives import Archives
 from agent.board import Board
 from agent.budget import Promise
@@ -69,6 +70,7 @@ from agent.mutes import Mutes
 from agent.objectives import aims_of, limits_of
 from agent.outbox import Outbox
 from agent.pipeline import Moment, Walk, again, bank, record_plan
+from agent.plans import Plan
 from agent.playbook import Library
 from agent.playbook.library import folders
 from agent.ports import (
@@ -92,7 +94,7 @@ from agent.ports import (
 from agent.pulses import Pulses
 from agent.references import References
 from agent.routing import Router
-from agent.runner import Plan, Runner
+from agent.runner import Runner
 from agent.runs_store import store_of
 from agent.scene import Scene
 from agent.sinks import Sinks
@@ -173,16 +175,17 @@ class Connectors:
         """Return the connector that has an ability: named, or the only one, or the one for this service."""
         if ability is None:
             return None
-        if via is not None and via not in self.built:
+        if via is not None and via not in {*self.built, *self.faults}:
             raise Refused(
                 f"no connector is called {via!r}: name one of {', '.join(sorted(self.built))}"
             )
-        able = [
+        found = [
             Able(name, meant_for(vars(c.config)))
             for name, c in self.built.items()
             if isinstance(c, ability)
         ]
-        return self.built[acting(able, via, ability.__name__, target).name]
+        found += [one for one in able(self._config, ability) if one.name in self.faults]
+        return self.built[acting(found, via, ability.__name__, target, self.faults).name]
 
 
 def wanted_connectors(config: Config) -> dict[str, ConnectorConfig]:
@@ -270,6 +273,7 @@ class Daemon:
                 halted=self._paused_file,
                 written=lambda: self.journal.pending == 0,
                 standing=self.standing,
+                patience=lambda plan: guard.patience(self.incident(plan.incident), self.world),
             ),
         )
         self.training = Training(
@@ -281,7 +285,7 @@ class Daemon:
         )
         self.walk = Walk.wired(
             config, world=self.world, history=self.history, memory=self.memory, record=self.record,
-            library=Library.load(self._playbook_dirs(), config), step_of=self._step_of,
+            library=self._library(config), step_of=self._step_of,
             detector=self._make_detector,
         )  # fmt: skip
         self.walk.bugs = self.bug
@@ -485,6 +489,7 @@ class Daemon:
         self._load_state()
         site = await web.start(self)
         schedule = self._schedule()
+        linecache.clearcache()  # the docstrings of what people write were read in the sources
         self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
         log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
         self.outbox.restore(self.journal)
@@ -585,7 +590,7 @@ class Daemon:
         frames += [a for a in arrivals if isinstance(a, Frame)]
         frames += [self.collector.possible.apply(f) for f in self.board.frames(now)]
         for source, (every_s, ago_s, series) in self.board.heard().items():
-            self.collector.heard(source, every_s, now - ago_s, series)
+            self.collector.heard(source, every_s, now - ago_s, series, now)
         # measured before the clock was set back, come after it: the future would make all the rest look stale
         frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
         if self.models.busy:
@@ -596,6 +601,11 @@ class Daemon:
             frames.append(foretold)
         changes = [a for a in arrivals if isinstance(a, Change)]
         return frames, changes, [a for a in arrivals if isinstance(a, Signal)]
+
+    def dismiss(self, sender: str) -> None:
+        """Expect nothing more of a sender whose token was taken away."""
+        for eye in self.board.dismiss(sender):
+            self.collector.dismiss(eye)
 
     def count(self, rows: Bulk) -> None:
         """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""
@@ -723,6 +733,11 @@ class Daemon:
             if self.connectors.built.get(name) is source:  # not taken out of config meanwhile
                 self.collector.add(name, source, wanted.interval)
 
+    def _library(self, config: Config) -> Library:
+        library = Library.load(self._playbook_dirs(), config)
+        library.unbuilt(self.connectors.faults)
+        return library
+
     def receivers(self) -> dict[str, Receiver]:
         """Return the connectors that others push to."""
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Receiver)}
@@ -770,7 +785,7 @@ class Daemon:
         """Put onto the map what a person wrote: services, edges that there are, edges that there are not."""
         graph = self.config.topology
         hide = [EdgePattern(e.kind or "", e.src, e.dst) for e in graph.remove]
-        self.world.topology.configure(edges_of(self.config), hide, time.time())
+        self.world.topology.configure(edges_of(self.config), hide, time.time(), graph.labels)
         self.world.topology.drop(BINDING)
         self.binding.start(self.world.topology)
 
@@ -890,7 +905,7 @@ class Daemon:
         sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = load(self.config_path)
-            library = Library.load(self._playbook_dirs(), config)
+            library = self._library(config)
         except ConfigError as error:
             for fault in error.faults:
                 log.error("reload_refused", fault=str(fault))

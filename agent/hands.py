@@ -31,16 +31,17 @@ from agent import registry
 from agent.codec import canonical, pack, unpack
 from agent.conditions import Holding, conditions
 from agent.config import Config
+from agent.course import Held, Passage, Verified
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.expr import UNKNOWN, expressions, interpolate
 from agent.journal import Unwritten
 from agent.memory import Memory, acted_at
 from agent.model import ENDED, Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
+from agent.plans import Acted, Plan, PlannedStep
 from agent.ports import Done, Note, Notifier, Silencer, Step, Undo
 from agent.questions import Asker, OwnQuestions
 from agent.record import owner_of, treated, untreated
-from agent.runner import Acted, Held, Passage, Plan, PlannedStep, Verified
 from agent.scene import Scene
 from agent.silences import OwnSilences
 from agent.symptoms import symptoms_of
@@ -117,8 +118,6 @@ class Eyes(Protocol):
 
 Stage = Literal["first", "next", "undo"]
 Standing = Callable[[Plan, Stage], str]
-_PATIENCE_S: Final = 60.0
-"""So long a run that has done nothing yet waits for leave; then its evidence is old, and the walk decides anew."""
 
 
 class _Everybody:
@@ -148,13 +147,14 @@ class _Try:
 
 
 class RealHands:
-    """`agent.runner.Hands` over registered verbs, the journal and the scene.
+    """`agent.course.Hands` over registered verbs, the journal and the scene.
 
     resolve   finds the connector for an ability
     record    appends to the journal and folds into `memory`
     halted    whether a file says that everything is paused
     written   whether the record is really on disk; for a `record` that does not raise when it is not
     standing  why a run may not do its next step now, beside a pause of its target; "" = it may
+    patience  how many seconds a run that has done nothing yet waits for that, then the walk decides anew
     clock     unix seconds
     """
 
@@ -168,9 +168,11 @@ class RealHands:
         halted: Callable[[], bool] = lambda: False,
         written: Callable[[], bool] = lambda: True,
         standing: Standing = lambda _plan, _stage: "",
+        patience: Callable[[Plan], float] = lambda _plan: 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._standing = standing
+        self._patience = patience
         self._resolve = resolve
         self._record = record
         self._memory = memory
@@ -280,7 +282,7 @@ class RealHands:
                 await self.report(replace(run, state="paused", text=why))
                 await self._held_back(plan, run, why)
                 waited.append(self._clock())
-            if first and not paused and not 0 <= self._clock() - waited[0] < _PATIENCE_S:
+            if first and not paused and not 0 <= self._clock() - waited[0] < self._patience(plan):
                 await self.report(run)
                 return Passage("", f"nothing was done: {why}")
             await self._eyes.tick()
@@ -673,8 +675,16 @@ class RealHands:
     async def hold(
         self, plan: Plan, step: PlannedStep, since: float, results: Mapping[str, Any]
     ) -> Held:
-        """Wait until a temporary measure is over: its conditions have held, or its time is up."""
+        """Wait until a temporary measure is over: its conditions have held, or its time is up.
+
+        One that did not help, where the next playbook may try, is over at once: held, it would keep that one away.
+        """
         until = step.until
+        run = self._memory.runs.get(plan.run_id)
+        outcome = run.outcome if run is not None else None
+        gives_way = plan.verify is not None and plan.verify.otherwise == "next"
+        if gives_way and outcome is not None and outcome.verdict != "helped" and not outcome.well:
+            return Held(self._clock(), "it did not help: the next one may try")
         if until is None:
             return Held(self._clock(), "it has no end of its own")
         holding = Holding(conditions(until.is_, until.for_))

@@ -471,6 +471,10 @@ class Living:
         """Hand a change to the next tick."""
         self._daemon.collector.push([change])
 
+    def dismiss(self, sender: str) -> None:
+        """Expect nothing more of a sender."""
+        self._daemon.dismiss(sender)
+
     def sources(self) -> list[SourceView]:
         """How our eyes are."""
         d = self._daemon
@@ -486,7 +490,7 @@ class Living:
                 "interval_s": h.interval_s, "stretched": h.stretched_s > h.interval_s,
                 "error": h.error, "series": h.series, "poll_s": h.poll_s, "cpu_ratio": h.cpu_ratio,
                 "impossible": d.collector.possible.refused.get(name, 0),
-                "trust": d.world.trusts.get(name, "local"),
+                "trust": d.world.trusts.get(name.partition("/")[0], "local"),
                 "learning": None if learns is None else {
                     "ready": bool(learns["ready"]), "rows": int(learns["rows"] or 0),
                     "since": learns["since"], "ready_in_s": float(learns["ready_in_s"] or 0.0),
@@ -554,7 +558,7 @@ class Living:
              "causes": [p.because.cause], "limits": [
                  {"by": "playbook", "mode": p.mode, "reason": ""},
                  {"by": "agent.yaml", "mode": mode, "reason": ""},
-                 {"by": "abilities", "mode": p.cap(), "reason": ""}]}
+                 {"by": "abilities", "mode": "observe" if p.broken else p.cap(), "reason": p.broken}]}
             for p in self._daemon.walk.library.playbooks.values()
         ]  # fmt: skip
 
