@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from agent.authority import Person
+from agent.away import Away
 from agent.budget import Ledger, Promise
 from agent.codec import pack
 from agent.config import Config
@@ -108,6 +109,10 @@ class Asleep:
 
     def faults(self) -> list[str]:
         """What is wrong is said once, by whoever asked."""
+        return []
+
+    def away(self) -> list[Away]:
+        """As `sources`."""
         return []
 
     def hints(self) -> list[str]:

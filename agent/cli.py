@@ -23,6 +23,7 @@ import typer
 
 from agent import control
 from agent.errors import AgentError, ConfigError, Fault, Unavailable
+from agent.strike import last_words
 
 OK: Final = 0
 PROBLEMS: Final = 1
@@ -51,6 +52,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # it prints local variables
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 token_app = typer.Typer(help="Tokens to act over HTTP: add, list, revoke.", no_args_is_help=True)
@@ -222,4 +224,7 @@ def main() -> None:
         sys.exit(tell(error, "--json" in sys.argv[1:]))
     except BrokenPipeError:  # `homeostat runs | head`
         sys.stderr.close()
+        sys.exit(PROBLEMS)
+    except Exception as bug:  # noqa: BLE001  # the border of the command line
+        last_words(type(bug), bug, bug.__traceback__)
         sys.exit(PROBLEMS)

@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 
 from agent import __version__, graph, views
 from agent.authority import ROLES, Forbidden, Person, Token, Tokens
+from agent.away import Away
 from agent.budget import (
     DAY_S,
     LOOK_BACK_DAYS,
@@ -374,6 +375,10 @@ class Hooks(Protocol):
 
     def faults(self) -> list[str]:
         """What a person must mend: history on a full disk, connectors that could not be made."""
+        ...
+
+    def away(self) -> list[Away]:
+        """Who outside does not do what it is asked for."""
         ...
 
     def hints(self) -> list[str]:

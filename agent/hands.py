@@ -44,6 +44,7 @@ from agent.questions import Asker, OwnQuestions
 from agent.record import owner_of, treated, untreated
 from agent.scene import Scene
 from agent.silences import OwnSilences
+from agent.strike import bug_in
 from agent.symptoms import symptoms_of
 from agent.units import say_duration
 from agent.verify import judge
@@ -491,7 +492,7 @@ class RealHands:
             return None
         except Exception as error:  # the border to the verb: a bug may have left anything
             log.exception("bug", where=f"verb {way.planned.use}", run=way.plan.run_id)
-            text = f"a bug in the verb {way.planned.use}: {type(error).__name__}: {error}"
+            text = bug_in(f"the verb {way.planned.use}", error)
             return self._unclear_end(way.plan, way.planned, way.started, text)
         return self._done(way, done, "adopted" if adopted else "done")
 
@@ -650,7 +651,7 @@ class RealHands:
                 return "refused", str(error)
             except Exception as error:  # the border between us and the verb
                 log.exception("bug", where=f"undo of {step.use}", run=plan.run_id)
-                return "failed", f"a bug in the undo of {step.use}: {type(error).__name__}: {error}"
+                return "failed", bug_in(f"the undo of {step.use}", error)
             await asyncio.sleep(_back_off(repeat, problem))
         text = _unanswered(ready, problem, step.timeout, tries)
         return ("failed" if isinstance(problem, Unavailable) else "uncertain"), text

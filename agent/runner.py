@@ -33,6 +33,7 @@ from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Outcome, Run
 from agent.plans import Plan
 from agent.runs_store import RunsStore
+from agent.strike import bug_in
 
 log = structlog.get_logger()
 
@@ -280,7 +281,7 @@ class Runner:
             return {"error": type(error).__name__, "text": str(error)}
         except Exception as error:  # the border between runs and what they call: a bug ends the run, not the daemon
             log.exception("bug", where=f"run {run_id}, {name}")
-            return {"error": "Refused", "text": f"a bug in {name}: {type(error).__name__}: {error}"}
+            return {"error": "Refused", "text": bug_in(name, error)}
 
     async def carry(self, packed: dict[str, Any]) -> dict[str, Any]:
         """Carry out a plan; the body of the workflow. Returns the run as it ended, packed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -19,6 +19,7 @@ from pydantic import Field
 
 from agent.api import Views, Way, make_app
 from agent.authority import Person, Tokens
+from agent.away import Away
 from agent.budget import Ledger, Word
 from agent.by_hand import Proposal
 from agent.chat import Chats
@@ -34,6 +35,7 @@ from agent.desk import (
 )
 from agent.digest import DigestView
 from agent.doors import Site, bound, open_doors, socket_path, split_address
+from agent.errors import Refused
 from agent.events import Events
 from agent.filling import Forecast
 from agent.graph import TopologyView
@@ -70,6 +72,8 @@ from agent.views import (
 )
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
     from agent.config import Config
     from agent.daemon import Daemon
     from agent.journal import Entry, JournalReader
@@ -543,6 +547,12 @@ class Living:
             )
         return out
 
+    def away(self) -> list[Away]:
+        """Who outside does not do what it is asked for."""
+        d = self._daemon
+        asked = (d.outbox, d.archives, d.sinks, d.pulses, d.mutes)
+        return [*d.collector.away.told(), *(one for some in asked for one in some.away())]
+
     def hints(self) -> list[str]:
         """What may be meant otherwise."""
         return [
@@ -627,6 +637,17 @@ def health(desk: Desk, wall: float) -> dict[str, Any]:
             s["name"]: {"state": s["state"], "age_s": s["age_s"], "error": s["error"]}
             for s in sources
         },
+        "away": [
+            {
+                "connector": one.connector,
+                "what": one.what,
+                "why": one.why,
+                "since": round(wall - one.for_s, 1),
+                "again_s": round(one.again_s, 1),
+                "waiting": one.waiting,
+            }
+            for one in h.away()
+        ],
         "journal_pending": h.pending,
         "paused": [p["key"] for p in desk.pauses()],
     }
@@ -788,37 +809,65 @@ async def start(daemon: Daemon) -> Site:
         telemetry.add("homeostat_received_bytes_total", size, source=source)
         telemetry.add("homeostat_received_refused_total", refused, source=source)
 
-    counting = daemon.counting
-    counting.tally = tally
-    inlets = Inlets(
-        daemon.bulk_receivers(), counting, lambda scope: scope["state"]["person"],
-        lambda: daemon.config.ingest_models, SMALL,
-    )  # fmt: skip
-    app = make_app(
-        ways(desk),
-        Views(lambda: health(desk, time.time()), lambda: ready(desk), metrics),
-        tokens,
-        events,
-        telemetry,
-        receivers={name: receiver.routes() for name, receiver in daemon.receivers().items()},
-        inlets=inlets,
-        push=daemon.collector.take,
-        public_url=config.public_url,
+    daemon.counting.tally = tally
+    front = _Front(
+        daemon,
+        lambda inlets: make_app(
+            ways(desk),
+            Views(lambda: health(desk, time.time()), lambda: ready(desk), metrics),
+            tokens,
+            events,
+            telemetry,
+            receivers={name: receiver.routes() for name, receiver in daemon.receivers().items()},
+            inlets=inlets,
+            push=daemon.collector.take,
+            public_url=daemon.config.public_url,
+        ),
     )
     host, port = split_address(config.listen)
     ingest = bound(config.ingest_listen, "ingest_listen") if config.ingest_listen else None
     site = await open_doors(
-        app, events, host=host, port=port, uds=daemon.state / "agent.sock",
+        front, events, host=host, port=port, uds=daemon.state / "agent.sock",
         metrics=config.metrics_listen, ingest=f"unix:{daemon.state / FORWARD}" if ingest else "",
     )  # fmt: skip
-    daemon.reloaded.append(lambda: inlets.mounted.update(mounted(daemon.bulk_receivers())))
+    daemon.reloaded.append(front.again)
     if ingest is not None:
-        _take_in(daemon, site, ingest, counting)
+        _take_in(daemon, site, ingest, daemon.counting)
     daemon.reloaded.append(chats.turn)
     site.beside.append(chats.close)
     chats.turn()
     log.info("doors_open", console=f"http://{host}:{site.port}/")
     return site
+
+
+class _Front:
+    """The application as the connectors of now make it: receivers come and go with a reload.
+
+    Raises Refused when two of them claim one path; after a reload that is told, and those of before stay.
+    """
+
+    def __init__(self, daemon: Daemon, make: Callable[[Inlets], ASGIApp]) -> None:
+        self._daemon = daemon
+        self._make = make
+        self._inlets = Inlets(
+            daemon.bulk_receivers(), daemon.counting, lambda scope: scope["state"]["person"],
+            lambda: daemon.config.ingest_models, SMALL,
+        )  # fmt: skip
+        self._app = make(self._inlets)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self._app(scope, receive, send)
+
+    def again(self) -> None:
+        """Make it anew."""
+        before = self._inlets.mounted
+        self._inlets.mounted = mounted(self._daemon.bulk_receivers())
+        try:
+            self._app = self._make(self._inlets)
+        except Refused as error:
+            self._inlets.mounted = before
+            log.error("ways_in_refused", error=str(error))
 
 
 def _chats(daemon: Daemon, desk: Desk) -> Chats:

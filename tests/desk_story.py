@@ -204,6 +204,9 @@ class StoryHooks:
     def faults(self):
         return []
 
+    def away(self):
+        return []
+
     def hints(self):
         return ["objective host.disk_utilization_ratio at most 0.9: no series has mount=/dta"]
 
