@@ -277,6 +277,12 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Play here, and keep it to look into.")
     ] = None,
+    more: Annotated[
+        Path | None,
+        typer.Option(
+            "--with", metavar="FILE", help="Show it to these connectors, too: Slack, mail."
+        ),
+    ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Lines instead of a live picture.")
     ] = False,
@@ -288,13 +294,15 @@ def demo(
     the daemon on `auto` for exactly these; injects faults one after another; ends with a score card. Everything
     lives in a folder of its own. With --belief the agent itself is put to the test: killed in the middle of a roll
     back, given a wrong playbook, blinded, crossed by a person, paused, and shown the same symptom everywhere.
+    FILE of --with is an agent.yaml with nothing but `connectors:`.
     """
+    from agent.demo.settings import more_connectors
     from agent.demo.stage import demo as play
 
     try:
         code = play(
             seed=seed, suggest=suggest, belief=belief, only=only or (), json_out=json_out, keep=keep,
-            plain=plain or as_json, out=sys.stderr if as_json else None,
+            more=more_connectors(more) if more else {}, plain=plain or as_json, out=sys.stderr if as_json else None,
         )  # fmt: skip
     except ValueError as error:
         said, _, remedy = str(error).partition(": ")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -45,6 +48,7 @@ def demo_run(tmp_path_factory):
     """Run the demo once a session, as a user would, and return what it wrote: card, exit code, output.
 
     seen   what a browser saw of its console meanwhile; {} where there is no Chromium
+    slack  the stand-in for Slack that it was told in; None where its client is not installed
     """
     from camera import Camera
 
@@ -56,8 +60,11 @@ def demo_run(tmp_path_factory):
             "--keep", str(folder / "kept")]  # fmt: skip
     said, faults = [], folder / "err"
     with (
+        _slack_beside(folder, argv) as (slack, env),
         faults.open("wb") as err,
-        subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, stderr=err, text=True) as demo,
+        subprocess.Popen(
+            argv, cwd=folder, stdout=subprocess.PIPE, stderr=err, text=True, env=env
+        ) as demo,
     ):
         late = threading.Timer(420, demo.kill)
         late.start()
@@ -72,4 +79,35 @@ def demo_run(tmp_path_factory):
             seen = camera.end() if camera is not None else {}
     found = json.loads(card.read_text()) if card.exists() else {}
     return {"card": found, "code": code, "out": "".join(said), "err": faults.read_text(),
-            "kept": folder / "kept", "seen": seen, "pictures": folder / "pictures"}  # fmt: skip
+            "kept": folder / "kept", "seen": seen, "pictures": folder / "pictures", "slack": slack}  # fmt: skip
+
+
+@contextlib.contextmanager
+def _slack_beside(folder, argv):
+    """Let the demo also be told in a stand-in for Slack, which lives in a loop of its own; yields it, and the env."""
+    if importlib.util.find_spec("slack_sdk") is None or importlib.util.find_spec("aiohttp") is None:
+        yield None, None
+        return
+    from slack_side import APP, BOT, CHANNEL, SlackSide
+
+    slack, loop = SlackSide(), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def wait(what):
+        return asyncio.run_coroutine_threadsafe(what, loop).result(30)
+
+    serving = slack.serving()
+    wait(serving.__aenter__())
+    try:
+        told = folder / "slack.yaml"
+        told.write_text(
+            "connectors:\n"
+            f"  slack: {{channel: {CHANNEL}, api_url: '{slack.url}/api/', severities: [page, warning]}}\n"
+        )
+        argv += ["--with", str(told)]
+        yield slack, {**os.environ, "SLACK_BOT_TOKEN": BOT, "SLACK_APP_TOKEN": APP}
+    finally:
+        wait(serving.__aexit__(None, None, None))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -46,10 +46,11 @@ def free_port() -> int:
 
 @dataclass(slots=True)
 class Ground:
-    """The folder, its ports and its processes."""
+    """The folder, its ports and its processes. more: further connectors, who else should see the show."""
 
     folder: Path
     seed: int
+    more: Mapping[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     world: World = field(default_factory=World)
     _alive: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)

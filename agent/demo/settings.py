@@ -20,7 +20,9 @@ from agent.config import Config, load
 from agent.demo.card import differences
 from agent.demo.ground import MODEL, SERVICE, SESSION_NICE, Ground
 from agent.demo.load import DAY_S, LABEL_S
+from agent.errors import ConfigError
 from agent.model import Mode
+from agent.strict import read
 
 HEAD: Final = "Written by `homeostat demo`."
 ACCURACY: Final = 0.88
@@ -101,6 +103,7 @@ def agent_yaml(
                 }
                 for name, at in fronts.items()
             },
+            **ground.more,
         },
         "services": [
             {
@@ -122,6 +125,22 @@ def agent_yaml(
             ),
         ],
     }  # fmt: skip
+
+
+def more_connectors(path: Path) -> dict[str, Any]:
+    """Return the connectors of a file that has nothing else; raises ConfigError."""
+    document = read(path)
+    faults = [*document.faults]
+    for key in document.data:
+        if key != "connectors":
+            remedy = "leave it away: the demo writes the rest of its agent.yaml itself"
+            faults.append(document.fault((key,), f"`{key}` is not taken here", remedy))
+    some = document.data.get("connectors") or {}
+    if not faults and not isinstance(some, dict):
+        faults.append(document.fault(("connectors",), "is no mapping", "write `slack: {...}`"))
+    if faults:
+        raise ConfigError(faults)
+    return dict(some)
 
 
 def compressed() -> list[str]:

@@ -24,8 +24,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Final, TextIO
+from types import FrameType, MappingProxyType
+from typing import Any, Final, TextIO
 
 import httpx
 from rich.console import Console as Screen
@@ -159,6 +159,7 @@ def demo(
     plain: bool = False,
     json_out: Path = Path("build/demo.json"),
     keep: Path | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
     out: TextIO | None = None,
 ) -> int:
     """Run the demo; return 0 only when every fault was detected, named, healed, and nothing else was touched.
@@ -169,6 +170,7 @@ def demo(
     suggest   the agent only suggests; a person at the terminal presses approve; `press`: it is pressed for them
     plain     lines only, nothing that moves
     keep      folder to play in, kept afterwards; default: a temporary one
+    more      further connectors of the agent, as agent.yaml has them: who else should see it
     Raises ValueError, `problem: remedy`, for a name that nobody knows and for libraries that are not installed.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
@@ -194,7 +196,7 @@ def demo(
             else None
         )
         progress = Progress(screen, live)
-        ground = Ground(stack.enter_context(_folder(keep)), seed)
+        ground = Ground(stack.enter_context(_folder(keep)), seed, more)
         stack.callback(ground.end)
         try:
             return _play(

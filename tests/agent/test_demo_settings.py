@@ -10,6 +10,7 @@ from agent.authority import Tokens
 from agent.config import load
 from agent.demo import settings
 from agent.demo.ground import Ground
+from agent.errors import ConfigError
 from agent.playbook import Library
 
 
@@ -105,3 +106,28 @@ def test_comments_stand_on_top(ground):
     write(ground)
     assert ground.config.read_text().startswith("# words\n# for people\n")
     assert yaml.safe_load(ground.config.read_text())["mode"] == "auto"
+
+
+def test_more_connectors_see_the_show(ground, tmp_path):
+    path = tmp_path / "more.yaml"
+    path.write_text("connectors:\n  slack: {channel: C0123456789}\n")
+    ground.more = settings.more_connectors(path)
+    about = settings.agent_yaml(ground, 8899, 0.2, mode="auto")
+    assert about["connectors"]["slack"] == {"channel": "C0123456789"}
+    assert "gunicorn" in about["connectors"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mode: auto\n", "`mode` is not taken here"),
+        ("connectors: [slack]\n", "is no mapping"),
+        ("connectors: {a: 1, a: 2}\n", "written twice"),
+    ],
+)
+def test_what_is_no_connector_is_told_with_its_place(tmp_path, text, said):
+    path = tmp_path / "more.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said) as error:
+        settings.more_connectors(path)
+    assert error.value.faults[0].line == 1
