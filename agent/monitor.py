@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -210,6 +210,24 @@ class Watch:
     def laid(self) -> set[Limit]:
         """Limits that lie over a series here."""
         return set(self._broken.limit)
+
+    def abnormal(self) -> list[int]:
+        """Return which columns are abnormal now, by a detector or by a limit."""
+        broken = {int(c) for c in self._broken.column[self._broken.on]}
+        return sorted(broken | {self._index[s] for s in self._episodes if s in self._index})
+
+    def expected(self, i: int) -> tuple[float, float]:
+        """Return the band that is expected of a column now, as its detector has it; NaN = it has none."""
+        episode = self._episodes.get(self._series[i])
+        if self._detector is None or not self.rows:
+            return math.nan, math.nan
+        why = self._detector.explain(i) if episode is None else episode.why
+        return why.low, why.high
+
+    def limits(self) -> Iterator[tuple[Series, float, float]]:
+        """Yield which limits lie over which series: low, high; NaN = open."""
+        for limit, column in zip(self._broken.limit, self._broken.column.tolist(), strict=True):
+            yield self._series[column], limit.low, limit.high
 
     def take(self, frame: Frame) -> list[Anomaly]:
         """Return what is abnormal now, and what has just ended (with `end` set)."""

@@ -59,6 +59,7 @@ class MetricDef:
     buckets: tuple[float, ...] = ()
 
 
+_SLOW: Final = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0)
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -70,8 +71,8 @@ def _c(name: str, help_: str, *labels: str, unit: str = "") -> MetricDef:
     return MetricDef(f"homeostat_{name}_total", "counter", unit, help_, labels)
 
 
-def _h(name: str, help_: str, *labels: str) -> MetricDef:
-    return MetricDef("homeostat_" + name, "histogram", "seconds", help_, labels, _FAST)
+def _h(name: str, help_: str, *labels: str, buckets: tuple[float, ...] = _FAST) -> MetricDef:
+    return MetricDef("homeostat_" + name, "histogram", "seconds", help_, labels, buckets)
 
 
 _DEFS: Final = (
@@ -95,6 +96,30 @@ _DEFS: Final = (
     # ---- incidents and the alarm budget
     _c("incidents", "incidents opened", "severity"),
     _g("incidents_open", "incidents that are not resolved", "severity"),
+    _g(
+        "incident_opened_timestamp_seconds",
+        "when an open incident was opened, unix time; the newest 50, pages first",
+        "incident",
+        "severity",
+        "state",
+        "entity",
+        "cause",
+        unit="seconds",
+    ),
+    _h(
+        "incident_detect_seconds",
+        "time from the first abnormal moment of its series to the opening of an incident",
+        "severity",
+        buckets=_SLOW,
+    ),
+    _h(
+        "incident_heal_seconds",
+        "time from the opening of an incident to when what opened it was well for good; by homeostat: a run of it helped",
+        "severity",
+        "by",
+        buckets=_SLOW,
+    ),
+    _c("changes", "changes that were told or noticed; by homeostat or by others", "kind", "by"),
     _c("pages", "incidents that paged"),
     _g("pages_last_week", "incidents of the last seven days that paged"),
     _g("false_pages_last_week", "of those, how many a person called false: the measured rate"),
@@ -132,6 +157,23 @@ _DEFS: Final = (
     _c("gates_closed", "times that a gate held a playbook back", "gate"),
     _c("runs", "runs that ended; verdict none = it did not act", "playbook", "verdict"),
     _g("runs_live", "runs that have not ended", "state"),
+    _g(
+        "run_started_timestamp_seconds",
+        "when a run that has not ended was started, unix time; the newest 50",
+        "run",
+        "playbook",
+        "entity",
+        "state",
+        "mode",
+        "incident",
+        unit="seconds",
+    ),
+    _h(
+        "run_seconds",
+        "time from the start of a run that acted to its end",
+        "verdict",
+        buckets=_SLOW,
+    ),
     _g("pauses", "pauses in force; scope * = everything stands still", "scope"),
     _g("silences", "silences in force"),
     _g("mode_ceiling", "1 for the mode that no playbook may exceed", "mode"),
@@ -156,12 +198,33 @@ _DEFS: Final = (
         "outcome",
     ),
     _g("sink_samples_waiting", "samples that wait to be delivered", "sink"),
+    # ---- of series that hurt users or model results, or are abnormal now; with the labels of the series
     _g(
         "series_score",
         "how rare the value of a series is now: -log10 of its p-value",
         "signal",
         "entity",
     ),
+    _g(
+        "series_expected_low",
+        "lower end of what is expected of a series now, in its own unit",
+        "signal",
+        "entity",
+    ),
+    _g(
+        "series_expected_high",
+        "upper end of what is expected of a series now, in its own unit",
+        "signal",
+        "entity",
+    ),
+    _g(
+        "objective_limit",
+        "limit that people or physics set to a series, in its own unit (bound: low, high)",
+        "signal",
+        "entity",
+        "bound",
+    ),
+    _g("console_info", "where the console of this agent is, always 1", "url"),
     _g("entity_info", "name of an entity, always 1; join it by entity", "entity", "kind", "name"),
 )
 
@@ -173,6 +236,8 @@ _MOST_SETS: Final = 1000
 _REMEMBERED: Final = 4096
 
 Labels = tuple[str, ...]
+Pairs = tuple[tuple[str, str], ...]
+_CHANGES: Final = ("release", "config", "scale", "restart", "act", "flag")
 
 
 class Telemetry:
@@ -180,6 +245,9 @@ class Telemetry:
 
     def __init__(self, started: float) -> None:
         self._numbers: dict[str, dict[Labels, float]] = {name: {} for name in METRICS}
+        self._of_series: dict[str, dict[Pairs, float]] = {}
+        self._started = started
+        self._helped: OrderedDict[str, None] = OrderedDict()
         self._histograms: dict[str, dict[Labels, _Histogram]] = {
             d.name: {} for d in _DEFS if d.kind == "histogram"
         }
@@ -191,6 +259,9 @@ class Telemetry:
                 self._numbers[definition.name][()] = 0.0
         for severity in ("page", "warning", "note"):
             self.add("homeostat_incidents_total", 0.0, severity=severity)
+        for kind in _CHANGES:
+            for by in ("homeostat", "others"):
+                self.add("homeostat_changes_total", 0.0, kind=kind, by=by)
         self.set("homeostat_build_info", 1.0, version=__version__)
         self.set("homeostat_start_time_seconds", started)
 
@@ -211,6 +282,11 @@ class Telemetry:
     def replace(self, name: str, values: Mapping[Labels, float]) -> None:
         """Set all label sets of a gauge at once: what is not in `values` is gone. Keys in catalogue order."""
         self._numbers[name] = dict(list(values.items())[:_MOST_SETS])
+
+    def replace_series(self, name: str, values: Mapping[Pairs, float]) -> None:
+        """Set a gauge of chosen series at once: label pairs, those of the series among them. NaN is left out."""
+        known = ((key, value) for key, value in values.items() if not math.isnan(value))
+        self._of_series[METRICS[name].name] = dict(itertools.islice(known, _MOST_SETS))
 
     def observe(self, name: str, value: float, /, **labels: str) -> None:
         """Put one measurement into a histogram."""
@@ -246,6 +322,10 @@ class Telemetry:
                     self.add("homeostat_incidents_total", severity=severity)
                 if severity == "page" and self._first("page", entry.subject):
                     self.add("homeostat_pages_total")
+                self._times(entry.subject, body, severity)
+            case "change":
+                by = "homeostat" if str(body.get("by", "")).startswith("homeostat:") else "others"
+                self.add("homeostat_changes_total", kind=str(body.get("kind", "")), by=by)
             case "decision":
                 allowed = bool(body.get("allowed"))
                 playbook = str(body.get("playbook", ""))
@@ -255,12 +335,51 @@ class Telemetry:
                 for gate in body.get("gates", ()):
                     if not gate.get("passed", True):
                         self.add("homeostat_gates_closed_total", gate=str(gate.get("name", "")))
-            case "run" if body.get("state") in ENDED and self._first("run", entry.subject):
-                verdict = str((body.get("outcome") or {}).get("verdict", "none"))
-                playbook = str(body.get("playbook", ""))
-                self.add("homeostat_runs_total", playbook=playbook, verdict=verdict)
+            case "run":
+                self._ran(entry.subject, body)
             case _:
                 pass
+
+    def _ran(self, id_: str, run: Mapping[str, Any]) -> None:
+        """Count a run once it has ended."""
+        verdict = str((run.get("outcome") or {}).get("verdict", "none"))
+        if verdict == "helped":
+            self._helped[str(run.get("incident", ""))] = None
+            if len(self._helped) > _REMEMBERED:
+                self._helped.popitem(last=False)
+        if run.get("state") in ENDED and self._first("run", id_):
+            playbook = str(run.get("playbook", ""))
+            self.add("homeostat_runs_total", playbook=playbook, verdict=verdict)
+            if verdict != "none":
+                took = run["updated"] - run["started"]
+                self.observe("homeostat_run_seconds", took, verdict=verdict)
+
+    def _times(self, id_: str, incident: Mapping[str, Any], severity: str) -> None:
+        """Measure how long it took to detect an incident, and to heal it; what is older than we are is not measured."""
+        opened = incident.get("opened", 0.0)
+        if opened < self._started:
+            return
+        if self._first("detect", id_):
+            # a drift may be as old as it likes: what is found beside it is news all the same
+            onsets = [a["onset"] for a in incident.get("anomalies", ()) if a["road"] != "finding"]
+            took = max(0.0, opened - min([opened, *onsets]))
+            self.observe("homeostat_incident_detect_seconds", took, severity=severity)
+        turns = incident.get("turns", ())
+        last = turns[-1] if turns else {"event": "", "ts": 0.0}
+        if last["event"] != "resolved" or not self._first("heal", f"{id_} {last['ts']}"):
+            return
+        began, well = opened, None
+        for turn in turns:
+            match turn["event"]:
+                case "opened" | "reopened":
+                    began, well = turn["ts"], None
+                case "mitigated":
+                    well = turn["ts"]
+                case "relapsed":
+                    well = None
+        by = "homeostat" if id_ in self._helped else "others"
+        took = max(0.0, (well or last["ts"]) - began)
+        self.observe("homeostat_incident_heal_seconds", took, severity=severity, by=by)
 
     def _first(self, what: str, subject: str) -> bool:
         """Tell whether this is the first time; an incident is written many times and counted once."""
@@ -281,6 +400,8 @@ class Telemetry:
         for d in _DEFS:
             for key, value in self._numbers[d.name].items():
                 yield d.name, tuple(zip(d.labels, key, strict=True)), value
+            for pairs, value in self._of_series.get(d.name, {}).items():
+                yield d.name, pairs, value
             for key, histogram in self._histograms.get(d.name, {}).items():
                 labels = tuple(zip(d.labels, key, strict=True))
                 below = itertools.accumulate(histogram.counts)
@@ -296,12 +417,19 @@ class Telemetry:
         for definition in _DEFS:
             if definition.kind == "histogram":
                 self._histogram(definition, out, openmetrics=openmetrics)
-            elif numbers := self._numbers[definition.name]:
+                continue
+            name, numbers = definition.name, self._numbers[definition.name]
+            of_series = self._of_series.get(name, {})
+            if numbers or of_series:
                 out.append(_head(definition, openmetrics=openmetrics))
-                out.extend(
-                    f"{definition.name}{_braces(definition.labels, key)} {_number(value)}"
-                    for key, value in numbers.items()
-                )
+            out.extend(
+                f"{name}{_braces(definition.labels, key)} {_number(value)}"
+                for key, value in numbers.items()
+            )
+            out.extend(
+                f"{name}{_braces(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))} {_number(value)}"
+                for pairs, value in of_series.items()
+            )
         if world is not None:
             self._plan.write(world, out, openmetrics=openmetrics)
         if openmetrics:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import structlog
 from pydantic import Field
 
+from agent import expected
 from agent.api import Views, Way, make_app
 from agent.authority import Person, Tokens
 from agent.budget import Ledger, Word
@@ -74,6 +75,8 @@ log = structlog.get_logger()
 
 _STUCK_S: Final = 10.0
 """Ticks come every second; after so long without one the walk stands still."""
+_MOST_GOING_ON: Final = 50
+"""Incidents and runs that /metrics names one by one."""
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -567,6 +570,7 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
         live[run.state,] = live.get((run.state,), 0.0) + 1
     telemetry.replace("homeostat_incidents_open", counts)
     telemetry.replace("homeostat_runs_live", live)
+    measure_going_on(h.memory, telemetry)
     telemetry.replace("homeostat_series", {(s["name"],): float(s["series"]) for s in sources})
     telemetry.replace(
         "homeostat_impossible_values_total",
@@ -619,6 +623,22 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
     telemetry.replace("homeostat_bugs_total", {(str(k),): float(v) for k, v in bugs.items()})
 
 
+def measure_going_on(memory: Memory, telemetry: Telemetry) -> None:
+    """Say which incidents are open and which runs are under way: few, and a label set ends with each."""
+    order = {"page": 0, "warning": 1, "note": 2}
+    found = sorted(memory.open_incidents(), key=lambda i: (order[i.severity], -i.opened))
+    opened: dict[tuple[str, ...], float] = {}
+    for i in found[:_MOST_GOING_ON]:
+        top = i.diagnosis.top if i.diagnosis else None
+        about = i.about or (i.entities[0] if i.entities else "")
+        opened[i.id, i.severity, i.state, str(about), top.kind if top else "unknown"] = i.opened
+    telemetry.replace("homeostat_incident_opened_timestamp_seconds", opened)
+    telemetry.replace("homeostat_run_started_timestamp_seconds", {
+        (r.id, r.playbook, r.target.id, r.state, r.mode, r.incident): r.started
+        for r in memory.live_runs()[-_MOST_GOING_ON:]
+    })  # fmt: skip
+
+
 def tell(events: Events, entry: Entry) -> None:
     """Tell consoles of what was just written: enough to know what to ask for again."""
     body = entry.body
@@ -657,6 +677,7 @@ async def start(daemon: Daemon) -> Site:
 
     def measured() -> None:
         measure(desk, telemetry, events)
+        expected.measure(telemetry, watches.values())
         left_out: dict[tuple[str, ...], float] = {
             (s,): float(n) for s, n in daemon.board.left_out.items()
         }
@@ -719,7 +740,9 @@ async def start(daemon: Daemon) -> Site:
     daemon.reloaded.append(lambda: inlets.mounted.update(mounted(daemon.bulk_receivers())))
     if ingest is not None:
         _take_in(daemon, site, ingest, counting)
-    log.info("doors_open", console=f"http://{host}:{site.port}/")
+    console = f"http://{host}:{site.port}/"
+    telemetry.set("homeostat_console_info", 1.0, url=(config.public_url or console).rstrip("/"))
+    log.info("doors_open", console=console)
     return site
 
 
