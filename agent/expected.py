@@ -13,6 +13,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from agent.catalogue import SIGNALS
 from agent.sinks import score_of
 from agent.telemetry import label_name
@@ -44,8 +46,10 @@ def measure(telemetry: Telemetry, watches: Iterable[Watch]) -> None:
     for watch in watches:
         for series, low, high in watch.limits():
             if SIGNALS[series.metric].unit != "bool" and len(limits) < 2 * _MOST:
-                limits.setdefault(_pairs(series, bound="low"), low)
-                limits.setdefault(_pairs(series, bound="high"), high)
+                # of several the one that is reached first; a side that is open is NaN
+                below, above = _pairs(series, bound="low"), _pairs(series, bound="high")
+                limits[below] = float(np.fmax(limits.get(below, math.nan), low))
+                limits[above] = float(np.fmin(limits.get(above, math.nan), high))
     telemetry.replace_series("homeostat_series_score", scores)
     telemetry.replace_series("homeostat_series_expected_low", lows)
     telemetry.replace_series("homeostat_series_expected_high", highs)

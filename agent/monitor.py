@@ -27,7 +27,7 @@ from agent.errors import Refused
 from agent.excursions import Excursions
 from agent.model import Anomaly, BoolArray, FloatArray, Frame, IntArray, Series
 from agent.objectives import BUILT_IN, Limit
-from agent.ports import Detector, GroupView, Knowing, Why
+from agent.ports import Banded, Detector, GroupView, Knowing, Why
 from agent.topology import Topology
 from agent.traits import traits_of
 
@@ -217,12 +217,16 @@ class Watch:
         return sorted(broken | {self._index[s] for s in self._episodes if s in self._index})
 
     def expected(self, i: int) -> tuple[float, float]:
-        """Return the band that is expected of a column now, as its detector has it; NaN = it has none."""
+        """Return the band that is expected of a column now; NaN = its detector has none (yet).
+
+        While it is abnormal, that which it left: what happens then is no new ordinary.
+        """
         episode = self._episodes.get(self._series[i])
-        if self._detector is None or not self.rows:
-            return math.nan, math.nan
-        why = self._detector.explain(i) if episode is None else episode.why
-        return why.low, why.high
+        if episode is not None:
+            return episode.why.low, episode.why.high
+        return (
+            self._detector.band(i) if isinstance(self._detector, Banded) else (math.nan, math.nan)
+        )
 
     def limits(self) -> Iterator[tuple[Series, float, float]]:
         """Yield which limits lie over which series: low, high; NaN = open."""

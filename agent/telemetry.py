@@ -21,14 +21,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 import structlog
 
 from agent import __version__
 from agent.catalogue import SIGNALS
-from agent.model import ENDED
+from agent.model import ENDED, Verdict
 
 if TYPE_CHECKING:
     from agent.journal import Entry
@@ -59,7 +59,7 @@ class MetricDef:
     buckets: tuple[float, ...] = ()
 
 
-_SLOW: Final = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0)
+_SLOW: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -114,7 +114,7 @@ _DEFS: Final = (
     ),
     _h(
         "incident_heal_seconds",
-        "time from the opening of an incident to when what opened it was well for good; by homeostat: a run of it helped",
+        "time from the opening of an incident to when what opened it was well for good (by homeostat: its run helped)",
         "severity",
         "by",
         buckets=_SLOW,
@@ -259,6 +259,11 @@ class Telemetry:
                 self._numbers[definition.name][()] = 0.0
         for severity in ("page", "warning", "note"):
             self.add("homeostat_incidents_total", 0.0, severity=severity)
+            self._histogram_of("homeostat_incident_detect_seconds", (severity,))
+            for by in ("homeostat", "others"):
+                self._histogram_of("homeostat_incident_heal_seconds", (severity, by))
+        for verdict in get_args(Verdict):
+            self._histogram_of("homeostat_run_seconds", (verdict,))
         for kind in _CHANGES:
             for by in ("homeostat", "others"):
                 self.add("homeostat_changes_total", 0.0, kind=kind, by=by)
@@ -290,15 +295,16 @@ class Telemetry:
 
     def observe(self, name: str, value: float, /, **labels: str) -> None:
         """Put one measurement into a histogram."""
-        definition = METRICS[name]
-        key = tuple(labels[label] for label in definition.labels)
+        histogram = self._histogram_of(name, tuple(labels[k] for k in METRICS[name].labels))
+        if histogram is not None:
+            histogram.take(value)
+
+    def _histogram_of(self, name: str, key: Labels) -> _Histogram | None:
+        """Return the histogram of a label set, which from now on is shown; None = there are too many."""
         sets = self._histograms[name]
-        histogram = sets.get(key)
-        if histogram is None:
-            if len(sets) >= _MOST_SETS:
-                return
-            histogram = sets[key] = _Histogram(definition.buckets)
-        histogram.take(value)
+        if key not in sets and len(sets) < _MOST_SETS:
+            sets[key] = _Histogram(METRICS[name].buckets)
+        return sets.get(key)
 
     def value(self, name: str, /, **labels: str) -> float:
         """Return what a counter or gauge stands at; NaN when it was never set."""

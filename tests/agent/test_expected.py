@@ -42,6 +42,9 @@ class Sees:
     def explain(self, i):
         return Why("level", 0.0, 2.0, 0.0, 1000, calibrated=True)
 
+    def band(self, i):
+        return 0.0, 2.0
+
     def dump(self):
         return b""
 
