@@ -1,17 +1,36 @@
-"""Builds the boards: `python -m dashboards.boards [FOLDER]`, default dashboards/grafana."""
+"""Builds what Grafana reads: `python -m dashboards.boards [FOLDER]`, default the package `dashboards` itself.
+
+grafana/UID.json             the boards
+provisioning/homeostat.yaml  where a Grafana finds them, when it is told by files
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Final
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as m
 
 from dashboards.boards import agent_itself, drift, fleet, gpu, host, incidents, models
 
-BOARDS = (fleet, host, gpu, models, drift, incidents, agent_itself)
+BOARDS: Final = (fleet, host, gpu, models, drift, incidents, agent_itself)
+_PROVISIONING: Final = """\
+# Put this into /etc/grafana/provisioning/dashboards/ and the boards into the folder below:
+#   homeostat dashboards export /var/lib/grafana/dashboards/homeostat
+apiVersion: 1
+providers:
+- name: homeostat
+  folder: Homeostat
+  folderUid: homeostat
+  type: file
+  allowUiUpdates: false
+  updateIntervalSeconds: 60
+  options:
+    path: /var/lib/grafana/dashboards/homeostat
+"""
 
 
 def text(board: m.Dashboard) -> str:
@@ -20,20 +39,23 @@ def text(board: m.Dashboard) -> str:
 
 
 def built() -> dict[str, str]:
-    """Return file name -> JSON of every board."""
-    return {f"{one.UID}.json": text(one.build()) for one in BOARDS}
+    """Return path -> text of every file."""
+    made = {f"grafana/{one.UID}.json": text(one.build()) for one in BOARDS}
+    return {**made, "provisioning/homeostat.yaml": _PROVISIONING}
 
 
 def main(folder: Path) -> None:
     """Write them; what is no board any more goes."""
     files = built()
-    for path in folder.glob("*.json"):
-        if path.name not in files:
+    for path in folder.glob("grafana/*.json"):
+        if f"grafana/{path.name}" not in files:
             path.unlink()
     for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8")
-        print(folder / name)  # noqa: T201  # what a build says
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+        print(path)  # noqa: T201  # what a build says
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "grafana"))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1])

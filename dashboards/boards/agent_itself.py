@@ -65,7 +65,7 @@ def build() -> m.Dashboard:
                     Q(f'count({own("pauses")}) or vector(0)'), steps=bad_from(1, ORANGE),
                 ),
                 stat(
-                    "Bugs", "Errors of plug-ins that nobody expected, since the agents started.",
+                    "Bugs", "Errors of plug-ins that nobody expected, since each agent started.",
                     Q(f'sum({own("bugs_total")}) or vector(0)'), steps=bad_from(1, ORANGE),
                 ),
             )),
@@ -134,7 +134,8 @@ def build() -> m.Dashboard:
                 ),
                 lines(
                     "Consoles", "Consoles that follow events, and events that were dropped as one was too slow.",
-                    Q(own("listeners"), "listening, {{instance}}"), Q(own("events_dropped_total"), "dropped, {{instance}}"),
+                    Q(own("listeners"), "listening, {{instance}}"),
+                    Q(f"increase({own('events_dropped_total')}{RATE})", "dropped, {{instance}}"),
                     none=_NOBODY,
                 ),
             )),

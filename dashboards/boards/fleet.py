@@ -248,7 +248,7 @@ def build() -> m.Dashboard:
                     size=(8, 6), none="nothing has acted", decimals=0,
                 ),
                 lines(
-                    "Open incidents", "Incidents that are not resolved.",
+                    "Open over time", "Incidents that are not resolved.",
                     Q(f'sum by (severity) ({own("incidents_open")})', "{{severity}}"), stacked=True, size=(8, 6),
                     none="no agent is scraped", decimals=0,
                 ),
