@@ -49,7 +49,7 @@ def matchers(board):
         for name, inner in re.findall(r"\b(homeostat_\w+|up)\b(\{[^}]*\})?", expr):
             if name not in NAMES | {"up"}:
                 yield f"{title}: {name} is exported by nobody"
-            wanted = {"job", "instance"} if (title, name) not in _FIRST else _FIRST[title, name]
+            wanted = _FIRST.get((title, name), {"job", "instance"})
             lacks = [one for one in sorted(wanted) if f'{one}=~"${one}"' not in inner]
             if lacks:
                 yield f"{title}: {name} does not say of which {' and '.join(lacks)}"
@@ -84,28 +84,27 @@ def words(board):
     for title in {t for t in titles if titles.count(t) > 1}:
         yield f"two panels are called {title}"
     for panel in panels(board):
-        at, defaults = panel["title"], panel["fieldConfig"]["defaults"]
-        if not at or not at[0].isupper():
-            yield f"{at!r} is no title"
-        text = panel.get("description", "")
-        if len(text) < 12 or not text.endswith("."):
-            yield f"{at}: no description"
-        if defaults.get("unit", "none") in {"", "none"}:
-            yield f"{at}: no unit"
-        if not defaults.get("noValue"):
-            yield f"{at}: it does not say what no value means"
-        if panel["type"] not in KNOWN:
-            yield f"{at}: {panel['type']} is no panel that every Grafana has"
-        if not panel["targets"]:
-            yield f"{at}: it asks nothing"
-        refs = [t["refId"] for t in panel["targets"]]
-        if len(set(refs)) != len(refs):
-            yield f"{at}: two queries of one name"
+        yield from (f"{panel['title']}: {fault}" for fault in _of_panel(panel))
     if not board.get("description", "").endswith(".") or "homeostat" not in board["tags"]:
         yield "no description, or not tagged"
     for one in variables(board):
         if not one.get("label") or not one.get("description"):
             yield f"variable {one['name']}: no label or description"
+
+
+def _of_panel(panel):
+    defaults, refs = panel["fieldConfig"]["defaults"], [t["refId"] for t in panel["targets"]]
+    text = panel.get("description", "")
+    asks = {
+        "its title begins small": not panel["title"][:1].isupper(),
+        "no description": len(text) < 12 or not text.endswith("."),
+        "no unit": defaults.get("unit", "none") in {"", "none"},
+        "it does not say what no value means": not defaults.get("noValue"),
+        "no panel that every Grafana has": panel["type"] not in KNOWN,
+        "it asks nothing": not refs,
+        "two queries of one name": len(set(refs)) != len(refs),
+    }
+    return [fault for fault, there in asks.items() if there]
 
 
 def grid(board):
@@ -128,7 +127,7 @@ def grid(board):
 
 
 def names(board):
-    """Every $name is a variable of this board, or Grafana's own; each variable is used; links lead to boards of ours."""
+    """Every $name is a variable of this board, or Grafana's own; each is used; links lead to boards of ours."""
     known = {v["name"] for v in variables(board)}
     text = json.dumps(board)
     used = set(re.findall(r"\$\{?(\w+)", text))
