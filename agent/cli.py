@@ -49,6 +49,10 @@ reference_app = typer.Typer(
 playbook_app = typer.Typer(
     help="Write playbooks: new, lint, test, plan, explain, graph.", no_args_is_help=True
 )
+dashboards_app = typer.Typer(
+    help="Grafana boards and Kibana objects: export, push.", no_args_is_help=True
+)
+app.add_typer(dashboards_app, name="dashboards")
 app.add_typer(token_app, name="token")
 app.add_typer(audit_app, name="audit")
 app.add_typer(reference_app, name="reference")
@@ -206,6 +210,7 @@ def main() -> None:
         "cli_local",
         "cli_reference",
         "cli_versions",
+        "cli_dashboards",
     ):  # their commands, in the order of --help
         import_module(f"agent.{part_of}")
 

@@ -1,4 +1,4 @@
-"""Builds what Grafana reads: `python -m dashboards.boards [FOLDER]`, default the package `dashboards` itself.
+"""Builds what Grafana and Kibana read: `python -m dashboards.boards [FOLDER]`, default the package `dashboards`.
 
 grafana/UID.json             the boards
 provisioning/homeostat.yaml  where a Grafana finds them, when it is told by files
@@ -14,6 +14,7 @@ from typing import Final
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as m
 
+from dashboards import kibana_objects
 from dashboards.boards import agent_itself, drift, fleet, gpu, host, incidents, models
 
 BOARDS: Final = (fleet, host, gpu, models, drift, incidents, agent_itself)
@@ -41,7 +42,11 @@ def text(board: m.Dashboard) -> str:
 def built() -> dict[str, str]:
     """Return path -> text of every file."""
     made = {f"grafana/{one.UID}.json": text(one.build()) for one in BOARDS}
-    return {**made, "provisioning/homeostat.yaml": _PROVISIONING}
+    return {
+        **made,
+        "provisioning/homeostat.yaml": _PROVISIONING,
+        "kibana/homeostat.ndjson": kibana_objects.built(),
+    }
 
 
 def main(folder: Path) -> None:
