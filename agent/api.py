@@ -27,10 +27,10 @@ from starlette.routing import Route as StarletteRoute
 
 from agent import openapi
 from agent.authority import Person, Tokens, Unknown, Verb
-from agent.desk import NotThere
 from agent.errors import AgentError, Refused
 from agent.events import Events
 from agent.gate import Gate, Malformed, answer, parse, read_body, told
+from agent.meant import NotThere
 from agent.telemetry import OPENMETRICS, TEXT, Telemetry, wants_openmetrics
 from agent.units import Model
 

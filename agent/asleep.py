@@ -23,7 +23,7 @@ from agent.filling import Forecast
 from agent.journal import Journal, JournalReader
 from agent.life import Event, turned
 from agent.memory import Memory
-from agent.model import Change, FloatArray, Incident, Run, Series
+from agent.model import Change, Entity, FloatArray, Incident, Run, Series
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame
@@ -31,6 +31,8 @@ from agent.world import World
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from agent.by_hand import Proposal
 
 
 class Asleep:
@@ -141,6 +143,21 @@ class Asleep:
         """As `answer`."""
         del person
         raise _dead(f"run {run_id} can not be started")
+
+    def propose(self, playbook: str, target: Entity) -> Proposal:
+        """As `answer`: nothing is measured, so nothing can be planned."""
+        del target
+        raise _dead(f"{playbook} can not be planned")
+
+    async def begin(self, playbook: str, target: Entity, person: Person, plan_hash: str) -> Run:
+        """As `answer`."""
+        del target, person, plan_hash
+        raise _dead(f"{playbook} can not be started")
+
+    async def undo(self, run_id: str, person: Person, reason: str) -> Run:
+        """As `answer`."""
+        del person, reason
+        raise _dead(f"run {run_id} can not be put back")
 
     async def reload(self) -> None:
         """There is nobody to read it."""

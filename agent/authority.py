@@ -35,22 +35,26 @@ SENDER: Final[Sender] = "sender"
 """Beside the roles, not below them: it may send what a viewer may not, and see nothing."""
 
 Verb = Literal[
-    "see", "ack", "approve", "deny", "silence", "pause", "resume", "label", "rows", "push", "reinstate", "reload",
-    "token",
+    "see", "ack", "approve", "deny", "run", "undo", "page", "silence", "pause", "resume", "label", "rows", "push",
+    "reinstate", "mode", "reload", "token",
 ]  # fmt: skip
 
 NEEDS: Final[dict[Verb, Role]] = {
     "see": "viewer",  # incidents, runs, charts, metrics, the journal's words
-    "ack": "operator",  # "I have it": an incident is in a person's hands
+    "ack": "operator",  # "I have it": an incident is in a person's hands, or put off for a while
     "approve": "operator",  # a playbook may ask for a higher role than this
     "deny": "operator",
+    "run": "operator",  # a playbook on a target, through all gates but the ceilings; it may ask for more
+    "undo": "operator",  # put back what a run did
+    "page": "operator",  # call a person now
     "silence": "operator",
     "pause": "operator",
     "resume": "operator",
-    "label": "operator",  # "that page was false": what the alarm budget is measured by
+    "label": "operator",  # "that page was false", "that is not the cause": what budget and diagnosis learn from
     "rows": "operator",  # predictions and their labels: also what a sender may, of its models
     "push": "operator",  # changes, alerts from services elsewhere
     "reinstate": "author",  # "I have looked at it": a playbook that harmed may act again
+    "mode": "author",  # how far a playbook may go, below what agent.yaml says
     "reload": "admin",
     "token": "admin",
 }

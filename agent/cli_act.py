@@ -20,10 +20,13 @@ from agent.cli import (
     emit,
     note,
     part,
+    playbook_app,
     token_app,
     where,
 )
 from agent.errors import Refused
+
+_LEAST_HASH = 8
 
 
 @command(
@@ -149,6 +152,212 @@ def deny(
     _, folder = where(config, state)
     said = control.Control(folder).post(f"/api/runs/{part(run)}/deny", {"reason": reason})
     emit(said, as_json, lambda one: typer.echo(f"{one['id']} is {one['state'].replace('_', ' ')}"))
+
+
+@command(
+    example='homeostat undo serve-bad-deploy-9c --reason "version 3 is worse"',
+    then="homeostat runs   (the undo is a run of its own)",
+)
+def undo(
+    *,
+    run: Annotated[str, typer.Argument(help="Id of the run, or its first letters.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not show it and ask again.")] = False,
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put back what a run did, also when it is over.
+
+    You are shown what it did. Each step is put back only where nobody has changed it since; what can not be put back
+    is told. A run that still acts is stopped first. The playbook only suggests for this incident from then on.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    daemon = control.Control(folder)
+    found = daemon.get(f"/api/runs/{part(run)}")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Refused("nobody is there to be asked again; add --yes")
+        cli_show.run(found)
+        if not typer.confirm("Put it back?", default=False):
+            raise typer.Exit(PROBLEMS)
+    said = daemon.post(f"/api/runs/{found['id']}/undo", {"reason": reason})
+
+    def show(one: Any) -> None:
+        typer.echo(f"{one['id']} is {one['state'].replace('_', ' ')}: {one['title']}")
+        typer.echo(f"Next:  homeostat runs {one['id']}")
+
+    emit(said, as_json, show)
+
+
+@command(
+    "run",
+    parent=playbook_app,
+    example=(
+        "homeostat playbook run serve-saturation service:shop",
+        "homeostat playbook run serve-saturation service:shop --yes 4c1f0e22",
+    ),
+    then="homeostat runs   (what it did, and whether it helped)",
+)
+def run_playbook(
+    *,
+    playbook: Annotated[str, typer.Argument(help="Id, or a unique part of id or title.")],
+    target: Annotated[str, typer.Argument(help="On whom: an id, or a unique part of a name.")],
+    yes: Annotated[
+        str,
+        typer.Option(metavar="HASH", help="Yes to the plan of this hash, or its first 8 letters."),
+    ] = "",
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a playbook on a target: plan first, then your yes.
+
+    The plan is shown with every gate. Your yes is to exactly this plan: when it has changed by then, nothing happens.
+    Ceilings, its conditions and the cause need not hold, as you decide; all other gates do.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    daemon = control.Control(folder)
+    plan = daemon.get(f"/api/playbooks/{part(playbook)}/plan", target=target)
+    if not (yes and len(yes) >= _LEAST_HASH and plan["hash"].startswith(yes)):
+        if yes:
+            raise Refused(
+                f"the plan is {plan['hash'][:_LEAST_HASH]} by now; look at it again without --yes"
+            )
+        asked = plan["allowed"] and sys.stdin.isatty() and not as_json
+        if not asked:
+            emit(plan, as_json, cli_show.plan)
+            if not plan["allowed"]:
+                raise typer.Exit(PROBLEMS)
+            return
+        cli_show.plan(plan)
+        if not typer.confirm("Start it?", default=False):
+            raise typer.Exit(PROBLEMS)
+    body = {"target": plan["target"]["id"], "plan_hash": plan["hash"], "reason": reason}
+    said = daemon.post(f"/api/playbooks/{plan['playbook']}/run", body)
+
+    def show(one: Any) -> None:
+        typer.echo(f"{one['id']} is {one['state'].replace('_', ' ')} on {one['target']['name']}")
+        typer.echo(f"Next:  homeostat runs {one['id']}")
+
+    emit(said, as_json, show)
+
+
+@command(
+    example=(
+        "homeostat mode serve-saturation suggest --reason 'until the new limits are in'",
+        "homeostat mode serve-saturation auto",
+    ),
+    then="homeostat playbooks   (how far each goes, and why)",
+)
+def mode(
+    *,
+    playbook: Annotated[str, typer.Argument(help="Id, or its first letters.")],
+    most: Annotated[str, typer.Argument(metavar="MODE", help="observe, suggest, approve or auto.")],
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a playbook go no further than this mode.
+
+    It only lowers: what its text and agent.yaml say stays the most. It holds over restarts, until somebody says
+    otherwise; `auto` takes it away. Needs the role author.
+    """
+    from agent import cli_show
+
+    _, folder = where(config, state)
+    said = control.Control(folder).post(
+        f"/api/playbooks/{part(playbook)}/mode", {"mode": most, "reason": reason}
+    )
+    emit([said], as_json, cli_show.playbooks)
+
+
+@command(
+    example=(
+        'homeostat snooze inc-7f --for 2h --reason "fixed with the release at noon"',
+        "homeostat snooze inc-7f --for 0",
+    ),
+    then="homeostat incidents",
+)
+def snooze(
+    *,
+    incident: Annotated[str, typer.Argument(help="Id, its first letters, or `last`.")],
+    lasts: Annotated[
+        str, typer.Option("--for", help="How long: 30m, 2h, 1d; 0 = no longer.")
+    ] = "1h",
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put an incident off: nobody is told, unless it gets worse.
+
+    It gets worse when its severity rises, or when it comes back after it was over. Playbooks go on as they may: use
+    silence where nothing shall be touched.
+    """
+    _, folder = where(config, state)
+    body = {"for": lasts, "reason": reason}
+    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/snooze", body)
+
+    def show(one: Any) -> None:
+        until = one["snoozed_until"]
+        from agent.views import clock
+
+        off = f"put off until {clock(until, one['updated'])}" if until else "put off no longer"
+        typer.echo(f"{one['id']} is {off}: {one['title']}")
+
+    emit(said, as_json, show)
+
+
+@command(
+    example='homeostat page inc-7f --reason "I need somebody who knows the database"',
+    then="homeostat why inc-7f",
+)
+def page(
+    *,
+    incident: Annotated[str, typer.Argument(help="Id, its first letters, or `last`.")],
+    reason: Reason = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Call a person now, whatever the severity is."""
+    _, folder = where(config, state)
+    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/page", {"reason": reason})
+    emit(said, as_json, lambda one: typer.echo(f"called for {one['id']}: {one['title']}"))
+
+
+@command(
+    example=(
+        "homeostat blame inc-7f",
+        'homeostat blame inc-7f host.disk --note "the array was rebuilding"',
+    ),
+    then="homeostat why inc-7f   (what your word changes)",
+)
+def blame(
+    *,
+    incident: Annotated[str, typer.Argument(help="Id, its first letters, or `last`.")],
+    right: Annotated[str, typer.Argument(metavar="[CAUSE]", help="What it was, if you know.")] = "",
+    text: Annotated[str, typer.Option("--note", help="What it was in truth.")] = "",
+    config: ConfigPath = None,
+    state: StateFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say that what an incident blames is not its cause.
+
+    With the right cause if you know it, a word of the tree such as host.disk. The next diagnoses of the same kind of
+    trouble learn from it, within bounds: `homeostat why` says by how much.
+    """
+    _, folder = where(config, state)
+    body = {"right": right, "note": text}
+    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/blame", body)
+    emit(said, as_json, lambda one: typer.echo(f"{one['incident']}: {one['text']}"))
 
 
 @command(

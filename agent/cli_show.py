@@ -285,6 +285,36 @@ def run(r: Any) -> None:
         out.print(f"asks for a yes of {r['approve']['by']} within {say_duration(left)}")
 
 
+def plan(p: Any) -> None:
+    """Show what would be done, and what the guard says to it."""
+    out = _console()
+    why = f" for {p['incident']} ({p['cause']})" if p["incident"] else ""
+    out.print(Text(f"{p['title']}  ({p['playbook']} on {p['target']['name']}{why})", style="bold"))
+    table = _table("step", "with", "undo")
+    for s in (*p["steps"], *p["then"]):
+        given = ", ".join(f"{k} {v}" for k, v in s["params"].items())
+        back = "put back later" if s["temporary"] else "can be put back" if s["undo"] else "stays"
+        asks = f", asks {s['asks']} first" if s["asks"] else ""
+        table.add_row(f"{s['id']}: {s['use']}", given, back + asks)
+    out.print(table)
+    for one in p["expect"]:
+        out.print(f"proven by  {one}")
+    for g in p["gates"]:
+        if not g["passed"]:
+            out.print(
+                Text(
+                    f"gate {g['name']}: {g['reason'] or g['value']} (limit {g['limit']})",
+                    style="yellow",
+                )
+            )
+    if p["allowed"]:
+        out.print(
+            f"Yes:   homeostat playbook run {p['playbook']} {p['target']['id']} --yes {p['hash'][:8]}"
+        )
+    else:
+        out.print(f"it can not be started: {p['closed']}")
+
+
 def topology(said: Any) -> None:
     """Show the graph as trees: what stands below something is what it needs."""
     out = _console()

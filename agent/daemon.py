@@ -27,11 +27,22 @@ import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from agent import __version__, backfill, error_budget, forecasts, guard, news, registry, web
+from agent import (
+    __version__,
+    backfill,
+    by_hand,
+    error_budget,
+    forecasts,
+    guard,
+    news,
+    registry,
+    web,
+)
 from agent.abilities import Able, acting, meant_for
 from agent.archives import Archives
 from agent.board import Board
 from agent.budget import Promise
+from agent.by_hand import Proposal
 from agent.calls import Names
 from agent.changes import of_reload
 from agent.clock import JUMP_S, Clock
@@ -394,6 +405,40 @@ class Daemon:
             new = record_plan(self.record, started, now)
         self.spawn(self.runner.start(started), "start run")
         return new
+
+    def propose(self, playbook: str, target: Entity) -> Proposal:
+        """Plan a playbook on a target at a person's word."""
+        found = self.walk.library.playbooks.get(playbook)
+        if found is None:
+            raise Refused(f"playbook {playbook} is not loaded")
+        return by_hand.proposed(self.walk, found, target, self.world.now)
+
+    def begin(self, playbook: str, target: Entity, person: str, plan_hash: str) -> Run:
+        """Start the plan that a person saw, if it is still what would be done and the guard lets it."""
+        found = self.propose(playbook, target)
+        plan, decision = found.plan, found.decision
+        if plan.hash != plan_hash:
+            raise Refused(f"the plan of {playbook} has changed since you saw it; look again")
+        self.record("decision", f"{playbook}|{plan.target}", pack(decision), decision.ts)
+        if found.closed is not None or not decision.allowed:
+            said = found.closed
+            raise Refused(
+                f"{playbook} on {plan.target}: the guard says no"
+                + (f" at gate {said.name}: {said.reason or said.value}" if said else "")
+            )
+        started = replace(plan, by=person)
+        with self._at_once():
+            run = record_plan(self.record, started, self.world.now)
+        self.spawn(self.runner.start(started), "start run")
+        return run
+
+    async def undo(self, run_id: str, person: str, reason: str) -> Run:
+        """Have a run that is over put back, by a run of its own."""
+        undo = by_hand.undoing(self.memory, self.journal, run_id, person, time.time())
+        if reason:
+            self.record("reason", undo.run_id, {"by": person, "reason": reason}, time.time())
+        await self.runner.start(undo)
+        return self.memory.runs[undo.run_id]
 
     def spawn(self, work: Awaitable[Any], what: str) -> None:
         """Run something beside the ticks; its failure is logged, never lost and never fatal."""

@@ -12,7 +12,7 @@ import difflib
 import json
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -39,7 +39,8 @@ from agent.control import paused_file
 from agent.errors import Refused
 from agent.filling import Forecast
 from agent.life import Event, acknowledged_by
-from agent.memory import EVERYTHING, Label, Pause, Silence
+from agent.meant import NotThere, duration, few, meant, moment, named, pick
+from agent.memory import EVERYTHING, Ceiling, Correction, Label, Pause, Silence, Snooze
 from agent.model import (
     ENDED,
     MODES,
@@ -66,10 +67,11 @@ from agent.model_views import (
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame
+from agent.ports import Note
 from agent.questions import Reply
 from agent.record import Tally
-from agent.runner import asked_for
-from agent.units import read_duration, read_moment
+from agent.runner import PlannedApproval, asked_for
+from agent.units import say_duration
 from agent.views import (
     ChangeView,
     ChartView,
@@ -79,6 +81,7 @@ from agent.views import (
     LabelView,
     MarkView,
     PauseView,
+    PlanView,
     PointsView,
     QuestionView,
     RateView,
@@ -92,6 +95,7 @@ from agent.why import spark, why_view
 from agent.why_not import targets_of, why_not
 
 if TYPE_CHECKING:
+    from agent.by_hand import Proposal
     from agent.config import Config
     from agent.journal import JournalReader
     from agent.memory import Memory
@@ -106,13 +110,10 @@ _SPARK_POINTS: Final = 24
 _MOST_SIGNALS: Final = 20
 """Signals that one label speaks of, the most abnormal ones."""
 _LONGEST_SILENCE_S: Final = 30 * 86_400.0
+_LONGEST_SNOOZE_S: Final = 7 * 86_400.0
 _OLDEST_CHANGE_S: Final = 7 * 86_400.0
 _AHEAD_S: Final = 300.0
 """Clocks of those who tell of changes may be so far ahead of ours."""
-
-
-class NotThere(Refused):
-    """There is nothing of that name."""
 
 
 class LearningView(TypedDict):
@@ -145,7 +146,7 @@ class SourceView(TypedDict):
 
 
 class LimitView(TypedDict):
-    """How far something lets a playbook go. by: playbook | agent.yaml | abilities | record | pause | not loaded."""
+    """How far something lets a playbook go. by: playbook, agent.yaml, abilities, record, person, pause, not loaded."""
 
     by: str
     mode: Mode
@@ -388,6 +389,18 @@ class Hooks(Protocol):
         """Turn a suggestion into a run after asking the guard again; raises Refused."""
         ...
 
+    def propose(self, playbook: str, target: Entity) -> Proposal:
+        """Plan a playbook on a target as it would be done now; raises Refused."""
+        ...
+
+    async def begin(self, playbook: str, target: Entity, person: Person, plan_hash: str) -> Run:
+        """Start exactly that plan, after asking the guard again; raises Refused."""
+        ...
+
+    async def undo(self, run_id: str, person: Person, reason: str) -> Run:
+        """Have a run that is over put back, in a run of its own; raises Refused, Unavailable."""
+        ...
+
     async def reload(self) -> None:
         """Read the config again; raises ConfigError, and the old one stays."""
         ...
@@ -483,7 +496,12 @@ class Desk:
         )  # fmt: skip
         said = self.hooks.memory.labels
         return [
-            views.incident_view(i, self.name, said[i.id].word if i.id in said else "")
+            views.incident_view(
+                i,
+                self.name,
+                said[i.id].word if i.id in said else "",
+                self.hooks.memory.snoozed(i, self.hooks.now()),
+            )
             for i in found[:limit]
         ]
 
@@ -496,8 +514,13 @@ class Desk:
         runs.sort(key=lambda r: (r.started, r.id))
         return views.incident_detail(
             i, [self._run_view(r) for r in runs], self._decisions(i), self.name, self._label(i.id),
+            correction=self._correction(i.id), snooze=self.hooks.memory.snoozed(i, self.hooks.now()),
             now=self.hooks.now(),
         )  # fmt: skip
+
+    def _correction(self, id_: str) -> LabelView | None:
+        said = self.hooks.memory.corrections.get(id_)
+        return None if said is None else views.correction_view(said, "")
 
     def _label(self, id_: str) -> LabelView | None:
         label = self.hooks.memory.labels.get(id_)
@@ -519,11 +542,11 @@ class Desk:
             for i in (*self.hooks.memory.records.tallies, *(d.playbook for d in decided))
             if i not in known
         }
-        id_ = _named(playbook, known)
+        id_ = named(playbook, known)
         gone = {e.id: self.name(e) for e in targets_of(self.hooks, id_)}
-        whom = entity(_meant(target, {**gone, **self._entities()}))
+        whom = entity(meant(target, {**gone, **self._entities()}))
         now = self.hooks.now()
-        ts = _when(when, now, now)
+        ts = moment(when, now, now)
         if ts > now:
             raise Refused(f"{when} has not come yet: nothing is decided ahead")
         return why_not(self.hooks, id_, whom, ts, self.name)
@@ -577,7 +600,7 @@ class Desk:
         of = None
         if target:
             of = {e for e, _ in self.hooks.world.topology.upstream(self._entity(target))}
-        start = _when(since, now, 0.0)
+        start = moment(since, now, 0.0)
         found = [
             c
             for c in self.hooks.memory.changes.values()
@@ -628,12 +651,17 @@ class Desk:
         return [self._playbook(loaded.get(id_) or _not_loaded(id_)) for id_ in known]
 
     def _playbook(self, p: LoadedView) -> PlaybookView:
-        records = self.hooks.memory.records
+        memory = self.hooks.memory
+        records = memory.records
         limits = list(p["limits"])
         harm = records.demoted(p["id"])
         if harm is not None:
             reason = f"it harmed {harm.target} in run {harm.run}: {harm.summary}"
             limits.append({"by": "record", "mode": "suggest", "reason": reason})
+        said = memory.ceilings.get(p["id"])
+        if said is not None:
+            why = said.by + (f": {said.reason}" if said.reason else "")
+            limits.append({"by": "person", "mode": said.mode, "reason": why})
         limits += [
             {"by": "pause", "mode": "observe", "reason": f"by {pause['by'] or 'the file PAUSED'}"}
             for pause in self.pauses()
@@ -709,7 +737,7 @@ class Desk:
         """Return one series over a time: `start` and `end` as `15m` (ago), unix seconds or ISO; raises NotThere."""
         series = self._series(text)
         now = self.hooks.now()
-        since, until = _when(start, now, now - 900.0), _when(end, now, now)
+        since, until = moment(start, now, now - 900.0), moment(end, now, now)
         if since >= until:
             raise Refused(
                 f"the chart would end before it starts ({start} to {end or 'now'}); swap them"
@@ -822,6 +850,114 @@ class Desk:
             await self.hooks.answer(run.id, person, yes=False, plan_hash=asked)
         return self._run_view(self.hooks.memory.runs.get(run.id, run))
 
+    async def undo(self, person: Person, id_: str, reason: str = "") -> RunView:
+        """Put back what a run did: one that is over by a run of its own, one that acts as a no does.
+
+        By compare-and-set: what others have changed since is left alone and told. Raises NotThere, Forbidden, Refused.
+        """
+        person.must("undo")
+        run = self._run(id_)
+        if run.state not in ENDED and run.state != "waiting_approval":
+            await self.hooks.cancel(run.id, person)
+            return self._run_view(self.hooks.memory.runs.get(run.id, run))
+        return self._run_view(await self.hooks.undo(run.id, person, reason))
+
+    def plan(self, playbook: str, target: str) -> PlanView:
+        """Return what a playbook would do on a target now, with every gate. Raises NotThere, Refused."""
+        found = self._proposed(playbook, target)
+        return views.plan_view(found.plan, found.decision, self.name)
+
+    def _proposed(self, playbook: str, target: str) -> Proposal:
+        loaded = {p["id"]: p["title"] or p["id"] for p in self.hooks.playbooks()}
+        return self.hooks.propose(named(playbook, loaded), self._entity(target))
+
+    async def start(
+        self, person: Person, playbook: str, target: str, plan_hash: str, reason: str = ""
+    ) -> RunView:
+        """Start a playbook on a target: exactly the plan that the person saw. Raises NotThere, Forbidden, Refused.
+
+        plan_hash   as `plan` told it; another plan by now is refused. All gates hold but the ceilings
+        """
+        person.must("run")
+        plan = self._proposed(playbook, target).plan
+        wanted = (plan.approve or PlannedApproval()).by
+        person.must("run", ROLES[ROLES.index(wanted)] if wanted in ROLES else "admin")
+        if plan_hash != plan.hash:
+            raise Refused(
+                "this is not the plan that you saw, or you saw none; look again: "
+                f"homeostat playbook run {plan.playbook} {plan.target}"
+            )
+        run = await self.hooks.begin(plan.playbook, plan.entity, person, plan_hash)
+        if reason:
+            self._record("reason", run.id, {"by": person.signed, "reason": reason})
+        return self._run_view(run)
+
+    def snooze(self, person: Person, id_: str, seconds: float, reason: str = "") -> IncidentDetail:
+        """Put an incident off: nobody is told of it for a while, unless it gets worse. 0 = tell again from now on.
+
+        Raises NotThere, Forbidden, Refused.
+        """
+        person.must("ack")
+        i = self._incident(id_)
+        if i.state == "resolved":
+            raise Refused(f"incident {i.id} is over: nobody will be told of it")
+        if not 0 <= seconds <= _LONGEST_SNOOZE_S:
+            raise Refused(f"it can be put off for a week at most, not for {say_duration(seconds)}")
+        now = self.hooks.now()
+        made = Snooze(i.id, now + seconds, person.signed, reason, i.severity, i.reopened, now)
+        self._record("snooze", i.id, pack(made))
+        return self.incident(i.id)
+
+    def page(self, person: Person, id_: str, reason: str = "") -> IncidentDetail:
+        """Call a person now, whatever the severity. Raises NotThere, Forbidden, Refused."""
+        person.must("page")
+        i = self._incident(id_)
+        if i.state == "resolved":
+            raise Refused(f"incident {i.id} is over: nobody is called for it")
+        now = self.hooks.now()
+        said = f"{person.name} calls for help" + (f": {reason}" if reason else "")
+        note = Note(f"call:{i.id}:{now:.0f}", now, "page", i.title, said, i.id)
+        self._record("note", note.key, pack(note))
+        return self.incident(i.id)
+
+    def blame(
+        self, person: Person, id_: str, right: str | None = None, note: str = ""
+    ) -> LabelView:
+        """Say that what an incident blames is not its cause, and what is. Raises NotThere, Forbidden, Refused."""
+        person.must("label")
+        i = self._incident(id_)
+        top = i.diagnosis.top if i.diagnosis else None
+        if top is None or top.kind == "unknown":
+            raise Refused(f"incident {i.id} blames nothing that could be wrong")
+        if right:
+            _cause_known(right)
+        if right == top.kind:
+            raise Refused(f"{right} is what it blames already; say what it was instead")
+        about = i.about.kind if i.about is not None else top.entity.kind
+        made = Correction(
+            i.id, about, top.kind, top.entity.id, right or "", person.signed, note, self.hooks.now()
+        )
+        self._record("correction", i.id, pack(made))
+        return views.correction_view(made, "")
+
+    def set_mode(self, person: Person, playbook: str, mode: str, reason: str = "") -> PlaybookView:
+        """Let a playbook go no further than `mode`, until somebody says otherwise. Raises NotThere, Forbidden, Refused.
+
+        It only lowers: what its text and agent.yaml say is the most.
+        """
+        person.must("mode")
+        known_ = {p["id"]: p for p in self.playbooks()}
+        id_ = pick(playbook, known_, "playbook")
+        wanted = next((m for m in MODES if m == mode), None)
+        if wanted is None:
+            raise Refused(f"there is no mode {mode!r}; write one of {', '.join(MODES)}")
+        most = self.hooks.config.mode
+        if MODES.index(wanted) > MODES.index(most):
+            raise Refused(f"agent.yaml says mode {most}: nothing goes further; change it there")
+        made = Ceiling(id_, wanted, person.signed, reason, self.hooks.now())
+        self._record("mode", id_, pack(made))
+        return next(p for p in self.playbooks() if p["id"] == id_)
+
     def acknowledge(self, person: Person, id_: str, reason: str = "") -> IncidentDetail:
         """Say that a person has taken an incident. Raises NotThere, Forbidden, Refused."""
         person.must("ack")
@@ -841,16 +977,13 @@ class Desk:
     ) -> SilenceView:
         """Keep quiet and hands off about a target for a while; raises Forbidden, Refused."""
         person.must("silence")
-        seconds = _duration(lasts)
+        seconds = duration(lasts)
         if not 0 < seconds <= _LONGEST_SILENCE_S:
             raise Refused(
                 f"a silence of {lasts} is not possible; give it between 1s and 30d, it can be renewed"
             )
-        if cause and not known(cause):
-            near = difflib.get_close_matches(cause, CAUSES, n=3, cutoff=0.4)
-            raise Refused(
-                f"no cause is called {cause!r}; did you mean {' or '.join(near) or next(iter(CAUSES))}?"
-            )
+        if cause:
+            _cause_known(cause)
         over = target if any(c in target for c in "*?[") else self._entity(target).id
         now = self.hooks.now()
         made = Silence(
@@ -871,7 +1004,7 @@ class Desk:
         """Answer a question of a run, once. Raises NotThere, Forbidden, Refused."""
         person.must("approve")
         memory = self.hooks.memory
-        question = memory.questions[_pick(id_, memory.questions, "question")]
+        question = memory.questions[pick(id_, memory.questions, "question")]
         if not person.has(question.role):
             raise Forbidden(f"this asks for the role {question.role}; yours is {person.role}")
         if (before := memory.replies.get(question.id)) is not None:
@@ -887,7 +1020,7 @@ class Desk:
         person.must("silence")
         now = self.hooks.now()
         held = {k: s for k, s in self.hooks.memory.silences.items() if now < s.until}
-        ended = replace(held[_pick(id_, held, "silence")], until=now)
+        ended = replace(held[pick(id_, held, "silence")], until=now)
         self._record("silence", ended.id, {**pack(ended), "ended_by": person.signed})
         return views.silence_view(ended)
 
@@ -928,7 +1061,7 @@ class Desk:
         """
         person.must("reinstate")
         known = {p["id"]: p for p in self.playbooks()}
-        id_ = _pick(playbook, known, "playbook")
+        id_ = pick(playbook, known, "playbook")
         if self.hooks.memory.records.demoted(id_) is None:
             raise Refused(
                 f"playbook {id_} has no harm on its record that nobody looked at; nothing to do"
@@ -1018,15 +1151,22 @@ class Desk:
         self.hooks.record(kind, subject, body, self.hooks.now())
 
     def _incident(self, text: str) -> Incident:
-        return self.hooks.memory.incidents[_pick(text, self.hooks.memory.incidents, "incident")]
+        return self.hooks.memory.incidents[pick(text, self.hooks.memory.incidents, "incident")]
 
     def _run(self, text: str) -> Run:
-        return self.hooks.memory.runs[_pick(text, self.hooks.memory.runs, "run")]
+        return self.hooks.memory.runs[pick(text, self.hooks.memory.runs, "run")]
 
     def _run_view(self, run: Run) -> RunView:
         memory = self.hooks.memory
         decision = memory.last_decision(run.playbook, run.target, run.incident)
-        shown = views.run_view(run, memory.plans.get(run.id), decision, self.name)
+        undos = memory.undos.get(run.id, ())
+        shown = views.run_view(
+            run, memory.plans.get(run.id), decision, self.name, undone_by=undos[-1] if undos else ""
+        )
+        if any(
+            r.state not in ENDED or r.state == "done" for u in undos if (r := memory.runs.get(u))
+        ):
+            shown["undoable"] = False
         shown["asks"] = self._asks(run)
         return shown
 
@@ -1081,14 +1221,14 @@ class Desk:
         return {e.id: self.name(e) for e in found}
 
     def _entity(self, text: str) -> Entity:
-        return entity(_meant(text, self._entities()))
+        return entity(meant(text, self._entities()))
 
     def _paused_key(self, text: str) -> str:
         """Find what was meant among what is paused: a target that is gone by now can still be resumed."""
         paused = {k: k for k in self.hooks.memory.pauses if k != EVERYTHING}
         if text in paused:
             return text
-        return _meant(text, {**paused, **self._entities()})
+        return meant(text, {**paused, **self._entities()})
 
     def _series(self, text: str) -> Series:
         """Find a series by its text, or by its metric (and entity) when that is unique."""
@@ -1100,13 +1240,19 @@ class Desk:
         if len(some) == 1:
             return some[0]
         if some:
-            raise Refused(
-                f"{text} is {len(some)} series; write one of {_few(str(s) for s in some)}"
-            )
+            raise Refused(f"{text} is {len(some)} series; write one of {few(str(s) for s in some)}")
         near = difflib.get_close_matches(metric, {s.metric for s in found.values()}, n=3)
         raise NotThere(
             f"no series {text!r} has a history; "
-            + (f"near are {_few(near)}" if near else "see /metrics")
+            + (f"near are {few(near)}" if near else "see /metrics")
+        )
+
+
+def _cause_known(cause: str) -> None:
+    if not known(cause):
+        near = difflib.get_close_matches(cause, CAUSES, n=3, cutoff=0.4)
+        raise Refused(
+            f"no cause is called {cause!r}; did you mean {' or '.join(near) or next(iter(CAUSES))}?"
         )
 
 
@@ -1121,102 +1267,6 @@ def _tally(t: Tally) -> TallyView:
         "runs": t.runs, "helped": t.helped, "no_effect": t.no_effect, "harmed": t.harmed,
         "cannot_tell": t.cannot_tell, "success": None if t.success is None else round(t.success, 3),
     }  # fmt: skip
-
-
-# ---------------------------------------------------------------- reading what people write
-
-
-def _pick(text: str, ids: Mapping[str, Any], what: str) -> str:
-    """Return the id that `text` begins, as git does; `last` is the newest. Raises NotThere or Refused."""
-    if text in ids:
-        return text
-    if text == "last" and ids:
-        return list(ids)[-1]
-    found = [i for i in ids if i.startswith(text)] if text else []
-    if not found and text:
-        # the part behind the first dash: people copy it from where the prefix was cut off
-        found = [i for i in ids if i.partition("-")[2].startswith(text)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise Refused(
-            f"{text!r} is the beginning of {len(found)} {what}s; write more: {_few(found)}"
-        )
-    if not ids:
-        raise NotThere(f"there is no {what} yet; nothing is in the journal of this state folder")
-    newest = list(ids)[-5:]
-    raise NotThere(f"there is no {what} {text!r}; the newest are {_few(reversed(newest))}")
-
-
-def _meant(text: str, names: Mapping[str, str]) -> str:
-    """Return the entity id that was meant: itself, its key, its name, or a unique part of them."""
-    if text in names:
-        return text
-    word = text.lower()
-    rounds: tuple[Callable[[str, str], bool], ...] = (
-        lambda id_, name: word in {id_.partition(":")[2].lower(), name.lower()},
-        lambda id_, _: id_.lower().startswith(word),
-        lambda id_, name: word in id_.lower() or word in name.lower(),
-    )
-    for fits in rounds:
-        found = sorted(id_ for id_, name in names.items() if word and fits(id_, name))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            said = (f"{i} ({names[i]})" if names[i] not in i else i for i in found)
-            raise Refused(f"{text!r} may be {len(found)} things; write one of {_few(said)}")
-    near = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
-    raise NotThere(
-        f"nothing here is called {text!r}; "
-        + (f"did you mean {_few(near)}?" if near else "write it like service:checkout")
-    )
-
-
-def _named(text: str, known: Mapping[str, str]) -> str:
-    """Return the playbook that was meant: its id, the beginning of it, or a unique part of id or title."""
-    if text in known:
-        return text
-    word = text.lower()
-    rounds = (
-        [i for i in known if word and i.startswith(word)],
-        [i for i, title in known.items() if word and (word in i or word in title.lower())],
-    )
-    for found in rounds:
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise Refused(f"{text!r} may be {len(found)} playbooks; write one of {_few(found)}")
-    if not known:
-        raise NotThere("no playbook is known here; start the daemon, or see homeostat playbooks")
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.4)
-    raise NotThere(
-        f"no playbook is called {text!r}; "
-        + (f"did you mean {_few(near)}?" if near else "see homeostat playbooks")
-    )
-
-
-def _few(words: Iterable[str], most: int = 5) -> str:
-    some = list(words)
-    return ", ".join(some[:most]) + (f" and {len(some) - most} more" if len(some) > most else "")
-
-
-def _duration(text: str) -> float:
-    """Read `2h`, `90s`, `1h30m`, or a plain number of seconds; raises Refused."""
-    try:
-        seconds = float(text) if text.replace(".", "", 1).isdigit() else float(read_duration(text))
-    except (ValueError, TypeError) as error:
-        raise Refused(f"not a duration: {text!r}; write it like 30m, 2h or 1d") from error
-    return seconds
-
-
-def _when(text: str, now: float, default: float) -> float:
-    """Read a time: `15m` (ago), unix seconds, or ISO 8601; raises Refused."""
-    if not text.strip():
-        return default
-    try:
-        return read_moment(text, now)
-    except ValueError as wrong:
-        raise Refused(str(wrong)) from None
 
 
 def _six(value: float) -> float | None:

@@ -24,8 +24,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from agent.authority import LOOPBACK, SENDER, Forbidden, Person, Tokens, Unknown, peer
-from agent.desk import NotThere
 from agent.errors import AgentError, ConfigError, Refused, Unavailable, Uncertain
+from agent.meant import NotThere
 from agent.telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -146,11 +146,11 @@ def decide(
         now,
         asked,
         recent,
-        tuple(r for r in recent if r.playbook == playbook.id),
+        tuple(r for r in recent if r.playbook == playbook.id and not _undoes(r, memory)),
         reach.of_playbook(playbook, target, cause, world.topology),
         unseen,
     )
-    wanted = playbook.ceiling(config, target) if ceiling is None else ceiling
+    wanted = _ceiling(playbook, target, config, memory) if ceiling is None else ceiling
     act = [_record(case)]
     if playbook.touching:
         act += [_scope(case.touched, world, config), _shared(case)]
@@ -234,6 +234,9 @@ def standing(
         return closed.reason
     if first and not plan.by and MODES.index(config.mode) < MODES.index(plan.mode):
         return f"agent.yaml says mode {config.mode} by now"
+    said = memory.ceilings.get(plan.playbook)
+    if first and not plan.by and said and MODES.index(said.mode) < MODES.index(plan.mode):
+        return f"{said.by} says mode {said.mode} by now"
     if first and shared and not config.single_agent:
         return "agent.yaml no longer says `single_agent: true`"
     return ""
@@ -255,10 +258,19 @@ def _relevant(playbook: Playbook, memory: Memory, now: float) -> tuple[Run, ...]
 # ---------------------------------------------------------------- stop
 
 
+def _ceiling(playbook: Playbook, target: Entity, config: Config, memory: Memory) -> Mode:
+    """Return how far it may go by its text, agent.yaml, the abilities of who acts, and the word of a person."""
+    mode, said = playbook.ceiling(config, target), memory.ceilings.get(playbook.id)
+    return mode if said is None else lowest(mode, said.mode)
+
+
 def _mode(case: _Case) -> Gate:
-    mode = case.playbook.ceiling(case.config, case.target)
+    mode = _ceiling(case.playbook, case.target, case.config, case.memory)
     cap = case.playbook.cap(case.target)
     said = f"{case.playbook.mode}, agent.yaml {case.config.mode}, abilities {cap}"
+    person = case.memory.ceilings.get(case.playbook.id)
+    if person is not None:
+        said += f", {person.by} {person.mode}"
     return Gate(
         "mode", mode != "observe", mode, said, "" if mode != "observe" else "it only observes"
     )
@@ -709,12 +721,31 @@ def _record(case: _Case) -> Gate:
     """What harmed only suggests, until a person has looked at it; a person's own yes is such a look."""
     harm = case.memory.records.demoted(case.playbook.id)
     limit = "no harm that nobody looked at"
+    undone = _put_back(case)
+    if harm is None and undone is not None and not case.asked:
+        reason = f"{undone.by} put back what it did for this incident; a person may start it again"
+        return Gate("record", False, f"run {undone.undoes} was put back", limit, reason)
     if harm is None:
         return Gate("record", True, "no harm", limit)
     if case.asked:
         return Gate("record", True, f"harmed in run {harm.run}", limit, "but a person decided")
     reason = f"it harmed {harm.target}; mend it, then: homeostat reinstate {case.playbook.id}"
     return Gate("record", False, f"harmed in run {harm.run}", limit, reason)
+
+
+def _put_back(case: _Case) -> Plan | None:
+    """Return the plan by which a person put back what this playbook did for this incident."""
+    found = (
+        case.memory.plans.get(r.id)
+        for r in case.memory.runs.values()
+        if r.playbook == case.playbook.id and r.incident == case.incident.id
+    )
+    return next((p for p in found if p is not None and p.undoes), None)
+
+
+def _undoes(run: Run, memory: Memory) -> bool:
+    plan = memory.plans.get(run.id)
+    return plan is not None and bool(plan.undoes)
 
 
 def _ids(entities: Iterable[Entity] | Sequence[Entity]) -> str:

@@ -363,8 +363,8 @@ class RealHands:
         else:
             ability = self._resolve(planned.via, cls.ability, plan.target)
         step = Step(
-            key=f"{plan.run_id}/{planned.id}", use=planned.use, target=plan.target, params=filled, before=before,
-            facts={**plan.facts, "incident": plan.incident}, by=f"homeostat:{plan.run_id}",
+            key=f"{plan.own}/{planned.id}", use=planned.use, target=plan.target, params=filled, before=before,
+            facts={**plan.facts, "incident": plan.incident}, by=f"homeostat:{plan.own}",
         )  # fmt: skip
         return cls(params, ability), step
 
@@ -607,9 +607,13 @@ class RealHands:
             return unpack(StepRecord, trace.result)
         started = trace.started if trace is not None else self._clock()
         origin = self._memory.traces.get(f"{plan.run_id}/{step.id}")
-        status, summary = await self._put_back(
-            plan, step, acted, results, origin.before if origin is not None else {}
-        )
+        before = origin.before if origin is not None else {}
+        if plan.undoes:
+            before = next(
+                (x.before for s, x in zip(plan.steps, plan.left, strict=True) if s.id == step.id),
+                {},
+            )
+        status, summary = await self._put_back(plan, step, acted, results, before)
         record = StepRecord(step.id, step.use, started, self._clock(), status, summary)  # type: ignore[arg-type]  # one of its literals
         self._acted(plan, f"{step.id}/undo", pack(record))
         return record
@@ -650,7 +654,7 @@ class RealHands:
         self, plan: Plan, step: PlannedStep, action: Undo, ready: Step, acted: Acted
     ) -> tuple[str, str]:
         body = {"run": plan.run_id, "step": f"{step.id}/undo", "use": step.use,
-                "key": f"{ready.key}/undo", "before": dict(acted.undo)}  # fmt: skip
+                "key": f"{plan.run_id}/{step.id}/undo", "before": dict(acted.undo)}  # fmt: skip
         if not self._put("intent", plan.run_id, body):
             raise Unavailable(
                 "the journal can not be written: nothing is put back that could not be recorded"

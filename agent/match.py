@@ -269,18 +269,21 @@ def fits(
         return False, f"{cause.probability:.0%} sure, it wants {because.min_confidence:.0%}"
     if _SEVERITIES.index(incident.severity) < _SEVERITIES.index(because.severity):
         return False, f"severity is {incident.severity}, it wants {because.severity}"
-    where = parse(playbook.target.where).test(scene) if playbook.target.where else True
-    if where is not True:
-        return where, f"where: {playbook.target.where} is {_word(where)}"
+    fitting, reason = meant_for(playbook, scene)
+    if reason.startswith("where"):
+        return fitting, reason
     if held is not True:
         standing = next((s for s in holding.standings() if s.met is not True), None)
         so_far = f" (held for {standing.held_s:.0f} s)" if standing and standing.value else ""
         return held, f"when: {standing.condition if standing else ''} is {_word(held)}{so_far}"
-    return _exceptions(playbook, scene)
+    return fitting, reason
 
 
-def _exceptions(playbook: Playbook, scene: View) -> tuple[bool | None, str]:
-    """Ask `unless`: what mutates must know that no exception holds."""
+def meant_for(playbook: Playbook, scene: View) -> tuple[bool | None, str]:
+    """Ask `where` and `unless`, which hold for a person's word, too: what mutates must know that no exception holds."""
+    where = parse(playbook.target.where).test(scene) if playbook.target.where else True
+    if where is not True:
+        return where, f"where: {playbook.target.where} is {_word(where)}"
     answers = {text: parse(text).test(scene) for text in playbook.unless}
     excepted = join(answers.values(), "any") if answers else False
     if excepted is False or (excepted is None and not playbook.mutating):

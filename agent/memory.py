@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from agent.budget import Word
 from agent.causes import matches
 from agent.codec import unpack
-from agent.model import ENDED, Change, Decision, Entity, Incident, Run
+from agent.model import ENDED, Change, Decision, Entity, Incident, Mode, Run, Severity
 from agent.questions import Question, Reply
 from agent.record import Records
 from agent.runner import Plan
@@ -36,6 +36,7 @@ EVERYTHING: Final = "*"
 """The pause that covers every target."""
 _CHANGES: Final = 500
 """Changes that are remembered: those of some weeks; the journal has the rest."""
+_SEVERITIES: Final[tuple[Severity, ...]] = ("note", "warning", "page")
 _ACTED: Final = frozenset({"done", "adopted", "uncertain", "undone"})
 """States of a step after which the world is, or may be, not as it was."""
 
@@ -100,6 +101,58 @@ class Label:
     note: str
     ts: float
     signals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snooze:
+    """A person has put an incident off: until then nobody is told of it, unless it gets worse than it was.
+
+    severity, reopened   how bad it was, and how often it had come back
+    until                unix seconds; one that was ended lies in the past
+    """
+
+    incident: str
+    until: float
+    by: str
+    reason: str
+    severity: Severity
+    reopened: int
+    ts: float
+
+    def covers(self, incident: Incident, now: float) -> bool:
+        """Tell whether it holds for the incident as it is now."""
+        worse = _SEVERITIES.index(incident.severity) > _SEVERITIES.index(self.severity)
+        return now < self.until and not worse and incident.reopened == self.reopened
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """How far a person lets a playbook go, below what its text and agent.yaml say."""
+
+    playbook: str
+    mode: Mode
+    by: str
+    reason: str
+    ts: float
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A person says that what an incident blames is not its cause.
+
+    about    kind of the group whose trouble it was: service, model, host, ...
+    wrong    the kind of cause that was named, on the entity `of`
+    right    what it was in truth, as far as they know; "" = they do not
+    """
+
+    incident: str
+    about: str
+    wrong: str
+    of: str
+    right: str
+    by: str
+    note: str
+    ts: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +238,8 @@ class Memory:
     changes   what was changed, by us and by others, in the order in which it was told; by id, or by entry
     approvals what people answered to live runs: run -> what was asked (a hash) -> the answer
     labelled  number of the newest label's entry: tells whether there is news
+    ceilings  how far people let playbooks go, by playbook
+    undos     runs that put back what a run did: run -> those, oldest first
     records   how the runs of each playbook turned out, of all times
     strange   entries that could not be read: (seq, why); written by another version, or altered
     """
@@ -201,6 +256,10 @@ class Memory:
     labels: _Recent[Label] = field(init=False)
     changes: _Recent[Change] = field(init=False)
     labelled: int = 0
+    snoozes: _Recent[Snooze] = field(init=False)
+    corrections: _Recent[Correction] = field(init=False)
+    ceilings: dict[str, Ceiling] = field(default_factory=dict)
+    undos: dict[str, list[str]] = field(default_factory=dict)
     pauses: dict[str, Pause] = field(default_factory=dict)
     approvals: dict[str, dict[str, Approval]] = field(default_factory=dict)
     cancels: dict[str, str] = field(default_factory=dict)
@@ -221,6 +280,8 @@ class Memory:
         self.replies = _Recent(1000)
         self.labels = _Recent(1000)
         self.changes = _Recent(_CHANGES)
+        self.snoozes = _Recent(1000)
+        self.corrections = _Recent(1000)
         self._decisions = _Recent(5000)
         self._notes = _Recent(10_000)
         self._folds = {
@@ -230,6 +291,7 @@ class Memory:
             "resume": self._resume, "approval": self._approval, "cancel": self._cancel,
             "intent": self._intent, "acted": self._acted, "label": self._label,
             "change": self._change, "reinstate": self._reinstate,
+            "snooze": self._snooze, "correction": self._correction, "mode": self._mode,
         }  # fmt: skip
 
     # ---- folding
@@ -278,6 +340,9 @@ class Memory:
             *journal.latest("reply", 1000),
             *journal.latest("note", 10_000),
             *journal.latest("label", 1000),
+            *journal.latest("snooze", 1000),
+            *journal.latest("correction", 1000),
+            *journal.latest("mode"),
             *journal.read(("change",), limit=_CHANGES, newest_first=True),
             *journal.read(("pause", "resume", "approval", "cancel", "reinstate")),
             *itertools.chain.from_iterable(journal.read(("intent", "acted"), run) for run in alive),
@@ -344,6 +409,11 @@ class Memory:
         """Return what keeps new acts off a target: a pause, or a run that is at work on it."""
         return self.paused(target) or self.run_on(target)
 
+    def snoozed(self, incident: Incident, now: float) -> Snooze | None:
+        """Return the snooze that covers an incident now."""
+        found = self.snoozes.get(incident.id)
+        return found if found is not None and found.covers(incident, now) else None
+
     def silenced(self, target: Entity | str, now: float, cause: str = "") -> Silence | None:
         """Return the silence that covers a target now."""
         return next((s for s in self.silences.values() if s.covers(target, now, cause)), None)
@@ -390,7 +460,11 @@ class Memory:
         said = old.outcome.verdict if old is not None and old.outcome is not None else None
         self.records.run(entry.seq, entry.body, said)
         for gone in self.runs.put(run.id, run):
-            self.plans.pop(gone, None)
+            plan = self.plans.pop(gone, None)
+            if plan is not None and plan.undoes:
+                left = [id_ for id_ in self.undos.pop(plan.undoes, ()) if id_ != gone]
+                if left:
+                    self.undos[plan.undoes] = left
         if run.state in ENDED:
             self.approvals.pop(run.id, None)
             self.cancels.pop(run.id, None)
@@ -401,7 +475,9 @@ class Memory:
         self.records.trust(entry.seq, entry.subject, entry.body, entry.ts)
 
     def _plan(self, entry: Entry) -> None:
-        self.plans[entry.subject] = unpack(Plan, entry.body)
+        plan = self.plans[entry.subject] = unpack(Plan, entry.body)
+        if plan.undoes and plan.run_id not in self.undos.setdefault(plan.undoes, []):
+            self.undos[plan.undoes].append(plan.run_id)
 
     def _decision(self, entry: Entry) -> None:
         decision = unpack(Decision, entry.body)
@@ -472,6 +548,15 @@ class Memory:
     def _change(self, entry: Entry) -> None:
         change = unpack(Change, entry.body)
         self.changes.put(change.id or f"#{entry.seq}", change)
+
+    def _snooze(self, entry: Entry) -> None:
+        self.snoozes.put(entry.subject, unpack(Snooze, entry.body))
+
+    def _correction(self, entry: Entry) -> None:
+        self.corrections.put(entry.subject, unpack(Correction, entry.body))
+
+    def _mode(self, entry: Entry) -> None:
+        self.ceilings[entry.subject] = unpack(Ceiling, entry.body)
 
     def _label(self, entry: Entry) -> None:
         body = entry.body

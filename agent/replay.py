@@ -49,7 +49,7 @@ from agent.topology import Binding, EdgePattern
 from agent.world import World
 
 TICK_S: Final = 1.0
-TOLD: Final = ("change", "silence", "pause", "resume", "label", "reinstate")
+TOLD: Final = ("change", "silence", "pause", "resume", "label", "reinstate", "mode", "correction")
 """Entries of a journal that came from outside: in a replay they happen again."""
 _HISTORY_S: Final = 3600.0
 _PARENTS: Final[dict[EntityKind, tuple[EdgeKind, EntityKind]]] = {

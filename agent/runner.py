@@ -126,6 +126,7 @@ class Plan:
     text_hash  of the playbook's text
     facts      of the diagnosis; cause: its kind
     hash       what an approval binds to: see `plan_hash`
+    undoes     the run, over by now, that this one puts back: its steps in their order, and what each has `left`
     """
 
     run_id: str
@@ -144,6 +145,8 @@ class Plan:
     facts: Mapping[str, str] = field(default_factory=dict)
     cause: str = ""
     hash: str = ""
+    undoes: str = ""
+    left: tuple[Left, ...] = ()
 
     @property
     def entity(self) -> Entity:
@@ -159,6 +162,11 @@ class Plan:
         )
 
     @property
+    def own(self) -> str:
+        """The run whose name the acts of this one carry: to put back is to go on with that run."""
+        return self.undoes or self.run_id
+
+    @property
     def queue(self) -> str:
         """Whom it queues behind: runs on one target; what only marks may hold for days, and queues apart."""
         return f"{self.target} marks" if self.marks else self.target
@@ -170,7 +178,14 @@ def plan_hash(plan: Plan) -> str:
     Who asked, when, under which mode and run id make no difference: two plans of the same hash do the same.
     """
     said = pack(plan)
-    for name in ("run_id", "created", "by", "mode", "hash"):
+    for name in (
+        "run_id",
+        "created",
+        "by",
+        "mode",
+        "hash",
+        *(() if plan.undoes else ("undoes", "left")),
+    ):
         del said[name]
     return hashlib.sha256(canonical(said).encode()).hexdigest()
 
@@ -226,6 +241,14 @@ class Acted:
     undo: Mapping[str, Any] = field(default_factory=dict)
     ours: bool = True
     text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a step of a run that is over has left behind: what was there before, and what came of it."""
+
+    before: Mapping[str, Any]
+    acted: Acted
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +447,8 @@ class _Course:
     async def go(self) -> Run:
         """Carry the plan out; returns the run as it ended."""
         plan = self._plan
+        if plan.undoes:
+            return await self._put_back()
         stop = await self._ask() if plan.mode == "approve" else None
         if stop is None:
             await self._report("acting")
@@ -452,6 +477,17 @@ class _Course:
             await self._escalate(outcome)
         await self._then(outcome)
         await self._report("done", outcome.summary if outcome else plan.title, outcome)
+        return self._run
+
+    async def _put_back(self) -> Run:
+        """Put back what a run did that is over: the same boxes as where a run undoes itself, and nothing else."""
+        plan = self._plan
+        self._done = [(step, one.acted) for step, one in zip(plan.steps, plan.left, strict=True)]
+        self._results = {step.id: dict(acted.values) for step, acted in self._done}
+        await self._report("undoing", f"puts back run {plan.undoes}, as {plan.by} wants")
+        well = await self._undo(self._done)
+        said = "; ".join(record.summary for record in self._run.steps)
+        await self._report("done" if well else "failed", said)
         return self._run
 
     async def _ask(self) -> _Stop | None:

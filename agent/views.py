@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -17,7 +18,7 @@ from agent.catalogue import SIGNALS
 from agent.causes import words
 from agent.filling import Forecast, when
 from agent.life import acknowledged_by
-from agent.memory import Label, Pause, Silence
+from agent.memory import Correction, Label, Pause, Silence, Snooze
 from agent.model import (
     ENDED,
     Anomaly,
@@ -31,7 +32,7 @@ from agent.model import (
     Series,
 )
 from agent.questions import Question
-from agent.runner import Plan, asked_for
+from agent.runner import Plan, PlannedStep, asked_for
 from agent.units import say, say_duration
 
 Name = Callable[[Entity], str]
@@ -154,7 +155,10 @@ class SignalView(TypedDict):
 
 
 class LabelView(TypedDict):
-    """What a person said about an incident, and what came of it."""
+    """What a person said about an incident, and what came of it.
+
+    label   noise | real | not_the_cause
+    """
 
     incident: str
     label: str
@@ -233,7 +237,11 @@ class OutcomeView(TypedDict):
 
 
 class RunView(TypedDict):
-    """A playbook at work on one target."""
+    """A playbook at work on one target.
+
+    undoes    the run that this one puts back; undone_by: the run that puts (or tried to put) this one back
+    undoable  it is over, and a person may have it put back
+    """
 
     id: str
     playbook: str
@@ -253,6 +261,43 @@ class RunView(TypedDict):
     expect: list[str]
     approve: ApprovalView | None
     outcome: OutcomeView | None
+    gates: list[GateView]
+    undoes: str
+    undone_by: str
+    undoable: bool
+
+
+class PlannedView(TypedDict):
+    """One step that would be taken. undo: it can be put back; asks: role that is asked before it, "" = nobody."""
+
+    id: str
+    use: str
+    via: str
+    params: dict[str, Any]
+    undo: bool
+    temporary: bool
+    asks: str
+
+
+class PlanView(TypedDict):
+    """What a playbook would do on a target now, if a person says so.
+
+    hash      what a yes binds to: when it is another one by then, nothing happens
+    incident  what it would be for, "" = nothing is known to be wrong
+    allowed   whether the guard lets it; closed: the first gate that does not, in words
+    """
+
+    playbook: str
+    title: str
+    target: EntityView
+    incident: str
+    cause: str
+    hash: str
+    allowed: bool
+    closed: str
+    steps: list[PlannedView]
+    then: list[PlannedView]
+    expect: list[str]
     gates: list[GateView]
 
 
@@ -277,7 +322,11 @@ class PointsView(TypedDict):
 
 
 class IncidentView(TypedDict):
-    """An incident in one line. acknowledged_by: who has taken it, "" = nobody; merged_into: what it is part of now."""
+    """An incident in one line.
+
+    acknowledged_by   who has taken it, "" = nobody; merged_into: what it is part of now
+    snoozed_until     nobody is told of it until then; null = it is not put off
+    """
 
     id: str
     state: str
@@ -297,6 +346,8 @@ class IncidentView(TypedDict):
     entities: list[EntityView]
     runs: list[str]
     label: str
+    snoozed_until: float | None
+    snoozed_by: str
 
 
 class IncidentDetail(IncidentView):
@@ -322,6 +373,7 @@ class IncidentDetail(IncidentView):
     run_views: list[RunView]
     decisions: list[DecisionView]
     labelled: LabelView | None
+    corrected: LabelView | None
 
 
 class WhyView(TypedDict):
@@ -613,7 +665,14 @@ def decision_view(d: Decision, name: Name) -> DecisionView:
     }  # fmt: skip
 
 
-def run_view(run: Run, plan: Plan | None, decision: Decision | None, name: Name) -> RunView:
+def run_view(
+    run: Run,
+    plan: Plan | None,
+    decision: Decision | None,
+    name: Name,
+    *,
+    undone_by: str = "",
+) -> RunView:
     """Show a run: what was planned, what is done, what was proven."""
     asks = run.state in {"waiting_approval", "suggested"}
     approve: ApprovalView | None = None
@@ -634,6 +693,34 @@ def run_view(run: Run, plan: Plan | None, decision: Decision | None, name: Name)
         "by": plan.by if plan else "", "steps": _steps(run, plan),
         "expect": list(plan.verify.expect) if plan and plan.verify else [],
         "approve": approve, "outcome": _outcome(run), "gates": gates_view(decision),
+        "undoes": plan.undoes if plan else "", "undone_by": undone_by,
+        "undoable": plan is not None and not plan.undoes and run.state in ENDED and bool(undoable(plan, run)),
+    }  # fmt: skip
+
+
+def undoable(plan: Plan, run: Run) -> frozenset[str]:
+    """Return the steps of a run that stand and can be put back."""
+    now = {s.id: s.status for s in run.steps}  # the last word on each
+    kept = {s.id for s in plan.steps if s.undo == "auto"}
+    return frozenset(id_ for id_, status in now.items() if status in {"done", "adopted"}) & kept
+
+
+def plan_view(plan: Plan, decision: Decision, name: Name) -> PlanView:
+    """Show what would be done, and what the guard says to it."""
+    closed = next((g for g in decision.gates if not g.passed), None)
+
+    def step(s: PlannedStep) -> PlannedView:
+        return {
+            "id": s.id, "use": s.use, "via": s.via or "", "params": dict(s.params), "undo": s.undo == "auto",
+            "temporary": s.until is not None, "asks": s.approve.by if s.approve is not None else "",
+        }  # fmt: skip
+
+    return {
+        "playbook": plan.playbook, "title": plan.title, "target": entity_view(plan.entity, name),
+        "incident": plan.incident, "cause": plan.cause, "hash": plan.hash, "allowed": decision.allowed,
+        "closed": "" if decision.allowed or closed is None else f"{closed.name}: {closed.reason or closed.value}",
+        "steps": [step(s) for s in plan.steps], "then": [step(s) for s in plan.then],
+        "expect": list(plan.verify.expect) if plan.verify else [], "gates": gates_view(decision),
     }  # fmt: skip
 
 
@@ -646,6 +733,8 @@ def _steps(run: Run, plan: Plan | None) -> list[StepView]:
         }  # fmt: skip
     out: list[StepView] = []
     for step in (*plan.steps, *plan.then) if plan else ():
+        if plan is not None and plan.undoes and step.undo == "none":
+            continue  # it stays as it is
         shown = done.pop(step.id, None)
         if shown is None:
             shown = {
@@ -711,7 +800,18 @@ def _signals(n: int) -> str:
     return "1 signal" if n == 1 else f"{n} signals"
 
 
-def incident_view(i: Incident, name: Name, label: str = "") -> IncidentView:
+def correction_view(c: Correction, does: str) -> LabelView:
+    """Show what a person said of the cause, and what that does now."""
+    named = f"{c.wrong} of {c.of}" + (f"; it was {c.right}" if c.right else "")
+    return {
+        "incident": c.incident, "label": "not_the_cause", "by": c.by, "note": c.note, "ts": c.ts,
+        "signals": [], "text": f"not {named}" + (f"; {does}" if does else ""),
+    }  # fmt: skip
+
+
+def incident_view(
+    i: Incident, name: Name, label: str = "", snooze: Snooze | None = None
+) -> IncidentView:
     """Show an incident in one line."""
     top = i.diagnosis.top if i.diagnosis else None
     taken = acknowledged_by(i)
@@ -725,6 +825,7 @@ def incident_view(i: Incident, name: Name, label: str = "") -> IncidentView:
         "low_confidence": bool(i.diagnosis and i.diagnosis.low_confidence),
         "entities": [entity_view(e, name) for e in i.entities], "runs": list(i.runs),
         "label": label,
+        "snoozed_until": snooze.until if snooze else None, "snoozed_by": snooze.by if snooze else "",
     }  # fmt: skip
 
 
@@ -735,6 +836,8 @@ def incident_detail(
     name: Name,
     label: LabelView | None = None,
     *,
+    correction: LabelView | None = None,
+    snooze: Snooze | None = None,
     now: float = math.nan,
 ) -> IncidentDetail:
     """Show an incident with all its evidence: harm first, then what stands out most."""
@@ -745,7 +848,7 @@ def incident_detail(
     ranked = sorted(i.anomalies, key=rank)
     d = i.diagnosis
     return {
-        **incident_view(i, name, label["label"] if label else ""),
+        **incident_view(i, name, label["label"] if label else "", snooze),
         "anomalies": [anomaly_view(a, name, now) for a in ranked],
         "changes": [change_view(c, name) for c in sorted(i.changes, key=lambda c: c.ts)],
         "causes": [cause_view(c, name) for c in (d.causes if d else ())],
@@ -763,6 +866,7 @@ def incident_detail(
         "run_views": list(runs),
         "decisions": [decision_view(x, name) for x in decisions],
         "labelled": label,
+        "corrected": correction,
     }
 
 

@@ -21,6 +21,7 @@ from agent import expected
 from agent.api import Views, Way, make_app
 from agent.authority import Person, Tokens
 from agent.budget import Ledger, Word
+from agent.by_hand import Proposal
 from agent.desk import (
     BudgetView,
     Desk,
@@ -38,7 +39,8 @@ from agent.graph import TopologyView
 from agent.inlets import SMALL, Inlets, mounted
 from agent.intake import FORWARD, Counting, Intake
 from agent.life import Event
-from agent.model import Change, FloatArray, Incident, Run, Series
+from agent.meant import duration
+from agent.model import Change, Entity, FloatArray, Incident, Mode, Run, Series
 from agent.model_views import CompareView, EdgesView, ExplainedView, ModelView
 from agent.models import ModelFacts
 from agent.models.asked import Asked
@@ -55,6 +57,7 @@ from agent.views import (
     IncidentView,
     LabelView,
     PauseView,
+    PlanView,
     QuestionView,
     RunView,
     SilenceView,
@@ -165,6 +168,36 @@ class _Label(Model):
     note: Annotated[str, Field(max_length=500)] = ""
 
 
+class _Blame(Model):
+    """It is not what the incident blames."""
+
+    right: str = ""
+    """What it was: a cause of the tree, such as `host.disk`; empty = not known."""
+    note: Annotated[str, Field(max_length=500)] = ""
+
+
+class _Snooze(_Reason):
+    for_: Annotated[str, Field(max_length=40)] = Field(alias="for")
+    """How long: `2h`, `30m`, a week at most; `0` = it is put off no longer."""
+
+
+class _On(Model):
+    target: Annotated[str, Field(min_length=1, max_length=300)]
+    """Entity id, or a unique part of a name."""
+
+
+class _Begin(_Reason):
+    target: Annotated[str, Field(min_length=1, max_length=300)]
+    """Entity id, or a unique part of a name."""
+    plan_hash: Annotated[str, Field(min_length=1, max_length=64)]
+    """Of the plan that you saw; when it is another one by now, nothing happens."""
+
+
+class _Mode(_Reason):
+    mode: Mode
+    """As far as it may go at most; never further than its text and agent.yaml say."""
+
+
 class _WhyNot(Model):
     """On whom, and when."""
 
@@ -243,6 +276,14 @@ def ways(desk: Desk) -> tuple[Way, ...]:
         Way("POST", "/api/incidents/{id}/label", "label", "label", "Say that it was noise, or real.",
             lambda a: desk.label(a.person, a.path["id"], a.body.label, a.body.note),
             body=_Label, returns=LabelView),
+        Way("POST", "/api/incidents/{id}/blame", "blame", "label", "Say that what it blames is not the cause.",
+            lambda a: desk.blame(a.person, a.path["id"], a.body.right or None, a.body.note),
+            body=_Blame, returns=LabelView),
+        Way("POST", "/api/incidents/{id}/snooze", "snooze", "ack", "Put it off: nobody is told unless it gets worse.",
+            lambda a: desk.snooze(a.person, a.path["id"], duration(a.body.for_), a.body.reason),
+            body=_Snooze, returns=IncidentDetail),
+        Way("POST", "/api/incidents/{id}/page", "page", "page", "Call a person now, whatever the severity.",
+            lambda a: desk.page(a.person, a.path["id"], a.body.reason), body=_Reason, returns=IncidentDetail),
         Way("GET", "/api/runs", "runs", "see", "Runs: those that ask or live first, then the newest.",
             lambda a: desk.runs(everything=a.query.state == "all", limit=a.query.limit),
             query=_Many, returns=many),
@@ -252,6 +293,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.approve(a.path["id"], a.person, a.body.plan_hash), body=_Approve, returns=RunView),
         Way("POST", "/api/runs/{id}/deny", "deny", "deny", "Say no; one that acts is stopped and put back.",
             lambda a: desk.deny(a.path["id"], a.person, a.body.reason), body=_Reason, returns=RunView),
+        Way("POST", "/api/runs/{id}/undo", "undo", "undo", "Put back what a run did, by compare-and-set.",
+            lambda a: desk.undo(a.person, a.path["id"], a.body.reason), body=_Reason, returns=RunView),
         Way("GET", "/api/topology", "topology", "see", "Who is there, how they are, who depends on whom, who says so.",
             lambda a: desk.topology(a.query.target, everything=a.query.everything),
             query=_Around, returns=TopologyView),
@@ -282,6 +325,14 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda _: desk.playbooks(), returns=list[PlaybookView]),
         Way("GET", "/api/playbooks/{id}/why-not", "why_not", "see", "Why it did not act on a target, at any time.",
             lambda a: desk.why_not(a.path["id"], a.query.target, a.query.time), query=_WhyNot, returns=WhyNotView),
+        Way("GET", "/api/playbooks/{id}/plan", "plan", "see", "What it would do on a target now, with every gate.",
+            lambda a: desk.plan(a.path["id"], a.query.target), query=_On, returns=PlanView),
+        Way("POST", "/api/playbooks/{id}/run", "run_playbook", "run", "Start exactly the plan that you saw.",
+            lambda a: desk.start(a.person, a.path["id"], a.body.target, a.body.plan_hash, a.body.reason),
+            body=_Begin, returns=RunView),
+        Way("POST", "/api/playbooks/{id}/mode", "mode", "mode", "Let it go no further than this.",
+            lambda a: desk.set_mode(a.person, a.path["id"], a.body.mode, a.body.reason),
+            body=_Mode, returns=PlaybookView),
         Way("POST", "/api/playbooks/{id}/reinstate", "reinstate", "reinstate", "Let one that harmed act again.",
             lambda a: desk.reinstate(a.person, a.path["id"], a.body.reason), body=_Reason, returns=PlaybookView),
         Way("GET", "/api/silences", "silences", "see", "Silences that hold now.",
@@ -511,6 +562,18 @@ class Living:
     async def start(self, run_id: str, person: Person) -> Run:
         """Turn a suggestion into a run."""
         return self._daemon.start_suggested(run_id, person.signed)
+
+    def propose(self, playbook: str, target: Entity) -> Proposal:
+        """Plan a playbook on a target."""
+        return self._daemon.propose(playbook, target)
+
+    async def begin(self, playbook: str, target: Entity, person: Person, plan_hash: str) -> Run:
+        """Start the plan that a person saw."""
+        return self._daemon.begin(playbook, target, person.signed, plan_hash)
+
+    async def undo(self, run_id: str, person: Person, reason: str) -> Run:
+        """Have a run put back."""
+        return await self._daemon.undo(run_id, person.signed, reason)
 
     async def reload(self) -> None:
         """Read the config again."""

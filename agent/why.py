@@ -42,7 +42,7 @@ _VERDICT_WORDS: Final = {
     "helped": "helped", "no_effect": "had no effect", "harmed": "did harm",
     "cannot_tell": "can not be told from chance",
 }  # fmt: skip
-_GIVES_WAY: Final = ("Joint", "Together", "Label", "Traces", "More", "Or", "Held")
+_GIVES_WAY: Final = ("Joint", "Together", "Label", "Person", "Traces", "More", "Or", "Held")
 """Kinds of lines that go first when there are too many, in this order."""
 
 
@@ -88,6 +88,9 @@ def why_view(
     if label := detail["labelled"]:
         note = f" ({label['note']})" if label["note"] else ""
         lines.append(f"Label:    {label['label']}, by {label['by']}{note}; {label['text']}")
+    if said := detail["corrected"]:
+        note = f" ({said['note']})" if said["note"] else ""
+        lines.append(f"Person:   {said['text']}, says {said['by']}{note}")
     if found := detail["traces"]:
         rest = f" and {len(found) - _TRACES} more, see --json" if len(found) > _TRACES else ""
         lines.append(f"Traces:   {', '.join(found[:_TRACES])}{rest}")
@@ -190,7 +193,8 @@ def _others(detail: IncidentDetail) -> list[str]:
 def run_words(run: RunView) -> str:
     """Say a run in one line."""
     outcome = run["outcome"]
-    said = f"{run['playbook']} on {run['target']['name']}: "
+    whose = "undo of " if run["undoes"] else ""
+    said = f"{whose}{run['playbook']} on {run['target']['name']}: "
     if outcome is not None:
         undone = ", undone" if outcome["undone"] else ""
         return (
@@ -220,8 +224,14 @@ def _standing(detail: IncidentDetail, now: float) -> str:
     lasts = say_duration(max(0.0, now - detail["opened"]))
     return (
         f"State:    {detail['state']} for {lasts}, since {since} ({detail['severity']})"
-        f"{again}{_taken(detail)}"
+        f"{again}{_taken(detail)}{_put_off(detail, now)}"
     )
+
+
+def _put_off(detail: IncidentDetail, now: float) -> str:
+    until = detail["snoozed_until"]
+    by = detail["snoozed_by"].partition(" (")[0]
+    return "" if until is None else f"; put off by {by} until {clock(until, now)}"
 
 
 def _taken(detail: IncidentDetail) -> str:

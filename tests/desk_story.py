@@ -23,6 +23,7 @@ from agent import doors, web
 from agent.api import Views, make_app
 from agent.authority import Person, Tokens
 from agent.budget import Ledger
+from agent.by_hand import Proposal, undoing
 from agent.codec import pack
 from agent.config import Config
 from agent.desk import Desk
@@ -52,6 +53,7 @@ from agent.model import (
 )
 from agent.models import ModelFacts, VersionFacts
 from agent.models.cause import Blame
+from agent.pipeline import record_plan
 from agent.ports import Judged
 from agent.runner import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.telemetry import Telemetry
@@ -112,6 +114,7 @@ class StoryHooks:
         self.blind = True
         self.watch = None
         self.loaded = {}
+        self.lets = True
 
     @property
     def pending(self) -> int:
@@ -240,6 +243,24 @@ class StoryHooks:
         run = replace(self.memory.runs[run_id], state="acting", updated=self._now)
         self.record("run", run_id, pack(run), self._now)
         return run
+
+    def propose(self, playbook, target):
+        """What a walk over an empty library would say, made by the story."""
+        steps = (PlannedStep("lower", "set_priority", None, {"nice": 19}),)
+        plan = sealed(Plan(
+            "run-byhand", playbook, "Lower it", "0" * 64, target.id, "", "auto", "", self._now, steps,
+            approve=PlannedApproval(),
+        ))  # fmt: skip
+        gates = (Gate("scope", self.lets, "process matched", "manages"),)
+        return Proposal(plan, Decision(self._now, playbook, target, "", "auto", self.lets, gates))
+
+    async def begin(self, playbook, target, person, plan_hash):
+        plan = replace(self.propose(playbook, target).plan, by=person.signed)
+        return record_plan(self.record, plan, self._now)
+
+    async def undo(self, run_id, person, reason):
+        plan = undoing(self.memory, self.journal, run_id, person.signed, self._now)
+        return record_plan(self.record, plan, self._now)
 
     async def reload(self):
         self.told.append("reload")

@@ -653,3 +653,59 @@ def test_one_record_is_explained_from_a_file(homeostat, daemon, tmp_path):
         code, _, err = homeostat("explain", "fraud", row, "--state", daemon.state)
         assert code != 0
         assert says in err
+
+
+# ---- what people do beside answering
+
+
+def test_an_incident_is_put_off_called_for_and_corrected(homeostat, daemon):
+    at = ("--state", daemon.state)
+    code, out, _ = homeostat("snooze", "inc-7f", "--for", "2h", "--reason", "at noon", *at)
+    assert (code, out.split(":")[0].split(" until")[0]) == (0, "inc-7f3a99e0 is put off")
+    code, out, _ = homeostat("snooze", "inc-7f", "--for", "0", *at)
+    assert (code, "put off no longer" in out) == (0, True)
+    code, out, _ = homeostat("page", "inc-7f", "--reason", "I need somebody", *at)
+    assert (code, out.startswith("called for inc-7f3a99e0")) == (0, True)
+    code, out, _ = homeostat("blame", "inc-7f", "host.disk", "--note", "rebuilding", *at)
+    assert code == 0
+    assert "not host.neighbour" in out
+    assert "it was host.disk" in out
+
+
+def test_a_playbook_is_held_back(homeostat, daemon):
+    at = ("--state", daemon.state)
+    code, out, _ = homeostat("mode", "calm", "observe", "--reason", "until noon", *at)
+    assert code == 0
+    assert "observe" in out
+    code, _, err = homeostat("mode", "calm", "full", *at)
+    assert (code, "mode" in err) == (2, True)
+
+
+def test_a_playbook_is_run_by_a_yes_to_the_plan_that_was_seen(homeostat, daemon):
+    at = ("--state", daemon.state)
+    code, out, _ = homeostat("playbook", "run", "calm", "nightly", *at)
+    assert code == 0
+    assert "set_priority" in out
+    yes = out.split("--yes ")[1].split()[0]
+    assert "run-byhand" not in daemon.story.hooks.memory.runs
+    code, _, err = homeostat("playbook", "run", "calm", "nightly", "--yes", "00000000", *at)
+    assert (code, "by now" in err) == (1, True)
+    code, out, _ = homeostat("playbook", "run", "calm", "nightly", "--yes", yes, *at)
+    assert (code, out.startswith("run-byhand is acting")) == (0, True)
+
+
+def test_a_closed_gate_is_shown_and_nothing_starts(homeostat, daemon):
+    at = ("--state", daemon.state)
+    daemon.story.hooks.lets = False
+    code, out, _ = homeostat("playbook", "run", "calm", "nightly", *at)
+    assert (code, "can not be started" in out) == (1, True)
+    plan = json.loads(homeostat("playbook", "run", "calm", "nightly", "--json", *at)[1])
+    assert plan["allowed"] is False
+
+
+def test_an_undo_is_asked_for_twice_or_with_yes(homeostat, daemon):
+    at = ("--state", daemon.state)
+    code, _, err = homeostat("undo", "run-11", *at)
+    assert (code, "add --yes" in err) == (1, True)
+    code, _, err = homeostat("undo", "run-11", "--yes", *at)
+    assert (code, "nothing to undo" in err) == (1, True)

@@ -25,9 +25,10 @@ from agent.budget import Day
 from agent.catalogue import SIGNALS
 from agent.codec import pack
 from agent.control import paused_file, write_paused
-from agent.desk import NotThere, StatusView
+from agent.desk import StatusView
 from agent.errors import Refused
 from agent.journal import Journal
+from agent.meant import NotThere
 from agent.memory import Memory
 from agent.model import Anomaly, Entity, Outcome, Run, Series
 from agent.views import (

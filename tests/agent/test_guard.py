@@ -1,16 +1,18 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import guard, registry
+from agent import by_hand, guard, registry
 from agent.codec import pack, unpack
 from agent.config import Config
+from agent.errors import Refused
 from agent.journal import Entry
-from agent.memory import Memory, Silence
+from agent.memory import Ceiling, Memory, Silence
 from agent.model import (
     Anomaly,
     Cause,
@@ -29,6 +31,7 @@ from agent.model import (
 )
 from agent.playbook import Library
 from agent.runner import Plan, PlannedStep
+from agent.scene import Scene
 from agent.trouble import key_of
 from agent.world import World
 
@@ -836,3 +839,107 @@ def test_over_any_history_the_limits_hold(events, tmp_path_factory):
         past.put("run", run.id, pack(run), now)
         if becomes == "lives":
             live[run.id] = run
+
+
+# ---------------------------------------------------------------- what people have said
+
+
+def test_a_person_lowers_how_far_a_playbook_goes_and_never_raises_it(make):
+    past = Past()
+    said = Ceiling("b", "suggest", "olga", "until noon", NOW)
+    past.put("mode", "b", pack(said))
+    assert ask(make(), past=past).mode == "suggest"
+    assert "olga suggest" in gate(ask(make(), past=past), "mode").limit
+    past.put("mode", "b", pack(replace(said, mode="auto")))
+    assert ask(make(), past=past).mode == "auto"
+    assert ask(make(mode="approve"), past=past).mode == "approve"
+    past.put("mode", "b", pack(replace(said, mode="observe")))
+    decision = ask(make(), past=past, ceiling="approve")
+    assert (decision.allowed, closed(decision)) == (False, {"mode"})
+
+
+def test_a_plan_that_waited_does_not_begin_when_its_ceiling_was_lowered_meanwhile():
+    past = Past()
+    waits = Plan("r", "b", "t", "h", WEB.id, "", "auto", "", NOW, (PlannedStep("s", "act"),))
+    ask_ = {
+        "memory": past.memory, "world": world(), "config": config(), "now": NOW, "first": True,
+    }  # fmt: skip
+    assert guard.standing(waits, **ask_) == ""
+    past.put("mode", "b", pack(Ceiling("b", "approve", "olga", "", NOW)))
+    assert "olga says mode approve" in guard.standing(waits, **ask_)
+    assert guard.standing(replace(waits, by="max"), **ask_) == ""
+
+
+def undone(past, incident_="i"):
+    """A run of this incident that a person put back."""
+    past.run("r", ago=7200.0, incident=incident_)
+    back = Plan("u", "b", "t", "h", WEB.id, incident_, "auto", "olga", NOW - 7000, (), undoes="r")
+    past.put("plan", "u", pack(back))
+    past.run("u", ago=7000.0, incident=incident_)
+    return past
+
+
+def test_what_a_person_put_back_is_only_suggested_again_for_the_same_incident(make):
+    decision = ask(make(), past=undone(Past()))
+    assert (decision.mode, closed(decision)) == ("suggest", {"record"})
+    assert "olga" in gate(decision, "record").reason
+    assert ask(make(), past=undone(Past()), ceiling="approve").mode == "approve"
+    assert ask(make(), past=undone(Past(), "another")).mode == "auto"
+    assert gate(ask(make(), past=undone(Past())), "attempts").value == "1"  # an undo is no attempt
+
+
+# ---------------------------------------------------------------- at a person's word
+
+
+def walk(past, *incidents, books=(), w=None):
+    """As much of a walk as a proposal needs."""
+    seen = w or world()
+    return SimpleNamespace(
+        memory=past.memory, world=seen, config=config(), paused_file=False, journal_well=True,
+        correlator=SimpleNamespace(incidents={i.id: i for i in incidents}, unseen=lambda _: ()),
+        scene=lambda target, cause, since: Scene(seen, target, read=lambda *_: ((), ()), cause=cause),
+    )  # fmt: skip
+
+
+def test_a_person_starts_what_is_meant_for_another_cause(make):
+    about = incident(cause=Cause("host.disk", WEB, 0.9), about=WEB)
+    found = by_hand.proposed(walk(Past(), about), make(mode="suggest"), WEB, NOW)
+    assert (found.decision.allowed, found.closed) == (True, None)
+    assert (found.plan.incident, found.plan.mode, found.decision.mode) == ("i", "auto", "approve")
+    assert found.decision.plan_hash == found.plan.hash
+    again = by_hand.proposed(walk(Past(), about), make(mode="suggest"), WEB, NOW + 5)
+    assert (again.plan.hash, again.plan.run_id != found.plan.run_id) == (found.plan.hash, True)
+
+
+def test_all_other_gates_hold_for_a_person_too(make):
+    past = Past()
+    past.put("pause", WEB.id, {"by": "ann", "reason": "hands off"})
+    found = by_hand.proposed(walk(past, incident(about=WEB)), make(), WEB, NOW)
+    assert (found.decision.allowed, found.closed.name) == (False, "pause")
+
+
+def test_where_nothing_is_wrong_nothing_that_mutates_is_started(make):
+    found = by_hand.proposed(walk(Past()), make(), WEB, NOW)
+    assert (found.decision.allowed, found.plan.incident) == (False, "")
+    assert "fresh" in closed(found.decision)
+    tells = by_hand.proposed(walk(Past()), make(use="tell"), WEB, NOW)
+    assert (tells.decision.allowed, tells.plan.incident) == (True, "")
+
+
+def test_what_the_playbook_excepts_is_excepted_for_a_person_too(make, tmp_path):
+    book = make()
+    for unless, fits in (("service.latency_p95_seconds > 0.5", "no"), ("service.up > 0.5", "unknown"),
+                         ("service.latency_p95_seconds > 5.0", "yes")):  # fmt: skip
+        found = by_hand.proposed(
+            walk(Past(), incident(about=WEB)),
+            book.model_copy(update={"unless": [unless]}),
+            WEB,
+            NOW,
+        )
+        assert gate(found.decision, "meant").value == fits
+        assert found.decision.allowed is (fits == "yes")
+
+
+def test_a_playbook_is_not_started_on_what_it_is_not_made_for(make):
+    with pytest.raises(Refused, match="acts on a service"):
+        by_hand.proposed(walk(Past()), make(), HOST, NOW)

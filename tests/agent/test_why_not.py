@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 
 from agent import cli_show, registry
 from agent.codec import pack
-from agent.desk import NotThere
 from agent.errors import Refused
+from agent.meant import NotThere
 from agent.model import Decision, Gate
 from agent.playbook import Playbook
 from agent.views import WhyNotView
