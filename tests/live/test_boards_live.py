@@ -14,12 +14,13 @@ import time
 
 import numpy as np
 import pytest
-from boards_read import boards, panels, read
+from boards_read import FOLDER, boards, panels, read
 from daemon_process import free_port, wait_for
 from nvml_side import library
 from prometheus_side import prometheus
 
 BOARDS = boards()
+RULES = tuple(sorted(FOLDER.with_name("rules").glob("*.yml")))
 SLOWEST_S = 0.2
 """By the server's own clock, without the time that it waited for a core; the best of three."""
 
@@ -192,7 +193,7 @@ def short_run(needs, tmp_path_factory):
         one.start()
         model.thread.start()
         at = tmp_path_factory.mktemp("prometheus")
-        with prometheus(program, at, free_port()) as server:
+        with prometheus(program, at, free_port(), RULES) as server:
             since = time.time()
             server.scrape(f"127.0.0.1:{one.port}")
             wait_for("a scrape", lambda: server.values("entity", "homeostat_gpu_reachable"), 30)
@@ -217,3 +218,18 @@ def test_no_panel_is_empty_or_slow_on_a_short_run(short_run, uid):
     if uid != "homeostat-gpu":  # here there are some
         may |= set(NOT_IN_THE_DEMO[uid])
     check(server, uid, span, may)
+
+
+@pytest.mark.live
+def test_rules_can_be_evaluated_and_find_nothing_but_what_is_so(short_run):
+    server, _ = short_run
+    rules = [r for g in server.ask("rules")["data"]["groups"] for r in g["rules"]]
+    assert len(rules) > 15
+    assert [r["lastError"] for r in rules if r.get("lastError")] == []
+    assert {r["health"] for r in rules} == {"ok"}
+    told = {r["name"] for r in rules if r["type"] == "alerting" and r["state"] != "inactive"}
+    assert told <= {"HomeostatBlind"}, "a source may be away on this machine"
+    (recorded,) = server.ask(
+        "query", query='job_severity:homeostat_incidents_open:sum{severity="warning"}'
+    )["data"]["result"]
+    assert float(recorded["value"][1]) >= 1
