@@ -50,6 +50,7 @@ def test_what_does_not_fit_is_told(compiled):
         (["panels", 1, "fieldConfig", "defaults", "unit"], 3),
         (["templating", "list", 0, "hide"], 5),
         (["annotations", "list", 1, "expression"], "up"),
+        (["panels", 10, "fieldConfig", "defaults", "custom", "drawStyle"], "wavy"),
     )):  # fmt: skip
         board = copy.deepcopy(boards()["homeostat-fleet"])
         at = board

@@ -17,7 +17,8 @@ type Plain<T> = T extends string ? `${T}`
 type Drawn = Omit<AnnotationQuery, "target"> & { expr: string; step: string; titleFormat: string; textFormat: string; tagKeys: string };
 type Told = Omit<AnnotationQuery, "target"> & { target: AnnotationTarget };
 
-type Of<T extends string, Options, Custom = {}> = Omit<Panel<Partial<Options>, Partial<Custom>>, "type"> & { type: T };
+type Of<T extends string, Options, Custom = {}> =
+  Omit<Panel<{}, Partial<Custom>>, "type" | "options"> & { type: T; options: Partial<Options> };
 type Known =
   | Of<"bargauge", bargauge.Options>
   | Of<"heatmap", heatmap.Options, heatmap.FieldConfig>
