@@ -204,6 +204,7 @@ def main() -> None:
     """Run the command line; never shows a traceback for what is expected."""
     for part_of in (
         "cli_ask",
+        "cli_report",
         "cli_act",
         "cli_playbook",
         "cli_replay",

@@ -27,6 +27,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from agent import registry, windows
 from agent.catalogue import SIGNALS, SignalDef
+from agent.cron import Cron
 from agent.errors import ConfigError, Fault
 from agent.model import Edge, EdgeKind, EntityKind, Mode, entity
 from agent.possible import reach
@@ -113,6 +114,26 @@ class Window(Model):
     timezone: str = ""
     """`Europe/Berlin`; default: that of this host."""
     reason: str = ""
+
+
+def _cron_line(text: str) -> str:
+    if text:
+        Cron(text)
+    return text
+
+
+def _zone_name(text: str) -> str:
+    windows.zone_of(text)
+    return text
+
+
+class Digest(Model):
+    """When the digest goes to the ways that want the event `digest` (`mail: {events: [digest]}`)."""
+
+    at: Annotated[str, AfterValidator(_cron_line)] = "0 9 * * mon"
+    """As crontab has it; it is about the time since the one before. Empty = never."""
+    timezone: Annotated[str, AfterValidator(_zone_name)] = ""
+    """`Europe/Berlin`; default: that of this host."""
 
 
 class Budget(Model):
@@ -356,6 +377,7 @@ class Config(Model):
     priority: Annotated[int, Field(ge=-20, le=19)] = -5
     """Scheduling priority (nice) of the daemon, where it may set it; 0 leaves it as it is."""
     budget: Budget = Budget()
+    digest: Digest = Digest()
     history: Keep = Keep()
     runs: Runs = Runs()
     page: Page = Page()

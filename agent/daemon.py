@@ -31,6 +31,7 @@ from agent import (
     __version__,
     backfill,
     by_hand,
+    digest,
     error_budget,
     forecasts,
     guard,
@@ -49,6 +50,7 @@ from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
 from agent.config import DEFAULT_CONNECTORS, Config, ConnectorConfig, edges_of, load
+from agent.desk import Desk
 from agent.errors import AgentError, ConfigError, Fault, Refused
 from agent.graph_past import GraphPast
 from agent.hands import RealHands, Stage
@@ -284,6 +286,7 @@ class Daemon:
         )
         self.walk.foretold = self.forecasts.step
         self.first_frame = False
+        self.desk: Desk
         self.ticks = 0
         self.late_ticks = 0
         self.tick_s = 0.0
@@ -726,9 +729,16 @@ class Daemon:
         schedule.add_job(self._save, "interval", seconds=_SAVE_EVERY_S)
         schedule.add_job(self.runner.idle, "interval", seconds=30)
         schedule.add_job(self.training.look, "interval", seconds=LOOK_EVERY_S)
+        schedule.add_job(self._tell_digest, "interval", seconds=digest.LOOK_EVERY_S)
         schedule.add_job(self.forecasts.look, "interval", seconds=forecasts.LOOK_EVERY_S)
         schedule.start()
         return schedule
+
+    async def _tell_digest(self) -> None:
+        """Write the digest down when it is due; on the loop, where memory does not change meanwhile."""
+        note = digest.due(self.config.digest, self.desk, time.time())
+        if note is not None:
+            self.record("note", note.key, pack(note), note.ts)
 
     def _map(self) -> None:
         """Put onto the map what a person wrote: services, edges that there are, edges that there are not."""

@@ -36,6 +36,8 @@ from agent.catalogue import SIGNALS
 from agent.causes import CAUSES, known
 from agent.codec import pack
 from agent.control import paused_file
+from agent.digest import DigestView
+from agent.digest import digest as digest_of
 from agent.errors import Refused
 from agent.filling import Forecast
 from agent.life import Event, acknowledged_by
@@ -70,6 +72,7 @@ from agent.models.cause import Blame
 from agent.ports import Note
 from agent.questions import Reply
 from agent.record import Tally
+from agent.report import ReportView, post_mortem
 from agent.runner import PlannedApproval, asked_for
 from agent.units import say_duration
 from agent.views import (
@@ -532,6 +535,20 @@ class Desk:
         """Return why: about ten lines for people, and what they were made of; raises NotThere."""
         i = self._incident(id_)
         return why_view(self._detail(i), self.pauses(), self.hooks.now(), self._points(i))
+
+    def report(self, id_: str, picture: str = "") -> ReportView:
+        """Return the post-mortem of an incident as Markdown, linked to a picture of its charts; raises NotThere."""
+        detail, charts = self.incident(id_), self.evidence(id_)
+        text = post_mortem(detail, charts, self.hooks.now(), picture=picture)
+        return {"id": detail["id"], "title": detail["title"], "markdown": text, "charts": charts}
+
+    def digest(self, since: str = "7d") -> DigestView:
+        """Return how a stretch of time went: `since` as `7d` (ago), unix seconds or ISO; raises Refused."""
+        now = self.hooks.now()
+        return digest_of(
+            self.hooks.memory, self.playbooks(), self.hooks.ledger.promise.pages_per_week,
+            moment(since, now, now - WEEK_S), now,
+        )  # fmt: skip
 
     def why_not(self, playbook: str, target: str, when: str = "") -> WhyNotView:
         """Return why a playbook did not act on a target, now or at a time; raises NotThere, Refused."""

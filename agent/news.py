@@ -18,7 +18,8 @@ from agent.life import Event as Turned
 from agent.model import Incident
 from agent.ports import Note
 
-Event = Literal[Turned, "changed", "acting", "acted"]
+Event = Literal[Turned, "changed", "acting", "acted", "digest"]
+"""`digest` is no news of the journal: the daemon writes it as a note when it is due."""
 EVENTS: Final[tuple[str, ...]] = get_args(Event)
 KINDS: Final = ("incident", "change", "run")
 """Kinds of journal entries that hold news."""

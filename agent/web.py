@@ -32,6 +32,7 @@ from agent.desk import (
     TokenView,
     ToldView,
 )
+from agent.digest import DigestView
 from agent.doors import Site, bound, open_doors, socket_path, split_address
 from agent.events import Events
 from agent.filling import Forecast
@@ -46,6 +47,7 @@ from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
 from agent.ports import Labels, Sink
+from agent.report import ReportView
 from agent.sinks import Numbers
 from agent.telemetry import Telemetry
 from agent.units import Model
@@ -217,6 +219,16 @@ class _Changes(Model):
     limit: Annotated[int, Field(ge=1, le=500)] = 100
 
 
+class _Picture(Model):
+    picture: Annotated[str, Field(max_length=200)] = ""
+    """Where you will put a picture of the charts, beside the text; empty = they are drawn in text."""
+
+
+class _Since(Model):
+    since: Annotated[str, Field(max_length=40)] = "7d"
+    """`7d` (ago), unix seconds, or ISO 8601."""
+
+
 class _Around(Model):
     """A part of the graph."""
 
@@ -269,6 +281,10 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.incident(a.path["id"]), returns=IncidentDetail),
         Way("GET", "/api/incidents/{id}/why", "why", "see", "What, why, what it is not, what was done, what is next.",
             lambda a: desk.why(a.path["id"]), returns=WhyView),
+        Way("GET", "/api/incidents/{id}/report", "report", "see", "Its post-mortem: Markdown, and the charts for it.",
+            lambda a: desk.report(a.path["id"], a.query.picture), query=_Picture, returns=ReportView),
+        Way("GET", "/api/digest", "digest", "see", "How a stretch of time went, and what could be changed.",
+            lambda a: desk.digest(a.query.since), query=_Since, returns=DigestView),
         Way("POST", "/api/incidents/{id}/ack", "ack", "ack", "Say that you have taken it; others see by whom and why.",
             lambda a: desk.acknowledge(a.person, a.path["id"], a.body.reason), body=_Reason, returns=IncidentDetail),
         Way("GET", "/api/incidents/{id}/charts", "evidence", "see", "The evidence as charts with the expected band.",
@@ -723,7 +739,7 @@ async def start(daemon: Daemon) -> Site:
     telemetry = Telemetry(daemon.started)
     events = Events()
     tokens = Tokens(daemon.state / "tokens.json")
-    desk = Desk(Living(daemon), tokens)
+    desk = daemon.desk = Desk(Living(daemon), tokens)
 
     def wrote(entry: Entry) -> None:
         telemetry.wrote(entry)

@@ -31,12 +31,17 @@ class Span(NamedTuple):
 
 def zone(window: Window) -> tzinfo | None:
     """Return the time zone of a window; None = this host's. Raises ValueError when there is none of that name."""
-    if not window.timezone:
+    return zone_of(window.timezone)
+
+
+def zone_of(name: str) -> tzinfo | None:
+    """Return a time zone by name; None for "" = this host's. Raises ValueError when there is none of that name."""
+    if not name:
         return None
     try:
-        return ZoneInfo(window.timezone)
+        return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ValueError(window.timezone) from error
+        raise ValueError(f"there is no time zone `{name}`; write it like Europe/Berlin") from error
 
 
 def moment(text: str, window: Window) -> float | None:

@@ -56,7 +56,7 @@ class Wanted(Settings):
     """What happens to incidents, runs and the world, beside messages: `resolved`, `changed`, `acted`, ..."""
 
 
-_ALL: Final = frozenset({"changed", "acting", "acted"})
+_ALL: Final = frozenset({"changed", "acting", "acted", "digest"})
 """Events that have no severity."""
 
 

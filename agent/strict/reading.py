@@ -1,4 +1,4 @@
-"""YAML to a document: the events of PyYAML's scanner, and nothing of its constructors."""
+"""YAML to a document: the events of PyYAML's scanners, and nothing of its constructors."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 20_000
 """Values in one document, aliases expanded: a hundred times our largest playbook."""
+_QUICK: Final[Any] = getattr(yaml, "CSafeLoader", None)
+"""libyaml, twenty times faster; not in every build of PyYAML."""
+_APART: Final = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff?]|(?:^|[\\s,\\[{:])!", re.MULTILINE
+)
+"""Where libyaml and PyYAML's own scanner may not agree; such texts, and those with faults, go to the latter."""
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 """Where PyYAML lets a line end."""
 
@@ -120,8 +126,7 @@ class _Reader:
         root: _Node | None = None
         broken = False
         try:
-            self._scanner = yaml.SafeLoader(self._text)
-            root = self._root(_events(self._scanner))
+            root = self._tree()
         except _Stop:
             broken = True
         except yaml.reader.ReaderError as error:
@@ -154,6 +159,18 @@ class _Reader:
             self._say(root.mark, "is not a mapping", "start with `key: value` lines")
         faults = tuple(sorted(self._faults, key=lambda f: (f.line, f.column)))
         return Document(data, self._place, faults, broken, values, keys, raw, self._lines)
+
+    def _tree(self) -> _Node | None:
+        """Read the text; what libyaml stops at is read again, for the place and words of PyYAML's own scanner."""
+        if _QUICK is not None and not _APART.search(self._text):
+            try:
+                return self._root(_events(_QUICK(self._text)))
+            except yaml.YAMLError:
+                self._faults.clear()
+                self._anchors.clear()
+                self._nodes = 0
+        self._scanner = yaml.SafeLoader(self._text)
+        return self._root(_events(self._scanner))
 
     def _say(self, mark: tuple[int, int], problem: str, remedy: str) -> None:
         shown = line_of(self._lines, mark[0])
@@ -337,7 +354,7 @@ def _events(scanner: Any) -> Iterator[yaml.Event]:
 
 
 def _mark(event: yaml.Event) -> tuple[int, int]:
-    assert event.start_mark is not None  # noqa: S101  # the pure Python scanner always sets it
+    assert event.start_mark is not None  # noqa: S101  # scanners of text always set it
     return event.start_mark.line + 1, event.start_mark.column + 1
 
 
