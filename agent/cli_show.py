@@ -97,6 +97,8 @@ def status(said: Any) -> None:
         )
     if len(budget["signals"]) > _MOST_SIGNALS:
         out.print(Text(f"  and {len(budget['signals']) - _MOST_SIGNALS} more signals", style="dim"))
+    for c in budget["causes"][:_MOST_SIGNALS]:
+        out.print(Text(f"  {c['text']}", style="dim"))
     for fault in said["faults"]:
         out.print(Text(f"mend: {fault}", style="red"))
     for hint in said["hints"]:
@@ -134,9 +136,12 @@ def incidents(found: Sequence[Any]) -> None:
         cause = (
             f"{i['cause']} {100 * i['probability']:.0f} %" if i["probability"] is not None else ""
         )
-        table.add_row(
-            i["id"], _ago(i["opened"]), _word(i["severity"]), _word(i["state"]), i["title"], cause
-        )
+        state = _word(i["state"])
+        if i["snoozed_until"]:
+            state.append(", put off")
+        elif i["needs"] and not i["acknowledged_by"]:
+            state.append(", needs you", style="bold")
+        table.add_row(i["id"], _ago(i["opened"]), _word(i["severity"]), state, i["title"], cause)
     out.print(table)
 
 

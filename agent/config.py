@@ -31,6 +31,8 @@ from agent.cron import Cron
 from agent.errors import ConfigError, Fault
 from agent.model import Edge, EdgeKind, EntityKind, Mode, entity
 from agent.possible import reach
+from agent.routing import Day, People
+from agent.routing import faults as people_faults
 from agent.strict import Document, Place, did_you_mean, examine, read
 from agent.units import Bytes, Duration, Model, Quantity, Ratio, say_duration
 
@@ -86,9 +88,6 @@ class Matcher(Model):
     key: str = "*"
     where: dict[str, str] = {}
     """Attributes by name: `{command: 'python *batch.py*'}`."""
-
-
-Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
 class Window(Model):
@@ -377,6 +376,8 @@ class Config(Model):
     priority: Annotated[int, Field(ge=-20, le=19)] = -5
     """Scheduling priority (nice) of the daemon, where it may set it; 0 leaves it as it is."""
     budget: Budget = Budget()
+    people: People = People()
+    """Who is told what, by which way and when, and who is called next."""
     digest: Digest = Digest()
     history: Keep = Keep()
     runs: Runs = Runs()
@@ -514,6 +515,8 @@ def _cross(
     yield from _connectors(config, document, whole=whole)
     yield from _detectors(config, document)
     yield from _forecasts(config, document)
+    if whole:
+        yield from people_faults(config.people, document, _ways(config))
     if document.data:
         yield from _playbook_dirs(config, document)
 
@@ -930,6 +933,16 @@ def _connectors(config: Config, document: Document, *, whole: bool) -> Iterator[
                 yield document.fault(
                     (*path, "services", what), f"no service is called `{service}`", remedy
                 )
+
+
+def _ways(config: Config) -> dict[str, bool]:
+    """Return the connectors of agent.yaml by name: whether each tells people."""
+    out = {"page": True} if config.page.command else {}
+    for name, wanted in config.connectors.items():
+        plugin = wanted.use or name
+        known = plugin in registry.connector
+        out[name] = not known or hasattr(registry.connector.get(plugin), "notify")
+    return out
 
 
 def _detectors(config: Config, document: Document) -> Iterator[Fault]:

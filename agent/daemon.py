@@ -35,8 +35,10 @@ from agent import (
     error_budget,
     forecasts,
     guard,
+    ladder,
     news,
     registry,
+    telling,
     web,
 )
 from agent.abilities import Able, acting, meant_for
@@ -88,6 +90,7 @@ from agent.ports import (
 )
 from agent.pulses import Pulses
 from agent.references import References
+from agent.routing import Router
 from agent.runner import Plan, Runner
 from agent.runs_store import store_of
 from agent.scene import Scene
@@ -248,7 +251,10 @@ class Daemon:
         self.models = ModelWatch(
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
-        self.outbox = Outbox(self.record, self._ways, time.time, self._filled)
+        self.outbox = Outbox(
+            self.record, self._ways, time.time, self._filled,
+            Router(config.people, self._facts, self._withheld),
+        )  # fmt: skip
         self.archives = Archives(self.journal, self._archives, self.memory.last_decision)
         self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
         self.sinks = Sinks(self._sinks, self.spawn)
@@ -438,9 +444,9 @@ class Daemon:
     async def undo(self, run_id: str, person: str, reason: str) -> Run:
         """Have a run that is over put back, by a run of its own."""
         undo = by_hand.undoing(self.memory, self.journal, run_id, person, time.time())
+        await self.runner.start(undo)
         if reason:
             self.record("reason", undo.run_id, {"by": person, "reason": reason}, time.time())
-        await self.runner.start(undo)
         return self.memory.runs[undo.run_id]
 
     def spawn(self, work: Awaitable[Any], what: str) -> None:
@@ -549,6 +555,7 @@ class Daemon:
             self.spawn(self.counting.catch_up(self.models.catch_up), "rows that waited")
         with self._at_once():
             moment = self.walk.step(now, frames, changes, signals)
+            self._climb(now)
         self.first_frame = self.first_frame or bool(frames)
         self.ticks += 1
         for plan in moment.plans:
@@ -559,6 +566,16 @@ class Daemon:
         self.ticker.beat(now)
         for publish in self.published:
             publish(moment)
+
+    def _climb(self, now: float) -> None:
+        """Call whom the ladder wants called by now."""
+        steps = ladder.Ladder(
+            self.config.people, self.memory, self._facts,
+            lambda i: telling.note_of("", i, self.world, now), self._ways(),
+        )  # fmt: skip
+        here = self.correlator.incidents.values()
+        for note in [*steps.due(here, now), *steps.again(here, now)]:
+            self.record("note", note.key, pack(note), now)
 
     def _gathered(self, now: float) -> tuple[list[Frame], list[Change], list[Signal]]:
         """Take what has come since the last tick; what was counted of predictions is a frame of model metrics."""
@@ -624,6 +641,13 @@ class Daemon:
 
     def _filled(self, note: Note) -> Note:
         return news.filled(note, self.incident(note.incident), self.config.public_url)
+
+    def _facts(self, note: Note) -> dict[str, Any]:
+        return telling.facts(self.incident(note.incident) if note.incident else None, self.world)
+
+    def _withheld(self, note: Note) -> str:
+        about = self.incident(note.incident) if note.incident else None
+        return telling.withheld(note, about, self.memory, self.world.now or time.time())
 
     def _muting(self) -> dict[str, Muting]:
         built = self.connectors.built.items()
@@ -882,6 +906,7 @@ class Daemon:
             self.world.drop(name)
             self.connectors.built.pop(name, None)
         self.config = config
+        self.outbox.router.people = config.people
         before = set(self.connectors.built)
         self.connectors.build(config)
         for name in set(self.connectors.built) - before:

@@ -38,8 +38,10 @@ from agent.codec import pack
 from agent.control import paused_file
 from agent.digest import DigestView
 from agent.digest import digest as digest_of
+from agent.doubts import Doubt, doubts_of
 from agent.errors import Refused
 from agent.filling import Forecast
+from agent.handoff import NOBODY, Need
 from agent.life import Event, acknowledged_by
 from agent.meant import NotThere, duration, few, meant, moment, named, pick
 from agent.memory import EVERYTHING, Ceiling, Correction, Label, Pause, Silence, Snooze
@@ -78,6 +80,7 @@ from agent.units import say_duration
 from agent.views import (
     ChangeView,
     ChartView,
+    DoubtView,
     ForecastView,
     IncidentDetail,
     IncidentView,
@@ -199,6 +202,7 @@ class BudgetView(TypedDict):
     pages       false pages a week; notes: false console notes a day; anomalies: abnormal series a day, true ones too
     tightness   below 1 = series must be so much rarer, because more were abnormal than was promised
     signals     what labels have made rarer (factor below 1) or more common, the rarest first; it fades by itself
+    causes      what people said about causes, and how much less or more they are believed for it; it fades, too
     """
 
     promised_per_week: float
@@ -211,6 +215,7 @@ class BudgetView(TypedDict):
     anomalies_per_series_day: float
     tightness: float
     signals: list[SignalView]
+    causes: list[DoubtView]
 
 
 class CountsView(TypedDict):
@@ -479,6 +484,7 @@ class Desk:
             "anomalies": views.rate_view(ledger.anomalies()),
             "anomalies_per_series_day": ledger.promise.anomalies_per_series_day,
             "tightness": ledger.tightness, "signals": self._signals(),
+            "causes": [views.doubt_view(d) for d in self._doubts().values()],
         }  # fmt: skip
 
     def _signals(self, only: Iterable[str] | None = None) -> list[SignalView]:
@@ -504,6 +510,7 @@ class Desk:
                 self.name,
                 said[i.id].word if i.id in said else "",
                 self.hooks.memory.snoozed(i, self.hooks.now()),
+                self._need(i),
             )
             for i in found[:limit]
         ]
@@ -518,12 +525,22 @@ class Desk:
         return views.incident_detail(
             i, [self._run_view(r) for r in runs], self._decisions(i), self.name, self._label(i.id),
             correction=self._correction(i.id), snooze=self.hooks.memory.snoozed(i, self.hooks.now()),
+            need=self._need(i), called=self.hooks.memory.climbed(i.id),
             now=self.hooks.now(),
         )  # fmt: skip
 
+    def _need(self, i: Incident) -> Need:
+        return NOBODY if i.state == "resolved" else self.hooks.memory.handoffs.get(i.id, NOBODY)
+
     def _correction(self, id_: str) -> LabelView | None:
         said = self.hooks.memory.corrections.get(id_)
-        return None if said is None else views.correction_view(said, "")
+        if said is None:
+            return None
+        doubt = self._doubts().get((said.about, said.wrong))
+        return views.correction_view(said, views.doubt_view(doubt)["text"] if doubt else "")
+
+    def _doubts(self) -> dict[tuple[str, str], Doubt]:
+        return doubts_of(self.hooks.memory.corrections.values(), self.hooks.now())
 
     def _label(self, id_: str) -> LabelView | None:
         label = self.hooks.memory.labels.get(id_)
@@ -932,9 +949,12 @@ class Desk:
         if i.state == "resolved":
             raise Refused(f"incident {i.id} is over: nobody is called for it")
         now = self.hooks.now()
+        if (taken := acknowledged_by(i)) is not None:
+            now = max(now, taken.ts + 0.001)  # both may have come within one tick
         said = f"{person.name} calls for help" + (f": {reason}" if reason else "")
-        note = Note(f"call:{i.id}:{now:.0f}", now, "page", i.title, said, i.id)
-        self._record("note", note.key, pack(note))
+        note = Note(f"call:{i.id}:{now:.3f}", now, "page", i.title, said, i.id)
+        if note.key not in self.hooks.memory.notes:  # pressed twice
+            self.hooks.record("note", note.key, pack(note), now)
         return self.incident(i.id)
 
     def blame(
@@ -955,7 +975,7 @@ class Desk:
             i.id, about, top.kind, top.entity.id, right or "", person.signed, note, self.hooks.now()
         )
         self._record("correction", i.id, pack(made))
-        return views.correction_view(made, "")
+        return self._correction(i.id) or views.correction_view(made, "")
 
     def set_mode(self, person: Person, playbook: str, mode: str, reason: str = "") -> PlaybookView:
         """Let a playbook go no further than `mode`, until somebody says otherwise. Raises NotThere, Forbidden, Refused.

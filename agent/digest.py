@@ -39,7 +39,7 @@ _GOOD: Final = 0.7
 _POOR: Final = 0.5
 """It should go when surely fewer than this helped."""
 _MOST: Final = 10
-_THEIRS: Final = frozenset({"playbook", "agent.yaml"})
+_THEIRS: Final = frozenset({"playbook", "agent.yaml", "person"})
 """Limits that a person sets: what else holds a playbook is no matter of trust."""
 
 

@@ -239,6 +239,9 @@ class RealHands:
         key = f"{plan.run_id}:{what}"
         if key in self._memory.notes:
             return
+        if not severity:
+            incident = self._memory.incidents.get(plan.incident)
+            severity = incident.severity if incident is not None else "page"
         self._write_note(Note(key, self._clock(), severity, title, text, plan.incident))
 
     def _write_note(self, note: Note) -> None:

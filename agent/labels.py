@@ -43,7 +43,9 @@ _EXPORTER: Final = re.compile(
     r"|apiserver|coredns|nodes?|nodes-cadvisor|blackbox|federate|otel-collector)"
 )
 """Jobs that tell of others: neither their name nor their own pod is who a series is about."""
-_OTHERS: Final = re.compile(r"(kube_|container_|node_|DCGM_|nvidia_|probe_|machine_|kubelet_)")
+_OTHERS: Final = re.compile(
+    r"(kube_|container_|node_|smartctl_|DCGM_|nvidia_|probe_|machine_|kubelet_)"
+)
 """Metrics about others, whatever the job is called."""
 _RANDOM: Final = "[bcdfghjklmnpqrstvwxz2456789]"
 """What Kubernetes makes names of: no vowels and no digits that look like some, so that no words come of it."""
@@ -186,7 +188,7 @@ def _replica(service: Entity | None, pod: str, labels: Labels, *, others: bool) 
 
 def _host(metric: str, labels: Labels) -> Entity | None:
     name = _one(labels, _NODE)
-    if not name and metric.startswith(("node_", "nvidia_")):
+    if not name and metric.startswith(("node_", "smartctl_", "nvidia_")):
         # an exporter of the machine itself: its address is the machine's
         name = labels.get("instance", "").rpartition(":")[0] or labels.get("instance", "")
     return Entity("host", name) if name else None

@@ -40,7 +40,7 @@ class _Seen:
     """
 
     anomalies: tuple[Anomaly, ...] = ()
-    rest: tuple[Any, ...] = (None, None, None, -1)
+    rest: tuple[Any, ...] = (None, None, None, -1, None)
     evidence: Any = None
     moved: float = -math.inf
     looked: float = -math.inf
@@ -54,8 +54,13 @@ class Looks:
     turns: Turns = field(default_factory=lambda: Turns(_ROOM, _BURST, 2 * _A_VIEW))
     _seen: dict[str, _Seen] = field(default_factory=dict)
 
-    def heed(self, incident: Incident, newest: Change | None, now: float) -> None:
-        """Take note of an incident's evidence; `newest` is the last change that anybody has told of."""
+    def heed(
+        self, incident: Incident, newest: Change | None, now: float, said: object = None
+    ) -> None:
+        """Take note of an incident's evidence.
+
+        newest   the last change that anybody has told of; said: a person's word on its cause
+        """
         seen = self._seen.setdefault(incident.id, _Seen())
         seen.moved = min(seen.moved, now)  # a clock that was set back
         if (
@@ -64,10 +69,11 @@ class Looks:
             and seen.rest[1] is incident.changes
             and seen.rest[2] is incident.also
             and seen.rest[3] == incident.reopened
+            and seen.rest[4] is said
         ):
             return
         seen.anomalies = incident.anomalies
-        seen.rest = (newest, incident.changes, incident.also, incident.reopened)
+        seen.rest = (newest, incident.changes, incident.also, incident.reopened, said)
         evidence = (frozenset(map(_word, incident.anomalies)), *seen.rest)
         if evidence != seen.evidence:
             seen.evidence, seen.moved = evidence, now

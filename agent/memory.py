@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from agent.budget import Word
 from agent.causes import matches
 from agent.codec import unpack
+from agent.handoff import Need
 from agent.model import ENDED, Change, Decision, Entity, Incident, Mode, Run, Severity
 from agent.questions import Question, Reply
 from agent.record import Records
@@ -239,6 +240,8 @@ class Memory:
     approvals what people answered to live runs: run -> what was asked (a hash) -> the answer
     labelled  number of the newest label's entry: tells whether there is news
     ceilings  how far people let playbooks go, by playbook
+    handoffs  which incidents need a person, and why
+    called    what calls people for an incident: keys of notes, and when they were written
     undos     runs that put back what a run did: run -> those, oldest first
     records   how the runs of each playbook turned out, of all times
     strange   entries that could not be read: (seq, why); written by another version, or altered
@@ -259,6 +262,8 @@ class Memory:
     snoozes: _Recent[Snooze] = field(init=False)
     corrections: _Recent[Correction] = field(init=False)
     ceilings: dict[str, Ceiling] = field(default_factory=dict)
+    handoffs: _Recent[Need] = field(init=False)
+    called: dict[str, dict[str, float]] = field(default_factory=dict)
     undos: dict[str, list[str]] = field(default_factory=dict)
     pauses: dict[str, Pause] = field(default_factory=dict)
     approvals: dict[str, dict[str, Approval]] = field(default_factory=dict)
@@ -282,6 +287,7 @@ class Memory:
         self.changes = _Recent(_CHANGES)
         self.snoozes = _Recent(1000)
         self.corrections = _Recent(1000)
+        self.handoffs = _Recent(1000)
         self._decisions = _Recent(5000)
         self._notes = _Recent(10_000)
         self._folds = {
@@ -292,6 +298,7 @@ class Memory:
             "intent": self._intent, "acted": self._acted, "label": self._label,
             "change": self._change, "reinstate": self._reinstate,
             "snooze": self._snooze, "correction": self._correction, "mode": self._mode,
+            "handoff": self._handoff,
         }  # fmt: skip
 
     # ---- folding
@@ -342,6 +349,7 @@ class Memory:
             *journal.latest("label", 1000),
             *journal.latest("snooze", 1000),
             *journal.latest("correction", 1000),
+            *journal.latest("handoff", 1000),
             *journal.latest("mode"),
             *journal.read(("change",), limit=_CHANGES, newest_first=True),
             *journal.read(("pause", "resume", "approval", "cancel", "reinstate")),
@@ -364,6 +372,14 @@ class Memory:
     def notes(self) -> KeysView[str]:
         """Keys of what people have been told."""
         return self._notes.keys()
+
+    def climbed(self, incident: str) -> list[tuple[float, str]]:
+        """Return whom the ladder has called for an incident, and when, oldest first."""
+        head = f"ladder:{incident}:"
+        found = [
+            (ts, key.split(":", 5)[5]) for key, ts in self._notes.items() if key.startswith(head)
+        ]
+        return sorted(found)
 
     def paged(self, since: float) -> set[str]:
         """Return the incidents that paged at or after `since`: those known, and those that people were told of."""
@@ -543,7 +559,15 @@ class Memory:
         )
 
     def _note(self, entry: Entry) -> None:
-        self._notes.put(entry.subject, entry.ts)
+        key = entry.subject
+        for gone in self._notes.put(key, entry.ts):
+            about = _calls(gone)
+            if about in self.called:
+                self.called[about].pop(gone, None)
+                if not self.called[about]:
+                    del self.called[about]
+        if about := _calls(key):
+            self.called.setdefault(about, {})[key] = entry.ts
 
     def _change(self, entry: Entry) -> None:
         change = unpack(Change, entry.body)
@@ -554,6 +578,9 @@ class Memory:
 
     def _correction(self, entry: Entry) -> None:
         self.corrections.put(entry.subject, unpack(Correction, entry.body))
+
+    def _handoff(self, entry: Entry) -> None:
+        self.handoffs.put(entry.subject, unpack(Need, entry.body))
 
     def _mode(self, entry: Entry) -> None:
         self.ceilings[entry.subject] = unpack(Ceiling, entry.body)
@@ -576,6 +603,12 @@ class Memory:
 
 def _id(target: Entity | str) -> str:
     return target if isinstance(target, str) else target.id
+
+
+def _calls(key: str) -> str:
+    """Return the incident for which a note with this key calls people; "" = for none."""
+    kind, _, rest = key.partition(":")
+    return rest.partition(":")[0] if kind in {"page", "needs", "call"} else ""
 
 
 def _decision_key(decision: Decision) -> tuple[str, str, str]:

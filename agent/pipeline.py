@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 from agent import guard, match, rca, registry
 from agent.alerts import Alerts
 from agent.budget import Ledger, Promise
-from agent.causes import words
 from agent.changes import Changes
 from agent.codec import pack
 from agent.correlate import Correlator
+from agent.doubts import doubts_of
 from agent.error_budget import PATIENCE_S, SOURCE, ErrorBudgets
 from agent.examples import Examples
-from agent.filling import when
+from agent.handoff import GAVE_UP, NOBODY, needs
 from agent.looks import Looks
 from agent.model import (
     Anomaly,
@@ -42,6 +42,7 @@ from agent.objectives import aims_of, limits_of
 from agent.ports import Detector, GroupView, Note, Signal
 from agent.rca import Look
 from agent.scene import Scene
+from agent.telling import note_of
 from agent.trouble import Key, key_of
 from agent.turns import Turns
 from agent.world import World
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from agent.graph_past import GraphPast
     from agent.history import History
     from agent.memory import Memory
-    from agent.playbook import Library, Playbook
+    from agent.playbook import Library
     from agent.runner import Plan
 
 _MOST_CHANGES: Final = 20
@@ -62,6 +63,7 @@ _ROUNDS: Final = 20_000.0
 _A_ROUND, _A_BOOK, _A_GUARD = 30.0, 30.0, 400.0
 """a round, a playbook that is asked and one that fires take so much."""
 _MOST_USUAL: Final = 20_000
+_HAND_OVER_S: Final = 5.0
 
 Record = Callable[[str, str, dict[str, Any], float], None]
 """(kind, subject, body, ts): append to the journal and fold into memory."""
@@ -113,6 +115,8 @@ class Walk:
     budgets: ErrorBudgets = field(default_factory=ErrorBudgets)
     graph_past: GraphPast | None = None
     """Where the graph is written to beside history."""
+    handed: float = -math.inf
+    """When it was last asked which incidents are a person's."""
 
     @classmethod
     def wired(
@@ -248,7 +252,7 @@ def explain(walk: Walk, moment: Moment) -> None:
     wanted: dict[str, bool] = {}
     urgent: set[str] = set()
     for incident in incidents.values():
-        looks.heed(incident, newest, now)
+        looks.heed(incident, newest, now, walk.memory.corrections.get(incident.id))
         if not looks.due(incident, now) or not _ready(walk, incident, held, now):
             continue
         wanted[incident.id] = incident.severity == "page"
@@ -315,6 +319,9 @@ def decide(walk: Walk, moment: Moment) -> None:
         _page(walk, incident, moment)
         if incident.id in turns:
             _act(walk, incident, moment)
+    if not 0.0 <= moment.now - walk.handed < _HAND_OVER_S:
+        walk.handed = moment.now
+        _hand_over(walk, ready, moment)
     walk.rounds.keep(incidents.keys())
     walk.holding.keep(incidents.keys())
     if len(walk.usual) > _MOST_USUAL:
@@ -358,6 +365,8 @@ def look(walk: Walk, incident: Incident, now: float) -> Look:
         now, incident, walk.world, walk.history.read, settings.window, settings.baseline,
         settings.release_window, changes=(*walk.changes, *incident.changes),
         pasts=walk.looks.pasts(incident),
+        doubts=doubts_of(walk.memory.corrections.values(), now),
+        corrected=walk.memory.corrections.get(incident.id),
     )  # fmt: skip
     group = found.group
     onset = found.onset
@@ -430,19 +439,7 @@ def _page(walk: Walk, incident: Incident, moment: Moment) -> None:
     key = f"page:{incident.id}:{incident.reopened}"
     if incident.severity != "page" or key in walk.memory.notes or incident.diagnosis is None:
         return
-    top = incident.diagnosis.top
-    if top and top.kind != "unknown":
-        said = f"{words(top.kind)} ({top.entity.id}, {top.probability:.0%} sure)"
-    else:
-        moved = top.evidence[0].text if top and top.evidence else ""
-        said = f"cause not known yet; {moved}" if moved else "cause not known yet"
-    owner = next(
-        (walk.world.attrs(e).get("owner", "") for e in incident.entities if e.kind == "service"), ""
-    )
-    soon = [a.ahead for a in incident.anomalies if a.ahead is not None and a.harm and a.end is None]
-    if soon:
-        said += "; " + ", ".join(when(one, moment.now) for one in soon[:3])
-    note = Note(key, moment.now, "page", incident.title, said, incident.id, owner)
+    note = note_of(key, incident, walk.world, moment.now)
     walk.record("note", key, pack(note), moment.now)
     moment.notes.append(note)
 
@@ -474,7 +471,6 @@ def _act(walk: Walk, incident: Incident, moment: Moment) -> None:
         if not news:
             continue
         walk.record("decision", f"{playbook.id}|{target.id}", pack(decision), moment.now)
-        _call_people(walk, incident, playbook, decision, moment)
         if decision.allowed:
             plan = playbook.plan(target, incident, scene, decision.mode, moment.now)
             record_plan(walk.record, plan, moment.now)
@@ -486,19 +482,28 @@ def _stale(walk: Walk, incident: Incident, now: float) -> bool:
     return not walk.looks.fresh(incident, now) and not walk.memory.live_runs_of(incident.id)
 
 
-def _call_people(
-    walk: Walk, incident: Incident, playbook: Playbook, decision: Decision, moment: Moment
-) -> None:
-    """Page where the guard stops what would have acted because people must look: once a life and gate."""
-    if decision.allowed or decision.mode not in {"approve", "auto"}:
-        return
-    for gate in decision.gates:
-        last = gate.name == "attempts" and playbook.limits.attempts.then == "escalate"
-        key = f"page:{incident.id}:{incident.reopened}:{gate.name}:{playbook.id}"
-        if gate.passed or key in walk.memory.notes or not (last or gate.name == "correlated"):
+def _hand_over(walk: Walk, ready: Sequence[Incident], moment: Moment) -> None:
+    """Note which incidents become a person's, or ours again; people are told once a life and reason."""
+    memory = walk.memory
+    here = {i.id for i in ready}
+    for id_ in [k for k, found in memory.handoffs.items() if found.code and k not in here]:
+        walk.record("handoff", id_, pack(NOBODY), moment.now)
+    books = walk.library.playbooks
+
+    def stops(playbook: str) -> bool:
+        return playbook in books and books[playbook].limits.attempts.then == "stop"
+
+    for incident, found in list(needs(ready, memory, moment.now, walk.holding.keen, stops)):
+        if found == memory.handoffs.get(incident.id, NOBODY):
             continue
-        text = f"{playbook.id} on {decision.target.id} does not act: {gate.value}; {gate.reason}"
-        note = Note(key, moment.now, "page", f"needs you: {incident.title}", text, incident.id)
+        walk.record("handoff", incident.id, pack(found), moment.now)
+        key = f"needs:{incident.id}:{incident.reopened}:{found.code}"
+        if found.code not in GAVE_UP or incident.severity == "note" or key in memory.notes:
+            continue
+        whom = note_of(key, incident, walk.world, moment.now)
+        note = replace(
+            whom, severity=incident.severity, title=f"needs you: {incident.title}", text=found.why
+        )
         walk.record("note", key, pack(note), moment.now)
         moment.notes.append(note)
 

@@ -517,6 +517,7 @@ class Note:
 
     event   "" = a message; else what happened, a word of `agent.news.EVENTS`, for ways that want to know (`Choosy`)
     link    where to read more: the console, or what a change names; "" = nowhere
+    to      only to these ways, as the ladder wants; () = to whom the routes say
     facts   short words by name (`cause`, `state`, `began`), as they are when the note is delivered
     """
 
@@ -531,6 +532,7 @@ class Note:
     event: str = ""
     link: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    to: tuple[str, ...] = ()
 
 
 @runtime_checkable

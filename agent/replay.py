@@ -264,7 +264,8 @@ class Replay:
         walk = self._walk
         found.incidents.update(moment.touched)
         for note in moment.notes:
-            found.pages.setdefault(note.incident, note.ts)
+            if note.severity == "page":
+                found.pages.setdefault(note.incident, note.ts)
         plans = {(p.playbook, p.target, p.incident): p for p in moment.plans}
         for decision in moment.decisions:
             plan = plans.get((decision.playbook, decision.target.id, decision.incident))

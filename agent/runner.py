@@ -356,7 +356,7 @@ class Hands(Protocol):
         ...
 
     async def tell(self, plan: Plan, what: str, severity: str, title: str, text: str) -> None:
-        """Tell people once per run and `what`."""
+        """Tell people once per run and `what`; severity "" = as bad as its incident is."""
         ...
 
 
@@ -553,7 +553,7 @@ class _Course:
             left = ask.timeout - (now.ts - begun)
         text = f"nobody with the role {ask.by} answered in {say_duration(ask.timeout)}"
         if ask.on_timeout == "escalate":
-            await self._tell(f"unanswered{of}", "page", f"nobody answered: {plan.title}", text)
+            await self._tell(f"unanswered{of}", "", f"nobody answered: {plan.title}", text)
             return _Stop("over", text)
         return _Stop("cancelled", text)
 
@@ -671,7 +671,8 @@ class _Course:
             next_ = ""
             if outcome.verdict == "harmed":
                 next_ = f"; from now on it only suggests, until: homeostat reinstate {self._plan.playbook}"
-            await self._tell("escalate", "page", f"did not help: {self._plan.title}",
+            severity = "page" if outcome.verdict == "harmed" else ""
+            await self._tell("escalate", severity, f"did not help: {self._plan.title}",
                              f"{self._plan.playbook} on {self._plan.target}: {outcome.verdict}{undone}; "
                              f"{outcome.summary}{next_}")  # fmt: skip
 
@@ -699,7 +700,7 @@ class _Course:
         elif outcome is not None:
             outcome = replace(outcome, undone=undone)
         if stop.why == "failed":
-            await self._tell("failed", "page", f"failed: {plan.title}",
+            await self._tell("failed", "", f"failed: {plan.title}",
                              f"{plan.playbook} on {plan.target}: {stop.text}")  # fmt: skip
             await self._then(outcome)
         state: RunState = {"failed": "failed", "cancelled": "denied", "over": "expired"}[stop.why]  # type: ignore[assignment]  # mypy widens the values to str

@@ -384,6 +384,13 @@ listen: 127.0.0.1:8787
 # How a page leaves the console: any program, the note comes as JSON on its standard input.
 # page: {{command: [/usr/local/bin/page-me]}}
 
+# Who is told what, when, and who is called next when nobody takes it (docs/notifiers.md):
+# people:
+#   quiet: {{from: '22:00', to: '07:00'}}      # what is no page waits until they end
+#   escalation:
+#     - {{to: [page]}}
+#     - {{after: 10m, to: [pagerduty]}}        # another connector that reaches people
+
 # Where to look and what can be done there. host, processes, connections and gpu run without a word.
 # Switch one off with `gpu: {{enabled: false}}`; ask less often with `processes: {{interval: 10s}}`.
 # Logs of predictions and of labels, one JSON object a line, bring accuracy and drift:

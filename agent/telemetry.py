@@ -120,6 +120,7 @@ _DEFS: Final = (
         buckets=_SLOW,
     ),
     _c("changes", "changes that were told or noticed; by homeostat or by others", "kind", "by"),
+    _g("incidents_needing_people", "open incidents that a person is needed for, by why", "needs"),
     _c("pages", "incidents that paged"),
     _g("pages_last_week", "incidents of the last seven days that paged"),
     _g("false_pages_last_week", "of those, how many a person called false: the measured rate"),

@@ -16,7 +16,9 @@ from typing_extensions import TypedDict
 from agent.budget import WEEK_S, Rate
 from agent.catalogue import SIGNALS
 from agent.causes import words
+from agent.doubts import Doubt
 from agent.filling import Forecast, when
+from agent.handoff import NOBODY, Need
 from agent.life import acknowledged_by
 from agent.memory import Correction, Label, Pause, Silence, Snooze
 from agent.model import (
@@ -152,6 +154,17 @@ class SignalView(TypedDict):
 
     signal: str
     factor: float
+
+
+class DoubtView(TypedDict):
+    """What people said about a cause of one kind of trouble. factor 0.5: it is believed half as much."""
+
+    about: str
+    cause: str
+    factor: float
+    wrong: int
+    right: int
+    text: str
 
 
 class LabelView(TypedDict):
@@ -326,6 +339,7 @@ class IncidentView(TypedDict):
 
     acknowledged_by   who has taken it, "" = nobody; merged_into: what it is part of now
     snoozed_until     nobody is told of it until then; null = it is not put off
+    needs             why a person is needed, a word of `agent.handoff`; "" = nobody is. needs_you: the same for people
     """
 
     id: str
@@ -348,6 +362,15 @@ class IncidentView(TypedDict):
     label: str
     snoozed_until: float | None
     snoozed_by: str
+    needs: str
+    needs_you: str
+
+
+class CalledView(TypedDict):
+    """Whom the ladder has called. way: a connector, perhaps with `/channel`."""
+
+    ts: float
+    way: str
 
 
 class IncidentDetail(IncidentView):
@@ -374,6 +397,7 @@ class IncidentDetail(IncidentView):
     decisions: list[DecisionView]
     labelled: LabelView | None
     corrected: LabelView | None
+    called: list[CalledView]
 
 
 class WhyView(TypedDict):
@@ -800,6 +824,16 @@ def _signals(n: int) -> str:
     return "1 signal" if n == 1 else f"{n} signals"
 
 
+def doubt_view(d: Doubt) -> DoubtView:
+    """Show what people said about a cause, and what it does now."""
+    factor = round(d.times, 3)
+    less = f"{1 / d.times:.2g} times less" if factor < 1 else f"{d.times:.2g} times more"
+    return {
+        "about": d.about, "cause": d.cause, "factor": factor, "wrong": d.wrong, "right": d.right,
+        "text": f"{d.words}: it is believed {less} there",
+    }  # fmt: skip
+
+
 def correction_view(c: Correction, does: str) -> LabelView:
     """Show what a person said of the cause, and what that does now."""
     named = f"{c.wrong} of {c.of}" + (f"; it was {c.right}" if c.right else "")
@@ -810,7 +844,7 @@ def correction_view(c: Correction, does: str) -> LabelView:
 
 
 def incident_view(
-    i: Incident, name: Name, label: str = "", snooze: Snooze | None = None
+    i: Incident, name: Name, label: str = "", snooze: Snooze | None = None, need: Need = NOBODY
 ) -> IncidentView:
     """Show an incident in one line."""
     top = i.diagnosis.top if i.diagnosis else None
@@ -826,6 +860,7 @@ def incident_view(
         "entities": [entity_view(e, name) for e in i.entities], "runs": list(i.runs),
         "label": label,
         "snoozed_until": snooze.until if snooze else None, "snoozed_by": snooze.by if snooze else "",
+        "needs": need.code, "needs_you": need.why,
     }  # fmt: skip
 
 
@@ -838,6 +873,8 @@ def incident_detail(
     *,
     correction: LabelView | None = None,
     snooze: Snooze | None = None,
+    need: Need = NOBODY,
+    called: Sequence[tuple[float, str]] = (),
     now: float = math.nan,
 ) -> IncidentDetail:
     """Show an incident with all its evidence: harm first, then what stands out most."""
@@ -848,7 +885,7 @@ def incident_detail(
     ranked = sorted(i.anomalies, key=rank)
     d = i.diagnosis
     return {
-        **incident_view(i, name, label["label"] if label else "", snooze),
+        **incident_view(i, name, label["label"] if label else "", snooze, need),
         "anomalies": [anomaly_view(a, name, now) for a in ranked],
         "changes": [change_view(c, name) for c in sorted(i.changes, key=lambda c: c.ts)],
         "causes": [cause_view(c, name) for c in (d.causes if d else ())],
@@ -867,6 +904,7 @@ def incident_detail(
         "decisions": [decision_view(x, name) for x in decisions],
         "labelled": label,
         "corrected": correction,
+        "called": [{"ts": ts, "way": way} for ts, way in called],
     }
 
 

@@ -37,6 +37,7 @@ from agent.doors import Site, bound, open_doors, socket_path, split_address
 from agent.events import Events
 from agent.filling import Forecast
 from agent.graph import TopologyView
+from agent.handoff import NOBODY
 from agent.inlets import SMALL, Inlets, mounted
 from agent.intake import FORWARD, Counting, Intake
 from agent.life import Event
@@ -648,6 +649,11 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
     for run in h.memory.live_runs():
         live[run.state,] = live.get((run.state,), 0.0) + 1
     telemetry.replace("homeostat_incidents_open", counts)
+    needs: dict[tuple[str, ...], float] = {}
+    for i in h.memory.open_incidents():
+        if code := h.memory.handoffs.get(i.id, NOBODY).code:
+            needs[code,] = needs.get((code,), 0.0) + 1
+    telemetry.replace("homeostat_incidents_needing_people", needs)
     telemetry.replace("homeostat_runs_live", live)
     measure_going_on(h.memory, telemetry)
     telemetry.replace("homeostat_series", {(s["name"],): float(s["series"]) for s in sources})

@@ -42,7 +42,17 @@ _VERDICT_WORDS: Final = {
     "helped": "helped", "no_effect": "had no effect", "harmed": "did harm",
     "cannot_tell": "can not be told from chance",
 }  # fmt: skip
-_GIVES_WAY: Final = ("Joint", "Together", "Label", "Person", "Traces", "More", "Or", "Held")
+_GIVES_WAY: Final = (
+    "Joint",
+    "Together",
+    "Label",
+    "Person",
+    "Called",
+    "Traces",
+    "More",
+    "Or",
+    "Held",
+)
 """Kinds of lines that go first when there are too many, in this order."""
 
 
@@ -88,6 +98,9 @@ def why_view(
     if label := detail["labelled"]:
         note = f" ({label['note']})" if label["note"] else ""
         lines.append(f"Label:    {label['label']}, by {label['by']}{note}; {label['text']}")
+    if calls := detail["called"]:
+        whom = ", ".join(f"{c['way']} at {clock(c['ts'], now)}" for c in calls[-3:])
+        lines.append(f"Called:   {whom}")
     if said := detail["corrected"]:
         note = f" ({said['note']})" if said["note"] else ""
         lines.append(f"Person:   {said['text']}, says {said['by']}{note}")
@@ -295,7 +308,9 @@ def next_step(
         return "wait: it is well, and has to stay so for a while"
     if not detail["causes"]:
         return "wait a moment for the diagnosis"
-    look = "a person has to look"
+    look = f"needs you: {detail['needs_you']}" if detail["needs_you"] else "a person has to look"
     if not detail["acknowledged_by"]:
         look += f"; take it: homeostat ack {detail['id']}"
+    if detail["needs_you"]:
+        return look
     return f"no playbook {'may act (see Held)' if held else 'is meant for this'}; {look}"

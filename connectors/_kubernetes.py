@@ -1,6 +1,7 @@
 """Where the API server of Kubernetes is and who we are there: a service account, a kubeconfig, or URL and token.
 
-Certificates of a kubeconfig are used as they stand; programs that it names for logging in (`exec`) are not run.
+Certificates of a kubeconfig are used as they stand. A program that it names for logging in (`exec`) is run where
+`login:` names it, too: whoever may write a kubeconfig shall not choose what we run.
 """
 
 from __future__ import annotations
@@ -8,22 +9,35 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import shutil
 import ssl
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import yaml
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from agent.errors import Refused
 from agent.secret import secret
-from agent.units import Model
+from agent.units import Duration, Model
 from connectors.http import Reference, checked_url
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_PROTOCOLS: Final = tuple(f"client.authentication.k8s.io/{v}" for v in ("v1", "v1beta1"))
+_OTHERS_WRITE: Final = 0o022
+
+
+class Login(Model):
+    """A program that a kubeconfig's user logs in by, allowed here: `login: {program: aws, env: [AWS_PROFILE]}`."""
+
+    program: Annotated[str, Field(min_length=1)]
+    """As `command` of the kubeconfig says it."""
+    env: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = []
+    """Variables of the daemon that it gets, beside PATH, HOME and those of the kubeconfig."""
+    timeout: Annotated[Duration, Field(gt=0, le=300)] = 30.0
 
 
 class Access(Model):
@@ -41,6 +55,8 @@ class Access(Model):
     kubeconfig: Path | None = None
     context: str = ""
     """Of the kubeconfig; empty = its current one."""
+    login: Login | None = None
+    """The program that its user logs in by; without it, none is run."""
     namespace: str = ""
     """Empty = that of the context or of the service account, else `default`."""
 
@@ -52,30 +68,53 @@ class Access(Model):
             raise ValueError("`url` and `kubeconfig` are two ways in: keep one of them")
         if self.context and not self.kubeconfig:
             raise ValueError("`context` belongs to a `kubeconfig`: name it, too")
+        if self.login and not self.kubeconfig:
+            raise ValueError("`login` belongs to a `kubeconfig`: name it, too")
         return self
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """What is run to log in. protocol: the version of ExecCredential; cluster: what it is told of it, or None."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = field(repr=False)
+    protocol: str
+    cluster: Mapping[str, Any] | None
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """The way in. pem: our certificate and key, b"" = none; ca: PEM text, "" = as the system trusts."""
+    """The way in.
+
+    ca       PEM text, "" = as the system trusts
+    pem      our certificate and key, b"" = none
+    program  what tells who we are instead; None = nothing is run
+    files    what all this was read from: when one changes, it is read anew
+    """
 
     url: str
     namespace: str
     token: str = field(default="", repr=False)
     ca: str = ""
     pem: bytes = field(default=b"", repr=False)
+    program: Program | None = None
+    files: tuple[Path, ...] = ()
 
     def headers(self) -> dict[str, str]:
         """Return who we are, read now."""
         return {"authorization": f"Bearer {secret(self.token)}"} if self.token else {}
 
-    def trust(self) -> ssl.SSLContext:
-        """Return whom TLS trusts, and our certificate."""
+    def trust(self, pem: bytes = b"") -> ssl.SSLContext | None:
+        """Return whom TLS trusts, and our certificate, or the one given; None = it is not spoken."""
+        if not self.url.startswith("https:"):
+            return None
         try:
             context = ssl.create_default_context(cadata=self.ca or None)
-            if self.pem:
+            if pem := pem or self.pem:
                 with tempfile.NamedTemporaryFile(prefix="homeostat-") as held:  # 0600, gone at once
-                    held.write(self.pem)
+                    held.write(pem)
                     held.flush()
                     context.load_cert_chain(held.name)
         except (OSError, ssl.SSLError) as wrong:
@@ -89,7 +128,10 @@ def place_of(access: Access) -> Place:
         return _of_kubeconfig(access, access.kubeconfig)
     if access.url:
         ca = _text(access.ca) if access.ca else ""
-        return Place(access.url.rstrip("/"), access.namespace or "default", access.token, ca)
+        files = (access.ca,) if access.ca else ()
+        return Place(
+            access.url.rstrip("/"), access.namespace or "default", access.token, ca, files=files
+        )
     host, port = (
         os.environ.get("KUBERNETES_SERVICE_HOST"),
         os.environ.get("KUBERNETES_SERVICE_PORT"),
@@ -100,6 +142,7 @@ def place_of(access: Access) -> Place:
     return Place(
         f"https://{host}:{port or 443}", access.namespace or _text(SERVICE_ACCOUNT / "namespace").strip(),
         f"file:{SERVICE_ACCOUNT / 'token'}", _text(SERVICE_ACCOUNT / "ca.crt"),
+        files=(SERVICE_ACCOUNT / "ca.crt",),
     )  # fmt: skip
 
 
@@ -111,21 +154,67 @@ def _of_kubeconfig(access: Access, path: Path) -> Place:
         user = _named(said, "user", str(context.get("user", "")))
     except (yaml.YAMLError, AttributeError, TypeError) as wrong:
         raise Refused(f"{path} is no kubeconfig: {wrong}") from None
-    if user.get("exec") or user.get("auth-provider"):
+    if user.get("auth-provider"):
         raise Refused(
-            f"the user of {path} logs in by a program, which is not run: give it a token or a certificate"
+            f"the user of {path} has an auth-provider, which Kubernetes took out: use `exec`, a token or a certificate"
         )
     if cluster.get("insecure-skip-tls-verify"):
         raise Refused(f"{path} asks not to check certificates: name a certificate-authority")
+    program = _program(access, path, user["exec"], cluster) if user.get("exec") else None
     token = str(user.get("token") or "")
     if user.get("tokenFile"):
         token = f"file:{path.parent / str(user['tokenFile'])}"
+    named = [
+        path.parent / str(said[key])
+        for said, key in ((cluster, "certificate-authority"), (user, "client-certificate"), (user, "client-key"))
+        if said.get(key) and not said.get(f"{key}-data")
+    ]  # fmt: skip
     certificate, key = (_data(user, f"client-{what}", path) for what in ("certificate", "key"))
     return Place(
         str(cluster.get("server", "")).rstrip("/"),
         access.namespace or str(context.get("namespace") or "default"), token,
         _data(cluster, "certificate-authority", path).decode("ascii", "replace"),
         certificate + b"\n" + key if certificate and key else b"",
+        program, (path, *named),
+    )  # fmt: skip
+
+
+def _program(
+    access: Access, path: Path, said: Mapping[str, Any], cluster: Mapping[str, Any]
+) -> Program:
+    """Return what is run to log in; raises Refused unless agent.yaml allows it and nobody else may change it."""
+    command, protocol = str(said.get("command", "")), str(said.get("apiVersion", ""))
+    if access.login is None or access.login.program != command:
+        raise Refused(
+            f"the user of {path} logs in by the program {command}: allow it with `login: {{program: {command}}}`, or "
+            "give the user a token or a certificate"
+        )
+    if protocol not in _PROTOCOLS:
+        raise Refused(
+            f"{path}: exec speaks {protocol or 'no apiVersion'}; have it speak {_PROTOCOLS[0]}"
+        )
+    if said.get("interactiveMode") == "Always":
+        raise Refused(f"{path}: {command} wants to ask a person: log in by one that need not")
+    state = path.stat()
+    if state.st_mode & _OTHERS_WRITE or state.st_uid not in {0, os.geteuid()}:
+        raise Refused(
+            f"others may write {path}, which says what is run: `chmod go-w` it, and own it"
+        )
+    # as kubectl finds it: by PATH, or from the folder of the kubeconfig
+    found = str(path.parent / command) if "/" in command else shutil.which(command)
+    if found is None or not os.access(found, os.X_OK):
+        hint = " ".join(str(said.get("installHint") or "").split())[:200]
+        raise Refused(f"there is no program {command} to log in by" + (f": {hint}" if hint else ""))
+    given = {n: os.environ[n] for n in ("PATH", "HOME", *access.login.env) if n in os.environ}
+    given |= {str(e.get("name")): str(e.get("value")) for e in said.get("env") or ()}
+    told = {
+        key: cluster[key]
+        for key in ("server", "tls-server-name", "certificate-authority-data")
+        if cluster.get(key)
+    }
+    return Program(
+        (found, *map(str, said.get("args") or ())), tuple(sorted(given.items())), protocol,
+        told if said.get("provideClusterInfo") else None, access.login.timeout,
     )  # fmt: skip
 
 

@@ -5,9 +5,11 @@
 
 Whom a series is about is read off its labels (`agent/labels.py`), once. Several foreign series of one of ours are
 added, or the worst of them counts where adding would mean nothing.
-Sources (read, then told in our own words): the metric lists of node_exporter, cAdvisor, kube-state-metrics,
-dcgm-exporter, nginx-prometheus-exporter, ingress-nginx, HAProxy, vLLM, Triton, TorchServe, TensorFlow Serving, KServe
-and MLServer. Against running servers tested: node_exporter; the others against series written like theirs.
+Where two exporters tell the same of the same (a load balancer and a model server behind it), the first here counts.
+Sources (read, then told in our own words): the metric lists of node_exporter, smartctl_exporter, cAdvisor,
+kube-state-metrics, dcgm-exporter, nginx-prometheus-exporter, ingress-nginx, HAProxy, vLLM (0.6 to 0.18), Triton,
+TorchServe, TensorFlow Serving, KServe and MLServer. Against running servers tested: node_exporter, HAProxy; the others
+by series written like theirs, in a real Prometheus.
 """
 
 from __future__ import annotations
@@ -113,6 +115,14 @@ def _quantile(signal: str, q: float, bucket: str) -> Derived:
     return Derived(signal, query, bucket)
 
 
+def _mean(signal: str, histogram: str, scale: str = "") -> Derived:
+    """Return the mean of what a histogram or summary has seen."""
+    total, count = (
+        f"sum by ({_SERVICE}) (rate({_select(f'{histogram}_{x}')}[$w]))" for x in ("sum", "count")
+    )
+    return Derived(signal, f"({total}{scale} / ({count} > 0))", f"{histogram}_count")
+
+
 def _select(metric: str, matchers: str = "") -> str:
     """Return a selector that any name may stand in, also one that begins with a colon or is a pattern."""
     how = "=" if re.fullmatch(r"[\w:]+", metric) else "=~"
@@ -159,6 +169,8 @@ _NODE: Final = Pack(
             for resource in ("cpu", "memory", "io") for word, who in (("waiting", "some"), ("stalled", "full"))
             if (resource, word) != ("cpu", "stalled")
         ),
+        Plain("node_pressure_irq_stalled_seconds_total", "host.pressure_seconds_total",
+              fixed={"resource": "irq", "who": "full"}),
         *(
             Plain(f"node_memory_{theirs}_bytes", "host.memory_bytes", fixed={"use": ours})
             for theirs, ours in (("MemFree", "free"), ("MemAvailable", "available"), ("Cached", "cached"),
@@ -209,6 +221,11 @@ _NODE: Final = Pack(
         Derived("host.disk_utilization_ratio",
                 f"1 - node_filesystem_avail_bytes{{{_MOUNTS}}} / (node_filesystem_size_bytes{{{_MOUNTS}}} > 0)",
                 "node_filesystem_size_bytes", {"mount": "mountpoint"}),
+        Derived("host.mount_reachable", f"1 - node_filesystem_device_error{{{_MOUNTS}}}", "node_filesystem_device_error",
+                {"mount": "mountpoint"}),
+        Derived("host.raid_degraded",
+                '(node_md_disks_required - ignoring (state) node_md_disks{state="active"} > bool 0)',
+                "node_md_disks_required", {"array": "device"}),
         Derived("host.disk_inodes_ratio",
                 f"1 - node_filesystem_files_free{{{_MOUNTS}}} / (node_filesystem_files{{{_MOUNTS}}} > 0)",
                 "node_filesystem_files", {"mount": "mountpoint"}),
@@ -223,6 +240,29 @@ _NODE: Final = Pack(
                 "node_nf_conntrack_entries"),
         Derived("host.uptime_seconds", "time() - node_boot_time_seconds", "node_boot_time_seconds"),
     ),
+)  # fmt: skip
+
+_SMARTCTL: Final = Pack(
+    "smartctl_exporter",
+    "smartctl_device_smart_status",
+    (
+        Plain("smartctl_device_temperature", "host.disk_temperature_celsius", {"device": "device"},
+              where={"temperature_type": "current"}),
+        Plain("smartctl_device_percentage_used", "host.disk_wear_ratio", {"device": "device"}, scale=0.01),
+        Plain("smartctl_device_available_spare", "host.disk_spare_ratio", {"device": "device"}, scale=0.01),
+        Plain("smartctl_device_media_errors", "host.disk_errors_total", {"device": "device"}, {"type": "media"}),
+        *(
+            Plain("smartctl_device_attribute", signal, {"device": "device"}, {"type": kind},
+                  {"attribute_id": number, "attribute_value_type": "raw"})
+            for signal, kind, number in (
+                ("host.disk_bad_sectors_count", "reallocated", "5"), ("host.disk_bad_sectors_count", "pending", "197"),
+                ("host.disk_bad_sectors_count", "uncorrectable", "198"), ("host.disk_errors_total", "media", "187"),
+                ("host.disk_errors_total", "link", "199"),
+            )
+        ),
+    ),
+    (Derived("host.disk_failing", "1 - smartctl_device_smart_status", "smartctl_device_smart_status",
+             {"device": "device"}),),
 )  # fmt: skip
 
 _CADVISOR: Final = Pack(
@@ -251,6 +291,7 @@ _KUBE_STATE: Final = Pack(
         Plain("kube_pod_container_status_restarts_total", "replica.restarts_total"),
         Plain("kube_pod_status_ready", "replica.ready", where={"condition": "true"}),
         Plain("kube_node_status_condition", "host.ready", where={"condition": "Ready", "status": "true"}),
+        Plain("kube_node_spec_unschedulable", "host.cordoned"),
         *(Plain(f"kube_{kind}_status_replicas_{word}", "service.replicas_count", whom=kind)
           for kind, word in (("deployment", "available"), ("statefulset", "ready"))),
     ),
@@ -282,10 +323,26 @@ _DCGM: Final = Pack(
         Plain("DCGM_FI_DEV_MEM_CLOCK", "gpu.memory_clock_hertz", scale=1e6),
         Plain("DCGM_FI_DEV_MEM_COPY_UTIL", "gpu.memory_busy_ratio", scale=0.01),
         Plain("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "gpu.pcie_replays_total"),
+        Plain("DCGM_FI_DEV_RETIRED_SBE", "gpu.retired_pages_count", fixed={"type": "corrected"}),
+        Plain("DCGM_FI_DEV_RETIRED_DBE", "gpu.retired_pages_count", fixed={"type": "uncorrected"}),
+        *(
+            Plain(f"DCGM_FI_DEV_NVLINK_{word}_ERROR_COUNT_TOTAL", "gpu.nvlink_errors_total", fixed={"type": kind})
+            for word, kind in (("CRC_FLIT", "crc"), ("CRC_DATA", "crc"), ("REPLAY", "replay"), ("RECOVERY", "recovery"))
+        ),
     ),
     (
         Derived("gpu.memory_utilization_ratio",
                 "DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE > 0)", "DCGM_FI_DEV_FB_USED"),
+        Derived("gpu.clock_ratio", "DCGM_FI_DEV_SM_CLOCK / (DCGM_FI_DEV_MAX_SM_CLOCK > 0)", "DCGM_FI_DEV_SM_CLOCK"),
+        # a mask of bits, under its new name or its old one
+        *(
+            Derived("gpu.throttled",
+                    'label_replace(floor((DCGM_FI_DEV_CLOCKS_EVENT_REASONS or DCGM_FI_DEV_CLOCK_THROTTLE_REASONS) '
+                    f'/ {bit}) % 2, "reason", "{reason}", "", "")',
+                    "DCGM_FI_DEV_CLOCKS_EVENT_REASONS", {"reason": "reason"})
+            for reason, bit in (("power_cap", 4), ("hardware_slowdown", 8), ("thermal", 32), ("hardware_thermal", 64),
+                                ("power_brake", 128))
+        ),
         # the exporter says the last XID for ever: only one that is new is told, and only for a while
         Derived("gpu.xid_seen",
                 'count_values by (UUID, Hostname, gpu) ("xid", DCGM_FI_DEV_XID_ERRORS > 0 and '
@@ -327,6 +384,11 @@ _HAPROXY: Final = Pack(
         Plain("haproxy_backend_current_queue", "service.queue_count", whom="proxy"),
         Plain("haproxy_backend_current_sessions", "service.in_flight_count", whom="proxy"),
         Plain("haproxy_backend_active_servers", "service.replicas_count", whom="proxy"),
+        Plain("haproxy_backend_status", "service.up", where={"state": "UP"}, whom="proxy"),
+        # means of the last 1,024 requests, as HAProxy keeps them
+        Plain("haproxy_backend_total_time_average_seconds", "service.latency_mean_seconds", whom="proxy"),
+        Plain("haproxy_backend_response_time_average_seconds", "service.processing_mean_seconds", whom="proxy"),
+        Plain("haproxy_backend_queue_time_average_seconds", "service.wait_mean_seconds", whom="proxy"),
     ),
     tuple(
         Derived(d.signal, d.query, d.about, whom="proxy")
@@ -341,11 +403,19 @@ _VLLM: Final = Pack(
         Plain("vllm:num_requests_running", "service.in_flight_count"),
         Plain("vllm:num_requests_waiting", "service.queue_count"),
         Plain("vllm:gpu_cache_usage_perc", "service.cache_ratio"),
-        Plain("vllm:kv_cache_usage_perc", "service.cache_ratio"),
+        Plain("vllm:kv_cache_usage_perc", "service.cache_ratio"),  # the name since 0.10
+        Plain("vllm:num_preemptions_total", "service.preemptions_total"),
     ),
     (
         *_latency("vllm:e2e_request_latency_seconds_bucket"),
         _quantile("service.first_token_p95_seconds", 0.95, "vllm:time_to_first_token_seconds_bucket"),
+        _quantile("service.token_p95_seconds", 0.95, "vllm:inter_token_latency_seconds_bucket"),
+        _quantile("service.token_p95_seconds", 0.95, "vllm:time_per_output_token_seconds_bucket"),  # before 0.11
+        _mean("service.wait_mean_seconds", "vllm:request_queue_time_seconds"),
+        # older versions do not count those that fail: then it is unknown, not 0
+        Derived("service.error_ratio",
+                f'(sum by ({_SERVICE}) (rate(vllm:request_success_total{{finished_reason="error"}}[$w])) '
+                f"/ (sum by ({_SERVICE}) (rate(vllm:request_success_total[$w])) > 0))", "vllm:request_success_total"),
         Derived("service.requests_per_second", f"sum by ({_SERVICE}) (rate(vllm:request_success_total[$w]))",
                 "vllm:request_success_total"),
         Derived("service.tokens_per_second", f"sum by ({_SERVICE}) (rate(vllm:generation_tokens_total[$w]))",
@@ -363,6 +433,7 @@ _TRITON: Final = Pack(
         Plain("nv_gpu_utilization", "gpu.utilization_ratio"),
         Plain("nv_gpu_memory_used_bytes", "gpu.memory_used_bytes"),
         Plain("nv_gpu_power_usage", "gpu.power_watts"),
+        Plain("nv_gpu_power_limit", "gpu.power_limit_watts"),
     ),
     (
         Derived("service.requests_per_second", _TRITON_GOOD, "nv_inference_request_success"),
@@ -374,9 +445,19 @@ _TRITON: Final = Pack(
         Derived("service.latency_mean_seconds",
                 f"sum by ({_SERVICE}) (rate(nv_inference_request_duration_us[$w])) / 1e6 / ({_TRITON_GOOD} > 0)",
                 "nv_inference_request_success"),
+        Derived("service.wait_mean_seconds",
+                f"sum by ({_SERVICE}) (rate(nv_inference_queue_duration_us[$w])) / 1e6 / ({_TRITON_GOOD} > 0)",
+                "nv_inference_request_success"),
+        Derived("service.first_token_p95_seconds",
+                f"histogram_quantile(0.95, sum by (le, {_SERVICE}) "
+                "(rate(nv_inference_first_response_histogram_ms_bucket[$w]))) / 1e3",
+                "nv_inference_first_response_histogram_ms_bucket"),
+        Derived("gpu.memory_utilization_ratio", "nv_gpu_memory_used_bytes / (nv_gpu_memory_total_bytes > 0)",
+                "nv_gpu_memory_used_bytes"),
     ),
 )  # fmt: skip
 
+_TORCH_GOOD, _TORCH_BAD = (f"sum by ({_SERVICE}) (rate(Requests{n}XX[$w]))" for n in (2, 5))
 _TORCH_N: Final = f"sum by ({_SERVICE}) (rate(ts_inference_requests_total[$w]))"
 _TORCHSERVE: Final = Pack(
     "torchserve",
@@ -389,6 +470,10 @@ _TORCHSERVE: Final = Pack(
         Derived("service.wait_mean_seconds",
                 f"sum by ({_SERVICE}) (rate(ts_queue_latency_microseconds[$w])) / 1e6 / ({_TORCH_N} > 0)",
                 "ts_inference_requests_total"),
+        # each of these begins to be when it is first counted
+        Derived("service.error_ratio",
+                f"(({_TORCH_BAD} or {_TORCH_GOOD} * 0) "
+                f"/ (({_TORCH_BAD} or {_TORCH_GOOD} * 0) + ({_TORCH_GOOD} or {_TORCH_BAD} * 0) > 0))", "Requests2XX"),
     ),
 )  # fmt: skip
 
@@ -398,12 +483,23 @@ _TENSORFLOW: Final = Pack(
     derived=(
         *_requests(":tensorflow:serving:request_count", 'status!="OK"'),
         *_latency(":tensorflow:serving:request_latency_bucket", scale=" / 1e6"),
+        Derived("service.processing_p50_seconds",
+                f"histogram_quantile(0.5, sum by (le, {_SERVICE}) "
+                f"(rate({_select(':tensorflow:serving:runtime_latency_bucket')}[$w]))) / 1e6",
+                ":tensorflow:serving:runtime_latency_bucket"),
+        _mean("service.wait_mean_seconds", ":tensorflow:serving:batching_session:queuing_latency", " / 1e6"),
     ),
-)
+)  # fmt: skip
 
 _KSERVE: Final = Pack(
-    "kserve", "request_predict_seconds_bucket", derived=_latency("request_predict_seconds_bucket")
-)
+    "kserve",
+    "request_predict_seconds_bucket",
+    derived=(
+        *_latency("request_predict_seconds_bucket"),
+        Derived("service.requests_per_second", f"sum by ({_SERVICE}) (rate(request_predict_seconds_count[$w]))",
+                "request_predict_seconds_count"),
+    ),
+)  # fmt: skip
 
 _MLSERVER: Final = Pack(
     "mlserver",
@@ -412,13 +508,17 @@ _MLSERVER: Final = Pack(
     (
         *_requests("rest_server_requests_total", 'status_code=~"5.."'),
         *_latency("rest_server_requests?_duration_seconds_bucket"),
+        # over REST and gRPC, of the model alone
+        _mean("service.processing_mean_seconds", "model_infer_request_duration"),
+        # its length at each request
+        _mean("service.queue_count", "parallel_request_queue"),
     ),
 )
 
 PACKS: Final = {
     p.name: p
     for p in (
-        _NODE, _CADVISOR, _KUBE_STATE, _DCGM, _NGINX, _INGRESS, _HAPROXY, _VLLM, _TRITON, _TORCHSERVE, _TENSORFLOW,
+        _NODE, _SMARTCTL, _CADVISOR, _KUBE_STATE, _DCGM, _NGINX, _INGRESS, _HAPROXY, _VLLM, _TRITON, _TORCHSERVE, _TENSORFLOW,
         _KSERVE, _MLSERVER,
     )
 }  # fmt: skip
@@ -432,6 +532,10 @@ TELLING: Final = f'{{__name__=~"{"|".join(sorted(TELLS))}"}}'
 
 PLAIN: Final[dict[str, tuple[Plain, ...]]] = {}
 """Foreign metric -> the rows that may mean it."""
+PACK_OF: Final[dict[str, str]] = {}
+"""Foreign metric -> whose it is."""
+RANK: Final = {name: i for i, name in enumerate(PACKS)}
 for _pack in PACKS.values():
     for _one in _pack.plain:
+        PACK_OF[_one.metric] = _pack.name
         PLAIN[_one.metric] = (*PLAIN.get(_one.metric, ()), _one)

@@ -1,21 +1,22 @@
-"""A workload of Kubernetes as a service: how many pods, evict one by one, bounds of its autoscaler.
+"""A workload of Kubernetes as a service: how many pods, evict one by one, bounds of its autoscaler, rollouts.
 
     kubernetes:
       service: checkout
       workload: deployment/checkout           # or statefulset/...
       kubeconfig: /etc/homeostat/kubeconfig   # default: the service account of our own pod
 
-Everything that changes is compare-and-set at the API server: a scale and a bound go with the resource version that was
-read, an eviction with the uid of the pod. Pods are evicted, not deleted, so disruption budgets hold.
+Everything that changes is compare-and-set at the API server: a scale, a bound and a template go with the resource
+version that was read, an eviction with the uid of the pod. Pods are evicted, not deleted, so disruption budgets hold.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -23,21 +24,36 @@ import structlog
 from pydantic import Field
 
 from agent.config import Name
-from agent.errors import AgentError, Refused, Unavailable, Uncertain
+from agent.errors import AgentError, Refused, Uncertain
 from agent.registry import connector
 from agent.units import Duration, say_duration
-from connectors._elsewhere import read
-from connectors._kubernetes import Access, place_of
-from connectors.http import Answer, Door, Method, redacted
+from connectors._kube_api import MERGE, Api, named, ready
+from connectors._kube_rollout import (
+    LEFT,
+    RESTARTED,
+    RESTARTED_AT,
+    Revision,
+    Rollout,
+    current,
+    earlier,
+    noted,
+    of_controller_revisions,
+    of_replica_sets,
+    progress,
+    with_template,
+)
+from connectors._kubernetes import Access
+from connectors.http import redacted
 
 log = structlog.get_logger()
 
 _LOOK_S: Final = 0.5
 _BOUNDS: Final = {"min_replicas_count": "minReplicas", "max_replicas_count": "maxReplicas"}
 _MOST_PODS: Final = 500
-_MERGE: Final = "application/merge-patch+json"
+_HISTORY: Final = {"deployment": "replicasets", "statefulset": "controllerrevisions"}
 _RIGHTS: Final = (
-    ("get", "apps", "{kind}s", ""), ("update", "apps", "{kind}s", "scale"), ("list", "", "pods", ""),
+    ("get", "apps", "{kind}s", ""), ("update", "apps", "{kind}s", "scale"), ("update", "apps", "{kind}s", ""),
+    ("list", "apps", "{history}", ""), ("list", "", "pods", ""),
     ("create", "", "pods", "eviction"), ("list", "autoscaling", "horizontalpodautoscalers", ""),
     ("patch", "autoscaling", "horizontalpodautoscalers", ""),
 )  # fmt: skip
@@ -60,7 +76,8 @@ class Kubernetes:
     Abilities  Scaler (see playbooks/actions/scale.py): the scale of the workload; Refused where an autoscaler rules it,
                or while a rollout is under way. Restarter (playbooks/actions/restart.py): pods are evicted one by one.
                Limiter (see playbooks/actions/limits.py): `min_replicas_count` and `max_replicas_count` of its
-               HorizontalPodAutoscaler
+               HorizontalPodAutoscaler. Rollouts (playbooks/actions/rollouts.py): its earlier templates, and a restart
+               of all pods as the workload's own strategy says
     Tested against a stand-in whose objects are checked with the schemas of Kubernetes: `stand_in`.
     """
 
@@ -82,10 +99,7 @@ class Kubernetes:
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
         self.config = config
-        self._place = place_of(config)
-        self._door = Door(
-            trust=self._place.trust() if self._place.url.startswith("https:") else None
-        )
+        self._api = Api(name, config, config.timeout)
         self._kind, _, self._workload = config.workload.partition("/")
         self._turn = asyncio.Lock()
 
@@ -102,11 +116,11 @@ class Kubernetes:
         async with self._turn:
             if (scaler := await self._autoscaler()) is not None:
                 raise Refused(
-                    f"{target} is scaled by the HorizontalPodAutoscaler {_name(scaler)}: set its bounds instead, with "
+                    f"{target} is scaled by the HorizontalPodAutoscaler {named(scaler)}: set its bounds instead, with "
                     "`set_limit` of `min_replicas_count`"
                 )
             await self._no_rollout()
-            scale = await self._object("GET", f"{self._of()}/scale")
+            scale = await self._api.ask("GET", f"{self._of()}/scale")
             now = int(scale.get("spec", {}).get("replicas", 0))
             if now != expect:
                 raise Refused(f"{target} asks for {now} pods, not {expect}: changed by others")
@@ -117,7 +131,7 @@ class Kubernetes:
                 "metadata": meta,
                 "spec": {"replicas": n},
             }
-            await self._object("PUT", f"{self._of()}/scale", body)
+            await self._api.ask("PUT", f"{self._of()}/scale", body)
             log.info("scaled", workload=self.config.workload, before=expect, after=n)
             await self._until_ready(n)
 
@@ -128,9 +142,9 @@ class Kubernetes:
         self._ours(service)
         return [
             Life(
-                f"replica:{self.config.service}/{_name(pod)}",
+                f"replica:{self.config.service}/{named(pod)}",
                 str(pod["metadata"]["uid"]),
-                _ready(pod),
+                ready(pod),
             )
             for pod in await self._pods()
         ]
@@ -143,14 +157,7 @@ class Kubernetes:
             if pod is None:
                 raise Refused(f"{service} has no pod of uid {birth}: it was restarted already")
             await self._no_rollout()
-            name = _name(pod)
-            body = {
-                "apiVersion": "policy/v1", "kind": "Eviction",
-                "metadata": {"name": name, "namespace": self._place.namespace},
-                "deleteOptions": {"preconditions": {"uid": birth}},
-            }  # fmt: skip
-            await self._object("POST", f"{self._core()}/pods/{quote(name)}/eviction", body)
-            log.info("evicted", pod=name)
+            await self._evict(pod)
             wanted = int((await self._read()).get("spec", {}).get("replicas", 1))
             await self._until_ready(wanted, gone=birth)
 
@@ -188,12 +195,80 @@ class Kubernetes:
                 "metadata": {"resourceVersion": scaler["metadata"]["resourceVersion"]},
                 "spec": {_BOUNDS[name]: int(value)},
             }
-            path = f"{self._apis('autoscaling/v2')}/horizontalpodautoscalers/{quote(_name(scaler))}"
-            await self._object("PATCH", path, body, kind=_MERGE)
+            path = f"{self._apis('autoscaling/v2')}/horizontalpodautoscalers/{quote(named(scaler))}"
+            await self._api.ask("PATCH", path, body, kind=MERGE)
+
+    # ---- ability: Rollouts
+
+    async def rollout(self, service: str) -> Rollout:
+        """Return how the newest rollout stands."""
+        self._ours(service)
+        found = await self._read()
+        settled, stuck, words = progress(self._kind, found)
+        revision = current(self._kind, found, await self._revisions(found))
+        return Rollout(
+            revision, settled and bool(revision), stuck, words, noted(found, RESTARTED, "template")
+        )
+
+    async def earlier(self, service: str) -> Sequence[str]:
+        """Return revisions that can be gone back to, the one before the current first."""
+        self._ours(service)
+        found = await self._read()
+        return earlier(self._kind, found, await self._revisions(found))
+
+    async def roll_to(self, service: str, revision: str, expect: str) -> None:
+        """Put the template of a revision in place of that of `expect`."""
+        self._ours(service)
+        async with self._turn:
+            found = await self._rollable()
+            revisions = await self._revisions(found)
+            self._still(found, revisions, expect)
+            there = next((r for r in revisions if r.name == revision), None)
+            if there is None:
+                kept = ", ".join(r.name for r in revisions if r.name != expect)
+                raise Refused(
+                    f"{self.config.workload} keeps no revision {revision}; it has {kept or 'none'}"
+                )
+            left = "" if noted(found, LEFT) == revision else expect
+            await self._api.ask("PUT", self._of(), with_template(found, there.template, left))
+            log.info("rolled_to", workload=self.config.workload, before=expect, after=revision)
+
+    async def roll_again(self, service: str, key: str, expect: str) -> None:
+        """Have all pods replaced by new ones of the same template, as the workload's own strategy says."""
+        self._ours(service)
+        async with self._turn:
+            await self._no_rollout()
+            found = await self._rollable()
+            self._still(found, await self._revisions(found), expect)
+            template = copy.deepcopy(found["spec"]["template"])
+            notes = template.setdefault("metadata", {}).setdefault("annotations", {})
+            notes[RESTARTED] = key
+            notes[RESTARTED_AT] = datetime.now(UTC).isoformat(timespec="seconds")
+            body = with_template(found, template, noted(found, LEFT))
+            await self._api.ask("PUT", self._of(), body)
+            log.info("rolled_again", workload=self.config.workload)
+
+    async def unblock(self, service: str) -> int:
+        """Evict what keeps a rollout from going on: of a stateful set, pods of an earlier template that are not well.
+
+        Its controller waits for them to be well before it replaces them, which those of a bad template never are.
+        """
+        self._ours(service)
+        found = await self._read()
+        wanted = (found.get("status") or {}).get("updateRevision")
+        if self._kind != "statefulset" or not current(self._kind, found, ()):
+            return 0
+        evicted = 0
+        for pod in await self._pods():
+            of = (pod["metadata"].get("labels") or {}).get("controller-revision-hash")
+            if of and of != wanted and not ready(pod):
+                await self._evict(pod)
+                evicted += 1
+        return evicted
 
     async def describe(self) -> Sequence[str]:
         """Say how the workload stands, and what we may do."""
-        where = f"{self.config.workload} in namespace {self._place.namespace} of {redacted(self._place.url)}"
+        where = f"{self.config.workload} in namespace {self._api.namespace} of {redacted(self._api.url)}"
         try:
             found = await self._read()
             lines = [
@@ -201,14 +276,23 @@ class Kubernetes:
             ]
             if (scaler := await self._autoscaler()) is not None:
                 low, high = (f"{_bound(scaler, name):g}" for name in _BOUNDS)
-                lines.append(f"scaled by the autoscaler {_name(scaler)} between {low} and {high}")
-            return [*lines, *await self._may_not()]
+                lines.append(f"scaled by the autoscaler {named(scaler)} between {low} and {high}")
+            rollout = await self.rollout(f"service:{self.config.service}")
+            before = await self.earlier(f"service:{self.config.service}")
+            lines.append(
+                f"rollout {rollout.revision}: {rollout.words}; earlier ones: {', '.join(before[:3]) or 'none'}"
+            )
+            rights = [
+                (verb, group, resource.format(kind=self._kind, history=_HISTORY[self._kind]), sub)
+                for verb, group, resource, sub in _RIGHTS
+            ]
+            return [*lines, *await self._api.lacks(rights, self._api.namespace)]
         except AgentError as problem:
             return (f"{where}: {problem}",)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._door.close()
+        await self._api.close()
 
     # ---- what there is
 
@@ -219,23 +303,23 @@ class Kubernetes:
             )
 
     async def _read(self) -> dict[str, Any]:
-        return await self._object("GET", self._of())
+        return await self._api.ask("GET", self._of())
 
     async def _pods(self) -> list[dict[str, Any]]:
         selector = _selector((await self._read()).get("spec", {}).get("selector") or {})
         query = urlencode({"labelSelector": selector, "limit": _MOST_PODS})
-        found = (await self._object("GET", f"{self._core()}/pods?{query}")).get("items") or []
+        found = (await self._api.ask("GET", f"{self._core()}/pods?{query}")).get("items") or []
         there = [
             p
             for p in found
             if "deletionTimestamp" not in p["metadata"]
             and p.get("status", {}).get("phase") in {"Pending", "Running"}
         ]
-        return sorted(there, key=_name)
+        return sorted(there, key=named)
 
     async def _autoscaler(self) -> dict[str, Any] | None:
         """Return the autoscaler of the workload; None = nobody scales it."""
-        found = await self._object(
+        found = await self._api.ask(
             "GET", f"{self._apis('autoscaling/v2')}/horizontalpodautoscalers"
         )
         for one in found.get("items") or []:
@@ -258,6 +342,42 @@ class Kubernetes:
         if behind or int(status.get("updatedReplicas", 0)) < int(spec.get("replicas", 1)):
             raise Refused(f"a rollout of {self.config.workload} is under way: wait for its end")
 
+    async def _rollable(self) -> dict[str, Any]:
+        """Return the workload; raises Refused where another template would move no pod."""
+        found = await self._read()
+        spec = found["spec"]
+        if spec.get("paused"):
+            raise Refused(f"{self.config.workload} is paused: resume it first")
+        if (spec.get("updateStrategy") or {}).get("type") == "OnDelete":
+            raise Refused(
+                f"{self.config.workload} replaces no pod by itself (OnDelete): use `restart`, pod by pod"
+            )
+        return found
+
+    async def _revisions(self, found: Mapping[str, Any]) -> list[Revision]:
+        path = f"{self._apis('apps/v1')}/{_HISTORY[self._kind]}"
+        selector = _selector(found["spec"].get("selector") or {})
+        kept = await self._api.items(path, labelSelector=selector)
+        of = of_replica_sets if self._kind == "deployment" else of_controller_revisions
+        return of(kept, str(found["metadata"].get("uid", "")))
+
+    def _still(self, found: Mapping[str, Any], revisions: Sequence[Revision], expect: str) -> None:
+        now = current(self._kind, found, revisions)
+        if now != expect:
+            raise Refused(
+                f"{self.config.workload} runs revision {now or 'unknown yet'}, not {expect}: changed by others"
+            )
+
+    async def _evict(self, pod: Mapping[str, Any]) -> None:
+        name = named(pod)
+        body = {
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": name, "namespace": self._api.namespace},
+            "deleteOptions": {"preconditions": {"uid": pod["metadata"]["uid"]}},
+        }  # fmt: skip
+        await self._api.ask("POST", f"{self._core()}/pods/{quote(name)}/eviction", body)
+        log.info("evicted", pod=name)
+
     async def _until_ready(self, n: int, gone: str = "") -> None:
         end = time.monotonic() + self.config.wait
         while True:
@@ -273,85 +393,16 @@ class Kubernetes:
                 )
             await asyncio.sleep(_LOOK_S)
 
-    async def _may_not(self) -> list[str]:
-        """Ask the API server what our role lacks."""
-        missing = []
-        for verb, group, resource, sub in _RIGHTS:
-            about = {
-                "namespace": self._place.namespace, "verb": verb, "group": group,
-                "resource": resource.format(kind=self._kind), "subresource": sub,
-            }  # fmt: skip
-            body = {
-                "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": {k: v for k, v in about.items() if v}},
-            }  # fmt: skip
-            said = await self._object(
-                "POST", "apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body
-            )
-            if not said.get("status", {}).get("allowed"):
-                missing.append(f"{verb} {about['resource']}{f'/{sub}' if sub else ''}")
-        return [f"our role may not: {', '.join(missing)}"] if missing else []
-
     # ---- the API server
 
     def _of(self) -> str:
         return f"{self._apis('apps/v1')}/{self._kind}s/{quote(self._workload)}"
 
     def _core(self) -> str:
-        return f"api/v1/namespaces/{quote(self._place.namespace)}"
+        return f"api/v1/namespaces/{quote(self._api.namespace)}"
 
     def _apis(self, group: str) -> str:
-        return f"apis/{group}/namespaces/{quote(self._place.namespace)}"
-
-    async def _object(
-        self,
-        method: Method,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        kind: str = "application/json",
-    ) -> dict[str, Any]:
-        url = f"{self._place.url}/{path}"
-        said = f"{method} {redacted(url)}"
-        headers = {**self._place.headers(), "accept": "application/json"}
-        if body is not None:
-            headers["content-type"] = kind
-        sent = None if body is None else json.dumps(body).encode()
-        answer = await self._door.ask(
-            method,
-            url,
-            timeout_s=self.config.timeout,
-            headers=headers,
-            body=sent,
-            most_bytes=32 << 20,
-        )
-        if not answer.ok:
-            raise _wrong(said, method, answer)
-        found = read(answer)
-        if not isinstance(found, dict):
-            raise Unavailable(
-                f"{said}: no JSON of Kubernetes; see `url` or `kubeconfig` of {self.name}"
-            )
-        return found
-
-
-def _wrong(said: str, method: str, answer: Answer) -> Exception:
-    """Return what a status of the API server means."""
-    try:
-        words = str(answer.json()["message"])[:300]
-    except (ValueError, KeyError, TypeError):
-        words = f"status {answer.status}"
-    match answer.status:
-        case 409:
-            return Refused(f"{said}: {words}; changed by others just now")
-        case 429 if method == "POST":  # an eviction
-            return Unavailable(f"{said}: {words}; its disruption budget does not allow it now")
-        case 401 | 403:
-            return Refused(f"{said}: {words}; see the role of our account with `homeostat try`")
-        case 429 | 502 | 503 | 504:
-            return Unavailable(f"{said}: {words}")
-        case status if status < 500:
-            return Refused(f"{said}: {words}")
-    return Unavailable(f"{said}: {words}") if method == "GET" else Uncertain(f"{said}: {words}")
+        return f"apis/{group}/namespaces/{quote(self._api.namespace)}"
 
 
 def _bound(scaler: Mapping[str, Any], name: str) -> float:
@@ -370,15 +421,6 @@ def _selector(selector: Mapping[str, Any]) -> str:
     if not said:
         raise Refused("the workload selects pods by no label: that would be all of them")
     return ",".join(said)
-
-
-def _name(one: Mapping[str, Any]) -> str:
-    return str(one["metadata"]["name"])
-
-
-def _ready(pod: Mapping[str, Any]) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or []
-    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
 def _ready_of(workload: Mapping[str, Any]) -> int:

@@ -21,7 +21,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -29,7 +29,7 @@ from urllib.parse import quote
 import numpy as np
 import structlog
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import Change, Entity, Frame, Series, Sighting
@@ -58,17 +58,33 @@ _AGAIN_S: Final = 300.0
 """Versions of a model that shows no change are read again so often: their tags do not touch the model."""
 _MOST_RUNS: Final = 2000
 _TEXT: Final = 200
+_STAGES: Final = frozenset({"Production", "Staging"})
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """A registered model as one answer shows it. tag: our own pointer, {} = none, or damaged by somebody."""
+    """A registered model as one answer shows it.
+
+    tag     our own pointer, {} = none, or damaged by somebody
+    stages  Production and Staging -> version, of registries that still use them
+    """
 
     name: str
     updated: str
     aliases: Mapping[str, str]
     tags: Mapping[str, str]
     tag: Mapping[str, Any]
+    stages: Mapping[str, str] = field(default_factory=dict)
+
+    def advice(self, alias: str) -> str:
+        """Say what to do where the alias is missing."""
+        if not self.stages:
+            return f"set it on the one that serves: `models:/{self.name}@{alias}`"
+        had = ", ".join(f"{stage} is version {v}" for stage, v in sorted(self.stages.items()))
+        return (
+            f"{had}, but MLflow has deprecated stages and they are not watched: set the alias on the one that serves, "
+            f"and load `models:/{self.name}@{alias}`"
+        )
 
 
 @connector("mlflow")
@@ -93,6 +109,15 @@ class MlflowModels:
         """Only these; default: every model that has the alias."""
         metric: str = "accuracy"
         """Metric of a run that is the accuracy of its version, 0 to 1."""
+
+        @model_validator(mode="before")
+        @classmethod
+        def _no_stage(cls, said: Any) -> Any:
+            if isinstance(said, dict) and {"stage", "stages"} & said.keys():
+                raise ValueError(
+                    "MLflow has deprecated stages: set an alias on the version that serves, and write `alias: NAME`"
+                )
+            return said
 
     interval_s = 15.0
 
@@ -171,13 +196,16 @@ class MlflowModels:
     async def _models(self) -> list[_Model]:
         if self.config.models:
             return [await self._named(name) for name in sorted(set(self.config.models))]
-        found = await self._server.pages(
-            "registered-models/search", "registered_models", _MOST_MODELS
-        )
-        models = [_model_of(one) for one in found]
+        models = await self._all()
         # one that had the alias and lost it is a problem to tell, not a model less
         ours = [m for m in models if self.config.alias in m.aliases or m.name in self._known]
         return sorted(ours, key=lambda m: m.name)
+
+    async def _all(self) -> list[_Model]:
+        found = await self._server.pages(
+            "registered-models/search", "registered_models", _MOST_MODELS
+        )
+        return [_model_of(one) for one in found]
 
     async def _named(self, name: str) -> _Model:
         try:
@@ -347,6 +375,12 @@ class MlflowModels:
             out.append(
                 f"no model has the alias {self.config.alias}: set it on the version that serves"
             )
+        ours = {model.name for model in models}
+        out += [
+            f"model:{m.name}: {m.advice(self.config.alias)}"
+            for m in await self._all()
+            if m.stages and m.name not in ours
+        ]
         out.append(f"would move the alias {self.config.alias}; whether the login may is seen then")
         return out
 
@@ -368,7 +402,7 @@ class MlflowModels:
         version = model.aliases.get(self.config.alias)
         if version is None:
             raise Refused(
-                f"no version of {model.name} has the alias {self.config.alias}: set it on the one that serves"
+                f"no version of {model.name} has the alias {self.config.alias}: {model.advice(self.config.alias)}"
             )
         tag, known = model.tag, self._known.get(model.name, {})
         if tag and tag["version"] == version and tag["changed"] != known.get("overruled"):
@@ -473,8 +507,18 @@ def _model_of(said: Any) -> _Model:
         if isinstance(a, dict)
     }
     tags = by_key(said.get("tags"))
+    stages = {
+        str(v["current_stage"]): str(v.get("version"))
+        for v in said.get("latest_versions") or ()
+        if isinstance(v, dict) and v.get("current_stage") in _STAGES
+    }
     return _Model(
-        str(said["name"]), str(said.get("last_updated_timestamp")), aliases, tags, _pointer(tags)
+        str(said["name"]),
+        str(said.get("last_updated_timestamp")),
+        aliases,
+        tags,
+        _pointer(tags),
+        stages,
     )
 
 

@@ -39,8 +39,10 @@ from agent.survey import Survey
 from agent.units import Duration, say_duration
 from connectors._proc import this_host
 from connectors._prometheus_names import (
+    PACK_OF,
     PACKS,
     PLAIN,
+    RANK,
     SIGNAL_LABEL,
     TELLING,
     TELLS,
@@ -66,6 +68,8 @@ _TARGETS: Final = "timestamp(up)"
 _UNAME: Final = "node_uname_info"
 _ABOUT: Final = ("gpu", "replica", "host", "service")
 """Whom a metric that we have no word for is about: the most particular of those whom its labels name."""
+_OF_MACHINE: Final = ("node_", "smartctl_")
+"""Metrics of exporters that speak of the machine they run on."""
 _COUNTS: Final = re.compile(r".*_(total|sum|count)")
 _SERIES: Final = re.compile(
     r"(?P<metric>[a-z_.0-9]+)\{(?P<entity>[^,}]+)(?P<labels>(,[^=,}]+=[^,}]+)*)\}"
@@ -75,8 +79,8 @@ _SCRAPE: Final = """scrape_configs:
     static_configs: [{targets: ['127.0.0.1:8787']}]"""
 
 Exporter = Literal[
-    "node_exporter", "cadvisor", "kube_state_metrics", "dcgm_exporter", "nginx", "ingress_nginx", "haproxy", "vllm",
-    "triton", "torchserve", "tensorflow_serving", "kserve", "mlserver",
+    "node_exporter", "smartctl_exporter", "cadvisor", "kube_state_metrics", "dcgm_exporter", "nginx", "ingress_nginx",
+    "haproxy", "vllm", "triton", "torchserve", "tensorflow_serving", "kserve", "mlserver",
 ]  # fmt: skip
 
 Row = dict[str, Any]
@@ -86,11 +90,16 @@ Fold = Literal["add", "max", "min"]
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a foreign series goes; target = (job, instance) of a counter or gauge that is read as it is."""
+    """Where a foreign series goes.
+
+    target   (job, instance) of a counter or gauge that is read as it is
+    rank     of several exporters that tell the same, the lowest is believed: what a person asked for, then as `PACKS`
+    """
 
     series: Series
     scale: float = 1.0
     target: tuple[str, str] | None = None
+    rank: int = -1
 
 
 @dataclass(slots=True)
@@ -375,10 +384,10 @@ class Prometheus:
         packs = [PACKS[name] for name in wanted if PACKS[name].marker in there]
         hosts = {}
         if _UNAME in there:
-            hosts = {
-                _target(row["metric"]): row["metric"].get("nodename", "")
-                for row in self._vector(_UNAME)
-            }
+            for row in self._vector(_UNAME):
+                target = _target(row["metric"])
+                hosts[target] = row["metric"].get("nodename", "")
+                hosts["", _address(target[1])] = hosts[target]  # for other exporters beside it
         if packs != self._packs or hosts != self._hosts:
             self._places.clear()
             self._metrics = []
@@ -443,12 +452,16 @@ class Prometheus:
                     elif ".other_" in place.series.metric:
                         count.other += 1
                         addends.append((row, place))
-                    elif place.series.entity == self._own and group < 2:
+                    elif place.series.entity == self._own and place.rank == RANK["node_exporter"]:
                         count.own_host += 1
                     else:
                         count.known += 1
                         addends.append((row, place))
                 row += 1
+        best: dict[Series, int] = {}
+        for _, place in addends:
+            best[place.series] = min(place.rank, best.get(place.series, place.rank))
+        addends = [(i, place) for i, place in addends if place.rank == best[place.series]]
         if not 0 <= now - self._surveyed_at < _SURVEY_S:
             self._resurvey([key for group, key in rows_of if group == 0], now)
         self._survey_rows = np.array(
@@ -496,16 +509,18 @@ class Prometheus:
         if group == 1:
             pack, _, at = labels[SIGNAL_LABEL].partition("/")
             rule: Derived = PACKS[pack].derived[int(at)]
-            return self._ours(rule, rule.about, labels)
+            return self._ours(rule, rule.about, labels, RANK[pack])
         metric = labels.get("__name__", "")
         if metric in TELLS:
             return None
         for known in PLAIN.get(metric, ()):
             if known.fits(labels):
-                return self._ours(known, metric, labels)
+                return self._ours(known, metric, labels, RANK[PACK_OF[metric]])
         return None if metric in PLAIN else self._other(metric, labels)
 
-    def _ours(self, rule: Plain | Derived, metric: str, labels: Mapping[str, str]) -> _Place | None:
+    def _ours(
+        self, rule: Plain | Derived, metric: str, labels: Mapping[str, str], rank: int
+    ) -> _Place | None:
         kind = SIGNALS[rule.signal].entity_kind
         if rule.whom:
             space = labels.get("exported_namespace") or labels.get("namespace", "")
@@ -517,10 +532,9 @@ class Prometheus:
             return None
         ours = {our: labels.get(their, "") for our, their in rule.labels.items()}
         if isinstance(rule, Derived):
-            return _Place(_series(rule.signal, whom, ours))
-        return _Place(
-            _series(rule.signal, whom, {**ours, **rule.fixed}), rule.scale, _target(labels)
-        )
+            return _Place(_series(rule.signal, whom, ours), rank=rank)
+        series = _series(rule.signal, whom, {**ours, **rule.fixed})
+        return _Place(series, rule.scale, _target(labels), rank)
 
     def _other(self, metric: str, labels: Mapping[str, str]) -> _Place | None:
         """Give a metric that we have no word for to whom its labels name."""
@@ -551,7 +565,9 @@ class Prometheus:
 
     def _with_host(self, metric: str, labels: Mapping[str, str]) -> Mapping[str, str]:
         """Call a host by its name, where only the address of its exporter is said."""
-        name = self._hosts.get(_target(labels), "") if metric.startswith("node_") else ""
+        name, target = "", _target(labels)
+        if metric.startswith(_OF_MACHINE):
+            name = self._hosts.get(target) or self._hosts.get(("", _address(target[1])), "")
         return {"nodename": name, **labels} if name else labels
 
     def _resurvey(self, keys: Sequence[_Key], now: float) -> None:
@@ -606,6 +622,11 @@ def _series(metric: str, whom: Entity, labels: Mapping[str, str]) -> Series:
 
 def _target(labels: Mapping[str, str]) -> tuple[str, str]:
     return labels.get("job", ""), labels.get("instance", "")
+
+
+def _address(instance: str) -> str:
+    """Return the address of a target without its port."""
+    return instance.rpartition(":")[0] or instance
 
 
 def _fold(metric: str) -> Fold:

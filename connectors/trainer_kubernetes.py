@@ -24,9 +24,10 @@ from pydantic import Field, model_validator
 from agent.errors import Refused, Unavailable
 from agent.registry import connector
 from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, label_of, read
-from connectors._kubernetes import Access, place_of
+from connectors._kube_api import ApiDoor
+from connectors._kubernetes import Access
 from connectors._trained import MOST_REPORT_BYTES
-from connectors.http import Answer, Door, Method, redacted
+from connectors.http import Answer, Method, redacted
 
 _KEY: Final = "homeostat/key"
 _KEPT_S: Final = 86_400
@@ -61,9 +62,8 @@ class TrainerKubernetes(Elsewhere):
             return self
 
     def __init__(self, name: str, config: Config, *, state: Path | None = None) -> None:
-        self._place = place_of(config)
-        trust = self._place.trust() if self._place.url.startswith("https:") else None
-        super().__init__(name, config, state, Door(trust=trust))
+        self._api = ApiDoor(config)
+        super().__init__(name, config, state, self._api)
         self.config = config
 
     async def _start(self, key: str, variables: Mapping[str, str]) -> str:
@@ -101,7 +101,7 @@ class TrainerKubernetes(Elsewhere):
         return {
             "apiVersion": "batch/v1", "kind": "Job",
             "metadata": {
-                "name": label_of(self.config.model, key), "namespace": self._place.namespace,
+                "name": label_of(self.config.model, key), "namespace": self._api.namespace,
                 "labels": {**labels, "app.kubernetes.io/managed-by": "homeostat"},
                 "annotations": {_KEY: key},
             },
@@ -153,14 +153,14 @@ class TrainerKubernetes(Elsewhere):
 
     def _used(self) -> Mapping[str, Any]:
         if self.config.cronjob:
-            return {"code": f"cronjob {self._place.namespace}/{self.config.cronjob}"}
+            return {"code": f"cronjob {self._api.namespace}/{self.config.cronjob}"}
         pod = (self.config.job.get("template") or {}).get("spec") or {}
         images = [str(c.get("image", "")) for c in pod.get("containers") or ()]
         args = [[*(c.get("command") or ()), *(c.get("args") or ())] for c in pod.get("containers") or ()]  # fmt: skip
         return {"code": ", ".join(images), "params": args}
 
     async def _seen(self) -> str:
-        where = f"{redacted(self._place.url)}, namespace {self._place.namespace}"
+        where = f"{redacted(self._api.url)}, namespace {self._api.namespace}"
         if not self.config.cronjob:
             await self._object("batch", "jobs?limit=1")
             return f"would make a Job at {where}"
@@ -180,8 +180,8 @@ class TrainerKubernetes(Elsewhere):
         fine: frozenset[int] = frozenset(),
     ) -> Answer:
         api = f"apis/{group}/v1" if group else "api/v1"
-        url = f"{self._place.url}/{api}/namespaces/{quote(self._place.namespace, safe='')}/{path}"
-        headers = {**self._place.headers(), "content-type": "application/json"}
+        url = f"{self._api.url}/{api}/namespaces/{quote(self._api.namespace, safe='')}/{path}"
+        headers = {"content-type": "application/json"}
         sent = None if body is None else json.dumps(body).encode()
         return await self._ask(method, url, headers=headers, body=sent, fine=fine)
 

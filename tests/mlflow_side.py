@@ -63,6 +63,10 @@ class People:
         )  # fmt: skip
         return made["model_version"]["version"]
 
+    def stage(self, model: str, version: str, stage: str) -> None:
+        """Put a version into a stage, as was done before there were aliases."""
+        self.ask("POST", "model-versions/transition-stage", name=model, version=version, stage=stage)  # fmt: skip
+
     def point(self, model: str, version: str, alias: str = "champion") -> None:
         self.ask("POST", "registered-models/alias", name=model, alias=alias, version=version)
 

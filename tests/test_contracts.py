@@ -23,10 +23,13 @@ import time
 import types
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from elastic_side import Elastic, iso
+from kubernetes_nodes_side import Cluster, pod
+from kubernetes_side import NAMESPACE, ApiServer, serving
 from mlflow_side import People, stand_in
 
 from agent import registry
@@ -38,6 +41,7 @@ from agent.ports import BulkReceiver, Done, Feed, Note, Notifier, Source, Step
 from agent.questions import OwnQuestions
 from agent.silences import OwnSilences
 from agent.testing import Broken, Check, Stage, check_action, check_source
+from playbooks.actions import nodes, rollouts
 
 registry.load()
 
@@ -56,6 +60,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("diagnose_gpu", "reached"): "looking is done anew each time and leaves no mark",
     ("collect", "undo"): "it writes a new file and changes nothing that was there, so there is nothing to put back",
     ("restart", "undo"): "a replica that was restarted runs what it ran before, so there is nothing to put back",
+    ("rollout_restart", "undo"): "replicas that were replaced run the same release, so there is nothing to put back",
     ("retrain", "undo"): "the new version stays beside the champion and answers nobody; people may want it",
 }  # fmt: skip
 
@@ -121,6 +126,15 @@ def logged(world: World) -> Iterator[dict]:
     lines = [f"3,{i},{time.monotonic() * 1e6:.0f},-;{text}\n" for i, text in enumerate(said)]
     path.write_text("".join(lines))
     yield {"path": path, "in_container": True}
+
+
+@contextlib.contextmanager
+def with_disks(world: World) -> Iterator[dict]:
+    device = world.folder / "block/sda/device"
+    device.mkdir(parents=True)
+    for name, text in (("state", "running"), ("ioerr_cnt", "0x2"), ("life_time", "")):
+        (device / name).write_text(text)
+    yield {"sysfs": world.folder}
 
 
 @contextlib.contextmanager
@@ -236,6 +250,7 @@ SOURCES = {
     "batch_scoring": in_runs,
     "connections": plain,
     "containers": plain,
+    "disks": with_disks,
     "elastic_logs": indexed,
     "gpu": plain,
     "gunicorn": under_gunicorn,
@@ -255,6 +270,7 @@ NO_SOURCE = {
     "elastic_out": "it only keeps copies: tests/connectors/test_elastic_out.py",
     "elastic_predictions": "a feed of rows, not of frames: tests/connectors/test_elastic_predictions.py",
     "cgroup": "only an ability: tests/connectors/test_cgroup.py",
+    "fleet_http": "only abilities: tests/connectors/test_fleet_http.py",
     "flag_file": "only abilities: tests/connectors/test_flag_file.py",
     "gpu_control": "only abilities: tests/connectors/test_gpu_control.py",
     "flag_http": "only abilities: tests/connectors/test_flag_http.py",
@@ -263,6 +279,7 @@ NO_SOURCE = {
     "heartbeat": "it only tells that we live: tests/connectors/test_heartbeat.py",
     "http_calls": "only an ability: tests/connectors/test_http_calls.py",
     "kubernetes": "only abilities: tests/connectors/test_kubernetes.py",
+    "kubernetes_nodes": "only an ability: tests/connectors/test_kubernetes_nodes.py",
     "machine": "only an ability: tests/connectors/test_machine.py",
     "mail": "it only tells people: tests/connectors/test_mail.py",
     "old_files": "only an ability: tests/connectors/test_old_files.py",
@@ -493,6 +510,66 @@ async def on_units(folder: Path) -> AsyncIterator[Stage]:
         return dict(units.births)
 
     yield Stage(act_of("restart", units), step("restart", "service:web"), world)
+
+
+def on_nodes(name: str, *, closed: bool = False):
+    """A cluster behind a stand-in of its API server, one node of it."""
+
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        with (
+            serving(Cluster()) as side,
+            patch.object(nodes, "_LOOK_S", 0.01),
+            in_env("K8S", "t0ken"),
+        ):
+            side.add(pod("web-1", "gpu-1"), pod("agent-1", "gpu-1", owner="DaemonSet"))
+            side.nodes["gpu-1"]["spec"]["unschedulable"] = closed
+            made = build("kubernetes_nodes", {"url": side.url, "token": "env:K8S"}, folder)
+
+            async def world():
+                return {n: bool(of["spec"].get("unschedulable")) for n, of in side.nodes.items()}
+
+            async def disturb():
+                side.nodes["gpu-1"]["spec"]["unschedulable"] = not closed
+
+            # who wants what somebody else has done meanwhile is content
+            others = disturb if name == "drain_node" else None
+            yield Stage(act_of(name, made), step(name, "host:gpu-1"), world, others)
+            await close(made)
+
+    return stage
+
+
+def on_rollouts(name: str):
+    """A deployment behind a stand-in of its API server, with two releases."""
+
+    @contextlib.asynccontextmanager
+    async def stage(folder: Path) -> AsyncIterator[Stage]:
+        with (
+            serving(ApiServer()) as side,
+            patch.object(rollouts, "_LOOK_S", 0.01),
+            in_env("K8S", "t0ken"),
+        ):
+            side.release("web:2")
+            config = {"service": "web", "workload": "deployment/web", "namespace": NAMESPACE}
+            made = build("kubernetes", {**config, "url": side.url, "token": "env:K8S"}, folder)
+
+            async def world():
+                return json.loads(json.dumps(side.template))
+
+            async def disturb():
+                side.release("web:3")
+
+            yield Stage(act_of(name, made), step(name, "service:web"), world, disturb)
+            await close(made)
+
+    return stage
+
+
+@contextlib.contextmanager
+def in_env(name: str, value: str) -> Iterator[None]:
+    with patch.dict(os.environ, {name: value}):
+        yield
 
 
 GROUP = textwrap.dedent(
@@ -792,10 +869,12 @@ STAGES = {
         "attach_replica", {"address": "10.0.0.9:80"}, "replica:web/4", address="10.0.0.4:80"
     ),
     "collect": on_host("collect", what=["cpu", "memory"]),
+    "cordon_node": on_nodes("cordon_node"),
     "deploy_backup": on_models("deploy_backup", {"feature": "area"}),
     "detach_replica": on_balancer("detach_replica", {"address": "10.0.0.9:80"}),
     "diagnose_gpu": on_cards("diagnose_gpu", "gpu:GPU-1", invisible=True),
     "drain": on_balancer("drain", {"state": "maint"}),
+    "drain_node": on_nodes("drain_node"),
     "http_call": on_interface,
     "kill_process": on_group("kill_process", grace=0.5),
     "hold_retraining": on_models("hold_retraining", reason="bad data"),
@@ -811,6 +890,8 @@ STAGES = {
     "restart": on_units,
     "retrain": on_trainer,
     "roll_back": on_models("roll_back"),
+    "rollout_restart": on_rollouts("rollout_restart"),
+    "rollout_undo": on_rollouts("rollout_undo"),
     "run_command": on_command,
     "scale": on_fleet,
     "set_flag": on_settings("set_flag", "new_ui", "dark", flag="new_ui", value=False),
@@ -819,6 +900,7 @@ STAGES = {
     "shift_traffic": on_balancer("shift_traffic", {"weight": 7}, weight="50%"),
     "silence": on_silences,
     "uncordon": on_balancer("uncordon", {"state": "maint"}, first="drain"),
+    "uncordon_node": on_nodes("uncordon_node", closed=True),
     "wait": on_host("wait", time=0.0),
 }
 ACTION_CHECKS = [check.name for check in check_action(lambda: None)]  # type: ignore[arg-type,return-value]

@@ -166,6 +166,18 @@ def test_the_config_in_the_page_on_the_graph_passes_the_check(tmp_path):
     assert config.connectors["deployments"].own["environments"] == ["production"]
 
 
+def test_the_config_in_the_page_on_ways_to_people_passes_the_check(tmp_path):
+    text = (ROOT / "docs" / "notifiers.md").read_text()
+    ways, people = re.findall(r"```yaml\n(public_url.*?|people.*?)```", text, re.DOTALL)
+    path = tmp_path / "agent.yaml"
+    path.write_text(ways + people)
+    config = load(path)
+    assert [rung.after for rung in config.people.escalation] == [0.0, 600.0, 1800.0]
+    assert {
+        to.way for rung in config.people.escalation for to in rung.to
+    } < config.connectors.keys()
+
+
 def test_the_playbook_in_the_page_for_authors_is_sound_and_passes_its_tests():
     (example,) = re.findall(
         r"```yaml\n(.*?)```", (ROOT / "docs" / "playbooks.md").read_text(), re.DOTALL

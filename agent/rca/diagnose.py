@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from agent.doubts import HERE
 from agent.model import Anomaly, Cause, Diagnosis, Entity
 from agent.rca.case import Case
 from agent.rca.cross import cross
@@ -46,6 +47,7 @@ def diagnose(look: Look, makers: Sequence[Maker] = MAKERS) -> Diagnosis:
                 best[key] = case
     cases = list(best.values())
     cross(look, cases)
+    _heed(look, cases)
     top = max((c.logit for c in cases), default=0.0)
     shift = max(top, 0.0)
     total = math.exp(-shift) + sum(math.exp(c.logit - shift) for c in cases)
@@ -66,6 +68,19 @@ def diagnose(look: Look, makers: Sequence[Maker] = MAKERS) -> Diagnosis:
         or _only_prior(look.incident.anomalies),
         logs_of=_logs_of(look) if kept[0].kind == "unknown" else (),
     )  # fmt: skip
+
+
+def _heed(look: Look, cases: Sequence[Case]) -> None:
+    """Let what people said weigh on the cases that there are; it makes none, and its bounds are in `agent.doubts`."""
+    about, here = look.group.kind, look.corrected
+    for case in cases:
+        doubt = look.doubts.get((about, case.kind))
+        if doubt is not None:
+            case.say(doubt.words, doubt.weight)
+        if here is not None and (case.kind, case.entity.id) == (here.wrong, here.of):
+            case.say(f"{here.by} said of this incident that it is not this", -HERE)
+        elif here is not None and case.kind == here.right:
+            case.say(f"{here.by} said of this incident that it is this", HERE)
 
 
 def _cause(case: Case, probability: float) -> Cause:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from agent.catalogue import SIGNALS
+from agent.doubts import Doubt, Said
 from agent.model import BoolArray, Change, Entity, FloatArray, Incident, Series
 from agent.scene import Reader
 from agent.topology import Topology
@@ -127,6 +128,8 @@ class Look:
     trouble   spans with other incidents of the group: they are no part of the baseline
     subject   whose view rules take: each group of the incident in turn; None = whose incident it is
     pasts     what an earlier look at the same incident has read
+    doubts    what people said about causes, by kind of group and cause
+    corrected what they said of this very incident
     cells     how many values of history have been read: what a look costs
     """
 
@@ -138,6 +141,8 @@ class Look:
     baseline_s: float
     release_window_s: float
     trouble: Sequence[tuple[float, float]] = ()
+    doubts: Mapping[tuple[str, str], Doubt] = field(default_factory=dict)
+    corrected: Said | None = None
     changes: Sequence[Change] = ()
     subject: Entity | None = None
     pasts: Pasts = field(default_factory=Pasts, compare=False, repr=False)

@@ -13,9 +13,11 @@ from playbooks.actions import kill as kill
 from playbooks.actions import limits as limits
 from playbooks.actions import machine as machine
 from playbooks.actions import models as models
+from playbooks.actions import nodes as nodes
 from playbooks.actions import process as process
 from playbooks.actions import restart as restart
 from playbooks.actions import retrain as retrain
+from playbooks.actions import rollouts as rollouts
 from playbooks.actions import scale as scale
 from playbooks.actions import silence as silence
 from playbooks.actions import tell as tell

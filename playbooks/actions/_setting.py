@@ -22,7 +22,7 @@ class Setting:
     effect = "mutating"
     reversible = True
     shared = True
-    kind: Literal["config", "scale", "act", "flag"] = "config"
+    kind: Literal["release", "config", "scale", "act", "flag"] = "config"
 
     def _about(self, step: Step) -> Entity:
         """Return whose value it is."""

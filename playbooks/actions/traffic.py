@@ -83,8 +83,9 @@ def _service(about: Entity) -> str:
 def _replica(step: Step, override: str) -> Entity:
     about = target(step, override)
     if about.kind != "replica" or "/" not in about.key:
+        node = "; a node of a cluster has `drain_node` and `uncordon_node`" * (about.kind == "host")
         raise Refused(
-            f"{about} is no replica: {step.use} acts on replica:SERVICE/NAME, say which with `replica:`"
+            f"{about} is no replica: {step.use} acts on replica:SERVICE/NAME, say which with `replica:`{node}"
         )
     return about
 

@@ -11,12 +11,15 @@ from pydantic import TypeAdapter
 from agent.authority import LOOPBACK, Forbidden, Person, Unknown
 from agent.codec import pack
 from agent.errors import Refused
+from agent.events import Events
 from agent.journal import Journal
 from agent.meant import NotThere
 from agent.memory import Memory
 from agent.ports import Note
 from agent.runner import Acted
+from agent.telemetry import Telemetry
 from agent.views import IncidentDetail, LabelView, PlanView, RunView
+from agent.web import measure
 
 AUTHOR = Person("anna", "author", "token")
 
@@ -239,3 +242,31 @@ def test_what_people_said_is_still_so_after_a_restart(story, tmp_path):
     journal.close()
     for name in ("snoozes", "corrections", "ceilings"):
         assert getattr(loaded, name) == getattr(story.hooks.memory, name) != {}
+
+
+def test_whom_the_ladder_called_is_shown(story):
+    for at, way in ((story.now - 600, "slack/#ops"), (story.now - 5, "pagerduty")):
+        key = f"ladder:inc-7f3a99e0:0:{story.now - 600:.0f}:0:{way}"
+        note = Note(key, at, "page", "slow", "why", "inc-7f3a99e0", to=(way,))
+        story.hooks.record("note", key, pack(note), at)
+    shown = story.desk.incident("inc-7f")["called"]
+    assert [(c["way"], c["ts"]) for c in shown] == [
+        ("slack/#ops", story.now - 600), ("pagerduty", story.now - 5),
+    ]  # fmt: skip
+    assert any(
+        line.startswith("Called:   slack/#ops at ") for line in story.desk.why("inc-7f")["text"]
+    )
+    assert story.desk.incident("inc-7c")["called"] == []
+
+
+def test_who_is_needed_for_what_is_shown_until_it_is_over(story):
+    why = "b on web does not act: 2; tried 2 times"
+    for id_ in ("inc-7f3a99e0", "inc-1a2b3c4d"):
+        story.hooks.record("handoff", id_, {"code": "attempts", "why": why}, story.now)
+    shown = story.desk.incident("inc-7f")
+    assert (shown["needs"], shown["needs_you"]) == ("attempts", why)
+    assert story.desk.incident("inc-1a")["needs"] == ""  # it is over
+    telemetry = Telemetry(story.now)
+    measure(story.desk, telemetry, Events())
+    text = telemetry.render(story.hooks.world, openmetrics=False)
+    assert 'homeostat_incidents_needing_people{needs="attempts"} 1' in text

@@ -70,7 +70,7 @@ def test_people_are_called_where_it_stops_for_the_same_symptom_everywhere(librar
     town.troubles = {s: [cause, town.now, None] for s in SERVICES[:6]}
     for _ in range(4):
         town.tick()
-    notes = [e.body for e in town.journal if e.kind == "note" and ":correlated:" in e.subject]
+    notes = [e.body for e in town.journal if e.kind == "note" and e.subject.endswith(":correlated")]
     assert notes
     assert len({n["key"] for n in notes}) == len(notes)  # once a life
     assert {n["severity"] for n in notes} == {"page"}

@@ -10,6 +10,9 @@ from agent.errors import Refused, Unavailable
 from agent.journal import Journal
 from agent.outbox import _ROOM, KEEP_S, Outbox
 from agent.ports import Note
+from agent.routing import People, Router
+
+NOON = 1_795_003_200.0 - 1_795_003_200.0 % 86_400.0 + 43_200.0
 
 
 class Way:
@@ -38,8 +41,8 @@ class Desk:
         self.outbox = Outbox(self.journal.append, lambda: self.ways, lambda: self.now)
         self.outbox.restore(self.journal)
 
-    def say(self, key, severity="page", *, owe=True):
-        note = Note(key, self.now, severity, "it is slow", "look at it", "i1")
+    def say(self, key, severity="page", *, owe=True, **more):
+        note = Note(key, self.now, severity, "it is slow", "look at it", "i1", **more)
         entry = self.journal.append("note", key, pack(note), self.now)
         if owe:
             self.outbox.wrote(entry)
@@ -141,7 +144,7 @@ async def test_a_note_that_is_too_old_is_given_up_and_a_full_queue_keeps_the_pag
     for i in range(_ROOM):
         desk.say(f"p{i}")
     assert desk.outbox.owed == {"page": _ROOM}
-    keys = [n.key for n in desk.outbox._queues["page"]]
+    keys = [leg.note.key for leg in desk.outbox._queues["page"].legs]
     assert "word" not in keys
     await desk.die()
 
@@ -278,4 +281,198 @@ async def test_a_way_that_was_told_something_before_it_had_a_mark_keeps_what_it_
     await desk.until(lambda: way.told == ["owed"])
     marks = list(desk.journal.read(("told",), ""))
     assert [(m.body["by"], m.ts) for m in marks] == [("page", now - 100.0)]
+    await desk.die()
+
+
+# ---- routes, quiet hours, how many
+
+
+class Paced(Desk):
+    """The same with people, and a clock that the test sets."""
+
+    def __init__(self, folder, ways, people, withheld=lambda _: "", now=NOON):
+        self.journal = Journal(folder / "journal.sqlite")
+        self.ways = ways
+        self.now = now
+        router = Router(People.model_validate({"timezone": "UTC", **people}), withheld=withheld)
+        self.outbox = Outbox(
+            self.journal.append, lambda: self.ways, lambda: self.now, router=router
+        )
+        self.outbox.restore(self.journal)
+
+    def pass_to(self, now):
+        """Let time pass; whoever waits looks again."""
+        self.now = now
+        for queue in self.outbox._queues.values():
+            queue.news.set()
+
+    async def calm(self):
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+class Ear(Way):
+    """Keeps the notes whole."""
+
+    async def notify(self, note):
+        await super().notify(note)
+        self.notes = [*getattr(self, "notes", []), note]
+
+
+async def test_a_note_goes_where_the_routes_say_and_its_channel_with_it(tmp_path):
+    mail, slack = Ear(), Ear()
+    routes = [
+        {
+            "when": "severity == 'page'",
+            "to": [{"way": "slack", "channel": "#a"}, {"way": "slack", "channel": "#b"}],
+        }
+    ]
+    desk = Paced(tmp_path, {"mail": mail, "slack": slack}, {"routes": routes})
+    desk.say("a")
+    await desk.until(lambda: len(slack.told) == 2)
+    assert (mail.told, [n.channel for n in slack.notes]) == ([], ["#a", "#b"])
+    by = [e.body["by"] for e in desk.journal.read(("told",), "a")]
+    assert by == ["slack/#a", "slack/#b"]
+    await desk.die()
+
+
+async def test_what_waits_for_quiet_hours_comes_as_one_when_they_end_also_over_a_crash(tmp_path):
+    people = {"quiet": {"from": "22:00", "to": "07:00"}}
+    way, night, morning = Ear(), NOON + 11 * 3600, NOON + 19 * 3600
+    desk = Paced(tmp_path, {"slack": way}, people, now=night)
+    desk.say("a", "warning")
+    desk.say("p", "page")
+    desk.say("b", "note")
+    await desk.until(lambda: way.told == ["p"])
+    await desk.calm()
+    await desk.die()
+    again = Ear()
+    desk = Paced(tmp_path, {"slack": again}, people, now=morning - 60)
+    await desk.calm()
+    assert (again.told, desk.outbox.owed) == ([], {"slack": 2})
+    desk.pass_to(morning)
+    await desk.until(lambda: again.told)
+    (one,) = again.notes
+    assert (one.key, one.severity) == ("together:slack:a", "warning")
+    assert one.text.splitlines() == ["warning: it is slow (i1)", "note: it is slow (i1)"]
+    assert desk.outbox.owed == {}
+    kept = {e.subject: e.body.get("in") for e in desk.journal.read(("told",)) if e.subject}
+    assert kept == {"a": "together:slack:a", "p": None, "b": "together:slack:a"}
+    await desk.die()
+
+
+async def test_one_that_waited_alone_comes_as_it_is(tmp_path):
+    way = Ear()
+    desk = Paced(tmp_path, {"slack": way}, {"quiet": {"from": "11:00", "to": "13:00"}})
+    desk.say("a", "warning")
+    await desk.calm()
+    desk.pass_to(NOON + 3600)
+    await desk.until(lambda: way.told == ["a"])
+    await desk.die()
+
+
+async def test_what_is_over_the_limit_is_folded_and_pages_are_not(tmp_path):
+    way = Ear()
+    desk = Paced(tmp_path, {"slack": way}, {"ways": {"slack": {"most": 2}}})
+    for i in range(6):
+        desk.say(f"w{i}", "warning")
+    desk.say("p", "page")
+    await desk.until(lambda: way.told == ["w0", "w1", "p"])
+    await desk.calm()
+    assert desk.outbox.owed == {"slack": 4}
+    desk.pass_to(NOON + 3601)
+    await desk.until(lambda: len(way.told) == 4)
+    assert way.notes[-1].title == "4 messages as one, the worst: it is slow"
+    assert desk.outbox.owed == {}
+    await desk.die()
+
+
+async def test_what_was_sent_in_the_hour_before_a_restart_counts(tmp_path):
+    people = {"ways": {"slack": {"most": 2}}}
+    first = Ear()
+    desk = Paced(tmp_path, {"slack": first}, people)
+    for key in "ab":
+        desk.say(key, "warning")
+    await desk.until(lambda: first.told == ["a", "b"])
+    await desk.die()
+    again = Ear()
+    desk = Paced(tmp_path, {"slack": again}, people, now=NOON + 60)
+    desk.say("c", "warning")
+    await desk.calm()
+    assert again.told == []
+    desk.pass_to(NOON + 3602)
+    await desk.until(lambda: again.told == ["c"])
+    await desk.die()
+
+
+async def test_a_channel_has_a_limit_of_its_own(tmp_path):
+    way = Ear()
+    people = {
+        "routes": [{"when": "owner == 'x'", "to": [{"way": "slack", "channel": "#x"}]}, {"to": ["slack"]}],
+        "ways": {"slack": {"channels": {"#x": 1}}},
+    }  # fmt: skip
+    desk = Paced(tmp_path, {"slack": way}, people)
+    for key, owner in (("a", "x"), ("b", "x"), ("c", "y")):
+        desk.say(key, "warning", owner=owner)
+    await desk.until(lambda: set(way.told) == {"a", "c"})
+    await desk.calm()
+    assert desk.outbox.owed == {"slack/#x": 1}
+    await desk.die()
+
+
+async def test_a_storm_of_pages_becomes_one_within_a_minute_and_none_is_lost(tmp_path):
+    way = Ear()
+    desk = Paced(tmp_path, {"slack": way}, {})
+    for i in range(100):
+        desk.say(f"p{i}", "page")
+    await desk.until(lambda: len(way.told) == 10)
+    await desk.calm()
+    desk.pass_to(NOON + 61)
+    await desk.until(lambda: len(way.told) == 11)
+    one = way.notes[-1]
+    assert (one.severity, one.title) == ("page", "90 messages as one, the worst: it is slow")
+    assert one.text.splitlines()[-1] == "and 70 more"
+    assert {key for key, _ in told(desk.journal)} == {f"p{i}" for i in range(100)}
+    assert desk.outbox.owed == {}
+    await desk.die()
+
+
+async def test_a_summary_that_was_not_taken_is_sent_again_with_the_same_key(tmp_path):
+    way = Ear(None, Unavailable("no line"))
+    desk = Paced(tmp_path, {"slack": way}, {"ways": {"slack": {"most": 1}}})
+    for key in "abc":
+        desk.say(key, "warning")
+    await desk.until(lambda: way.told == ["a"])
+    await desk.calm()
+    desk.pass_to(NOON + 3601)
+    await desk.until(lambda: way.told == ["a", "together:slack:b"])
+    await desk.die()
+
+
+async def test_what_somebody_has_put_off_is_told_to_nobody_and_that_is_on_record(tmp_path):
+    way = Ear()
+    desk = Paced(
+        tmp_path, {"slack": way}, {}, withheld=lambda n: "put off by olga" if n.key == "a" else ""
+    )
+    desk.say("a")
+    desk.say("b")
+    await desk.until(lambda: way.told == ["b"])
+    (kept,) = desk.journal.read(("told",), "a")
+    assert kept.body == {"by": "slack", "withheld": "put off by olga"}
+    await desk.die()
+    again = Ear()
+    desk = Paced(tmp_path, {"slack": again}, {})
+    await desk.calm()
+    assert again.told == []
+    await desk.die()
+
+
+async def test_what_waited_through_quiet_hours_is_worth_delivering_as_long_as_anything(tmp_path):
+    way = Ear(*[Unavailable("no line")] * 3)
+    people = {"quiet": {"from": "11:00", "to": "20:00"}}
+    desk = Paced(tmp_path, {"slack": way}, people)
+    desk.say("a", "warning")
+    await desk.calm()
+    desk.pass_to(NOON + 8 * 3600 + 5 * 3600)
+    await desk.until(lambda: way.told == ["a"])
     await desk.die()

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from agent.doubts import WORD, doubts_of
 from agent.model import Anomaly, Change, Diagnosis, Edge, Entity, Frame, Incident, Series, Sighting
 from agent.pipeline import changes_of
 from agent.rca import Look, diagnose, general, same_answer
@@ -460,3 +462,63 @@ def test_who_holds_the_memory_of_a_full_gpu_is_said():
     assert (top.kind, top.entity) == ("host.exhausted", card)
     assert (top.facts["process"], top.facts["command"]) == (BATCH.id, "nightly batch")
     assert any(e.text == "nightly batch holds 70 GB of it" for e in top.evidence)
+
+
+# ---- what people said
+
+
+def worn(cause, times=20, *, about="service", right=""):
+    """As many words of people as there may ever be."""
+    said = [
+        SimpleNamespace(
+            incident=str(i), about=about, wrong=cause, right=right, of="", by="olga", ts=NOW
+        )
+        for i in range(times)
+    ]
+    return doubts_of(said, NOW)
+
+
+def odds(found, kind):
+    p = next(c.probability for c in (*found.causes, *found.rejected) if c.kind == kind)
+    return math.log(p / (1 - p))
+
+
+def test_what_people_said_moves_the_odds_and_stands_in_the_evidence():
+    seen = looked(SCENARIOS["host.neighbour"])
+    calm, told = diagnose(seen), diagnose(replace(seen, doubts=worn("host.neighbour", 1)))
+    assert odds(calm, "host.neighbour") - odds(told, "host.neighbour") == pytest.approx(
+        WORD, abs=0.05
+    )
+    texts = [e.text for e in told.top.evidence]
+    assert "people said once that it was not host.neighbour where a service was in trouble" in texts
+    assert diagnose(replace(seen, doubts=worn("host.neighbour", 1, about="model"))) == calm
+
+
+@pytest.mark.parametrize("kind", sorted(SCENARIOS.keys() - {"serving.dependency"}))
+def test_no_number_of_people_blinds_it(kind):
+    """What measurements prove stays first among the causes, or at least one of those that are named."""
+    seen = looked(SCENARIOS[kind])
+    group = seen.group.kind
+    told = diagnose(replace(seen, doubts=worn(kind, about=group)))
+    assert kind in {c.kind for c in told.causes}
+
+
+def test_a_word_on_this_incident_counts_at_once_and_for_the_right_cause_too():
+    seen = looked(SCENARIOS["host.neighbour"])
+    word = SimpleNamespace(
+        incident="i", about="service", wrong="host.neighbour", of=BATCH.id, right="host.cpu", by="olga", ts=NOW
+    )  # fmt: skip
+    calm, told = diagnose(seen), diagnose(replace(seen, corrected=word))
+    assert odds(calm, "host.neighbour") - odds(told, "host.neighbour") > 2.0
+    assert any("olga said of this incident that it is not this" in e.text
+               for c in (*told.causes, *told.rejected) for e in c.evidence)  # fmt: skip
+    other = diagnose(
+        replace(seen, corrected=SimpleNamespace(**{**vars(word), "of": "process:other"}))
+    )
+    assert odds(other, "host.neighbour") == pytest.approx(odds(calm, "host.neighbour"), abs=1.5)
+
+
+def test_a_cause_without_a_case_is_not_made_up():
+    seen = looked(SCENARIOS["host.neighbour"])
+    told = diagnose(replace(seen, doubts=worn("host.cpu", right="hardware.gpu.lost")))
+    assert "hardware.gpu.lost" not in {c.kind for c in (*told.causes, *told.rejected)}

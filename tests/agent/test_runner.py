@@ -17,10 +17,11 @@ from run_stage import FAST, SLOW, VERIFY, Stage, at_work, plan, read_effects, sh
 
 from agent import hands as hands_module
 from agent import registry
+from agent.codec import pack
 from agent.errors import Refused, Unavailable
 from agent.hands import RealHands
 from agent.journal import Journal
-from agent.model import Entity
+from agent.model import Entity, Incident
 from agent.runner import (
     PlannedApproval,
     PlannedVerify,
@@ -857,3 +858,19 @@ async def test_a_runner_that_is_stopping_begins_nothing(stage):
     with pytest.raises(Unavailable, match="is stopping"):
         await stage.runner.start(begun(stage))
     assert stage.memory.live_runs()  # recorded: it is carried out after the next start
+
+
+@pytest.mark.parametrize("severity", ["page", "warning", "note"])
+async def test_what_a_run_tells_is_as_bad_as_its_incident_and_harm_of_ours_always_pages(
+    stage, verbs, severity
+):
+    i = Incident("i1", stage.clock(), stage.clock(), "open", severity, "web is slow")
+    stage.record("incident", "i1", pack(i), stage.clock())
+    verbs["dial"].script = ["refused"]
+    await stage.runner.start(begun(stage, step()))
+    await stage.ended()
+    assert [(n.key, n.severity) for n in stage.told] == [("r1:failed", severity)]
+    stage.latency = lambda: 4 * SLOW if stage.dial("a") == 1.0 else SLOW
+    await stage.runner.start(begun(stage, step(), run_id="r2", verify=VERIFY))
+    assert (await stage.ended("r2")).outcome.verdict == "harmed"
+    assert [n.severity for n in stage.told if n.key == "r2:escalate"] == ["page"]

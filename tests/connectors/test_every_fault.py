@@ -30,10 +30,12 @@ from connectors.elastic_logs import ElasticLogs
 from connectors.elastic_out import ElasticOut
 from connectors.elastic_predictions import ElasticPredictions
 from connectors.flag_http import FlagHttp
+from connectors.fleet_http import FleetHttp
 from connectors.grafana_annotations import GrafanaAnnotations
 from connectors.heartbeat import Heartbeat
 from connectors.http_calls import HttpCalls
 from connectors.kubernetes import Kubernetes
+from connectors.kubernetes_nodes import KubernetesNodes
 from connectors.mlflow import MlflowModels
 from connectors.pagerduty import PagerDuty
 from connectors.probe import Probe
@@ -380,6 +382,20 @@ SUBJECTS = {
         ),
         lambda c: c.replicas("service:web"),
         b'{"spec": {"replicas": 3}}',
+    ),
+    "kubernetes_nodes": Subject(
+        lambda url, _: KubernetesNodes(
+            "k", KubernetesNodes.Config(url=url, token="env:CANARY", timeout=LIMIT_S)
+        ),
+        lambda c: c.node("host:gpu-1"),
+        b'{"metadata": {"name": "gpu-1"}}',
+    ),
+    "fleet_http": Subject(
+        lambda url, _: FleetHttp(
+            "f", FleetHttp.Config(service="web", url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)
+        ),
+        lambda c: c.replicas("service:web"),
+        b'{"replicas": 3}',
     ),
     "webhook": Subject(
         lambda url, _: Webhook("w", Webhook.Config(url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)),

@@ -1,20 +1,22 @@
 """One workload of Kubernetes, against a stand-in of its API server; what we send is checked with its schemas."""
 
-import asyncio
+import copy
+import dataclasses
 import json
-import subprocess
-from pathlib import Path
 
 import pytest
-from kubernetes_side import NAMESPACE, ApiServer, serving
+from kubernetes_side import NAMESPACE, ApiServer, serving, strictly_valid, template
 from pydantic import ValidationError
 
 from agent.errors import Refused, Unavailable, Uncertain
+from agent.ports import Step
 from connectors import kubernetes
+from connectors._kube_rollout import progress
 from connectors.kubernetes import Kubernetes
+from playbooks.actions import rollouts
+from playbooks.actions.rollouts import RolloutRestart, RolloutUndo
 
 WEB = "service:web"
-OUTSIDE = Path(__file__).resolve().parents[2] / "build" / "outside" / "bin"
 
 
 @pytest.fixture
@@ -116,11 +118,12 @@ async def test_nothing_is_touched_while_a_rollout_is_under_way(side, web, how):
 
 async def test_what_it_may_not_is_said_beforehand(side, web):
     assert await web.describe() == [
-        f"deployment/web in namespace {NAMESPACE} of {side.url}: 3 of 3 pods are ready"
+        f"deployment/web in namespace {NAMESPACE} of {side.url}: 3 of 3 pods are ready",
+        "rollout web-rev1: 3 of 3 pods run it and are well; earlier ones: none",
     ]
     side.autoscaled(2, 6)
     side.denied = {("create", "eviction"), ("update", "scale")}
-    _, scaler, rights = await web.describe()
+    _, scaler, _, rights = await web.describe()
     assert scaler == "scaled by the autoscaler web-hpa between 2 and 6"
     assert rights == "our role may not: update deployments/scale, create pods/eviction"
 
@@ -155,28 +158,218 @@ def test_a_workload_is_named_by_kind_and_name(side, workload):
 
 
 async def test_the_schemas_of_kubernetes_take_what_we_send(side, web, needs):
-    python = needs(str(OUTSIDE / "python"))
     await web.set_replicas(WEB, 4, 3)
     await web.restart(WEB, "uid-1")
     await web.describe()
     side.autoscaled(2, 6)
     await web.set_limit(WEB, "max_replicas_count", 9.0, 6.0)
-    sent = [*side.changed[:-1], side.hpa]  # a patch is no object: what it made is
+    await web.roll_again(WEB, "run-1/again", "web-rev1")
+    sent = [one for one in side.changed if "kind" in one]
+    sent.append(side.hpa)  # a patch is no object: what it made is
     assert {one["kind"] for one in sent} == {
-        "Scale", "Eviction", "SelfSubjectAccessReview", "HorizontalPodAutoscaler",
+        "Scale", "Eviction", "SelfSubjectAccessReview", "HorizontalPodAutoscaler", "Deployment",
     }  # fmt: skip
-    code = (
-        "import json, sys, kubernetes_validate as k\n"
-        "for one in json.load(sys.stdin): k.validate(one, '1.30', strict=True)"
+    await strictly_valid(needs, sent)
+
+
+# ---- rollouts
+
+
+def step(use: str, key: str = "run-1/back", **more) -> Step:
+    return Step(key, use, WEB, {}, by="homeostat:run-1", **more)
+
+
+async def planned(act, one: Step) -> Step:
+    return dataclasses.replace(one, before=json.loads(json.dumps(await act.observe(one))))
+
+
+@pytest.fixture(params=["deployment", "statefulset"])
+async def rolled(request, monkeypatch):
+    """A workload that has had two releases, the second bad."""
+    monkeypatch.setenv("K8S_TOKEN", "t0ken")
+    monkeypatch.setattr(rollouts, "_LOOK_S", 0.01)
+    with serving(ApiServer(kind=request.param)) as side:
+        side.release("web:2")
+        made = Kubernetes("k8s", config(side, workload=f"{request.param}/web"))
+        yield side, made
+        await made.close()
+
+
+async def test_a_release_is_rolled_back_and_forward_again(rolled, needs):
+    side, web = rolled
+    act = RolloutUndo(RolloutUndo.Params(), web)
+    one = await planned(act, step("rollout_undo"))
+    assert one.before == {"of": WEB, "value": "web-rev2", "goal": "web-rev1"}
+    done = await act.run(one)
+    assert side.template == template("web:1")
+    assert done.summary == (
+        "the release of service:web is web-rev1 in place of web-rev2: 3 of 3 pods run it and are well"
     )
-    wrong = [sent[0] | {"spec": {"replicass": 1}}]
-    for objects, fine in ((sent, True), (wrong, False)):
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [python, "-c", code],
-            check=False,
-            input=json.dumps(objects),
-            capture_output=True,
-            text=True,
-        )
-        assert (done.returncode == 0) == fine, done.stderr
+    assert done.values["settled"] is True
+    assert (done.change.kind, done.change.before, done.change.after) == ("release", "web-rev2", "web-rev1")  # fmt: skip
+    assert act.reached(one, await act.observe(one))
+    again = await act.run(one)  # a second try
+    assert (again.undo, side.changed[-1]) == (done.undo, side.changed[0])
+    await act.undo(one, done.undo)
+    assert side.template == template("web:2")
+    await strictly_valid(needs, [c for c in side.changed if "kind" in c])
+
+
+async def test_what_was_rolled_back_from_is_not_gone_back_to(rolled):
+    side, web = rolled
+    await web.roll_to(WEB, "web-rev1", "web-rev2")
+    assert await web.earlier(WEB) == []
+    act = RolloutUndo(RolloutUndo.Params(), web)
+    with pytest.raises(
+        Refused, match="keeps no release before web-rev1 that could be gone back to"
+    ):
+        await act.observe(step("rollout_undo"))
+    side.release("web:3")
+    assert await web.earlier(WEB) == ["web-rev1"]
+    with pytest.raises(Refused, match="keeps no release web-rev9; it has web-rev1"):
+        await RolloutUndo(RolloutUndo.Params(to="web-rev9"), web).observe(step("rollout_undo"))
+
+
+async def test_a_release_of_others_meanwhile_stands(rolled, monkeypatch):
+    side, web = rolled
+    act = RolloutUndo(RolloutUndo.Params(), web)
+    one = await planned(act, step("rollout_undo"))
+    side.release("web:3")
+    with pytest.raises(Refused, match="changed by others: it is web-rev3, not web-rev2"):
+        await act.run(one)
+    with pytest.raises(Refused, match="runs revision web-rev3, not web-rev2: changed by others"):
+        await web.roll_to(WEB, "web-rev1", "web-rev2")
+    shown = side.workload
+
+    def meanwhile():
+        found = copy.deepcopy(shown())
+        side.version += 1
+        return found
+
+    monkeypatch.setattr(side, "workload", meanwhile)
+    with pytest.raises(Refused, match="the object has been modified"):
+        await web.roll_to(WEB, "web-rev1", "web-rev3")
+    assert side.template == template("web:3")
+
+
+async def test_all_pods_are_replaced_once_a_step(rolled):
+    side, web = rolled
+    before = set(side.pods)
+    act = RolloutRestart(RolloutRestart.Params(), web)
+    one = await planned(act, step("rollout_restart", "run-1/again"))
+    assert not act.reached(one, one.before)
+    done = await act.run(one)
+    assert done.summary == "replaced the replicas of service:web: 3 of 3 pods run it and are well"
+    assert not before & set(side.pods)
+    assert side.template["spec"] == template("web:2")["spec"]
+    seen = await act.observe(one)
+    assert act.reached(one, seen)
+    puts = len(side.changed)
+    await act.run(one)
+    assert len(side.changed) == puts
+    # a mere restart is no release to go back to
+    assert await web.earlier(WEB) == ["web-rev1"]
+    late = dataclasses.replace(one, key="run-2/again", before={"revision": "web-rev2"})
+    with pytest.raises(Refused, match="runs release web-rev3, not web-rev2 as planned"):
+        await act.run(late)
+
+
+async def test_a_rollout_that_does_not_settle_is_told_and_can_be_undone(rolled):
+    side, web = rolled
+    side.heals = False
+    act = RolloutUndo(RolloutUndo.Params(wait=0.05), web)
+    done = await act.run(await planned(act, step("rollout_undo")))
+    assert done.values["settled"] is False
+    assert "0 of 3 pods that run it are well, after 50 ms" in done.summary
+    assert done.undo["before"] == "web-rev2"
+
+
+async def test_a_rollout_of_others_in_the_midst_of_ours_is_not_taken_for_ours(rolled, monkeypatch):
+    side, web = rolled
+    roll = web.roll_to
+
+    async def and_then(*args):
+        await roll(*args)
+        side.release("web:3")
+
+    monkeypatch.setattr(web, "roll_to", and_then)
+    act = RolloutUndo(RolloutUndo.Params(wait=600), web)
+    done = await act.run(await planned(act, step("rollout_undo")))
+    assert done.summary.endswith("others roll out web-rev3 now")
+    assert done.values["settled"] is False
+    with pytest.raises(Refused, match="it is web-rev3, not web-rev1"):
+        await act.undo(step("rollout_undo"), done.undo)
+
+
+async def test_a_rollout_that_is_stuck_is_not_waited_for(side, web, monkeypatch):
+    monkeypatch.setattr(rollouts, "_LOOK_S", 0.01)
+    side.release("web:2")
+    side.stuck = True
+    done = await RolloutUndo(RolloutUndo.Params(wait=600), web).run(step("rollout_undo"))
+    assert done.summary.endswith("it is stuck: web-rev2 has timed out")
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"paused": True}, "is paused: resume it first"),
+        ({"updateStrategy": {"type": "OnDelete"}}, r"replaces no pod by itself \(OnDelete\)"),
+    ],
+)
+async def test_what_would_move_no_pod_is_refused(rolled, spec, says):
+    side, web = rolled
+    side.spec = spec
+    for act in (web.roll_to(WEB, "web-rev1", "web-rev2"), web.roll_again(WEB, "k", "web-rev2")):
+        with pytest.raises(Refused, match=says):
+            await act
+    assert side.template == template("web:2")
+
+
+async def test_pods_of_a_bad_template_do_not_block_a_stateful_set(monkeypatch):
+    monkeypatch.setenv("K8S_TOKEN", "t0ken")
+    with serving(ApiServer(kind="statefulset")) as side:
+        side.release("web:2")
+        side.heals = False
+        side.pods.popitem()
+        side.settle()  # one of the new template, which never gets well
+        web = Kubernetes("k8s", config(side, workload="statefulset/web"))
+        assert await web.unblock(WEB) == 0  # it is of the template that is asked for
+        side.rolls, side.heals = False, True
+        await web.roll_to(WEB, "web-rev1", "web-rev2")
+        assert await web.unblock(WEB) == 0  # its controller has not seen it yet
+        side.observed = side.generation
+        well = {u.birth for u in await web.units(WEB) if u.well}
+        assert await web.unblock(WEB) == 1
+        assert well < {u.birth for u in await web.units(WEB) if u.well}
+        await web.close()
+
+
+def workload(**status) -> dict:
+    return {
+        "metadata": {"generation": 2},
+        "spec": {"replicas": 3, "updateStrategy": {"rollingUpdate": {"partition": status.pop("partition", 0)}}},
+        "status": {"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "readyReplicas": 3,
+                   "availableReplicas": 3, **status},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "settled", "words"),
+    [
+        ("deployment", {}, True, "3 of 3 pods run it and are well"),
+        ("deployment", {"observedGeneration": 1}, False, "its controller has not seen it yet"),
+        ("deployment", {"updatedReplicas": 1, "replicas": 1}, False, "1 of 3 pods run it"),
+        ("deployment", {"replicas": 4}, False, "1 pods of an earlier one have not ended"),
+        ("deployment", {"availableReplicas": 2}, False, "2 of 3 pods that run it are well"),
+        ("statefulset", {"updatedReplicas": 2}, False, "2 of 3 pods run it"),
+        ("statefulset", {"readyReplicas": 2}, False, "2 of 3 pods that run it are well"),
+        (
+            "statefulset",
+            {"updatedReplicas": 1, "partition": 2},
+            True,
+            "1 of 1 pods run it and are well",
+        ),
+    ],
+)
+def test_a_rollout_is_over_when_all_run_the_newest_and_are_well(kind, status, settled, words):
+    assert progress(kind, workload(**status)) == (settled, False, words)

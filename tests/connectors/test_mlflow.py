@@ -418,3 +418,8 @@ async def test_it_says_what_it_sees(make, server):
     assert "model:fraud: version 3 answers; versions 1 (candidate)" in said[1]
     assert said[1].endswith("retraining is held: bad data")
     assert "would move the alias champion" in said[2]
+
+
+def test_a_stage_in_the_config_is_answered_with_the_remedy():
+    with pytest.raises(ValidationError, match="MLflow has deprecated stages: set an alias"):
+        MlflowModels.Config(url="http://mlflow:5000", stage="Production")

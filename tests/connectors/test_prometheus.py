@@ -293,9 +293,13 @@ async def test_queries_name_their_series(server, source):
 
 async def test_metrics_of_this_host_are_left_to_the_host_source(server, source):
     node(server, 100.0)
+    # what the host source does not see stays
+    where = {"job": "disks", "instance": "10.0.0.7:9633", "device": "sda"}
+    server.series.append(metric("smartctl_device_smart_status", 1.0, **where))
+    server.series.append(metric("smartctl_device_percentage_used", 4.0, **where))
     one = source()
     one._own = Entity("host", "web-7")
-    assert told(await one.poll()) == {}
+    assert told(await one.poll()) == {"host.disk_wear_ratio{host:web-7,device=sda}": 0.04}
     assert one._count.own_host == 3
 
 

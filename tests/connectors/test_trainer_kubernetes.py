@@ -133,7 +133,7 @@ def test_a_kubeconfig_says_where_and_who(tmp_path):
 @pytest.mark.parametrize(
     ("user", "cluster", "words"),
     [
-        ({"exec": {"command": "aws"}}, {}, "by a program, which is not run"),
+        ({"auth-provider": {"name": "gcp"}}, {}, "an auth-provider, which Kubernetes took out"),
         ({}, {"insecure-skip-tls-verify": True}, "not to check certificates"),
         ({"client-certificate-data": "!"}, {}, "client-certificate-data is not base64"),
         ({}, {"certificate-authority": "none.pem"}, "none.pem can not be read"),

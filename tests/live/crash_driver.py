@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from run_stage import SLOW, Dial, Stage, at_work, plan, step
 
 from agent import registry
+from agent.by_hand import undoing
 from agent.errors import Refused
 from agent.hands import RealHands
 from agent.journal import Journal
@@ -53,6 +54,7 @@ SCENARIOS = {
         "steps": (step("a"), step("c")),
         "verify": PlannedVerify(5.0, 10_000.0, FAST_AGAIN),
     },
+    "undone": {"steps": (step("a", params={"name": "a", "to": 1.0, "takes": 0.1}), step("b"))},
     "fails": {
         "steps": (
             step("a", params={"name": "a", "to": 1.0}),
@@ -186,7 +188,7 @@ async def main(folder, scenario, die_at="", database=""):
                     record_plan(stage.record, made, stage.clock())
                 await stage.runner.start(made)
             looked = time.monotonic()
-            while stage.memory.live_runs():
+            while stage.memory.live_runs() or await undo(stage, scenario):
                 if time.monotonic() - looked > LOOK_S:
                     looked = time.monotonic()
                     await stage.runner.idle()
@@ -194,6 +196,14 @@ async def main(folder, scenario, die_at="", database=""):
                     await answer(folder, stage, tell)
                 await asyncio.sleep(0.02)
         tell("ended")
+
+
+async def undo(stage, scenario):
+    """Let the person of the story press undo when the run is over; returns whether that began something."""
+    if scenario != "undone" or stage.memory.undos:
+        return False
+    await stage.runner.start(undoing(stage.memory, stage.journal, "r1", "ann", stage.clock()))
+    return True
 
 
 async def answer(folder, stage, tell):

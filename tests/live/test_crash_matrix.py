@@ -59,8 +59,9 @@ ENDS = {
     "heals": ("done", {"helped"}, {"a": "1.0", "b": "0.0"}),
     "harms": ("done", {"harmed"}, {"a": "0.0", "c": "0.0"}),
     "fails": ("failed", {None, "cannot_tell"}, {"a": "0.0", "x": "0.0"}),
+    "undone": ("done", {None}, {"a": "0.0", "b": "0.0"}),
 }
-MAY_REPEAT = {"heals": {"r1/n", "r1/s"}, "harms": set(), "fails": set()}
+MAY_REPEAT = {"heals": {"r1/n", "r1/s"}, "harms": set(), "fails": set(), "undone": set()}
 """What can not be seen afterwards may have happened once or not at all; all else exactly once."""
 
 
@@ -86,7 +87,8 @@ def check(folder, scenario, moment):
     assert wanted - MAY_REPEAT[scenario] <= set(done) <= wanted, (moment, done)
     results = [e.body["key"] for e in entries if e.kind == "acted" and e.body["result"]]
     assert len(results) == len(set(results)), moment
-    assert [e.kind for e in entries].count("plan") == 1, moment
+    assert [e.kind for e in entries].count("plan") == 1 + (scenario == "undone"), moment
+    assert all(memory.runs[id_].state == "done" for ids in memory.undos.values() for id_ in ids)
     notes = [e.subject for e in entries if e.kind == "note"]
     assert len(notes) == len(set(notes)), moment
 
@@ -95,6 +97,7 @@ EFFECTS = {
     "heals": {"r1/a", "r1/n", "r1/b", "r1/b/undo", "r1/s"},
     "harms": {"r1/a", "r1/c", "r1/c/undo", "r1/a/undo"},
     "fails": {"r1/a", "r1/x", "r1/x/undo", "r1/a/undo"},
+    "undone": {"r1/a", "r1/b", "r1/b/undo", "r1/a/undo"},
 }
 
 

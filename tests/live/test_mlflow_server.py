@@ -108,6 +108,24 @@ async def test_without_names_every_model_with_the_alias_is_watched(url, tmp_path
     await one.close()
 
 
+async def test_a_model_that_has_only_stages_is_told_to_take_an_alias(url, tmp_path):
+    people = People(url)
+    people.register("staged")
+    people.stage("staged", "1", "Production")
+    one = MlflowModels("mlflow", MlflowModels.Config(url=url, alias="nobody"), state=tmp_path)
+    (said,) = (line for line in await one.describe() if line.startswith("model:staged"))
+    assert said.startswith(
+        "model:staged: Production is version 1, but MLflow has deprecated stages"
+    )
+    assert said.endswith("set the alias on the one that serves, and load `models:/staged@nobody`")
+    assert not (await one.poll()).series
+    named = MlflowModels("mlflow", MlflowModels.Config(url=url, models=["staged"]), state=tmp_path)
+    with pytest.raises(Refused, match="no version of staged has the alias champion: Production is"):
+        await named.champion("staged")
+    await one.close()
+    await named.close()
+
+
 async def test_the_source_keeps_its_contract(url, tmp_path):
     fraud(url, "contract")
     folders = iter(range(100))

@@ -47,12 +47,16 @@ _SIGNS: Final[dict[str, tuple[Sign, ...]]] = {
         Sign(
             "host.mount_reachable", 0.5, -1, alone="decisive", said="a file system does not answer"
         ),
+        Sign("host.disk_failing", 0.5, alone="decisive", said="a disk says itself that it fails"),
         kernel("read_only", "a file system was made read-only after an error", "decisive"),
         kernel("file_system_error", "a file system is damaged"),
         kernel("io_error", "a disk does not read or write"),
         kernel("server_silent", "a file server does not answer"),
         kernel("raid_degraded", "a disk was thrown out of a RAID"),
         kernel("hung_task", "a task waits in the kernel for minutes, as on a disk that does not answer"),
+        Sign("host.disk_errors_per_second", 0.0, labels=(("type", "media"),), alone="strong",
+             said="errors that a disk could not correct"),
+        Sign("host.disk_bad_sectors_count", 0.5),
         Sign("host.raid_degraded", 0.5, said="a software RAID lacks disks"),
         Sign("host.disk_utilization_ratio", 0.99, alone="strong", said="a file system is full"),
         Sign("host.disk_inodes_ratio", 0.99, alone="strong", said="the inodes are used up"),

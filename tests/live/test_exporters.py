@@ -1,0 +1,330 @@
+"""What exporters and model servers show becomes signals of ours, through a real Prometheus.
+
+HAProxy shows its own page; those of the others are written like theirs.
+Names, labels, kinds and units of the pages are those of the documentation of each; counters grow by the second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import math
+import subprocess
+import threading
+import time
+
+import httpx
+import pytest
+from daemon_process import free_port, wait_for
+
+from agent.model import Entity
+from agent.rates import Rates
+from connectors._prometheus_names import PACKS
+from connectors.prometheus import Prometheus
+
+pytestmark = pytest.mark.live
+
+GPU = "GPU-11111111-2222-3333-4444-555555555555"
+
+
+def histogram(name, labels, count, mean, edge):
+    """Say a histogram by second: `count` a second, of that mean, all between half of `edge` and `edge`."""
+    return [
+        (f'{name}_bucket{{{labels},le="{edge / 2:g}"}}', 0.0), (f'{name}_bucket{{{labels},le="{edge:g}"}}', count),
+        (f'{name}_bucket{{{labels},le="+Inf"}}', count), (f"{name}_sum{{{labels}}}", count * mean),
+        (f"{name}_count{{{labels}}}", count),
+    ]  # fmt: skip
+
+
+_VLLM = 'model_name="llama",engine="0"'
+_REST = 'app_name="mlserver",method="POST",path="/v2/models/m/infer"'
+_PENDING = 'device="sda",attribute_name="Current_Pending_Sector",attribute_id="197"'
+_QUEUING = ":tensorflow:serving:batching_session:queuing_latency"
+_TFS = 'model_name="m",API="predict",entrypoint="REST"'
+COUNTS: dict[str, list[tuple[str, float]]] = {
+    "vllm": [
+        (f'vllm:request_success_total{{{_VLLM},finished_reason="stop"}}', 3.0),
+        (f'vllm:request_success_total{{{_VLLM},finished_reason="error"}}', 1.0),
+        (f"vllm:generation_tokens_total{{{_VLLM}}}", 80.0), (f"vllm:num_preemptions_total{{{_VLLM}}}", 2.0),
+        *histogram("vllm:e2e_request_latency_seconds", _VLLM, 4.0, 1.5, 2.0),
+        *histogram("vllm:time_to_first_token_seconds", _VLLM, 4.0, 0.2, 0.25),
+        *histogram("vllm:inter_token_latency_seconds", _VLLM, 80.0, 0.02, 0.025),
+        *histogram("vllm:request_queue_time_seconds", _VLLM, 4.0, 0.3, 0.5),
+    ],
+    "triton": [
+        ('nv_inference_request_success{model="m",version="1"}', 9.0),
+        ('nv_inference_request_failure{model="m",version="1",reason="OTHER"}', 1.0),
+        ('nv_inference_request_duration_us{model="m",version="1"}', 9 * 50_000.0),
+        ('nv_inference_queue_duration_us{model="m",version="1"}', 9 * 20_000.0),
+        ('nv_inference_compute_infer_duration_us{model="m",version="1"}', 9 * 25_000.0),
+        *histogram("nv_inference_first_response_histogram_ms", 'model="m",version="1"', 9.0, 40.0, 50.0),
+    ],
+    "torchserve": [
+        ('ts_inference_requests_total{model_name="m",model_version="default",hostname="h"}', 5.0),
+        ('ts_inference_latency_microseconds{model_name="m",model_version="default",hostname="h"}', 5 * 30_000.0),
+        ('ts_queue_latency_microseconds{model_name="m",model_version="default",hostname="h"}', 5 * 10_000.0),
+        ('Requests2XX{Level="Host",Hostname="h"}', 4.0), ('Requests5XX{Level="Host",Hostname="h"}', 1.0),
+    ],
+    "tensorflow_serving": [
+        (':tensorflow:serving:request_count{model_name="m",status="OK"}', 6.0),
+        (':tensorflow:serving:request_count{model_name="m",status="INTERNAL"}', 2.0),
+        *histogram(":tensorflow:serving:request_latency", _TFS, 8.0, 15_000.0, 20_000.0),
+        *histogram(":tensorflow:serving:runtime_latency", _TFS.replace("entrypoint", "runtime"), 8.0, 7_000.0, 8_000.0),
+        *histogram(_QUEUING, 'thread_pool_name="p"', 8.0, 3_000.0, 4_000.0),
+    ],
+    "kserve": histogram("request_predict_seconds", 'model_name="m"', 7.0, 0.03, 0.04),
+    "mlserver": [
+        ('model_infer_request_success_total{model="m",version="v1"}', 3.0),
+        (f'rest_server_requests_total{{{_REST},status_code="200"}}', 3.0),
+        (f'rest_server_requests_total{{{_REST},status_code="500"}}', 1.0),
+        *histogram("rest_server_requests_duration_seconds", _REST, 4.0, 0.03, 0.04),
+        ('model_infer_request_duration_sum{model="m",version="v1"}', 4 * 0.02),
+        ('model_infer_request_duration_count{model="m",version="v1"}', 4.0),
+        *histogram("parallel_request_queue", 'workerpid="7"', 4.0, 2.0, 4.0),
+    ],
+    "ingress_nginx": [
+        ('nginx_ingress_controller_requests{exported_service="shop",exported_namespace="default",status="200"}', 9.0),
+        ('nginx_ingress_controller_requests{exported_service="shop",exported_namespace="default",status="502"}', 1.0),
+        *histogram("nginx_ingress_controller_request_duration_seconds",
+                   'exported_service="shop",exported_namespace="default"', 10.0, 0.15, 0.2),
+    ],
+    "nginx": [("nginx_http_requests_total", 20.0)],
+    "cadvisor": [
+        ('container_cpu_usage_seconds_total{namespace="ml",pod="web-0",container="web"}', 0.5),
+        ('container_cpu_cfs_throttled_seconds_total{namespace="ml",pod="web-0",container="web"}', 0.1),
+        ('container_oom_events_total{namespace="ml",pod="web-0",container="web"}', 0.0),
+    ],
+    "kube_state_metrics": [
+        ('kube_pod_container_status_restarts_total{namespace="ml",pod="web-0",container="web"}', 0.0),
+    ],
+    "dcgm_exporter": [
+        (f'DCGM_FI_DEV_PCIE_REPLAY_COUNTER{{UUID="{GPU}",gpu="0",Hostname="g1"}}', 1.0),
+        (f'DCGM_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL{{UUID="{GPU}",gpu="0",Hostname="g1"}}', 2.0),
+        (f'DCGM_FI_DEV_ECC_DBE_VOL_TOTAL{{UUID="{GPU}",gpu="0",Hostname="g1"}}', 0.0),
+    ],
+    "smartctl_exporter": [('smartctl_device_media_errors{device="nvme0"}', 1.0)],
+}  # fmt: skip
+"""Job -> series, and by how much each grows in a second."""
+_CARD = f'UUID="{GPU}",gpu="0",Hostname="g1"'
+LEVELS: dict[str, list[str]] = {
+    "vllm": [
+        f"vllm:num_requests_running{{{_VLLM}}} 6", f"vllm:num_requests_waiting{{{_VLLM}}} 2",
+        f"vllm:kv_cache_usage_perc{{{_VLLM}}} 0.75",
+    ],
+    "triton": [
+        'nv_inference_pending_request_count{model="m",version="1"} 3',
+        f'nv_gpu_utilization{{gpu_uuid="{GPU}"}} 0.9', f'nv_gpu_memory_used_bytes{{gpu_uuid="{GPU}"}} 1e9',
+        f'nv_gpu_memory_total_bytes{{gpu_uuid="{GPU}"}} 4e9', f'nv_gpu_power_usage{{gpu_uuid="{GPU}"}} 100',
+        f'nv_gpu_power_limit{{gpu_uuid="{GPU}"}} 300',
+    ],
+    "mlserver": ['rest_server_requests_in_progress{app_name="mlserver",method="POST",path="/v2/models/m/infer"} 5'],
+    "nginx": ["nginx_up 1", "nginx_connections_active 4"],
+    "cadvisor": [
+        'container_memory_working_set_bytes{namespace="ml",pod="web-0",container="web"} 1e8',
+        'container_spec_memory_limit_bytes{namespace="ml",pod="web-0",container="web"} 4e8',
+    ],
+    "kube_state_metrics": [
+        'kube_pod_status_ready{namespace="ml",pod="web-0",condition="true"} 1',
+        'kube_node_status_condition{node="g1",condition="Ready",status="true"} 1',
+        'kube_node_spec_unschedulable{node="g1"} 1',
+        'kube_deployment_spec_replicas{namespace="ml",deployment="web"} 3',
+        'kube_deployment_status_replicas_available{namespace="ml",deployment="web"} 2',
+        'kube_statefulset_replicas{namespace="ml",statefulset="db"} 3',
+        'kube_statefulset_status_replicas_ready{namespace="ml",statefulset="db"} 3',
+    ],
+    "dcgm_exporter": [
+        f"DCGM_FI_DEV_{name}{{{_CARD}}} {value}" for name, value in (
+            ("GPU_TEMP", 61), ("GPU_UTIL", 50), ("FB_USED", 1024), ("FB_FREE", 3072), ("POWER_USAGE", 200),
+            ("POWER_MGMT_LIMIT", 400), ("SM_CLOCK", 900), ("MAX_SM_CLOCK", 1800), ("MEM_CLOCK", 1000),
+            ("MEM_COPY_UTIL", 25), ("MEMORY_TEMP", 70), ("ROW_REMAP_FAILURE", 0), ("CORRECTABLE_REMAPPED_ROWS", 1),
+            ("UNCORRECTABLE_REMAPPED_ROWS", 0), ("RETIRED_SBE", 0), ("CLOCK_THROTTLE_REASONS", 72), ("XID_ERRORS", 0),
+        )
+    ],
+    "smartctl_exporter": [
+        'smartctl_device_smart_status{device="nvme0"} 0', 'smartctl_device_percentage_used{device="nvme0"} 12',
+        'smartctl_device_temperature{device="nvme0",temperature_type="current"} 44',
+        'smartctl_device_temperature{device="nvme0",temperature_type="drive_trip"} 85',
+        'smartctl_device_available_spare{device="nvme0"} 90',
+        f'smartctl_device_attribute{{{_PENDING},attribute_value_type="raw"}} 8',
+        f'smartctl_device_attribute{{{_PENDING},attribute_value_type="value"}} 100',
+    ],
+}  # fmt: skip
+"""Job -> gauges, as they are shown."""
+
+WANTED: dict[str, float] = {
+    "service.requests_per_second{service:vllm}": 4.0, "service.error_ratio{service:vllm}": 0.25,
+    "service.tokens_per_second{service:vllm}": 80.0, "service.preemptions_per_second{service:vllm}": 2.0,
+    "service.latency_p50_seconds{service:vllm}": 1.5, "service.first_token_p95_seconds{service:vllm}": 0.24375,
+    "service.token_p95_seconds{service:vllm}": 0.024375, "service.wait_mean_seconds{service:vllm}": 0.3,
+    "service.in_flight_count{service:vllm}": 6.0, "service.queue_count{service:vllm}": 2.0,
+    "service.cache_ratio{service:vllm}": 0.75,
+    "service.requests_per_second{service:triton}": 9.0, "service.error_ratio{service:triton}": 0.1,
+    "service.latency_mean_seconds{service:triton}": 0.05, "service.wait_mean_seconds{service:triton}": 0.02,
+    "service.processing_mean_seconds{service:triton}": 0.025, "service.queue_count{service:triton}": 3.0,
+    "service.first_token_p95_seconds{service:triton}": 0.04875,
+    "service.requests_per_second{service:torchserve}": 5.0, "service.error_ratio{service:torchserve}": 0.2,
+    "service.latency_mean_seconds{service:torchserve}": 0.03, "service.wait_mean_seconds{service:torchserve}": 0.01,
+    "service.requests_per_second{service:tensorflow_serving}": 8.0,
+    "service.error_ratio{service:tensorflow_serving}": 0.25,
+    "service.latency_p50_seconds{service:tensorflow_serving}": 0.015,
+    "service.processing_p50_seconds{service:tensorflow_serving}": 0.006,
+    "service.wait_mean_seconds{service:tensorflow_serving}": 0.003,
+    "service.requests_per_second{service:kserve}": 7.0, "service.latency_p50_seconds{service:kserve}": 0.03,
+    "service.requests_per_second{service:mlserver}": 4.0, "service.error_ratio{service:mlserver}": 0.25,
+    "service.latency_p50_seconds{service:mlserver}": 0.03, "service.processing_mean_seconds{service:mlserver}": 0.02,
+    "service.queue_count{service:mlserver}": 2.0, "service.in_flight_count{service:mlserver}": 5.0,
+    "service.requests_per_second{service:shop}": 10.0, "service.error_ratio{service:shop}": 0.1,
+    "service.latency_p50_seconds{service:shop}": 0.15,
+    "service.requests_per_second{service:nginx}": 20.0, "service.in_flight_count{service:nginx}": 4.0,
+    "service.up{service:nginx}": 1.0,
+    "replica.cpu_cores{replica:web/web-0}": 0.5, "replica.throttled_ratio{replica:web/web-0}": 0.1,
+    "replica.memory_bytes{replica:web/web-0}": 1e8, "replica.memory_ratio{replica:web/web-0}": 0.25,
+    "replica.ready{replica:web/web-0}": 1.0, "replica.restarts_per_second{replica:web/web-0}": 0.0,
+    "host.ready{host:g1}": 1.0, "host.cordoned{host:g1}": 1.0,
+    "service.replicas_count{service:web}": 2.0, "service.replicas_missing_count{service:web}": 1.0,
+    "service.replicas_count{service:db}": 3.0, "service.replicas_missing_count{service:db}": 0.0,
+    # Triton tells of the same GPU: it is not added
+    f"gpu.utilization_ratio{{gpu:{GPU}}}": 0.5, f"gpu.memory_used_bytes{{gpu:{GPU}}}": 2.0**30,
+    f"gpu.memory_utilization_ratio{{gpu:{GPU}}}": 0.25, f"gpu.power_watts{{gpu:{GPU}}}": 200.0,
+    f"gpu.power_limit_watts{{gpu:{GPU}}}": 400.0, f"gpu.clock_hertz{{gpu:{GPU}}}": 9e8,
+    f"gpu.clock_ratio{{gpu:{GPU}}}": 0.5, f"gpu.temperature_celsius{{gpu:{GPU}}}": 61.0,
+    f"gpu.throttled{{gpu:{GPU},reason=hardware_thermal}}": 1.0,
+    f"gpu.throttled{{gpu:{GPU},reason=hardware_slowdown}}": 1.0,
+    f"gpu.throttled{{gpu:{GPU},reason=power_brake}}": 0.0, f"gpu.throttled{{gpu:{GPU},reason=thermal}}": 0.0,
+    f"gpu.nvlink_errors_per_second{{gpu:{GPU},type=replay}}": 2.0, f"gpu.pcie_replays_per_second{{gpu:{GPU}}}": 1.0,
+    "host.disk_failing{host:127.0.0.1,device=nvme0}": 1.0, "host.disk_wear_ratio{host:127.0.0.1,device=nvme0}": 0.12,
+    "host.disk_spare_ratio{host:127.0.0.1,device=nvme0}": 0.9,
+    "host.disk_temperature_celsius{host:127.0.0.1,device=nvme0}": 44.0,
+    "host.disk_errors_per_second{host:127.0.0.1,device=nvme0,type=media}": 1.0,
+    "host.disk_bad_sectors_count{host:127.0.0.1,device=sda,type=pending}": 8.0,
+}  # fmt: skip
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """/JOB shows what that exporter would."""
+
+    began = time.time()
+
+    def do_GET(self):
+        job, since = self.path.strip("/"), time.time() - self.began
+        lines = [f"{series} {grows * since!r}" for series, grows in COUNTS.get(job, ())]
+        body = "\n".join([*lines, *LEVELS.get(job, ()), ""]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+HAPROXY = """
+global
+  stats socket {folder}/sock mode 600 level user
+defaults
+  mode http
+  timeout connect 1s
+  timeout client 5s
+  timeout server 5s
+frontend in
+  bind 127.0.0.1:{port}
+  default_backend checkout
+frontend exporter
+  bind 127.0.0.1:{exporter}
+  http-request use-service prometheus-exporter
+backend checkout
+  server s1 127.0.0.1:{behind} check inter 200ms
+"""
+
+
+@pytest.fixture(scope="module")
+def scraping(needs, tmp_path_factory):
+    """A Prometheus that scrapes the pages and a HAProxy; yields its address, and where HAProxy takes requests."""
+    pytest.importorskip("prometheus_api_client")
+    tmp_path = tmp_path_factory.mktemp("exporters")
+    program = needs("haproxy")
+    own, port, exporter = free_port(), free_port(), free_port()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as pages:
+        thread = threading.Thread(target=pages.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        target = f"127.0.0.1:{pages.server_port}"
+        jobs = [
+            {"job_name": job, "metrics_path": f"/{job}", "static_configs": [{"targets": [target]}]}
+            for job in sorted(COUNTS.keys() | LEVELS.keys())
+        ]
+        jobs.append(
+            {"job_name": "haproxy", "static_configs": [{"targets": [f"127.0.0.1:{exporter}"]}]}
+        )
+        (tmp_path / "prometheus.yml").write_text(
+            json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs})
+        )
+        (tmp_path / "haproxy.cfg").write_text(
+            HAPROXY.format(folder=tmp_path, port=port, exporter=exporter, behind=pages.server_port)
+        )
+        with (tmp_path / "log").open("wb") as log:
+            running = [
+                subprocess.Popen([program, "-db", "-f", str(tmp_path / "haproxy.cfg")], stdout=log, stderr=log),
+                subprocess.Popen(
+                    [needs("prometheus"), f"--config.file={tmp_path / 'prometheus.yml'}",
+                     f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{own}"],
+                    stdout=log, stderr=log,
+                ),
+            ]  # fmt: skip
+        try:
+            yield f"http://127.0.0.1:{own}", f"http://127.0.0.1:{port}/"
+        finally:
+            for process in running:
+                process.kill()
+                process.wait(10)
+            pages.shutdown()
+            thread.join()
+
+
+def scraped(url: str) -> bool:
+    query = "count(count_over_time(up[30s]) >= 8) == count(up) and count(up) == 13"
+    found = httpx.get(f"{url}/api/v1/query", params={"query": query})
+    return bool(found.status_code == 200 and found.json()["data"]["result"])
+
+
+async def test_every_name_becomes_a_signal_of_ours(scraping):
+    url, front = scraping
+
+    def visited():
+        httpx.get(front)
+        return scraped(url)
+
+    await asyncio.to_thread(wait_for, "eight scrapes of all", visited, 60)
+    source = Prometheus("prometheus", Prometheus.Config(url=url, window=6, stale=5))
+    source._own = Entity("host", "elsewhere")
+    rates = Rates()
+    rates.apply(await source.poll())
+    await asyncio.sleep(3.0)
+    frame = rates.apply(await source.poll())
+    source.close()
+    got = {str(s): v for s, v in zip(frame.series, frame.values.tolist(), strict=True)}
+    wrong = {
+        series: got.get(series)
+        for series, value in WANTED.items()
+        if not math.isclose(got.get(series, math.nan), value, rel_tol=0.1, abs_tol=1e-6)
+    }
+    assert wrong == {}
+    assert source._count.packs == [name for name in PACKS if name != "node_exporter"]
+    # HAProxy's own page
+    assert got["service.up{service:checkout}"] == 1.0
+    assert got["service.replicas_count{service:checkout}"] == 1.0
+    assert got["service.requests_per_second{service:checkout}"] > 0
+    assert got["service.error_ratio{service:checkout}"] == 0.0
+    for mean in ("latency", "processing", "wait"):
+        assert 0 <= got[f"service.{mean}_mean_seconds{{service:checkout}}"] < 1
+
+
+@pytest.mark.parametrize("name", sorted(PACKS))
+def test_a_real_prometheus_takes_every_question(scraping, name):
+    url, _ = scraping
+    wait_for("Prometheus", lambda: httpx.get(f"{url}/-/ready").status_code == 200, 30)
+    pack = PACKS[name]
+    for question in filter(None, (pack.selector(), pack.question("60s"))):
+        said = httpx.get(f"{url}/api/v1/query", params={"query": question}).json()
+        assert said["status"] == "success", said
