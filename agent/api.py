@@ -31,6 +31,7 @@ from agent.errors import AgentError, Refused
 from agent.events import Events
 from agent.gate import Gate, Malformed, answer, parse, read_body, told
 from agent.meant import NotThere
+from agent.ports import Said
 from agent.telemetry import OPENMETRICS, TEXT, Telemetry, wants_openmetrics
 from agent.units import Model
 
@@ -209,7 +210,7 @@ def _receiver(
     async def serve(request: Request) -> Response:
         try:
             person: Person = request.scope["state"]["person"]
-            if route.vouch is None or person.may("push"):
+            if route.vouch is None or (person.may("push") and not route.always):
                 person.must("push")
                 raw = await read_body(request, route.max_bytes)
             else:
@@ -223,6 +224,8 @@ def _receiver(
             telemetry.add("homeostat_received_refused_total", 1, source=source)
             raise
         telemetry.add("homeostat_received_bytes_total", len(raw), source=source)
+        if isinstance(arrivals, Said):
+            return Response(arrivals.body, media_type=arrivals.media)
         await push(source, arrivals)
         return answer({"accepted": len(arrivals)}, 202)
 

@@ -53,10 +53,12 @@ dashboards_app = typer.Typer(
     help="Grafana boards and Kibana objects: export, push.", no_args_is_help=True
 )
 app.add_typer(dashboards_app, name="dashboards")
+slack_app = typer.Typer(help="Set Slack up: manifest, test.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(audit_app, name="audit")
 app.add_typer(reference_app, name="reference")
 app.add_typer(playbook_app, name="playbook")
+app.add_typer(slack_app, name="slack")
 
 ConfigPath = Annotated[
     Path | None,
@@ -212,6 +214,7 @@ def main() -> None:
         "cli_reference",
         "cli_versions",
         "cli_dashboards",
+        "cli_slack",
     ):  # their commands, in the order of --help
         import_module(f"agent.{part_of}")
 

@@ -48,6 +48,7 @@ from agent.budget import Promise
 from agent.by_hand import Proposal
 from agent.calls import Names
 from agent.changes import of_reload
+from agent.chat import Chats
 from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
@@ -247,7 +248,7 @@ class Daemon:
         self.board = Board()
         self.connectors = Connectors(config, state)
         self.binding = Binding(config.services, self.host)
-        self.references = References(config.models, self._bug)
+        self.references = References(config.models, self.bug)
         self.models = ModelWatch(
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
@@ -276,19 +277,19 @@ class Daemon:
             self.history,
             state / "trained",
             lambda: self.world.now,
-            bugs=self._bug,
+            bugs=self.bug,
         )
         self.walk = Walk.wired(
             config, world=self.world, history=self.history, memory=self.memory, record=self.record,
             library=Library.load(self._playbook_dirs(), config), step_of=self._step_of,
             detector=self._make_detector,
         )  # fmt: skip
-        self.walk.bugs = self._bug
+        self.walk.bugs = self.bug
         self.walk.graph_past = self.graph_past
         self.correlator = self.walk.correlator
         self.training.watches = self.walk.monitor.watches
         self.forecasts = forecasts.Forecasts(
-            config.forecasts, self.walk.monitor.limits, self.history, self.world, bugs=self._bug
+            config.forecasts, self.walk.monitor.limits, self.history, self.world, bugs=self.bug
         )
         self.walk.foretold = self.forecasts.step
         self.first_frame = False
@@ -307,6 +308,7 @@ class Daemon:
         ]
         self.reloaded: list[Callable[[], None]] = []
         self.intake: Intake | None = None
+        self.chats: Chats | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._saved = time.monotonic()
         self._bound = 0.0
@@ -458,7 +460,7 @@ class Daemon:
             except AgentError as error:
                 log.warning("failed", what=what, error=str(error))
             except Exception as error:  # noqa: BLE001  # a border: whatever it was must not end the daemon
-                self._bug(what, error)
+                self.bug(what, error)
 
         task = asyncio.create_task(guarded(), name=what)
         self._tasks.add(task)
@@ -526,7 +528,7 @@ class Daemon:
             try:
                 self._tick()
             except Exception as error:  # noqa: BLE001  # the last border: a bug in a tick must not end the daemon
-                self._bug("tick", error)
+                self.bug("tick", error)
             self.tick_s = time.monotonic() - start
             sd_notify("WATCHDOG=1")
             due += TICK_S
@@ -853,7 +855,7 @@ class Daemon:
             try:
                 self.models.settle()
             except Exception as error:  # noqa: BLE001  # the border of counting
-                self._bug("rows that waited", error)
+                self.bug("rows that waited", error)
 
     def _save_state(self) -> None:
         self._settle()
@@ -930,7 +932,7 @@ class Daemon:
         log.info("reloaded", mode=config.mode)
         sd_notify("READY=1")
 
-    def _bug(self, where: str, error: Exception) -> None:
+    def bug(self, where: str, error: Exception) -> None:
         """Note an exception that nobody expected: once with its traceback, then counted."""
         if where not in self.bugs:
             log.error("bug", where=where, exc_info=error)

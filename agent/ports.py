@@ -16,6 +16,7 @@ from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray, 
 from agent.traits import Traits
 
 if TYPE_CHECKING:
+    from agent.chat import Room
     from agent.journal import Entry
 
 
@@ -222,6 +223,14 @@ Arrival = Frame | Change | Signal | Bulk
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What a route answers in its sender's own protocol, with status 200; nothing has arrived."""
+
+    body: bytes = b""
+    media: str = "text/plain"
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One way in that a receiver asks for; the daemon mounts it with limits and authority.
 
@@ -229,12 +238,15 @@ class Route:
     vouch    for senders that sign and can carry no token of ours: headers (lower case) and body in; raises Refused
              unless the signature is right (answered 401). It is asked before `handle`, and instead of a token; a
              request with a token of ours needs no signature. None = a token with the role for `push`, always.
+    always   a token does not stand in for the signature: what is sent says who does something, and only the sender
+             knows who that is
     """
 
     path: str
-    handle: Callable[[bytes, str], Sequence[Arrival]]
+    handle: Callable[[bytes, str], Sequence[Arrival] | Said]
     max_bytes: int = 8 << 20
     vouch: Callable[[Mapping[str, str], bytes], None] | None = None
+    always: bool = False
 
 
 @runtime_checkable
@@ -554,6 +566,23 @@ class Choosy(Protocol):
 
     def wants(self, note: Note) -> bool:
         """Tell whether this note is for it; asked once a note, before it is owed. Free of effects."""
+        ...
+
+
+@runtime_checkable
+class Chat(Protocol):
+    """Somewhere where people see incidents live and act on them. It decides nothing: the desk does, for a `Person`."""
+
+    async def talk(self, room: Room) -> None:
+        """Talk until cancelled, and leave nothing behind then; started anew when it returns or raises.
+
+        Says `room.well` once it is there. Raises Unavailable, Refused, Uncertain for what keeps it from talking at all;
+        what concerns one incident or one person it bears itself.
+        """
+        ...
+
+    def troubles(self) -> Sequence[str]:
+        """Say what a person should know, beside why it can not talk."""
         ...
 
 

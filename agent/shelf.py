@@ -15,7 +15,18 @@ from typing import Any, Final
 import yaml
 
 from agent import registry
-from agent.ports import Archive, BulkReceiver, Feed, Notifier, Pulse, Receiver, Sink, Source, Undo
+from agent.ports import (
+    Archive,
+    BulkReceiver,
+    Chat,
+    Feed,
+    Notifier,
+    Pulse,
+    Receiver,
+    Sink,
+    Source,
+    Undo,
+)
 
 _POWERS: Final = (
     ("source", Source),
@@ -23,6 +34,7 @@ _POWERS: Final = (
     ("receiver", Receiver),
     ("inlets", BulkReceiver),
     ("notifier", Notifier),
+    ("chat", Chat),
     ("pulse", Pulse),
     ("sink", Sink),
     ("archive", Archive),

@@ -22,6 +22,7 @@ from agent.model import Frame
 from agent.ports import (
     Abilities,
     Archive,
+    Chat,
     Feed,
     LabelBatch,
     Note,
@@ -191,6 +192,7 @@ def _may(made: Any) -> list[str]:
     return [
         *found,
         *(["tell people"] if isinstance(made, Notifier) else []),
+        *(["talk with people"] if isinstance(made, Chat) else []),
         *(["beat, while all is well"] if isinstance(made, Pulse) else []),
         *(["keep a copy of the record"] if isinstance(made, Archive) else []),
     ]

@@ -22,6 +22,7 @@ from agent.api import Views, Way, make_app
 from agent.authority import Person, Tokens
 from agent.budget import Ledger, Word
 from agent.by_hand import Proposal
+from agent.chat import Chats
 from agent.desk import (
     BudgetView,
     Desk,
@@ -47,7 +48,8 @@ from agent.model_views import CompareView, EdgesView, ExplainedView, ModelView
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
-from agent.ports import Labels, Sink
+from agent.pictures import Pictures
+from agent.ports import Chat, Labels, Note, Sink
 from agent.report import ReportView
 from agent.sinks import Numbers
 from agent.telemetry import Telemetry
@@ -79,6 +81,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_WITHHELD_S: Final = 60.0
+"""So long until it is looked again whether what is put off or silenced still is."""
 _STUCK_S: Final = 10.0
 """Ticks come every second; after so long without one the walk stands still."""
 _MOST_GOING_ON: Final = 50
@@ -526,6 +530,7 @@ class Living:
                 *d.sinks.faults(),
                 *d.mutes.faults(),
                 *d.archives.faults(),
+                *(d.chats.faults() if d.chats is not None else ()),
             )
         ]
         if d.intake is not None and d.intake.fault:
@@ -791,7 +796,8 @@ async def start(daemon: Daemon) -> Site:
         measured()
         return telemetry.render(daemon.world, openmetrics=openmetrics)
 
-    daemon.wrote.append(wrote)
+    chats = daemon.chats = _chats(daemon, desk)
+    daemon.wrote += [wrote, chats.wrote]
     daemon.published.append(published)
     config = daemon.config
 
@@ -825,10 +831,29 @@ async def start(daemon: Daemon) -> Site:
     daemon.reloaded.append(lambda: inlets.mounted.update(mounted(daemon.bulk_receivers())))
     if ingest is not None:
         _take_in(daemon, site, ingest, counting)
+    daemon.reloaded.append(chats.turn)
+    site.beside.append(chats.close)
+    chats.turn()
     console = f"http://{host}:{site.port}/"
     telemetry.set("homeostat_console_info", 1.0, url=(config.public_url or console).rstrip("/"))
     log.info("doors_open", console=console)
     return site
+
+
+def _chats(daemon: Daemon, desk: Desk) -> Chats:
+    """Return what keeps chats talking: they ask the routes where and when to speak, as messages do."""
+
+    def meant(way: str, note: Note) -> tuple[str, float] | None:
+        router = daemon.outbox.router
+        if router.withheld(note):
+            return "", note.ts + _WITHHELD_S
+        leg = next(iter(router.legs(note, [way])), None)
+        return None if leg is None else (leg.note.channel, leg.due)
+
+    return Chats(
+        lambda: {n: c for n, c in daemon.connectors.built.items() if isinstance(c, Chat)},
+        desk, daemon.record, Pictures(daemon.state / "fonts"), bug=daemon.bug, meant=meant,
+    )  # fmt: skip
 
 
 def _take_in(daemon: Daemon, site: Site, sock: socket.socket, counting: Counting) -> None:

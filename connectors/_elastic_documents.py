@@ -25,7 +25,7 @@ from agent.model import ENDED
 ECS: Final = "8.17.0"
 PEOPLE: Final = frozenset({
     "pause", "resume", "silence", "label", "reinstate", "reply", "token", "daemon", "snooze", "correction",
-    "mode", "reason",
+    "mode", "reason", "press",
 })  # fmt: skip
 """Entries that become an event as they are."""
 _SEVERITY: Final[Mapping[str, int]] = {"page": 73, "warning": 47, "note": 21}

@@ -288,6 +288,7 @@ NO_SOURCE = {
     "pagerduty": "it only tells people: tests/connectors/test_pagerduty.py",
     "predictions": "a feed and a receiver of rows, not of frames: tests/connectors/test_predictions.py",
     "remote_write": "it only keeps our numbers: tests/connectors/test_remote_write.py",
+    "slack": "it tells and asks people: tests/connectors/test_slack.py",
     "systemd": "only abilities: tests/connectors/test_systemd.py",
     "docker": "only abilities: tests/connectors/test_docker.py",
     "trainer": "only an ability, used by the action retrain below",

@@ -188,7 +188,7 @@ def test_the_playbook_in_the_page_for_authors_is_sound_and_passes_its_tests():
     assert list(hints(found.playbooks["api-slow"], found.documents["api-slow"])) == []
 
 
-@pytest.mark.parametrize("page", ["mlflow.md", "trainers.md"])
+@pytest.mark.parametrize("page", ["mlflow.md", "slack.md", "trainers.md"])
 def test_connectors_in_pages_are_as_their_code_wants_them(page):
     blocks = re.findall(
         r"```yaml\n(connectors:.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL

@@ -41,6 +41,7 @@ from connectors.pagerduty import PagerDuty
 from connectors.probe import Probe
 from connectors.prometheus import Prometheus
 from connectors.remote_write import RemoteWrite
+from connectors.slack import Slack
 from connectors.trainer_http import TrainerHttp
 from connectors.trainer_kubeflow import TrainerKubeflow
 from connectors.trainer_kubernetes import TrainerKubernetes
@@ -267,6 +268,19 @@ def installed(head):
 
 PAUSED = Entry(1, time.time(), "pause", "*", {"by": "alice"}, "", "h1")
 
+
+async def rested(connector):
+    """Tell a note when the time that Slack has asked for is over."""
+    connector._door._rest.clear()
+    await connector.notify(NOTE)
+
+
+def hook(url, folder):
+    """Return a reference to a URL that is a secret."""
+    (folder / "url").write_text(f"{url}/services/{CANARY}\n")
+    return f"file:{folder}/url"
+
+
 SUBJECTS = {
     "alertmanager, its silences": Subject(alertmanager, lambda c: c.mutes(), b"[]"),
     "alertmanager, its alerts": Subject(alertmanager, lambda c: c.notify(NOTE), takes=ANSWERED),
@@ -345,6 +359,19 @@ SUBJECTS = {
     "remote_write": Subject(
         lambda url, _: RemoteWrite("rw", RemoteWrite.Config(url=url, headers={"x": "env:CANARY"}, timeout=LIMIT_S)),
         wrote,
+        takes=ANSWERED,
+    ),
+    "slack": Subject(
+        lambda url, _: Slack(
+            "s", Slack.Config(channel="C0123456789", bot_token="env:CANARY", api_url=f"{url}/api/", timeout=LIMIT_S)
+        ),
+        rested,
+        b'{"ok": true, "ts": "1.1"}',
+    ),
+    "slack, its webhook": Subject(
+        lambda url, folder: Slack("s", Slack.Config(mode="webhook", webhook=hook(url, folder), timeout=LIMIT_S)),
+        lambda c: c.notify(NOTE),
+        b"ok",
         takes=ANSWERED,
     ),
     "trainer_http": Subject(
@@ -426,6 +453,8 @@ async def test_whatever_comes_back(name, fault, tmp_path, monkeypatch):
     subject = SUBJECTS[name]
     if name.startswith("elastic"):
         pytest.importorskip("elasticsearch", reason="needs the extra `elastic`")
+    if name.startswith("slack"):
+        pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
     async with broken(fault, tmp_path) as side:
         side.said = subject.said
         connector = subject.make(side.url, tmp_path)

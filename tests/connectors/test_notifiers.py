@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 from dataclasses import replace
 
@@ -9,6 +10,11 @@ import pytest
 import structlog
 from people_side import FAULTS, GrafanaSide, PagerDutySide, Side, serving
 from pydantic import ValidationError
+from slack_side import BOT as SLACK_BOT
+from slack_side import CHANNEL as SLACK_CHANNEL
+from slack_side import FAULTS as SLACK_FAULTS
+from slack_side import HOOK as SLACK_HOOK
+from slack_side import SlackSide
 from smtp_side import FAULTS as POST_FAULTS
 from smtp_side import PASSWORD, certificate, post
 
@@ -21,6 +27,7 @@ from connectors.grafana_annotations import GrafanaAnnotations
 from connectors.heartbeat import Heartbeat
 from connectors.mail import Mail
 from connectors.pagerduty import PagerDuty
+from connectors.slack import Slack
 from connectors.webhook import Webhook
 
 HOOK, WAY, AM_TOKEN = "whsec_CANARY123456", "CANARYpath123456", "Bearer amCANARY123456"
@@ -38,6 +45,7 @@ def secrets(monkeypatch):
     monkeypatch.setenv("HOOK_SECRET", HOOK)
     monkeypatch.setenv("AM_TOKEN", AM_TOKEN)
     monkeypatch.setenv("SMTP_PASSWORD", PASSWORD)
+    monkeypatch.setenv("SLACK_BOT_TOKEN", SLACK_BOT)
 
 
 def pagerduty(url):
@@ -99,6 +107,9 @@ async def posted(pair):
 def make(name, folder, pair):
     if name == "mail":
         return posted(pair)
+    if name.startswith("slack"):
+        pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
+        return slacked(hooked=name != "slack")
     side = {"pagerduty": PagerDutySide, "grafana_annotations": GrafanaSide}.get(name, Side)()
     if name == "pagerduty":
         return hearing(side, pagerduty(side.url), lambda: list(side.triggers), side.KEY)
@@ -119,7 +130,40 @@ def make(name, folder, pair):
     return hearing(side, grafana(side.url), ids, side.TOKEN)
 
 
-WAYS = ("pagerduty", "grafana_annotations", "webhook", "mail", "alertmanager")
+@contextlib.asynccontextmanager
+async def slacked(*, hooked):
+    async with SlackSide().serving() as side:
+
+        def fault(what):
+            side.fault = what
+            made._door._rest.clear()  # as if the time that it asked for were over
+
+        if hooked:
+            os.environ["SLACK_WEBHOOK_URL"] = side.url + SLACK_HOOK
+        own = {"mode": "webhook"} if hooked else {"channel": SLACK_CHANNEL}
+        made = Slack("slack", Slack.Config(**own, api_url=f"{side.url}/api/", timeout=0.5))
+
+        def heard():
+            if hooked:
+                return [json.dumps(message) for message in side.hooked]
+            return [m["metadata"]["event_payload"]["key"] for m in side.parents]
+
+        try:
+            yield Hearing(made, fault, SLACK_FAULTS, heard, [SLACK_BOT, SLACK_HOOK])
+        finally:
+            await made.close()
+            os.environ.pop("SLACK_WEBHOOK_URL", None)
+
+
+WAYS = (
+    "slack",
+    "slack by webhook",
+    "pagerduty",
+    "grafana_annotations",
+    "webhook",
+    "mail",
+    "alertmanager",
+)
 CHECKS = ("once", "faults", "again", "quiet", "looks")
 
 
@@ -131,7 +175,16 @@ async def test_contract(name, check, tmp_path, pair):
     assert [one.name for one in checks] == list(CHECKS)
     with structlog.testing.capture_logs() as logs:
         await next(one for one in checks if one.name == check).run()
-    for planted in (PagerDutySide.KEY, GrafanaSide.TOKEN, HOOK, WAY, PASSWORD, AM_TOKEN):
+    for planted in (
+        PagerDutySide.KEY,
+        GrafanaSide.TOKEN,
+        HOOK,
+        WAY,
+        PASSWORD,
+        AM_TOKEN,
+        SLACK_BOT,
+        SLACK_HOOK,
+    ):
         assert planted not in str(logs)
 
 
@@ -172,15 +225,20 @@ async def test_where_nobody_listens_the_note_waits(name, tmp_path, pair):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
+    (tmp_path / "hook").write_text(url + SLACK_HOOK)
     ways = {
         "pagerduty": lambda: pagerduty(url), "grafana_annotations": lambda: grafana(url),
         "webhook": lambda: webhook(url, tmp_path), "mail": lambda: mail(port, pair),
         "alertmanager": lambda: Alertmanager("alertmanager", Alertmanager.Config(url=url)),
+        "slack": lambda: Slack("slack", Slack.Config(channel=SLACK_CHANNEL, api_url=f"{url}/api/")),
+        "slack by webhook": lambda: Slack("slack", Slack.Config(mode="webhook", webhook=f"file:{tmp_path}/hook")),
     }  # fmt: skip
     way = ways[name]()
     note = Note("k", 5.0, "page", "title", "text", event="opened")
     with pytest.raises(Unavailable, match=r"refused|no connection"):
         await way.notify(note)
+    if name != "mail":
+        await way.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,167 @@
+"""What can be done from Slack: buttons, forms and commands that change something, each by the desk and for a person."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import Refused
+from agent.units import say_duration
+from connectors import _slack_blocks as blocks
+from connectors._slack_answers import Answer, Answers
+from connectors._slack_words import Line, moment, zone
+
+if TYPE_CHECKING:
+    from agent.authority import Person
+    from agent.desk import Desk
+
+CHANGES: Final = frozenset({
+    "ack", "approve", "deny", "run", "undo", "silence", "unsilence", "mute", "mode", "page", "noise", "real", "pause",
+    "resume",
+})  # fmt: skip
+"""Commands that change something."""
+_OF_RUNS: Final = frozenset({"approve", "deny", "undo", "start"})
+
+
+class Deeds:
+    """Does what a person asks for, as far as the desk lets them."""
+
+    def __init__(self, desk: Desk, answers: Answers) -> None:
+        self._desk = desk
+        self._answers = answers
+
+    async def pressed(
+        self,
+        what: str,
+        about: Mapping[str, str],
+        person: Person,
+        said: Mapping[str, str] | None = None,
+        *,
+        tz: str = "",
+    ) -> Answer:
+        """Do what a button or a form is for; raises what the desk raises.
+
+        about   what the button carried: i(ncident), r(un), h(ash), p(laybook), t(arget)
+        said    what was written into the form
+        """
+        given = said or {}
+        if what in _OF_RUNS:
+            return await self._of_run(what, about, person, given.get("reason", ""))
+        return self._of_incident(what, about.get("i", ""), person, given, tz)
+
+    async def _of_run(
+        self, what: str, about: Mapping[str, str], person: Person, reason: str
+    ) -> Answer:
+        desk, i, r, seen = self._desk, about.get("i", ""), about.get("r", ""), about.get("h", "")
+        if what == "approve":
+            run = await desk.approve(r, person, seen)
+            return Answer(f"Approved: {run['title']} on {run['target']['name']}.", changed=i)
+        if what == "deny":
+            run = await desk.deny(r, person, reason)
+            return Answer(f"Denied: {run['title']}. Nothing is done.", changed=i)
+        if what == "undo":
+            run = await desk.undo(person, r, reason)
+            return Answer(f"Putting back what {r} did ({run['id']}).", changed=i)
+        run = await desk.start(person, about.get("p", ""), about.get("t", ""), seen, reason)
+        said = f"Started: {run['title']} on {run['target']['name']} ({run['id']})."
+        return Answer(said, changed=run["incident"])
+
+    def _of_incident(
+        self, what: str, i: str, person: Person, given: Mapping[str, str], tz: str
+    ) -> Answer:
+        desk, reason = self._desk, given.get("reason", "")
+        match what:
+            case "ack":
+                desk.acknowledge(person, i, reason)
+                return Answer("You have it.", changed=i)
+            case "noise" | "real":
+                label = desk.label(person, i, "noise" if what == "noise" else "real", reason)
+                return Answer(f"Noted as {what}: {label['text']}.", changed=i)
+            case "cause":
+                label = desk.blame(person, i, given.get("right") or None, reason)
+                return Answer(f"Noted that it is not the cause: {label['text']}.", changed=i)
+            case "page":
+                desk.page(person, i, reason)
+                return Answer("Somebody is called.", changed=i)
+            case "snooze":
+                now = time.time()
+                until = moment(given.get("lasts") or "1h", now, zone(tz), ahead=True)
+                desk.snooze(person, i, until - now, reason)
+                said = f"Put off until {blocks.moment(until)}, unless it gets worse."
+                return Answer("Put off.", blocks.text(said), changed=i)
+            case "silence":
+                made = desk.silence(
+                    person, given.get("target", ""), given.get("lasts", ""), reason=reason
+                )
+                said = f"Silence {made['id']} over {made['target']}: nobody is told, nothing is touched."
+                return Answer(said, changed=i)
+        raise Refused(f"this button ({what or 'none'}) is of another version of homeostat")
+
+    # ---- commands
+
+    async def told(self, line: Line, person: Person) -> Answer:
+        """Do what a command says; raises what the desk raises."""
+        first, rest = line.words[0] if line.words else "", " ".join(line.words[1:])
+        why = " ".join(x for x in (rest, line.reason) if x).removeprefix("because ")
+        answers = self._answers
+        match line.verb:
+            case "approve" | "deny" | "undo":
+                run = (
+                    answers.run_meant(first) if line.verb != "undo" else _needed(first, "undo RUN")
+                )
+                about = {"r": run, "i": answers.incident_of(run)}
+                return await self.pressed(line.verb, about, person, {"reason": why})
+            case "ack" | "page" | "noise" | "real":
+                about = {"i": answers.incident_meant(first)}
+                return await self.pressed(line.verb, about, person, {"reason": why})
+            case "run":
+                _needed(rest, "run PLAYBOOK TARGET")
+                person.must("run")
+                plan = self._desk.plan(" ".join(line.words[:-1]), line.words[-1])
+                return Answer(f"The plan of {plan['playbook']}", blocks.plan(plan))
+            case "mode":
+                _needed(rest, "mode PLAYBOOK observe|suggest|approve|auto")
+                name = " ".join(line.words[:-1])
+                book = self._desk.set_mode(person, name, line.words[-1], line.reason)
+                return Answer(f"{book['id']} goes as far as {book['mode']} now.")
+        return self._quiet(line, first, why, person)
+
+    def _quiet(self, line: Line, first: str, why: str, person: Person) -> Answer:
+        """Do what makes it say or do less."""
+        desk = self._desk
+        match line.verb:
+            case "mute":
+                seconds = _left(line, "mute INCIDENT for 2h")
+                id_ = self._answers.incident_meant(first)
+                desk.snooze(person, id_, seconds, why)
+                said = f"{id_} is put off for {say_duration(seconds)}, unless it gets worse."
+                return Answer(said, changed=id_)
+            case "silence":
+                seconds = _left(line, "silence wine for 2h` or `silence wine until 18:00")
+                target = _needed(first, "silence TARGET for 2h")
+                made = desk.silence(person, target, f"{seconds:.0f}", reason=why)
+                return Answer(
+                    f"Silence {made['id']} over {made['target']} for {say_duration(seconds)}."
+                )
+            case "unsilence":
+                ended = desk.unsilence(person, _needed(first, "unsilence ID"))
+                return Answer(f"The silence over {ended['target']} has ended.")
+        left = (
+            desk.pause(person, first, why) if line.verb == "pause" else desk.resume(person, first)
+        )
+        keys = ", ".join("everything" if p["key"] == "*" else p["key"] for p in left)
+        return Answer(f"Paused: {keys}." if keys else "Nothing is paused.")
+
+
+def _needed(word: str, how: str) -> str:
+    if not word:
+        raise Refused(f"something is missing; write it like `{how}`")
+    return word
+
+
+def _left(line: Line, how: str) -> float:
+    """Return for how long; raises Refused when it was not said."""
+    if line.until is None:
+        raise Refused(f"for how long? write it like `{how}`")
+    return max(line.until - time.time(), 1.0)

@@ -1,0 +1,456 @@
+"""One thread an incident: a message that is edited as life goes on, and what is told beneath it, once.
+
+    incident -> sync -> no message yet: post it      | metadata carries the incident's id, the journal where it stands
+                     -> another one now: edit it     | at most every few seconds, at once when people are needed
+    note     -> reply -> sync, then a reply, once a key
+
+Kill it between posting and writing that down, or lose the answer: the channel's history is searched for our id before
+anything is posted again. A message that somebody deleted is posted anew once; who deletes that too does not want it.
+Beyond `threads_per_hour` in a channel incidents that page nobody share one message, which is edited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import math
+import re
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from agent.errors import AgentError, Refused, Unavailable, Uncertain
+from agent.ports import Note
+from agent.views import IncidentDetail
+from connectors import _slack_blocks as blocks
+from connectors._slack_door import POST_EVERY_S, Door, Gone, Lacking, Unfit
+
+if TYPE_CHECKING:
+    from agent.chat import Room
+    from connectors.slack import Slack
+
+log = structlog.get_logger()
+
+FIRST_EDIT_S: Final = 5.0
+"""So long the diagnosis may take before the first edit: a message is read only seconds later anyway."""
+NEXT_EDIT_S: Final = 10.0
+_HOUR_S: Final = 3600.0
+_MOST_THREADS: Final = 1000
+_MOST_SAID: Final = 200
+_MOST_SHARED: Final = 20
+_PICTURES: Final = 3
+"""So often a picture is tried; Slack may need some seconds before one that was uploaded can be shown."""
+_MINUTE_S: Final = 60.0
+_UNWANTED: Final = "0"
+"""Stands for the message of an incident that people have deleted twice."""
+
+
+@dataclass(slots=True)
+class _Thread:
+    """Where an incident is talked about.
+
+    ts       of its message; "" = there is none yet, or we do not know
+    sure     what we know of the message is all there is; False: look before posting
+    heard    the same of its replies
+    anew     how often it was posted again after somebody deleted it
+    done     it is over and shown so; or nobody wants it
+    posted   the severity with which it was posted: an edit calls nobody
+    """
+
+    channel: str
+    ts: str = ""
+    sure: bool = True
+    heard: bool = True
+    anew: int = 0
+    done: bool = False
+    posted: str = ""
+    digest: str = ""
+    phase: str = ""
+    edits: int = 0
+    last: float = -math.inf
+    picture: str = ""
+    drawn: str = ""
+    tries: int = 0
+    said: set[str] = field(default_factory=set)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Threads:
+    """The threads of one workspace.
+
+    link   where the console is, "" = nowhere
+    """
+
+    def __init__(self, config: Slack.Config, door: Door, room: Room, link: str) -> None:
+        self._config = config
+        self._door = door
+        self._room = room
+        self._link = link.rstrip("/")
+        self._threads: OrderedDict[str, _Thread] = OrderedDict()
+        self._born: dict[str, deque[float]] = {}
+        self._shared: dict[str, tuple[_Thread, float, dict[str, str]]] = {}
+        for id_, where in room.threads().items():
+            self._threads[id_] = _remembered(where)
+
+    def open(self) -> list[str]:
+        """Return the incidents whose message is not final."""
+        known = [id_ for id_, thread in self._threads.items() if not thread.done]
+        live = [i.id for i in self._room.desk.hooks.memory.open_incidents()]
+        return list(dict.fromkeys([*known, *live]))
+
+    def follows(self, incident: str) -> bool:
+        """Tell whether an incident has a thread, or is to have one."""
+        if incident in self._threads:
+            return True
+        found = self._room.desk.hooks.memory.incidents.get(incident)
+        return found is not None and found.severity in self._config.severities
+
+    async def sync(self, id_: str, *, now: bool = False, told: Note | None = None) -> float | None:
+        """Bring the message of an incident up to date; returns in how many seconds it wants another look, None = none.
+
+        now    a person has just done something, and looks
+        told   people are told this of it, whatever its severity: a page, or a run that asks
+        Raises Unavailable, Uncertain.
+        """
+        try:
+            detail = self._room.desk.incident(id_)
+        except Refused:
+            return None
+        thread = self._threads.get(id_)
+        if thread is None:
+            where = self._where(detail, told)
+            if where is None:
+                return None
+            channel, due = where
+            if due > time.time():
+                return due - time.time()
+            if detail["severity"] != "page" and self._full(channel):
+                await self._share(channel, detail)
+                return None
+            self._born.setdefault(channel, deque(maxlen=500)).append(time.monotonic())
+            thread = self._put(id_, _Thread(channel))
+        if thread.ts == _UNWANTED or (
+            thread.done and detail["state"] == "resolved" and not now and not detail["label"]
+        ):
+            return None
+        async with thread.turn:
+            try:
+                return await self._bring(id_, thread, detail, now=now)
+            except Gone:
+                return await self._gone(id_, thread)
+            except Unfit as no:
+                log.error("slack_message_refused", incident=id_, error=str(no))
+                return None
+
+    def _where(self, detail: IncidentDetail, told: Note | None) -> tuple[str, float] | None:
+        """Return in which channel, and from when on, an incident gets a message; None = it gets none."""
+        if detail["state"] == "resolved":
+            return None
+        if told is not None:  # it has been routed, and has waited, already
+            return self._channel(told.channel), 0.0
+        if detail["severity"] not in self._config.severities:
+            return None
+        about = Note(
+            f"incident:{detail['id']}", self._room.desk.hooks.now(), detail["severity"], detail["title"],
+            blocks.phase(detail), detail["id"],
+        )  # fmt: skip
+        found = self._room.meant(about)
+        return None if found is None else (self._channel(found[0]), found[1])
+
+    def _channel(self, named: str) -> str:
+        """Return the channel that a route or an owner names, else the one of config."""
+        return named if re.fullmatch(r"#.+|[CGD][A-Z0-9]{5,20}", named) else self._config.channel
+
+    async def reply(self, note: Note) -> None:
+        """Tell a note: beneath the message of its incident, else by itself. Raises Unavailable, Uncertain, Refused."""
+        known = note.incident in self._room.desk.hooks.memory.incidents
+        if not known or not (self.follows(note.incident) or not note.event):
+            # what happens to an incident that nobody follows is not told
+            if not (note.event and note.incident):
+                await self.tell(note)
+            return
+        await self.sync(
+            note.incident, now=note.severity == "page", told=None if note.event else note
+        )
+        thread = self._threads.get(note.incident)
+        if thread is None or thread.ts in {"", _UNWANTED}:
+            return  # a shared message says it, or nobody wants to hear
+        if thread.posted == "page" and note.key == f"page:{note.incident}:0":
+            return  # the message itself has said it; who edits one calls nobody
+        async with thread.turn:
+            await self._beneath(thread, note)
+
+    async def _beneath(self, thread: _Thread, note: Note) -> None:
+        """Post a reply, once a key; what may have been posted is looked for before the next try."""
+        if not thread.heard:
+            thread.said |= await self._replies(thread)
+            thread.heard = True
+        if note.key in thread.said:
+            return
+        thread.heard = False
+        try:
+            await self._door.ask(
+                "chat_postMessage", channel=thread.channel, thread_ts=thread.ts, metadata=blocks.metadata(note.key),
+                reply_broadcast=note.severity == "page" and not note.event, **blocks.note(note),
+            )  # fmt: skip
+        except Gone:
+            thread.heard = True
+            await self._gone(note.incident, thread)
+            return
+        except (Refused, Unavailable):
+            thread.heard = True
+            raise
+        thread.heard = True
+        thread.said.add(note.key)
+        if len(thread.said) <= _MOST_SAID:
+            self._remember(note.incident, thread)
+
+    async def tell(self, note: Note) -> None:
+        """Tell a note of no incident, once a key as far as the channel's history reaches."""
+        channel = self._channel(note.channel)
+        about = f"note:{note.key}"
+        thread = self._threads.get(about) or self._put(about, _Thread(channel))
+        async with thread.turn:
+            if thread.ts:
+                return
+            if not thread.sure:
+                thread.ts = await self._find(thread, note.key, note.ts)
+            if not thread.ts:
+                await self._post(thread, note.key, blocks.note(note, alone=True))
+            thread.done = True
+
+    # ---- one message
+
+    async def _bring(
+        self, id_: str, thread: _Thread, detail: IncidentDetail, *, now: bool
+    ) -> float | None:
+        if not thread.ts:
+            if not thread.sure:
+                thread.ts = await self._find(thread, id_, detail["opened"])
+                thread.sure = True
+            if not thread.ts:
+                thread.sure, thread.posted = False, detail["severity"]
+                self._remember(id_, thread)  # what a crash from here on must look for
+                await self._post(thread, id_, self._message(thread, detail))
+                thread.phase = blocks.phase(detail)
+                self._remember(id_, thread)
+                return FIRST_EDIT_S
+            self._remember(id_, thread)
+        message = self._message(thread, detail)
+        wants = self._wants_picture(thread, detail)
+        if _digest(message) == thread.digest and not wants:
+            self._settle(id_, thread, detail)
+            return None
+        phase = blocks.phase(detail)
+        urgent = now or (
+            phase != thread.phase and phase.startswith(("needs you", "resolved", "part of"))
+        )
+        gap = POST_EVERY_S if urgent else NEXT_EDIT_S if thread.edits else FIRST_EDIT_S
+        left = thread.last + gap - time.monotonic()
+        if left > 0:
+            return left
+        if wants:
+            await self._draw(id_, thread, detail)
+        again = await self._edit(thread, detail)
+        thread.phase = phase
+        if again is None:
+            self._settle(id_, thread, detail)
+        return again
+
+    async def _post(self, thread: _Thread, key: str, message: Mapping[str, Any]) -> None:
+        """Post a message of its own; what may have been posted is looked for before the next try."""
+        thread.sure = False
+        try:
+            said = await self._door.ask(
+                "chat_postMessage", channel=thread.channel, metadata=blocks.metadata(key), unfurl_links=False,
+                unfurl_media=False, **message,
+            )  # fmt: skip
+        except Uncertain:
+            raise
+        except AgentError:
+            thread.sure = True
+            raise
+        thread.ts, thread.sure, thread.last = str(said["ts"]), True, time.monotonic()
+        thread.channel = str(said.get("channel") or thread.channel)  # a name becomes an id
+        thread.digest = _digest(message)
+
+    async def _edit(self, thread: _Thread, detail: IncidentDetail) -> float | None:
+        """Edit the message; a picture that Slack can not show yet is left out, and tried again."""
+        message = self._message(thread, detail)
+        again = None
+        try:
+            await self._update(thread, message)
+        except Unfit as no:
+            if not (no.picture and thread.picture):
+                raise
+            thread.tries += 1
+            kept, thread.picture = thread.picture, ""
+            message = self._message(thread, detail)
+            await self._update(thread, message)
+            if thread.tries < _PICTURES:
+                thread.picture, again = kept, FIRST_EDIT_S
+                message = {}  # so that the next look edits
+        thread.digest, thread.last = _digest(message), time.monotonic()
+        thread.edits += 1
+        return again
+
+    async def _update(self, thread: _Thread, message: Mapping[str, Any]) -> None:
+        await self._door.ask("chat_update", channel=thread.channel, ts=thread.ts, **message)
+
+    def _settle(self, id_: str, thread: _Thread, detail: IncidentDetail) -> None:
+        """Note that an incident is over and shown so."""
+        over = detail["state"] == "resolved"
+        if over != thread.done:
+            thread.done = over
+            self._remember(id_, thread)
+
+    async def _gone(self, id_: str, thread: _Thread) -> float | None:
+        """Post anew what somebody deleted, once."""
+        thread.ts, thread.digest, thread.picture, thread.drawn = "", "", "", ""
+        thread.said.clear()
+        if thread.anew:
+            thread.done, thread.ts = True, _UNWANTED
+            log.info("slack_message_not_wanted", incident=id_)
+            self._remember(id_, thread)
+            return None
+        thread.anew += 1
+        return 0.0
+
+    def _message(self, thread: _Thread, detail: IncidentDetail) -> dict[str, Any]:
+        link = f"{self._link}/incidents/{detail['id']}" if self._link else ""
+        made = blocks.incident(detail, link=link, picture=thread.picture, buttons=self._config.acts)
+        return {"text": blocks.headline(detail), "blocks": made}
+
+    # ---- pictures
+
+    def _wants_picture(self, thread: _Thread, detail: IncidentDetail) -> bool:
+        """Tell whether to draw: once there is a diagnosis, and once more when a run has changed what is seen."""
+        if self._config.charts == "none" or thread.tries >= _PICTURES or not detail["causes"]:
+            return False
+        return thread.drawn != _stage(detail) and (not thread.drawn or _stage(detail) == "healed")
+
+    async def _draw(self, id_: str, thread: _Thread, detail: IncidentDetail) -> None:
+        """Draw the evidence and put it into the thread, where all may see it; failing costs no message."""
+        try:
+            charts = self._room.desk.evidence(id_)
+            png = await self._room.picture(charts, dark=self._config.charts == "dark")
+            said = await self._door.ask(
+                "files_upload_v2", channel=thread.channel, thread_ts=thread.ts, content=png,
+                filename=f"{id_}.png", title=blocks.cut(f"What is abnormal: {detail['title']}", 200),
+                alt_txt=blocks.headline(detail),
+            )  # fmt: skip
+            thread.picture = str(said["files"][0]["id"])
+            thread.drawn = _stage(detail)
+        except (Refused, Unavailable, Uncertain, KeyError, IndexError) as no:
+            thread.tries += 1
+            log.info("slack_picture_left_out", incident=id_, error=str(no))
+
+    # ---- what is there already
+
+    async def _find(self, thread: _Thread, key: str, since: float) -> str:
+        """Return the message that carries a key, "" = there is none; raises Unavailable."""
+        if thread.channel.startswith("#"):
+            return ""  # only a channel's id can be asked
+        try:
+            said = await self._door.ask(
+                "conversations_history", channel=thread.channel, oldest=f"{since - _MINUTE_S:.6f}",
+                include_all_metadata=True, limit=200,
+            )  # fmt: skip
+        except Lacking:
+            log.warning(
+                "slack_history_not_read", remedy="give the app channels:history and groups:history"
+            )
+            return ""
+        return next((str(m["ts"]) for m in _messages(said) if _key(m) == key), "")
+
+    async def _replies(self, thread: _Thread) -> set[str]:
+        try:
+            said = await self._door.ask(
+                "conversations_replies", channel=thread.channel, ts=thread.ts, include_all_metadata=True, limit=200,
+            )  # fmt: skip
+        except (Lacking, Unfit):
+            return set()
+        return {key for m in _messages(said) if (key := _key(m))}
+
+    # ---- too many
+
+    def _full(self, channel: str) -> bool:
+        born = self._born.get(channel, deque())
+        now = time.monotonic()
+        return sum(now - at < _HOUR_S for at in born) >= self._config.threads_per_hour
+
+    async def _share(self, channel: str, detail: IncidentDetail) -> None:
+        """Put an incident into the one message that those beyond the budget share."""
+        now = time.monotonic()
+        thread, began, names = self._shared.get(channel, (_Thread(channel), now, {}))
+        if now - began > _HOUR_S:
+            thread, began, names = _Thread(channel), now, {}
+        self._shared[channel] = thread, began, names
+        if detail["id"] in names:
+            return
+        names[detail["id"]] = detail["title"]
+        async with thread.turn:
+            some = [f"• {blocks.escaped(t)} ({i})" for i, t in list(names.items())[-_MOST_SHARED:]]
+            most = self._config.threads_per_hour
+            many = f"{len(names)} more incidents than the {most} an hour that this channel takes"
+            where = f"; see <{self._link}|the console>" if self._link else "; see the console"
+            message = {"text": many, "blocks": blocks.text([f"*{many}*{where}", *some])}
+            with contextlib.suppress(Gone):
+                if not thread.ts:
+                    await self._post(thread, f"shared:{channel}:{began:.0f}", message)
+                    return
+                if thread.last + NEXT_EDIT_S <= now:
+                    await self._update(thread, message)
+                    thread.last = now
+
+    # ---- memory
+
+    def _put(self, id_: str, thread: _Thread) -> _Thread:
+        self._threads[id_] = thread
+        if len(self._threads) > _MOST_THREADS:
+            gone = next((i for i, t in self._threads.items() if t.done), next(iter(self._threads)))
+            del self._threads[gone]
+        return thread
+
+    def _remember(self, id_: str, thread: _Thread) -> None:
+        self._room.remember(id_, {
+            "channel": thread.channel, "ts": thread.ts, "anew": thread.anew, "done": thread.done,
+            "picture": thread.picture, "drawn": thread.drawn, "posted": thread.posted, "said": sorted(thread.said),
+        })  # fmt: skip
+
+
+def _remembered(where: Mapping[str, Any]) -> _Thread:
+    """Return a thread as a process before us left it: what it may have posted last is looked for first."""
+    ts = str(where.get("ts", ""))
+    return _Thread(
+        str(where.get("channel", "")), ts, sure=bool(ts), heard=False, anew=int(where.get("anew", 0)),
+        done=bool(where.get("done")), picture=str(where.get("picture", "")), drawn=str(where.get("drawn", "")),
+        posted=str(where.get("posted", "")), edits=1, said=set(map(str, where.get("said", ()))),
+    )  # fmt: skip
+
+
+def _stage(detail: IncidentDetail) -> str:
+    acted = any(r["outcome"] is not None for r in detail["run_views"])
+    return "healed" if acted and detail["state"] in {"mitigated", "resolved"} else "seen"
+
+
+def _messages(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = said.get("messages")
+    return [m for m in found if isinstance(m, dict)] if isinstance(found, list) else []
+
+
+def _key(message: Mapping[str, Any]) -> str:
+    metadata = message.get("metadata") or {}
+    if metadata.get("event_type") != blocks.EVENT:
+        return ""
+    return str((metadata.get("event_payload") or {}).get("key", ""))
+
+
+def _digest(message: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(message, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,156 @@
+"""Requests that claim to come from Slack: who is let in."""
+
+import asyncio
+import contextlib
+import json
+import time
+
+import pytest
+from slack_side import OLGA, SECRET, SlackSide, form, signed
+from slack_talk import RUN, Proxy, swifter, talking, until
+
+from agent.errors import Refused
+from connectors.slack import Slack
+
+pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
+
+
+@pytest.fixture(autouse=True)
+def swift(monkeypatch):
+    swifter(monkeypatch)
+
+
+@contextlib.asynccontextmanager
+async def waiting(tmp_path):
+    async with SlackSide().serving() as side, talking(tmp_path, side, mode="http") as talk:
+        await until(lambda: side.parents and talk.slack._clerk is not None)
+        press = side.press_payload(OLGA, side.parents[0], side.button(side.parents[0], "approve"))
+        yield side, talk, Proxy(talk), form(press)
+
+
+async def test_what_slack_has_signed_is_taken_once(tmp_path):
+    async with waiting(tmp_path) as (_, talk, proxy, body):
+        headers = signed(body)
+        assert (await proxy.post(body, headers)).status_code == 200
+        await until(lambda: talk.entries("approval"))
+        again = await proxy.post(body, headers)
+        assert again.status_code == 401
+        assert "taken already" in again.text
+        await until(lambda: any("replayed" in p[0] for p in talk.presses()))
+        assert len(talk.entries("approval")) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        lambda body: {},
+        lambda body: signed(body, key="somebody else's"),
+        lambda body: signed(body + b" "),
+        lambda body: signed(body, ts=time.time() - 301),
+        lambda body: signed(body, ts=time.time() + 400),
+        lambda body: {**signed(body), "x-slack-request-timestamp": "never"},
+        lambda body: {**signed(body), "x-slack-request-timestamp": "9" * 400},
+        lambda body: {**signed(body), "x-slack-signature": "v0=é"},
+        lambda body: {**signed(body), "x-slack-signature": signed(body)["x-slack-signature"].upper()},
+    ],
+)  # fmt: skip
+async def test_what_slack_has_not_signed_is_refused_and_journalled(tmp_path, headers):
+    async with waiting(tmp_path) as (_, talk, proxy, body):
+        given = {k: v.encode() for k, v in headers(body).items()}
+        said = await proxy.post(body, given)
+        assert said.status_code == 401
+        assert SECRET not in said.text
+        await asyncio.sleep(0.05)
+        assert talk.entries("approval") == []
+        assert talk.memory.runs[RUN].state == "waiting_approval"
+        ((what, by, _),) = talk.presses()
+        assert (what, by) == ("a forged request", "somebody who claims to be Slack")
+
+
+async def test_a_flood_of_forged_requests_is_one_line_in_the_journal(tmp_path):
+    async with waiting(tmp_path) as (_, talk, proxy, body):
+        for _ in range(20):
+            assert (await proxy.post(body, {})).status_code == 401
+        assert len(talk.presses()) == 1
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
+async def test_a_token_of_ours_is_no_signature_of_slacks(tmp_path, role):
+    """Else whoever may push could press as anybody."""
+    async with waiting(tmp_path) as (_, talk, proxy, body):
+        token = talk.story.tokens.add(f"a-{role}", role, 0.0)
+        said = await proxy.post(body, {"authorization": f"Bearer {token}"})
+        assert said.status_code == 401
+        assert talk.entries("approval") == []
+
+
+async def test_a_page_of_somebody_else_may_not_post_here(tmp_path):
+    async with waiting(tmp_path) as (_, talk, proxy, body):
+        said = await proxy.post(body, {**signed(body), "origin": "https://evil.example"})
+        assert said.status_code == 403
+        assert talk.entries("approval") == []
+
+
+async def test_slack_is_told_that_we_are_here(tmp_path):
+    async with waiting(tmp_path) as (_, _, proxy, _):
+        body = json.dumps({"type": "url_verification", "challenge": "3eZbrw1a"}).encode()
+        said = await proxy.post(body, signed(body), "application/json")
+        assert (said.status_code, said.text) == (200, "3eZbrw1a")
+        body = b"ssl_check=1&token=x"
+        assert (await proxy.post(body, signed(body))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "media"),
+    [
+        (b"", "application/json"), (b"[]", "application/json"), (b"[" * 9999, "application/json"),
+        (b"x=1", "text/plain"), (b"payload=[", ""),
+    ],
+)  # fmt: skip
+async def test_what_is_nothing_of_slacks_is_refused(tmp_path, body, media):
+    async with waiting(tmp_path) as (_, talk, proxy, _):
+        assert (await proxy.post(body, signed(body), media)).status_code == 400
+        assert not talk.bugs
+
+
+async def test_a_retry_of_an_event_is_answered_and_done_once(tmp_path):
+    async with waiting(tmp_path) as (side, _, proxy, _):
+        event = {
+            "type": "event_callback", "team_id": "T0TEAM0001", "event_id": "Ev1",
+            "event": {"type": "app_mention", "user": OLGA, "team": "T0TEAM0001", "channel": "C0123456789",
+                      "text": "<@U0BOT00001> status", "ts": "1.1"},
+        }  # fmt: skip
+        body = json.dumps(event).encode()
+        for n in range(3):
+            headers = signed(body, ts=time.time() - n)
+            more = (
+                {"x-slack-retry-num": str(n), "x-slack-retry-reason": "http_timeout"} if n else {}
+            )
+            assert (
+                await proxy.post(body, {**headers, **more}, "application/json")
+            ).status_code == 200
+        await until(lambda: side.said)
+        await asyncio.sleep(0.1)
+        assert len(side.said) == 1
+
+
+async def test_before_it_talks_slack_is_asked_to_come_again(tmp_path):
+    slack = Slack("slack", Slack.Config(mode="http", channel="C0123456789"))
+    body = form({"command": "/homeostat", "text": "status"})
+    (route,) = slack.routes()
+    assert route.always
+    route.vouch(signed(body), body)
+    with pytest.raises(Exception, match="can not take this now"):
+        route.handle(body, "application/x-www-form-urlencoded")
+
+
+def test_without_its_secret_nobody_is_let_in(monkeypatch):
+    monkeypatch.delenv("SLACK_SIGNING_SECRET")
+    slack = Slack("slack", Slack.Config(mode="http", channel="C0123456789"))
+    (route,) = slack.routes()
+    with pytest.raises(Refused, match="can not check signatures"):
+        route.vouch(signed(b"x"), b"x")
+
+
+def test_only_http_has_a_way_in():
+    assert Slack("slack", Slack.Config(channel="C0123456789")).routes() == ()

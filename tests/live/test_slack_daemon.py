@@ -1,0 +1,65 @@
+"""A real daemon that talks to the stand-in for Slack: a message, a press, a kill in between, the same message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from daemon_process import Running
+from slack_side import APP, BOT, CHANNEL, OLGA, SlackSide
+from slack_talk import until
+
+pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
+pytest.importorskip("matplotlib", reason="needs the extra `charts`")
+pytestmark = pytest.mark.live
+YAML = """\
+connectors:
+  slack:
+    channel: {channel}
+    api_url: '{url}/api/'
+    people: {{{user}: {{name: olga, role: operator}}}}
+objectives:
+  - {{signal: host.memory_utilization_ratio, max: 0.0001}}
+"""
+
+
+async def test_an_objective_that_breaks_is_one_message_over_a_press_and_a_kill(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SLACK_BOT_TOKEN", BOT)
+    monkeypatch.setenv("SLACK_APP_TOKEN", APP)
+    async with SlackSide().serving() as side:
+        daemon = Running(tmp_path, YAML.format(channel=CHANNEL, url=side.url, user=OLGA))
+        try:
+            await asyncio.to_thread(daemon.start)
+            await until(lambda: side.parents and side.sockets, daemon.log.read_text, 60)
+            await until(lambda: side.files, daemon.log.read_text, 60)
+            await until(lambda: "image" in json.dumps(side.parents[0]["blocks"]), None, 60)
+            (file,) = side.files.values()
+            assert file["content"].startswith(b"\x89PNG")
+            assert "memory" in side.parents[0]["text"].lower()
+            await side.press(OLGA, side.parents[0], "ack")
+            await until(lambda: side.said, None, 20)
+            assert "You have it" in side.said[-1][1]["text"]
+            await asyncio.to_thread(daemon.kill)
+            await asyncio.to_thread(daemon.start)
+            await until(lambda: side.sockets, None, 60)
+            edits = side.parents[0].get("edits", 0)
+            await until(lambda: side.parents[0].get("edits", 0) > edits, None, 60)
+            assert "olga has it" in json.dumps(side.parents[0]["blocks"])
+            assert len(side.parents) == 1
+            assert len(side.files) == 1
+            health = await asyncio.to_thread(daemon.get, "/health")
+            assert "slack" not in health.text
+        finally:
+            if daemon.process is not None and daemon.process.poll() is None:
+                await asyncio.to_thread(daemon.kill)
+        (press,) = daemon.journal("press")
+        assert (press.body["by"], press.body["what"], press.body["came"]) == (
+            "olga (operator, slack)",
+            "ack",
+            "done",
+        )
+        kept = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
+        assert all(secret.encode() not in data for data in kept for secret in (BOT, APP))
