@@ -768,10 +768,10 @@ async def start(daemon: Daemon) -> Site:
     def measured() -> None:
         measure(desk, telemetry, events)
         expected.measure(telemetry, watches.values())
-        left_out: dict[tuple[str, ...], float] = {
-            (s,): float(n) for s, n in daemon.board.left_out.items()
-        }
-        telemetry.replace("homeostat_points_left_out_total", left_out)
+        telemetry.replace(
+            "homeostat_points_left_out_total",
+            {(s,): float(n) for s, n in daemon.board.left_out.items()},
+        )
         tally = daemon.sinks.tally()
         telemetry.replace("homeostat_sink_samples_total", {
             (s, outcome): float(n) for s, some in tally.items() for outcome, n in some.items() if outcome != "waiting"
@@ -834,10 +834,14 @@ async def start(daemon: Daemon) -> Site:
     daemon.reloaded.append(chats.turn)
     site.beside.append(chats.close)
     chats.turn()
-    console = f"http://{host}:{site.port}/"
-    telemetry.set("homeostat_console_info", 1.0, url=(config.public_url or console).rstrip("/"))
-    log.info("doors_open", console=console)
+    _opened(telemetry, f"http://{host}:{site.port}/", config.public_url)
     return site
+
+
+def _opened(telemetry: Telemetry, console: str, public_url: str) -> None:
+    """Say where the console is."""
+    telemetry.set("homeostat_console_info", 1.0, url=(public_url or console).rstrip("/"))
+    log.info("doors_open", console=console)
 
 
 def _chats(daemon: Daemon, desk: Desk) -> Chats:
