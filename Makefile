@@ -1,6 +1,6 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian debian-bench bench bench-agent bench-belief bench-crash bench-decide bench-detect bench-drift bench-forecast bench-host bench-ingest bench-live bench-otlp bench-rca bench-replay bench-verify boards readme dist clean
+.PHONY: help run demo test check setup debian debian-bench bench bench-agent bench-belief bench-crash bench-decide bench-detect bench-drift bench-forecast bench-gpu bench-host bench-ingest bench-live bench-otlp bench-prometheus bench-rca bench-replay bench-verify boards readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -50,7 +50,7 @@ debian: ## install the Debian packages that live tests and bench-live need (as r
 debian-bench: ## install the Debian packages that bench-host compares with (as root); none of them is started
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends collectd-core netdata-core prometheus-node-exporter >/dev/null
 
-bench: bench-agent bench-belief bench-crash bench-decide bench-drift bench-forecast bench-host bench-replay bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
+bench: bench-agent bench-belief bench-crash bench-decide bench-drift bench-forecast bench-gpu bench-host bench-otlp bench-prometheus bench-replay bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
 
 bench-belief: .venv/all ## six acts of belief, done to the agent itself: six minutes
 	HOMEOSTAT_BELIEF=all $(BIN)/pytest -q -m slow tests/agent/test_demo_belief.py
@@ -80,11 +80,17 @@ bench-drift: .venv/bench build/rivals build/nannyml build/evidently ## drift, ca
 bench-host: .venv/all ## what a series of the host costs, beside Netdata, node_exporter and collectd (`make debian-bench` installs them)
 	$(BIN)/python tests/bench/host_cost.py $(ARGS)
 
+bench-gpu: .venv/all ## what looking at GPUs costs a GPU, through the driver or a stand-in for NVML
+	$(BIN)/python tests/bench/gpu_poll.py $(ARGS)
+
 bench-ingest: .venv/all ## predictions over HTTP: records a second, and how late ticks get
 	$(BIN)/python tests/bench/ingest.py $(ARGS)
 
-bench-otlp: .venv/all ## OTLP metrics: points a second on one core, beside a decode with protobuf's own classes
+bench-otlp: .venv/all ## OTLP metrics of each shape: points a second on one core, beside a plain decode of the same bytes
 	$(BIN)/python tests/bench/otlp.py $(ARGS)
+
+bench-prometheus: .venv/all ## CPU of a pull of 10,000 series from a real Prometheus, beside a data frame of the same
+	$(BIN)/python tests/bench/prometheus_pull.py $(ARGS)
 
 bench-forecast: .venv/all ## forecasts of made-up fills, beside Prometheus' predict_linear
 	$(BIN)/python tests/bench/forecast.py $(ARGS)

@@ -2,7 +2,9 @@
 
     agent.yaml --able--> Able, Able, ... --acting(via, ability, target)--> the one, or Refused
 
-Asked before an act (may it be suggested? how far may it go?) and again when it acts, so that both say the same.
+Asked before an act (may it be suggested? how far may it go?) and again when it acts, so that both say the same. One
+that could not be built (an extra is missing, a secret can not be read) is chosen like any other, and says why it can
+not act: another one shall not act in its place.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 from agent import registry
 from agent.config import DEFAULT_CONNECTORS, ConnectorConfig
 from agent.errors import Refused
+from agent.model import entity
 from agent.ports import Notifier, Silencer
 from agent.questions import Asker
+from agent.record import owner_of
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -38,13 +42,26 @@ class Able:
     stand_in: bool = False
 
 
-def acting(able: Iterable[Able], via: str | None, ability: str, target: str) -> Able:
-    """Return who of those that have an ability acts on a target (an entity id); raises Refused when that is not one."""
+def acting(
+    able: Iterable[Able],
+    via: str | None,
+    ability: str,
+    target: str,
+    unbuilt: Mapping[str, str] | None = None,
+) -> Able:
+    """Return who of those that have an ability acts on a target (an entity id); raises Refused when that is not one.
+
+    unbuilt   connector -> why it could not be built
+    """
     found = [one for one in able if via in {None, one.name}]
     if len(found) > 1:
-        key = target.partition(":")[2]
-        found = [one for one in found if key in one.of] or found
+        about = entity(target)
+        whom = {about.key, owner_of(about).key}
+        found = [one for one in found if whom & set(one.of)] or found
     if len(found) == 1:
+        why = (unbuilt or {}).get(found[0].name)
+        if why is not None:
+            raise Refused(f"connector {found[0].name} could not be built: {why}")
         return found[0]
     if not found and via is not None:
         raise Refused(f"{via} can not do this: it has not the ability {ability}")

@@ -17,6 +17,7 @@ from typing import Final
 
 import structlog
 
+from agent.away import Absences, Away
 from agent.codec import pack
 from agent.errors import AgentError
 from agent.journal import Entry, JournalReader
@@ -53,21 +54,25 @@ class Archives:
         self._sleep = sleep
         self._turns: dict[str, asyncio.Task[None]] = {}
         self._news: dict[str, asyncio.Event] = {}
-        self._said: dict[str, str] = {}
+        self._away = Absences("record")
         self._newest = journal.head[0]
         self._bugs: set[tuple[str, str]] = set()
 
     def faults(self) -> list[str]:
         """Say of each that lacks something what it is, and why."""
-        out = []
+        out = [
+            f"{x.connector}: {x.waiting} entries of the journal wait for it ({x.why})"
+            for x in self.away()
+        ]
         for name, archive in self._archives().items():
-            if name in self._said:
-                behind = max(0, self._newest - archive.position)
-                out.append(
-                    f"{name}: {behind} entries of the journal wait for it ({self._said[name]})"
-                )
             out += [f"{name}: {trouble}" for trouble in archive.troubles()]
         return out
+
+    def away(self) -> list[Away]:
+        """Return those that do not take what they lack."""
+        there = self._archives()
+        self._away.only(there)
+        return self._away.told(lambda name: max(0, self._newest - there[name].position))
 
     def wrote(self, entry: Entry) -> None:
         """Wake every archive: there is something new."""
@@ -90,9 +95,9 @@ class Archives:
                 self._news[name] = asyncio.Event()
                 self._turns[name] = asyncio.create_task(self._serve(name), name=f"archive {name}")
 
-    async def close(self) -> None:
-        """Stop; what is lacking is found again after the next start."""
-        turns = list(self._turns.values())
+    async def close(self, name: str = "") -> None:
+        """Stop, one or all; what is lacking is found again after the next start."""
+        turns = [turn for key, turn in self._turns.items() if name in {"", key}]
         for turn in turns:
             turn.cancel()
         await asyncio.gather(*turns, return_exceptions=True)
@@ -106,13 +111,13 @@ class Archives:
                 if wrong is None:
                     pause = _FIRST_S
                     continue
-                if str(wrong) != self._said.get(name):  # once, not at each try
+                rest = max(getattr(wrong, "wait_s", None) or 0.0, pause)
+                if self._away.fell(name, str(wrong), rest):  # once, not at each try
                     log.warning("archive_not_reached", archive=name, error=str(wrong))
-                self._said[name] = str(wrong)
-                await self._rest(archive, max(getattr(wrong, "wait_s", None) or 0.0, pause))
+                await self._rest(archive, rest)
                 pause = min(2 * pause, _LAST_S)
         finally:
-            for kept in (self._turns, self._news, self._said):
+            for kept in (self._turns, self._news):
                 kept.pop(name, None)
 
     async def _once(self, name: str, archive: Archive) -> Exception | None:
@@ -125,8 +130,8 @@ class Archives:
         except Exception as error:  # noqa: BLE001  # a border: a bug here must not end the turn
             self._bug(name, type(error).__name__, error)
             return AgentError(f"a bug in {name}: {type(error).__name__}")
-        if self._said.pop(name, None) is not None:
-            log.info("archive_back", archive=name)
+        if (after_s := self._away.back(name)) is not None:
+            log.info("archive_back", archive=name, after_s=after_s)
         if not more and len(entries) < _PAGE:
             try:
                 async with asyncio.timeout(_EVERY_S):

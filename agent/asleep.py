@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from agent.authority import Person
+from agent.away import Away
 from agent.budget import Ledger, Promise
 from agent.codec import pack
 from agent.config import Config
@@ -87,6 +88,9 @@ class Asleep:
         """A change joins incidents; without a daemon there is nobody to let it."""
         raise _dead(f"the change of {change.entity.id} is not taken")
 
+    def dismiss(self, sender: str) -> None:
+        """Nothing is expected of anybody."""
+
     def sources(self) -> list[SourceView]:
         """We have no eyes now."""
         return []
@@ -105,6 +109,10 @@ class Asleep:
 
     def faults(self) -> list[str]:
         """What is wrong is said once, by whoever asked."""
+        return []
+
+    def away(self) -> list[Away]:
+        """As `sources`."""
         return []
 
     def hints(self) -> list[str]:

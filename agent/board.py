@@ -4,6 +4,8 @@
 
 A value holds for three intervals; after that it is unknown, and after ten minutes its column leaves the frame. Rates
 are made where points are read, because only there it is known when each was measured.
+
+Each sender is an eye of its own, `SOURCE/SENDER`: where one of them falls silent, the others are seen as before.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class _Known:
 class _Wall:
     """One source.
 
-    column         where each series stands among `values` (n,) and `came` (n,), which may have room to grow
+    column         where each series stands among `values`, `came` and `whose` (n,), which may have room to grow
+    senders        name -> when it was heard last; whose: number of the one that a value is of, in this order
     shown, order   the columns of the last frame, and in which order they stood in it
     """
 
@@ -59,6 +62,8 @@ class _Wall:
     column: dict[Series, int] = field(default_factory=dict)
     values: FloatArray = field(default_factory=lambda: np.zeros(0))
     came: FloatArray = field(default_factory=lambda: np.zeros(0))
+    whose: IntArray = field(default_factory=_ints)
+    senders: dict[str, float] = field(default_factory=dict)
     books: OrderedDict[str, _Known] = field(default_factory=OrderedDict)
     seen: dict[Entity, Sighting] = field(default_factory=dict)
     shown: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
@@ -73,6 +78,7 @@ class _Wall:
         more = len(self.column) - len(self.values)
         self.values = np.append(self.values, np.full(more, np.nan))
         self.came = np.append(self.came, np.full(more, -np.inf))
+        self.whose = np.append(self.whose, np.full(more, _NONE))
         return at
 
     def sweep(self, alive: BoolArray) -> None:
@@ -80,6 +86,7 @@ class _Wall:
         moved = np.where(alive, np.cumsum(alive) - 1, _NONE)
         self.column = {s: int(moved[i]) for s, i in self.column.items() if alive[i]}
         self.values, self.came = self.values[alive], self.came[alive]
+        self.whose = self.whose[alive]
         for known in self.books.values():
             there = known.column != _NONE
             known.column[there] = moved[known.column[there]]
@@ -110,6 +117,8 @@ class Board:
             at = known.column[batch.at]
         wall.values[at] = batch.values
         wall.came[at] = now
+        wall.senders[batch.sender] = now
+        wall.whose[at] = list(wall.senders).index(batch.sender)
         wall.seen.update((sighting.entity, sighting) for sighting in batch.seen)
         wall.left_out += batch.left_out
         if batch.left_out and now - wall.said >= _SAY_EVERY_S:
@@ -144,9 +153,23 @@ class Board:
         return Frame(source, now, wall.series, values, seen)
 
     def heard(self) -> Mapping[str, tuple[float, float, int]]:
-        """Return source -> its interval, seconds since something came, and how many series it has."""
+        """Return eye -> its interval, seconds since something came, and how many series it has.
+
+        A source whose senders have names listens, and has heard when its last frame was made; each of its senders is
+        an eye beside it.
+        """
         now = self._clock()
-        return {s: (w.every_s, now - w.heard, len(w.series)) for s, w in self._walls.items()}
+        out: dict[str, tuple[float, float, int]] = {}
+        for source, wall in self._walls.items():
+            named = [sender for sender in wall.senders if sender]
+            since = max(wall.heard, wall.due - wall.every_s) if named else wall.heard
+            out[source] = (wall.every_s, now - since, len(wall.series))
+            alive = now - wall.came <= _KEEP_S
+            many = np.bincount(wall.whose[alive], minlength=len(wall.senders))
+            for (sender, at), n in zip(wall.senders.items(), many.tolist(), strict=True):
+                if sender:
+                    out[f"{source}/{sender}"] = (wall.every_s, now - at, n)
+        return out
 
     @property
     def left_out(self) -> Mapping[str, int]:
@@ -156,6 +179,19 @@ class Board:
     def forget(self, source: str) -> None:
         """Drop a source that was taken out of config."""
         self._walls.pop(source, None)
+
+    def dismiss(self, sender: str) -> list[str]:
+        """Expect nothing more of a sender, whose token was taken away; return what it was called as an eye."""
+        out = []
+        for source, wall in self._walls.items():
+            if sender in wall.senders:
+                gone = list(wall.senders).index(sender)
+                del wall.senders[sender]
+                theirs = wall.whose == gone
+                wall.whose = np.where(theirs, _NONE, wall.whose - (wall.whose > gone))
+                wall.came[theirs] = -np.inf
+                out.append(f"{source}/{sender}")
+        return out
 
     @staticmethod
     def _known(wall: _Wall, book: Book) -> _Known:

@@ -17,7 +17,7 @@ from agent.codec import unpack
 from agent.errors import Refused
 from agent.model import ENDED, Decision, Entity, Gate, Incident
 from agent.pipeline import ongoing
-from agent.runner import Acted, Left, Plan, sealed
+from agent.plans import Acted, Left, Plan, sealed
 
 if TYPE_CHECKING:
     from agent.journal import Entry, JournalReader

@@ -23,11 +23,25 @@ import typer
 
 from agent import control
 from agent.errors import AgentError, ConfigError, Fault, Unavailable
+from agent.strike import last_words
 
 OK: Final = 0
 PROBLEMS: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
+_PARTS: Final = (
+    "cli_ask",
+    "cli_report",
+    "cli_act",
+    "cli_playbook",
+    "cli_replay",
+    "cli_local",
+    "cli_reference",
+    "cli_versions",
+    "cli_dashboards",
+    "cli_slack",
+)
+"""Where commands are, in the order of --help."""
 
 app = typer.Typer(
     name="homeostat",
@@ -39,6 +53,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # it prints local variables
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 token_app = typer.Typer(help="Tokens to act over HTTP: add, list, revoke.", no_args_is_help=True)
@@ -204,18 +219,8 @@ def tell(error: AgentError, as_json: bool) -> int:
 
 def main() -> None:
     """Run the command line; never shows a traceback for what is expected."""
-    for part_of in (
-        "cli_ask",
-        "cli_report",
-        "cli_act",
-        "cli_playbook",
-        "cli_replay",
-        "cli_local",
-        "cli_reference",
-        "cli_versions",
-        "cli_dashboards",
-        "cli_slack",
-    ):  # their commands, in the order of --help
+    # the daemon lives for months: it holds no command but its own
+    for part_of in ("cli_local",) if sys.argv[1:2] == ["run"] else _PARTS:
         import_module(f"agent.{part_of}")
 
     try:
@@ -224,4 +229,7 @@ def main() -> None:
         sys.exit(tell(error, "--json" in sys.argv[1:]))
     except BrokenPipeError:  # `homeostat runs | head`
         sys.stderr.close()
+        sys.exit(PROBLEMS)
+    except Exception as bug:  # noqa: BLE001  # the border of the command line
+        last_words(type(bug), bug, bug.__traceback__)
         sys.exit(PROBLEMS)

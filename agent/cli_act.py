@@ -491,8 +491,9 @@ def reinstate(
 ) -> None:
     """Let a playbook that harmed act again.
 
-    One that harmed only suggests from then on, on every target and over restarts. This says that you have looked at
-    it; then it may again go as far as its text and agent.yaml let it. Needs the role author.
+    One that harmed only suggests from then on, over restarts, too: on the service, model or host that it harmed,
+    wherever it has not helped three times, and everywhere once it harmed two. This says that you have looked at it;
+    then it may again go as far as its text and agent.yaml let it. Needs the role author.
     """
     from agent import cli_show
 

@@ -110,6 +110,12 @@ def run(
     Without an agent.yaml it watches this host with built-in defaults and acts on nothing. SIGHUP reads agent.yaml
     again, SIGTERM drains: runs stop at a step and go on after the next start.
     """
+    # structlog would take rich along, for tracebacks in colour that we do not show: 5 MB for as long as it runs
+    if "rich" not in sys.modules:
+        sys.modules["rich"] = None  # type: ignore[assignment]
+        import structlog  # noqa: F401
+
+        del sys.modules["rich"]
     from agent.daemon import run as run_daemon
 
     raise typer.Exit(run_daemon(control.config_path(config), state=state, log_json=log_json))

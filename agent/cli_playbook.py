@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -29,8 +29,8 @@ from agent.units import say_duration
 if TYPE_CHECKING:
     from agent.config import Config
     from agent.model import Decision, Entity, Incident
+    from agent.plans import PlannedStep
     from agent.playbook import Playbook
-    from agent.runner import PlannedStep
     from agent.strict import Document
 
 _OFFLINE: Final = frozenset(
@@ -200,6 +200,7 @@ def lint(
     from agent.playbook.examples import run
 
     opened = _open(which or (), config)
+    _unbuilt(opened.books, opened.config)
     hints = [h for b in opened.books for h in style.hints(b, opened.documents[b.id])]
     tried = [
         (book, i, run(book, test)) for book in opened.books for i, test in enumerate(book.tests)
@@ -227,6 +228,16 @@ def lint(
     emit(said, as_json, show)
     if not said["ok"]:
         raise typer.Exit(PROBLEMS)
+
+
+def _unbuilt(books: Sequence[Playbook], config: Config | None) -> None:
+    """Let playbooks know which connectors that may act for them can not be built here."""
+    from agent.trying import unbuilt
+
+    needed = {name for book in books for name in book.needs_connectors}
+    faults = unbuilt(config, needed) if config is not None and needed else {}
+    for book in books:
+        book.unbuilt(faults)
 
 
 def count(n: int, word: str) -> str:
@@ -267,7 +278,7 @@ def run_tests(
             acts = "; ".join(f"{say_duration(a.at)}: {', '.join(a.steps)}" for a in one.acts[:4])
             tail = f"  (acts after {acts})" if acts else ""
             typer.echo(f"{'FAILED' if one.wrong else 'ok    '}  {book.id}: {one.name}{tail}")
-            for line in one.wrong:
+            for line in (*one.wrong, *(one.acts[0].asks if one.acts else ())):
                 typer.echo(f"          {line}")
         typer.echo(f"{said['passed']} passed, {said['failed']} failed")
 
@@ -308,8 +319,9 @@ def plan(
         raise Refused(
             f"{book.id} acts on a {book.target.kind}, not on {about}; name a {book.target.kind}:KEY"
         )
+    _unbuilt([book], opened.config)
     values = dict(_pair(one) for one in given or ())
-    _named(values)
+    _named(values, book)
     said = _planned(book, about, values, opened.config)
     emit(said, as_json, _show_plan)
 
@@ -335,13 +347,13 @@ def _pair(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _named(given: Mapping[str, Any]) -> None:
+def _named(given: Mapping[str, Any], book: Playbook) -> None:
     """Refuse names that nobody knows: what is given under them would be heeded by nothing."""
-    from agent.playbook.check import unknown
-    from agent.playbook.trial import ABOUT
+    from agent.playbook.check import About, unknown
 
+    about = About(book.target.kind)
     for name in given:
-        for problem, remedy in () if name.startswith(ABOUT) else unknown(name):
+        for problem, remedy in () if name == "incident.severity" else unknown(name, about):
             raise Refused(f"{problem}; {remedy}".rstrip("; "))
 
 
@@ -349,15 +361,19 @@ def _planned(
     book: Playbook, about: Entity, given: Mapping[str, Any], config: Config | None
 ) -> dict[str, Any]:
     from agent.playbook.examples import forecast
+    from agent.playbook.rehearsal import questions
 
     try:
         fires, reason, incident, made, decision = forecast(book, about, given, config)
     except ValueError as wrong:
         raise Refused(str(wrong)) from None
+    # a suggestion asks nobody until a person begins it
+    begun = made if made.mode == "approve" else replace(made, mode="auto")
     return {
         "playbook": book.id, "title": book.title, "target": about.id, "fires": fires, "reason": reason,
         "cause": _cause(incident), "mode": decision.mode, "config": config is not None,
         "steps": [_step(s) for s in made.steps], "then": [_step(s) for s in made.then],
+        "asks": [asdict(a) | {"said": str(a)} for a in questions(begun)],
         "verify": asdict(made.verify) if made.verify else None, "hash": made.hash,
         "gates": _gates(decision, _OFFLINE if config is not None else _OFFLINE - _OF_CONFIG),
     }  # fmt: skip
@@ -375,7 +391,6 @@ def _step(step: PlannedStep) -> dict[str, Any]:
         "via": step.via,
         "with": dict(step.params),
         "undo": step.undo,
-        "asks": step.approve.by if step.approve is not None else "",
     }
 
 
@@ -400,8 +415,9 @@ def _show_plan(said: Any) -> None:
             via = f" via {step['via']}" if step["via"] else ""
             with_ = json.dumps(step["with"], ensure_ascii=False)
             name = f"{'do' if part == 'steps' else part} {i}. {step['id']}"
-            asks = f", asks {step['asks']} first" if step["asks"] else ""
-            typer.echo(f"{name}: {step['use']}{via} {with_}, undo {step['undo']}{asks}")
+            typer.echo(f"{name}: {step['use']}{via} {with_}, undo {step['undo']}")
+    for one in said["asks"]:
+        typer.echo(one["said"])
     verify = said["verify"]
     if verify:
         typer.echo(

@@ -216,12 +216,14 @@ def playbooks(found: Sequence[Any]) -> None:
         "playbook", "mode", "runs", "helped", "no effect", "harmed", "can not tell", "at least", ""
     )
     for p in sorted(found, key=lambda p: (-p["record"]["harmed"], -p["record"]["runs"], p["id"])):
-        table.add_row(
-            p["id"], p["mode"], *_counts(p["record"]), Text("; ".join(p["why"]), style="yellow")
-        )
-        if len(p["groups"]) > 1:
-            for name, tally in p["groups"].items():
-                table.add_row(Text(f"  {name}", style="dim"), "", *_counts(tally), "")
+        said = "; ".join(p["why"])
+        table.add_row(p["id"], p["mode"], *_counts(p["record"]), Text(said, style="yellow"))
+        for name, tally in p["groups"].items():
+            mode = "" if tally["mode"] == p["mode"] else tally["mode"]
+            harm = "" if tally["harm"] in said else tally["harm"]
+            table.add_row(
+                Text(f"  {name}", style="dim"), mode, *_counts(tally), Text(harm, style="yellow")
+            )
     out.print(table)
 
 

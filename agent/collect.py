@@ -20,15 +20,18 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
+from agent.away import Absences
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Entity, Frame, Series
-from agent.ports import Arrival, Bulk, Ceding, Covering, Feed, Source
+from agent.ports import Arrival, Bulk, Ceding, Covering, Feed, PredictionBatch, Source
 from agent.possible import Possible
 from agent.rates import Rates
+from agent.strike import bug_in
 
 log = structlog.get_logger()
 
 _LONGEST_REST_S: Final = 60.0
+_MOST_MODELS: Final = 1000
 _PATIENCE: Final = 3.0
 """A source is blind when it has not answered for so many of its intervals."""
 
@@ -101,11 +104,14 @@ class Collector:
     clock: Callable[[], float] = time.time
     health: dict[str, Health] = field(default_factory=dict)
     possible: Possible = field(default_factory=Possible)
+    away: Absences = field(default_factory=lambda: Absences("readings"))
     _rates: Rates = field(default_factory=Rates)
     _inbox: list[Frame | Arrival] = field(default_factory=list)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _taking: set[asyncio.Task[None]] = field(default_factory=set)
     _self_series: tuple[Series, ...] = ()
+    _brought: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Model -> log that brought rows of it -> when that was last in order, or away."""
     _covering: dict[str, Covering] = field(default_factory=dict)
 
     def add(self, name: str, source: Source, interval_s: float | None = None) -> None:
@@ -126,10 +132,20 @@ class Collector:
         """Put what came into the inbox."""
         self._inbox.extend(self.possible.apply(x) if isinstance(x, Frame) else x for x in arrivals)
 
-    def heard(self, name: str, interval_s: float, at: float, series: int) -> None:
+    def heard(self, name: str, interval_s: float, at: float, series: int, now: float) -> None:
         """Note that something was pushed: who was heard once is blind when it falls silent."""
         h = self.health.setdefault(name, Health(name, interval_s, started=at))
         h.interval_s, h.last_ok, h.series = interval_s, at, series
+        if h.blind(now) and not h.error:
+            h.error = "nothing comes from it any more"
+            log.warning("sender_silent", source=name, after_s=round(now - at))
+        elif h.error and not h.blind(now):
+            h.error = ""
+            log.info("source_back", source=name)
+
+    def dismiss(self, name: str) -> None:
+        """Expect nothing more of a sender."""
+        self.health.pop(name, None)
 
     async def take(self, source: str, arrivals: Sequence[Arrival]) -> None:
         """Take what a receiver was sent, or a log held; returns when its rows are counted. None is given up then."""
@@ -141,6 +157,18 @@ class Collector:
         self._taking.add(task)
         task.add_done_callback(self._taking.discard)
         await asyncio.shield(task)  # who waits may be told to stop, the log has moved on
+
+    def unread(self, for_s: float) -> set[str]:
+        """Return the models whose rows are in a log that is away, or was until `for_s` ago: what came in is not all."""
+        now = time.monotonic()
+        out = set()
+        for model, logs in self._brought.items():
+            for key in logs:
+                if key in self.away:
+                    logs[key] = now
+            if any(now - away <= for_s for away in logs.values()):
+                out.add(model)
+        return out
 
     async def close(self) -> None:
         """Stop asking; a source that does not stop in time is left behind, rows that were read are counted."""
@@ -154,14 +182,24 @@ class Collector:
 
     async def remove(self, name: str) -> None:
         """Stop asking one source (after a reload)."""
-        self.possible.forget(name)
         self._covering.pop(name, None)
-        for key in (name, f"{name}.feed"):
-            task = self._tasks.pop(key, None)
-            self.health.pop(key, None)
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task], timeout=2.0)
+        for sender in [key for key in self.health if key.startswith(f"{name}/")]:
+            self.dismiss(sender)
+        keys = (name, f"{name}.feed")
+        tasks = [self._tasks.pop(key) for key in keys if key in self._tasks]
+        for key in keys:
+            self.health.pop(key, None)  # one that does not hear of it ends at its next turn
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=2.0)
+        for logs in self._brought.values():
+            logs.pop(keys[1], None)
+        for key in keys:
+            self.away.back(key)
+        self.possible.forget(name)
+        self._rates.forget(name)
+        self._inbox = [x for x in self._inbox if not (isinstance(x, Frame) and x.source == name)]
 
     def rebase(self, jump: float, now: float) -> None:
         """Move remembered times along with a wall clock that was set; not those that were already read off the new."""
@@ -245,6 +283,9 @@ class Collector:
         async def then() -> None:
             arrivals = given.copy()
             given.clear()
+            for one in arrivals:
+                if isinstance(one, PredictionBatch) and len(self._brought) < _MOST_MODELS:
+                    self._brought.setdefault(one.model, {}).setdefault(name, -math.inf)
             await self.take(name, arrivals)
 
         await self._forever(name, once, then)
@@ -257,7 +298,7 @@ class Collector:
     ) -> None:
         h = self.health[name]
         due = time.monotonic()
-        while True:
+        while self.health.get(name) is h:  # else it was taken out, and did not hear of it
             h.asked += 1
             start = time.monotonic()
             meter = _Metered(once())
@@ -266,11 +307,11 @@ class Collector:
                 # not wait_for: before Python 3.12 it can swallow a cancellation, and the task lives for ever
                 async with asyncio.timeout(max(2.0, 2 * h.interval_s)):
                     h.series = await meter
-                was, h.last_ok = h.last_ok, self.clock()
+                h.last_ok = self.clock()
                 if then is not None:
                     await then()
-                if h.error:
-                    log.info("source_back", source=name, after_s=round(h.last_ok - was, 1))
+                if (after_s := self.away.back(name)) is not None:
+                    log.info("source_back", source=name, after_s=after_s)
                 h.error, h.failed = "", 0
             except TimeoutError:
                 rest = self._fell(h, f"no answer within {max(2.0, 2 * h.interval_s):.0f} s", None)
@@ -282,7 +323,7 @@ class Collector:
             ) as error:  # the one border of collect: a plug-in's bug must not end the daemon
                 if not h.failed:
                     log.exception("source_bug", source=name)
-                rest = self._fell(h, f"bug in the source: {type(error).__name__}: {error}", None)
+                rest = self._fell(h, bug_in("the source", error), None)
             h.poll_s = time.monotonic() - start
             cost = meter.cpu_s / max(h.interval_s, h.stretched_s)
             h.cpu_ratio = h.cpu_ratio * 0.9 + cost * 0.1 if h.asked > 1 else cost
@@ -293,16 +334,17 @@ class Collector:
     def _fell(self, h: Health, error: str, wait_s: float | None) -> float:
         """Note a failure, once when it is new; return how long to rest."""
         h.failed += 1
-        if error != h.error:
-            log.warning("source_failed", source=h.name, error=error)
         h.error = error
         back_off = min(_LONGEST_REST_S, h.interval_s * 2.0 ** min(h.failed - 1, 6))
-        return max(back_off, wait_s or 0.0, h.interval_s)
+        rest = max(back_off, wait_s or 0.0, h.interval_s, h.stretched_s)
+        if self.away.fell(h.name, error, rest):
+            log.warning("source_failed", source=h.name, error=error)
+        return rest
 
     def _stretch(self, h: Health) -> float:
         """Return the interval at which this source keeps to its share, once all together cost too much."""
         if sum(x.cpu_ratio for x in self.health.values()) <= self.cpu_budget:
             return h.interval_s
-        share = self.cpu_budget / max(1, len(self.health))
+        share = self.cpu_budget / max(1, len(self._tasks))
         now = max(h.interval_s, h.stretched_s)
         return max(h.interval_s, min(_LONGEST_REST_S, now * h.cpu_ratio / share))

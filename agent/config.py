@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from agent import registry, windows
+from agent.attributes import ATTRIBUTES, LABELS
 from agent.catalogue import SIGNALS, SignalDef
 from agent.cron import Cron
 from agent.errors import ConfigError, Fault
@@ -87,7 +88,7 @@ class Matcher(Model):
     kind: EntityKind
     key: str = "*"
     where: dict[str, str] = {}
-    """Attributes by name: `{command: 'python *batch.py*'}`."""
+    """Attributes by name: `{command: 'python *batch.py*'}`; `labels.NAME`: of `topology: {labels: [...]}`."""
 
 
 class Window(Model):
@@ -220,6 +221,9 @@ class WatchModels(Model):
     """Requests of this long make rate, latency and errors of the service."""
 
 
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+
+
 class EdgeSpec(Model):
     """One edge of the graph: `{from: service:shop, to: dependency:db:5432}`."""
 
@@ -230,12 +234,24 @@ class EdgeSpec(Model):
     """calls, runs_on, serves, version_of or feeds; default: calls, under `remove:` any."""
 
 
+class Labelled(Model):
+    """Words of a person on entities: `{kind: host, key: 'gpu-0*', set: {rack: r7}}`."""
+
+    kind: EntityKind
+    key: str = "*"
+    """Which of the kind; * is a glob."""
+    set: Annotated[dict[LabelName, str], Field(min_length=1)]
+    """Name to value: `target.labels.rack` in playbooks, `labels.rack` as their domain and under `where:`."""
+
+
 class Map(Model):
     """What a person knows better about who depends on whom; everything else is learnt."""
 
     add: list[EdgeSpec] = []
     remove: list[EdgeSpec] = []
     """These edges are not there, whatever tells them."""
+    labels: list[Labelled] = []
+    """Of several on one entity, a later one wins."""
     names: dict[str, Name] = {}
     """What labels call it -> service id: `{reviews-v1: reviews}`; * in the former is a glob."""
     qualify: bool = False
@@ -510,6 +526,7 @@ def _cross(
     yield from _services(origins, whole=whole)
     yield from _map(config, origins, document, whole=whole)
     yield from _scope(config, document)
+    yield from _attributes(config, document)
     yield from _maintenance(config, document)
     yield from _addresses(config, document)
     yield from _connectors(config, document, whole=whole)
@@ -784,6 +801,48 @@ def _defined(
 def edges_of(config: Config) -> list[Edge]:
     """Return the edges that a person added."""
     return [Edge(e.kind or "calls", entity(e.src), entity(e.dst)) for e in config.topology.add]
+
+
+def labels_of(config: Config, kind: str) -> set[str]:
+    """Return the labels that a person gives to entities of a kind."""
+    return {name for rule in config.topology.labels if rule.kind == kind for name in rule.set}
+
+
+def _attributes(config: Config, document: Document) -> Iterator[Fault]:
+    """Check names under `where:`: what no entity of the kind has would match nothing, without a word."""
+    matchers: list[tuple[Place, Matcher]] = [
+        *((("manages", i), one) for i, one in enumerate(config.manages)),
+        *((("never", i), one) for i, one in enumerate(config.never)),
+        *(
+            (("maintenance", i, "scope", j), one)
+            for i, window in enumerate(config.maintenance)
+            for j, one in enumerate(window.scope)
+        ),
+    ]
+    for path, matcher in matchers:
+        for name in matcher.where:
+            wrong = unknown_attribute(name, matcher.kind, labels_of(config, matcher.kind))
+            if wrong is not None:
+                yield document.fault((*path, "where", name), *wrong, key=True)
+
+
+def unknown_attribute(
+    name: str, kind: EntityKind, labels: Collection[str] | None
+) -> tuple[str, str] | None:
+    """Return (problem, remedy) when no entity of a kind can have an attribute; `labels` None = they are not known."""
+    label = name.removeprefix(LABELS)
+    if label == name:
+        known = ATTRIBUTES[kind]
+        if name in known:
+            return None
+        remedy = did_you_mean(name, known, show=20) or f"or give a label: `{LABELS}{name}`"
+        return f"a {kind} has no attribute `{name}`", remedy
+    if labels is None or label in labels:
+        return None
+    remedy = did_you_mean(label, labels) or (
+        f"add it to agent.yaml: topology: {{labels: [{{kind: {kind}, key: ..., set: {{{label}: ...}}}}]}}"
+    )
+    return f"no {kind} is given the label `{label}`", remedy
 
 
 _SHARED_KINDS: Final = frozenset({"service", "replica", "model", "version"})

@@ -13,12 +13,14 @@ import asyncio
 import contextlib
 import fcntl
 import inspect
+import linecache
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -41,7 +43,7 @@ from agent import (
     telling,
     web,
 )
-from agent.abilities import Able, acting, meant_for
+from agent.abilities import Able, able, acting, meant_for
 from agent.archives import Archives
 from agent.board import Board
 from agent.budget import Promise
@@ -54,7 +56,7 @@ from agent.codec import pack
 from agent.collect import Collector
 from agent.config import DEFAULT_CONNECTORS, Config, ConnectorConfig, edges_of, load
 from agent.desk import Desk
-from agent.errors import AgentError, ConfigError, Fault, Refused
+from agent.errors import AgentError, ConfigError, Fault, Refused, Unavailable
 from agent.graph_past import GraphPast
 from agent.hands import RealHands, Stage
 from agent.history import History
@@ -69,6 +71,7 @@ from agent.mutes import Mutes
 from agent.objectives import aims_of, limits_of
 from agent.outbox import Outbox
 from agent.pipeline import Moment, Walk, again, bank, record_plan
+from agent.plans import Plan
 from agent.playbook import Library
 from agent.playbook.library import folders
 from agent.ports import (
@@ -92,7 +95,7 @@ from agent.ports import (
 from agent.pulses import Pulses
 from agent.references import References
 from agent.routing import Router
-from agent.runner import Plan, Runner
+from agent.runner import Runner
 from agent.runs_store import store_of
 from agent.scene import Scene
 from agent.sinks import Sinks
@@ -110,6 +113,12 @@ _SAVE_EVERY_S: Final = 300.0
 _SAVE_LATER_S: Final = 25.0
 """Feeds go back 30 s more than there are between two checkpoints."""
 _LOOK_S: Final = 0.1
+_THREADS: Final = 128
+"""Made when needed: as many as calls hang at once, and a few."""
+_UNREAD_S: Final = 10.0
+"""After its return a log is read on, and the newest seconds come last."""
+_CLOSING_S: Final = 10.0
+"""How long one connector may take to close."""
 _BIND_EVERY_S: Final = 5.0
 _COLUMNS_S: Final = 2.0
 """How long a folder of models may take to say what columns a model has: rows wait for it."""
@@ -173,16 +182,20 @@ class Connectors:
         """Return the connector that has an ability: named, or the only one, or the one for this service."""
         if ability is None:
             return None
-        if via is not None and via not in self.built:
+        wanted = wanted_connectors(self._config)
+        if via is not None and via in wanted and via not in {*self.built, *self.faults}:
+            raise Unavailable(f"connector {via} is being made anew", wait_s=1.0)
+        if via is not None and via not in {*self.built, *self.faults}:
             raise Refused(
                 f"no connector is called {via!r}: name one of {', '.join(sorted(self.built))}"
             )
-        able = [
+        found = [
             Able(name, meant_for(vars(c.config)))
             for name, c in self.built.items()
             if isinstance(c, ability)
         ]
-        return self.built[acting(able, via, ability.__name__, target).name]
+        found += [one for one in able(self._config, ability) if one.name in self.faults]
+        return self.built[acting(found, via, ability.__name__, target, self.faults).name]
 
 
 def wanted_connectors(config: Config) -> dict[str, ConnectorConfig]:
@@ -254,7 +267,7 @@ class Daemon:
         )
         self.outbox = Outbox(
             self.record, self._ways, time.time, self._filled,
-            Router(config.people, self._facts, self._withheld),
+            Router(config.people, self._facts, self._withheld), meant=self._meant,
         )  # fmt: skip
         self.archives = Archives(self.journal, self._archives, self.memory.last_decision)
         self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
@@ -270,6 +283,7 @@ class Daemon:
                 halted=self._paused_file,
                 written=lambda: self.journal.pending == 0,
                 standing=self.standing,
+                patience=lambda plan: guard.patience(self.incident(plan.incident), self.world),
             ),
         )
         self.training = Training(
@@ -281,7 +295,7 @@ class Daemon:
         )
         self.walk = Walk.wired(
             config, world=self.world, history=self.history, memory=self.memory, record=self.record,
-            library=Library.load(self._playbook_dirs(), config), step_of=self._step_of,
+            library=self._library(config), step_of=self._step_of,
             detector=self._make_detector,
         )  # fmt: skip
         self.walk.bugs = self.bug
@@ -294,8 +308,7 @@ class Daemon:
         self.walk.foretold = self.forecasts.step
         self.first_frame = False
         self.desk: Desk
-        self.ticks = 0
-        self.late_ticks = 0
+        self.ticks = self.late_ticks = 0
         self.tick_s = 0.0
         self.bugs: dict[str, int] = {}
         self.draining = asyncio.Event()
@@ -310,6 +323,7 @@ class Daemon:
         self.intake: Intake | None = None
         self.chats: Chats | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._reloading = asyncio.Lock()
         self._saved = time.monotonic()
         self._bound = 0.0
         self._lock: int | None = None
@@ -474,6 +488,8 @@ class Daemon:
         self._raise_priority()
         self._remember()
         loop = asyncio.get_running_loop()
+        # calls that hang keep their threads, and names are looked up there, too: nobody may wait for a free one
+        loop.set_default_executor(ThreadPoolExecutor(_THREADS, "call"))
         for name in ("SIGTERM", "SIGINT"):
             loop.add_signal_handler(getattr(signal, name), self.draining.set)
         loop.add_signal_handler(signal.SIGHUP, self._hup)
@@ -485,6 +501,7 @@ class Daemon:
         self._load_state()
         site = await web.start(self)
         schedule = self._schedule()
+        linecache.clearcache()  # the docstrings of what people write were read in the sources
         self.record("daemon", "started", {"pid": os.getpid(), "version": __version__}, time.time())
         log.info("started", listen=self.config.listen, state=str(self.state), mode=self.config.mode)
         self.outbox.restore(self.journal)
@@ -512,12 +529,8 @@ class Daemon:
             with contextlib.suppress(AgentError):
                 self.record("daemon", "stopped", {"pid": os.getpid()}, time.time())
             self.journal.close()
-            for connector in self.connectors.built.values():
-                close = getattr(connector, "close", None)
-                if close is not None:
-                    result = close()
-                    if asyncio.iscoroutine(result):
-                        await result
+            for name, connector in self.connectors.built.items():
+                await self._closed(name, connector)
             log.info("stopped")
         return 0
 
@@ -585,17 +598,23 @@ class Daemon:
         frames += [a for a in arrivals if isinstance(a, Frame)]
         frames += [self.collector.possible.apply(f) for f in self.board.frames(now)]
         for source, (every_s, ago_s, series) in self.board.heard().items():
-            self.collector.heard(source, every_s, now - ago_s, series)
+            self.collector.heard(source, every_s, now - ago_s, series, now)
         # measured before the clock was set back, come after it: the future would make all the rest look stale
         frames = [replace(f, ts=now) if f.ts > now + JUMP_S else f for f in frames]
         if self.models.busy:
-            frames.append(self.models.frame(now))
+            unread = self.collector.unread(self.config.models.traffic_window + _UNREAD_S)
+            frames.append(self.models.frame(now, unread))
         frames.append(self.collector.self_frame(now))
         foretold = self.forecasts.frame(now)
         if foretold is not None:
             frames.append(foretold)
         changes = [a for a in arrivals if isinstance(a, Change)]
         return frames, changes, [a for a in arrivals if isinstance(a, Signal)]
+
+    def dismiss(self, sender: str) -> None:
+        """Expect nothing more of a sender whose token was taken away."""
+        for eye in self.board.dismiss(sender):
+            self.collector.dismiss(eye)
 
     def count(self, rows: Bulk) -> None:
         """Count a piece of the rows that came; see `agent.intake.Counting`, which gives every piece its time."""
@@ -640,6 +659,11 @@ class Daemon:
 
     def _ways(self) -> dict[str, Notifier]:
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Notifier)}
+
+    def _meant(self, name: str) -> bool:
+        return name in wanted_connectors(self.config) or (
+            name == "page" and bool(self.config.page.command)
+        )
 
     def _filled(self, note: Note) -> Note:
         return news.filled(note, self.incident(note.incident), self.config.public_url)
@@ -723,6 +747,11 @@ class Daemon:
             if self.connectors.built.get(name) is source:  # not taken out of config meanwhile
                 self.collector.add(name, source, wanted.interval)
 
+    def _library(self, config: Config) -> Library:
+        library = Library.load(self._playbook_dirs(), config)
+        library.unbuilt(self.connectors.faults)
+        return library
+
     def receivers(self) -> dict[str, Receiver]:
         """Return the connectors that others push to."""
         return {n: c for n, c in self.connectors.built.items() if isinstance(c, Receiver)}
@@ -770,7 +799,7 @@ class Daemon:
         """Put onto the map what a person wrote: services, edges that there are, edges that there are not."""
         graph = self.config.topology
         hide = [EdgePattern(e.kind or "", e.src, e.dst) for e in graph.remove]
-        self.world.topology.configure(edges_of(self.config), hide, time.time())
+        self.world.topology.configure(edges_of(self.config), hide, time.time(), graph.labels)
         self.world.topology.drop(BINDING)
         self.binding.start(self.world.topology)
 
@@ -886,11 +915,21 @@ class Daemon:
         self.spawn(self.reload(), "reload")
 
     async def reload(self) -> None:
-        """Read the config again; a faulty one is told and the old one stays."""
+        """Read the config again; a faulty one is told and the old one stays. Who asked may leave: it is done whole."""
+        task = asyncio.create_task(self._reload(), name="reload")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _reload(self) -> None:
+        async with self._reloading:
+            await self._read_again()
+
+    async def _read_again(self) -> None:
         sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = load(self.config_path)
-            library = Library.load(self._playbook_dirs(), config)
+            library = self._library(config)
         except ConfigError as error:
             for fault in error.faults:
                 log.error("reload_refused", fault=str(fault))
@@ -899,14 +938,13 @@ class Daemon:
         old, new = wanted_connectors(self.config), wanted_connectors(config)
         self.collector.push(of_reload(self.config.services, config.services, time.time()))
         renamed = _naming(self.config) != _naming(config)
-        for name, built in list(self.connectors.built.items()):
+        gone = []
+        for name, built in self.connectors.built.items():
             names_it = renamed and "names" in inspect.signature(type(built)).parameters
-            if name in new and old.get(name) == new[name] and not names_it:
-                continue
-            await self.collector.remove(name)
-            self.board.forget(name)
-            self.world.drop(name)
-            self.connectors.built.pop(name, None)
+            if name not in new or old.get(name) != new[name] or names_it:
+                gone.append(name)
+        # notes and steps for those that are made anew wait meanwhile; two of one name never share a spool
+        await asyncio.gather(*(self._retire(name) for name in gone))
         self.config = config
         self.outbox.router.people = config.people
         before = set(self.connectors.built)
@@ -931,6 +969,26 @@ class Daemon:
         self.record("daemon", "reloaded", {"mode": config.mode}, time.time())
         log.info("reloaded", mode=config.mode)
         sd_notify("READY=1")
+
+    async def _retire(self, name: str) -> None:
+        """Take a connector out of use, then close it: what it read is counted, what it keeps is on disk."""
+        await self.collector.remove(name)
+        await self.archives.close(name)
+        self.board.forget(name)
+        self.world.drop(name)
+        await self._closed(name, self.connectors.built.pop(name))
+
+    async def _closed(self, name: str, connector: Any) -> None:
+        """Close one that is not used any more; what goes wrong holds up nobody."""
+        try:
+            async with asyncio.timeout(_CLOSING_S):
+                result = getattr(connector, "close", lambda: None)()
+                if inspect.isawaitable(result):
+                    await result
+        except (AgentError, TimeoutError) as error:
+            log.warning("connector_not_closed", connector=name, error=str(error) or "too slow")
+        except Exception as error:  # noqa: BLE001  # a border: the others are closed, too
+            self.bug(f"closing {name}", error)
 
     def bug(self, where: str, error: Exception) -> None:
         """Note an exception that nobody expected: once with its traceback, then counted."""

@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 
 from agent import __version__, graph, views
 from agent.authority import ROLES, Forbidden, Person, Token, Tokens
+from agent.away import Away
 from agent.budget import (
     DAY_S,
     LOOK_BACK_DAYS,
@@ -71,11 +72,11 @@ from agent.model_views import (
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame
+from agent.plans import PlannedApproval, asked_for
 from agent.ports import Note
 from agent.questions import Reply
-from agent.record import Tally
+from agent.record import Harm, Tally
 from agent.report import ReportView, post_mortem
-from agent.runner import PlannedApproval, asked_for
 from agent.units import say_duration
 from agent.views import (
     ChangeView,
@@ -181,10 +182,17 @@ class TallyView(TypedDict):
     success: float | None
 
 
+class GroupView(TallyView):
+    """How runs on one group of targets turned out. mode: how far it may go there now; harm: why not further."""
+
+    mode: Mode
+    harm: str
+
+
 class PlaybookView(LoadedView):
     """A playbook and its record.
 
-    mode     how far it may go now: the lowest of `limits`; own_mode: what its text asks for
+    mode     how far it may go now where it has no record: the lowest of `limits`; own_mode: what its text asks for
     why      what holds it there beside its own text, the strictest first, in words
     record   of all its runs; groups: by group of targets
     """
@@ -193,7 +201,7 @@ class PlaybookView(LoadedView):
     own_mode: Mode
     why: list[str]
     record: TallyView
-    groups: dict[str, TallyView]
+    groups: dict[str, GroupView]
 
 
 class BudgetView(TypedDict):
@@ -345,6 +353,10 @@ class Hooks(Protocol):
         """Hand a change to the next tick, which records it and lets it join incidents."""
         ...
 
+    def dismiss(self, sender: str) -> None:
+        """Expect nothing more of a sender whose token was taken away."""
+        ...
+
     def sources(self) -> list[SourceView]:
         """How our eyes are."""
         ...
@@ -363,6 +375,10 @@ class Hooks(Protocol):
 
     def faults(self) -> list[str]:
         """What a person must mend: history on a full disk, connectors that could not be made."""
+        ...
+
+    def away(self) -> list[Away]:
+        """Who outside does not do what it is asked for."""
         ...
 
     def hints(self) -> list[str]:
@@ -688,10 +704,9 @@ class Desk:
         memory = self.hooks.memory
         records = memory.records
         limits = list(p["limits"])
-        harm = records.demoted(p["id"])
+        harm = records.demoted(p["id"], "")
         if harm is not None:
-            reason = f"it harmed {harm.target} in run {harm.run}: {harm.summary}"
-            limits.append({"by": "record", "mode": "suggest", "reason": reason})
+            limits.append({"by": "record", "mode": "suggest", "reason": _of_harm(harm)})
         said = memory.ceilings.get(p["id"])
         if said is not None:
             why = said.by + (f": {said.reason}" if said.reason else "")
@@ -718,8 +733,14 @@ class Desk:
                 for x in tight if x["mode"] != "auto"
             ],
             "record": _tally(sum(groups.values(), Tally())),
-            "groups": {name: _tally(t) for name, t in groups.items()},
+            "groups": {name: self._group(p["id"], name, t, limits) for name, t in groups.items()},
         }  # fmt: skip
+
+    def _group(self, id_: str, name: str, tally: Tally, limits: Sequence[LimitView]) -> GroupView:
+        harm = self.hooks.memory.records.demoted(id_, name)
+        modes: list[Mode] = [limit["mode"] for limit in limits if limit["by"] != "record"]
+        mode = min([*modes, *(["suggest"] if harm else [])], key=MODES.index)
+        return {**_tally(tally), "mode": mode, "harm": _of_harm(harm) if harm else ""}  # type: ignore[typeddict-item]  # a mode
 
     def models(self, model: str = "") -> list[ModelView]:
         """Return what is known of the models (of one). Raises NotThere."""
@@ -1099,7 +1120,7 @@ class Desk:
         person.must("reinstate")
         known = {p["id"]: p for p in self.playbooks()}
         id_ = pick(playbook, known, "playbook")
-        if self.hooks.memory.records.demoted(id_) is None:
+        if not self.hooks.memory.records.harmed(id_):
             raise Refused(
                 f"playbook {id_} has no harm on its record that nobody looked at; nothing to do"
             )
@@ -1175,6 +1196,7 @@ class Desk:
         """Take a token away; raises Forbidden, Refused."""
         person.must("token")
         gone = self.tokens.revoke(name)
+        self.hooks.dismiss(name)
         self._record("token", name, {"what": "revoked", "role": gone.role, "by": person.signed})
         return _token_view(gone)
 
@@ -1297,6 +1319,10 @@ def _not_loaded(id_: str) -> LoadedView:
     """Return what is left of a playbook of which only the record is known."""
     limit: LimitView = {"by": "not loaded", "mode": "observe", "reason": ""}
     return {"id": id_, "title": "", "owner": "", "target": "", "causes": [], "limits": [limit]}
+
+
+def _of_harm(harm: Harm) -> str:
+    return f"it harmed {harm.target} in run {harm.run}: {harm.summary}"
 
 
 def _tally(t: Tally) -> TallyView:

@@ -16,12 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.strike import strike
+
 _SHOWN: Final = 100
 """Of a longer line, so many characters around the place are shown."""
 
 
 class AgentError(Exception):
-    """Any failure that homeostat expects. The message says what failed, on what, and what to do."""
+    """Any failure that homeostat expects. The message says what failed, on what, and what to do, and no secret."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(strike(message))
 
 
 @dataclass(frozen=True, slots=True)

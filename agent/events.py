@@ -100,7 +100,9 @@ class _Listener:
             yield "retry: 2000\n\n"
             while not self._ended:
                 try:
-                    await asyncio.wait_for(self._news.wait(), heartbeat_s)
+                    # not wait_for: before Python 3.12 it can swallow a cancellation, and we stay for nobody
+                    async with asyncio.timeout(heartbeat_s):
+                        await self._news.wait()
                 except TimeoutError:
                     yield ": still here\n\n"
                     continue

@@ -40,15 +40,15 @@ from agent.model import (
 )
 from agent.playbook import Guard, lowest
 from agent.reach import Reach
-from agent.record import owner_of
+from agent.record import group_of, owner_of
 from agent.trouble import Key, key_of
 from agent.units import say_duration
 
 if TYPE_CHECKING:
     from agent.config import Config, Matcher, Window
     from agent.memory import Memory
+    from agent.plans import Plan, PlannedBlast
     from agent.playbook import Playbook
-    from agent.runner import Plan
     from agent.world import World
 
 CORRELATED_SHARE: Final = 0.5
@@ -66,6 +66,8 @@ NEVER_NAMES: Final = frozenset({
 """Names of processes that nothing may ever touch: init, remote access, container runtimes, node agents, databases."""
 _IN_SIGHT_S: Final = 120.0
 """Values of a run's trouble may be this old when it begins, or as old as their source is patient."""
+_PATIENCE_S: Final = (60.0, 3600.0)
+"""So long, at least and at most, waits a run that has done nothing yet: then its evidence is old."""
 _NEVER_PORTS: Final = frozenset({"22", "2379", "5432", "3306", "27017", "6379", "9200", "10250"})
 
 
@@ -179,7 +181,9 @@ def decide(
             _fresh(case),
             _trust(case),
             _attempts(case),
-            *_blast(case),
+            *_blast(
+                case.limits.planned_blast, target, playbook.id, memory=memory, world=world, now=now
+            ),
             _settle(case),
             _breaker(case),
         ]
@@ -229,6 +233,11 @@ def standing(
             gates.append(_seen(incident, unseen, world))
     if first and mutating:
         gates.append(_healthy(reached, world, config))
+    if first and plan.blast is not None:
+        # others may have begun since it was planned, by limits of their own
+        gates += _blast(
+            plan.blast, plan.entity, plan.playbook, memory=memory, world=world, now=now, but=plan.run_id
+        )  # fmt: skip
     closed = next((g for g in gates if not g.passed), None)
     if closed is not None:
         return closed.reason
@@ -240,6 +249,19 @@ def standing(
     if first and shared and not config.single_agent:
         return "agent.yaml no longer says `single_agent: true`"
     return ""
+
+
+def patience(incident: Incident | None, world: World) -> float:
+    """Return for how many seconds a run that has done nothing waits for leave before the walk decides anew.
+
+    A minute, or until the slowest source of what is wrong must have spoken again: three of its intervals, an hour at
+    most. What no source has shown since a restart may be of the slowest that there is.
+    """
+    least, most = _PATIENCE_S
+    wrong = [a.series for a in incident.anomalies if a.end is None] if incident is not None else []
+    sources = {world.source(series) for series in wrong}
+    known = sources - {""} if "" not in sources else world.patience.keys()
+    return min(max([least, *(world.patience.get(s, least) for s in known)]), most)
 
 
 def paused(plan: Plan, memory: Memory, world: World) -> str:
@@ -474,37 +496,61 @@ def _attempts(case: _Case) -> Gate:
     )
 
 
-def _blast(case: _Case) -> Iterator[Gate]:
-    """Count the targets that are touched at about the same time, this one included."""
-    limit = case.limits.blast
-    domain = case.world.attrs(case.target).get(limit.domain, "") if limit.domain else ""
+def _blast(
+    limit: PlannedBlast, target: Entity, playbook: str, *, memory: Memory, world: World, now: float, but: str = ""
+) -> Iterator[Gate]:  # fmt: skip
+    """Count the targets of a domain that are under treatment at about the same time, this one included.
 
-    def inside(one: Entity) -> bool:
-        same_domain = not limit.domain or case.world.attrs(one).get(limit.domain, "") == domain
-        return one.kind == case.target.kind and same_domain
+    By whatever playbook: it is the domain that shall not be touched all over, whoever touches it. `but` = this run is
+    not counted: it is the one that asks.
+    """
+    domain = world.attrs(target).get(limit.domain, "") if limit.domain else ""
 
-    window = max(case.limits.settle, 60.0)
-    touched = {r.target for r in _recent(case, case.now - window) if inside(r.target)} | {
-        case.target
+    def inside(one: Entity, *, sure: bool) -> bool:
+        """Tell whether it is of the domain; who has not said yet (after a restart) counts as touched, not as there."""
+        said = world.attrs(one).get(limit.domain, "") if domain else domain
+        return one.kind == target.kind and (said == domain or not (said or sure))
+
+    since = now - limit.within
+    runs = (r for r in _treating(memory, playbook, since) if r.id != but)
+    touched = {
+        target,
+        *(e for r in runs for e in _treated(r, memory, world) if inside(e, sure=False)),
     }
     n = len(touched)
-    reason = (
-        ""
-        if n <= limit.max_targets
-        else "so many targets at once: wait, or look for a common cause"
-    )
-    yield Gate("blast_count", n <= limit.max_targets, str(n), str(limit.max_targets), reason)
-    population = {e for e in case.world.entities(case.target.kind) if inside(e)} | touched
-    share = n / len(population)
+    passed = n <= limit.max_targets
+    reason = "" if passed else "so many targets at once: wait, or look for a common cause"
+    yield Gate("blast_count", passed, str(n), str(limit.max_targets), reason)
+    there = {e for e in world.entities(target.kind) if inside(e, sure=True)} | touched
+    share = n / len(there)
     passed = n == 1 or share <= limit.max_share
-    reason = "" if passed else f"{n} of {len(population)} would be touched at once"
-    yield Gate(
-        "blast_share",
-        passed,
-        f"{share:.0%}",
-        f"{limit.max_share:.0%} (one is always allowed)",
-        reason,
-    )
+    reason = "" if passed else f"{n} of {len(there)} would be touched at once"
+    most = f"{limit.max_share:.0%} (one is always allowed)"
+    yield Gate("blast_share", passed, f"{share:.0%}", most, reason)
+
+
+def _treating(memory: Memory, playbook: str, since: float) -> Iterator[Run]:
+    """Yield the runs that count for the blast radius: those that live or have acted since then, of all playbooks.
+
+    Of another playbook, one that only holds what was proven to help is no treatment any more.
+    """
+    for run in memory.runs.values():
+        if run.state in ENDED and run.updated < since:
+            continue
+        at = acted_at(run)
+        going = run.state not in ENDED and (run.state != "holding" or run.playbook == playbook)
+        if (going or (at is not None and at >= since)) and _mutates(run, memory):
+            yield run
+
+
+def _mutates(run: Run, memory: Memory) -> bool:
+    """Tell whether a run changes the world, as its plan says; without a plan, as its steps say, or may."""
+    plan = memory.plans.get(run.id)
+    return not plan.marks if plan is not None else _changed(run) or not run.steps
+
+
+def _treated(run: Run, memory: Memory, world: World) -> frozenset[Entity]:
+    return reach.of_plan(run.target, memory.plans.get(run.id), world.topology).treated
 
 
 def _settle(case: _Case) -> Gate:
@@ -719,7 +765,7 @@ def _confidence(case: _Case) -> Gate:
 
 def _record(case: _Case) -> Gate:
     """What harmed only suggests, until a person has looked at it; a person's own yes is such a look."""
-    harm = case.memory.records.demoted(case.playbook.id)
+    harm = case.memory.records.demoted(case.playbook.id, group_of(case.target))
     limit = "no harm that nobody looked at"
     undone = _put_back(case)
     if harm is None and undone is not None and not case.asked:

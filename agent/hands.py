@@ -31,18 +31,20 @@ from agent import registry
 from agent.codec import canonical, pack, unpack
 from agent.conditions import Holding, conditions
 from agent.config import Config
+from agent.course import Held, Passage, Verified
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.expr import UNKNOWN, expressions, interpolate
 from agent.journal import Unwritten
 from agent.memory import Memory, acted_at
 from agent.model import ENDED, Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
+from agent.plans import Acted, Plan, PlannedStep
 from agent.ports import Done, Note, Notifier, Silencer, Step, Undo
 from agent.questions import Asker, OwnQuestions
 from agent.record import owner_of, treated, untreated
-from agent.runner import Acted, Held, Passage, Plan, PlannedStep, Verified
 from agent.scene import Scene
 from agent.silences import OwnSilences
+from agent.strike import bug_in
 from agent.symptoms import symptoms_of
 from agent.units import say_duration
 from agent.verify import judge
@@ -117,8 +119,6 @@ class Eyes(Protocol):
 
 Stage = Literal["first", "next", "undo"]
 Standing = Callable[[Plan, Stage], str]
-_PATIENCE_S: Final = 60.0
-"""So long a run that has done nothing yet waits for leave; then its evidence is old, and the walk decides anew."""
 
 
 class _Everybody:
@@ -148,13 +148,14 @@ class _Try:
 
 
 class RealHands:
-    """`agent.runner.Hands` over registered verbs, the journal and the scene.
+    """`agent.course.Hands` over registered verbs, the journal and the scene.
 
     resolve   finds the connector for an ability
     record    appends to the journal and folds into `memory`
     halted    whether a file says that everything is paused
     written   whether the record is really on disk; for a `record` that does not raise when it is not
     standing  why a run may not do its next step now, beside a pause of its target; "" = it may
+    patience  how many seconds a run that has done nothing yet waits for that, then the walk decides anew
     clock     unix seconds
     """
 
@@ -168,9 +169,11 @@ class RealHands:
         halted: Callable[[], bool] = lambda: False,
         written: Callable[[], bool] = lambda: True,
         standing: Standing = lambda _plan, _stage: "",
+        patience: Callable[[Plan], float] = lambda _plan: 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._standing = standing
+        self._patience = patience
         self._resolve = resolve
         self._record = record
         self._memory = memory
@@ -280,7 +283,7 @@ class RealHands:
                 await self.report(replace(run, state="paused", text=why))
                 await self._held_back(plan, run, why)
                 waited.append(self._clock())
-            if first and not paused and not 0 <= self._clock() - waited[0] < _PATIENCE_S:
+            if first and not paused and not 0 <= self._clock() - waited[0] < self._patience(plan):
                 await self.report(run)
                 return Passage("", f"nothing was done: {why}")
             await self._eyes.tick()
@@ -489,7 +492,7 @@ class RealHands:
             return None
         except Exception as error:  # the border to the verb: a bug may have left anything
             log.exception("bug", where=f"verb {way.planned.use}", run=way.plan.run_id)
-            text = f"a bug in the verb {way.planned.use}: {type(error).__name__}: {error}"
+            text = bug_in(f"the verb {way.planned.use}", error)
             return self._unclear_end(way.plan, way.planned, way.started, text)
         return self._done(way, done, "adopted" if adopted else "done")
 
@@ -648,7 +651,7 @@ class RealHands:
                 return "refused", str(error)
             except Exception as error:  # the border between us and the verb
                 log.exception("bug", where=f"undo of {step.use}", run=plan.run_id)
-                return "failed", f"a bug in the undo of {step.use}: {type(error).__name__}: {error}"
+                return "failed", bug_in(f"the undo of {step.use}", error)
             await asyncio.sleep(_back_off(repeat, problem))
         text = _unanswered(ready, problem, step.timeout, tries)
         return ("failed" if isinstance(problem, Unavailable) else "uncertain"), text
@@ -673,8 +676,16 @@ class RealHands:
     async def hold(
         self, plan: Plan, step: PlannedStep, since: float, results: Mapping[str, Any]
     ) -> Held:
-        """Wait until a temporary measure is over: its conditions have held, or its time is up."""
+        """Wait until a temporary measure is over: its conditions have held, or its time is up.
+
+        One that did not help, where the next playbook may try, is over at once: held, it would keep that one away.
+        """
         until = step.until
+        run = self._memory.runs.get(plan.run_id)
+        outcome = run.outcome if run is not None else None
+        gives_way = plan.verify is not None and plan.verify.otherwise == "next"
+        if gives_way and outcome is not None and outcome.verdict != "helped" and not outcome.well:
+            return Held(self._clock(), "it did not help: the next one may try")
         if until is None:
             return Held(self._clock(), "it has no end of its own")
         holding = Holding(conditions(until.is_, until.for_))

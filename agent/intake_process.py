@@ -35,6 +35,7 @@ from agent.inlets import LARGE, Busy, Inlets, No, told
 from agent.intake import MOST_CELLS, SIZE, read
 from agent.parcels import cells_of, pack, parts, unpack
 from agent.ports import Bulk
+from agent.strike import last_words
 
 if TYPE_CHECKING:
     import httpx
@@ -283,6 +284,7 @@ async def _hear(reader: asyncio.StreamReader, pipe: Pipe, server: _server.Server
 
 def main() -> None:
     """Serve until the daemon lets us go."""
+    sys.excepthook = last_words
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     if (
         os.getpriority(os.PRIO_PROCESS, 0) < 0

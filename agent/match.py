@@ -19,6 +19,7 @@ from agent.causes import matches
 from agent.conditions import Holding, View, join
 from agent.expr import parse
 from agent.model import Cause, Entity, Incident
+from agent.record import group_of
 from agent.scene import Scene
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def candidates(
         keen = keen or fires is True or held.counts
         if fires and memory is not None and _gave_way(playbook, target, incident, memory):
             fires, reason = False, "it has acted and did not help; the next one may try"
-        harmed = memory is not None and memory.records.demoted(playbook.id) is not None
+        harmed = memory is not None and memory.records.demoted(playbook.id, group_of(target))
         if fires and not taken.get(target) and (harmed or playbook.unable(target)):
             # it can not act whatever the guard says; another one may, and the guard tells of the lack or the harm
             out.append((playbook, target, seen))

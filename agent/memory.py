@@ -24,9 +24,9 @@ from agent.causes import matches
 from agent.codec import unpack
 from agent.handoff import Need
 from agent.model import ENDED, Change, Decision, Entity, Incident, Mode, Run, Severity
+from agent.plans import Plan
 from agent.questions import Question, Reply
 from agent.record import Records
-from agent.runner import Plan
 
 if TYPE_CHECKING:
     from agent.journal import Entry, JournalReader

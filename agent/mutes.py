@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 
+from agent.away import Absences, Away
 from agent.codec import pack
 from agent.errors import AgentError, Refused
 from agent.journal import Entry
@@ -57,13 +58,17 @@ class Mutes:
         self._clock = clock
         self._due: dict[str, float] = {}
         self._out: set[str] = set()
-        self._said: dict[str, str] = {}
+        self._away = Absences("silences")
         self._told: set[str] = set()
         """Silences of which it was said that they can not be told there."""
 
     def faults(self) -> list[str]:
         """Say of each whose silences are not known now, why."""
-        return [f"{name}: its silences are not known ({why})" for name, why in self._said.items()]
+        return [f"{x.connector}: its silences are not known ({x.why})" for x in self.away()]
+
+    def away(self) -> list[Away]:
+        """Return those whose silences are not known now."""
+        return self._away.told()
 
     def wrote(self, entry: Entry) -> None:
         """Look at once when a silence was written down here."""
@@ -73,8 +78,7 @@ class Mutes:
     def tick(self, now: float) -> None:
         """Look where it is due."""
         muting = self._muting()
-        for name in set(self._said) - set(muting):
-            del self._said[name]
+        self._away.only(muting)
         for name, one in muting.items():
             if name not in self._out and not 0 < self._due.get(name, 0.0) - now <= _LOOK_S:
                 self._due[name] = now + _LOOK_S
@@ -87,11 +91,11 @@ class Mutes:
             await self._theirs(name, one, [m for m in found if not m.key])
             await self._ours(name, one, {m.key: m for m in sorted(found, key=_order) if m.key})
         except AgentError as error:
-            if str(error) != self._said.get(name):
+            if self._away.fell(name, str(error), _LOOK_S):
                 log.warning("silences_not_known", source=name, error=str(error))
-            self._said[name] = str(error)
         else:
-            self._said.pop(name, None)
+            if (after_s := self._away.back(name)) is not None:
+                log.info("silences_known_again", source=name, after_s=after_s)
         finally:
             self._out.discard(name)
 

@@ -25,11 +25,13 @@ from typing import Any, Final
 import structlog
 
 from agent import news
+from agent.away import Absences, Away
 from agent.codec import unpack
-from agent.errors import AgentError, Refused
+from agent.errors import AgentError, Refused, Unavailable
 from agent.journal import Entry, JournalReader
 from agent.ports import Choosy, Note, Notifier
 from agent.routing import Leg, People, Router
+from agent.strike import bug_in
 
 log = structlog.get_logger()
 
@@ -88,6 +90,7 @@ class Outbox:
     ways    the connectors that notify, by name, as they are now
     fill    adds to a note what is known when it leaves
     router  knows which ways a note takes, and when it may go
+    meant   whether config names a way, also while it is being made anew or can not be made
     """
 
     def __init__(
@@ -97,25 +100,32 @@ class Outbox:
         clock: Callable[[], float],
         fill: Callable[[Note], Note] = lambda note: note,
         router: Router | None = None,
+        *,
+        meant: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._record = record
         self._ways = ways
         self._clock = clock
         self._fill = fill
         self.router = router or Router(People())
+        self._meant = meant
         self._since = clock() - KEEP_S
         self._heard: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._queues: dict[str, _Queue] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
-        self._said: dict[str, str] = {}
+        self._away = Absences("notes")
         self._begun: set[str] = set()
 
     def faults(self) -> list[str]:
         """Say of each address that fails how much waits for it, and why."""
         return [
-            f"{address}: {len(self._queues[address].legs)} notes are not delivered yet ({why})"
-            for address, why in self._said.items()
+            f"{one.connector}: {one.waiting} notes are not delivered yet ({one.why})"
+            for one in self.away()
         ]
+
+    def away(self) -> list[Away]:
+        """Return the addresses that do not take what they are owed."""
+        return self._away.told(lambda address: len(self._queues[address].legs))
 
     @property
     def owed(self) -> dict[str, int]:
@@ -253,14 +263,14 @@ class Outbox:
                             queue.legs.remove(leg)
                         queue.crowded.discard(leg.note.key)
                     pause = _FIRST_S
-                    self._said.pop(address, None)
+                    self._away.back(address)
                     continue
-                if str(wrong) != self._said.get(address):  # once, not at each try
-                    self._said[address] = str(wrong)
+                rest = max(getattr(wrong, "wait_s", None) or 0.0, pause)
+                if self._away.fell(address, str(wrong), rest):  # once, not at each try
                     log.warning(
                         "note_not_delivered", way=address, note=legs[0].note.key, error=str(wrong)
                     )
-                await asyncio.sleep(max(getattr(wrong, "wait_s", None) or 0.0, pause))
+                await asyncio.sleep(rest)
                 pause = min(2 * pause, _LAST_S)
         finally:
             self._turns.pop(address, None)
@@ -271,13 +281,19 @@ class Outbox:
         fresh = [leg for leg in legs if self._clock() - leg.due <= KEEP_S]
         note = folded(address, [leg.note for leg in fresh]) if fresh else legs[0].note
         gave_up = ""
-        if notifier is None:
-            gave_up = "this way is gone from agent.yaml"
-        elif not fresh:
+        if not fresh:
             gave_up = f"older than {KEEP_S / 3600:g} h"
+        elif notifier is None and self._meant(legs[0].way):
+            return Unavailable(
+                f"{address} is not there now: it is being made anew, or could not be"
+            )
+        elif notifier is None:
+            gave_up = "this way is gone from agent.yaml"
         else:
             try:
                 await notifier.notify(self._fill(note))
+                if (after_s := self._away.back(address)) is not None:
+                    log.info("notes_taken_again", way=address, after_s=after_s)
             except Refused as error:
                 gave_up = str(error)
             except AgentError as error:
@@ -286,7 +302,20 @@ class Outbox:
                 Exception
             ) as error:  # a border: a bug here must not lose the notes after this one
                 log.exception("bug", where=f"notifier {address}")
-                gave_up = f"a bug in {address}: {type(error).__name__}: {error}"
+                gave_up = bug_in(address, error)
+        self._settle(address, queue, legs, fresh, note, gave_up)
+        return None
+
+    def _settle(  # noqa: PLR0917  # what `_try` has found
+        self,
+        address: str,
+        queue: _Queue,
+        legs: Sequence[Leg],
+        fresh: Sequence[Leg],
+        note: Note,
+        gave_up: str,
+    ) -> None:
+        """Write down what became of notes: delivered, or given up and why."""
         now = self._clock()
         if gave_up:
             log.error("note_given_up", way=address, note=note.key, error=gave_up)
@@ -302,7 +331,6 @@ class Outbox:
                 body |= {"in": note.key} if note.key != leg.note.key else {}
                 body |= {"sent": sent} if leg is fresh[0] and not note.event else {}
             self._record("told", leg.note.key, body, now)
-        return None
 
 
 def _held_until(leg: Leg, now: float) -> float:

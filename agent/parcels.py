@@ -193,6 +193,7 @@ def _samples_out(said: Mapping[str, Any], batch: SampleBatch) -> bytes:
         "of": "samples", "source": batch.source, "origin": book.origin, "start": book.told,
         "names": [(s.metric, s.entity.kind, s.entity.key, s.labels) for s in new],
         "every": batch.every_s, "seen": [packed(s) for s in batch.seen], "left": [batch.left_out, batch.why],
+        "sender": batch.sender,
     }  # fmt: skip
     book.told += len(new)  # what is packed is sent, in order, or this process ends
     arrays = {"at": batch.at, "values": batch.values}
@@ -208,8 +209,8 @@ def _samples_in(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> SampleBat
     book = Book(meta["origin"], series, meta["start"])
     left, why = meta["left"]
     return SampleBatch(
-        meta["source"], book, arrays["at"], arrays["values"], meta["every"], seen, left, why
-    )
+        meta["source"], book, arrays["at"], arrays["values"], meta["every"], seen, left, why, meta["sender"]
+    )  # fmt: skip
 
 
 def _sketch_out(batch: SketchBatch) -> dict[str, Any]:

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from agent.graph_past import GraphPast
     from agent.history import History
     from agent.memory import Memory
+    from agent.plans import Plan
     from agent.playbook import Library
-    from agent.runner import Plan
 
 _MOST_CHANGES: Final = 20
 """Suspects that an incident keeps, the nearest ones."""

@@ -202,6 +202,7 @@ class SampleBatch:
     every_s    how often its frame is made; a value holds for three times as long
     seen       entities that are new or due
     left_out   points that were not taken since the last batch, and `why`
+    sender     who pushed them
     """
 
     source: str
@@ -212,6 +213,7 @@ class SampleBatch:
     seen: tuple[Sighting, ...] = ()
     left_out: int = 0
     why: str = ""
+    sender: str = ""
 
 
 Logged = PredictionBatch | LabelBatch | SketchBatch
@@ -487,7 +489,9 @@ class Action(Protocol):
     shared     acts on something that several agents may share (endpoint, alias, deployment)
 
     Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it. One that
-    waits by its own parameters may have an attribute `waits_s`: a try is given at least so long.
+    waits by its own parameters may have an attribute `waits_s`: a try is given at least so long. `gives`, if it has it,
+    names the values of its `Done`, so that `${steps.ID.NAME}` is checked at load: a tuple, or a static method from the
+    parameters as they are written to one.
     """
 
     effect: str

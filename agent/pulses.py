@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
+from agent.away import Absences, Away
 from agent.errors import AgentError
 from agent.ports import Pulse
 
@@ -38,18 +39,22 @@ class Pulses:
         self._clock = clock
         self._due: dict[str, float] = {}
         self._out: set[str] = set()
-        self._said: dict[str, str] = {}
+        self._away = Absences("heartbeat")
 
     def faults(self) -> list[str]:
         """Say of each that did not hear the last beat, why."""
-        return [f"{name}: the heartbeat did not arrive ({why})" for name, why in self._said.items()]
+        return [f"{x.connector}: the heartbeat did not arrive ({x.why})" for x in self.away()]
+
+    def away(self) -> list[Away]:
+        """Return those that did not hear the last beat."""
+        return self._away.told()
 
     def tick(self, ts: float) -> None:
         """Beat those that are due, if the journal takes entries."""
         now, pulses = self._clock(), self._pulses()
         for gone in set(self._due) - set(pulses):
             del self._due[gone]
-            self._said.pop(gone, None)
+        self._away.only(pulses)
         due = [n for n in pulses if self._due.get(n, now) <= now and n not in self._out]
         if not due or not self._written():
             return
@@ -62,10 +67,10 @@ class Pulses:
         try:
             await pulse.beat(ts)
         except AgentError as error:
-            if str(error) != self._said.get(name):  # once, not at each beat
+            if self._away.fell(name, str(error), pulse.pulse_s):  # once, not at each beat
                 log.warning("heartbeat_not_heard", way=name, error=str(error))
-            self._said[name] = str(error)
         else:
-            self._said.pop(name, None)
+            if (after_s := self._away.back(name)) is not None:
+                log.info("heartbeat_heard_again", way=name, after_s=after_s)
         finally:
             self._out.discard(name)

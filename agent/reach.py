@@ -19,8 +19,8 @@ from agent.model import Cause, Entity, EntityKind
 from agent.record import owner_of
 
 if TYPE_CHECKING:
+    from agent.plans import Plan
     from agent.playbook import Playbook
-    from agent.runner import Plan
     from agent.topology import Topology
 
 _KINDS: Final = frozenset(get_args(EntityKind)) - {"source"}
@@ -52,6 +52,12 @@ class Reach:
             found = {*self.owners, *map(owner_of, down), *self.weakened()}
             self._stakes.append(frozenset(found))
         return self._stakes[0]
+
+    @property
+    def treated(self) -> frozenset[Entity]:
+        """Whom it does something to: the touched, their owners, and all that goes down with a machine."""
+        down = {e for one in self._machines() for e in self._upon(one)}
+        return frozenset({*self.touched, *self.owners, *down})
 
     @property
     def covered_by(self) -> list[Entity]:
@@ -133,7 +139,8 @@ def of_playbook(
 def of_plan(target: Entity, plan: Plan | None, topology: Topology) -> Reach:
     """Return what a run reaches; of one whose plan is gone, its target is known."""
     steps = plan.steps if plan is not None else ()
-    named = [e for s in steps for v in s.params.values() if (e := _named(v)) is not None]
+    moving = [s for s in steps if _moves(s.use)]
+    named = [e for s in moving for v in s.params.values() if (e := _named(v)) is not None]
     return Reach(tuple(dict.fromkeys([target, *named])), takes_away(s.use for s in steps), topology)
 
 
@@ -141,6 +148,12 @@ def takes_away(verbs: Iterable[str]) -> bool:
     """Tell whether any verb takes something away from service while it acts."""
     known = (registry.action.get(v) for v in verbs if v in registry.action)
     return any(getattr(verb, "takes_replica", False) for verb in known)
+
+
+def _moves(use: str) -> bool:
+    """Tell whether a verb acts on whom its parameters name: what tells or asks people only speaks of them."""
+    verb = registry.action.get(use) if use in registry.action else None
+    return verb is None or verb.effect == "mutating" or verb.shared
 
 
 def _named(value: object) -> Entity | None:

@@ -1,8 +1,12 @@
 """The record of playbooks: how runs turned out, by playbook and group of targets, and what it allows from now on.
 
 A fold over the journal's runs, so it is as persistent as they are: nothing is stored beside them that could be lost
-between a run and its consequence. **A playbook that harmed only suggests**, on every target, until a person who has
-looked at it says otherwise (`homeostat reinstate`, journalled): what harmed one may harm the next.
+between a run and its consequence. **A playbook that harmed only suggests** until a person who has looked at it says
+otherwise (`homeostat reinstate`, journalled):
+
+    in the group that it harmed         it is proven to harm there
+    in groups where it is not proven    what harmed one may harm the next; proven = it has helped there PROVEN times
+    everywhere, after a second group    then it is the playbook, not the group
 
 Pure; counts are of all times, though memory keeps only the newest runs.
 """
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from agent.memory import Memory
 
 VERDICTS: Final[tuple[Verdict, ...]] = ("helped", "no_effect", "harmed", "cannot_tell")
+PROVEN: Final = 3
+"""A playbook that has helped a group of targets so often goes on to act there when it harmed another one."""
 _OWN_GROUP: Final = frozenset({"service", "model", "dependency", "host"})
 
 
@@ -98,11 +104,11 @@ class Records:
     """The record of all playbooks.
 
     tallies   playbook -> group of targets -> counts
-    harms     playbook -> its newest harm; trusts: playbook -> the newest word of a person on it
+    harms     playbook -> group -> its newest harm; trusts: playbook -> the newest word of a person on it
     """
 
     tallies: dict[str, dict[str, Tally]] = field(default_factory=dict)
-    harms: dict[str, Harm] = field(default_factory=dict)
+    harms: dict[str, dict[str, Harm]] = field(default_factory=dict)
     trusts: dict[str, Trust] = field(default_factory=dict)
 
     def run(self, seq: int, run: Mapping[str, Any], before: Verdict | None = None) -> None:
@@ -115,25 +121,41 @@ class Records:
         if verdict is None and before is None:
             return
         playbook, target = str(run["playbook"]), Entity(run["target"]["kind"], run["target"]["key"])
+        group = group_of(target)
         groups = self.tallies.setdefault(playbook, {})
-        tally = groups.get(group_of(target), Tally())
+        tally = groups.get(group, Tally())
         if before is not None:
             tally = tally.plus(before, -1)
-        groups[group_of(target)] = tally if verdict is None else tally.plus(verdict)
-        old = self.harms.get(playbook)
+        groups[group] = tally if verdict is None else tally.plus(verdict)
+        harms = self.harms.get(playbook, {})
+        old = harms.get(group)
         if verdict == "harmed" and (old is None or old.seq < seq):
-            self.harms[playbook] = Harm(
+            harm = Harm(
                 seq, str(run["id"]), target.id, float(run["updated"]), str(outcome["summary"])
             )
+            self.harms[playbook] = {**harms, group: harm}
 
     def trust(self, seq: int, playbook: str, body: Mapping[str, Any], ts: float) -> None:
         """Take a person's word that a playbook may act again."""
         self.trusts[playbook] = Trust(seq, str(body["by"]), str(body.get("reason", "")), ts)
 
-    def demoted(self, playbook: str) -> Harm | None:
-        """Return the harm for which a playbook only suggests; None = there is none, or a person has lifted it."""
-        harm, trust = self.harms.get(playbook), self.trusts.get(playbook)
-        return None if harm is None or (trust is not None and trust.seq > harm.seq) else harm
+    def harmed(self, playbook: str) -> dict[str, Harm]:
+        """Return the groups that a playbook harmed and that no person has looked at since."""
+        trust = self.trusts.get(playbook)
+        return {
+            group: harm
+            for group, harm in sorted(self.harms.get(playbook, {}).items())
+            if trust is None or trust.seq < harm.seq
+        }
+
+    def demoted(self, playbook: str, group: str) -> Harm | None:
+        """Return the harm for which a playbook only suggests in a group of targets; None = there is none."""
+        harmed = self.harmed(playbook)
+        if not harmed or group in harmed:
+            return harmed.get(group)
+        proven = self.tallies.get(playbook, {}).get(group, Tally()).helped >= PROVEN
+        newest = max(harmed.values(), key=lambda h: h.seq)
+        return None if proven and len(harmed) == 1 else newest
 
     def of(self, playbook: str) -> dict[str, Tally]:
         """Return the tallies of a playbook by group of targets."""

@@ -40,11 +40,11 @@ from agent.model import (
     Sighting,
 )
 from agent.pipeline import Moment, Walk, ongoing
+from agent.plans import Plan
 from agent.playbook import Library
 from agent.playbook.rehearsal import Fold, Rehearsal
 from agent.recorded import Stretch
 from agent.rows import Rows
-from agent.runner import Plan
 from agent.topology import Binding, EdgePattern
 from agent.world import World
 
@@ -236,7 +236,7 @@ class Replay:
         if not self._seen:
             graph = self._config.topology
             hide = [EdgePattern(e.kind or "", e.src, e.dst) for e in graph.remove]
-            topology.configure(edges_of(self._config), hide)
+            topology.configure(edges_of(self._config), hide, labels=graph.labels)
             if host is not None:
                 Binding(self._config.services, host).start(topology)
         self._seen.update(fresh)

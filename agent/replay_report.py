@@ -96,6 +96,8 @@ def _incident(one: Incident, found: Found, recorded: Sequence[str]) -> dict[str,
 
 
 def _act(act: Act, runs: Sequence[Run]) -> dict[str, Any]:
+    from agent.playbook.rehearsal import questions
+
     plan = act.plan
     did = [
         r.id for r in runs
@@ -105,6 +107,7 @@ def _act(act: Act, runs: Sequence[Run]) -> dict[str, Any]:
         "at": plan.created, "playbook": plan.playbook, "title": plan.title, "target": plan.target,
         "incident": plan.incident, "mode": plan.mode, "cause": plan.cause,
         "steps": [{"id": s.id, "use": s.use, "via": s.via, "with": dict(s.params), "undo": s.undo} for s in plan.steps],
+        "asks": [asdict(a) | {"said": str(a)} for a in questions(plan)],
         "held": [asdict(g) for g in act.held], "hash": plan.hash, "verdict": "cannot_tell", "recorded": did,
     }  # fmt: skip
 
@@ -178,8 +181,8 @@ def show(said: Any) -> None:
     line(f"\n{count(len(said['acts']), 'would-be act')}")
     for a in said["acts"][:_MOST_SHOWN]:
         line(f"  {iso(a['at'])}  {_acts(a)}")
-        if a["held"]:
-            line(f"      no further by {', '.join(g['name'] for g in a['held'])}")
+        for said_of_it in _about(a):
+            line(f"      {said_of_it}")
     _more(said["acts"])
     if said["held"]:
         line(f"\n{count(len(said['held']), 'time')} the guard stopped what had fired")
@@ -195,6 +198,11 @@ def show(said: Any) -> None:
     line("")
     for one in said["notes"]:
         line(f"note: {one}")
+
+
+def _about(a: Any) -> list[str]:
+    held = ", ".join(g["name"] for g in a["held"])
+    return [*(one["said"] for one in a["asks"]), *([f"no further by {held}"] if held else [])]
 
 
 def _acts(a: Any) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from agent.away import Absences, Away
 from agent.catalogue import SIGNALS
 from agent.errors import AgentError, Refused
 from agent.model import FloatArray, Series
@@ -110,16 +111,17 @@ class Sinks:
         self._rest: dict[str, tuple[float, float]] = {}
         """Sink -> until when it rests, and how long it did."""
         self._out: set[str] = set()
-        self._said: dict[str, str] = {}
+        self._away = Absences("numbers", clock)
 
     def faults(self) -> list[str]:
         """Say of each that does not take our numbers, why, and how many wait."""
+        return [f"{x.connector}: {x.waiting} samples wait ({x.why})" for x in self.away()]
+
+    def away(self) -> list[Away]:
+        """Return those that do not take our numbers."""
         there = self._sinks()
-        return [
-            f"{name}: {there[name].tally.get('waiting', 0)} samples wait ({why})"
-            for name, why in self._said.items()
-            if name in there
-        ]
+        self._away.only(there)
+        return self._away.told(lambda name: there[name].tally.get("waiting", 0))
 
     def tally(self) -> dict[str, Mapping[str, int]]:
         """Return what became of the samples of each."""
@@ -130,7 +132,7 @@ class Sinks:
         now, sinks = self._clock(), self._sinks()
         for gone in set(self._due) - set(sinks):
             del self._due[gone]
-            self._said.pop(gone, None)
+            self._rest.pop(gone, None)
         for name, sink in sinks.items():
             if self._due.get(name, now) > now:
                 continue
@@ -138,7 +140,7 @@ class Sinks:
             try:
                 sink.take(ts, numbers(sink))
             except AgentError as error:
-                self._say(name, error)
+                self._say(name, error, sink.sink_s)
         for name, sink in sinks.items():
             rest, _ = self._rest.get(name, (0.0, 0.0))
             if name not in self._out and rest <= now and sink.tally.get("waiting", 0):
@@ -149,19 +151,20 @@ class Sinks:
         try:
             await sink.deliver()
         except AgentError as error:
-            self._say(name, error)
+            wait = sink.sink_s
             if not isinstance(error, Refused):
                 _, rested = self._rest.get(name, (0.0, 0.0))
                 rest = min(max(_FIRST_S, 2 * rested), _LONGEST_S)
                 wait = max(rest, getattr(error, "wait_s", None) or 0.0)
                 self._rest[name] = self._clock() + wait, rest
+            self._say(name, error, wait)
         else:
-            self._said.pop(name, None)
+            if (after_s := self._away.back(name)) is not None:
+                log.info("numbers_taken_again", sink=name, after_s=after_s)
             self._rest.pop(name, None)
         finally:
             self._out.discard(name)
 
-    def _say(self, name: str, error: AgentError) -> None:
-        if str(error) != self._said.get(name):  # once, not at each try
+    def _say(self, name: str, error: AgentError, rest_s: float) -> None:
+        if self._away.fell(name, str(error), rest_s):  # once, not at each try
             log.warning("numbers_not_delivered", sink=name, error=str(error))
-        self._said[name] = str(error)

@@ -17,6 +17,7 @@ import math
 import re
 import resource
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ import structlog
 from agent import __version__
 from agent.catalogue import SIGNALS
 from agent.model import ENDED, Verdict
+from agent.strike import last_words, strike
 
 if TYPE_CHECKING:
     from agent.journal import Entry
@@ -620,14 +622,22 @@ _SECRET: Final = re.compile(r"token|password|secret|authorization|api_?key", re.
 def set_up_logging(*, as_json: bool) -> None:
     """Write events to standard error: one line each for people, or one JSON object each for machines.
 
-    Values under names like `token` or `password` are struck out, whoever logged them.
+    Values under names like `token` or `password` are struck out, whoever logged them, and secrets that are known
+    wherever they stand: in a message, a traceback, what ends the process.
     """
     style: Any = structlog.processors.JSONRenderer()
     if not as_json:
         style = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
-    trace = structlog.processors.dict_tracebacks if as_json else _as_it_is
+    # no local variables: a frame that speaks to others holds the secret that it sends
+    trace = (
+        structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        )
+        if as_json
+        else _as_it_is
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -635,19 +645,27 @@ def set_up_logging(*, as_json: bool) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _strike_out,
             trace,
-            style,
+            lambda *said: strike(style(*said)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     # libraries speak through the standard logger: only their warnings, on the same stream
-    logging.basicConfig(
-        level=logging.WARNING,
-        stream=sys.stderr,
-        format="%(levelname)s %(name)s: %(message)s",
-        force=True,
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(_Struck("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[stream], force=True)
+    sys.excepthook = last_words
+    threading.excepthook = lambda args: last_words(
+        args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback
     )
+
+
+class _Struck(logging.Formatter):
+    """Writes what libraries say, tracebacks included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return strike(super().format(record))
 
 
 def _as_it_is(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -22,10 +22,11 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
+from agent.attributes import LABELS
 from agent.model import Change, Edge, Entity, Sighting
 
 if TYPE_CHECKING:
-    from agent.config import Service
+    from agent.config import Labelled, Service
 
 CONFIG: Final = "agent.yaml"
 """Who told what a person wrote."""
@@ -73,6 +74,7 @@ class Topology:
         self._words: dict[Entity | Edge, dict[str, Word]] = {}
         self._mortal: dict[Entity | Edge, None] = {}
         self._hidden: tuple[EdgePattern, ...] = ()
+        self._labels: tuple[Labelled, ...] = ()
         self._unseen: set[Edge] = set()
         self._faded = -math.inf
         self.revision = 0
@@ -92,7 +94,7 @@ class Topology:
         attrs = self._attrs.get(sighting.entity)
         if attrs is None or any(attrs.get(name) != value for name, value in sighting.attrs):
             self.revision += 1
-            self._attrs.setdefault(sighting.entity, {}).update(sighting.attrs)
+            self._known(sighting.entity).update(sighting.attrs)
         self._hear(sighting.entity, source, now, sighting.lasts_s)
         for edge in sighting.edges:
             self.link(edge, source, now, sighting.lasts_s)
@@ -107,7 +109,7 @@ class Topology:
             return
         self.revision += 1
         for end in (edge.src, edge.dst):
-            self._attrs.setdefault(end, {})
+            self._known(end)
             self._edges.setdefault(end, {})[edge] = None
         if self._hides(edge):
             self._unseen.add(edge)
@@ -128,14 +130,36 @@ class Topology:
         for end in (edge.src, edge.dst):
             self._edges.get(end, {}).pop(edge, None)
 
-    def configure(self, add: Iterable[Edge], hide: Iterable[EdgePattern], now: float = 0.0) -> None:
-        """Take a person's word: edges that there are, and edges that there are not, whoever tells them.
+    def _known(self, one: Entity) -> dict[str, str]:
+        """Return the attributes of an entity, to be changed; who is new gets the labels that a person gave."""
+        attrs = self._attrs.get(one)
+        if attrs is None:
+            attrs = self._attrs[one] = self._labelled(one)
+        return attrs
+
+    def _labelled(self, one: Entity) -> dict[str, str]:
+        meant = (r for r in self._labels if r.kind == one.kind and fnmatchcase(one.key, r.key))
+        return {f"{LABELS}{name}": value for rule in meant for name, value in rule.set.items()}
+
+    def configure(
+        self,
+        add: Iterable[Edge],
+        hide: Iterable[EdgePattern],
+        now: float = 0.0,
+        labels: Iterable[Labelled] = (),
+    ) -> None:
+        """Take a person's word: edges that there are, and edges that there are not, whoever tells them; labels.
 
         Replaces what an earlier configuration said, the services of a `Binding` included: start that afterwards.
         """
         self.revision += 1
         self.drop(CONFIG)
         self._hidden = tuple(hide)
+        self._labels = tuple(labels)
+        for one, attrs in self._attrs.items():
+            for name in [n for n in attrs if n.startswith(LABELS)]:
+                del attrs[name]
+            attrs.update(self._labelled(one))
         for edge in add:
             self.link(edge, CONFIG, now)
         self._unseen = {k for k in self._words if isinstance(k, Edge) and self._hides(k)}

@@ -9,7 +9,7 @@ import math
 import socket
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,11 +63,32 @@ async def look(
                 out["says"].append(await _send(name, made, config))
             return out
         finally:
-            close = getattr(made, "close", None)
-            if close is not None:
-                result = close()
-                if inspect.isawaitable(result):
-                    await result
+            await _close(made)
+
+
+def unbuilt(config: Config, names: Iterable[str]) -> dict[str, str]:
+    """Return which of some connectors of a config can not be built here, and why; nothing outside is asked."""
+    out = {}
+    wanted = wanted_connectors(config)
+    with tempfile.TemporaryDirectory(prefix="homeostat-try-") as folder:
+        for name in sorted(set(names) & wanted.keys()):
+            try:
+                asyncio.run(_build(name, wanted[name], Path(folder)))
+            except AgentError as error:
+                out[name] = str(error)
+    return out
+
+
+async def _build(name: str, wanted: ConnectorConfig, folder: Path) -> None:
+    await _close(make_connector(name, wanted, folder))
+
+
+async def _close(made: Any) -> None:
+    close = getattr(made, "close", None)
+    if close is not None:
+        result = close()
+        if inspect.isawaitable(result):
+            await result
 
 
 async def _ask(name: str, kind: str, made: Any) -> dict[str, Any]:

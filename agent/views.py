@@ -33,8 +33,8 @@ from agent.model import (
     Run,
     Series,
 )
+from agent.plans import Plan, PlannedStep, asked_for
 from agent.questions import Question
-from agent.runner import Plan, PlannedStep, asked_for
 from agent.units import say, say_duration
 
 Name = Callable[[Entity], str]

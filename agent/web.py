@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -20,6 +20,7 @@ from pydantic import Field
 from agent import expected
 from agent.api import Views, Way, make_app
 from agent.authority import Person, Tokens
+from agent.away import Away
 from agent.budget import Ledger, Word
 from agent.by_hand import Proposal
 from agent.chat import Chats
@@ -35,6 +36,7 @@ from agent.desk import (
 )
 from agent.digest import DigestView
 from agent.doors import Site, bound, open_doors, socket_path, split_address
+from agent.errors import Refused
 from agent.events import Events
 from agent.filling import Forecast
 from agent.graph import TopologyView
@@ -71,6 +73,8 @@ from agent.views import (
 )
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
     from agent.config import Config
     from agent.daemon import Daemon
     from agent.journal import Entry, JournalReader
@@ -474,6 +478,10 @@ class Living:
         """Hand a change to the next tick."""
         self._daemon.collector.push([change])
 
+    def dismiss(self, sender: str) -> None:
+        """Expect nothing more of a sender."""
+        self._daemon.dismiss(sender)
+
     def sources(self) -> list[SourceView]:
         """How our eyes are."""
         d = self._daemon
@@ -489,7 +497,7 @@ class Living:
                 "interval_s": h.interval_s, "stretched": h.stretched_s > h.interval_s,
                 "error": h.error, "series": h.series, "poll_s": h.poll_s, "cpu_ratio": h.cpu_ratio,
                 "impossible": d.collector.possible.refused.get(name, 0),
-                "trust": d.world.trusts.get(name, "local"),
+                "trust": d.world.trusts.get(name.partition("/")[0], "local"),
                 "learning": None if learns is None else {
                     "ready": bool(learns["ready"]), "rows": int(learns["rows"] or 0),
                     "since": learns["since"], "ready_in_s": float(learns["ready_in_s"] or 0.0),
@@ -542,6 +550,12 @@ class Living:
             )
         return out
 
+    def away(self) -> list[Away]:
+        """Who outside does not do what it is asked for."""
+        d = self._daemon
+        asked = (d.outbox, d.archives, d.sinks, d.pulses, d.mutes)
+        return [*d.collector.away.told(), *(one for some in asked for one in some.away())]
+
     def hints(self) -> list[str]:
         """What may be meant otherwise."""
         return [
@@ -557,7 +571,7 @@ class Living:
              "causes": [p.because.cause], "limits": [
                  {"by": "playbook", "mode": p.mode, "reason": ""},
                  {"by": "agent.yaml", "mode": mode, "reason": ""},
-                 {"by": "abilities", "mode": p.cap(), "reason": ""}]}
+                 {"by": "abilities", "mode": "observe" if p.broken else p.cap(), "reason": p.broken}]}
             for p in self._daemon.walk.library.playbooks.values()
         ]  # fmt: skip
 
@@ -626,6 +640,17 @@ def health(desk: Desk, wall: float) -> dict[str, Any]:
             s["name"]: {"state": s["state"], "age_s": s["age_s"], "error": s["error"]}
             for s in sources
         },
+        "away": [
+            {
+                "connector": one.connector,
+                "what": one.what,
+                "why": one.why,
+                "since": round(wall - one.for_s, 1),
+                "again_s": round(one.again_s, 1),
+                "waiting": one.waiting,
+            }
+            for one in h.away()
+        ],
         "journal_pending": h.pending,
         "paused": [p["key"] for p in desk.pauses()],
     }
@@ -805,32 +830,30 @@ async def start(daemon: Daemon) -> Site:
         telemetry.add("homeostat_received_bytes_total", size, source=source)
         telemetry.add("homeostat_received_refused_total", refused, source=source)
 
-    counting = daemon.counting
-    counting.tally = tally
-    inlets = Inlets(
-        daemon.bulk_receivers(), counting, lambda scope: scope["state"]["person"],
-        lambda: daemon.config.ingest_models, SMALL,
-    )  # fmt: skip
-    app = make_app(
-        ways(desk),
-        Views(lambda: health(desk, time.time()), lambda: ready(desk), metrics),
-        tokens,
-        events,
-        telemetry,
-        receivers={name: receiver.routes() for name, receiver in daemon.receivers().items()},
-        inlets=inlets,
-        push=daemon.collector.take,
-        public_url=config.public_url,
+    daemon.counting.tally = tally
+    front = _Front(
+        daemon,
+        lambda inlets: make_app(
+            ways(desk),
+            Views(lambda: health(desk, time.time()), lambda: ready(desk), metrics),
+            tokens,
+            events,
+            telemetry,
+            receivers={name: receiver.routes() for name, receiver in daemon.receivers().items()},
+            inlets=inlets,
+            push=daemon.collector.take,
+            public_url=daemon.config.public_url,
+        ),
     )
     host, port = split_address(config.listen)
     ingest = bound(config.ingest_listen, "ingest_listen") if config.ingest_listen else None
     site = await open_doors(
-        app, events, host=host, port=port, uds=daemon.state / "agent.sock",
+        front, events, host=host, port=port, uds=daemon.state / "agent.sock",
         metrics=config.metrics_listen, ingest=f"unix:{daemon.state / FORWARD}" if ingest else "",
     )  # fmt: skip
-    daemon.reloaded.append(lambda: inlets.mounted.update(mounted(daemon.bulk_receivers())))
+    daemon.reloaded.append(front.again)
     if ingest is not None:
-        _take_in(daemon, site, ingest, counting)
+        _take_in(daemon, site, ingest, daemon.counting)
     daemon.reloaded.append(chats.turn)
     site.beside.append(chats.close)
     chats.turn()
@@ -842,6 +865,36 @@ def _opened(telemetry: Telemetry, console: str, public_url: str) -> None:
     """Say where the console is."""
     telemetry.set("homeostat_console_info", 1.0, url=(public_url or console).rstrip("/"))
     log.info("doors_open", console=console)
+
+
+class _Front:
+    """The application as the connectors of now make it: receivers come and go with a reload.
+
+    Raises Refused when two of them claim one path; after a reload that is told, and those of before stay.
+    """
+
+    def __init__(self, daemon: Daemon, make: Callable[[Inlets], ASGIApp]) -> None:
+        self._daemon = daemon
+        self._make = make
+        self._inlets = Inlets(
+            daemon.bulk_receivers(), daemon.counting, lambda scope: scope["state"]["person"],
+            lambda: daemon.config.ingest_models, SMALL,
+        )  # fmt: skip
+        self._app = make(self._inlets)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self._app(scope, receive, send)
+
+    def again(self) -> None:
+        """Make it anew."""
+        before = self._inlets.mounted
+        self._inlets.mounted = mounted(self._daemon.bulk_receivers())
+        try:
+            self._app = self._make(self._inlets)
+        except Refused as error:
+            self._inlets.mounted = before
+            log.error("ways_in_refused", error=str(error))
 
 
 def _chats(daemon: Daemon, desk: Desk) -> Chats:

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator
 
 from agent.errors import AgentError, Refused, Unavailable
-from agent.secret import secret
+from agent.secret import Reference, secret
 from agent.units import Model
 from connectors._notes import wait_s
 from connectors.http import checked_url, redacted
@@ -33,8 +33,6 @@ _PIECE: Final = 1 << 16
 _NEVER: Final = frozenset({400, 401, 403, 405, 406, 410})
 """Statuses that say no and would say it again."""
 
-Secret = Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
-
 
 class Misread(Unavailable):
     """An answer of status 200 that is written otherwise than it should be; `Elastic.means` says of whom."""
@@ -43,13 +41,11 @@ class Misread(Unavailable):
 class Access(Model):
     """Where it is, and who we are there."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)
-
     url: Annotated[str, AfterValidator(checked_url)]
-    api_key: Secret = ""
+    api_key: Reference = ""
     """`env:NAME` or `file:/PATH`."""
     user: str = ""
-    password: Secret = ""
+    password: Reference = ""
     """`env:NAME` or `file:/PATH`."""
     ca: Path | None = None
     """Who signed its certificate, when not the system's own."""

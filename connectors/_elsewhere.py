@@ -75,6 +75,8 @@ class Elsewhere:
         self._once = Once(state / "trainer" / name if state is not None else None)
         self._runs = Runs(config.mlflow) if config.mlflow is not None else None
         self._watched: dict[str, asyncio.Task[Trained]] = {}
+        self._waiting = 0
+        self._closed = False
 
     findable = True
     """Whether `_again` knows all runs, so that what it does not know was never started."""
@@ -121,7 +123,13 @@ class Elsewhere:
             watched = asyncio.create_task(self._train(key), name=f"training {key}")
             watched.add_done_callback(_looked_at)
             self._watched = {key: watched}
-        return await asyncio.shield(watched)
+        self._waiting += 1
+        try:
+            return await asyncio.shield(watched)
+        finally:
+            self._waiting -= 1
+            if self._closed and not self._waiting:
+                await self.close()
 
     async def find(self, key: str) -> Trained | None:
         """Return what the training of that key gave; None when it was never started, runs still, or failed."""
@@ -145,7 +153,10 @@ class Elsewhere:
         await self._stop(key, run, "was called off")
 
     async def close(self) -> None:
-        """Stop watching; a training that runs goes on and is found again."""
+        """Stop watching, once no step waits for it; a training that runs goes on and is found again."""
+        self._closed = True
+        if self._waiting:
+            return
         for task in self._watched.values():
             task.cancel()
         await asyncio.gather(*self._watched.values(), return_exceptions=True)

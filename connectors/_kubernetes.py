@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
 import yaml
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from agent.errors import Refused
-from agent.secret import secret
+from agent.secret import Reference, secret
 from agent.units import Duration, Model
-from connectors.http import Reference, checked_url
+from connectors.http import checked_url
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PROTOCOLS: Final = tuple(f"client.authentication.k8s.io/{v}" for v in ("v1", "v1beta1"))
@@ -42,10 +42,6 @@ class Login(Model):
 
 class Access(Model):
     """Without anything: the service account of the pod that we run in."""
-
-    model_config = ConfigDict(
-        hide_input_in_errors=True
-    )  # a secret that was written here by mistake
 
     url: str = ""
     """Of the API server, with `token`."""

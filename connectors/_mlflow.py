@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from agent.errors import Refused, Unavailable, Uncertain
-from agent.secret import secret
+from agent.secret import Headers, Reference, secret
 from agent.units import Duration, Model
 from connectors._proc import command_line
-from connectors.http import Answer, Door, Method, Reference, checked_url, redacted, trusting
+from connectors.http import Answer, Door, Method, checked_url, redacted, trusting
 
 KEY_TAG: Final = "homeostat.key"
 """Tag of a run that was started for a step: the key of the step."""
@@ -36,10 +36,6 @@ _MOST_PAGES: Final = 20
 class Access(Model):
     """Where MLflow answers, and who asks."""
 
-    model_config = ConfigDict(
-        hide_input_in_errors=True
-    )  # a secret that was written here by mistake
-
     url: Annotated[str, AfterValidator(checked_url)]
     """Of the tracking server: `http://mlflow:5000`."""
     token: Reference = ""
@@ -47,7 +43,7 @@ class Access(Model):
     user: str = ""
     password: Reference = ""
     """Beside `user`: basic authentication."""
-    headers: dict[str, str] = {}
+    headers: Headers = {}
     """Sent with every request, values may be references."""
     ca: Path | None = None
     """Certificates to trust instead of those of the system."""

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.model import Severity
 from agent.news import Event
 from agent.ports import Note
-from agent.secret import secret
+from agent.secret import HIDDEN, is_reference, secret
 from agent.units import Duration, Model
 from connectors.http import Answer, Door, Method, checked_url
 
@@ -27,22 +27,17 @@ _THE_NOTE: Final = frozenset({400, 413, 422})
 """Statuses that blame the note and not the way."""
 _LONGEST_WAIT_S: Final = 3600.0
 
-Reference = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
-"""A secret: `env:NAME` or `file:/PATH`, never itself."""
-
 
 def _url(text: str) -> str:
-    return text if text.startswith(("env:", "file:/")) else checked_url(text)
+    return text if is_reference(text) else checked_url(text)
 
 
-Url = Annotated[str, AfterValidator(_url)]
+Url = Annotated[str, AfterValidator(_url), HIDDEN]
 """A URL, or a reference to one that is a secret."""
 
 
 class Settings(Model):
-    """Of every way: secrets that were written here by mistake are not repeated in the error."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
+    """Of every way."""
 
     timeout: Annotated[Duration, Field(gt=0, le=60)] = 10.0
 

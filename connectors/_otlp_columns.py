@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -24,9 +24,9 @@ DUE: Final = 0.9
 AHEAD_S: Final = 60.0
 
 
-def timely(ts: float, now: float) -> float:
-    """Return a time; now, where there is none or one that has not come."""
-    return now if ts <= 0 or ts > now + AHEAD_S else ts
+def timely(ts: FloatArray, now: float) -> FloatArray:
+    """Return times (n,); now, where there is none or one that has not come."""
+    return np.where((ts <= 0) | (ts > now + AHEAD_S), now, ts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,22 @@ class Rows:
         names = ("stream", "start", "ts", "value", "gone")
         return Rows(*(np.concatenate([getattr(one, name) for one in some]) for name in names))
 
-    def on_time(self, now: float) -> Rows:
-        """Return them with a time where there is none, or one that has not come."""
-        return replace(self, ts=np.where((self.ts <= 0) | (self.ts > now + AHEAD_S), now, self.ts))
-
 
 class State:
     """What is known of each stream, (n,) with room to grow."""
 
-    _numbers = ("kind", "resource", "count", "sum", "group", "table", "row", "edge", "delta")
+    _numbers = (
+        "kind",
+        "resource",
+        "sender",
+        "count",
+        "sum",
+        "group",
+        "table",
+        "row",
+        "edge",
+        "delta",
+    )
     """count, sum: of a distribution, the streams of its totals; group, table, row: where its quantiles are made."""
     _columns = ("total", "base", "base_ts", "start", "last_ts", "out", "came")
 
@@ -71,14 +78,14 @@ class State:
     def __getattr__(self, name: str) -> Any:
         return self._room[name][: self._n]
 
-    def grow(self, kind: int, resource: int) -> None:
+    def grow(self, kind: int, resource: int, sender: int) -> None:
         """Add a stream that has said nothing yet."""
         if self._n == len(self._room["kind"]):
             for name, column in self._room.items():
                 self._room[name] = np.append(column, np.zeros(max(64, self._n), dtype=column.dtype))
         for name, value in (
-            ("kind", kind), ("resource", resource), ("base_ts", math.nan), ("out", math.nan), ("came", -math.inf),
-            ("group", -1), ("table", -1), ("row", -1),
+            ("kind", kind), ("resource", resource), ("sender", sender), ("base_ts", math.nan),
+            ("out", math.nan), ("came", -math.inf), ("group", -1), ("table", -1), ("row", -1),
         ):  # fmt: skip
             self._room[name][self._n] = value
         self._n += 1
@@ -175,8 +182,11 @@ class Laid:
             how,
         )
 
-    def fold(self, moved: IntArray, out: FloatArray) -> tuple[IntArray, FloatArray]:
-        """Return the columns that the streams `moved` are addends of, and what all their streams make of them."""
+    def fold(self, moved: IntArray, out: FloatArray, lost: IntArray) -> tuple[IntArray, FloatArray]:
+        """Return the columns that the streams `moved` are addends of, and what all their streams make of them.
+
+        lost   streams that there should be: nothing is known of the columns they are part of
+        """
         n = len(self.how["add"])
         theirs = np.zeros(len(out), dtype=np.bool_)
         theirs[moved] = True
@@ -196,5 +206,6 @@ class Laid:
         np.maximum.at(top, column, x)
         total = np.where(self.how["max"], top, total)
         whole = np.divide(total, under, out=np.full(n, np.nan), where=(count > 0) & (under != 0))
+        whole[self.column[np.isin(self.stream, lost)]] = np.nan
         columns = np.flatnonzero(touched)
         return columns, whole[columns]

@@ -1,4 +1,4 @@
-"""Histograms as they come: those of the same bounds in one table of counts, exponential ones each by itself.
+"""Histograms as they come: those of the same bounds in one table of counts, exponential ones in one of cells.
 
 Quantiles are of what came since they were made last: a histogram closes when nine tenths of an interval have passed.
 """
@@ -6,32 +6,41 @@ Quantiles are of what came since they were made last: a histogram closes when ni
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from agent.collect import patience_of
-from agent.model import FloatArray, IntArray
-from connectors._otlp_buckets import count_of, joined, less, none
+from agent.model import BoolArray, FloatArray, IntArray
+from connectors._otlp_cells import Cells, Shelf
 from connectors._otlp_columns import DUE, GAP_S
-from connectors._otlp_metrics import Distribution, Spread
+from connectors._otlp_points import Heads, Powers, Spread
 
 
-class Table:
-    """Histograms (r,) of the same k buckets.
+class _Moment(NamedTuple):
+    """What a point means for its histogram: (m,) each.
 
-    base, recent   (r, k) counts when they closed last, and what came until then; total: of deltas, all there were
+    begun   it counts anew: from nothing where it is `whole`, else from this point on
+    due     it closes; said: and what came since tells something of now
+    shut    it closes, or there is none any more
     """
+
+    begun: BoolArray
+    whole: BoolArray
+    due: BoolArray
+    said: BoolArray
+    shut: BoolArray
+
+
+class _Rows:
+    """When histograms (r,) were heard, and whose they are."""
 
     _flat = ("base_ts", "last_ts", "start", "came", "delta", "group")
 
-    def __init__(self, bounds: FloatArray) -> None:
-        self.lower = np.concatenate([[min(0.0, bounds[0])], bounds])
-        self.upper = np.append(bounds, math.inf)
+    def __init__(self) -> None:
         self._n = 0
         self._room: dict[str, Any] = {name: np.zeros(0) for name in self._flat}
-        self._room |= {name: np.zeros((0, len(self.upper))) for name in ("base", "total", "recent")}
 
     def __getattr__(self, name: str) -> Any:
         return self._room[name][: self._n]
@@ -39,12 +48,14 @@ class Table:
     def add(self, group: int, *, delta: bool) -> int:
         """Make room for one more; return its row."""
         if self._n == len(self._room["group"]):
-            for name, column in self._room.items():
-                more = np.zeros((max(16, self._n), *column.shape[1:]))
-                self._room[name] = np.concatenate([column, more])
+            more = max(16, self._n)
+            self._room = {
+                name: np.concatenate([column, np.zeros((more, *column.shape[1:]))])
+                for name, column in self._room.items()
+            }
         row = self._n
-        for column in self._room.values():
-            column[row] = 0.0
+        for every in self._room.values():
+            every[row] = 0.0
         self._room["base_ts"][row], self._room["came"][row] = math.nan, -math.inf
         self._room["delta"][row], self._room["group"][row] = delta, group
         self._n += 1
@@ -60,45 +71,68 @@ class Table:
         self._n = len(rows)
         self._room["group"] = groups.astype(np.float64)
 
-    def take(self, rows: IntArray, points: Spread, now: float, every_s: float) -> IntArray:
+    def take(self, rows: IntArray, points: Spread | Powers, now: float, every_s: float) -> IntArray:
         """Take points, one or more a row; return the groups whose quantiles are due."""
-        order = np.lexsort((points.ts, rows))
+        ts = points.heads.ts
+        order = np.lexsort((ts, rows))
         first = np.append(True, np.diff(rows[order]) != 0)
         begin = np.flatnonzero(first)
         rank = np.arange(len(order)) - np.repeat(begin, np.diff(np.append(begin, len(order))))
-        closed = [
-            self._once(rows[at], points.at(at), now, every_s)
-            for at in (order[rank == k] for k in range(int(rank.max(initial=-1)) + 1))
-        ]
-        return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *closed]))
+        closed = [np.zeros(0, dtype=np.int64)]
+        for k in range(int(rank.max(initial=-1)) + 1):
+            at = order[rank == k]
+            at = at[ts[at] > self.last_ts[rows[at]]]
+            shut = self._once(rows[at], points.at(at), now, every_s)
+            closed.append(self.group[shut].astype(np.int64))
+        return np.unique(np.concatenate(closed))
 
-    def _once(self, r: IntArray, points: Spread, now: float, every_s: float) -> IntArray:
-        """Take points of rows that are all different."""
-        newer = points.ts > self.last_ts[r]
-        r, points = r[newer], points.at(newer)
-        start, ts, counts, gone = points.start, points.ts, points.counts, points.gone
-        delta = self.delta[r] > 0
-        self.total[r] += np.where((delta & ~gone)[:, None], counts, 0.0)
-        cur = np.where(delta[:, None], self.total[r], counts)
-        base, base_ts = self.base[r], self.base_ts[r]
-        new = np.isnan(base_ts)
+    def _once(self, r: IntArray, points: Any, now: float, every_s: float) -> IntArray:
+        """Take points of rows that are all different; return the rows that are shut."""
+        raise NotImplementedError
+
+    def _moment(
+        self, r: IntArray, heads: Heads, fell: BoolArray, now: float, every_s: float
+    ) -> _Moment:
+        """Tell what points mean, and note when they came. fell: it counts less than it did."""
+        start, ts, gone, base_ts = heads.start, heads.ts, heads.gone, self.base_ts[r]
+        delta, new = self.delta[r] > 0, np.isnan(base_ts)
         again = (start > self.start[r]) & (self.start[r] > 0) & (start >= self.last_ts[r] - 1.0)
-        reset = ~delta & ~new & ((cur.sum(1) < base.sum(1)) | again)
+        reset = ~delta & ~new & (fell | again)
         began = (start > 0) & (start < ts)
         whole = began & (reset | (new & (delta | (ts - start <= 2 * every_s))))
-        nothing = np.where(delta[:, None], cur - counts, 0.0)
-        begun = np.where(whole[:, None], nothing, cur)
-        base = np.where((new | reset)[:, None], begun, base)
         base_ts = np.where(new | reset, np.where(whole, start, ts), base_ts)
         gap = ts - base_ts
         due = (gap >= DUE * every_s) & ~gone
         said = due & (gap <= max(GAP_S, 5 * every_s)) & (ts >= now - patience_of(every_s))
-        shut = due | gone
-        self.recent[r[shut]] = np.where(said[:, None], cur - base, 0.0)[shut]
-        self.base[r] = np.where(due[:, None], cur, base)
         self.base_ts[r] = np.where(gone, np.nan, np.where(due, ts, base_ts))
         self.last_ts[r], self.start[r], self.came[r] = ts, start, now
-        return np.asarray(self.group[r[shut]].astype(np.int64))
+        return _Moment(new | reset, whole, due, said, due | gone)
+
+
+class Table(_Rows):
+    """Histograms (r,) of the same k buckets.
+
+    base, recent   (r, k) counts when they closed last, and what came until then; total: of deltas, all there were
+    """
+
+    def __init__(self, bounds: FloatArray) -> None:
+        super().__init__()
+        self.lower = np.concatenate([[min(0.0, bounds[0])], bounds])
+        self.upper = np.append(bounds, math.inf)
+        self._room |= {name: np.zeros((0, len(self.upper))) for name in ("base", "total", "recent")}
+
+    def _once(self, r: IntArray, points: Spread, now: float, every_s: float) -> IntArray:
+        counts, base, delta = points.counts, self.base[r], (self.delta[r] > 0)[:, None]
+        self.total[r] += np.where(delta & ~points.heads.gone[:, None], counts, 0.0)
+        cur = np.where(delta, self.total[r], counts)
+        is_ = self._moment(r, points.heads, cur.sum(1) < base.sum(1), now, every_s)
+        nothing = np.where(delta, cur - counts, 0.0)
+        begun = np.where(is_.whole[:, None], nothing, cur)
+        base = np.where(is_.begun[:, None], begun, base)
+        shut = is_.shut
+        self.recent[r[shut]] = np.where(is_.said[:, None], cur - base, 0.0)[shut]
+        self.base[r] = np.where(is_.due[:, None], cur, base)
+        return r[shut]
 
     def merged(self, groups: IntArray, oldest: float) -> FloatArray:
         """Return the counts of groups (g, k): what their rows brought last, of those that were heard since `oldest`."""
@@ -109,65 +143,71 @@ class Table:
         np.add.at(out, at[theirs], self.recent[theirs])
         return out
 
-    def quantiles(self, counts: FloatArray, q: float) -> FloatArray:
-        """Return a quantile of each row (g, k): linear within a bucket, of the open one its lower bound."""
+    def quantiles(self, counts: FloatArray, wanted: Sequence[float]) -> FloatArray:
+        """Return quantiles (g, q) of rows (g, k): linear within a bucket, of the open one its lower bound."""
         below = np.cumsum(counts, axis=1)
-        wanted = q * below[:, -1]
-        i = np.minimum((below < wanted[:, None]).sum(axis=1), counts.shape[1] - 1)
-        each = np.arange(len(counts))
-        low, high, count = self.lower[i], self.upper[i], counts[each, i]
-        inside = np.isfinite(high) & (count > 0)
-        share = np.divide(
-            wanted - (below[each, i] - count), count, out=np.zeros(len(i)), where=inside
-        )
-        value = low + np.where(inside, high - low, 0.0) * share
-        return np.where(below[:, -1] > 0, value, np.nan)
+        out, each = np.full((len(counts), len(wanted)), np.nan), np.arange(len(counts))
+        for j, q in enumerate(wanted):
+            rank = q * below[:, -1]
+            i = np.minimum((below < rank[:, None]).sum(axis=1), counts.shape[1] - 1)
+            low, high, count = self.lower[i], self.upper[i], counts[each, i]
+            inside = np.isfinite(high) & (count > 0)
+            share = np.divide(
+                rank - (below[each, i] - count), count, out=np.zeros(len(i)), where=inside
+            )
+            value = low + np.where(inside, high - low, 0.0) * share
+            out[:, j] = np.where(below[:, -1] > 0, value, np.nan)
+        return out
 
     def buckets(self, counts: FloatArray) -> FloatArray:
         """Return counts (k,) with their bounds (k, 3)."""
         return np.column_stack([self.lower, self.upper, counts])
 
 
-@dataclass(slots=True)
-class Exponential:
-    """An exponential histogram: its buckets (k, 3) when it closed last, and what came until then."""
+class PowerTable(_Rows):
+    """Exponential histograms (r,).
 
-    delta: bool
-    group: int
-    last_ts: float = 0.0
-    start: float = 0.0
-    base_ts: float = math.nan
-    base: FloatArray = field(default_factory=none)
-    total: FloatArray = field(default_factory=none)
-    recent: FloatArray = field(default_factory=none)
-    came: float = -math.inf
+    base, recent   cells when they closed last, and what came until then; of deltas `base` is what came since
+    """
 
-    def take(self, point: Distribution, ts: float, now: float, every_s: float) -> bool:
-        """Take a point; return whether its quantiles are due."""
-        self.came = now
-        if ts <= self.last_ts:
-            return False
-        if point.flagged:
-            self.base_ts, self.recent = math.nan, none()
-            return True
-        buckets = point.buckets
-        began = 0.0 < point.start < ts
-        if self.delta:
-            buckets = self.total = joined([self.total, buckets])
-        again = not self.delta and (
-            count_of(buckets) < count_of(self.base) or self.start < point.start > self.last_ts - 1.0
-        )
-        if math.isnan(self.base_ts) or again:
-            whole = began and (self.delta or again or ts - point.start <= 2 * every_s)
-            self.base = none() if whole else buckets
-            self.base_ts = point.start if whole else ts
-        self.last_ts, self.start = ts, point.start
-        gap = ts - self.base_ts
-        if gap < DUE * every_s:
-            return False
-        said = gap <= max(GAP_S, 5 * every_s) and ts >= now - patience_of(every_s)
-        self.recent = less(buckets, self.base) if said else none()
-        self.base, self.base_ts = buckets, ts
-        if self.delta:
-            self.total, self.base = none(), none()
-        return True
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.recent = Shelf(), Shelf()
+
+    def add(self, group: int, *, delta: bool) -> int:
+        """Make room for one more; return its row."""
+        row = super().add(group, delta=delta)
+        for shelf in (self.base, self.recent):
+            shelf.grow(self._n)
+        return row
+
+    def keep(self, rows: IntArray, groups: IntArray) -> None:
+        """Keep these rows, in this order; groups: their groups as they are called now."""
+        super().keep(rows, groups)
+        for shelf in (self.base, self.recent):
+            shelf.keep(rows)
+
+    def _once(self, r: IntArray, points: Powers, now: float, every_s: float) -> IntArray:
+        cur, base, delta = points.cells, self.base.take(r), self.delta[r] > 0
+        # buckets get wider as more is counted: finer ones are of a new count
+        fell = (cur.totals() < base.totals()) | (cur.scales() > base.scales())
+        is_ = self._moment(r, points.heads, fell, now, every_s)
+        cur, base = cur.where(~points.heads.gone), base.where(~is_.begun)
+        since = cur.plus(base, np.where(delta, 1.0, -1.0))
+        _put(self.recent, r, since.where(is_.said), is_.shut)
+        done = is_.due | (is_.begun & ~is_.whole)
+        _put(self.base, r, cur, ~delta & done)
+        _put(self.base, r, since, delta & ~done)
+        _put(self.base, r, base.where(~done), np.where(delta, done, is_.begun & ~done))
+        return r[is_.shut]
+
+    def merged(self, groups: IntArray, oldest: float) -> Cells:
+        """Return the cells of groups: what their rows brought last, of those that were heard since `oldest`."""
+        rows = np.flatnonzero((self.came >= oldest) & np.isin(self.group, groups))
+        of = np.searchsorted(groups, self.group[rows].astype(np.int64))
+        return self.recent.take(rows).grouped(of, len(groups))
+
+
+def _put(shelf: Shelf, rows: IntArray, cells: Cells, some: BoolArray) -> None:
+    if some.any():
+        shelf.put(rows[some], cells.of_rows(np.flatnonzero(some)))

@@ -18,7 +18,7 @@ from agent.calls import Names
 from agent.catalogue import SIGNALS
 from agent.labels import about
 from agent.model import Edge, Entity, EntityKind, Series
-from connectors._otlp_metrics import Header
+from connectors._otlp_points import Header
 from connectors._prometheus_names import PLAIN
 
 Fold = Literal["add", "mean", "max", "share"]
@@ -210,6 +210,9 @@ def placed(
     unit, scale = _UNITS.get(header.unit, ("", 1.0))
     whom = about(header.name, {**attributes, **resource}, names)
     host, service = whom.get("host"), whom.get("service")
+    writer = service or host
+    if header.name == RECORDS and writer is not None:
+        return _logged(writer, attributes)
     found: Placed | None = None
     if header.name in _HOSTS and host is not None:
         found = Placed(tuple(_host(_HOSTS[header.name], host, attributes, scale)))
@@ -235,10 +238,20 @@ def _of_service(
             return Placed(quantiles=((0.95, first),), scale=scale)
     elif header.name == "http.server.active_requests":
         return Placed((Place(Series("service.in_flight_count", service), "value"),))
-    elif header.name == RECORDS:
-        written = _series("service.log_records_per_second", service, attributes)
-        return Placed((Place(written, "value"),))
     return None
+
+
+def _logged(who: Entity, attributes: Mapping[str, str]) -> Placed:
+    """Return what a count of records of one severity tells."""
+    written = _series(f"{who.kind}.log_records_per_second", who, attributes)
+    bad = float(attributes.get("severity") in {"error", "fatal"})
+    return Placed(
+        (
+            Place(written, "value"),
+            Place(Series(f"{who.kind}.log_errors_per_second", who), "value", "add", bad),
+            Place(Series(f"{who.kind}.log_error_ratio", who), "value", "share", 1.0, bad),
+        )
+    )
 
 
 def _scraped(

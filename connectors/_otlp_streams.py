@@ -29,9 +29,8 @@ from agent.collect import patience_of
 from agent.model import BoolArray, Edge, Entity, FloatArray, IntArray, Series, Sighting
 from agent.ports import Book, SampleBatch
 from agent.survey import TARGETS_LAST_S, Survey
-from connectors._otlp_buckets import joined, quantiles
+from connectors._otlp_buckets import joined, quantiles_of
 from connectors._otlp_columns import (
-    AHEAD_S,
     DELTA,
     DELTA_GAUGE,
     GAUGE,
@@ -42,8 +41,7 @@ from connectors._otlp_columns import (
     State,
     timely,
 )
-from connectors._otlp_histograms import Exponential, Table
-from connectors._otlp_metrics import Distribution, Header, Metric, Points, Spread
+from connectors._otlp_histograms import PowerTable, Table
 from connectors._otlp_names import (
     QUANTILES,
     Fold,
@@ -54,6 +52,7 @@ from connectors._otlp_names import (
     resource_labels,
     texts,
 )
+from connectors._otlp_points import Header, Heads, Metric, Points, Powers, Spread, Summaries
 from connectors._proc import this_host
 
 KEEP_S: Final = 600.0
@@ -62,16 +61,19 @@ _CALLS_LAST_S: Final = 3600.0
 _AGAIN_S: Final = 60.0
 _GOING_S: Final = 300.0
 _MOST_QUANTILES: Final = 10
+_WHICH: Final = {q: i for i, (q, _) in enumerate(QUANTILES)}
 _MOST_TABLES: Final = 64
 """Sets of bounds; histograms of others have no quantiles."""
 _NONE: Final = -1
+_POWERS: Final = -2
+"""Where others have the number of their table: exponential histograms are all in one."""
 
 
 @dataclass(slots=True)
 class _Group:
-    """Quantiles that several streams are merged into: of each its column."""
+    """Quantiles that several streams are merged into: the column of each of `QUANTILES`, or none."""
 
-    columns: list[tuple[float, int]]
+    columns: list[int]
     scale: float
 
 
@@ -105,7 +107,7 @@ class Streams:
         self._swept_at = -math.inf
         self._tables: dict[bytes, int] = {}
         self._table: list[Table] = []
-        self._exponential: dict[int, Exponential] = {}
+        self._powers = PowerTable()
         self._quantiles: dict[int, dict[float, int]] = {}
         """Of streams of summaries: quantile -> its stream."""
         self._groups: dict[tuple[Series, ...], int] = {}
@@ -119,6 +121,8 @@ class Streams:
         self._resources: list[Mapping[str, str]] = [{}]
         self._resource_of: dict[str, int] = {}
         self._calls: dict[Edge, float] = {}
+        self._heard: dict[str, float] = {}
+        """Sender -> when; the state has their numbers, in this order."""
         self._state = State(1)
 
     # ---- register
@@ -178,14 +182,16 @@ class Streams:
             of.edge[number] = self._edge_of.setdefault(place.calls, len(self._edges))
             if of.edge[number] == len(self._edges):
                 self._edges.append(place.calls)
-        if header.shape == "exponential":
-            self._exponential[number] = Exponential(header.delta, int(of.group[number]))
+        if header.shape == "exponential" and of.group[number] != _NONE:
+            of.table[number] = _POWERS
+            of.row[number] = self._powers.add(int(of.group[number]), delta=header.delta)
         of.delta[number] = header.delta
         return number
 
     def _allot(self, key: tuple[Any, ...], resource: int, kind: int) -> int:
         self._keys.append(key)
-        self._state.grow(kind, resource)
+        self._heard.setdefault(key[0], -math.inf)
+        self._state.grow(kind, resource, list(self._heard).index(key[0]))
         return len(self._keys) - 1
 
     def _add(self, number: int, places: Sequence[Place]) -> None:
@@ -208,31 +214,42 @@ class Streams:
         key = tuple(series for _, series in place.quantiles)
         group = self._groups.get(key)
         if group is None:
-            columns = [(q, self._column(series, "max")) for q, series in place.quantiles]
+            columns = [_NONE] * len(QUANTILES)
+            for q, series in place.quantiles:
+                columns[_WHICH[q]] = self._column(series, "max")
             group = self._groups[key] = len(self._merged)
             self._merged.append(_Group(columns, place.scale))
         return group
 
     # ---- a request
 
-    def take(self, points: Points, now: float) -> SampleBatch:
+    def take(self, points: Points, now: float, sender: str) -> SampleBatch:
         """Take the points of a request; return the columns that they move."""
+        self._heard[sender] = now
         taken = points.stream >= 0
         left_out = int((~taken).sum())
         rows = [Rows(
-            points.stream[taken], points.start[taken], points.ts[taken], points.value[taken], points.gone[taken]
+            points.stream[taken], points.start[taken], timely(points.ts[taken], now), points.value[taken],
+            points.gone[taken],
         )]  # fmt: skip
-        closed: set[int] = set()
-        for spread in points.spread:
-            left_out += int((spread.stream < 0).sum())
-            rows.append(self._spread(spread.at(spread.stream > NOBODY), now, closed))
-        for number, point in points.distributions:
-            if number > NOBODY:
-                rows.append(self._distribution(number, point, now, closed))
-            left_out += number < 0
-        moved = self._state.update(Rows.joined(rows).on_time(now), now, self._every_s)
-        at, values = self._folded(moved, now)
-        sharp = list(self._sharp(np.array(sorted(closed), dtype=np.int64), now))
+        closed = [np.zeros(0, dtype=np.int64)]
+        for said in points.distributions:
+            left_out += int((said.heads.stream < 0).sum())
+            some = said.at(said.heads.stream > NOBODY)
+            heads = replace(some.heads, ts=timely(some.heads.ts, now))
+            some = replace(some, heads=heads)
+            rows.append(self._totals(heads, now))
+            match some:
+                case Spread():
+                    closed.append(self._spread(some, now))
+                case Powers():
+                    closed.append(self._power(some, now))
+                case Summaries():
+                    rows.append(self._told(some))
+        moved = self._state.update(Rows.joined(rows), now, self._every_s)
+        lost = self._lost(now)
+        at, values = self._folded(moved, lost, now)
+        sharp, quantiles = self._sharp(np.unique(np.concatenate(closed)), lost, now)
         why = ""
         if left_out:
             why = (
@@ -241,68 +258,67 @@ class Streams:
             )
         batch = SampleBatch(
             self._source, self._book,
-            np.append(at, np.array([c for c, _ in sharp], dtype=np.int64)),
-            np.append(values, np.array([v for _, v in sharp], dtype=np.float64)),
-            self._every_s, tuple(self._sightings(now)), left_out, why,
+            np.append(at, sharp),
+            np.append(values, quantiles),
+            self._every_s, tuple(self._sightings(now)), left_out, why, sender,
         )  # fmt: skip
         if self._full and now - self._swept_at >= _SWEEP_S:
             self._swept_at = now
             self._sweep(now)
         return batch
 
-    def _spread(self, spread: Spread, now: float, closed: set[int]) -> Rows:
-        """Take histograms of the same bounds; return the points of their totals."""
-        of, stream = self._state, spread.stream
-        ts = np.where((spread.ts <= 0) | (spread.ts > now + AHEAD_S), now, spread.ts)
+    def _totals(self, heads: Heads, now: float) -> Rows:
+        """Note that distributions were heard; return the points of what they count in all."""
+        of, stream = self._state, heads.stream
         of.came[stream] = now
         for i in np.unique(of.edge[stream]).tolist():
             if (edge := self._edges[i]) is not None:
                 self._calls[edge] = now
-        told = ~np.isnan(spread.total)
+        told = ~np.isnan(heads.total)
+        return Rows(
+            np.append(of.count[stream], of.sum[stream[told]]),
+            np.append(heads.start, heads.start[told]), np.append(heads.ts, heads.ts[told]),
+            np.append(heads.count, heads.total[told]), np.append(heads.gone, heads.gone[told]),
+        )  # fmt: skip
+
+    def _spread(self, spread: Spread, now: float) -> IntArray:
+        """Take histograms of the same bounds; return the groups whose quantiles are due."""
+        of = self._state
         table = self._tables.get(spread.bounds)
         if table is None and spread.bounds and len(self._table) < _MOST_TABLES:
             table = self._tables[spread.bounds] = len(self._table)
             self._table.append(Table(np.frombuffer(spread.bounds, dtype="<f8")))
-        wanted = of.group[stream] != _NONE
-        if table is not None and wanted.any():
-            for number in np.unique(stream[wanted & (of.table[stream] != table)]).tolist():
-                if of.table[number] != _NONE:  # its bounds have changed
-                    self._table[of.table[number]].leave(of.row[number])
-                row = self._table[table].add(int(of.group[number]), delta=bool(of.delta[number]))
-                of.table[number], of.row[number] = table, row
-            some = replace(spread, ts=ts).at(wanted)
-            closed.update(
-                self._table[table].take(of.row[some.stream], some, now, self._every_s).tolist()
-            )
-        return Rows(
-            np.append(of.count[stream], of.sum[stream[told]]),
-            np.append(spread.start, spread.start[told]), np.append(ts, ts[told]),
-            np.append(spread.count, spread.total[told]), np.append(spread.gone, spread.gone[told]),
-        )  # fmt: skip
+        some = spread.at(of.group[spread.heads.stream] != _NONE)
+        stream = some.heads.stream
+        if table is None:
+            return stream[:0]
+        for number in np.unique(stream[of.table[stream] != table]).tolist():
+            if of.table[number] != _NONE:  # its bounds have changed
+                self._table[of.table[number]].leave(of.row[number])
+            row = self._table[table].add(int(of.group[number]), delta=bool(of.delta[number]))
+            of.table[number], of.row[number] = table, row
+        return self._table[table].take(of.row[stream], some, now, self._every_s)
 
-    def _distribution(self, number: int, point: Distribution, now: float, closed: set[int]) -> Rows:
-        """Take an exponential histogram or a summary; return the points of its totals and quantiles."""
+    def _power(self, powers: Powers, now: float) -> IntArray:
+        """Take exponential histograms; return the groups whose quantiles are due."""
         of = self._state
-        ts = timely(point.ts, now)
-        of.came[number] = now
-        if (edge := self._edges[of.edge[number]]) is not None:
-            self._calls[edge] = now
-        values = [(of.count[number], point.count)]
-        if not math.isnan(point.total):
-            values.append((of.sum[number], point.total))
-        streams = self._quantiles.setdefault(number, {}) if point.quantiles else {}
-        for q, value in point.quantiles:
-            if q not in streams and len(streams) < _MOST_QUANTILES:
-                streams[q] = self._quantile_stream(number, q)
-            if q in streams:
-                values.append((streams[q], value))
-        one = self._exponential.get(number)
-        if one is not None and one.take(point, ts, now, self._every_s) and one.group != _NONE:
-            closed.add(one.group)
-        n = len(values)
+        some = powers.at(of.group[powers.heads.stream] != _NONE)
+        return self._powers.take(of.row[some.heads.stream], some, now, self._every_s)
+
+    def _told(self, summaries: Summaries) -> Rows:
+        """Return the quantiles that senders have made themselves."""
+        heads, streams, kept = summaries.heads, [], []
+        whose = heads.stream[summaries.point].tolist()
+        for i, (number, q) in enumerate(zip(whose, summaries.quantile.tolist(), strict=True)):
+            known = self._quantiles.setdefault(number, {})
+            if q not in known and len(known) < _MOST_QUANTILES:
+                known[q] = self._quantile_stream(number, q)
+            if q in known:
+                streams.append(known[q])
+                kept.append(i)
+        at = summaries.point[kept]
         return Rows(
-            np.array([stream for stream, _ in values], dtype=np.int64), np.full(n, point.start), np.full(n, ts),
-            np.array([value for _, value in values]), np.full(n, point.flagged),
+            np.array(streams, dtype=np.int64), heads.start[at], heads.ts[at], summaries.value[kept], heads.gone[at]
         )  # fmt: skip
 
     def _quantile_stream(self, number: int, q: float) -> int:
@@ -313,41 +329,52 @@ class Streams:
         who = self._resources[self._state.resource[number]]
         return self._new((sender, said, scope, gauge, labels), gauge, who, dict(labels))
 
-    def _sharp(self, groups: IntArray, now: float) -> Iterable[tuple[int, float]]:
-        """Return the quantiles of groups: of what all their streams brought last."""
+    def _sharp(self, groups: IntArray, lost: IntArray, now: float) -> tuple[IntArray, FloatArray]:
+        """Return the columns of quantiles of groups, and their values: of what all their streams brought last."""
         if not groups.size:
-            return
+            return groups, np.zeros(0)
         oldest = now - patience_of(self._every_s)
-        others: dict[int, list[FloatArray]] = {}
-        for one in self._exponential.values():
-            if one.came >= oldest and len(one.recent):
-                others.setdefault(one.group, []).append(one.recent)
+        wanted = [q for q, _ in QUANTILES]
+        values = np.full((len(groups), len(wanted)), np.nan)
         counts = [table.merged(groups, oldest) for table in self._table]
+        cells = self._powers.merged(groups, oldest)
         holds: list[BoolArray] = [np.asarray(c.any(axis=1)) for c in counts]
-        many: BoolArray = np.asarray(np.sum([*holds, np.isin(groups, list(others))], axis=0) > 1)
-        alone = [
-            {q: table.quantiles(c, q) for q, _ in QUANTILES} if h.any() else {}
-            for table, c, h in zip(self._table, counts, holds, strict=True)
-        ]
-        for i, number in enumerate(groups.tolist()):
-            group = self._merged[number]
-            mine = [t for t, h in enumerate(holds) if h[i]]
-            if len(mine) == 1 and not many[i]:
-                for q, column in group.columns:
-                    yield column, float(alone[mine[0]][q][i]) * group.scale
-                continue
-            parts = [self._table[t].buckets(counts[t][i]) for t in mine]
-            merged = joined([*parts, *others.get(number, ())])
-            found = quantiles(merged, [q for q, _ in group.columns])
-            for (_, column), value in zip(group.columns, found, strict=True):
-                yield column, value * group.scale
+        holds.append(np.asarray(cells.totals() > 0))
+        for table, c, held in zip(self._table, counts, holds, strict=False):
+            if held.any():
+                values[held] = table.quantiles(c[held], wanted)
+        if holds[-1].any():
+            values = np.where(holds[-1][:, None], cells.quantiles(wanted), values)
+        for i in np.flatnonzero(np.sum(holds, axis=0) > 1).tolist():  # whose bounds differ
+            parts = [
+                t.buckets(c[i]) for t, c, h in zip(self._table, counts, holds, strict=False) if h[i]
+            ]
+            values[i] = quantiles_of(joined([*parts, cells.buckets(i)]), wanted)
+        merged = [self._merged[i] for i in groups.tolist()]
+        values[np.isin(groups, self._state.group[lost])] = np.nan
+        columns = np.array([group.columns for group in merged])
+        values *= np.array([group.scale for group in merged])[:, None]
+        return columns[columns != _NONE], values[columns != _NONE]
 
-    def _folded(self, moved: IntArray, now: float) -> tuple[IntArray, FloatArray]:
+    def _lost(self, now: float) -> IntArray:
+        """Return the streams of senders that fell silent: what is left of sums of theirs and others' is no sum."""
+        patience = patience_of(self._every_s)
+        silent = [
+            i
+            for i, at in enumerate(self._heard.values())
+            if patience < now - at <= KEEP_S + patience
+        ]
+        if not silent:
+            return np.zeros(0, dtype=np.int64)
+        lost = np.isin(self._state.sender, silent) & (self._state.came < now - patience)
+        return np.flatnonzero(lost & (self._state.came > now - KEEP_S))
+
+    def _folded(self, moved: IntArray, lost: IntArray, now: float) -> tuple[IntArray, FloatArray]:
         """Return the columns that streams are addends of, and their values."""
         if self._laid is None:
             self._laid = Laid.of(self._addends, self._folds)
         fresh = self._state.came >= now - patience_of(self._every_s)
-        return self._laid.fold(moved, np.where(fresh, self._state.out, np.nan))
+        return self._laid.fold(moved, np.where(fresh, self._state.out, np.nan), lost)
 
     # ---- who is there
 
@@ -415,7 +442,6 @@ class Streams:
             int(to[i]): {q: int(to[n]) for q, n in streams.items()}
             for i, streams in self._quantiles.items() if alive[i]
         }  # fmt: skip
-        self._exponential = {int(to[i]): one for i, one in self._exponential.items() if alive[i]}
         self._regroup()
         self._rewrite([(int(to[i]), *rest) for i, *rest in self._addends if alive[i]])
 
@@ -427,16 +453,17 @@ class Streams:
         of.group[:] = np.where(of.group != _NONE, np.searchsorted(used, of.group), _NONE)
         self._merged = [self._merged[i] for i in used.tolist()]
         self._groups = {k: new[i] for k, i in self._groups.items() if i in new}
-        for one in self._exponential.values():
-            one.group = new.get(one.group, _NONE)
-        for t, table in enumerate(self._table):
+        tables: list[tuple[int, Table | PowerTable]] = [(_POWERS, self._powers)]
+        for t, table in (*tables, *enumerate(self._table)):
             theirs = np.flatnonzero(of.table == t)
             table.keep(of.row[theirs], of.group[theirs])
             of.row[theirs] = np.arange(len(theirs))
 
     def _rewrite(self, addends: list[Any]) -> None:
         """Begin a book with the columns that are still wanted."""
-        wanted = {c for _, c, *_ in addends} | {c for g in self._merged for _, c in g.columns}
+        wanted = {c for _, c, *_ in addends} | {
+            c for g in self._merged for c in g.columns if c != _NONE
+        }
         new = {old: i for i, old in enumerate(sorted(wanted))}
         series = [s for s, c in self._columns.items() if c in new]
         self._folds = [self._folds[c] for c in sorted(wanted)]
@@ -445,7 +472,7 @@ class Streams:
         self._book = Book(secrets.token_hex(8), ordered)
         self._addends = [(i, new[c], scale, weight) for i, c, scale, weight in addends]
         for group in self._merged:
-            group.columns = [(q, new[c]) for q, c in group.columns]
+            group.columns = [new.get(c, _NONE) for c in group.columns]
         self._laid = None
 
 

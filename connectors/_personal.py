@@ -14,13 +14,12 @@ import secrets
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import Field
 
 from agent.errors import Refused
-from agent.secret import secret
+from agent.secret import Reference, secret
 from agent.units import Model
 
 _KEY_BYTES: Final = 32
@@ -37,7 +36,7 @@ class Settings(Model):
     """Features and tags that are left out before anything sees them; `*` is a glob."""
     hash: list[str] = []
     """Features and tags of which only a keyed hash of the value goes on; `*` is a glob."""
-    hash_key: Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")] = ""
+    hash_key: Reference = ""
     """Key of the hashes, `env:NAME` or `file:/PATH`, where several hosts must agree; default: one of our own."""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.model import Entity
+from agent.strike import strike
 
 HERTZ: Final = os.sysconf("SC_CLK_TCK")
 """Ticks a second in which the kernel counts CPU time."""
@@ -245,7 +246,7 @@ def command_line(argv: Sequence[str], limit: int = 200) -> str:
 
     Masked are values of switches and assignments whose name sounds like a secret (`--password=x`, `--token x`,
     `DB_PASSWORD=x`), passwords in URLs, bearer tokens and keys of a well-known shape. What merely *is* secret
-    without looking so is not recognised: programs should not take secrets as arguments.
+    without looking so is not recognised, unless we know it (`agent.strike`).
     """
     out: list[str] = []
     length = 0
@@ -254,7 +255,8 @@ def command_line(argv: Sequence[str], limit: int = 200) -> str:
         if hide_next and not argument.startswith("-"):
             text, hide_next = "***", False
         else:
-            text = "".join(c if c.isprintable() else " " for c in argument[:_ARGUMENT_CHARS])
+            shown = strike(argument)[:_ARGUMENT_CHARS]
+            text = "".join(c if c.isprintable() else " " for c in shown)
             hide_next = bool(_SWITCH.match(text))
             for shape, masked in _SHAPES:
                 text = shape.sub(masked, text)

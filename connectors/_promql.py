@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Field, model_validator
 
 from agent.errors import Refused, Unavailable
-from agent.secret import secret
+from agent.secret import Headers, Reference, secret
 from agent.units import Bytes, Duration, Model
 from connectors.http import checked_url, redacted
 
@@ -44,12 +44,12 @@ class Access(Model):
 
     url: Annotated[str, AfterValidator(checked_url)]
     """`http://prometheus:9090`; Mimir ends with `/prometheus`, VictoriaMetrics clusters `/select/0/prometheus`."""
-    token: str = ""
+    token: Reference = ""
     """`env:NAME` or `file:PATH` of a bearer token."""
     user: str = ""
-    password: str = ""
+    password: Reference = ""
     """`env:NAME` or `file:PATH`, beside `user`: basic authentication."""
-    headers: dict[str, str] = {}
+    headers: Headers = {}
     """Sent with every question, values may be references: `X-Scope-OrgID: team-a`."""
     ca: Path | None = None
     """Certificates to trust instead of those of the system."""

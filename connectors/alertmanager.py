@@ -31,6 +31,7 @@ from agent.errors import Refused, Unavailable
 from agent.model import Severity
 from agent.ports import Arrival, Mute, Note, Route, Signal
 from agent.registry import connector
+from agent.secret import Headers
 from agent.units import Duration, Model
 from connectors._alertmanager_out import (
     INCIDENT,
@@ -84,7 +85,7 @@ class Alertmanager:
         """Names of alerts that say nothing about the world: those that always fire, to prove that alerting works."""
         url: Annotated[str, AfterValidator(lambda u: checked_url(u) if u else u)] = ""
         """Where its API is; empty = it is not told anything."""
-        headers: dict[str, str] = {}
+        headers: Headers = {}
         """Sent with every request: `authorization: env:NAME`."""
         labels: dict[str, str] = {"service": "service", "host": "instance"}
         """Kind of entity -> label whose value is its key."""

@@ -32,6 +32,7 @@ from pydantic import Field, model_validator
 
 from agent.errors import Refused, Uncertain
 from agent.registry import connector
+from agent.secret import environment_of
 from agent.units import Bytes, Duration, Model, say_duration
 from connectors._once import Once
 from connectors._proc import command_line, has_capability
@@ -182,7 +183,7 @@ class Commands:
     async def _run(
         self, name: str, command: Command, argv: list[str], key: str, target: str
     ) -> Result:
-        environment = {n: os.environ[n] for n in (*_ENVIRONMENT, *command.env) if n in os.environ}
+        environment = environment_of((*_ENVIRONMENT, *command.env))
         environment |= {"HOME": "/", "HOMEOSTAT_KEY": key, "HOMEOSTAT_TARGET": target}
         start = time.monotonic()
         try:

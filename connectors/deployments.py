@@ -21,15 +21,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final
-
-from pydantic import Field
+from typing import Any, Final
 
 from agent.errors import Refused
 from agent.model import Change, Entity
 from agent.ports import Arrival, Route
 from agent.registry import connector
-from agent.secret import secret
+from agent.secret import Reference, secret
 from agent.units import Model
 
 _MOST_BYTES: Final = 1 << 20
@@ -38,7 +36,6 @@ _URL: Final = re.compile(r"https?://\S{1,490}")
 _BEGAN: Final = frozenset({"in_progress", "running", "success", "failure", "error", "failed"})
 """States in which something has been changed; `pending`, `queued`, `waiting`, `inactive` and the like are none."""
 
-Reference = Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
 Fields = Mapping[str, Any]
 
 

@@ -141,6 +141,8 @@ class ElasticOut:
         self._at_once = _MOST_DOCUMENTS
         self._away = False
         self._turn = asyncio.Lock()
+        self._closed = False
+        """A turn that hangs then leaves the disk alone, another one may have it; what it sent is known by its ids."""
         self._written: dict[str, Any] = {}
 
     def _told(self, found: Mapping[str, float]) -> float:
@@ -211,6 +213,7 @@ class ElasticOut:
         """Put what was counted into the spool: the next start sends it."""
         self._spool(self._over(every=True), self._given())
         self._write(closed=True)
+        self._closed = True
         self._elastic.close()
 
     # ---- a turn, in a thread
@@ -290,6 +293,8 @@ class ElasticOut:
         self._write(closed=False)
 
     def _write(self, *, closed: bool) -> None:
+        if self._closed:
+            return
         told = self._windows.told
         state: dict[str, Any] = {"position": self.position, "since": self._since, "closed": closed}
         state |= {"told": told} if math.isfinite(told) else {}
@@ -311,6 +316,8 @@ class ElasticOut:
             while (found := spool.oldest()) is not None:
                 path, lines = found
                 self._send(list(_read(lines)), self._settled_spooled)
+                if self._closed:
+                    return False
                 self._settled_spooled.clear()
                 spool.done(path)
                 if time.monotonic() > end:

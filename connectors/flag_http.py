@@ -23,6 +23,7 @@ from pydantic import AfterValidator, Field
 
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.registry import connector
+from agent.secret import Headers
 from agent.units import Duration
 from connectors._values import Value, Values, ValuesConfig, as_json, nested, value_at
 from connectors.http import Answer, Door, Method, checked_url, redacted
@@ -52,7 +53,7 @@ class FlagHttp(Values):
         """Where it is asked and told."""
 
         url: Annotated[str, AfterValidator(checked_url)]
-        headers: dict[str, str] = {}
+        headers: Headers = {}
         """`env:NAME` and `file:PATH` stand for secrets."""
         timeout: Annotated[Duration, Field(gt=0, le=60)] = 5.0
 

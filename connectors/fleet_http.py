@@ -30,6 +30,7 @@ from pydantic import AfterValidator, Field
 from agent.config import Name
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.registry import connector
+from agent.secret import Headers
 from agent.units import Duration, Model, say_duration
 from connectors._values import nested
 from connectors.http import Answer, Door, Method, checked_url, redacted
@@ -67,7 +68,7 @@ class FleetHttp:
 
         service: Name
         url: Annotated[str, AfterValidator(checked_url)]
-        headers: dict[str, str] = {}
+        headers: Headers = {}
         """`env:NAME` and `file:PATH` stand for secrets."""
         replicas: Path = "replicas"
         """How many are asked for."""

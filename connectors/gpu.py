@@ -245,7 +245,9 @@ class Gpu:
             ready = asyncio.Event()
             loop.add_reader(out, ready.set)
             try:
-                await asyncio.wait_for(ready.wait(), max(0.0, end - time.monotonic()))
+                # not wait_for: before Python 3.12 it can swallow a cancellation, and a new child starts after `close`
+                async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                    await ready.wait()
             except TimeoutError:
                 raise _Silent(
                     f"NVML gave no answer within {say(self.config.timeout, 'seconds')}: a GPU or the driver hangs; "

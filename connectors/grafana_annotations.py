@@ -16,15 +16,17 @@ import html
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlencode
+
+from pydantic import Field
 
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Severity
 from agent.news import Event
 from agent.registry import connector
-from agent.secret import secret
-from connectors._notes import MEND_S, Reference, Routed, Url, Wanted, Web
+from agent.secret import Reference, secret
+from connectors._notes import MEND_S, Routed, Url, Wanted, Web
 
 if TYPE_CHECKING:
     from agent.ports import Note
@@ -49,7 +51,7 @@ class GrafanaAnnotations(Routed, Web):
         """Where they go."""
 
         url: Url
-        token: Reference
+        token: Annotated[Reference, Field(min_length=1)]
         severities: list[Severity] = ["page", "warning"]
         events: list[Event] = [
             "opened", "reopened", "resolved", "merged", "changed", "acting", "acted",

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from agent.news import moment
 from agent.registry import connector
+from agent.secret import Headers
 from agent.units import Duration, say_duration
 from connectors._notes import Settings, Url, Web
 
@@ -49,7 +50,7 @@ class Heartbeat(Web):
         url: Url
         style: Literal["ping", "pushgateway", "alertmanager"] = "ping"
         every: Annotated[Duration, Field(ge=5, le=86_400)] = 60.0
-        headers: dict[str, str] = {}
+        headers: Headers = {}
         """`authorization: env:NAME`."""
 
     def __init__(self, name: str, config: Config) -> None:

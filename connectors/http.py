@@ -18,18 +18,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import Field
 
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.secret import secret
+from agent.strike import forms
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-Reference = Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$")]
-"""A secret, `env:NAME` or `file:/PATH` and never itself; "" = none."""
 
 MOST_BYTES: Final = 8 << 20
 _LEAST_SECRET: Final = 4
@@ -103,12 +101,12 @@ def _expires(response: httpx.Response) -> float | None:
 
 def _without(answer: Answer, hidden: Sequence[str]) -> Answer:
     """Return an answer without the secrets that went with the request: some servers echo what they were asked."""
-    body = answer.body
-    for one in hidden:
-        for said in {one, one.rpartition(" ")[2]}:  # `Bearer ...`: also the token alone
-            if len(said) >= _LEAST_SECRET:
-                body = body.replace(said.encode(), b"***")
-    return answer if body is answer.body else replace(answer, body=body)
+    found = [form for one in hidden for form in forms(one) if len(form) >= _LEAST_SECRET]
+    body, headers = answer.body, dict(answer.headers)
+    for form in found:
+        body = body.replace(form.encode("utf-8", "surrogateescape"), b"***")
+        headers = {name: value.replace(form, "***") for name, value in headers.items()}
+    return replace(answer, body=body, headers=headers)
 
 
 def redacted(url: str) -> str:
@@ -140,6 +138,8 @@ class Door:
         self._socket = socket
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
+        self._asking = 0
+        self._closed = False
 
     async def ask(
         self,
@@ -169,6 +169,7 @@ class Door:
         ]
         self._open()  # reading whom we trust takes a while, which is not the other end's
         start = time.perf_counter()
+        self._asking += 1
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await self._ask(
@@ -205,6 +206,10 @@ class Door:
             raise Uncertain(f"{message}; it may have been done") from None
         except httpx.InvalidURL:
             raise Refused(f"{method} {where}: not a URL that can be asked") from None
+        finally:
+            self._asking -= 1
+            if self._closed and not self._asking:
+                await self._shut()
 
     async def _ask(
         self,
@@ -256,10 +261,15 @@ class Door:
         return self._client
 
     async def close(self) -> None:
-        """Close what is open; the next `ask` opens anew."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        """Close what is open as soon as nobody asks; a step that still runs may ask again, and leaves nothing open."""
+        self._closed = True
+        if not self._asking:
+            await self._shut()
+
+    async def _shut(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
 
 
 def _reason(wrong: Exception) -> str:

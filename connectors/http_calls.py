@@ -25,6 +25,7 @@ from pydantic import AfterValidator, Field
 
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.registry import connector
+from agent.secret import Headers
 from agent.units import Model
 from connectors._once import Once
 from connectors._proc import command_line
@@ -53,7 +54,7 @@ class Allowed(Model):
     url: Annotated[str, AfterValidator(checked_url)]
     """Ends with `/` for everything below, else exactly this."""
     methods: Annotated[list[Method], Field(min_length=1)] = ["POST"]
-    headers: dict[str, str] = {}
+    headers: Headers = {}
     """`env:NAME` and `file:PATH` stand for secrets."""
 
     def covers(self, method: str, url: str) -> bool:

@@ -34,8 +34,8 @@ from agent.errors import Refused, Unavailable, Uncertain
 from agent.news import Event, moment
 from agent.ports import Note
 from agent.registry import connector
-from agent.secret import secret
-from connectors._notes import MEND_S, Reference, Routed, Wanted
+from agent.secret import Reference, secret
+from connectors._notes import MEND_S, Routed, Wanted
 
 log = structlog.get_logger()
 

@@ -14,15 +14,17 @@ import hashlib
 import json
 import socket
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from agent.errors import Refused, Unavailable
 from agent.model import Severity
 from agent.news import moment
 from agent.registry import connector
-from agent.secret import secret
+from agent.secret import Reference, secret
 from agent.units import Model
-from connectors._notes import MEND_S, Reference, Settings, Url, Web
+from connectors._notes import MEND_S, Settings, Url, Web
 
 if TYPE_CHECKING:
     from agent.ports import Note
@@ -57,7 +59,7 @@ class PagerDuty(Web):
             warning: Literal["critical", "error", "warning", "info"] = "warning"
             note: Literal["critical", "error", "warning", "info"] = "info"
 
-        routing_key: Reference
+        routing_key: Annotated[Reference, Field(min_length=1)]
         url: Url = "https://events.pagerduty.com/v2/enqueue"
         """EU accounts: https://events.eu.pagerduty.com/v2/enqueue."""
         severities: list[Severity] = ["page"]

@@ -21,6 +21,7 @@ from agent.config import Name
 from agent.errors import AgentError, Refused
 from agent.model import Entity, Frame, Series
 from agent.registry import connector
+from agent.secret import Headers
 from agent.units import Duration, Model, say
 from connectors.http import Door, checked_url, redacted
 
@@ -81,7 +82,7 @@ class Probe:
         """`https://host/path`, `tcp://host:port`, `tls://host:port` or `dns://name`."""
         method: Literal["GET", "HEAD", "POST"] = "GET"
         body: str = ""
-        headers: dict[str, str] = {}
+        headers: Headers = {}
         """Values may be references: `env:NAME`, `file:PATH`."""
         expect: Annotated[list[Annotated[int, Field(ge=100, le=599)]], Field(max_length=20)] = []
         """Statuses that mean up; default: 200 to 399."""

@@ -31,6 +31,7 @@ from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import Series
 from agent.ports import Labels
 from agent.registry import connector
+from agent.secret import Headers
 from agent.units import Bytes, Duration, say_duration
 from connectors._notes import Settings, Url, Web
 from connectors._otlp_wire import varint
@@ -68,7 +69,7 @@ class RemoteWrite(Web):
         """Where to, what, how often."""
 
         url: Url
-        headers: dict[str, str] = {}
+        headers: Headers = {}
         """`authorization: env:NAME`, `X-Scope-OrgID: team-a`."""
         metrics: list[Annotated[str, Field(min_length=1)]] = ["*"]
         """Globs of names in /metrics."""

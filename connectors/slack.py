@@ -32,9 +32,9 @@ from agent.errors import AgentError, Refused, Unavailable
 from agent.news import Event
 from agent.ports import Note, Route, Said
 from agent.registry import connector
-from agent.secret import secret
+from agent.secret import Reference, secret
 from agent.units import Model
-from connectors._notes import MEND_S, Reference, Routed, Wanted
+from connectors._notes import MEND_S, Routed, Wanted
 from connectors.http import checked_url
 
 if TYPE_CHECKING:

@@ -40,6 +40,7 @@ from pydantic import Field
 
 from agent.errors import AgentError, Refused, Unavailable
 from agent.registry import connector
+from agent.secret import environment_of
 from agent.units import Duration, Model, say_duration
 from connectors._mlflow_runs import Runs, RunsAt
 from connectors._proc import command_line
@@ -92,6 +93,8 @@ class Trainer:
         self.config = config
         self._folder = (state / "trainer" / name) if state is not None else None
         self._watched: dict[str, asyncio.Task[Trained]] = {}
+        self._waiting = 0
+        self._closed = False
         self._runs = Runs(config.mlflow) if config.mlflow is not None else None
 
     # ---- ability: Trainer
@@ -116,7 +119,13 @@ class Trainer:
             watched = asyncio.create_task(self._told(key), name=f"training {key}")
             watched.add_done_callback(_looked_at)
             self._watched = {key: watched}
-        return await asyncio.shield(watched)
+        self._waiting += 1
+        try:
+            return await asyncio.shield(watched)
+        finally:
+            self._waiting -= 1
+            if self._closed and not self._waiting:
+                await self.close()
 
     async def find(self, key: str) -> Trained | None:
         """Return what the training of that key gave; None when it was never started, runs still, or failed."""
@@ -150,7 +159,10 @@ class Trainer:
         return out
 
     async def close(self) -> None:
-        """Stop watching; a training that runs goes on and is found again."""
+        """Stop watching, once no step waits for it; a training that runs goes on and is found again."""
+        self._closed = True
+        if self._waiting:
+            return
         for task in self._watched.values():
             task.cancel()
         await asyncio.gather(*self._watched.values(), return_exceptions=True)
@@ -204,7 +216,7 @@ class Trainer:
             "started": time.time(),
         }
         job.write(started)
-        environment = {n: os.environ[n] for n in (*_ENVIRONMENT, *config.env) if n in os.environ}
+        environment = environment_of((*_ENVIRONMENT, *config.env))
         environment |= {
             "HOMEOSTAT_KEY": job.key,
             "HOMEOSTAT_MODEL": config.model,
@@ -240,8 +252,10 @@ class Trainer:
         end = time.monotonic() + left_s
         while True:
             if process is not None:
+                # not wait_for: before Python 3.12 it can swallow a cancellation, and this goes on for ever
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), _LOOK_S)
+                    async with asyncio.timeout(_LOOK_S):
+                        await process.wait()
                 over = process.returncode is not None
             else:
                 await asyncio.sleep(_LOOK_S)

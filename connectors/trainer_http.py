@@ -29,6 +29,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.errors import Refused, Uncertain
 from agent.registry import connector
+from agent.secret import Headers
 from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, filled, read
 from connectors._values import pointed
 from connectors.http import checked_url, redacted
@@ -73,7 +74,7 @@ class TrainerHttp(Elsewhere):
         """How a run is ended that takes too long; empty = it can not be."""
         cancel_method: Literal["DELETE", "POST", "PUT"] = "DELETE"
         idempotent: bool = False
-        headers: dict[str, str] = {}
+        headers: Headers = {}
         """`env:NAME` and `file:PATH` stand for secrets."""
 
         @model_validator(mode="after")

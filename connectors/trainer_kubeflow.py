@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import quote, urlencode
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from agent.errors import Unavailable, Uncertain
 from agent.registry import connector
-from agent.secret import secret
+from agent.secret import Headers, Reference, secret
 from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, filled, label_of, read
-from connectors.http import Door, Method, Reference, checked_url, redacted, trusting
+from connectors.http import Door, Method, checked_url, redacted, trusting
 
 _FAILED: Final = frozenset({"FAILED", "CANCELED", "SKIPPED"})
 
@@ -46,10 +46,6 @@ class TrainerKubeflow(Elsewhere):
     class Config(ElsewhereConfig):
         """Which pipeline, and where."""
 
-        model_config = ConfigDict(
-            hide_input_in_errors=True
-        )  # a secret that was written here by mistake
-
         url: Annotated[str, AfterValidator(checked_url)]
         pipeline: Annotated[str, Field(min_length=1)]
         """Its id."""
@@ -66,7 +62,7 @@ class TrainerKubeflow(Elsewhere):
         """Where the report is read when there is no `mlflow`: `https://.../{run}.json`."""
         token: Reference = ""
         """Of a bearer token."""
-        headers: dict[str, str] = {}
+        headers: Headers = {}
         """`kubeflow-userid: ops@example.org`; values may be references."""
         ca: Path | None = None
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from agent.errors import Refused, Unavailable
 from agent.registry import connector
-from agent.secret import secret
-from connectors._notes import MEND_S, Reference, Routed, Url, Wanted, Web, facts
+from agent.secret import Headers, Reference, secret
+from connectors._notes import MEND_S, Routed, Url, Wanted, Web, facts
 
 if TYPE_CHECKING:
     from agent.ports import Note
@@ -44,7 +44,7 @@ class Webhook(Routed, Web):
         url: Url
         secret: Reference | None = None
         """Key of the signature; none = the body is not signed."""
-        headers: dict[str, str] = {}
+        headers: Headers = {}
         """`authorization: env:NAME`."""
 
     def __init__(self, name: str, config: Config) -> None:

@@ -54,8 +54,8 @@ from agent.model import (
 from agent.models import ModelFacts, VersionFacts
 from agent.models.cause import Blame
 from agent.pipeline import record_plan
+from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.ports import Judged
-from agent.runner import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.telemetry import Telemetry
 from agent.world import World
 
@@ -138,6 +138,9 @@ class StoryHooks:
     def push(self, change):
         self.record("change", change.entity.id, pack(change), self._now)
 
+    def dismiss(self, sender) -> None:
+        self.dismissed = sender
+
     def sources(self):
         def one(name, state, age, series, *, ready=True, error="", trust="local"):
             learning = {
@@ -199,6 +202,9 @@ class StoryHooks:
         ]  # fmt: skip
 
     def faults(self):
+        return []
+
+    def away(self):
         return []
 
     def hints(self):

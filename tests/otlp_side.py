@@ -21,7 +21,7 @@ def part(number: int, data: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
-def _value(value) -> bytes:
+def any_value(value) -> bytes:
     match value:
         case bool():
             return b"\x10" + varint(int(value))
@@ -29,13 +29,19 @@ def _value(value) -> bytes:
             return b"\x18" + varint(value)
         case float():
             return b"\x21" + struct.pack("<d", value)
+        case str():
+            return part(1, value.encode())
+        case list():
+            return part(5, b"".join(part(1, any_value(v)) for v in value))
+        case dict():
+            return part(6, attributes(1, value))
         case _:
-            return part(1, str(value).encode())
+            return b""
 
 
 def attributes(number: int, found: dict) -> bytes:
     return b"".join(
-        part(number, part(1, k.encode()) + part(2, _value(v))) for k, v in found.items()
+        part(number, part(1, k.encode()) + part(2, any_value(v))) for k, v in found.items()
     )
 
 
@@ -151,19 +157,26 @@ def protobuf(resource: dict, metrics: list[dict], scope: str = "test") -> bytes:
     )
 
 
-def _json_map(found: dict) -> list:
-    def value(v):
-        match v:
-            case bool():
-                return {"boolValue": v}
-            case int():
-                return {"intValue": str(v)}
-            case float():
-                return {"doubleValue": v}
-            case _:
-                return {"stringValue": v}
+def _json_value(value) -> dict:
+    match value:
+        case bool():
+            return {"boolValue": value}
+        case int():
+            return {"intValue": str(value)}
+        case float():
+            return {"doubleValue": value}
+        case str():
+            return {"stringValue": value}
+        case list():
+            return {"arrayValue": {"values": [_json_value(v) for v in value]}}
+        case dict():
+            return {"kvlistValue": {"values": _json_map(value)}}
+        case _:
+            return {}
 
-    return [{"key": k, "value": value(v)} for k, v in found.items()]
+
+def _json_map(found: dict) -> list:
+    return [{"key": k, "value": _json_value(v)} for k, v in found.items()]
 
 
 def _json_point(kind: str, p: dict) -> dict:
@@ -206,8 +219,37 @@ def as_json(resource: dict, metrics: list[dict], scope: str = "test") -> bytes:
 
 def logs(resource: dict, severities: list) -> bytes:
     """Log records of these severities: a number, or a text."""
-    records = b"".join(
-        part(2, b"\x10" + varint(s) if isinstance(s, int) else part(3, s.encode()))
-        for s in severities
+    return protobuf_logs(resource, [{"severity": s} for s in severities])
+
+
+def protobuf_logs(resource: dict, records: list[dict]) -> bytes:
+    """Log records, each with what it says of: ts (ns), severity, body, attributes, trace (hex)."""
+    return part(1, part(1, attributes(1, resource))
+                + part(2, part(1, part(1, b"scope")) + b"".join(part(2, _log(r)) for r in records)))  # fmt: skip
+
+
+def _log(record: dict) -> bytes:
+    severity = record.get("severity", 9)
+    return (
+        (b"\x09" + struct.pack("<Q", record.get("ts", 0)))
+        + (b"\x10" + varint(severity) if isinstance(severity, int) else part(3, severity.encode()))
+        + (part(5, any_value(record["body"])) if "body" in record else b"")
+        + attributes(6, record.get("attributes", {}))
+        + part(9, bytes.fromhex(record.get("trace", "")))
+        + b"\x45\x00\x00\x00\x00"
     )
-    return part(1, part(1, attributes(1, resource)) + part(2, records))
+
+
+def json_logs(resource: dict, records: list[dict]) -> bytes:
+    told = []
+    for record in records:
+        severity = record.get("severity", 9)
+        told.append(
+            {"timeUnixNano": str(record.get("ts", 0)), "traceId": record.get("trace", ""),
+             "severityNumber" if isinstance(severity, int) else "severityText": severity,
+             "attributes": _json_map(record.get("attributes", {}))}
+            | ({"body": _json_value(record["body"])} if "body" in record else {})
+        )  # fmt: skip
+    scopes = [{"scope": {"name": "scope"}, "logRecords": told}]
+    group = {"resource": {"attributes": _json_map(resource)}, "scopeLogs": scopes}
+    return json.dumps({"resourceLogs": [group]}).encode()

@@ -19,8 +19,9 @@ from agent.history import History
 from agent.journal import Journal
 from agent.memory import Memory
 from agent.model import Change, Entity, Frame, Series
+from agent.plans import Plan, PlannedStep, PlannedVerify, sealed
 from agent.ports import Done, Note
-from agent.runner import Plan, PlannedStep, PlannedVerify, Runner, sealed
+from agent.runner import Runner
 from agent.runs_store import RunsFile
 from agent.scene import Scene
 from agent.units import Model

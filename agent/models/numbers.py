@@ -37,6 +37,8 @@ class Numbers:
     config: WatchModels
     width: float = field(init=False)
     held: int = field(init=False)
+    unread: frozenset[str] = frozenset()
+    """Models whose rows can not be read now."""
 
     def __post_init__(self) -> None:
         self.width = max(1.0, self.config.window / BUCKETS)
@@ -140,7 +142,9 @@ class Numbers:
         return max(0.0, psi - (used - 1) * (1.0 / rows + 1.0 / n))
 
     def rate(self, model: ModelState, column: int, now: float) -> float:
-        """Return rows a second over the traffic window, of whole seconds; NaN when nothing came for long."""
+        """Return rows a second over the traffic window, of whole seconds; NaN when they are not read, or none came."""
+        if model.name in self.unread:
+            return math.nan
         last = int(now) - 2  # the newest seconds may not have been read yet
         if math.isinf(model.first) or now - model.rows_seen > max(
             self.config.window, self.config.traffic_window
@@ -280,8 +284,10 @@ class Numbers:
             accuracy = low = high = math.nan
         buckets = max(2, math.ceil(self.config.traffic_window / self.width))
         last = int((now - 2.0) / self.width) - (1 if self.width > 1 else 0)
-        rate = float(tenure.rows.span(last - buckets + 1, last, 0).sum())
-        return np.array([high, low, accuracy, rate / (buckets * self.width)])
+        rate = float(tenure.rows.span(last - buckets + 1, last, 0).sum()) / (buckets * self.width)
+        if model.name in self.unread:
+            rate = math.nan
+        return np.array([high, low, accuracy, rate])
 
     def service_row(self, models: Sequence[ModelState], now: float) -> FloatArray:
         """Return the signals of a service, over all models that it serves."""
@@ -296,7 +302,8 @@ class Numbers:
         back = np.cumsum(rows[::-1])
         enough = np.flatnonzero(back >= self.config.min_rows)
         out = np.full(len(SERVICE), math.nan)
-        out[5] = sum(known) if known else math.nan
+        unread = any(model.name in self.unread for model in models)
+        out[5] = sum(known) if known and not unread else math.nan
         if enough.size and back[min(TRAFFIC_S, max(least, 30)) - 1] > 0:
             sums = np.zeros(3 + 2 * (LATENCIES + 1))
             for model in models:

@@ -20,7 +20,7 @@ Cost, measured on one core at 30 features in batches of 50: about 15 microsecond
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -296,9 +296,13 @@ class ModelWatch:
 
     # ---------------------------------------------------------------- the frame
 
-    def frame(self, now: float) -> Frame:
-        """Return all signals at `now`; called every second. Fewer rows than `min_rows` are NaN, not a number."""
+    def frame(self, now: float, unread: Collection[str] = ()) -> Frame:
+        """Return all signals at `now`; called every second. Fewer rows than `min_rows` are NaN, not a number.
+
+        unread   models whose rows are somewhere and can not be read now: how many come is unknown, not none
+        """
         self._now = now
+        self._numbers.unread = frozenset(unread)
         values: list[FloatArray] = []
         layout: list[tuple[Any, ...]] = []
         sightings: list[Sighting] = []

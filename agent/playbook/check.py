@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent import registry
 from agent.abilities import able
+from agent.attributes import ATTRIBUTES, LABELS, facts_of
 from agent.catalogue import SIGNALS, labelled
 from agent.causes import CAUSES, known
 from agent.codec import canonical
+from agent.config import labels_of, unknown_attribute
 from agent.errors import ConfigError, Fault
 from agent.expr import Kind, lint, parse, pieces, places
+from agent.model import EntityKind
 from agent.playbook import dimensions
 from agent.playbook.language import MOST, Item, Playbook, StepModel
 from agent.playbook.trial import ABOUT, Example, notation
-from agent.playbook.verbs import can_undo, verb_of
+from agent.playbook.verbs import can_undo, given_by, verb_of
 from agent.strict import Document, Place, did_you_mean, examine
 
 if TYPE_CHECKING:
@@ -87,6 +90,10 @@ _OWN_NAMES: Final[Mapping[str, Kind]] = {
     "cause.words": "text",
 }  # fmt: skip
 _TARGET: Final = frozenset({"id", "kind", "key"})
+_CAUSE: Final = frozenset({"kind", "entity", "probability"})
+Given = Mapping[str, frozenset[str] | None]
+"""Step -> the values that it gives to later ones; None = its verb does not say."""
+_NO_STEPS: Final[Given] = {}
 _ABOUT_SIGNAL: Final = frozenset({"value", "peers.median", "peers.count"})
 
 
@@ -108,6 +115,9 @@ class _Check:
             yield from self._proof()
         yield from self._examples()
 
+    def _about(self) -> About:
+        return About.of(self.playbook, self.config)
+
     def _say(self, path: Place, problem: str, remedy: str = "", *, key: bool = False) -> Fault:
         return self.document.fault(path, problem, remedy, key=key)
 
@@ -121,6 +131,11 @@ class _Check:
 
     def _conditions(self) -> Iterator[Fault]:
         p = self.playbook
+        domain = p.limits.blast.domain
+        if domain:
+            wrong = unknown_attribute(domain, p.target.kind, self._about().labels)
+            if wrong is not None:
+                yield self._say(("guard", "blast", "domain"), *wrong)
         if p.target.where:
             yield from self._expression(p.target.where, ("target", "where"), "truth")
         written = self.document.data.get("when")
@@ -160,7 +175,7 @@ class _Check:
         want: Kind,
         *,
         extra: Iterable[str] = (),
-        steps: Iterable[str] = (),
+        steps: Given = _NO_STEPS,
         signal: str = "",
         inside: str = "",
     ) -> Iterator[Fault]:
@@ -181,10 +196,11 @@ class _Check:
         if slips:
             yield from (say(s.at, s.problem, s.remedy) for s in slips)
             return
+        about = self._about()
         nameless = [
             say(at, problem, remedy)
             for name, at in sorted(places(text).items())
-            for problem, remedy in unknown(name, frozenset(extra), frozenset(steps))
+            for problem, remedy in unknown(name, about, frozenset(extra), steps)
         ]
         yield from nameless
         if nameless:
@@ -194,9 +210,7 @@ class _Check:
             slips = dimensions.lint(text, lambda name: _signal_of(name, signal))
         yield from (say(s.at, s.problem, s.remedy) for s in slips)
 
-    def _texts(
-        self, data: Any, path: Place, steps: Iterable[str], extra: Iterable[str]
-    ) -> Iterator[Fault]:
+    def _texts(self, data: Any, path: Place, steps: Given, extra: Iterable[str]) -> Iterator[Fault]:
         """Check every `${}` inside parameters."""
         if isinstance(data, str):
             try:
@@ -222,7 +236,7 @@ class _Check:
 
     def _steps(self) -> Iterator[Fault]:
         p = self.playbook
-        before: list[str] = []
+        before: dict[str, frozenset[str] | None] = {}
         for part, steps in (("do", p.do), ("then", p.then)):
             for i, step in enumerate(steps):
                 path: Place = (part, i)
@@ -235,11 +249,10 @@ class _Check:
                     yield self._say((*path, "use"), f"no verb is called `{step.use}`", remedy)
                 else:
                     yield from self._step(step, path, before, after=part == "then")
-                before.append(step.id)
+                known_verb = step.use in registry.action
+                before[step.id] = given_by(step) if known_verb else None
 
-    def _step(
-        self, step: StepModel, path: Place, before: list[str], *, after: bool
-    ) -> Iterator[Fault]:
+    def _step(self, step: StepModel, path: Place, before: Given, *, after: bool) -> Iterator[Fault]:
         verb = verb_of(step)
         can = can_undo(verb)
         if after and verb.effect == "mutating":
@@ -275,9 +288,7 @@ class _Check:
         yield from self._texts(step.with_, (*path, "with"), before, {*_OWN_NAMES, *extra})
         yield from self._params(step, path)
 
-    def _until(
-        self, step: StepModel, path: Place, before: list[str], *, can: bool
-    ) -> Iterator[Fault]:
+    def _until(self, step: StepModel, path: Place, before: Given, *, can: bool) -> Iterator[Fault]:
         assert step.until is not None  # noqa: S101  # asked by the caller
         if not can or step.undo == "none":
             yield self._say(
@@ -286,7 +297,7 @@ class _Check:
             )  # fmt: skip
         for i, text in enumerate(step.until.is_):
             yield from self._expression(
-                text, (*path, "until", "is", i), "truth", steps=[*before, step.id]
+                text, (*path, "until", "is", i), "truth", steps={**before, step.id: given_by(step)}
             )
 
     def _params(self, step: StepModel, path: Place) -> Iterator[Fault]:
@@ -314,7 +325,7 @@ class _Check:
     # ---- guard, proof, tests
 
     def _expected(self) -> Iterator[Fault]:
-        done = [step.id for step in self.playbook.do]
+        done = {s.id: given_by(s) if s.use in registry.action else None for s in self.playbook.do}
         verify = self.playbook.verify
         for i, text in enumerate(verify.expect if verify is not None else ()):
             yield from self._expression(text, ("verify", "expect", i), "truth", steps=done)
@@ -360,7 +371,9 @@ class _Check:
                 "move it to `feed: {series: ...}`", key=True,
             )  # fmt: skip
             return
-        for problem, remedy in unknown(name.partition("{")[0], _ABOUT_SIGNAL):
+        # another cause may be given, to see that it stays silent
+        about = replace(self._about(), cause="")
+        for problem, remedy in unknown(name.partition("{")[0], about, _ABOUT_SIGNAL):
             yield self._say(path, problem, remedy, key=True)
 
     def _feed(self, example: Example, path: Place) -> Iterator[Fault]:
@@ -374,16 +387,16 @@ class _Check:
                 problem, _, remedy = str(wrong).partition("; ")
                 yield self._say(where, problem, remedy, key=True)
                 continue
-            for problem, remedy in unknown(signal):
+            for problem, remedy in unknown(signal, self._about()):
                 yield self._say(where, problem, remedy, key=True)
         known = {step.id for step in self.playbook.do}
-        for i, step in enumerate(example.expect.do if example.expect is not None else ()):
-            if step not in known:
-                yield self._say(
-                    (*path, "expect", "do", i),
-                    f"no step is called `{step}`",
-                    did_you_mean(step, known),
-                )
+        expect = example.expect
+        for part, some in (("do", expect.do), ("asks", expect.asks or [])) if expect else ():
+            for i, step in enumerate(some):
+                if step not in known:
+                    where = (*path, "expect", part, i)
+                    remedy = did_you_mean(step, known)
+                    yield self._say(where, f"no step is called `{step}`", remedy)
 
 
 def _signal_of(name: str, signal: str) -> str:
@@ -401,8 +414,30 @@ def _templated(value: Any) -> bool:
     return isinstance(value, list) and any(map(_templated, value))
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What names are about: a target of this kind, a cause of this branch ("" = any).
+
+    labels   that a person gives to targets of the kind; None = there is no agent.yaml at hand
+    """
+
+    kind: EntityKind
+    cause: str = ""
+    labels: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, playbook: Playbook, config: Config | None) -> About:
+        """Return what the names of a playbook are about."""
+        kind = playbook.target.kind
+        labels = None if config is None else frozenset(labels_of(config, kind))
+        return cls(kind, playbook.because.cause, labels)
+
+
 def unknown(
-    name: str, extra: frozenset[str] = frozenset(), steps: frozenset[str] = frozenset()
+    name: str,
+    about: About,
+    extra: frozenset[str] = frozenset(),
+    steps: Given = _NO_STEPS,
 ) -> Iterator[tuple[str, str]]:
     """Yield (problem, remedy) when nobody can know a name."""
     head, _, rest = name.partition(".")
@@ -414,13 +449,9 @@ def unknown(
             rate = name.replace(signal, SIGNALS[signal].rate)
             yield f"`{name}` only counts up", f"write its rate: `{rate}`"
     elif head in {"target", "cause"} and rest:
-        return
+        yield from (_no_attribute if head == "target" else _no_fact)(rest, about)
     elif head == "steps":
-        step, _, value = rest.partition(".")
-        if step not in steps:
-            yield f"no step before this one is called `{step}`", did_you_mean(step, steps)
-        elif not value:
-            yield f"`{name}` names no value of the step", f"write `steps.{step}.NAME`"
+        yield from _no_value(rest, steps)
     elif name in _ABOUT_SIGNAL:
         yield f"`{name}` stands only beside `signal:`", "write {signal: ..., is: '...'}"
     elif head == "verdict":
@@ -434,6 +465,40 @@ def unknown(
         yield f"nothing is called `{name}`", near
 
 
+def _no_value(name: str, steps: Given) -> Iterator[tuple[str, str]]:
+    step, _, value = name.partition(".")
+    if step not in steps:
+        yield f"no step before this one is called `{step}`", did_you_mean(step, steps)
+    elif not value:
+        yield f"`steps.{name}` names no value of the step", f"write `steps.{step}.NAME`"
+    elif (gives := steps[step]) is not None and value not in gives:
+        remedy = did_you_mean(value, gives) or "it gives nothing"
+        yield f"step `{step}` gives no `{value}`", remedy
+
+
+def _no_attribute(name: str, about: About) -> Iterator[tuple[str, str]]:
+    if name in _TARGET:
+        return
+    wrong = unknown_attribute(name, about.kind, about.labels)
+    if wrong is not None:
+        problem, remedy = wrong
+        near = did_you_mean(name, {*_TARGET, *ATTRIBUTES[about.kind]}, show=0)
+        yield problem, near if near and not name.startswith(LABELS) else remedy
+
+
+def _no_fact(name: str, about: About) -> Iterator[tuple[str, str]]:
+    known_here = {*_CAUSE, *facts_of(about.cause)}
+    if name in known_here:
+        return
+    if name in facts_of():
+        yield (
+            f"diagnosis says no `{name}` beside {about.cause}",
+            f"known: {', '.join(sorted(known_here))}",
+        )
+    else:
+        yield f"diagnosis says no `{name}`", did_you_mean(name, known_here, show=30)
+
+
 def _kind_of(name: str) -> Kind:
     """Return what a known name yields."""
     if name in _OWN_NAMES:
@@ -443,7 +508,8 @@ def _kind_of(name: str) -> Kind:
         return "number"
     head, _, rest = name.partition(".")
     if (
-        (head == "target" and rest in _TARGET)
+        head == "target"
+        or (head == "cause" and rest in facts_of())
         or name in {"cause.kind", "cause.entity"}
         or head == "verdict"
     ):

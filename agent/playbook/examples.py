@@ -5,7 +5,8 @@
 
 A feed is walked as if the playbook might act: `auto`, its target managed, every ability there. What its own guard says
 holds, as do the gates on evidence, correlated failure and replicas. An act changes nothing in the feed, so each run
-ends as *no effect* after its verification would have ended; cooldown, attempts and breaker then do what they do.
+ends as *no effect* after its verification would have ended; cooldown, attempts and breaker then do what they do. A step
+that asks is answered by nobody: the run waits for so long and ends as it says.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from agent.model import (
     Incident,
     entity,
 )
+from agent.plans import Plan
 from agent.playbook import Library, Playbook
 from agent.playbook.feeds import example, onset, rows, sightings
-from agent.playbook.rehearsal import Fold, Rehearsal
+from agent.playbook.rehearsal import Asked, Fold, Rehearsal, questions
 from agent.playbook.trial import Example, Expected
 from agent.rows import Rows
-from agent.runner import Plan
 from agent.scene import Scene
 from agent.units import say_duration
 from agent.world import World
@@ -45,10 +46,11 @@ _SOURCE: Final = "feed"
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One time that a playbook acted in a feed: seconds from the feed's start, and the steps by id."""
+    """One time that a playbook acted in a feed: seconds from its start, the steps by id, and when people are asked."""
 
     at: float
     steps: tuple[str, ...]
+    asks: tuple[Asked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +244,11 @@ class _Walk:
             out.append(f"it acts first after {said}, expected by {say_duration(expect.first_by)}")
         if expect.do and first is not None and list(first.steps) != expect.do:
             out.append(f"it does {', '.join(first.steps)}, expected {', '.join(expect.do)}")
+        asks = [a.step for a in first.asks] if first is not None else []
+        if expect.asks is not None and first is not None and asks != expect.asks:
+            out.append(
+                f"it asks before {', '.join(asks) or 'nothing'}, expected {', '.join(expect.asks) or 'nothing'}"
+            )
         if expect.blocked_by and expect.blocked_by not in self.closed:
             closed = ", ".join(dict.fromkeys(self.closed)) or "no gate at all"
             out.append(f"expected `{expect.blocked_by}` to hold it back, but that was {closed}")
@@ -273,7 +280,8 @@ class _Walk:
         self.reason = "; ".join(f"{g.name}: {g.reason or g.value}" for g in closed)
 
     def _act(self, plan: Plan, now: float) -> None:
-        self.acts.append(Act(now - self._start, tuple(s.id for s in plan.steps)))
+        steps = tuple(s.id for s in plan.steps)
+        self.acts.append(Act(now - self._start, steps, tuple(questions(plan))))
         self._rehearsal.act(plan, now)
         self._rehearsal.end(now)
 

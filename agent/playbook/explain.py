@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from agent.attributes import LABELS
 from agent.catalogue import SIGNALS, labelled
 from agent.causes import CAUSES, matches, words
 from agent.expr import Token, scan
@@ -39,7 +40,7 @@ _AGAINST: Final = {
 _OTHERWISE: Final = {
     "undo": "everything that can be undone is put back",
     "escalate": "it stays as it is and people are told",
-    "next": "it is put back, and the next playbook for this cause may try",
+    "next": "what was for a while only is put back, and the next playbook for this cause may try",
 }
 
 
@@ -243,9 +244,10 @@ def _limits(playbook: Playbook) -> Iterator[str]:
         return
     then = "then people must look" if g.attempts.then == "escalate" else "then it stops"
     yield f"tries {g.attempts.max} times on one target in {say_duration(g.attempts.per)}, {then}"
-    domain = f" of one {g.blast.domain}" if g.blast.domain else ""
+    domain = f" of one {g.blast.domain.removeprefix(LABELS)}" if g.blast.domain else ""
     yield (
-        f"touches {g.blast.max_targets} at once, {g.blast.max_share:.0%}{domain} at most; "
+        f"{g.blast.max_targets} targets{domain} under treatment at once, {g.blast.max_share:.0%} at most, "
+        "whoever treats them; "
         f"waits {say_duration(g.settle)} between two targets"
     )
     yield f"after {g.breaker.bad_outcomes} runs that did not help it rests {say_duration(g.breaker.hold)}"

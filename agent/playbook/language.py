@@ -15,11 +15,11 @@ from agent.conditions import Condition, Holding
 from agent.errors import Refused
 from agent.expr import Lookup, interpolate, parse
 from agent.model import MODES, Cause, Entity, EntityKind, Incident, Mode, Severity, entity
+from agent.plans import Plan, PlannedBlast
 from agent.playbook.plan import make
 from agent.playbook.trial import Example
 from agent.playbook.verbs import ability_of, verb_of
 from agent.ports import Notifier
-from agent.runner import Plan
 from agent.units import Duration, Model, Ratio
 
 if TYPE_CHECKING:
@@ -115,12 +115,12 @@ class Rate(Model):
 
 
 class Blast(Model):
-    """How many of a domain it may touch at about the same time; one alone is always allowed."""
+    """How many of a domain it may be one of, that any playbook treats at about the same time; one is always allowed."""
 
     max_targets: Annotated[int, Field(ge=1)] = 1
     max_share: Ratio = 0.34
     domain: str = ""
-    """Attribute of the targets that tells domains apart (`rack`); empty = all of the same kind."""
+    """Attribute of the targets that tells domains apart (`labels.rack`); empty = all of the same kind."""
 
 
 class Attempts(Model):
@@ -136,6 +136,10 @@ class Breaker(Model):
 
     bad_outcomes: Annotated[int, Field(ge=1)] = 2
     hold: Duration = 6 * 3600.0
+
+
+LEAST_TREATED_S: Final = 60.0
+"""For so long at least an act counts for the blast radius after it."""
 
 
 class Approval(Model):
@@ -159,6 +163,14 @@ class Guard(Model):
     approve: Approval = Approval()
     fresh: Duration = 120.0
     """Evidence may be this old, no older."""
+
+    @property
+    def planned_blast(self) -> PlannedBlast:
+        """The blast radius as a plan carries it: an act counts until it has settled."""
+        blast = self.blast
+        return PlannedBlast(
+            blast.max_targets, blast.max_share, blast.domain, max(self.settle, LEAST_TREATED_S)
+        )
 
 
 def _listed(written: Any) -> Any:
@@ -240,6 +252,7 @@ class Playbook(Model):
     _text_hash: str = PrivateAttr(default="")
     _needs: tuple[frozenset[str], ...] | None = PrivateAttr(default=None)
     _able: Mapping[str, tuple[Able, ...]] | None = PrivateAttr(default=None)
+    _unbuilt: Mapping[str, str] = PrivateAttr(default={})
     _folder: Path = PrivateAttr(default=Path())
 
     # ---- what follows from the text
@@ -309,6 +322,25 @@ class Playbook(Model):
             return str(why)
         return ""
 
+    @property
+    def broken(self) -> str:
+        """Why nobody can do one of its steps, whoever it acts on: those who could were not built; "" = somebody can."""
+        for step in self.do:
+            could = list(self._actors([step], None))
+            if could and all(one.name in self._unbuilt for one in could):
+                name = could[0].name
+                return f"connector {name} could not be built: {self._unbuilt[name]}"
+        return ""
+
+    def unbuilt(self, faults: Mapping[str, str]) -> None:
+        """Take which connectors could not be built, and why: the mapping is kept and asked each time."""
+        self._unbuilt = faults
+
+    @property
+    def needs_connectors(self) -> frozenset[str]:
+        """Names of the connectors that may act for it."""
+        return frozenset(one.name for one in self._actors((*self.do, *self.then), None))
+
     def _actors(self, steps: Iterable[StepModel], target: Entity | None) -> Iterator[Able]:
         """Yield who acts in steps: on a target, or whoever may on any (None). Raises Refused when it is not one."""
         for step in steps:
@@ -317,7 +349,7 @@ class Playbook(Model):
             if self._able is None or not name or ours or self.left_out(step):
                 continue
             if target is not None:
-                yield acting(self._able[name], step.via, name, target.id)
+                yield acting(self._able[name], step.via, name, target.id, self._unbuilt)
             else:
                 yield from (a for a in self._able[name] if step.via in {None, a.name})
 
@@ -372,7 +404,9 @@ class Playbook(Model):
             return None
 
         for step in self.do:
-            for value in step.with_.values():
+            # a text for people may begin with an entity's id, too
+            moves = verb_of(step).effect == "mutating" or verb_of(step).shared
+            for value in step.with_.values() if moves else ():
                 filled = interpolate(value, look) if isinstance(value, str) else None
                 if isinstance(filled, str):
                     try:

@@ -40,6 +40,11 @@ class Library:
             raise ConfigError(sorted(set(faults), key=_order))
         return cls({name: p for name, p in found.playbooks.items() if p.enabled})
 
+    def unbuilt(self, faults: Mapping[str, str]) -> None:
+        """Let playbooks know, from now on, which connectors could not be built, and why: the mapping itself is kept."""
+        for playbook in self.playbooks.values():
+            playbook.unbuilt(faults)
+
     def for_cause(self, cause: str) -> list[Playbook]:
         """Return the playbooks that speak of a cause, best first. Cost: a dictionary hit after the first time."""
         if cause not in self._of_cause:

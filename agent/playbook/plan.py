@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from agent.causes import words
 from agent.expr import Lookup, interpolate
 from agent.model import Cause, Entity, Incident, Mode
+from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.playbook.verbs import can_undo, verb_of
-from agent.runner import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 
 if TYPE_CHECKING:
     from agent.playbook.language import Approval, Playbook, StepModel
@@ -68,6 +68,7 @@ def make(
             approve=_approval(approve),
             facts=_facts(cause, incident),
             cause=cause.kind if cause else "",
+            blast=playbook.limits.planned_blast if playbook.mutating else None,
         )
     )
 

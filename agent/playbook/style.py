@@ -18,6 +18,9 @@ def hints(playbook: Playbook, document: Document) -> Iterator[Fault]:
     """Yield what could be better, each with its place and what to write."""
     yield from _names(playbook, document)
     yield from _tests(playbook, document)
+    if playbook.broken:
+        remedy = "mend it, or take it out of agent.yaml; elsewhere it may be fine"
+        yield document.fault(("do",), f"not able here: {playbook.broken}", remedy)
     if playbook.mutating:
         yield from _acts(playbook, document)
 

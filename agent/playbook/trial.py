@@ -122,6 +122,8 @@ class Expected(Model):
     """When it has acted at the latest."""
     do: list[str] = []
     """The steps of its first act, by id."""
+    asks: list[str] | None = None
+    """Before which steps its first act would ask people, by id; `[]` = nobody is asked."""
     blocked_by: str = ""
     """Gate of the guard that keeps it from acting (`correlated`, `cooldown`)."""
 

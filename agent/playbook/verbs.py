@@ -26,3 +26,11 @@ def ability_of(step: StepModel) -> str:
 def can_undo(verb: type[Any]) -> bool:
     """Tell whether a verb can put back what was there."""
     return bool(verb.reversible) and all(hasattr(verb, name) for name in methods(Undo))
+
+
+def given_by(step: StepModel) -> frozenset[str] | None:
+    """Return the names of the values that later steps may read of a step; None = its verb does not say."""
+    gives = getattr(verb_of(step), "gives", None)
+    if gives is None:
+        return None
+    return frozenset(gives(step.with_) if callable(gives) else gives)

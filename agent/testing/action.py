@@ -55,7 +55,7 @@ def check_action(make: MakeStage) -> list[Check]:
         ("reached", "not reached before, reached after run (seen through a fresh observe)"),
         (
             "plain",
-            "Done has a summary; its values and undo survive JSON; its change is known as ours",
+            "Done has a summary; values as `gives` names them, which survive JSON as undo does; a change known as ours",
         ),
         ("twice_is_once", "a second try of the same step changes nothing more"),
         ("undo", "undo puts back what was there, also the second time"),
@@ -150,6 +150,10 @@ class _Actions:
             must(isinstance(done, Done) and bool(done.summary), "plain", f"run gave {done!r}")
             _survives("plain", "values", done.values)
             _survives("plain", "undo", done.undo)
+            gives = getattr(stage.act, "gives", None)
+            if gives is not None and not callable(gives):
+                more = sorted(done.values.keys() - set(gives))
+                must(not more, "plain", f"it gives {more}, which its `gives` does not name")
             moved = await stage.world() != before
             must(moved or stage.invisible, "plain", "run changed nothing that can be seen")
             must(

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from agent.attributes import ATTRIBUTES
 from agent.catalogue import SIGNALS
 from agent.model import Frame
 from agent.ports import Source
@@ -42,7 +43,10 @@ def check_source(
         ("signals", "every series is a signal of the catalogue on an entity of its kind"),
         ("labels", "labels are sorted pairs of text, without an empty value"),
         ("same_table", "as long as the series are the same, they are the same tuple object"),
-        ("sightings", "what is told of entities is sorted, and told once while it does not change"),
+        (
+            "sightings",
+            "what is told of entities is sorted, has known names, and is told once while it does not change",
+        ),
         ("in_turn", f"a poll never holds up the event loop for {_LOOP_S:g} s"),
         ("time_goes_on", "two polls are two moments, the second one later"),
     ]
@@ -174,6 +178,14 @@ class _Sources:
                     list(seen.attrs) == sorted(seen.attrs),
                     "sightings",
                     f"attributes of {seen.entity} are not sorted: {[k for k, _ in seen.attrs]}",
+                )
+                strange = sorted(
+                    {name for name, _ in seen.attrs} - ATTRIBUTES[seen.entity.kind].keys()
+                )
+                must(
+                    not strange,
+                    "sightings",
+                    f"a {seen.entity.kind} has no attributes {strange}: `agent/attributes.py` lists them",
                 )
         told = {seen.entity: seen for seen in one.seen}
         again = [str(seen.entity) for seen in two.seen if told.get(seen.entity) == seen]

@@ -22,6 +22,7 @@ class Setting:
     effect = "mutating"
     reversible = True
     shared = True
+    gives: tuple[str, ...] = ("of", "value", "before")
     kind: Literal["release", "config", "scale", "act", "flag"] = "config"
 
     def _about(self, step: Step) -> Entity:

@@ -73,6 +73,12 @@ class Ask:
             for n, f in form.items()
         )
 
+    @staticmethod
+    def gives(written: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the lines of the form, and who answered."""
+        form = written.get("form")
+        return *(form if isinstance(form, Mapping) and form else ("go",)), "by"
+
     async def observe(self, step: Step) -> Mapping[str, Any]:
         """Return whether there is an answer."""
         return {"answered": await self._asker.reply(step.key) is not None}

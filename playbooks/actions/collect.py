@@ -110,6 +110,7 @@ class Collect:
     ability = None
     reversible = True
     shared = False
+    gives = ("picture", "file", "bytes")
 
     class Params(Model):
         """What to take and where to keep it."""

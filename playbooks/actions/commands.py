@@ -65,6 +65,7 @@ class RunCommand:
     ability = Commands
     reversible = False
     shared = False
+    gives = ("command", "code", "output")
 
     class Params(Model):
         """Which command, and with what."""
@@ -149,6 +150,7 @@ class HttpCall:
     ability = Calls
     reversible = False
     shared = True
+    gives = ("call", "status", "body")
 
     class Params(Model):
         """What is called."""

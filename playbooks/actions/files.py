@@ -92,6 +92,8 @@ class _Old:
 class Quarantine(_Old):
     """Move old files aside, on the same disk: nothing is freed yet; undo moves them back."""
 
+    gives = ("rule", "files", "bytes")
+
     reversible = True
 
     async def observe(self, step: Step) -> Mapping[str, Any]:
@@ -148,6 +150,7 @@ class Prune(_Old):
     """Delete old files of an allow-listed rule. Nothing brings them back."""
 
     reversible = False
+    gives = ("rule", "files", "bytes")
 
     async def observe(self, step: Step) -> Mapping[str, Any]:
         """Return how many files the rule would take, and whether this step has deleted its own."""

@@ -127,6 +127,7 @@ class DiagnoseGpu:
     ability = GpuCare
     reversible = True
     shared = False
+    gives = ("remedy", "why", "recovery", "users")
 
     class Params(Model):
         """Which GPU, and which error was seen."""
@@ -185,6 +186,7 @@ class ResetGpu:
     ability = GpuCare
     reversible = False
     shared = False
+    gives = ("gpu", "remedy")
 
     class Params(Model):
         """Which GPU."""

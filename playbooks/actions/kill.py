@@ -37,6 +37,7 @@ class KillProcess:
     ability = None
     reversible = False
     shared = False
+    gives = ("process", "name", "members")
 
     class Params(Model):
         """Which group, and how patient we are."""

@@ -41,6 +41,7 @@ class Reboot:
     reversible = False
     takes_replica = True
     shared = False
+    gives = ("boot",)
 
     class Params(Model):
         """Why, and how patient we are."""

@@ -142,6 +142,7 @@ class _Pointer:
     ability = Models
     reversible = True
     shared = True
+    gives = ("model", "version", "before")
 
     def __init__(self, model: str, ability: Models) -> None:
         self._model = model
@@ -358,6 +359,8 @@ class _Retraining:
 class HoldRetraining(_Retraining):
     """Forbid retraining while the data cannot be trusted; undo allows it again."""
 
+    gives = ("model", "reason")
+
     class Params(Model):
         """Why, and of which model."""
 
@@ -422,6 +425,8 @@ class HoldRetraining(_Retraining):
 @action("release_retraining")
 class ReleaseRetraining(_Retraining):
     """Allow retraining again where the hold is ours; that of a person stays. Undo holds it again."""
+
+    gives = ("model",)
 
     class Params(Model):
         """Of which model."""

@@ -161,6 +161,7 @@ class DrainNode:
     ability = Nodes
     reversible = True
     shared = True
+    gives = ("host", "moved", "stay")
     takes_replica = True
 
     class Params(Model):

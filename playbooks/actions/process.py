@@ -40,6 +40,7 @@ class SetPriority:
     ability = None
     reversible = True
     shared = False
+    gives = ("process", "name", "nice", "members")
 
     class Params(Model):
         """How far down."""
@@ -331,6 +332,7 @@ class PauseProcess:
     ability = None
     reversible = True
     shared = False
+    gives = ("process", "name", "members")
 
     class Params(Model):
         """Which group."""

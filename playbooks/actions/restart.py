@@ -62,6 +62,7 @@ class Restart:
     ability = Restarter
     reversible = True
     shared = True
+    gives = ("service", "restarted")
     takes_replica = True
 
     class Params(Model):

@@ -134,6 +134,7 @@ class Retrain:
     ability = Trainer
     reversible = True
     shared = False
+    gives = ("model", "version", "gain", "p", "rows", "accuracy", "champion_accuracy", "used")
 
     class Params(Model):
         """How much better the challenger must be."""

@@ -120,6 +120,7 @@ class RolloutUndo(Setting):
     """Roll a service back to the release before, as its cluster keeps it, and watch it; undo rolls forward again."""
 
     ability = Rollouts
+    gives = (*Setting.gives, "settled")
     kind = "release"
 
     class Params(Model):
@@ -196,6 +197,7 @@ class RolloutRestart:
     ability = Rollouts
     reversible = True
     shared = True
+    gives = ("service", "settled")
     takes_replica = True
 
     class Params(Model):

@@ -38,6 +38,7 @@ class Scale:
     ability = Scaler
     reversible = True
     shared = True
+    gives = ("service", "replicas", "before")
 
     class Params(Model):
         """How many: `by` or `to`, one of them."""

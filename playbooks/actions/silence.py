@@ -22,6 +22,7 @@ class SilenceTarget:
     ability = Silencer
     reversible = True
     shared = False
+    gives = ("of", "until")
 
     class Params(Model):
         """What, for how long, and why."""

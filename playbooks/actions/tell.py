@@ -24,6 +24,7 @@ class _Tell:
     ability = Notifier
     reversible = False
     shared = False
+    gives = ("severity", "title")
 
     class Params(Model):
         """What to say."""

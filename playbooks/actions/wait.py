@@ -21,6 +21,7 @@ class Wait:
     ability = None
     reversible = True
     shared = False
+    gives = ()
 
     class Params(Model):
         """How long."""

@@ -54,6 +54,7 @@ BOOKS = {
     "param": ("service", "host.neighbour", "act", "process: '${cause.entity}'", ""),
     "drain": ("replica", "serving.crash", "drain", "", ""),
     "reboot": ("host", "host.memory", "reboot", "", "blast: {max_targets: 3, max_share: 100%}"),
+    "shed": ("host", "hardware.host", "act", "", "blast: {max_targets: 2, max_share: 100%, domain: labels.rack}"),
     "stop": ("process", "host.cpu", "act", "", "blast: {max_targets: 2, max_share: 100%}"),
     "narrow": ("service", "serving.dependency", "act", "", "blast: {max_targets: 8, max_share: 25%}"),
     "roll": ("model", "release.model", "share", "", ""),
@@ -130,7 +131,7 @@ class Town:
         for feature in FEATURES:
             world.topology.link(Edge("feeds", feature, Entity("model", feature.key.split("/")[0])))
         for host, rack in RACK.items():
-            world.topology.take(Sighting(host, (("rack", rack),)))
+            world.topology.take(Sighting(host, (("labels.rack", rack),)))
         world.trusts["eyes"] = "local"
         d = self.config.diagnose
         self.walk = Walk(
@@ -201,7 +202,9 @@ class Town:
             kind, one = rng.choice([("release.model", whom), ("data.contract", feature)])
         elif whom.kind == "host":
             near = next(p for p in PROCESSES if ON[p] == whom)
-            kind, one = rng.choice([("host.memory", whom), ("host.cpu", near)])
+            kind, one = rng.choice([
+                ("host.memory", whom), ("hardware.host", whom), ("host.cpu", near),
+            ])  # fmt: skip
         else:
             replica = rng.choice(REPLICAS[whom])
             kind, one = rng.choice([
@@ -330,7 +333,7 @@ class Town:
         self.record(
             "run",
             run.id,
-            pack(replace(run, state="holding", updated=self.now, steps=(step,))),
+            pack(replace(run, state="verifying", updated=self.now, steps=(step,))),
             self.now,
         )
         hangs = self.rng.random() < 0.05
@@ -399,13 +402,27 @@ class Town:
         recent = [a for a in same if a[1] > self.forward]
         if plan.playbook == "calm" and sum(a[1] > self.truth - 600.0 for a in recent) >= 3:
             raise Broken("rate", run)
-        going = {a[2].target for a in same if a[3][0] == math.inf} | {plan.target}
-        going |= {a[2].target for a in recent if a[1] > self.truth - 60.0}
-        most = {"reboot": 3, "stop": 2}.get(plan.playbook)
-        if most is not None and len(going) > most:
-            raise Broken("blast", run)
-        if plan.playbook == "narrow" and len(going) > 0.25 * len(SERVICES):
-            raise Broken("share", run)
+        for name, what, most in (
+            ("reboot", "blast", 3), ("stop", "blast", 2), ("shed", "blast", 2),
+            ("narrow", "share", 0.25 * len(SERVICES)),
+        ):  # fmt: skip
+            if plan.playbook == name and len(self._treated(plan)) > most:
+                raise Broken(what, run)
+
+    def _treated(self, plan):
+        """Return whom of the target's kind (and rack) anybody treats now, or has within a minute, this act included."""
+        going = [a for a in self.acts if a[3][0] == math.inf]
+        recent = [a for a in self.acts if a[1] > max(self.truth - 60.0, self.forward)]
+        acts = [a[2] for a in (*going, *recent)]
+        near = {e for other in acts if other.playbook != "tell" for e in self._hit(other)}
+        kind, rack = plan.entity.kind, RACK.get(plan.entity)
+        return {e for e in near | {plan.entity} if e.kind == kind and RACK.get(e) == rack}
+
+    def _hit(self, plan):
+        some = {plan.entity, *_named(plan)}
+        if plan.playbook == "reboot":
+            some |= {e for e, h in ON.items() if h == plan.entity}
+        return some | {_owner(e) for e in some}
 
     def _taken(self, plan):
         one = plan.entity

@@ -14,6 +14,7 @@ from agent.memory import Memory
 from agent.model import Cause, Diagnosis, Entity, Incident
 from agent.playbook import Library
 from agent.ports import Notifier
+from agent.trying import unbuilt
 from agent.units import Model
 from agent.world import World
 
@@ -146,6 +147,79 @@ def test_a_connector_that_is_named_and_can_not_is_no_help(tmp_path):
         tmp_path, {"a": {"use": "real"}, "m": {"use": "mail"}}, "{use: scale, via: m, undo: none}"
     )
     assert found.unable(WEB) == "m can not do this: it has not the ability Scaler"
+
+
+@pytest.mark.parametrize(
+    ("target", "who"),
+    [("replica:web/0", "a"), ("replica:shop/0", "b"), ("version:fraud/7", "b"), ("feature:fraud/age", "b"),
+     ("replica:third/0", ""), ("process:b/1/2", "")],
+)  # fmt: skip
+def test_what_is_part_of_a_service_or_model_is_its_connectors(target, who):
+    two = [Able("a", ("web",)), Able("b", ("shop", "fraud"))]
+    if who:
+        assert acting(two, None, "X", target).name == who
+        return
+    with pytest.raises(Refused, match="say which with via"):
+        acting(two, None, "X", target)
+
+
+class Broken(Real):
+    def __init__(self, name, config):
+        raise Refused("it needs a client: pip install 'homeostat[x]'")
+
+
+NOT_BUILT = "could not be built: it needs a client: pip install 'homeostat[x]'"
+
+
+def made(connectors, tmp_path):
+    registry.connector("broken")(Broken)
+    config = Config.model_validate({"connectors": connectors})
+    out = Connectors(config, tmp_path)
+    out.build()
+    return out
+
+
+def test_one_that_could_not_be_built_is_not_able_and_says_why(tmp_path):
+    connectors = {"x": {"use": "broken", "service": "web"}}
+    built = made(connectors, tmp_path)
+    found, config = book(tmp_path, connectors)
+    assert found.unable(WEB) == ""  # nobody has tried yet
+    found.unbuilt(built.faults)
+    assert found.unable(WEB) == f"connector x {NOT_BUILT}"
+    assert found.broken == f"connector x {NOT_BUILT}"
+    assert not found.lacking
+    with pytest.raises(Refused, match="connector x could not be built: it needs a client"):
+        built.resolve(None, Scaler, "service:web")
+    decision = guard.decide(
+        found, WEB, Incident("i", 1.0, 1.0, "open", "page", "t"), memory=Memory(), world=World(), config=config, now=1.0
+    )  # fmt: skip
+    (gate,) = [g for g in decision.gates if g.name == "ability"]
+    assert (gate.passed, gate.reason) == (False, f"connector x {NOT_BUILT}")
+    built.faults.clear()  # it was mended, and built at a reload
+    assert (found.unable(WEB), found.broken) == ("", "")
+
+
+def test_another_one_does_not_take_the_place_of_one_that_was_not_built(tmp_path):
+    connectors = {"x": {"use": "broken", "service": "web"}, "a": {"use": "real", "service": "shop"}}
+    built = made(connectors, tmp_path)
+    found, _ = book(tmp_path, connectors)
+    found.unbuilt(built.faults)
+    for target in ("service:web", "replica:web/1"):
+        with pytest.raises(Refused, match="connector x could not be built"):
+            built.resolve(None, Scaler, target)
+    assert found.unable(Entity("replica", "web/1")) == f"connector x {NOT_BUILT}"
+    assert built.resolve(None, Scaler, "replica:shop/1") is built.built["a"]
+    assert (found.unable(SHOP), found.broken) == ("", "")
+    with pytest.raises(Refused, match="connector x could not be built"):
+        built.resolve("x", Scaler, "service:shop")
+
+
+def test_an_author_is_told_what_can_not_be_built_here(tmp_path):
+    registry.connector("broken")(Broken)
+    config = Config.model_validate({"connectors": {"x": {"use": "broken"}, "a": {"use": "real"}}})
+    assert unbuilt(config, ["x", "a", "nobody"]) == {
+        "x": "it needs a client: pip install 'homeostat[x]'"
+    }
 
 
 def test_the_one_or_why_not():

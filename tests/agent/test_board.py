@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import structlog
 
 from agent.board import Board
+from agent.collect import Collector
 from agent.errors import Unavailable
 from agent.model import Edge, Entity, Series, Sighting
 from agent.parcels import cells_of, pack, parts, rows_of, unpack
@@ -71,6 +73,62 @@ def test_a_value_holds_for_three_intervals_and_then_its_column_is_unknown_and_le
     assert board.heard() == {"otlp": (10.0, 20.0, 2)}
     board.forget("otlp")
     assert board.heard() == {}
+
+
+def test_each_sender_is_an_eye_of_its_own_and_its_silence_is_not_that_of_the_others(made):
+    board, clock = made
+    collector = Collector(clock=clock)
+    book = Book("1", series("a", "b"))
+
+    def look():
+        assert board.frames(clock.now) is not None
+        for eye, (every_s, ago_s, n) in board.heard().items():
+            collector.heard(eye, every_s, clock.now - ago_s, n, clock.now)
+        return {
+            name: (h.blind(clock.now), h.series, h.error) for name, h in collector.health.items()
+        }
+
+    board.take(batch(book, [0], [1.0], sender="rack"))
+    with structlog.testing.capture_logs() as said:
+        for _ in range(4):
+            board.take(batch(book, [1], [2.0], sender="shop"))
+            seen = look()
+            clock.now += 10
+        board.take(batch(book, [1], [2.0], sender="shop"))
+        seen = look()
+    silent = (True, 1, "nothing comes from it any more")
+    assert seen == {"otlp": (False, 2, ""), "otlp/rack": silent, "otlp/shop": (False, 1, "")}
+    assert [(e["event"], e["source"]) for e in said] == [("sender_silent", "otlp/rack")]
+    frame = collector.self_frame(clock.now)
+    blind = {
+        s.entity.key: v
+        for s, v in zip(frame.series, frame.values.tolist(), strict=True)
+        if s.metric == "source.blind"
+    }
+    assert blind == {"otlp": 0.0, "otlp/rack": 1.0, "otlp/shop": 0.0}
+
+    clock.now += 600
+    seen = look()
+    assert seen["otlp/shop"][0], "and the other one now, long after"
+    assert seen["otlp/rack"] == (True, 0, silent[2]), "it stays blind"
+    board.take(batch(book, [0], [1.0], sender="rack"))
+    assert look()["otlp/rack"] == (False, 1, "")
+
+
+def test_of_a_sender_whose_token_was_taken_away_nothing_is_expected(made):
+    board, clock = made
+    book = Book("1", series("a", "b", "c"))
+    for i, sender in enumerate(("old", "new", "third")):
+        board.take(batch(book, [i], [float(i)], sender=sender))
+    assert board.dismiss("old") == ["otlp/old"]
+    assert board.dismiss("old") == []
+    assert {k: n for k, (_, _, n) in board.heard().items()} == {
+        "otlp": 0,
+        "otlp/new": 1,
+        "otlp/third": 1,
+    }
+    (frame,) = board.frames(clock.now)
+    assert values(frame) == {"b": 1.0, "c": 2.0}
 
 
 def test_names_are_told_once_over_a_pipe_and_a_new_process_begins_anew(made):

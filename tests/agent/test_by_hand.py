@@ -11,7 +11,7 @@ from agent import hands as hands_module
 from agent.codec import pack, unpack
 from agent.errors import Refused
 from agent.memory import Memory
-from agent.runner import Plan
+from agent.plans import Plan
 
 
 @pytest.fixture

@@ -201,6 +201,8 @@ def test_playbooks_and_reinstate(homeostat, daemon):
     (line,) = (x for x in out.splitlines() if "calm-neighbour" in x)
     assert "suggest" in line
     assert "it harmed host:web-1 in run run-bad: slower than before" in line
+    (group,) = (x for x in out.splitlines() if x.split()[:1] == ["host:web-1"])
+    assert group.split()[1:] == ["1", "1", "0%"]  # runs, harmed, at least
     code, out, _ = homeostat("reinstate", "calm", "--reason", "mended", "--json", *where)
     (back,) = json.loads(out)
     assert (back["mode"], back["record"]["harmed"]) == ("approve", 1)
@@ -562,6 +564,19 @@ def test_help_comes_at_once():
         took.append(float(seconds))
         assert loaded.strip() == "[]"
     assert min(took) < 0.3
+
+
+def test_the_daemon_holds_no_command_but_its_own_and_no_tables(tmp_path):
+    (tmp_path / "agent.yaml").write_text("no such key: 1\n")
+    code = (
+        "import atexit, sys; from agent.cli import main;"
+        f"sys.argv = ['homeostat', 'run', '--config', {str(tmp_path / 'agent.yaml')!r}];"
+        "atexit.register(lambda: print([m for m in sys.modules if m in ('agent.daemon', 'rich', 'agent.cli_act')]));"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.strip() == "['agent.daemon']"
 
 
 @pytest.mark.live

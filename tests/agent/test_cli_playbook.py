@@ -215,6 +215,39 @@ def test_plan_with_an_agent_yaml_knows_what_is_managed(homeostat):
     assert "Scaler" in gates["ability"]["value"]
 
 
+def test_plan_says_whom_it_asks_and_a_text_is_no_target(homeostat):
+    code, out, _ = homeostat(
+        "playbook", "plan", "gpu-nvlink", "--target", "gpu:G", "--given", "cause.replica=replica:shop/0", "--json"
+    )  # fmt: skip
+    said = json.loads(out)
+    assert (code, said["mode"]) == (0, "suggest")
+    assert [a["said"] for a in said["asks"]] == [
+        "would ask operator before free, waits up to 1 h, then it ends with drain put back; people are told"
+    ]
+    (never,) = [g for g in said["gates"] if g["name"] == "never"]
+    assert never["value"] == "gpu:G, replica:shop/0"
+
+
+def test_a_connector_that_can_not_be_built_here_is_told(homeostat):
+    config = homeostat.work / "agent.yaml"
+    config.write_text(
+        "services: [{id: shop, port: 80}]\n"
+        "connectors: {k: {use: kubernetes, service: shop, workload: deployment/shop, kubeconfig: /nowhere}}\n"
+    )
+    code, out, err = homeostat(
+        "playbook", "plan", "serve-saturation", "--target", "replica:shop/0", "-c", config
+    )
+    assert (code, "acts on a service" in err) == (1, True)
+    said = "connector k could not be built: "
+    code, out, _ = homeostat(
+        "playbook", "plan", "serve-saturation", "--target", "service:shop", "-c", config, "--json"
+    )
+    (gate,) = [g for g in json.loads(out)["gates"] if g["name"] == "ability"]
+    assert (code, gate["passed"], gate["reason"].startswith(said)) == (0, False, True), out
+    code, out, _ = homeostat("playbook", "lint", "serve-saturation", "-c", config)
+    assert (code, f"hint: not able here: {said}" in out) == (0, True), out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -9,7 +9,7 @@ import structlog
 from agent.collect import Collector
 from agent.errors import Unavailable
 from agent.model import Change, Entity, Frame, Series
-from agent.ports import LabelBatch
+from agent.ports import LabelBatch, PredictionBatch
 
 H = Entity("host", "h")
 TABLE = (Series("host.cpu_busy_ratio", H),)
@@ -247,3 +247,68 @@ async def test_a_source_is_told_what_others_cover_while_they_see(collector):
     await collector.remove("covers")
     await asyncio.sleep(0.1)
     assert cedes.told[-1] == frozenset()
+
+
+class Rows:
+    """A log of predictions that may be away."""
+
+    interval_s = 0.02
+
+    def __init__(self):
+        self.away = False
+
+    async def read(self):
+        if self.away:
+            raise Unavailable("gone")
+        nan, n = np.full(1, np.nan), np.ones(1)
+        return (
+            PredictionBatch("fraud", "1", n, ("a",), {}, np.array(["x"], dtype=object), nan, nan, nan, n),
+        )  # fmt: skip
+
+
+async def until(what):
+    async with asyncio.timeout(5):
+        while not what():  # noqa: ASYNC110  # many things are waited for
+            await asyncio.sleep(0.005)
+
+
+async def test_models_whose_log_is_away_are_known_until_it_has_caught_up(collector):
+    log = Rows()
+    collector.follow("rows", log)
+    await until(lambda: collector.drain()[1])
+    assert collector.unread(0.2) == set()
+    log.away = True
+    await until(lambda: collector.unread(0.2) == {"fraud"})
+    log.away = False
+    await until(lambda: not collector.away.told())
+    assert collector.unread(60.0) == {"fraud"}
+    await until(lambda: collector.unread(0.2) == set())
+    await collector.remove("rows")
+    assert collector.unread(60.0) == set()
+
+
+class Deaf(Good):
+    """Swallows the cancellation, as careless code does."""
+
+    name = "deaf"
+    asked = 0
+
+    async def poll(self):
+        self.asked += 1
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)
+        return await super().poll()
+
+
+async def test_one_that_does_not_hear_that_it_was_taken_out_is_not_asked_again(collector):
+    deaf = Deaf()
+    collector.add("deaf", deaf)
+    await until(lambda: deaf.asked)
+    await collector.remove("deaf")
+    left = deaf.asked
+    await asyncio.sleep(0.3)
+    assert deaf.asked <= left + 1
+    assert "deaf" not in collector.health
+    assert collector.drain()[0] == [] or deaf.asked == left + 1

@@ -106,6 +106,24 @@ def test_harm_demotes_and_a_named_author_lifts_it(story):
     assert entry.body == {"by": "ann (author, token)", "reason": "mended"}
 
 
+def test_each_group_says_how_far_a_playbook_may_go_there(story):
+    for i in range(3):
+        ended(story, f"run-a{i}", "helped")
+    ended(story, "run-bad", "harmed", target=Entity("replica", "cart/1"))
+    ended(story, "run-new", "helped", target=Entity("service", "mail"))
+    p = playbook(story)
+    said = {name: (g["mode"], g["helped"], g["harmed"]) for name, g in p["groups"].items()}
+    assert said == {
+        "service:cart": ("suggest", 0, 1), "service:checkout": ("approve", 3, 0), "service:mail": ("suggest", 1, 0),
+    }  # fmt: skip
+    assert p["mode"] == "suggest"
+    assert (
+        p["groups"]["service:mail"]["harm"] == "it harmed replica:cart/1 in run run-bad: so it was"
+    )
+    assert p["groups"]["service:checkout"]["harm"] == ""
+    fits(list[desk_module.PlaybookView], story.desk.playbooks())
+
+
 def test_a_pause_of_everything_holds_playbooks_too(story):
     story.desk.pause(OPERATOR, "", "release day")
     p = playbook(story)
@@ -489,6 +507,7 @@ def test_tokens_are_journalled_and_never_written_out(story):
     assert [t["name"] for t in story.desk.token_list(ADMIN)] == ["ci"]
     assert "sha256" not in json.dumps(story.desk.token_list(ADMIN))
     story.desk.token_revoke(ADMIN, "ci")
+    assert story.hooks.dismissed == "ci"
     assert story.desk.token_list(ADMIN) == []
     entries = list(story.hooks.journal.read(("token",)))
     assert [e.body["what"] for e in entries] == ["added", "revoked"]

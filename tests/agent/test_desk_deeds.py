@@ -15,8 +15,8 @@ from agent.events import Events
 from agent.journal import Journal
 from agent.meant import NotThere
 from agent.memory import Memory
+from agent.plans import Acted
 from agent.ports import Note
-from agent.runner import Acted
 from agent.telemetry import Telemetry
 from agent.views import IncidentDetail, LabelView, PlanView, RunView
 from agent.web import measure

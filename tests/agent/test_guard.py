@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import by_hand, guard, registry
+from agent import by_hand, guard, reach, registry
 from agent.codec import pack, unpack
 from agent.config import Config
 from agent.errors import Refused
@@ -29,8 +29,8 @@ from agent.model import (
     Sighting,
     StepRecord,
 )
+from agent.plans import Plan, PlannedStep, plan_hash
 from agent.playbook import Library
-from agent.runner import Plan, PlannedStep
 from agent.scene import Scene
 from agent.trouble import key_of
 from agent.world import World
@@ -97,7 +97,10 @@ def make(tmp_path):
         if params:
             registry.action.get(words.get("use", "act")).Params = _any_params()
         (tmp_path / "b.yaml").write_text(text)
-        return next(iter(Library.load([tmp_path], Config(), built_in=False).playbooks.values()))
+        racks = Config.model_validate(
+            {"topology": {"labels": [{"kind": "service", "set": {"rack": "0"}}]}}
+        )
+        return next(iter(Library.load([tmp_path], racks, built_in=False).playbooks.values()))
 
     return made
 
@@ -129,7 +132,9 @@ def world(*, trust="local", value=0.9, at=NOW, webs=1, replicas=3.0):
                 at,
                 (),
                 np.array([]),
-                seen=(Sighting(Entity("service", f"web{i or ''}"), (("rack", str(i % 2)),)),),
+                seen=(
+                    Sighting(Entity("service", f"web{i or ''}"), (("labels.rack", str(i % 2)),)),
+                ),
             )
         )
     edges = (Edge("runs_on", BURN, HOST), Edge("feeds", FEATURE, MODEL))
@@ -447,7 +452,7 @@ def test_one_run_a_target(make, state):
     elsewhere = Past().run(
         playbook="other", state=state, acted=False, target=Entity("service", "x")
     )
-    assert ask(make(), past=elsewhere).allowed
+    assert "busy" not in closed(ask(make(), past=elsewhere))
 
 
 @pytest.mark.parametrize(("verb", "state", "free"), [
@@ -544,9 +549,97 @@ def test_blast_radius_counts_and_shares(make):
     assert ask(make(), past=past, w=world(webs=4)).allowed
     assert ask(make(), w=world(webs=1)).allowed
     # web2 stands in the rack of web, web1 does not
-    assert "blast_share" in closed(ask(make(domain="rack"), past=past, w=world(webs=4)))
+    assert "blast_share" in closed(ask(make(domain="labels.rack"), past=past, w=world(webs=4)))
     apart = Past().run("r", state="holding", ago=500, target=Entity("service", "web1"))
-    assert "blast_share" not in closed(ask(make(domain="rack"), past=apart, w=world(webs=4)))
+    assert "blast_share" not in closed(ask(make(domain="labels.rack"), past=apart, w=world(webs=4)))
+
+
+def service(name):
+    return Entity("service", name)
+
+
+@pytest.mark.parametrize(
+    ("run", "closes"),
+    [
+        ({"state": "verifying", "ago": 500}, True),  # at work
+        ({"state": "waiting_approval", "acted": False}, True),  # may be at any moment
+        ({"state": "holding", "ago": 500}, False),  # proven, and only held
+        ({"state": "holding", "ago": 30}, True),
+        ({"state": "done", "ago": 30}, True),
+        ({"state": "done", "ago": 70}, False),  # settled
+        ({"state": "denied", "acted": False, "ago": 30}, False),
+        ({"state": "verifying", "use": "tell"}, False),  # changes nothing
+        ({"state": "verifying", "target": Entity("replica", "web1/0")}, True),  # its service is treated
+        ({"state": "verifying", "target": Entity("host", "h")}, False),
+    ],
+)  # fmt: skip
+def test_the_blast_radius_counts_what_other_playbooks_treat(make, run, closes):
+    past = Past().run("r", **{"playbook": "other", "target": service("web1"), **run})
+    decision = ask(make(), past=past, w=world(webs=2))
+    assert ("blast_share" in closed(decision)) == closes
+    assert (
+        "blast_count" in closed(ask(make(), past=past, w=world(webs=9)))
+    ) is False  # two are allowed
+    more = Past().run("r", playbook="other", target=service("web1"), state="verifying")
+    more.run("r2", playbook="third", target=service("web2"), state="verifying")
+    assert "blast_count" in closed(ask(make(), past=more, w=world(webs=9)))
+
+
+def test_who_has_not_said_its_domain_counts_as_touched(make):
+    """After a restart a target may be known by its run alone."""
+    past = Past().run("r", playbook="other", target=service("gone"), state="verifying")
+    racks = make(domain="labels.rack")
+    assert gate(ask(racks, past=past, w=world(webs=2)), "blast_share").value == "100%"
+    assert gate(ask(racks, past=past, w=world(webs=7)), "blast_share").value == "40%"
+
+
+def test_the_blast_radius_is_asked_again_before_the_first_step(make):
+    book, w = make(), world(webs=2)
+    plan = book.plan(WEB, incident(), lambda _: None, "approve", NOW)
+    assert plan.blast.max_share == book.limits.blast.max_share
+    asked = {"world": w, "config": config(), "now": NOW, "incident": incident()}
+    mine = Past().run(plan.run_id, state="waiting_approval", acted=False)
+    assert guard.standing(plan, memory=mine.memory, first=True, **asked) == ""
+    mine.run("r", playbook="other", target=service("web1"), state="verifying")
+    said = guard.standing(plan, memory=mine.memory, first=True, **asked)
+    assert said == "2 of 2 would be touched at once"
+    assert guard.standing(plan, memory=mine.memory, first=False, **asked) == ""
+    assert make(use="tell").plan(WEB, incident(), lambda _: None, "auto", NOW).blast is None
+
+
+@pytest.mark.parametrize(
+    ("patience", "waits"),
+    [({"web": 31.0}, 60.0), ({"web": 901.0}, 901.0), ({"web": 10_801.0}, 3600.0), ({"web": 31.0, "x": 901.0}, 60.0)],
+)  # fmt: skip
+def test_a_run_that_has_done_nothing_waits_for_the_slowest_source_of_its_trouble(patience, waits):
+    w = world()
+    w.patience.update(patience)
+    assert guard.patience(incident(), w) == waits
+    assert guard.patience(incident(anomalies=(anomaly(end=NOW),)), w) == 60.0
+    assert guard.patience(None, w) == 60.0
+
+
+def test_what_no_source_has_shown_since_a_restart_may_be_of_the_slowest():
+    w = World()
+    w.patience.update({"web": 31.0, "hourly": 700.0})
+    assert guard.patience(incident(), w) == 700.0
+
+
+def test_a_text_for_people_names_nobody(make):
+    """`ask` and `notify` may begin with an entity's id; only what moves something reaches it."""
+    said = PlannedStep("s", "tell", params={"text": f"{BURN.id} is stopped, look at it"})
+    moved = PlannedStep("m", "act", params={"process": BURN.id})
+    topology = world().topology
+    plan = Plan("r", "b", "T", "h", WEB.id, "i", "auto", "", NOW, (said,))
+    assert reach.of_plan(WEB, plan, topology).touched == (WEB,)
+    assert reach.of_plan(WEB, replace(plan, steps=(said, moved)), topology).touched == (WEB, BURN)
+    quiet = make(use="tell", params=f"process: '{BURN.id} is stopped'")
+    assert quiet.touches(WEB, None) == (WEB,)
+
+
+def test_limits_are_no_part_of_what_an_approval_binds_to(make):
+    plan = make().plan(WEB, incident(), lambda _: None, "approve", NOW)
+    assert plan_hash(replace(plan, blast=None)) == plan.hash
 
 
 @pytest.mark.parametrize(
@@ -587,6 +680,11 @@ def test_what_harmed_only_suggests_until_a_person_has_looked(make):
     decision = ask(make(), past=past)
     assert (decision.allowed, decision.mode) == (True, "auto")
     past.run("again", ago=7 * 3600, target=Entity("service", "y"), verdict="harmed")
+    assert ask(make(), past=past).mode == "suggest"
+    for i in range(3):
+        past.run(f"h{i}", ago=(9 + i) * 3600, verdict="helped")
+    assert ask(make(), past=past).mode == "auto"  # proven here
+    past.run("here", ago=8 * 3600, verdict="harmed")
     assert ask(make(), past=past).mode == "suggest"
 
 
@@ -650,7 +748,7 @@ def test_what_runs_on_a_host_that_is_rebooted_is_at_stake(make):
     ("scope", "holds"),
     [
         ([], True), ([{"kind": "service", "key": "we*"}], True), ([{"kind": "service", "key": "x"}], False),
-        ([{"kind": "host", "key": "h"}], True), ([{"kind": "host", "where": {"rack": "9"}}], False),
+        ([{"kind": "host", "key": "h"}], True), ([{"kind": "host", "where": {"labels.rack": "9"}}], False),
     ],
 )  # fmt: skip
 def test_nothing_acts_in_a_maintenance_window(make, scope, holds):

@@ -10,8 +10,8 @@ from agent.codec import pack, unpack
 from agent.errors import Refused, Unavailable
 from agent.memory import Memory
 from agent.model import Change, Incident, Outcome, Run
+from agent.plans import PlannedStep, PlannedVerify, Until
 from agent.ports import Note, Notifier
-from agent.runner import PlannedStep, PlannedVerify, Until
 
 
 @pytest.fixture
@@ -477,6 +477,16 @@ async def test_a_run_that_has_done_nothing_waits_a_minute_for_leave_and_ends(sta
     assert (asked[0], asked[-2:]) == ("first", ["next", "undo"])
 
 
+async def test_it_waits_for_as_long_as_its_slowest_source_may_be_silent(stage):
+    made = await begun(stage)
+    stage.hands._standing = lambda _plan, _stage: "its source does not answer: it is unknown"
+    stage.hands._patience = lambda plan_: 200.0 if plan_ is made else 0.0
+    began = stage.clock()
+    passage = await asyncio.wait_for(stage.hands.boundary(made, recorded(made), first=True), 20)
+    assert passage.over.startswith("nothing was done: its source")
+    assert 200.0 <= stage.clock() - began < 300.0
+
+
 async def test_what_had_leave_before_a_restart_is_asked_again_before_it_acts(stage):
     """Killed between leave and act: the engine goes on at the act, however long that was ago."""
     made = await begun(stage)
@@ -503,6 +513,28 @@ async def test_who_had_leave_in_this_life_is_not_asked_twice(stage):
     before = await stage.hands.observe(made, made.steps[0], {})
     acted = await stage.hands.act(made, made.steps[0], before, {}, None)
     assert (acted.record.status, asked) == ("done", ["first"])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "otherwise", "text"),
+    [
+        (Outcome("no_effect", "s"), "next", "it did not help: the next one may try"),
+        (Outcome("cannot_tell", "s"), "next", "it did not help: the next one may try"),
+        (Outcome("cannot_tell", "s", well=True), "next", "50 s are over"),
+        (Outcome("helped", "s"), "next", "50 s are over"),
+        (Outcome("no_effect", "s"), "escalate", "50 s are over"),
+    ],
+)
+async def test_a_temporary_measure_that_did_not_help_gives_way_to_the_next(
+    stage, outcome, otherwise, text
+):
+    until = Until((f"service.latency_p95_seconds < {FAST / 2}",), 5.0, 50.0)
+    made = await begun(
+        stage, plan(step(until=until), verify=PlannedVerify(0.0, 10.0, ("true",), "", otherwise))
+    )
+    await stage.hands.report(replace(recorded(made), state="holding", outcome=outcome))
+    held = await asyncio.wait_for(stage.hands.hold(made, made.steps[0], stage.clock(), {}), 20)
+    assert held.text == text
 
 
 async def test_a_temporary_measure_is_held_until_its_condition_has_held(stage):

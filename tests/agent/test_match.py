@@ -252,7 +252,7 @@ def test_one_that_did_not_help_may_give_way_to_the_next(tmp_path, verdict, other
 def test_one_that_harmed_leaves_the_target_to_the_next(tmp_path):
     lib = library(tmp_path, {"id": "first"}, {"id": "second"}, {"id": "third"})
     memory = Memory()
-    memory.records.harms["first"] = Harm(7, "r", WEB.id, 90.0, "worse")
+    memory.records.harms["first"] = {WEB.id: Harm(7, "r", WEB.id, 90.0, "worse")}
     found, _ = ask(lib, incident(), world(), memory=memory)
     assert found == [("first", WEB), ("second", WEB)]
 

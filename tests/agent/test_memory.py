@@ -18,7 +18,7 @@ from agent.model import (
     Run,
     StepRecord,
 )
-from agent.runner import Plan, PlannedStep, sealed
+from agent.plans import Plan, PlannedStep, sealed
 
 WEB = Entity("service", "web")
 MODEL = Entity("model", "fraud")

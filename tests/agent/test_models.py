@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_story import two_versions
 
 import detectors.drift  # noqa: F401  # registers the drift detectors
 from agent.catalogue import SIGNALS
@@ -973,3 +974,18 @@ def bench() -> None:
 
 if __name__ == "__main__":
     bench()
+
+
+def test_how_many_come_is_unknown_while_they_can_not_be_read():
+    now = 10_000.0
+    watch = two_versions(now)
+
+    def rates(frame):
+        pairs = zip(frame.series, frame.values.tolist(), strict=True)
+        return [v for s, v in pairs if s.metric.endswith("predictions_per_second")]
+
+    known = rates(watch.frame(now + 1.0))
+    assert known
+    assert not any(map(math.isnan, known))
+    assert all(map(math.isnan, rates(watch.frame(now + 2.0, {"fraud"}))))
+    assert not any(map(math.isnan, rates(watch.frame(now + 3.0, {"other"}))))

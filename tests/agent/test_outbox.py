@@ -476,3 +476,30 @@ async def test_what_waited_through_quiet_hours_is_worth_delivering_as_long_as_an
     desk.pass_to(NOON + 8 * 3600 + 5 * 3600)
     await desk.until(lambda: way.told == ["a"])
     await desk.die()
+
+
+async def test_what_is_owed_to_a_way_that_is_made_anew_waits_for_it(tmp_path):
+    desk = Desk(tmp_path, {"mail": Way(*[Unavailable("no")] * 2)})
+    desk.outbox._meant = {"mail"}.__contains__
+    desk.say("page:i1:0")
+    await desk.until(lambda: "mail" in desk.outbox.owed)
+    desk.ways = {}  # a reload has taken the old one, and the new one is not there yet
+    await desk.until(lambda: "made anew" in str(desk.outbox.faults()))
+    assert told(desk.journal) == []
+    new = Way()
+    desk.ways = {"mail": new}
+    await desk.until(lambda: new.told == ["page:i1:0"])
+    await desk.until(lambda: told(desk.journal) == [("page:i1:0", "")])
+    assert desk.outbox.away() == []
+    await desk.die()
+
+
+async def test_since_when_and_for_how_many_notes_a_way_is_away(tmp_path):
+    desk = Desk(tmp_path, {"mail": Way(*[Unavailable("no answer")] * 1000)})
+    desk.say("a")
+    desk.say("b")
+    await desk.until(desk.outbox.away)
+    (one,) = desk.outbox.away()
+    assert (one.connector, one.what, one.why, one.waiting) == ("mail", "notes", "no answer", 2)
+    assert one.for_s >= 0.0
+    await desk.die()

@@ -8,9 +8,9 @@ from agent import registry
 from agent.config import Config
 from agent.errors import ConfigError
 from agent.model import Cause, Diagnosis, Entity, Incident
+from agent.plans import PlannedApproval, plan_hash
 from agent.playbook import Library, lowest
 from agent.ports import Notifier
-from agent.runner import PlannedApproval, plan_hash
 from agent.units import Duration, Model
 
 

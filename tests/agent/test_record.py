@@ -20,9 +20,9 @@ from agent.model import (
     Series,
     StepRecord,
 )
-from agent.record import Tally, group_of, owner_of, treated, untreated
+from agent.record import PROVEN, Tally, group_of, owner_of, treated, untreated
 
-WEB = Entity("service", "web")
+WEB, API = Entity("service", "web"), Entity("service", "api")
 
 
 def run(id_, verdict=None, *, state="done", target=WEB, playbook="p", at=100.0, incident="i1"):
@@ -39,6 +39,9 @@ class Told:
 
     def run(self, value):
         self("run", value.id, pack(value))
+
+    def demoted(self, playbook="p", group="service:web"):
+        return self.memory.records.demoted(playbook, group)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +75,41 @@ def test_a_run_counts_once_with_its_last_verdict():
 def test_harm_demotes_until_a_person_lifts_it_and_again():
     told = Told()
     told.run(run("a", "helped"))
-    assert told.memory.records.demoted("p") is None
+    assert told.demoted() is None
     told.run(run("b", "harmed", state="undoing"))
-    assert told.memory.records.demoted("p").run == "b"
-    assert told.memory.records.demoted("q") is None
+    assert told.demoted().run == "b"
+    assert told.demoted("q") is None
     told("reinstate", "p", {"by": "ann (author, token)", "reason": "mended"})
-    assert told.memory.records.demoted("p") is None
+    assert told.demoted() is None
     told.run(run("b", "harmed"))  # it only now ended: what was looked at was not all of it
-    assert told.memory.records.demoted("p").run == "b"
+    assert told.demoted().run == "b"
+
+
+@pytest.mark.parametrize(("helped", "held"), [(0, True), (PROVEN - 1, True), (PROVEN, False)])
+def test_harm_in_one_group_holds_others_where_it_is_not_proven(helped, held):
+    told = Told()
+    for i in range(helped):
+        told.run(run(f"h{i}", "helped", target=API))
+    for i in range(9):
+        told.run(run(f"w{i}", "helped"))
+    told.run(run("bad", "harmed", target=Entity("replica", "web/2")))
+    assert told.demoted(group="service:web").run == "bad"  # however often it helped there
+    assert (told.demoted(group="service:api") is not None) == held
+    assert told.demoted(group="").run == "bad"  # where it has never acted
+
+
+def test_harm_in_two_groups_holds_it_everywhere():
+    told = Told()
+    for i in range(PROVEN):
+        told.run(run(f"h{i}", "helped", target=API))
+    told.run(run("bad", "harmed"))
+    assert told.demoted(group="service:api") is None
+    told.run(run("worse", "harmed", target=Entity("host", "a")))
+    assert told.demoted(group="service:api").run == "worse"
+    assert set(told.memory.records.harmed("p")) == {"service:web", "host:a"}
+    told("reinstate", "p", {"by": "ann (author, token)"})
+    assert told.memory.records.harmed("p") == {}
+    assert told.demoted(group="host:a") is None
 
 
 verdicts = st.sampled_from([None, "helped", "no_effect", "harmed", "cannot_tell"])
@@ -87,7 +117,9 @@ verdicts = st.sampled_from([None, "helped", "no_effect", "harmed", "cannot_tell"
 courses = st.tuples(st.integers(0, 2), verdicts, st.integers(1, 2)).map(
     lambda c: [None] * c[0] + [c[1]] * c[2]
 )
-told_runs = st.lists(st.tuples(st.sampled_from(["p", "q"]), courses, st.booleans()), max_size=12)
+told_runs = st.lists(
+    st.tuples(st.sampled_from(["p", "q"]), courses, st.booleans(), st.sampled_from([WEB, API])), max_size=12
+)  # fmt: skip
 
 
 @settings(max_examples=15, deadline=None)
@@ -95,10 +127,10 @@ told_runs = st.lists(st.tuples(st.sampled_from(["p", "q"]), courses, st.booleans
 def test_loading_counts_what_folding_counted_also_runs_that_memory_let_go(tmp_path_factory, told):
     path = tmp_path_factory.mktemp("record") / "journal.sqlite"
     journal, folded = Journal(path), Memory(room_runs=3)
-    for i, (playbook, said, lifted) in enumerate(told):
+    for i, (playbook, said, lifted, target) in enumerate(told):
         for j, verdict in enumerate(said):
             state = "done" if j == len(said) - 1 else "acting"
-            one = run(f"r{i}", verdict, state=state, playbook=playbook, at=100.0 + i)
+            one = run(f"r{i}", verdict, state=state, playbook=playbook, at=100.0 + i, target=target)
             folded.apply(journal.append("run", one.id, pack(one), 100.0 + i))
         if lifted:
             folded.apply(journal.append("reinstate", playbook, {"by": "ann"}, 100.0 + i))
@@ -110,7 +142,9 @@ def test_loading_counts_what_folding_counted_also_runs_that_memory_let_go(tmp_pa
         assert sum(ours.of(playbook).values(), Tally()) == sum(
             theirs.of(playbook).values(), Tally()
         )
-        assert ours.demoted(playbook) == theirs.demoted(playbook)
+        assert ours.of(playbook) == theirs.of(playbook)
+        for group in ("service:web", "service:api", ""):
+            assert ours.demoted(playbook, group) == theirs.demoted(playbook, group)
 
 
 _CHILD = """
@@ -140,7 +174,7 @@ def killed_after(path, *what):
     memory = Memory()
     with Journal.reader(path) as journal:
         memory.load(journal)
-    return memory.records.demoted("p")
+    return memory.records.demoted("p", "service:web")
 
 
 def test_demotion_and_its_end_survive_kill_9(tmp_path):

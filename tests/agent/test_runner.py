@@ -22,14 +22,7 @@ from agent.errors import Refused, Unavailable
 from agent.hands import RealHands
 from agent.journal import Journal
 from agent.model import Entity, Incident
-from agent.runner import (
-    PlannedApproval,
-    PlannedVerify,
-    Until,
-    asked_for,
-    plan_hash,
-    sealed,
-)
+from agent.plans import PlannedApproval, PlannedVerify, Until, asked_for, plan_hash, sealed
 
 
 @pytest.fixture
@@ -471,7 +464,7 @@ async def test_harm_found_while_paused_is_told_and_undone_after_the_pause(tmp_pa
         await stage.state("verifying")
         stage.record("pause", "*", {"by": "ann", "reason": "look first"}, stage.clock())
         await stage.state("paused")
-        assert stage.memory.records.demoted("turn-it").run == "r1"
+        assert stage.memory.records.demoted("turn-it", "service:web").run == "r1"
         await stage.until(lambda: told(stage) == ["held_back"])
     async with Stage(tmp_path) as stage:
         stage.latency = harmful(stage)

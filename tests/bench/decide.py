@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -57,6 +57,7 @@ from agent.model import (
     Diagnosis,
     Edge,
     Entity,
+    EntityKind,
     Frame,
     Incident,
     Run,
@@ -93,7 +94,7 @@ def books(n: int, rng: random.Random) -> Iterator[str]:
             f"because: {{cause: {rng.choice(causes)}, min_confidence: 0.5}}\nwhen: [{', '.join(when)}]\n"
             f"unless: ['{rng.choice(signals).name} > 0.99']\n"
             f"do: [{{use: {rng.choice(['act', 'act', 'take'])}, undo: none}}]\n"
-            "guard: {blast: {max_targets: 5, max_share: 50%, domain: rack}}\n"
+            "guard: {blast: {max_targets: 5, max_share: 50%, domain: labels.rack}}\n"
             f"verify: {{within: 1m, expect: ['{rng.choice(signals).name} < 0.9']}}\n"
         )
 
@@ -155,12 +156,12 @@ class Fleet:
     def _map(self, world: World) -> None:
         for i in range(N):
             host, service = Entity("host", f"h{i}"), Entity("service", f"s{i}")
-            world.topology.take(Sighting(host, (("rack", f"r{i % 6}"),)))
+            world.topology.take(Sighting(host, (("labels.rack", f"r{i % 6}"),)))
             for n in range(3):
                 replica = Entity("replica", f"s{i}/{n}")
                 at = Entity("host", f"h{(i + n) % N}")
                 edges = (Edge("runs_on", replica, at), Edge("serves", replica, service))
-                world.topology.take(Sighting(replica, (("rack", f"r{i % 6}"),), edges))
+                world.topology.take(Sighting(replica, (("labels.rack", f"r{i % 6}"),), edges))
             world.topology.link(Edge("calls", service, Entity("service", f"s{(i + 1) % N}")))
             world.topology.link(Edge("serves", service, Entity("model", f"m{i % 20}")))
 
@@ -269,7 +270,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for i, text in enumerate(books(asked.playbooks, random.Random(asked.seed))):
             Path(folder, f"{i}.yaml").write_text(text)
-        library = Library.load([Path(folder)], Config(), built_in=False)
+        racks = [{"kind": kind, "set": {"rack": "r0"}} for kind in get_args(EntityKind)]
+        config = Config.model_validate({"topology": {"labels": racks}})
+        library = Library.load([Path(folder)], config, built_in=False)
     gc.freeze()
     ours, plans = measure(
         Fleet(library, asked.seed, HoldingState()), asked.rate, asked.seconds, asked.open

@@ -1,12 +1,12 @@
-"""What it costs to take OTLP metrics in: points a second on a core, beside a plain decode with protobuf's own classes.
+"""What it costs to take OTLP metrics in: points a second on a core, beside a plain decode of the same bytes.
 
     python tests/bench/otlp.py [--points 10000] [--rounds 20]
 
-One request of a few metrics with many streams each (as a collector batches them) and one of many metrics with few (as
-an SDK does), as gzip and plain, and histograms. "homeostat" is everything in the ingest process: inflate, decode, rates
-and columns, the parcel for the daemon; "its daemon" is the other end of the pipe. "protobuf classes" parses the same
-bytes with the official generated classes (upb) and walks them once, to attributes, time and value of each point.
-Prints a table and writes build/bench/otlp.json.
+Requests of each shape, in protobuf and JSON: of a few metrics with many streams each (as a collector batches them), of
+many metrics with few (as an SDK does), and of distributions. "homeostat" is everything in the ingest process: inflate,
+decode, rates and columns, the parcel for the daemon; "its daemon" is the other end of the pipe. "protobuf classes"
+parses the same bytes with the official generated classes (upb) and walks them once, to attributes, time and value of
+each point; "json.loads" only parses. Prints a table and writes build/bench/otlp.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from live_report import machine  # noqa: E402
-from otlp_side import histogram, metric, number, protobuf  # noqa: E402
+from otlp_side import as_json, exponential, histogram, metric, number, protobuf, summary  # noqa: E402
 
 from agent.board import Board  # noqa: E402
 from agent.inlets import LARGE, inflate  # noqa: E402
@@ -43,27 +43,32 @@ RESOURCE = {
 }
 
 
-def request(points: int, streams: int, ts: float, began: float) -> bytes:
+def numbers(points: int, streams: int, ts: float, began: float) -> list[dict[str, Any]]:
     """Counters and gauges in turn, `streams` of each metric."""
-    return protobuf(RESOURCE, [
+    return [
         metric(f"m{i}", "sum" if i % 2 else "gauge", [
             number(ts - began + i * j, ts=ts, start=began,
                    attrs={"http.route": f"/r{j}", "http.request.method": "GET", "http.response.status_code": 200})
             for j in range(streams)
         ])
         for i in range(points // streams)
-    ])  # fmt: skip
+    ]  # fmt: skip
 
 
-def distributions(points: int, ts: float, began: float) -> bytes:
-    """Histograms of fifteen buckets."""
-    bounds = [0.005 * 2**i for i in range(14)]
-    n = int(ts - began)
-    return protobuf(RESOURCE, [metric("http.server.request.duration", "histogram", [
-        histogram([n * k for k in range(15)], bounds, total=float(n), ts=ts, start=began,
-                  attrs={"http.route": f"/r{j}", "http.response.status_code": 200})
-        for j in range(points)
-    ], unit="s")])  # fmt: skip
+def distributions(kind: str, points: int, ts: float, began: float) -> list[dict[str, Any]]:
+    """Histograms of 15 buckets, exponential ones of 40, summaries of 3 quantiles."""
+    n, bounds = int(ts - began), [0.005 * 2**i for i in range(14)]
+    whole: list[dict[str, Any]] = []
+    for j in range(points):
+        told = {"total": float(n), "ts": ts, "start": began,
+                "attrs": {"http.route": f"/r{j}", "http.response.status_code": 200}}  # fmt: skip
+        if kind == "histogram":
+            whole.append(histogram([n * k for k in range(15)], bounds, **told))
+        elif kind == "exponential":
+            whole.append(exponential(3, -20, [n * k for k in range(40)], **told))
+        else:
+            whole.append(summary([(0.5, 0.1), (0.95, 0.2), (0.99, n / 1e6)], n, **told))
+    return [metric("http.server.request.duration", kind, whole, unit="s")]
 
 
 def rate(
@@ -82,13 +87,14 @@ def rate(
     return points * rounds / spent
 
 
-def ours(*, packed: bool, daemon: bool) -> Callable[[bytes, float], None]:
+def ours(kind: str, *, packed: bool, daemon: bool) -> Callable[[bytes, float], None]:
     otlp, board = Otlp("otlp", Otlp.Config(every=10, most_series=50_000)), Board()
 
     def work(body: bytes, ts: float) -> None:
         raw = inflate(body, LARGE.inflated) if packed else body
-        headers = {"content-type": "application/x-protobuf"}
-        taken = otlp._metrics(Pushed(raw, headers, {}, ts, lambda _: (), lambda _: None, "bench"))
+        taken = otlp._metrics(
+            Pushed(raw, {"content-type": kind}, {}, ts, lambda _: (), lambda _: None, "bench")
+        )
         for batch in taken.arrivals:
             data = pack({"kind": "rows"}, batch)
             if daemon:
@@ -120,47 +126,58 @@ def official() -> Callable[[bytes, float], None] | None:
                             (a.key, a.value.string_value or a.value.int_value)
                             for a in point.attributes
                         )
-                        if shape == "histogram":
-                            value: Any = (
-                                point.count,
-                                point.sum,
-                                list(point.bucket_counts),
-                                list(point.explicit_bounds),
-                            )
-                        else:
-                            value = point.as_double
-                        found.append((about, one.name, labels, point.time_unix_nano, value))
+                        found.append(
+                            (about, one.name, labels, point.time_unix_nano, _value(shape, point))
+                        )
 
     return work
 
 
+def _value(shape: str, point: Any) -> Any:
+    if shape in {"gauge", "sum"}:
+        return point.as_double
+    if shape == "histogram":
+        told = (list(point.bucket_counts), list(point.explicit_bounds))
+    elif shape == "exponential_histogram":
+        told = (point.positive.offset, list(point.positive.bucket_counts))
+    else:
+        told = ([(q.quantile, q.value) for q in point.quantile_values],)
+    return (point.count, point.sum, *told)
+
+
 def measure(points: int, rounds: int) -> list[dict[str, Any]]:
-    rows = []
-    began = time.time()
-    shapes: dict[str, tuple[int, Callable[[float], bytes]]] = {
-        "200 streams a metric": (points, lambda ts: request(points, 200, ts, began)),
-        "4 streams a metric": (points, lambda ts: request(points, 4, ts, began)),
-        "histograms": (points // 10, lambda ts: distributions(points // 10, ts, began)),
+    rows, began, few = [], time.time(), points // 10
+    shapes: dict[str, tuple[int, Callable[[float], list[dict[str, Any]]]]] = {
+        "200 streams a metric": (points, lambda ts: numbers(points, 200, ts, began)),
+        "4 streams a metric": (points, lambda ts: numbers(points, 4, ts, began)),
+        "histograms": (few, lambda ts: distributions("histogram", few, ts, began)),
+        "exponential": (few, lambda ts: distributions("exponential", few, ts, began)),
+        "summaries": (few, lambda ts: distributions("summary", few, ts, began)),
     }
-    plain = official()
-    for name, (n, make) in shapes.items():
-        subjects: dict[str, tuple[Callable[[float], Any], Callable[[Any, float], None] | None]] = {
-            "homeostat": (make, ours(packed=False, daemon=False)),
-            "homeostat, gzip": (lambda ts, m=make: gzip.compress(m(ts), 6), ours(packed=True, daemon=False)),
-            "homeostat, gzip, its daemon": (lambda ts, m=make: gzip.compress(m(ts), 6), ours(packed=True, daemon=True)),
-            "protobuf classes": (make, plain),
-        }  # fmt: skip
-        for subject, (body, work) in subjects.items():
-            if work is not None:
-                value = rate(n, rounds, body, work)
-                rows.append(
-                    {
-                        "set": name,
-                        "subject": subject,
-                        "figure": "points_per_second",
-                        "value": round(value),
-                    }
-                )
+    encodings: dict[str, tuple[str, Any, str, Any]] = {
+        "protobuf": ("application/x-protobuf", protobuf, "protobuf classes", official()),
+        "JSON": ("application/json", as_json, "json.loads", lambda body, _: json.loads(body)),
+    }
+    for encoding, (kind, encode, rival, plain) in encodings.items():
+        for shape, (n, make) in shapes.items():
+
+            def bare(ts: float, encode: Any = encode, make: Any = make) -> bytes:
+                return encode(RESOURCE, make(ts))  # type: ignore[no-any-return]
+
+            def packed(ts: float, bare: Any = bare) -> bytes:
+                return gzip.compress(bare(ts), 6)
+
+            subjects: dict[str, tuple[Callable[[float], bytes], Any]] = {
+                "homeostat": (bare, ours(kind, packed=False, daemon=False)),
+                "homeostat, gzip": (packed, ours(kind, packed=True, daemon=False)),
+                "homeostat, gzip, its daemon": (packed, ours(kind, packed=True, daemon=True)),
+                rival: (bare, plain),
+            }
+            for subject, (body, work) in subjects.items():
+                if work is not None:
+                    value = round(rate(n, rounds, body, work))
+                    rows.append({"set": f"{encoding}, {shape}", "subject": subject,
+                                 "figure": "points_per_second", "value": value})  # fmt: skip
     return rows
 
 
@@ -173,7 +190,7 @@ def main() -> int:
     rows = measure(asked.points, asked.rounds)
     for row in rows:
         sys.stdout.write(
-            f"{row['set']:24}{row['subject']:34}{row['value']:>12,} points a second of CPU\n"
+            f"{row['set']:32}{row['subject']:34}{row['value']:>12,} points a second of CPU\n"
         )
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}  # fmt: skip

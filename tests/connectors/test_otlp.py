@@ -1,11 +1,11 @@
 """Log records of OTLP/HTTP: both encodings say the same, other logs are passed over, hostile bytes are refused."""
 
 import json
-import struct
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from otlp_side import any_value, json_logs, part, protobuf_logs
 
 from agent.errors import Refused
 from agent.ports import Pushed
@@ -14,91 +14,6 @@ from connectors._otlp_wire import fields
 from connectors.predictions import Predictions
 
 NANO = 1_764_000_000_250_000_000
-
-
-# ---- an encoder of the few messages, written from the .proto
-
-
-def varint(value: int) -> bytes:
-    out = b""
-    value &= (1 << 64) - 1
-    while value >= 0x80:
-        out += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return out + bytes([value])
-
-
-def part(number: int, data: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def any_value(value) -> bytes:
-    match value:
-        case bool():
-            return b"\x10" + varint(int(value))
-        case int():
-            return b"\x18" + varint(value)
-        case float():
-            return b"\x21" + struct.pack("<d", value)
-        case str():
-            return part(1, value.encode())
-        case list():
-            return part(5, b"".join(part(1, any_value(v)) for v in value))
-        case dict():
-            return part(6, b"".join(part(1, pair(k, v)) for k, v in value.items()))
-        case _:
-            return b""
-
-
-def pair(key: str, value) -> bytes:
-    return part(1, key.encode()) + part(2, any_value(value))
-
-
-def protobuf(resource: dict, logs: list[dict]) -> bytes:
-    records = b"".join(
-        part(2, b"\x09" + struct.pack("<Q", log.get("ts", 0)) + b"\x10\x09" + part(3, b"INFO")
-             + (part(5, any_value(log["body"])) if "body" in log else b"")
-             + b"".join(part(6, pair(k, v)) for k, v in log.get("attributes", {}).items())
-             + part(9, bytes.fromhex(log.get("trace", ""))) + b"\x45\x00\x00\x00\x00")
-        for log in logs
-    )  # fmt: skip
-    about = part(1, b"".join(part(1, pair(k, v)) for k, v in resource.items()))
-    return part(1, about + part(2, part(1, part(1, b"scope")) + records))
-
-
-def json_value(value):
-    match value:
-        case bool():
-            return {"boolValue": value}
-        case int():
-            return {"intValue": str(value)}
-        case float():
-            return {"doubleValue": value}
-        case str():
-            return {"stringValue": value}
-        case list():
-            return {"arrayValue": {"values": [json_value(v) for v in value]}}
-        case dict():
-            return {"kvlistValue": {"values": json_map(value)}}
-        case _:
-            return {}
-
-
-def json_map(found: dict) -> list:
-    return [{"key": k, "value": json_value(v)} for k, v in found.items()]
-
-
-def as_json(resource: dict, logs: list[dict]) -> bytes:
-    records = [
-        {"timeUnixNano": str(log.get("ts", 0)), "severityText": "INFO", "traceId": log.get("trace", ""),
-         "attributes": json_map(log.get("attributes", {}))}
-        | ({"body": json_value(log["body"])} if "body" in log else {})
-        for log in logs
-    ]  # fmt: skip
-    scope = {"scope": {"name": "scope"}, "logRecords": records}
-    return json.dumps(
-        {"resourceLogs": [{"resource": {"attributes": json_map(resource)}, "scopeLogs": [scope]}]}
-    ).encode()
 
 
 LOG = {
@@ -114,7 +29,7 @@ RECORD = {
     "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
 }  # fmt: skip
 OF = {"model": "fraud", "version": "3", "service.name": "x"}
-ENCODINGS = [(protobuf, "application/x-protobuf"), (as_json, "application/json")]
+ENCODINGS = [(protobuf_logs, "application/x-protobuf"), (json_logs, "application/json")]
 
 
 @pytest.mark.parametrize(("encode", "kind"), ENCODINGS)
@@ -217,7 +132,7 @@ def test_any_bytes_are_read_or_refused(body):
 @given(st.data())
 @settings(deadline=None, max_examples=200)
 def test_a_damaged_message_is_read_or_refused(data):
-    body = bytearray(protobuf(OF, [LOG]))
+    body = bytearray(protobuf_logs(OF, [LOG]))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     body = body[: data.draw(st.integers(0, len(body)))]

@@ -273,6 +273,50 @@ def test_exponential_histograms_give_the_quantiles_of_what_was_measured(encode, 
 
 
 @ENCODINGS
+def test_histograms_of_all_kinds_and_bounds_make_one_latency(encode, kind):
+    one = Sender()
+    for who, shape, point in (
+        ("a", "histogram", histogram([20, 0], [0.25], **TIMES)),
+        ("b", "histogram", histogram([0, 20, 0], [1.0, 2.0], **TIMES)),
+        ("c", "exponential", exponential(0, 2, [60], zero=1, **TIMES)),
+    ):
+        latency = metric("http.server.request.duration", shape, [point], unit="s")
+        resource = {**SHOP, "service.instance.id": who}
+        one.push(encode(resource, [latency]), kind, at=NOW + 20)
+    assert one.values["service.requests_per_second{service:shop}"] == pytest.approx(101 / 20)
+    p50 = one.values["service.latency_p50_seconds{service:shop}"]
+    assert p50 == pytest.approx(4 + 4 * (50.5 - 41) / 60)
+
+
+def test_an_exponential_histogram_that_begins_anew_or_is_sent_twice_spoils_nothing():
+    one = Sender()
+
+    def say(t, n, *, start=0.0, scale=0, flags=0):
+        point = exponential(scale, 0, [n], ts=NOW + t, start=NOW + start)
+        point["flags"] = flags
+        one.rates([metric("x", "exponential", [point])], at=NOW + t)
+        return one.values.get("replica.other_value{replica:shop/a,metric=x,quantile=0.5}")
+
+    assert say(20, 100) == pytest.approx(1.5)
+    assert say(20, 100) == pytest.approx(1.5)
+    assert say(40, 100, scale=-1) is not None
+    assert math.isnan(say(60, 100, scale=-1)), "nothing came"
+    assert say(80, 50, start=70, scale=2) == pytest.approx((1 + 2**0.25) / 2), "it began anew"
+    assert math.isnan(say(100, 60, start=70, scale=2, flags=1))
+    assert math.isnan(say(120, 80, start=70, scale=2)), "from here on it is counted"
+    assert say(140, 90, start=70, scale=2) == pytest.approx((1 + 2**0.25) / 2)
+
+
+@ENCODINGS
+def test_more_buckets_at_once_than_are_worth_it_are_refused(encode, kind, monkeypatch):
+    for reader in ("_otlp_json", "_otlp_fields"):
+        monkeypatch.setattr(f"connectors.{reader}.MOST_PACKED", 10)
+    points = [exponential(0, 0, [1] * 6, attrs={"i": i}, **TIMES) for i in range(2)]
+    with pytest.raises(Refused, match="buckets at once"):
+        Sender().push(encode(SHOP, [metric("x", "exponential", points)]), kind)
+
+
+@ENCODINGS
 def test_a_summary_brings_its_own_quantiles(encode, kind):
     one = Sender()
     body = encode(
@@ -327,7 +371,8 @@ def test_a_point_that_is_too_old_is_not_said_of_now_and_one_without_a_time_is():
             ],
         )
     )
-    assert list(one.values.values())[1:] == [2.0, 3.0]
+    said = [one.values[f"replica.other_value{{replica:shop/a,metric={m}}}"] for m in "hi"]
+    assert said == [2.0, 3.0]
 
 
 # ---- who it is about
@@ -459,18 +504,25 @@ def test_what_nobody_sends_any_more_makes_room_and_the_rest_goes_on():
         point = histogram([t, 0], [1.0], ts=NOW + t, start=NOW - 9)
         return metric("http.server.request.duration", "histogram", [point])
 
+    def power(t):
+        return metric("x", "exponential", [exponential(0, 0, [t], ts=NOW + t, start=NOW - 9)])
+
     one.push(protobuf(SHOP, [many(6)]))
     for t in (10, 700, 720):
-        one.push(protobuf(SHOP, [rising(t), hist(t)]), at=NOW + t)
+        one.push(protobuf(SHOP, [rising(t), hist(t), power(t)]), at=NOW + t)
     before = one.batch.book.origin
     assert one.push(protobuf(SHOP, [many(6, 100)]), at=NOW + 720)
-    assert one.batch.left_out == 4
-    one.push(protobuf(SHOP, [rising(740), hist(740), many(2, 200)]), at=NOW + 740)
+    assert one.batch.left_out == 5
+    one.values.clear()
+    body = protobuf(SHOP, [rising(740), hist(740), power(740), many(2, 200)])
+    one.push(body, at=NOW + 740)
     assert one.batch.book.origin != before
     assert one.batch.left_out == 0
     assert one.values["replica.other_per_second{replica:shop/a,metric=n}"] == pytest.approx(3.0)
     assert one.values["service.requests_per_second{service:shop}"] == pytest.approx(1.0)
     assert one.values["service.latency_p50_seconds{service:shop}"] == pytest.approx(0.5)
+    median = "replica.other_value{replica:shop/a,metric=x,quantile=0.5}"
+    assert one.values[median] == pytest.approx(1.5)
     assert {str(s) for s in one.batch.book.series} >= {
         "service.requests_per_second{service:shop}", "replica.other_value{replica:shop/a,i=201,metric=g}",
     }  # fmt: skip
@@ -491,6 +543,47 @@ def test_only_who_may_speak_of_everything_may_send():
         one.push(logs(SHOP, [9]), path="/v1/logs", allow=no)
 
 
+def test_what_a_silent_sender_was_part_of_is_unknown_and_not_less():
+    one = Sender()
+
+    def say(sender, t, resource):
+        points = [number(10 * t, ts=NOW + t, start=NOW - 9999)]
+        latency = [
+            histogram([t, 0], [1.0], ts=NOW + t, start=NOW - 9999),
+            exponential(0, 0, [t], ts=NOW + t, start=NOW - 9999, attrs={"a": "b"}),
+        ]
+        body = protobuf(resource, [
+            metric("http.server.request.duration", "histogram", latency[:1], unit="s"),
+            metric("http.server.request.duration", "exponential", latency[1:], unit="s"),
+            metric("n", "sum", points),
+        ])  # fmt: skip
+        one.push(body, at=NOW + t, sender=sender)
+
+    other = {**SHOP, "service.instance.id": "b"}
+    shared = ("service.requests_per_second{service:shop}", "service.latency_p50_seconds{service:shop}",
+              "service.error_ratio{service:shop}")  # fmt: skip
+    for t in (10, 20, 30):
+        say("rack", t, SHOP)
+        say("shop", t, other)
+    assert one.values[shared[0]] == pytest.approx(4.0)
+    for t in (40, 50, 60):
+        say("shop", t, other)
+    assert not any(math.isnan(one.values[s]) for s in shared), "until three intervals are over"
+    say("shop", 70, other)
+    assert all(math.isnan(one.values[s]) for s in shared)
+    mine = "replica.other_per_second{{replica:shop/{},metric=n}}"
+    assert one.values[mine.format("b")] == pytest.approx(10.0), (
+        "what is of the others alone is seen"
+    )
+    for t in (80, 100):
+        say("rack", t, SHOP)
+        say("shop", t, other)
+    assert one.values[shared[0]] == pytest.approx(4.0)
+    for t in range(110, 800, 10):
+        say("shop", t, other)
+    assert one.values[shared[0]] == pytest.approx(2.0), "after ten minutes it is no part any more"
+
+
 # ---- garbage
 
 
@@ -500,12 +593,13 @@ def state(one):
     return repr((len(it._known), it._numbers, it._book.series, numbers))
 
 
-GOOD = protobuf(SHOP, [
+ALL = [
     many(3), metric("http.server.request.duration", "histogram", [histogram([3, 1], [1.0], **TIMES)]),
     metric("x", "exponential", [exponential(2, 1, [1, 2], **TIMES)]),
     metric("s", "summary", [summary([(0.5, 1.0)], 3, **TIMES)]),
     metric("c", "sum", [number(3, **TIMES, exemplar=True)], temporality=DELTA),
-])  # fmt: skip
+]  # fmt: skip
+GOOD, GOOD_JSON = protobuf(SHOP, ALL), as_json(SHOP, ALL)
 GARBAGE = {
     "text": (b"hello, world", "x"), "cut": (GOOD[:-3], "x"), "no JSON": (b"{", "application/json"),
     "a list": (b"[]", "application/json"), "numbers": (b'{"resourceMetrics": [7]}', "application/json"),
@@ -514,6 +608,9 @@ GARBAGE = {
     "bounds that do not fit": (protobuf(SHOP, [metric("h", "histogram", [histogram([1, 2], [2.0, 3.0])])]), "x"),
     "a scale of 99": (protobuf(SHOP, [metric("h", "exponential", [exponential(99, 0, [1])])]), "x"),
     "too many buckets": (protobuf(SHOP, [metric("h", "exponential", [exponential(1, 0, [1] * 3000)])]), "x"),
+    "less than nothing": (
+        as_json(SHOP, [metric("h", "exponential", [exponential(1, 0, [-1, 5])])]), "application/json",
+    ),
     "no UTF-8": (protobuf(SHOP, [many(2)]).replace(b"shop", b"\xff\xff\xff\xff"), "x"),
     "a short number": (part(1, part(2, part(2, part(1, b"g") + part(5, part(1, b"\x19" + bytes(3)))))), "x"),
 }  # fmt: skip
@@ -540,6 +637,24 @@ def test_bytes_that_were_damaged_are_read_or_refused_and_nothing_else(at, put, c
         assert one.otlp._streams._numbers == {}
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, len(GOOD_JSON)), st.binary(max_size=3), st.integers(0, 40))
+def test_json_that_was_damaged_is_read_or_refused_and_nothing_else(at, put, cut):
+    one = Sender()
+    try:
+        one.push(GOOD_JSON[:at] + put + GOOD_JSON[at + cut :], "application/json", at=NOW + 20)
+    except Refused:
+        assert one.otlp._streams._numbers == {}
+
+
+def test_both_encodings_say_the_same_of_all_shapes():
+    one, other = Sender(), Sender()
+    one.push(GOOD, at=NOW + 20)
+    other.push(GOOD_JSON, "application/json", at=NOW + 20)
+    assert one.values == pytest.approx(other.values, nan_ok=True)
+    assert len(one.values) > 15
+
+
 def test_fields_that_are_new_to_us_are_passed_over():
     gauge = part(1, part(99, b"new") + b"\x19" + struct.pack("<Q", int(NOW * 1e9)) + b"\x21" + struct.pack("<d", 4.0)
                  + varint(98 << 3 | 5) + bytes(4)) + part(77, b"x")  # fmt: skip
@@ -561,19 +676,39 @@ def test_log_records_are_counted_by_service_and_severity():
     one.push(body, path="/v1/logs", at=NOW + 4)
     one.push(body, path="/v1/logs", at=NOW + 20)
     of = "service.log_records_per_second{{service:shop,severity={}}}"
+    errors, ratio = (
+        f"service.log_{word}{{service:shop}}" for word in ("errors_per_second", "error_ratio")
+    )
     assert one.values == {
         of.format(s): pytest.approx(2 * n / 20)
         for s, n in (("debug", 2), ("info", 2), ("warn", 2), ("error", 3), ("fatal", 1))
-    }  # fmt: skip
+    } | {errors: pytest.approx(0.4), ratio: pytest.approx(0.4)}  # fmt: skip
+    one.push(logs(SHOP, [9, 9]), path="/v1/logs", at=NOW + 30)
+    assert (one.values[errors], one.values[ratio]) == (0.0, 0.0)
     text = json.dumps({"resourceLogs": [{
         "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}},
                                     {"key": "service.instance.id", "value": {"stringValue": "a"}}]},
         "scopeLogs": [{"logRecords": [{"severityNumber": 17}, {"severityNumber": "SEVERITY_NUMBER_ERROR3"},
                                       {"severityText": "err"}, {}]}]}]}).encode()  # fmt: skip
-    one.push(text, "application/json; charset=utf-8", path="/v1/logs", at=NOW + 30)
+    one.push(text, "application/json; charset=utf-8", path="/v1/logs", at=NOW + 40)
     assert one.values[of.format("error")] == pytest.approx(0.3)
+    assert one.values[errors] == pytest.approx(0.3)
+    assert one.values[ratio] == pytest.approx(0.75)
     with pytest.raises(Refused, match="not OTLP logs"):
         one.push(b"\xff\xff", path="/v1/logs")
+
+
+def test_records_that_name_no_service_are_of_their_host_this_one_as_well():
+    one = Sender()
+    for t in (0, 20):
+        one.push(logs({"host.name": "elsewhere"}, [17, 9]), path="/v1/logs", at=NOW + t)
+    assert one.values["host.log_errors_per_second{host:elsewhere}"] == pytest.approx(0.05)
+    assert one.values["host.log_error_ratio{host:elsewhere}"] == pytest.approx(0.5)
+    one = Sender()
+    for t in (0, 20):
+        one.push(logs({}, [17, 9]), path="/v1/logs", at=NOW + t)
+    of = "source.other_per_second{source:otlp,metric=log.records,severity=error}"
+    assert one.values[of] == pytest.approx(0.05)
 
 
 def test_where_predictions_takes_logs_each_takes_its_part():

@@ -385,10 +385,11 @@ async def test_garbage_is_said_to_be_some(server, source, body):
         ),
     ],
 )
-async def test_what_a_no_means(server, source, status, headers, error, words):
+async def test_what_a_no_means(server, source, monkeypatch, status, headers, error, words):
+    monkeypatch.setenv("PROM_TOKEN", CANARY)
     body = {"status": "error", "error": f"bearer {CANARY} is\nnot right " + "x" * 5000}
     server.bad = lambda h: say(h, status, body, headers)
-    one = source(token=CANARY)
+    one = source(token="env:PROM_TOKEN")
     with pytest.raises(error, match=words) as failed:
         await one.poll()
     text = str(failed.value)
@@ -472,9 +473,11 @@ async def test_a_poll_that_was_given_up_is_not_asked_beside(server, source):
     assert len((await one.poll()).series) == 3
 
 
-async def test_nobody_there(source, server):
+async def test_nobody_there(source, server, monkeypatch):
+    monkeypatch.setenv("PROM_TOKEN", CANARY)
     url = server.url
-    one = Prometheus("prometheus", Prometheus.Config(url="http://127.0.0.1:1", token=CANARY))
+    config = Prometheus.Config(url="http://127.0.0.1:1", token="env:PROM_TOKEN")
+    one = Prometheus("prometheus", config)
     with pytest.raises(Unavailable, match=r"no connection .connection refused.") as failed:
         await one.poll()
     assert CANARY not in str(failed.value)
@@ -492,7 +495,7 @@ async def test_who_asks_is_said_by_reference(server, source, monkeypatch, tmp_pa
     assert server.headers[-1]["authorization"].startswith("Basic ")
     with pytest.raises(Refused, match="NOT_THERE is not set"):
         await source(token="env:NOT_THERE").poll()
-    for bad in ({"token": "x", "user": "y"}, {"key": "/k"}, {"url": f"http://a:{CANARY}@b"}):
+    for bad in ({"token": "env:X", "user": "y"}, {"key": "/k"}, {"url": f"http://a:{CANARY}@b"}):
         with pytest.raises(ValidationError) as failed:
             Prometheus.Config(**{"url": server.url, **bad})
         assert (

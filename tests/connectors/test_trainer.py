@@ -363,13 +363,23 @@ async def test_closing_lets_a_training_go_on(make, tmp_path):
     one = make(seconds=1.0)
     task = asyncio.create_task(one.train("fraud", "k"))
     await until(lambda: len(runs(tmp_path)) == 1)
-    await one.close()
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    await one.close()
     assert alive(runs(tmp_path)[0]["pid"])
     again = make()
     assert (await again.train("fraud", "k")).version == "7"
     assert len(runs(tmp_path)) == 1
+
+
+async def test_closing_waits_for_the_step_that_waits_for_it(make, tmp_path):
+    one = make(seconds=0.5)
+    task = asyncio.create_task(one.train("fraud", "k"))
+    await until(lambda: len(runs(tmp_path)) == 1)
+    await one.close()  # as a reload does
+    assert (await task).version == "7"
+    assert one._watched["k"].done()
 
 
 async def test_the_demo_trainer_speaks_this_language(make, tmp_path):

@@ -30,7 +30,7 @@ from agent.errors import Refused
 from agent.hands import RealHands
 from agent.journal import Journal
 from agent.pipeline import record_plan
-from agent.runner import PlannedApproval, PlannedVerify, Until, asked_for
+from agent.plans import PlannedApproval, PlannedVerify, Until, asked_for
 from agent.runs_store import RunsDatabase
 
 FAST_AGAIN = ("service.latency_p95_seconds < 0.2",)
