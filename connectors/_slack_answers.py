@@ -23,7 +23,7 @@ HELP: Final = (
     "*What I understand* (add `share` and everybody sees the answer)",
     "`status` · `incidents` · `why [INCIDENT]` · `why-not PLAYBOOK TARGET [2h ago]` · `runs` · `playbooks`",
     "`ack INCIDENT` · `mute INCIDENT for 2h` · `page INCIDENT` · `noise INCIDENT` · `real INCIDENT`",
-    "`approve RUN` · `deny RUN` · `undo RUN` · `run PLAYBOOK TARGET` shows the plan first",
+    "`approve RUN` · `deny RUN` · `undo RUN` · `run PLAYBOOK TARGET` shows the plan first · `answer ID name=value`",
     "`silence TARGET for 2h because we deploy` · `silence TARGET until 18:00` · `unsilence ID`",
     "`pause [TARGET]` · `resume [TARGET]` · `mode PLAYBOOK suggest`",
     "`graph METRIC [TARGET] since yesterday` · `drift MODEL` · `compare MODEL A B`",

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from agent.desk import Desk
 
 CHANGES: Final = frozenset({
-    "ack", "approve", "deny", "run", "undo", "silence", "unsilence", "mute", "mode", "page", "noise", "real", "pause",
-    "resume",
+    "ack", "answer", "approve", "deny", "run", "undo", "silence", "unsilence", "mute", "mode", "page", "noise", "real",
+    "pause", "resume",
 })  # fmt: skip
 """Commands that change something."""
 _OF_RUNS: Final = frozenset({"approve", "deny", "undo", "start"})
@@ -120,6 +120,12 @@ class Deeds:
                 person.must("run")
                 plan = self._desk.plan(" ".join(line.words[:-1]), line.words[-1])
                 return Answer(f"The plan of {plan['playbook']}", blocks.plan(plan))
+            case "answer":
+                pairs = [word.partition("=") for word in line.words[1:]]
+                asked = self._desk.answer(
+                    person, _needed(first, "answer ID name=value"), {k: v for k, _, v in pairs}
+                )
+                return Answer(f"Answered {asked['id']}.")
             case "mode":
                 _needed(rest, "mode PLAYBOOK observe|suggest|approve|auto")
                 name = " ".join(line.words[:-1])

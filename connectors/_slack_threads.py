@@ -74,6 +74,7 @@ class _Thread:
     phase: str = ""
     edits: int = 0
     last: float = -math.inf
+    born: float = -math.inf
     picture: str = ""
     drawn: str = ""
     tries: int = 0
@@ -181,8 +182,8 @@ class Threads:
         thread = self._threads.get(note.incident)
         if thread is None or thread.ts in {"", _UNWANTED}:
             return  # a shared message says it, or nobody wants to hear
-        if thread.posted == "page" and note.key == f"page:{note.incident}:0":
-            return  # the message itself has said it; who edits one calls nobody
+        if thread.posted == "page" and _begins(note, time.monotonic() - thread.born):
+            return  # the message itself has just said it
         async with thread.turn:
             await self._beneath(thread, note)
 
@@ -277,6 +278,7 @@ class Threads:
             thread.sure = True
             raise
         thread.ts, thread.sure, thread.last = str(said["ts"]), True, time.monotonic()
+        thread.born = thread.last
         thread.channel = str(said.get("channel") or thread.channel)  # a name becomes an id
         thread.digest = _digest(message)
 
@@ -433,6 +435,12 @@ def _remembered(where: Mapping[str, Any]) -> _Thread:
         done=bool(where.get("done")), picture=str(where.get("picture", "")), drawn=str(where.get("drawn", "")),
         posted=str(where.get("posted", "")), edits=1, said=set(map(str, where.get("said", ()))),
     )  # fmt: skip
+
+
+def _begins(note: Note, age_s: float) -> bool:
+    """Tell whether a note says only that an incident pages: for the first time, or by a step of the ladder at once."""
+    first = note.key == f"page:{note.incident}:0"
+    return first or (note.key.startswith(f"ladder:{note.incident}:0:") and age_s < _MINUTE_S)
 
 
 def _stage(detail: IncidentDetail) -> str:

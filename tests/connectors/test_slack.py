@@ -224,6 +224,18 @@ async def test_a_warning_that_becomes_a_page_calls_people_anew(tmp_path, side):
         assert reply["broadcast"]
 
 
+async def test_the_first_step_of_the_ladder_is_the_message_itself_a_later_one_calls(tmp_path, side):
+    async with talking(tmp_path, side) as talk:
+        await until(lambda: parent(side))
+        step = Note(f"ladder:{NOISY}:0:5:0:slack", 1.0, "page", "it hurts", "see", NOISY)
+        await talk.slack.notify(step)
+        assert side.replies(parent(side)["ts"]) == []
+        talk.slack._threads._threads[NOISY].born -= 601.0
+        await talk.slack.notify(replace(step, key=f"ladder:{NOISY}:0:5:1:slack"))
+        (reply,) = side.replies(parent(side)["ts"])
+        assert reply["broadcast"]
+
+
 async def test_a_merged_incident_says_where_it_went(tmp_path, side):
     async with talking(tmp_path, side) as talk:
         await until(lambda: parent(side))

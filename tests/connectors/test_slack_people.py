@@ -12,6 +12,7 @@ from slack_talk import BROKEN, NOISY, PNG, RELEASED, RUN, Proxy, swifter, talkin
 
 from agent.codec import pack
 from agent.model import StepRecord
+from agent.questions import Field, Question
 
 pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
 
@@ -276,6 +277,25 @@ async def test_commands_do_by_the_desk_what_their_person_may(tmp_path, mode):
         verbs = [what for what, _, _ in talk.presses()]
         assert verbs.count("silence") >= 2
         assert ("pause", "victor (viewer, slack)") in [(w, b) for w, b, _ in talk.presses()]
+
+
+async def test_what_a_run_asks_is_answered(tmp_path):
+    async with acting(tmp_path, "socket") as (side, talk):
+        now = talk.story.now
+        field = Field("rows", "number", "how many?", low=0.0, high=9.0)
+        question = Question(
+            "ask-1", "service:wine", "How many?", (field,), "operator", now, now + 600
+        )
+        talk.story.hooks.record("question", question.id, pack(question), now)
+        assert "from 0 to 9" in await asked(side, "answer ask-1 rows=12")
+        assert "needs operator" in await asked(side, "answer ask-1 rows=3", VICTOR)
+        assert "Answered ask-1" in await asked(side, "answer ask-1 rows=3")
+        (reply,) = talk.entries("reply")
+        assert (reply.body["person"], reply.body["values"]) == (
+            "olga (operator, slack)",
+            {"rows": 3.0},
+        )
+        assert "answered ask-1 already" in await asked(side, "answer ask-1 rows=4")
 
 
 async def test_a_run_is_planned_first_and_started_by_exactly_that_plan(tmp_path, mode):
