@@ -1,6 +1,6 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian debian-bench bench bench-agent bench-belief bench-crash bench-decide bench-detect bench-drift bench-forecast bench-gpu bench-host bench-ingest bench-live bench-otlp bench-prometheus bench-rca bench-replay bench-verify boards readme dist clean
+.PHONY: help run demo test check setup debian debian-bench bench bench-agent bench-belief bench-console bench-crash bench-decide bench-detect bench-drift bench-forecast bench-gpu bench-host bench-ingest bench-live bench-otlp bench-prometheus bench-rca bench-replay bench-verify boards readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -57,6 +57,9 @@ bench-belief: .venv/all ## six acts of belief, done to the agent itself: six min
 
 bench-agent: .venv/all ## RSS, CPU and series of the daemon, beside node_exporter
 	$(BIN)/python tests/bench/agent.py
+
+bench-console: .venv/all ## bytes of the console, and how soon it is there with 1,000 series and 100 incidents
+	$(BIN)/python tests/bench/console.py
 
 bench-crash: .venv/all ## kill -9 at every point of a run, on SQLite and PostgreSQL
 	HOMEOSTAT_CRASH=all $(BIN)/pytest -q -n 2 tests/live/test_crash.py tests/live/test_crash_matrix.py

@@ -24,12 +24,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
+from typing_extensions import TypedDict
 
 from agent import openapi
-from agent.authority import Person, Tokens, Unknown, Verb
+from agent.authority import NEEDS, Person, Tokens, Unknown, Verb
 from agent.errors import AgentError, Refused
 from agent.events import Events
-from agent.gate import Gate, Malformed, answer, parse, read_body, told
+from agent.gate import PAGES, Gate, Malformed, answer, parse, read_body, told
 from agent.meant import NotThere
 from agent.ports import Said
 from agent.telemetry import OPENMETRICS, TEXT, Telemetry, wants_openmetrics
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from agent.inlets import Inlets
     from agent.ports import Arrival, Route
+    from agent.refusals import Refusals
 
     Push = Callable[[str, Sequence[Arrival]], Awaitable[None]]
     """(source, what it was sent): returns when it is taken."""
@@ -113,6 +115,7 @@ def make_app(
     inlets: Inlets | None = None,
     push: Push | None = None,
     public_url: str = "",
+    refusals: Refusals | None = None,
 ) -> ASGIApp:
     """Return the whole application behind its Gate. Raises Refused when two routes claim one path."""
     ways = (*ways, *_own_ways(events))
@@ -122,8 +125,7 @@ def make_app(
         Way("GET", "/api/openapi.json", "openapi", "see", "This document.", lambda _: document),
     )
     routes = [
-        StarletteRoute("/", _static("index.html"), name="console"),
-        StarletteRoute("/topology", _static("topology.html"), name="topology page"),
+        *(StarletteRoute(path, _static("index.html"), name=f"page {path}") for path in PAGES),
         StarletteRoute("/static/{path:path}", _static(), name="static"),
         StarletteRoute("/metrics", _metrics(views), name="metrics"),
         StarletteRoute("/health", _health(views.health), name="health"),
@@ -163,8 +165,26 @@ def make_app(
     pushed = {way.path for way in ways if way.method == "POST" and way.verb == "push"}
     return Gate(
         inner, tokens, telemetry, public_url=public_url, ingest=frozenset(ingest | pushed),
-        signed=frozenset(signed),
+        signed=frozenset(signed), refusals=refusals,
     )  # fmt: skip
+
+
+class MeView(TypedDict):
+    """Who asks. needs: the role that each verb needs; may: the verbs that this person may do."""
+
+    name: str
+    role: str
+    via: str
+    may: list[str]
+    needs: dict[str, str]
+
+
+def _me(ask: Ask) -> MeView:
+    who = ask.person
+    return {
+        "name": who.name, "role": who.role, "via": who.via,
+        "may": [verb for verb in NEEDS if who.may(verb)], "needs": {str(verb): role for verb, role in NEEDS.items()},
+    }  # fmt: skip
 
 
 def _own_ways(events: Events) -> tuple[Way, ...]:
@@ -177,7 +197,7 @@ def _own_ways(events: Events) -> tuple[Way, ...]:
             "Server-sent events: incident, run, tick, state; `lagged` = ask for the whole again.",
             follow, media="text/event-stream"),
         Way("GET", "/api/me", "me", "see", "Who the token or the socket says that you are.",
-            lambda ask: {"name": ask.person.name, "role": ask.person.role, "via": ask.person.via}),
+            _me, returns=MeView),
     )  # fmt: skip
 
 

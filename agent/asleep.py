@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agent.by_hand import Proposal
+    from agent.monitor import Watch
 
 
 class Asleep:
@@ -106,6 +107,10 @@ class Asleep:
     def asked(self) -> Asked:
         """As `models`."""
         return Asked({})
+
+    def watches(self) -> dict[str, Watch]:
+        """As `sources`."""
+        return {}
 
     def faults(self) -> list[str]:
         """What is wrong is said once, by whoever asked."""

@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.journal import JournalReader
     from agent.memory import Memory
+    from agent.monitor import Watch
     from agent.playbook import Playbook
     from agent.world import World
 
@@ -371,6 +372,10 @@ class Hooks(Protocol):
 
     def asked(self) -> Asked:
         """What can be asked of one model: a comparison, edges, what drove an answer."""
+        ...
+
+    def watches(self) -> Mapping[str, Watch]:
+        """Sources under watch: how rare each of their series is now."""
         ...
 
     def faults(self) -> list[str]:
@@ -1288,6 +1293,10 @@ class Desk:
         if text in paused:
             return text
         return meant(text, {**paused, **self._entities()})
+
+    def series(self, text: str) -> Series:
+        """Return the series that was meant by its text, or a unique metric; raises NotThere, Refused."""
+        return self._series(text)
 
     def _series(self, text: str) -> Series:
         """Find a series by its text, or by its metric (and entity) when that is unique."""

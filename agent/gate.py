@@ -31,6 +31,8 @@ from agent.telemetry import Telemetry
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from agent.refusals import Refusals
+
 log = structlog.get_logger()
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -49,8 +51,11 @@ HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_PUBLIC: Final = frozenset({"/", "/topology", "/health", "/ready"})
+PAGES: Final = ("/", "/incidents/{id}", "/explore", "/models", "/playbooks", "/audit", "/topology")
+"""Addresses of the console: one empty page, which asks for the rest."""
+_PUBLIC: Final = frozenset({*PAGES, "/health", "/ready"})
 """What anybody may have who names us rightly: an empty page, and whether we live."""
+_READS: Final = frozenset({"GET", "HEAD"})
 
 
 class TooLarge(Refused):
@@ -73,8 +78,10 @@ class Gate:
         public_url: str = "",
         ingest: frozenset[str] = frozenset(),
         signed: frozenset[str] = frozenset(),
+        refusals: Refusals | None = None,
     ) -> None:
         self._app = app
+        self._refusals = refusals
         self._tokens = tokens
         self._telemetry = telemetry
         public = urlsplit(public_url)
@@ -106,6 +113,24 @@ class Gate:
             await told(request, error)(scope, receive, out)
         finally:
             self._count(scope, seen["status"], time.perf_counter() - start)
+            if seen["status"] in {401, 403} and scope["method"] not in _READS:
+                self._write_down(request, seen["status"])
+
+    def _write_down(self, request: Request, status: int) -> None:
+        """Note an act that was refused: whoever tried may have had a person's browser do it."""
+        if self._refusals is None:
+            return
+        state = request.scope["state"]
+        person: Person | None = state.get("person")
+        client = request.scope.get("client")
+        self._refusals.take(
+            request.method,
+            request.url.path,
+            status=status,
+            why=state.get("refusal", ""),
+            origin=request.headers.get("origin", ""),
+            by=person.signed if person is not None else str(client[0]) if client else "the socket",
+        )
 
     def _count(self, scope: Scope, status: int, took_s: float) -> None:
         name = getattr(scope.get("route"), "name", None) or "none"
@@ -139,6 +164,7 @@ class Gate:
                 raise Unknown(
                     "only bearer tokens are understood; send: Authorization: Bearer TOKEN"
                 )
+            self._private(request, door)
             who = self._tokens.who(token.strip())
             if who.role == SENDER and not pushes:
                 raise Forbidden(
@@ -153,7 +179,7 @@ class Gate:
         if path in self._signed:
             # its receiver asks for a signature of the body, which has not been read yet
             return Person("somebody who signs", "viewer", "nowhere")
-        if near and (path in _PUBLIC or path.startswith("/static/")):
+        if near and (path in _PUBLIC or path.startswith(("/static/", "/incidents/"))):
             return Person("somebody", "viewer", "nowhere")
         raise Unknown(
             "reading from elsewhere needs a token; make one with: homeostat token add NAME"
@@ -174,6 +200,16 @@ class Gate:
         forwarded = any(h in request.headers for h in ("forwarded", "x-forwarded-for", "x-real-ip"))
         host = _hostname(request.headers.get("host", ""))
         return near and host in LOOPBACK_NAMES and not forwarded
+
+    def _private(self, request: Request, door: str) -> None:
+        """Refuse a token from elsewhere without TLS before the proxy: it says so itself, or `public_url` does."""
+        told = request.headers.get("x-forwarded-proto", "")
+        tls = told.lower() == "https" if told else self._origin.startswith("https://")
+        if door == "console" and not tls and not self._from_here(request):
+            raise Forbidden(
+                "a token may not travel without TLS; open the https address, "
+                "and let the proxy send X-Forwarded-Proto: https"
+            )
 
     def _same_origin(self, request: Request) -> None:
         """Refuse what a page of somebody else has made the browser send."""
@@ -231,7 +267,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
 def told(request: Request, error: Exception) -> Response:
     """Turn an error into {"error", "remedy"} and the status that says whose turn it is."""
     if isinstance(error, AgentError):
-        return _expected(error)
+        return _expected(request, error)
     remedy = "see /api/openapi.json"
     if isinstance(error, pydantic.ValidationError):
         first = error.errors()[0]
@@ -249,9 +285,10 @@ def told(request: Request, error: Exception) -> Response:
     return answer({"error": "a bug in the daemon", "remedy": "its log has the traceback"}, 500)
 
 
-def _expected(error: AgentError) -> Response:
+def _expected(request: Request, error: AgentError) -> Response:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     said, _, remedy = str(error).partition("; ")
+    request.scope["state"]["refusal"] = said
     body: dict[str, Any] = {"error": said, "remedy": remedy}
     headers: dict[str, str] = {}
     if isinstance(error, ConfigError):

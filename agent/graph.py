@@ -7,8 +7,10 @@ Cost: a pass over the newest values and over the edges that are shown, a millise
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,6 +21,9 @@ from agent.world import World
 
 MOST_NODES: Final = 500
 """More on one picture helps nobody; ask for the part around one of them."""
+MOST_AROUND: Final = 40
+"""Of an incident: who is about it, and some that stand beside them."""
+MOST_ABNORMAL: Final = 16
 _ORDER: Final = {"page": 0, "warning": 1, "note": 2, "well": 3, "silent": 4}
 _KINDS: Final = (
     "service", "dependency", "model", "version", "replica", "process", "gpu", "host", "feature", "source",
@@ -79,6 +84,17 @@ class TopologyView(TypedDict):
     left_out: int
 
 
+class IncidentGraphView(TopologyView):
+    """The part of the graph, as it is now, that an incident is about.
+
+    parts   id -> cause | hurt | abnormal | changed | between (on the way) | near
+    path    [src, dst] of the edges on the shortest ways from the first cause to what it hurts
+    """
+
+    parts: dict[str, str]
+    path: list[list[str]]
+
+
 def view(
     world: World,
     incidents: Iterable[Incident],
@@ -89,8 +105,8 @@ def view(
 ) -> TopologyView:
     """Return what there is, or the part around one entity: its relatives, what it depends on, and who calls it."""
     topology = world.topology
-    trouble, suspects = _trouble(incidents)
-    fresh = _fresh(world)
+    incidents = list(incidents)
+    trouble, _ = _trouble(incidents)
     if about is None:
         chosen = [e for e in topology.entities() if everything or e in trouble or _shown(world, e)]
     else:
@@ -100,12 +116,95 @@ def view(
             e for e in near if everything or e == about or e.kind not in _ASIDE or e in trouble
         ]
 
+    chosen.sort(
+        key=lambda e: (
+            e != about,
+            _ORDER[trouble[e][0]] if e in trouble else 9,
+            _KINDS.index(e.kind),
+            e,
+        )
+    )
+    return _picture(world, chosen, incidents, name)
+
+
+def of_incident(
+    world: World, i: Incident, incidents: Iterable[Incident], name: Callable[[Entity], str]
+) -> IncidentGraphView:
+    """Return who an incident is about, the way from its cause to what it hurts, and what stands beside that way.
+
+    The map is that of now: who is gone by now stands alone.
+    """
+    topology = world.topology
+    abnormal = list(
+        dict.fromkeys(a.series.entity for a in sorted(i.anomalies, key=lambda a: not a.harm))
+    )[:MOST_ABNORMAL]
+    top = i.diagnosis.top if i.diagnosis is not None else None
+    cause = top.entity if top is not None and top.kind != "unknown" else None
+    hurts = list(i.diagnosis.hurts) if i.diagnosis is not None else []
+    ends = hurts or [e for e in (i.about, *abnormal[:3]) if e is not None]
+    parts: dict[Entity, str] = {}
+    ways = [way(world, cause, end) for end in ends] if cause is not None else []
+    for part, some in (
+        ("cause", [cause] if cause is not None else []),
+        ("hurt", hurts),
+        ("abnormal", abnormal),
+        ("changed", [c.entity for c in i.changes]),
+        ("between", [e for steps in ways for e in steps]),
+        ("between", [i.about] if i.about is not None else []),
+    ):
+        for e in some:
+            parts.setdefault(e, part)
+    for e in list(parts):
+        for x in topology.edges(e):
+            other = x.dst if x.src == e else x.src
+            if len(parts) < MOST_AROUND and other.kind not in _ASIDE and _shown(world, other):
+                parts.setdefault(other, "near")
+    shown = _picture(world, list(parts), incidents, name)
+    path = {frozenset(pair) for steps in ways for pair in itertools.pairwise(steps)}
+    return {
+        **shown,
+        "parts": {e.id: part for e, part in parts.items()},
+        "path": sorted(sorted(e.id for e in pair) for pair in path),
+    }
+
+
+def way(world: World, start: Entity, end: Entity) -> list[Entity]:
+    """Return the shortest way between two entities, whichever way its edges point; [] = there is none."""
+    came: dict[Entity, Entity] = {start: start}
+    queue = deque([start])
+    while queue:
+        at = queue.popleft()
+        if at == end:
+            steps = [at]
+            while at != start:
+                at = came[at]
+                steps.append(at)
+            return steps[::-1]
+        # calls and service come before the host that everybody shares
+        for x in sorted(
+            world.topology.edges(at), key=lambda x: (x.kind == "runs_on", x.src, x.dst)
+        ):
+            other = x.dst if x.src == at else x.src
+            if other not in came:
+                came[other] = at
+                queue.append(other)
+    return []
+
+
+def _picture(
+    world: World,
+    chosen: Sequence[Entity],
+    incidents: Iterable[Incident],
+    name: Callable[[Entity], str],
+) -> TopologyView:
+    """Draw the first `MOST_NODES` of the chosen, and the edges between them."""
+    topology = world.topology
+    trouble, suspects = _trouble(incidents)
+    fresh = _fresh(world)
+
     def state(e: Entity) -> str:
         return trouble[e][0] if e in trouble else "well" if e in fresh else "silent"
 
-    chosen.sort(
-        key=lambda e: (e != about, _ORDER[state(e)] if e in trouble else 9, _KINDS.index(e.kind), e)
-    )
     kept = chosen[:MOST_NODES]
     there = set(kept)
     # each edge is found at its source, so it is listed once

@@ -206,10 +206,11 @@ class JournalReader:
         limit: int | None = None,
         *,
         newest_first: bool = False,
+        before: int | None = None,
     ) -> Iterator[Entry]:
         """Yield entries in the order in which they were written, or the other way round.
 
-        kinds, subject  only these; since: only with ts >= since; limit: at most so many
+        kinds, subject  only these; since: only with ts >= since; limit: at most so many; before: only seq < before
         Pages of 500: entries that are appended meanwhile are seen too. Raises Unavailable.
         """
         wanted = None if kinds is None else tuple(kinds)
@@ -220,6 +221,8 @@ class JournalReader:
             query = query.where(_entries.c.subject == subject)
         if since > 0:
             query = query.where(_entries.c.ts >= since)
+        if before is not None:
+            query = query.where(_entries.c.seq < before)
         query = query.order_by(_entries.c.seq.desc() if newest_first else _entries.c.seq)
         left = math.inf if limit is None else limit
         at: int | None = None
@@ -507,6 +510,7 @@ class Journal(JournalReader):
         limit: int | None = None,
         *,
         newest_first: bool = False,
+        before: int | None = None,
     ) -> Iterator[Entry]:
         """Yield entries as `JournalReader.read` does; those that still wait in memory stand last in time."""
         wanted = None if kinds is None else tuple(kinds)
@@ -516,6 +520,7 @@ class Journal(JournalReader):
             if (wanted is None or entry.kind in wanted)
             and (subject is None or entry.subject == subject)
             and entry.ts >= since
+            and (before is None or entry.seq < before)
         ]
         left = math.inf if limit is None else limit
         if newest_first:
@@ -526,7 +531,9 @@ class Journal(JournalReader):
                 yield entry
         seen = 0
         rest = None if limit is None else int(left)
-        for entry in super().read(wanted, subject, since, rest, newest_first=newest_first):
+        for entry in super().read(
+            wanted, subject, since, rest, newest_first=newest_first, before=before
+        ):
             left -= 1
             seen = max(seen, entry.seq)
             yield entry

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
+from urllib.parse import quote
 
 from agent.causes import words
 from agent.journal import Entry
@@ -77,7 +78,7 @@ def _run(run: Mapping[str, Any]) -> Iterator[Note]:
 
 
 def filled(note: Note, incident: Incident | None, public_url: str) -> Note:
-    """Return the note with what is known now: a link to the console, and of its incident the cause and the state."""
+    """Return the note with what is known now: a link to its page, and of its incident the cause and the state."""
     known: dict[str, str] = {}
     if incident is not None:
         top = incident.diagnosis.top if incident.diagnosis else None
@@ -89,7 +90,10 @@ def filled(note: Note, incident: Incident | None, public_url: str) -> Note:
             "because": "; ".join(e.text for e in top.evidence[:3]) if top else "",
             "merged_into": incident.merged_into,
         })  # fmt: skip
-    return replace(note, link=note.link or public_url, facts={**known, **note.facts})
+    page = public_url
+    if public_url and incident is not None:
+        page = f"{public_url.rstrip('/')}/incidents/{quote(incident.id, safe='')}"
+    return replace(note, link=note.link or page, facts={**known, **note.facts})
 
 
 def moment(ts: float) -> str:

@@ -760,6 +760,23 @@ class FeatureState:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How the values of one feature lie: counts of the reference (usual) and of late (now), for people.
+
+    edges    of a number: cells are all below the first, those between, all above the last; () of a category
+    values   of a category: its cells, in this order; () of a number
+    missing, wrong   of late: rows without a value, and with one that the reference has no cell for
+    """
+
+    edges: tuple[float, ...]
+    values: tuple[str, ...]
+    usual: FloatArray
+    now: FloatArray
+    missing: float
+    wrong: float
+
+
+@dataclass(frozen=True, slots=True)
 class Coded:
     """What is kept of rows until their labels come, (n,) each; no feature value is in it.
 

@@ -72,7 +72,7 @@ def read_moment(text: str, now: float) -> float:
     except ValueError:
         try:
             return datetime.fromisoformat(text).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):  # a year that no clock has
             raise ValueError(
                 f"not a time: {text!r}; write 15m (ago), unix seconds or 2026-11-23T14:00"
             ) from None

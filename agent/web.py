@@ -50,8 +50,10 @@ from agent.model_views import CompareView, EdgesView, ExplainedView, ModelView
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
+from agent.page_ways import page_ways
 from agent.pictures import Pictures
 from agent.ports import Chat, Labels, Note, Sink
+from agent.refusals import Refusals
 from agent.report import ReportView
 from agent.sinks import Numbers
 from agent.telemetry import Telemetry
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from agent.daemon import Daemon
     from agent.journal import Entry, JournalReader
     from agent.memory import Memory
+    from agent.monitor import Watch
     from agent.pipeline import Moment
     from agent.playbook import Playbook
     from agent.world import World
@@ -386,6 +389,7 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             body=_Token, returns=dict[str, str]),
         Way("DELETE", "/api/tokens/{name}", "token_revoke", "token", "Take a token away.",
             lambda a: desk.token_revoke(a.person, a.path["name"]), returns=TokenView),
+        *page_ways(desk),
     )  # fmt: skip
 
 
@@ -523,6 +527,10 @@ class Living:
     def asked(self) -> Asked:
         """What can be asked of one model."""
         return self._daemon.models.asked
+
+    def watches(self) -> dict[str, Watch]:
+        """Sources under watch."""
+        return self._daemon.walk.monitor.watches
 
     def faults(self) -> list[str]:
         """What a person must mend."""
@@ -754,6 +762,13 @@ def measure_going_on(memory: Memory, telemetry: Telemetry) -> None:
     })  # fmt: skip
 
 
+def refusals(desk: Desk) -> Refusals:
+    """Return what writes down acts that were refused."""
+    return Refusals(
+        lambda subject, body: desk.hooks.record("refused", subject, body, desk.hooks.now())
+    )
+
+
 def tell(events: Events, entry: Entry) -> None:
     """Tell consoles of what was just written: enough to know what to ask for again."""
     body = entry.body
@@ -831,6 +846,7 @@ async def start(daemon: Daemon) -> Site:
         telemetry.add("homeostat_received_refused_total", refused, source=source)
 
     daemon.counting.tally = tally
+    refused = refusals(desk)
     front = _Front(
         daemon,
         lambda inlets: make_app(
@@ -843,6 +859,7 @@ async def start(daemon: Daemon) -> Site:
             inlets=inlets,
             push=daemon.collector.take,
             public_url=daemon.config.public_url,
+            refusals=refused,
         ),
     )
     host, port = split_address(config.listen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from prometheus_side import free_port, prometheus, scrape_soon
+from prometheus_side import free_port, prometheus
 
 from agent import registry
 
@@ -48,27 +49,46 @@ def needs():
 def demo_run(tmp_path_factory):
     """Run the demo once a session, as a user would; yields what it wrote: card, exit code, output.
 
-    Where there is a Prometheus it scrapes the demo's agent meanwhile: `prometheus`, and of when it knows, `span`.
+    seen               what a browser saw of its console meanwhile; {} where there is no Chromium
+    prometheus, span   a Prometheus that scraped its agent meanwhile, and of when it knows; None where there is none
     """
+    from camera import Camera
+
     folder = tmp_path_factory.mktemp("demo")
     card, program = folder / "demo.json", shutil.which("prometheus")
+    chromium = shutil.which("chromium")
+    camera = Camera(chromium, folder / "pictures") if chromium else None
+    argv = [sys.executable, "-m", "agent", "demo", "--seed", "7", "--plain", "--json-out", str(card),
+            "--keep", str(folder / "kept")]  # fmt: skip
+    said, faults, since = [], folder / "err", time.time()
     with contextlib.ExitStack() as stack:
         server = None
         if program:
             at = tmp_path_factory.mktemp("prometheus")
             server = stack.enter_context(prometheus(program, at, free_port()))
-            over = threading.Event()
-            stack.callback(over.set)
-            config = folder / "kept" / "homeostat" / "agent.yaml"
-            threading.Thread(target=scrape_soon, args=(server, config, over), daemon=True).start()
-        since = time.time()
-        done = subprocess.run(
-            [sys.executable, "-m", "agent", "demo", "--seed", "7", "--plain", "--json-out", str(card),
-             "--keep", str(folder / "kept")],
-            cwd=folder, capture_output=True, text=True, timeout=420, check=False,
-        )  # fmt: skip
+        with (
+            faults.open("wb") as err,
+            subprocess.Popen(
+                argv, cwd=folder, stdout=subprocess.PIPE, stderr=err, text=True
+            ) as demo,
+        ):
+            late = threading.Timer(420, demo.kill)
+            late.start()
+            try:
+                for line in demo.stdout:
+                    said.append(line)
+                    if url := re.search(r"its console: http://([^/]+)/", line):
+                        since = time.time()
+                        if server is not None:
+                            server.scrape(url[1])
+                        if camera is not None:
+                            camera.start(f"http://{url[1]}")
+                code = demo.wait()
+            finally:
+                late.cancel()
+                seen = camera.end() if camera is not None else {}
         found = json.loads(card.read_text()) if card.exists() else {}
         yield {
-            "card": found, "code": done.returncode, "out": done.stdout, "err": done.stderr,
-            "kept": folder / "kept", "prometheus": server, "span": (since, time.time()),
+            "card": found, "code": code, "out": "".join(said), "err": faults.read_text(), "kept": folder / "kept",
+            "seen": seen, "pictures": folder / "pictures", "prometheus": server, "span": (since, time.time()),
         }  # fmt: skip

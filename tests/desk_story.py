@@ -16,6 +16,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 from model_story import two_versions
 
@@ -53,7 +54,8 @@ from agent.model import (
 )
 from agent.models import ModelFacts, VersionFacts
 from agent.models.cause import Blame
-from agent.pipeline import record_plan
+from agent.monitor import Monitor
+from agent.pipeline import bank, record_plan
 from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
 from agent.ports import Judged
 from agent.telemetry import Telemetry
@@ -113,6 +115,7 @@ class StoryHooks:
         self._now = now
         self.blind = True
         self.watch = None
+        self._watches = {}
         self.loaded = {}
         self.lets = True
 
@@ -200,6 +203,16 @@ class StoryHooks:
                  "its history is too short"), ""),
             (one("host.disk_utilization_ratio", "disk", 0.8, spread, mount="/"), "page"),
         ]  # fmt: skip
+
+    def watches(self):
+        """A detector that has seen what the history holds; made for whoever asks."""
+        if not self._watches:
+            monitor, table = Monitor(bank, ()), tuple(self.series())
+            ts, x = self.history.read(table, 0.0, self._now)
+            for t, row in zip(ts.tolist(), x, strict=True):
+                monitor.take(Frame("models", t, table, row))
+            self._watches.update(monitor.watches)
+        return self._watches
 
     def faults(self):
         return []
@@ -481,12 +494,13 @@ class Story:
 class House:
     """A desk with a story behind real doors."""
 
-    def __init__(self, tmp_path, now=1_795_000_000.0, **kw):
+    def __init__(self, tmp_path, now=1_795_000_000.0, *, consoles=3, **kw):
         self.story = Story(tmp_path / "state", now)
         self.desk = self.story.desk
         self.telemetry = Telemetry(self.story.now)
-        self.events = Events(most=3, room=4)
+        self.events = Events(most=consoles, room=4)
         self.pushed = []
+        self._tokens = {}
         self.wall = self.story.now
         self.socket = tmp_path / "state" / "agent.sock"
         extra = kw.pop("extra", ())
@@ -497,10 +511,24 @@ class House:
             self.events,
             self.telemetry,
             push=self._push,
+            refusals=web.refusals(self.desk),
             **kw,
         )  # fmt: skip
         self.story.hooks.wrote.append(lambda e: web.tell(self.events, e))
         self.story.hooks.wrote.append(self.telemetry.wrote)
+
+    def http(self, method, path, **kw):
+        """Ask on loopback, through everything but the sockets."""
+
+        async def app(scope, receive, send):
+            await self.app({**scope, "state": {"door": "console"}}, receive, send)
+
+        async def ask():
+            transport = httpx.ASGITransport(app, client=("127.0.0.1", 5))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as c:
+                return await c.request(method, path, **kw)
+
+        return asyncio.run(ask())
 
     async def _push(self, source, arrivals):
         self.pushed.extend(arrivals)
@@ -512,6 +540,12 @@ class House:
     def token(self, role):
         return {"authorization": "Bearer " + self.story.tokens.add(f"a-{role}", role, 0.0)}
 
+    def token_of(self, role):
+        """The same as often as it is asked for."""
+        if role not in self._tokens:
+            self._tokens[role] = self.token(role)
+        return self._tokens[role]
+
 
 @contextlib.contextmanager
 def living(tmp_path, **kw):
@@ -520,7 +554,7 @@ def living(tmp_path, **kw):
 
     async def serve():
         made["loop"], made["end"] = asyncio.get_running_loop(), asyncio.Event()
-        house = House(tmp_path, **kw)
+        house = House(tmp_path, consoles=16, **kw)
         async with doors.serve(house.app, house.events, port=0, uds=house.socket) as site:
             house.url = f"http://127.0.0.1:{site.port}"
             house.state = tmp_path / "state"

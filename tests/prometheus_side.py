@@ -6,13 +6,11 @@ import contextlib
 import json
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import yaml
 
 SCRAPE_S = 2
 
@@ -80,16 +78,6 @@ def prometheus(
         yield one
     finally:
         one.close()
-
-
-def scrape_soon(server: Prometheus, config: Path, over: threading.Event) -> None:
-    """Wait for the agent.yaml of somebody else, and scrape that agent."""
-    while not over.wait(0.3):
-        with contextlib.suppress(
-            OSError, TypeError, KeyError, yaml.YAMLError
-        ):  # not there, or half of it
-            server.scrape(yaml.safe_load(config.read_text())["listen"])
-            return
 
 
 def free_port() -> int:

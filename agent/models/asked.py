@@ -13,6 +13,7 @@ from agent.errors import Refused
 from agent.models import reasons, sketched
 from agent.models.facts import Compared
 from agent.models.state import ModelState, VersionState
+from agent.ports import FeatureState, Spread
 from agent.vectors import spread_record
 
 
@@ -40,6 +41,14 @@ class Asked:
                 f"version {found.name!r} of {model} has no reference yet: its first rows make one"
             )
         return found.name, wanted
+
+    def features(
+        self, model: str, version: str = ""
+    ) -> tuple[str, list[tuple[FeatureState, Spread | None]]]:
+        """Return a version (default: the one in use), how each of its features stands, and how its values lie."""
+        found = self._version(self._model(model), version)
+        spreads = sketched.cells_of(found.drift).spreads()
+        return found.name, [(s, spreads.get(s.name)) for s in found.drift.states()]
 
     def explain(self, model: str, version: str, record: Mapping[str, Any]) -> reasons.Explained:
         """Say what drove the answer of a version (default: the one in use) to a record, name -> value."""

@@ -22,7 +22,7 @@ from agent.model import FloatArray, IntArray
 from agent.models.numbers import Numbers
 from agent.models.state import CLASSES, ModelState, Tenure, VersionState
 from agent.models.tenures import Tenures
-from agent.ports import FeatureDrift, SketchBatch
+from agent.ports import FeatureDrift, SketchBatch, Spread
 from agent.rings import LATENCIES
 
 MOST_IDS: Final = 4096
@@ -36,6 +36,10 @@ class Cells(Protocol):
 
     def wanted(self) -> dict[str, dict[str, Any]]:
         """Return edges or values of each feature; {} = not known yet."""
+        ...
+
+    def spreads(self) -> dict[str, Spread]:
+        """Return how the values of each feature lie, beside those of the reference; {} = not known yet."""
         ...
 
     def counts(self, rows: int, sketches: Any) -> FloatArray:

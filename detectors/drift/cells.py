@@ -16,7 +16,7 @@ import numpy as np
 from agent import registry
 from agent.errors import Refused
 from agent.model import FloatArray, IntArray
-from agent.ports import Sketch
+from agent.ports import Sketch, Spread
 from detectors.drift.features import _FAST_ROWS, Features
 from detectors.drift.reference import ABOVE, BELOW, COLUMNS, MISSING, WRONG
 
@@ -78,6 +78,26 @@ class Cells:
                 out[name] = {"edges": ref.edges[i, : int(ref.bins[i]) + 1].tolist()}
             else:
                 out[name] = {"values": sorted(values, key=lambda v: (values[v], v))}
+        return out
+
+    def spreads(self) -> dict[str, Spread]:
+        """Return how the values of each feature lie, beside those of the reference; {} = there is none yet."""
+        f, ref = self._features, self._features._ref
+        out: dict[str, Spread] = {}
+        for i, name in enumerate(ref.names):
+            values, bins = ref.values[i], int(ref.bins[i])
+            cells = [*range(bins + 1), ABOVE]
+            edges: list[float] = ref.edges[i, : bins + 1].tolist()
+            words: tuple[str, ...] = ()
+            if values is not None:
+                found = sorted((cell, word) for word, cell in values.items())
+                words = tuple(word for _, word in found)
+                cells, edges = [cell for cell, _ in found], []
+            usual = ref.shares[i, cells] * ref.rows[i]
+            now = f._slow[i].astype(np.float64)
+            out[name] = Spread(
+                tuple(edges), words, usual, now[cells], float(now[MISSING]), float(now[WRONG])
+            )
         return out
 
     def counts(self, rows: int, sketches: Mapping[str, Sketch]) -> FloatArray:

@@ -55,7 +55,7 @@ def test_a_note_that_leaves_knows_the_cause_and_where_to_read_more():
     known = replace(incident(), diagnosis=Diagnosis(15.0, (cause,)))
     note = Note("k", 10.0, "page", "t", "x", "i1", facts={"state": "said before"})
     filled = news.filled(note, known, "https://homeostat.example.org")
-    assert filled.link == "https://homeostat.example.org"
+    assert filled.link == "https://homeostat.example.org/incidents/i1"
     assert filled.facts["cause_of"] == "host:a"
     assert filled.facts["cause_probability"] == "0.88"
     assert filled.facts["because"] == "cpu at 99 %"

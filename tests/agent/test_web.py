@@ -61,7 +61,7 @@ async def house(tmp_path):
 
 
 async def test_every_way_answers_what_its_document_says(house):
-    ids = {"id": "inc-7f", "name": "x", "model": "fraud"}
+    ids = {"id": "inc-7f", "name": "x", "model": "fraud", "seq": "1"}
     for way in web.ways(house.desk):
         if way.method != "GET":
             continue
@@ -70,7 +70,9 @@ async def test_every_way_answers_what_its_document_says(house):
         path = way.path.format(**ids | {"id": own})
         query = {
             "chart": {"series": "service.latency_p95_seconds"}, "compare": {"a": "6", "b": "7"},
-            "edges": {"version": "6"}, "why_not": {"target": "model:wine"}, "plan": {"target": "model:wine"},
+            "edges": {"version": "6"}, "features": {"version": "6"}, "explore_rank": {"start": "5m"},
+            "explore_score": {"series": "service.latency_p95_seconds"}, "why_not": {"target": "model:wine"},
+            "plan": {"target": "model:wine"},
         }.get(way.name, {})  # fmt: skip
         said = await house.unix.get(path, params=query)
         assert said.status_code == 200, (way.path, said.text)
@@ -229,6 +231,25 @@ async def test_behind_a_proxy_reading_needs_a_token(tmp_path):
         forwarded = {"x-forwarded-for": "203.0.113.9"}
         assert (await house.http.get("/api/status", headers=forwarded)).status_code == 401
         assert (await house.http.get("/health", headers=there)).json() == {"status": "degraded"}
+
+
+@pytest.mark.parametrize(
+    ("public", "told", "status"),
+    [
+        ("https://heal.example", {}, 200),
+        ("https://heal.example", {"x-forwarded-proto": "https"}, 200),
+        ("https://heal.example", {"x-forwarded-proto": "http"}, 403),
+        ("http://heal.example", {}, 403),
+        ("http://heal.example", {"x-forwarded-proto": "https"}, 200),
+    ],
+)
+async def test_a_token_from_elsewhere_needs_tls(tmp_path, public, told, status):
+    async with open_house(tmp_path, public_url=public) as house:
+        there = {"host": "heal.example", "x-forwarded-for": "203.0.113.9", **told}
+        said = await house.http.get("/api/status", headers={**there, **house.token("viewer")})
+        assert said.status_code == status
+        here = await house.http.get("/api/status", headers=house.token("admin"))
+        assert here.status_code == 200  # nobody listens on loopback
 
 
 async def test_every_answer_carries_the_policy(house):
@@ -900,7 +921,7 @@ async def test_the_graph_page_and_its_script_are_there_and_need_no_inline_anythi
     assert page.headers["content-type"].startswith("text/html")
     for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
         assert (await house.http.get(name)).status_code == 200, name
-    assert not re.search(r"<script(?! defer src)|style=|\son[a-z]+=", page.text)
+    assert not re.search(r'<script(?! defer src| type="module" src)|style=|\son[a-z]+=', page.text)
     assert 'href="/topology"' in (await house.http.get("/")).text
 
 

@@ -1,0 +1,104 @@
+/* Who acts: the token, the box that asks before something is done, and buttons that know what a role may. */
+
+import { ask, Refusal, token } from "./daemon.js";
+import { $, h } from "./dom.js";
+import { store } from "./store.js";
+
+let changed = () => {};
+/** Call back after something was done or somebody signed in. */
+export const onChange = (call) => { changed = call; };
+
+export async function whoAmI() {
+  store.me = await ask("/api/me").catch(() => null);
+  $("who").textContent = token() && store.me ? `${store.me.name} (${store.me.role})` : "Sign in";
+}
+
+export function signIn(fault) {
+  const box = $("token-box");
+  $("token-fault").textContent = fault || "";
+  $("token").value = "";
+  $("token-forget").hidden = !token();
+  return new Promise((done) => {
+    let used = false;
+    box.querySelector("form").onsubmit = () => {
+      used = $("token").value.trim() !== "";
+      if (used) sessionStorage.setItem("token", $("token").value.trim());
+    };
+    box.onclose = async () => { await whoAmI(); changed(); done(used); };
+    box.showModal();
+    $("token").focus();
+  });
+}
+
+/** Do something that needs a role; asks for a token when one is missing, then goes on. */
+export async function act(path, body, method = "POST") {
+  for (;;) {
+    try {
+      return await ask(path, method, body);
+    } catch (refusal) {
+      if (refusal.status !== 401 || !(await signIn(token() ? refusal.message : ""))) throw refusal;
+    }
+  }
+}
+
+/** Say why a verb is not for who is signed in; "" = it is, or nobody is signed in and will be asked. */
+export function barred(verb) {
+  const me = store.me;
+  if (!me || !token() || me.may.includes(verb)) return "";
+  return `${me.name} is ${me.role}, ${verb} needs ${me.needs[verb] || "another role"}`;
+}
+
+/** A button for a verb: out of reach, with the reason, where the role does not suffice. */
+export function press(label, verb, focus, go, kind = "small") {
+  const why = barred(verb);
+  return h("button", {
+    type: "button", class: kind, "data-focus": focus, title: why || null, "aria-disabled": why ? "true" : null,
+    onclick: () => (why ? ($("say").textContent = why) : go()),
+  }, label, why ? h("span", { class: "hidden" }, ` (${why})`) : null);
+}
+
+/** A line of a form: {name, label, kind: text | choice, value, choices: [[value, words]]}. */
+function line({ name, label, kind = "text", value = "", choices = [], hint = "", list = [] }) {
+  const id = `ask-${name}`;
+  const input = kind === "choice"
+    ? h("select", { id, name }, choices.map(([v, text]) => h("option", { value: v, selected: v === value }, text)))
+    : h("input", { id, name, type: "text", maxlength: 500, autocomplete: "off", value, list: list.length ? `${id}-list` : null });
+  return [h("label", { for: id }, label), input, list.length ? h("datalist", { id: `${id}-list` }, list.map((v) => h("option", { value: v }))) : null,
+    hint ? h("p", { class: "soft small" }, hint) : null];
+}
+
+const reason = { name: "reason", label: "Why (for the record)" };
+
+/** Ask a person before something is done; `go(values)` may refuse, and the box then says why. */
+export function confirmed(title, body, label, go, { fields = [reason], stop = false } = {}) {
+  const box = $("ask-box"), form = box.querySelector("form");
+  $("ask-title").textContent = title;
+  $("ask-body").replaceChildren(...[body].flat(3).filter(Boolean));
+  $("ask-fields").replaceChildren(...fields.map(line).flat(3).filter(Boolean));
+  $("ask-go").textContent = label;
+  $("ask-go").className = stop ? "stop" : "go";
+  $("ask-fault").textContent = "";
+  $("ask-go").disabled = false;
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    $("ask-go").disabled = true;
+    $("ask-fault").textContent = "";
+    try {
+      await go(Object.fromEntries([...new FormData(form)].map(([k, v]) => [k, v.trim()])));
+      box.close();
+      $("say").textContent = `${label}: done`;
+      changed();
+    } catch (refusal) {
+      $("ask-fault").textContent = refusal instanceof Refusal ? refusal.whole : refusal.message;
+      $("ask-go").disabled = false;
+    }
+  };
+  box.showModal();
+}
+
+export { reason };
+
+$("who").addEventListener("click", () => signIn(""));
+$("token-cancel").addEventListener("click", () => $("token-box").close());
+$("token-forget").addEventListener("click", () => { sessionStorage.removeItem("token"); $("token-box").close(); });
+$("ask-cancel").addEventListener("click", () => $("ask-box").close());

@@ -1,0 +1,45 @@
+/* A run as it is shown everywhere: its steps, its proof, what it waits for; and the gates of the guard. */
+
+import { approve, deny, steps, undo } from "./acts.js";
+import { h } from "./dom.js";
+import { press } from "./people.js";
+import { now } from "./store.js";
+import { lasts, stateWords, time, verdictWords, words } from "./words.js";
+
+const UNDOABLE = new Set(["done", "adopted"]);
+
+export function run(r, { short = false, why = false } = {}) {
+  // a run that is at work keeps others of its kind away: that is no news of it
+  const o = r.outcome, shut = r.gates.filter((g) => !g.passed && ![g.value, g.reason].some((said) => (said || "").includes(r.id)));
+  const chip = o ? h("span", { class: `chip ${o.verdict}` }, verdictWords[o.verdict] || o.verdict, o.undone ? ", undone" : "")
+    : h("span", { class: `chip ${r.asks ? "asks" : r.live ? "live" : r.state}` }, stateWords[r.state] || words(r.state));
+  const left = r.approve && r.approve.expires ? r.approve.expires - now() : null;
+  const undoable = !r.live && !r.asks && r.steps.some((s) => UNDOABLE.has(s.status));
+  return h("div", { class: `run${r.asks ? " asks" : ""}` },
+    h("div", { class: "line" }, h("b", {}, r.title), h("span", { class: "soft" }, `on ${r.target.name}`), chip,
+      why && r.incident ? h("a", { href: `/incidents/${r.incident}`, class: "soft" }, r.incident) : null,
+      h("span", { class: "soft" }, r.live || r.asks ? `for ${lasts(now() - r.started)}` : time(r.updated)),
+      r.asks ? h("span", { class: "acts" }, press("Approve", "approve", `approve ${r.id}`, () => approve(r), "go"), press("Deny", "deny", `deny ${r.id}`, () => deny(r), ""))
+        : r.live ? h("span", { class: "acts" }, press("Stop and put back", "deny", `stop ${r.id}`, () => deny(r, true)))
+          : undoable && !short ? h("span", { class: "acts" }, press("Put it back", "undo", `undo ${r.id}`, () => undo(r))) : null),
+    short && o ? null : steps(r.steps),
+    o ? h("p", { class: "outcome" }, o.summary, o.against ? h("span", { class: "soft" }, ` (compared with ${words(o.against)})`) : null) : null,
+    !o && r.expect.length ? h("p", { class: "soft" }, "Proven by ", h("code", {}, r.expect.join(" and "))) : null,
+    left !== null && left > 0 ? h("p", { class: "soft" }, `Without an answer it ${r.approve.on_timeout === "deny" ? "is denied" : "escalates"} in ${lasts(left)}.`) : null,
+    o ? null : shut.map((g) => h("p", { class: "gates" }, `Gate ${g.name}: ${g.reason || g.value}`)),
+    r.text && !o && r.text !== r.title ? h("p", { class: "soft" }, r.text) : null);
+}
+
+/** All gates of one decision, shut ones first, each with its value and its limit. */
+export function gates(d, open = false) {
+  const shut = d.gates.filter((g) => !g.passed), rest = d.gates.filter((g) => g.passed);
+  return h("details", { class: "decision", "data-open": `${d.playbook} ${d.target.id} ${d.ts}`, open },
+    h("summary", {}, h("b", {}, d.playbook), h("span", { class: "soft" }, ` on ${d.target.name} `),
+      h("span", { class: `chip ${d.allowed ? "helped" : "asks"}` }, d.allowed ? `allowed, mode ${d.mode}` : "held back"),
+      h("span", { class: "soft" }, ` ${time(d.ts)}${shut.length ? `: ${shut.map((g) => `${g.name}, ${g.reason || g.value}`).join("; ")}` : d.allowed ? `: all ${d.gates.length} gates open` : ": it only observes"}`)),
+    h("div", { class: "scroll" }, h("table", { class: "gate-table" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Gate"), h("th", { scope: "col" }, "Value"), h("th", { scope: "col" }, "Limit"), h("th", { scope: "col" }, "Says"))),
+      h("tbody", {}, [...shut, ...rest].map((g) => h("tr", { class: g.passed ? "" : "shut" },
+        h("th", { scope: "row" }, h("i", { class: `dot ${g.passed ? "fresh" : "blind"}` }), g.name, h("span", { class: "hidden" }, g.passed ? " open" : " shut")),
+        h("td", {}, g.value), h("td", {}, g.limit), h("td", {}, g.reason)))))));
+}
