@@ -1,6 +1,6 @@
 # Every target is one thing a person wants to do. `make run` and `make test` are all that a newcomer needs.
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check setup debian debian-bench bench bench-agent bench-belief bench-console bench-crash bench-decide bench-detect bench-drift bench-forecast bench-gpu bench-host bench-ingest bench-live bench-otlp bench-prometheus bench-rca bench-replay bench-verify readme dist clean
+.PHONY: help run demo test check setup debian debian-bench bench bench-agent bench-belief bench-console bench-crash bench-decide bench-detect bench-drift bench-forecast bench-gpu bench-host bench-ingest bench-live bench-otlp bench-prometheus bench-rca bench-replay bench-verify boards readme dist clean
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,7 +16,7 @@ run: .venv/core ## install what the daemon needs, and start it on this host
 demo: .venv/all ## break a real model service five ways and watch it heal (ARGS=--belief: try the agent itself)
 	$(BIN)/homeostat demo $(ARGS)
 
-test: .venv/all build/outside ## everything: lint, types, layers, unit, live and demo tests
+test: .venv/all build/outside build/schema ## everything: lint, types, layers, unit, live and demo tests
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(MAKE) --no-print-directory debian; fi
 	@$(MAKE) --no-print-directory check acts
 	$(BIN)/pytest -m "live and not long and not demo and not slow" $(ARGS)
@@ -105,6 +105,9 @@ bench-verify: .venv/all ## verdicts on made-up series in which we know whether t
 	HOMEOSTAT_VERIFY=all $(BIN)/pytest -q -n 2 -m long tests/bench/test_verify_worlds.py
 	$(BIN)/python tests/bench/verify.py $(ARGS)
 
+boards: .venv/all ## build the Grafana boards anew from dashboards/boards
+	$(BIN)/python -m dashboards.boards
+
 readme: .venv/all ## put what there is into the tables of README and docs/actions.md
 	$(BIN)/python -m agent.shelf README.md docs/actions.md
 
@@ -138,4 +141,9 @@ build/rivals build/nannyml build/evidently: build/%: tests/bench/%.txt
 # What tests need beside us and Debian: pinned to the last package, so that it is quick to install.
 build/outside: tests/live/outside.txt | .venv/bin/pip
 	-$(PYTHON) -m venv --without-pip $@ && $(BIN)/pip --disable-pip-version-check --python $@/bin/python install --quiet --no-deps --no-compile --requirement $< || rm -rf $@
+	-@touch -c $@
+
+# Grafana's own types, and node to check the boards against them: pinned, as above.
+build/schema: tests/dashboards/schema/package-lock.json tests/dashboards/schema/node.txt | .venv/bin/pip
+	-$(PYTHON) -m venv --without-pip $@ && $(BIN)/pip --disable-pip-version-check --python $@/bin/python install --quiet --no-deps --requirement tests/dashboards/schema/node.txt && cp tests/dashboards/schema/package*.json $@ && PATH="$(CURDIR)/$@/bin:$$PATH" $@/bin/npm --prefix $@ ci --ignore-scripts --no-audit --no-fund --silent || rm -rf $@
 	-@touch -c $@

@@ -38,6 +38,7 @@ _PARTS: Final = (
     "cli_local",
     "cli_reference",
     "cli_versions",
+    "cli_dashboards",
     "cli_slack",
 )
 """Where commands are, in the order of --help."""
@@ -63,6 +64,10 @@ reference_app = typer.Typer(
 playbook_app = typer.Typer(
     help="Write playbooks: new, lint, test, plan, explain, graph.", no_args_is_help=True
 )
+dashboards_app = typer.Typer(
+    help="Grafana boards and Kibana objects: export, push.", no_args_is_help=True
+)
+app.add_typer(dashboards_app, name="dashboards")
 slack_app = typer.Typer(help="Set Slack up: manifest, test.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 app.add_typer(audit_app, name="audit")

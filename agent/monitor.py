@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -27,7 +27,7 @@ from agent.errors import Refused
 from agent.excursions import Excursions
 from agent.model import Anomaly, BoolArray, FloatArray, Frame, IntArray, Series
 from agent.objectives import BUILT_IN, Limit
-from agent.ports import Detector, GroupView, Knowing, Why
+from agent.ports import Banded, Detector, GroupView, Knowing, Why
 from agent.topology import Topology
 from agent.traits import traits_of
 
@@ -210,6 +210,28 @@ class Watch:
     def laid(self) -> set[Limit]:
         """Limits that lie over a series here."""
         return set(self._broken.limit)
+
+    def abnormal(self) -> list[int]:
+        """Return which columns are abnormal now, by a detector or by a limit."""
+        broken = {int(c) for c in self._broken.column[self._broken.on]}
+        return sorted(broken | {self._index[s] for s in self._episodes if s in self._index})
+
+    def expected(self, i: int) -> tuple[float, float]:
+        """Return the band that is expected of a column now; NaN = its detector has none (yet).
+
+        While it is abnormal, that which it left: what happens then is no new ordinary.
+        """
+        episode = self._episodes.get(self._series[i])
+        if episode is not None:
+            return episode.why.low, episode.why.high
+        return (
+            self._detector.band(i) if isinstance(self._detector, Banded) else (math.nan, math.nan)
+        )
+
+    def limits(self) -> Iterator[tuple[Series, float, float]]:
+        """Yield which limits lie over which series: low, high; NaN = open."""
+        for limit, column in zip(self._broken.limit, self._broken.column.tolist(), strict=True):
+            yield self._series[column], limit.low, limit.high
 
     def take(self, frame: Frame) -> list[Anomaly]:
         """Return what is abnormal now, and what has just ended (with `end` set)."""

@@ -9,13 +9,14 @@ The first keeps two thirds of the chance of a false alarm, the others share the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
 
 from agent.model import BoolArray, FloatArray, IntArray
-from agent.ports import Detector, Knowing, Why
+from agent.ports import Banded, Detector, Knowing, Why
 from agent.traits import Traits
 
 _FIRST_PAYS: Final = 1.5
@@ -105,6 +106,10 @@ class Panel:
     def explain(self, i: int) -> Why:
         """Say why series i got its last p, in the words of whoever gave it."""
         return self.others.get(self._by.get(i, ""), self.first).explain(i)
+
+    def band(self, i: int) -> tuple[float, float]:
+        """Return where the first expects series i: joint detectors have no band of one."""
+        return self.first.band(i) if isinstance(self.first, Banded) else (math.nan, math.nan)
 
     def dump(self) -> bytes:
         """Return the state of the first."""

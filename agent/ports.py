@@ -405,6 +405,15 @@ class Knowing(Protocol):
         ...
 
 
+@runtime_checkable
+class Banded(Protocol):
+    """A detector that can say where it expects a series, also while nothing is wrong."""
+
+    def band(self, i: int) -> tuple[float, float]:
+        """Return low and high for the last row of series i, in its units; NaN = not known (yet)."""
+        ...
+
+
 class GroupView(Protocol):
     """What is abnormal together: p-values of the series of one source in, a p-value of each of g groups out.
 

@@ -71,6 +71,7 @@ drift = Registry("drift detector")
 view = Registry("group view")
 action = Registry("action")
 past = Registry("recorded past")
+place = Registry("place for boards")
 
 
 def load() -> None:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import structlog
 
 from agent.away import Absences, Away
@@ -35,6 +34,13 @@ _RAREST: Final = 300.0
 """A p-value of 0 has no logarithm."""
 
 Scores = Iterable[tuple[tuple[Series, ...], FloatArray]]
+
+
+def score_of(p: float) -> float:
+    """Return how rare a p-value is, as -log10; NaN stays NaN."""
+    if p <= 0.0:
+        return _RAREST
+    return max(0.0, min(-math.log10(p), _RAREST)) if p == p else p  # noqa: PLR0124  # NaN
 
 
 class Numbers:
@@ -65,12 +71,9 @@ class Numbers:
                 if well and value == value and known is not None and kept(known.exported):  # noqa: PLR0124  # NaN
                     out.setdefault(self._labels(known.exported, series, before), value)
         for table, p in self._scores():
-            with np.errstate(divide="ignore"):
-                score = np.minimum(-np.log10(p), _RAREST).tolist()
-            for series, value in zip(table, score, strict=True):
-                if value == value and sink.heeds(series):  # noqa: PLR0124  # NaN
-                    labels = self._labels(_SCORE, series, before)
-                    out[labels] = max(0.0, value)
+            for series, rare in zip(table, p.tolist(), strict=True):
+                if rare == rare and sink.heeds(series):  # noqa: PLR0124  # NaN
+                    out[self._labels(_SCORE, series, before)] = score_of(rare)
         return out
 
     def _labels(

@@ -22,14 +22,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 import structlog
 
 from agent import __version__
 from agent.catalogue import SIGNALS
-from agent.model import ENDED
+from agent.model import ENDED, Verdict
 from agent.strike import last_words, strike
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class MetricDef:
     buckets: tuple[float, ...] = ()
 
 
+_SLOW: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -72,8 +73,8 @@ def _c(name: str, help_: str, *labels: str, unit: str = "") -> MetricDef:
     return MetricDef(f"homeostat_{name}_total", "counter", unit, help_, labels)
 
 
-def _h(name: str, help_: str, *labels: str) -> MetricDef:
-    return MetricDef("homeostat_" + name, "histogram", "seconds", help_, labels, _FAST)
+def _h(name: str, help_: str, *labels: str, buckets: tuple[float, ...] = _FAST) -> MetricDef:
+    return MetricDef("homeostat_" + name, "histogram", "seconds", help_, labels, buckets)
 
 
 _DEFS: Final = (
@@ -97,6 +98,30 @@ _DEFS: Final = (
     # ---- incidents and the alarm budget
     _c("incidents", "incidents opened", "severity"),
     _g("incidents_open", "incidents that are not resolved", "severity"),
+    _g(
+        "incident_opened_timestamp_seconds",
+        "when an open incident was opened, unix time; the newest 50, pages first",
+        "incident",
+        "severity",
+        "state",
+        "entity",
+        "cause",
+        unit="seconds",
+    ),
+    _h(
+        "incident_detect_seconds",
+        "time from the first abnormal moment of its series to the opening of an incident",
+        "severity",
+        buckets=_SLOW,
+    ),
+    _h(
+        "incident_heal_seconds",
+        "time from the opening of an incident to when what opened it was well for good (by homeostat: its run helped)",
+        "severity",
+        "by",
+        buckets=_SLOW,
+    ),
+    _c("changes", "changes that were told or noticed; by homeostat or by others", "kind", "by"),
     _g("incidents_needing_people", "open incidents that a person is needed for, by why", "needs"),
     _c("pages", "incidents that paged"),
     _g("pages_last_week", "incidents of the last seven days that paged"),
@@ -135,6 +160,23 @@ _DEFS: Final = (
     _c("gates_closed", "times that a gate held a playbook back", "gate"),
     _c("runs", "runs that ended; verdict none = it did not act", "playbook", "verdict"),
     _g("runs_live", "runs that have not ended", "state"),
+    _g(
+        "run_started_timestamp_seconds",
+        "when a run that has not ended was started, unix time; the newest 50",
+        "run",
+        "playbook",
+        "entity",
+        "state",
+        "mode",
+        "incident",
+        unit="seconds",
+    ),
+    _h(
+        "run_seconds",
+        "time from the start of a run that acted to its end",
+        "verdict",
+        buckets=_SLOW,
+    ),
     _g("pauses", "pauses in force; scope * = everything stands still", "scope"),
     _g("silences", "silences in force"),
     _g("mode_ceiling", "1 for the mode that no playbook may exceed", "mode"),
@@ -159,12 +201,33 @@ _DEFS: Final = (
         "outcome",
     ),
     _g("sink_samples_waiting", "samples that wait to be delivered", "sink"),
+    # ---- of series that hurt users or model results, or are abnormal now; with the labels of the series
     _g(
         "series_score",
         "how rare the value of a series is now: -log10 of its p-value",
         "signal",
         "entity",
     ),
+    _g(
+        "series_expected_low",
+        "lower end of what is expected of a series now, in its own unit",
+        "signal",
+        "entity",
+    ),
+    _g(
+        "series_expected_high",
+        "upper end of what is expected of a series now, in its own unit",
+        "signal",
+        "entity",
+    ),
+    _g(
+        "objective_limit",
+        "limit that people or physics set to a series, in its own unit (bound: low, high)",
+        "signal",
+        "entity",
+        "bound",
+    ),
+    _g("console_info", "where the console of this agent is, always 1", "url"),
     _g("entity_info", "name of an entity, always 1; join it by entity", "entity", "kind", "name"),
 )
 
@@ -176,6 +239,8 @@ _MOST_SETS: Final = 1000
 _REMEMBERED: Final = 4096
 
 Labels = tuple[str, ...]
+Pairs = tuple[tuple[str, str], ...]
+_CHANGES: Final = ("release", "config", "scale", "restart", "act", "flag")
 
 
 class Telemetry:
@@ -183,6 +248,9 @@ class Telemetry:
 
     def __init__(self, started: float) -> None:
         self._numbers: dict[str, dict[Labels, float]] = {name: {} for name in METRICS}
+        self._of_series: dict[str, dict[Pairs, float]] = {}
+        self._started = started
+        self._helped: OrderedDict[str, None] = OrderedDict()
         self._histograms: dict[str, dict[Labels, _Histogram]] = {
             d.name: {} for d in _DEFS if d.kind == "histogram"
         }
@@ -194,6 +262,14 @@ class Telemetry:
                 self._numbers[definition.name][()] = 0.0
         for severity in ("page", "warning", "note"):
             self.add("homeostat_incidents_total", 0.0, severity=severity)
+            self._histogram_of("homeostat_incident_detect_seconds", (severity,))
+            for by in ("homeostat", "others"):
+                self._histogram_of("homeostat_incident_heal_seconds", (severity, by))
+        for verdict in get_args(Verdict):
+            self._histogram_of("homeostat_run_seconds", (verdict,))
+        for kind in _CHANGES:
+            for by in ("homeostat", "others"):
+                self.add("homeostat_changes_total", 0.0, kind=kind, by=by)
         self.set("homeostat_build_info", 1.0, version=__version__)
         self.set("homeostat_start_time_seconds", started)
 
@@ -215,17 +291,23 @@ class Telemetry:
         """Set all label sets of a gauge at once: what is not in `values` is gone. Keys in catalogue order."""
         self._numbers[name] = dict(list(values.items())[:_MOST_SETS])
 
+    def replace_series(self, name: str, values: Mapping[Pairs, float]) -> None:
+        """Set a gauge of chosen series at once: label pairs, those of the series among them. NaN is left out."""
+        known = ((key, value) for key, value in values.items() if not math.isnan(value))
+        self._of_series[METRICS[name].name] = dict(itertools.islice(known, _MOST_SETS))
+
     def observe(self, name: str, value: float, /, **labels: str) -> None:
         """Put one measurement into a histogram."""
-        definition = METRICS[name]
-        key = tuple(labels[label] for label in definition.labels)
+        histogram = self._histogram_of(name, tuple(labels[k] for k in METRICS[name].labels))
+        if histogram is not None:
+            histogram.take(value)
+
+    def _histogram_of(self, name: str, key: Labels) -> _Histogram | None:
+        """Return the histogram of a label set, which from now on is shown; None = there are too many."""
         sets = self._histograms[name]
-        histogram = sets.get(key)
-        if histogram is None:
-            if len(sets) >= _MOST_SETS:
-                return
-            histogram = sets[key] = _Histogram(definition.buckets)
-        histogram.take(value)
+        if key not in sets and len(sets) < _MOST_SETS:
+            sets[key] = _Histogram(METRICS[name].buckets)
+        return sets.get(key)
 
     def value(self, name: str, /, **labels: str) -> float:
         """Return what a counter or gauge stands at; NaN when it was never set."""
@@ -249,6 +331,10 @@ class Telemetry:
                     self.add("homeostat_incidents_total", severity=severity)
                 if severity == "page" and self._first("page", entry.subject):
                     self.add("homeostat_pages_total")
+                self._times(entry.subject, body, severity)
+            case "change":
+                by = "homeostat" if str(body.get("by", "")).startswith("homeostat:") else "others"
+                self.add("homeostat_changes_total", kind=str(body.get("kind", "")), by=by)
             case "decision":
                 allowed = bool(body.get("allowed"))
                 playbook = str(body.get("playbook", ""))
@@ -258,12 +344,51 @@ class Telemetry:
                 for gate in body.get("gates", ()):
                     if not gate.get("passed", True):
                         self.add("homeostat_gates_closed_total", gate=str(gate.get("name", "")))
-            case "run" if body.get("state") in ENDED and self._first("run", entry.subject):
-                verdict = str((body.get("outcome") or {}).get("verdict", "none"))
-                playbook = str(body.get("playbook", ""))
-                self.add("homeostat_runs_total", playbook=playbook, verdict=verdict)
+            case "run":
+                self._ran(entry.subject, body)
             case _:
                 pass
+
+    def _ran(self, id_: str, run: Mapping[str, Any]) -> None:
+        """Count a run once it has ended."""
+        verdict = str((run.get("outcome") or {}).get("verdict", "none"))
+        if verdict == "helped":
+            self._helped[str(run.get("incident", ""))] = None
+            if len(self._helped) > _REMEMBERED:
+                self._helped.popitem(last=False)
+        if run.get("state") in ENDED and self._first("run", id_):
+            playbook = str(run.get("playbook", ""))
+            self.add("homeostat_runs_total", playbook=playbook, verdict=verdict)
+            if verdict != "none":
+                took = run["updated"] - run["started"]
+                self.observe("homeostat_run_seconds", took, verdict=verdict)
+
+    def _times(self, id_: str, incident: Mapping[str, Any], severity: str) -> None:
+        """Measure how long it took to detect an incident, and to heal it; what is older than we are is not measured."""
+        opened = incident.get("opened", 0.0)
+        if opened < self._started:
+            return
+        if self._first("detect", id_):
+            # a drift may be as old as it likes: what is found beside it is news all the same
+            onsets = [a["onset"] for a in incident.get("anomalies", ()) if a["road"] != "finding"]
+            took = max(0.0, opened - min([opened, *onsets]))
+            self.observe("homeostat_incident_detect_seconds", took, severity=severity)
+        turns = incident.get("turns", ())
+        last = turns[-1] if turns else {"event": "", "ts": 0.0}
+        if last["event"] != "resolved" or not self._first("heal", f"{id_} {last['ts']}"):
+            return
+        began, well = opened, None
+        for turn in turns:
+            match turn["event"]:
+                case "opened" | "reopened":
+                    began, well = turn["ts"], None
+                case "mitigated":
+                    well = turn["ts"]
+                case "relapsed":
+                    well = None
+        by = "homeostat" if id_ in self._helped else "others"
+        took = max(0.0, (well or last["ts"]) - began)
+        self.observe("homeostat_incident_heal_seconds", took, severity=severity, by=by)
 
     def _first(self, what: str, subject: str) -> bool:
         """Tell whether this is the first time; an incident is written many times and counted once."""
@@ -284,6 +409,8 @@ class Telemetry:
         for d in _DEFS:
             for key, value in self._numbers[d.name].items():
                 yield d.name, tuple(zip(d.labels, key, strict=True)), value
+            for pairs, value in self._of_series.get(d.name, {}).items():
+                yield d.name, pairs, value
             for key, histogram in self._histograms.get(d.name, {}).items():
                 labels = tuple(zip(d.labels, key, strict=True))
                 below = itertools.accumulate(histogram.counts)
@@ -299,12 +426,19 @@ class Telemetry:
         for definition in _DEFS:
             if definition.kind == "histogram":
                 self._histogram(definition, out, openmetrics=openmetrics)
-            elif numbers := self._numbers[definition.name]:
+                continue
+            name, numbers = definition.name, self._numbers[definition.name]
+            of_series = self._of_series.get(name, {})
+            if numbers or of_series:
                 out.append(_head(definition, openmetrics=openmetrics))
-                out.extend(
-                    f"{definition.name}{_braces(definition.labels, key)} {_number(value)}"
-                    for key, value in numbers.items()
-                )
+            out.extend(
+                f"{name}{_braces(definition.labels, key)} {_number(value)}"
+                for key, value in numbers.items()
+            )
+            out.extend(
+                f"{name}{_braces(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))} {_number(value)}"
+                for pairs, value in of_series.items()
+            )
         if world is not None:
             self._plan.write(world, out, openmetrics=openmetrics)
         if openmetrics:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import structlog
 from pydantic import Field
 
+from agent import expected
 from agent.api import Views, Way, make_app
 from agent.authority import Person, Tokens
 from agent.away import Away
@@ -91,6 +92,8 @@ _WITHHELD_S: Final = 60.0
 """So long until it is looked again whether what is put off or silenced still is."""
 _STUCK_S: Final = 10.0
 """Ticks come every second; after so long without one the walk stands still."""
+_MOST_GOING_ON: Final = 50
+"""Incidents and runs that /metrics names one by one."""
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -690,6 +693,7 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
             needs[code,] = needs.get((code,), 0.0) + 1
     telemetry.replace("homeostat_incidents_needing_people", needs)
     telemetry.replace("homeostat_runs_live", live)
+    measure_going_on(h.memory, telemetry)
     telemetry.replace("homeostat_series", {(s["name"],): float(s["series"]) for s in sources})
     telemetry.replace(
         "homeostat_impossible_values_total",
@@ -742,6 +746,22 @@ def measure(desk: Desk, telemetry: Telemetry, events: Events) -> None:
     telemetry.replace("homeostat_bugs_total", {(str(k),): float(v) for k, v in bugs.items()})
 
 
+def measure_going_on(memory: Memory, telemetry: Telemetry) -> None:
+    """Say which incidents are open and which runs are under way: few, and a label set ends with each."""
+    order = {"page": 0, "warning": 1, "note": 2}
+    found = sorted(memory.open_incidents(), key=lambda i: (order[i.severity], -i.opened))
+    opened: dict[tuple[str, ...], float] = {}
+    for i in found[:_MOST_GOING_ON]:
+        top = i.diagnosis.top if i.diagnosis else None
+        about = i.about or (i.entities[0] if i.entities else "")
+        opened[i.id, i.severity, i.state, str(about), top.kind if top else "unknown"] = i.opened
+    telemetry.replace("homeostat_incident_opened_timestamp_seconds", opened)
+    telemetry.replace("homeostat_run_started_timestamp_seconds", {
+        (r.id, r.playbook, r.target.id, r.state, r.mode, r.incident): r.started
+        for r in memory.live_runs()[-_MOST_GOING_ON:]
+    })  # fmt: skip
+
+
 def refusals(desk: Desk) -> Refusals:
     """Return what writes down acts that were refused."""
     return Refusals(
@@ -787,10 +807,11 @@ async def start(daemon: Daemon) -> Site:
 
     def measured() -> None:
         measure(desk, telemetry, events)
-        left_out: dict[tuple[str, ...], float] = {
-            (s,): float(n) for s, n in daemon.board.left_out.items()
-        }
-        telemetry.replace("homeostat_points_left_out_total", left_out)
+        expected.measure(telemetry, watches.values())
+        telemetry.replace(
+            "homeostat_points_left_out_total",
+            {(s,): float(n) for s, n in daemon.board.left_out.items()},
+        )
         tally = daemon.sinks.tally()
         telemetry.replace("homeostat_sink_samples_total", {
             (s, outcome): float(n) for s, some in tally.items() for outcome, n in some.items() if outcome != "waiting"
@@ -853,8 +874,14 @@ async def start(daemon: Daemon) -> Site:
     daemon.reloaded.append(chats.turn)
     site.beside.append(chats.close)
     chats.turn()
-    log.info("doors_open", console=f"http://{host}:{site.port}/")
+    _opened(telemetry, f"http://{host}:{site.port}/", config.public_url)
     return site
+
+
+def _opened(telemetry: Telemetry, console: str, public_url: str) -> None:
+    """Say where the console is."""
+    telemetry.set("homeostat_console_info", 1.0, url=(public_url or console).rstrip("/"))
+    log.info("doors_open", console=console)
 
 
 class _Front:

@@ -4,7 +4,7 @@ Importing this package offers every built-in connector, one line each; its modul
 Heavy libraries are imported by the methods that need them.
 """
 
-from agent.registry import connector, past
+from agent.registry import connector, past, place
 
 connector.offer("connectors.alertmanager")
 connector.offer("connectors.batch_scoring")
@@ -54,3 +54,4 @@ connector.offer("connectors.trainer_kubernetes")
 connector.offer("connectors.units")
 connector.offer("connectors.webhook")
 past.offer("connectors.prometheus_range", "prometheus")
+place.offer("connectors.grafana_boards", "grafana")

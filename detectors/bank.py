@@ -607,6 +607,24 @@ class Bank:
         # NaN, where there is no band, stays first and so stays
         return replace(why, low=min(max(why.low, low), high), high=min(max(why.high, low), high))
 
+    def band(self, i: int) -> tuple[float, float]:
+        """Return where the last row of series i was expected: its forecast, and what 98 % of its steps stay within."""
+        row, nan = self._row, float("nan")
+        if row is None or not row.ok[i] or not np.isfinite(row.p[i]):
+            return nan, nan
+        if self.moves[i] == 0:
+            centre, reach = float(self.usual[_MEAN, i]), float(self.floors[i])
+        else:
+            centre, scale = self._foretold(i, row)
+            reach = max(float(self.tails.quantile[_SPIKE, i]), 3.0) * scale
+        low, high = float(self.traits.low[i]), float(self.traits.high[i])
+        return min(max(centre - reach, low), high), min(max(centre + reach, low), high)
+
+    def _foretold(self, i: int, row: _Row) -> tuple[float, float]:
+        """Return the better of the two forecasts of the last row of series i, and the usual size of its error."""
+        which = 0 if self.errors[0, i] <= self.errors[1, i] else 1
+        return float(row.x[i]) - float(row.off[which, i]), float(row.spike_scale[i])
+
     def _why(self, i: int) -> Why:
         row = self._row
         rows = int(self.rows[i])
@@ -648,8 +666,7 @@ class Bank:
         stat = float(row.stats[which, i])
         reach = max(float(self.tails.quantile[which, i]), 3.0)
         if family == "spike":
-            centre = x - float(row.off[0 if self.errors[0, i] <= self.errors[1, i] else 1, i])
-            scale = float(row.spike_scale[i])
+            centre, scale = self._foretold(i, row)
         elif which in {_LEVEL, _TREND}:
             k = which - _LEVEL
             centre, scale = x - float(row.rest[i]), float(row.scales[1 + k, i])

@@ -12,9 +12,11 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from prometheus_side import free_port, prometheus
 
 from agent import registry
 
@@ -29,7 +31,9 @@ def need(program: str) -> str:
     """Return the path of a real server or tool; without it the test skips, in CI it fails."""
     found = shutil.which(program)
     if found is None:
-        how = "make build/outside" if "/" in program else "make debian"
+        how = "make debian"
+        if "/build/" in program:
+            how = "make build/" + program.partition("/build/")[2].partition("/")[0]
         say = f"{program} is not installed: `{how}` installs it"
         if os.environ.get("CI"):
             pytest.fail(say)
@@ -45,41 +49,54 @@ def needs():
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory):
-    """Run the demo once a session, as a user would, and return what it wrote: card, exit code, output.
+    """Run the demo once a session, as a user would; yields what it wrote: card, exit code, output.
 
-    seen   what a browser saw of its console meanwhile; {} where there is no Chromium
-    slack  the stand-in for Slack that it was told in; None where its client is not installed
+    seen               what a browser saw of its console meanwhile; {} where there is no Chromium
+    prometheus, span   a Prometheus that scraped its agent meanwhile, and of when it knows; None where there is none
+    slack              the stand-in for Slack in which it was told; None where Slack's client is not installed
     """
     from camera import Camera
 
     folder = tmp_path_factory.mktemp("demo")
-    card = folder / "demo.json"
+    card, program = folder / "demo.json", shutil.which("prometheus")
     chromium = shutil.which("chromium")
     camera = Camera(chromium, folder / "pictures") if chromium else None
     argv = [sys.executable, "-m", "agent", "demo", "--seed", "7", "--plain", "--json-out", str(card),
             "--keep", str(folder / "kept")]  # fmt: skip
-    said, faults = [], folder / "err"
-    with (
-        _slack_beside(folder, argv) as (slack, env),
-        faults.open("wb") as err,
-        subprocess.Popen(
-            argv, cwd=folder, stdout=subprocess.PIPE, stderr=err, text=True, env=env
-        ) as demo,
-    ):
-        late = threading.Timer(420, demo.kill)
-        late.start()
-        try:
-            for line in demo.stdout:
-                said.append(line)
-                if camera is not None and (url := re.search(r"its console: (http://[^/]+)/", line)):
-                    camera.start(url[1])
-            code = demo.wait()
-        finally:
-            late.cancel()
-            seen = camera.end() if camera is not None else {}
-    found = json.loads(card.read_text()) if card.exists() else {}
-    return {"card": found, "code": code, "out": "".join(said), "err": faults.read_text(),
-            "kept": folder / "kept", "seen": seen, "pictures": folder / "pictures", "slack": slack}  # fmt: skip
+    said, faults, since = [], folder / "err", time.time()
+    with contextlib.ExitStack() as stack:
+        server = None
+        if program:
+            at = tmp_path_factory.mktemp("prometheus")
+            server = stack.enter_context(prometheus(program, at, free_port()))
+        slack, env = stack.enter_context(_slack_beside(folder, argv))
+        with (
+            faults.open("wb") as err,
+            subprocess.Popen(
+                argv, cwd=folder, stdout=subprocess.PIPE, stderr=err, text=True, env=env
+            ) as demo,
+        ):
+            late = threading.Timer(420, demo.kill)
+            late.start()
+            try:
+                for line in demo.stdout:
+                    said.append(line)
+                    if url := re.search(r"its console: http://([^/]+)/", line):
+                        since = time.time()
+                        if server is not None:
+                            server.scrape(url[1])
+                        if camera is not None:
+                            camera.start(f"http://{url[1]}")
+                code = demo.wait()
+            finally:
+                late.cancel()
+                seen = camera.end() if camera is not None else {}
+        found = json.loads(card.read_text()) if card.exists() else {}
+        yield {
+            "card": found, "code": code, "out": "".join(said), "err": faults.read_text(), "kept": folder / "kept",
+            "seen": seen, "pictures": folder / "pictures", "prometheus": server, "span": (since, time.time()),
+            "slack": slack,
+        }  # fmt: skip
 
 
 @contextlib.contextmanager

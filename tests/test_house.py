@@ -130,6 +130,8 @@ def test_the_wheel_holds_five_packages_and_what_they_need_at_run_time(tmp_path):
     for needed in (
         "dashboards/console/index.html", "dashboards/console/uplot/uPlot.iife.min.js",
         "dashboards/console/uplot/LICENSE", "dashboards/rules/homeostat.yml", "agent/demo/service.py",
+        "dashboards/grafana/homeostat-fleet.json", "dashboards/provisioning/homeostat.yaml",
+        "dashboards/kibana/homeostat.ndjson", "dashboards/rules/homeostat-slo.yml",
     ):  # fmt: skip
         assert needed in names, needed
     assert len([n for n in names if n.startswith("playbooks/") and n.endswith(".yaml")]) == len(

@@ -79,8 +79,8 @@ def parse(text, *, openmetrics=False):
     return samples, families
 
 
-def entry(kind, subject, **body):
-    return SimpleNamespace(kind=kind, subject=subject, body=body)
+def entry(what, subject, **body):
+    return SimpleNamespace(kind=what, subject=subject, body=body)
 
 
 HOST = Entity("host", "web-1")
@@ -186,7 +186,13 @@ def test_the_journal_is_counted_once_an_incident_and_once_a_run():
     t.wrote(entry("incident", "i1", severity="page"))
     gates = [{"name": "cooldown", "passed": False}, {"name": "scope", "passed": True}]
     t.wrote(entry("decision", "i1", playbook="roll-back", allowed=False, gates=gates))
-    run = {"playbook": "roll-back", "state": "verifying", "outcome": None}
+    run = {
+        "playbook": "roll-back",
+        "state": "verifying",
+        "outcome": None,
+        "started": 1.0,
+        "updated": 2.0,
+    }
     t.wrote(entry("run", "r1", **run))
     for _ in range(2):
         t.wrote(entry("run", "r1", **{**run, "state": "done", "outcome": {"verdict": "helped"}}))
@@ -200,6 +206,68 @@ def test_the_journal_is_counted_once_an_incident_and_once_a_run():
     assert t.value("homeostat_runs_total", playbook="roll-back", verdict="helped") == 1
     assert t.value("homeostat_runs_total", playbook="roll-back", verdict="none") == 1
     assert t.value("homeostat_journal_entries_total", kind="incident") == 5
+
+
+def turn(event, ts):
+    return {"event": event, "ts": ts}
+
+
+def test_it_is_measured_how_long_detecting_and_healing_took():
+    t = Telemetry(50.0)
+    onsets = [{"onset": 97.0, "road": "objective"}, {"onset": 10.0, "road": "finding"}]
+    born = {"severity": "page", "opened": 100.0, "anomalies": onsets}
+    turns = [turn("opened", 100.0)]
+    t.wrote(entry("incident", "i1", **born, turns=turns))
+    helped = {
+        "playbook": "b",
+        "state": "holding",
+        "incident": "i1",
+        "outcome": {"verdict": "helped"},
+    }
+    t.wrote(entry("run", "r1", **helped, started=101.0, updated=120.0))
+    t.wrote(entry("run", "r1", **helped | {"state": "done"}, started=101.0, updated=121.0))
+    for event, ts in (("mitigated", 110.0), ("relapsed", 112.0), ("mitigated", 130.0)):
+        turns = [*turns, turn(event, ts)]
+        t.wrote(entry("incident", "i1", **born, turns=turns))
+    for _ in range(2):
+        t.wrote(entry("incident", "i1", **born, turns=[*turns, turn("resolved", 160.0)]))
+    turns = [*turns, turn("resolved", 160.0), turn("reopened", 170.0), turn("resolved", 175.0)]
+    t.wrote(entry("incident", "i1", **born, turns=turns))
+    merged = born | {"severity": "note"}
+    t.wrote(entry("incident", "i2", **merged, turns=[turn("opened", 100.0), turn("merged", 101.0)]))
+    t.wrote(entry("incident", "i0", **born | {"opened": 40.0}, turns=[turn("resolved", 60.0)]))
+    samples, _ = parse(t.render())
+    page = (("severity", "page"),)
+    assert samples["homeostat_incident_detect_seconds_sum"][page] == 3.0
+    assert samples["homeostat_incident_detect_seconds_count"][page] == 1, "before us: not ours"
+    healed = (("by", "homeostat"), *page)
+    sums = {k: v for k, v in samples["homeostat_incident_heal_seconds_sum"].items() if v}
+    assert sums == {healed: 30.0 + 5.0}, "merged is not healed"
+    counts = samples["homeostat_incident_heal_seconds_count"]
+    assert counts[healed] == sum(counts.values()) == 2
+    took = samples["homeostat_run_seconds_sum"]
+    assert took[(("verdict", "helped"),)] == sum(took.values()) == 20.0
+
+
+def test_changes_are_counted_from_nothing_so_that_the_first_is_seen():
+    t = Telemetry(0)
+    samples, _ = parse(t.render())
+    assert set(samples["homeostat_changes_total"].values()) == {0.0}
+    t.wrote(entry("change", "model:m", kind="release", by="ci"))
+    t.wrote(entry("change", "model:m", kind="act", by="homeostat:run-1"))
+    assert t.value("homeostat_changes_total", kind="release", by="others") == 1
+    assert t.value("homeostat_changes_total", kind="act", by="homeostat") == 1
+
+
+def test_gauges_of_chosen_series_carry_the_labels_of_the_series():
+    t = Telemetry(0)
+    key = (("entity", "host:a"), ("mount", "/"), ("signal", "host.disk_utilization_ratio"))
+    t.replace_series("homeostat_series_expected_high", {key: 0.5, key[:1]: math.nan})
+    samples, _ = parse(t.render())
+    assert samples["homeostat_series_expected_high"] == {key: 0.5}
+    assert ("homeostat_series_expected_high", key, 0.5) in list(t.numbers())
+    t.replace_series("homeostat_series_expected_high", {})
+    assert "homeostat_series_expected_high" not in parse(t.render())[0]
 
 
 def test_what_is_not_in_the_catalogue_is_a_bug():

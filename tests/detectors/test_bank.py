@@ -469,3 +469,32 @@ def test_traits_travel_with_their_series():
     assert second.traits.kind.tolist() == [0, 0, STATE]
     np.testing.assert_array_equal(second.traits.high, [3.0, np.inf, 2.0])
     assert second.score(T0 + 50, np.array([1.0, 1.0, 0.0]))[2] == pytest.approx(1 / 52)
+
+
+@pytest.mark.parametrize("kind", ["bell", "heavy", "walk", "slow", "counts"])
+def test_the_band_holds_what_is_ordinary_and_not_what_is_far_out(kind):
+    rng = np.random.default_rng(11)
+    rows = np.stack([KINDS[kind](rng, 1500) for _ in range(4)], axis=1)
+    detector, inside, widths = bank(4), 0, []
+    everything = np.ones(4, bool)
+    for i, row in enumerate(rows):
+        detector.score(T0 + i, row)
+        if i >= 1000:
+            bands = np.array([detector.band(j) for j in range(4)])
+            inside += int(((bands[:, 0] <= row) & (row <= bands[:, 1])).sum())
+            widths.append(bands[:, 1] - bands[:, 0])
+        detector.learn(T0 + i, row, everything)
+    assert inside / 2000 > 0.95
+    far = rows[-1] + 20 * np.median(widths, axis=0)
+    detector.score(T0 + 1500, far)
+    assert all(detector.band(j)[1] < far[j] for j in range(4))
+
+
+def test_there_is_no_band_before_there_is_a_score_and_none_without_a_value():
+    detector = bank(1)
+    feed(detector, noise(10))
+    assert np.isnan(detector.band(0)).all()
+    feed(detector, noise(100), start=T0 + 10)
+    assert np.isfinite(detector.band(0)).all()
+    detector.score(T0 + 110, np.array([np.nan]))
+    assert np.isnan(detector.band(0)).all()

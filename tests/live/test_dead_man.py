@@ -23,10 +23,11 @@ HERE = Path(__file__).resolve().parent
 PLANTED = "CANARY0123456789"
 
 
-def test_the_shipped_rules_fire_when_they_must_and_not_before(needs):
+@pytest.mark.parametrize("file", ["homeostat_rules_test.yml", "homeostat_slo_rules_test.yml"])
+def test_the_shipped_rules_fire_when_they_must_and_not_before(needs, file):
     promtool = needs("promtool")
     done = subprocess.run(
-        [promtool, "test", "rules", str(HERE / "homeostat_rules_test.yml")],
+        [promtool, "test", "rules", str(HERE / file)],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
