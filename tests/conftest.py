@@ -128,3 +128,4 @@ def _slack_beside(folder, argv):
         wait(serving.__aexit__(None, None, None))
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
+        loop.close()
