@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,9 +31,6 @@ class Postgres:
         if os.geteuid() == 0:
             self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
             shutil.chown(folder, "postgres")
-            for above in folder.parents:  # it must be able to walk there
-                if above.stat().st_mode & 0o001 == 0:
-                    above.chmod(above.stat().st_mode | 0o011)
         self._do(self._pg_ctl.with_name("initdb"), "-A", "trust", "-U", "homeostat", "--no-sync")
 
     def _do(self, program: Path, *arguments: str) -> None:
@@ -50,15 +48,22 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres(needs: Callable[[str], str], folder: Path) -> Iterator[Postgres]:
-    """Run a PostgreSQL of our own for a while."""
-    server = Postgres(needs, folder)
-    server.start()
+def postgres(needs: Callable[[str], str]) -> Iterator[Postgres]:
+    """Run a PostgreSQL of our own for a while.
+
+    Not in a folder of pytest: of root's, each other session that starts takes away the right to walk there.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="homeostat-pg-"))
     try:
-        yield server
+        server = Postgres(needs, folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(subprocess.CalledProcessError):  # stopped by the test
+                server.stop()
     finally:
-        with contextlib.suppress(subprocess.CalledProcessError):  # stopped by the test
-            server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pg_ctl(needs: Callable[[str], str]) -> str:

@@ -18,7 +18,7 @@ KEPT = {
 MOST_BYTES = 150_000
 SAYS = {
     "bad release": ("scoring", "replaced", "release"),
-    "noisy neighbour": ("python (pid", "priority"),
+    "noisy neighbour": ("(pid ", "agent.demo.neighbour", "priority"),
     "traffic surge": ("scoring", "traffic is", "replica"),
     "unit change": ("feature", "contract"),
     "concept drift": ("scoring", "labels"),

@@ -178,9 +178,9 @@ def test_killed_at_one_moment_a_run_ends_as_if_nothing_had_been(tmp_path, moment
 
 
 @pytest.fixture(scope="module")
-def database(needs, tmp_path_factory):
+def database(needs):
     """Start a server of our own and return its address."""
-    with postgres(needs, tmp_path_factory.mktemp("pg")) as server:
+    with postgres(needs) as server:
         yield server.address
 
 

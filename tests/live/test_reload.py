@@ -124,8 +124,8 @@ def test_fifty_reloads_leave_nothing_behind_and_what_stays_goes_on(town):
         f"after 6 {first}, after {RELOADS} more {last}, {grew:+.1f} MB"
     )
     assert last["children"] == first["children"]
-    assert last["fds"] <= first["fds"] + 2
-    assert last["threads"] <= first["threads"] + 2
+    assert last["fds"] <= first["fds"] + 5
+    assert last["threads"] <= first["threads"] + 5
     assert grew < 30
     assert stays <= after, "the child of the source that stayed is another one"
     assert len(side.lines["prometheus"] - lines["prometheus"]) <= 1, "it was connected anew"

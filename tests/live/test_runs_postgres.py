@@ -18,8 +18,8 @@ pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
-def server(needs, tmp_path_factory):
-    with postgres(needs, tmp_path_factory.mktemp("pg")) as one:
+def server(needs):
+    with postgres(needs) as one:
         yield one
 
 

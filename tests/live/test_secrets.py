@@ -201,7 +201,7 @@ def start(one, style, **env):
         one.process = subprocess.Popen(
             argv, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **env}
         )
-    wait_for("ready", lambda: one.get("/ready").status_code == 200, 60)
+    wait_for("ready", lambda: one.get("/ready").status_code == 200, 180)
 
 
 def answered(one):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
+from datetime import UTC, datetime
 
+import httpx
 import pytest
 from daemon_process import Running
 from slack_side import APP, BOT, CHANNEL, OLGA, SlackSide
@@ -63,3 +67,69 @@ async def test_an_objective_that_breaks_is_one_message_over_a_press_and_a_kill(
         )
         kept = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
         assert all(secret.encode() not in data for data in kept for secret in (BOT, APP))
+
+
+STORM = """\
+connectors:
+  slack: {{channel: {channel}, api_url: '{url}/api/', severities: [page, warning]}}
+  alertmanager: {{}}
+services: [{{id: shop}}]
+diagnose: {{settle: 1s}}
+"""
+CALLS = ("chat.postMessage", "chat.update", "chat.postEphemeral", "files.getUploadURLExternal",
+         "files.completeUploadExternal")  # fmt: skip
+
+
+async def test_a_storm_of_a_thousand_is_one_incident_and_few_calls_and_the_console_lives(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SLACK_BOT_TOKEN", BOT)
+    monkeypatch.setenv("SLACK_APP_TOKEN", APP)
+    async with SlackSide().serving() as side:
+        daemon = Running(tmp_path, STORM.format(channel=CHANNEL, url=side.url))
+        try:
+            await asyncio.to_thread(daemon.start)
+            words = ["token", "add", "am", "--role", "operator", "--json"]
+            made = await asyncio.to_thread(
+                subprocess.run,
+                [sys.executable, "-P", "-m", "agent", *words, "--config", str(daemon.config),
+                 "--state", str(daemon.state)],
+                capture_output=True, text=True, check=True, timeout=60,
+            )  # fmt: skip
+            token = {"authorization": f"Bearer {json.loads(made.stdout)['token']}"}
+            await until(lambda: side.sockets, daemon.log.read_text, 60)
+            base, now = f"http://127.0.0.1:{daemon.port}", datetime.now(UTC).isoformat()
+            looked = []
+            async with httpx.AsyncClient(base_url=base, timeout=10.0) as http:
+                for tenth in range(10):
+                    alerts = [
+                        {"status": "firing", "startsAt": now, "annotations": {},
+                         "fingerprint": f"{tenth:02d}{n:04d}",
+                         "labels": {"alertname": f"A{tenth * 100 + n}", "service": "shop"}}
+                        for n in range(100)
+                    ]  # fmt: skip
+                    said = {"version": "4", "status": "firing", "alerts": alerts}
+                    answer = await http.post("/ingest/alertmanager", json=said, headers=token)
+                    assert answer.status_code == 202, answer.text
+                    looked += [
+                        (await http.get(page)).status_code for page in ("/", "/api/incidents")
+                    ]
+                    await asyncio.sleep(0.8)
+                await until(lambda: side.parents, daemon.log.read_text, 30)
+                await asyncio.sleep(3.0)
+                calls = [name for name, _ in side.calls if name in CALLS]
+                seen = 0
+                for _ in range(30):
+                    (incident,) = (await http.get("/api/incidents")).json()
+                    detail = (await http.get(f"/api/incidents/{incident['id']}")).json()
+                    seen = len(detail["anomalies"]) + detail["more"]
+                    if seen > 512:
+                        break
+                    await asyncio.sleep(1.0)
+            assert looked == [200] * 20
+            assert 512 < seen <= 1000  # what people see of a large number grows in doublings
+            assert len(side.parents) == 1
+            assert 1 <= len(calls) <= 5, calls
+        finally:
+            if daemon.process is not None and daemon.process.poll() is None:
+                await asyncio.to_thread(daemon.kill)
