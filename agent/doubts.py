@@ -25,6 +25,8 @@ WORD: Final = 0.7
 LEAST: Final = -2.0
 MOST: Final = 1.0
 """Bounds of all words together."""
+FUTILE: Final = -1.0
+"""An act that is meant to heal a cause and had no effect, on the incident itself: more often so where it is another."""
 _HALF_LIFE_S: Final = 60 * 86_400.0
 _FORGOTTEN: Final = 0.05
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from agent import reach, registry, windows
+from agent.causes import matches
 from agent.config import covers
 from agent.memory import acted_at
 from agent.model import (
@@ -231,6 +232,7 @@ def standing(
         gates.append(_scope(reached.touched, world, config))
         if incident is not None:
             gates.append(_seen(incident, unseen, world))
+            gates.append(_because(plan, incident))
     if first and mutating:
         gates.append(_healthy(reached, world, config))
     if first and plan.blast is not None:
@@ -606,6 +608,15 @@ def _breaker(case: _Case) -> Gate:
     return Gate(
         "breaker", bad < limit.bad_outcomes, f"{bad} without help", f"fewer than {said}", reason
     )
+
+
+def _because(plan: Plan, incident: Incident) -> Gate:
+    """Ask whether the cause is still the one that it was planned for; a person who began it by hand decided that."""
+    top = incident.diagnosis.top if incident.diagnosis else None
+    kind = top.kind if top else "unknown"
+    same = not plan.cause or bool(plan.by) or matches(plan.cause, kind) or matches(kind, plan.cause)
+    reason = "" if same else f"since it was planned the cause became {kind}, it was {plan.cause}"
+    return Gate("because", same, kind, plan.cause, reason)
 
 
 def _seen(incident: Incident, unseen: Collection[Key], world: World | None = None) -> Gate:

@@ -357,6 +357,18 @@ def ongoing(incident: Incident, unseen: Collection[Key] = ()) -> bool:
     )
 
 
+def _futile(memory: Memory, incident: Incident) -> dict[str, int]:
+    """Count the acts of an incident, in this life of it, that had no effect, by the cause they were meant to heal."""
+    out: dict[str, int] = {}
+    for run in memory.runs.values():
+        if run.incident != incident.id or run.outcome is None or run.started < incident.opened:
+            continue
+        plan = memory.plans.get(run.id)
+        if plan is not None and plan.cause and run.outcome.verdict == "no_effect":
+            out[plan.cause] = out.get(plan.cause, 0) + 1
+    return out
+
+
 def look(walk: Walk, incident: Incident, now: float) -> Look:
     """Return what diagnosis may read about an incident."""
     settings = walk.config.diagnose
@@ -366,7 +378,7 @@ def look(walk: Walk, incident: Incident, now: float) -> Look:
         settings.release_window, changes=(*walk.changes, *incident.changes),
         pasts=walk.looks.pasts(incident),
         doubts=doubts_of(walk.memory.corrections.values(), now),
-        corrected=walk.memory.corrections.get(incident.id),
+        corrected=walk.memory.corrections.get(incident.id), futile=_futile(walk.memory, incident),
     )  # fmt: skip
     group = found.group
     onset = found.onset

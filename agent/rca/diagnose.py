@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from agent.doubts import HERE
+from agent.doubts import FUTILE, HERE, LEAST
 from agent.model import Anomaly, Cause, Diagnosis, Entity
 from agent.rca.case import Case
 from agent.rca.cross import cross
@@ -71,9 +71,12 @@ def diagnose(look: Look, makers: Sequence[Maker] = MAKERS) -> Diagnosis:
 
 
 def _heed(look: Look, cases: Sequence[Case]) -> None:
-    """Let what people said weigh on the cases that there are; it makes none, and its bounds are in `agent.doubts`."""
+    """Let what people said, and what acts proved, weigh on the cases that there are; bounds are in `agent.doubts`."""
     about, here = look.group.kind, look.corrected
     for case in cases:
+        if times := look.futile.get(case.kind, 0):
+            acts = "an act" if times == 1 else f"{times} acts"
+            case.say(f"{acts} against it had no effect", max(times * FUTILE, LEAST))
         doubt = look.doubts.get((about, case.kind))
         if doubt is not None:
             case.say(doubt.words, doubt.weight)

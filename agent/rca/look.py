@@ -130,6 +130,7 @@ class Look:
     pasts     what an earlier look at the same incident has read
     doubts    what people said about causes, by kind of group and cause
     corrected what they said of this very incident
+    futile    how many acts of this incident had no effect, by the cause that they were meant to heal
     cells     how many values of history have been read: what a look costs
     """
 
@@ -143,6 +144,7 @@ class Look:
     trouble: Sequence[tuple[float, float]] = ()
     doubts: Mapping[tuple[str, str], Doubt] = field(default_factory=dict)
     corrected: Said | None = None
+    futile: Mapping[str, int] = field(default_factory=dict)
     changes: Sequence[Change] = ()
     subject: Entity | None = None
     pasts: Pasts = field(default_factory=Pasts, compare=False, repr=False)

@@ -818,6 +818,29 @@ def test_a_run_that_waited_acts_only_on_what_is_seen_now(make):
     assert stands(incident(anomalies=())) == ""
 
 
+def test_a_run_that_waited_acts_only_on_the_cause_that_it_was_planned_for():
+    plan = Plan(
+        "r", "b", "T", "h", WEB.id, "i", "auto", "", NOW, (PlannedStep("s", "act"),),
+        cause="serving.saturation",
+    )  # fmt: skip
+
+    def stands(kind, *, plan=plan, first=True):
+        now = incident(cause=Cause(kind, WEB, 0.8))
+        return guard.standing(
+            plan, memory=Past().memory, world=world(), config=config(), now=NOW, first=first,
+            incident=now,
+        )  # fmt: skip
+
+    assert stands("serving.saturation") == ""
+    said = stands("host.disk")
+    assert said == "since it was planned the cause became host.disk, it was serving.saturation"
+    assert "became unknown" in stands("unknown")
+    assert stands("host.disk", first=False) == ""  # what has begun is brought to its end
+    assert stands("host.disk", plan=replace(plan, by="olga")) == ""  # a person decided that
+    tells = replace(plan, steps=(PlannedStep("s", "tell"),))
+    assert stands("host.disk", plan=tells) == ""
+
+
 def test_the_same_symptom_everywhere_is_no_fault_of_one(make):
     w = world(webs=4)
     series = tuple(

@@ -518,6 +518,21 @@ def test_a_word_on_this_incident_counts_at_once_and_for_the_right_cause_too():
     assert odds(other, "host.neighbour") == pytest.approx(odds(calm, "host.neighbour"), abs=1.5)
 
 
+def test_an_act_that_had_no_effect_speaks_against_the_cause_it_was_meant_to_heal():
+    seen = looked(SCENARIOS["host.neighbour"])
+    calm = diagnose(seen)
+    found = [
+        odds(diagnose(replace(seen, futile={"host.neighbour": n})), "host.neighbour")
+        for n in (0, 1, 2, 9)
+    ]
+    assert found[0] == odds(calm, "host.neighbour")
+    assert found[0] > found[1] > found[2] == found[3]  # bounded: measurements may still be right
+    told = diagnose(replace(seen, futile={"host.neighbour": 2}))
+    said = [e.text for c in (*told.causes, *told.rejected) for e in c.evidence]
+    assert said.count("2 acts against it had no effect") == 1
+    assert diagnose(replace(seen, futile={"hardware.gpu.lost": 3})) == calm
+
+
 def test_a_cause_without_a_case_is_not_made_up():
     seen = looked(SCENARIOS["host.neighbour"])
     told = diagnose(replace(seen, doubts=worn("host.cpu", right="hardware.gpu.lost")))

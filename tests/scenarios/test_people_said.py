@@ -9,6 +9,8 @@ from agent.codec import pack
 from agent.config import Config
 from agent.graph_past import GraphPast
 from agent.memory import Correction
+from agent.model import Outcome, Run
+from agent.plans import Plan
 from agent.playbook import Library
 
 NEIGHBOUR = Picture(
@@ -63,6 +65,25 @@ def test_what_a_person_says_of_the_cause_counts_in_the_next_tick(tmp_path):
     texts = [e.text for c in stage.incident.diagnosis.causes for e in c.evidence]
     assert any("olga" in t and "it is not this" in t for t in texts)
     assert any(t.startswith("people said once that it was not host.neighbour") for t in texts)
+    stage.close()
+
+
+def test_an_act_that_had_no_effect_makes_its_cause_less_sure(tmp_path):
+    stage = Stage(NEIGHBOUR, tmp_path)
+    stage.go(HALF)
+    before, i = probability(stage, "host.neighbour"), stage.incident
+    for run, cause, since in (("r1", "host.neighbour", 0.0), ("old", "host.neighbour", -9e3)):
+        plan = Plan(
+            run, "calm", "Calm it", "h", SHOP.id, i.id, "auto", "", stage.now, (), cause=cause
+        )
+        stage.record("plan", run, pack(plan), stage.now)
+        over = Run(run, "calm", SHOP, i.id, "auto", "done", i.opened + since, stage.now, "h", (),
+                   Outcome("no_effect", "it is as it was"))  # fmt: skip
+        stage.record("run", run, pack(over), stage.now)
+    stage.go(HALF + 20)
+    said = [e.text for c in stage.incident.diagnosis.causes for e in c.evidence]
+    assert "an act against it had no effect" in said  # that of an earlier life is none of it
+    assert probability(stage, "host.neighbour") < before
     stage.close()
 
 
