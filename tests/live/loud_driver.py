@@ -11,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+# tests/agent has no __init__ and would be taken for the package, if that were not found before
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import structlog
 from run_stage import plan, step
