@@ -249,7 +249,8 @@ def test_what_is_kept_is_bounded_and_given_back(life):
         max(look["threads"] for look in gone + back) <= max(look["threads"] for look in well) + 20
     )
     assert max(look["tasks"] for look in gone) <= max(look["tasks"] for look in well) + 20
-    assert back[-1]["tasks"] <= well[-1]["tasks"] + 5
+    # one look may catch a question in flight: what is never given back is there at each of them
+    assert min(look["tasks"] for look in back) <= max(look["tasks"] for look in well) + 2
     assert back[-1]["rss"] - well[0]["rss"] < 40e6, (
         well[0]["rss"],
         gone[-1]["rss"],

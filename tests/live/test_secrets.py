@@ -356,7 +356,8 @@ def test_it_is_not_in_what_an_abort_leaves(town):
     start(one, "json", PYTHONFAULTHANDLER="1")
     wait_for("the source broke", lambda: "RuntimeError" in one.log.read_text())
     one.process.send_signal(signal.SIGABRT)
-    assert one.process.wait(60) == -signal.SIGABRT
+    # who reads the frames of threads that run, as faulthandler does, may fall over them: it is dead either way
+    assert one.process.wait(60) in {-signal.SIGABRT, -signal.SIGSEGV}
     said = one.log.read_text()
     assert "Fatal Python error: Aborted" in said
     assert planted.found(left(one) | {"log": said}) == []
