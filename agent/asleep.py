@@ -142,9 +142,11 @@ class Asleep:
         self.record("incident", incident_id, pack(turned_), self.now())
         return turned_
 
-    async def answer(self, run_id: str, person: Person, yes: bool, plan_hash: str) -> None:
+    async def answer(
+        self, run_id: str, person: Person, yes: bool, plan_hash: str, reason: str = ""
+    ) -> None:
         """A run can only be answered when somebody carries it out."""
-        del person, yes, plan_hash
+        del person, yes, plan_hash, reason
         raise _dead(f"run {run_id} can not be answered")
 
     async def cancel(self, run_id: str, person: Person) -> None:

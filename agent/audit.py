@@ -139,7 +139,8 @@ def _text(kind: str, b: dict[str, Any]) -> str:
         case "plan":
             return f"{b.get('title', '')} ({b.get('playbook', '')}, mode {b.get('mode', '')})"
         case "approval":
-            return "yes" if b.get("yes") else "no"
+            said = "yes" if b.get("yes") else "no"
+            return f"{said}: {b['reason']}" if b.get("reason") else said
         case "change":
             moved = f"{b.get('before', '')} → {b.get('after', '')}"
             return f"{b.get('kind', '')} {moved} {b.get('text', '')}"

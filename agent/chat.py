@@ -171,10 +171,19 @@ class Chats:
             incident = entry.subject
         elif entry.kind in {"run", "decision"}:
             incident = str(entry.body.get("incident", ""))
+        elif entry.kind in {"question", "reply"}:
+            incident = self._asked_for(entry.subject)
         else:
             return
         for _, room, _ in self._live.values():
             room.touch(incident)
+
+    def _asked_for(self, question: str) -> str:
+        """Return the incident of the run that asks a question; "" = none."""
+        memory = self._desk.hooks.memory
+        asked = memory.questions.get(question)
+        run = memory.runs.get(asked.run) if asked is not None else None
+        return run.incident if run is not None else ""
 
     def faults(self) -> list[str]:
         """Say of each chat what a person must mend."""

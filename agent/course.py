@@ -94,7 +94,9 @@ class Hands(Protocol):
         """Record a plan and its run, unless they are."""
         ...
 
-    async def answered(self, plan: Plan, person: str, yes: bool, plan_hash: str) -> None:
+    async def answered(
+        self, plan: Plan, person: str, yes: bool, plan_hash: str, reason: str = ""
+    ) -> None:
         """Record what a person said when the run, or one of its steps, asked by this hash."""
         ...
 
@@ -324,7 +326,8 @@ class Course:
                 return _Stop("cancelled", f"stopped by {said['cancel']}")
             if said.get("plan_hash") == hash_:
                 if not said.get("yes"):
-                    return _Stop("cancelled", f"denied by {said.get('person')}")
+                    why = f": {said['reason']}" if said.get("reason") else ""
+                    return _Stop("cancelled", f"denied by {said.get('person')}{why}")
                 self._run = replace(self._run, text=f"approved by {said.get('person')}")
                 return None
             # an answer to another question: `approve` refuses it, but others may write to the queue of answers

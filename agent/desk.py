@@ -74,7 +74,7 @@ from agent.models.asked import Asked
 from agent.models.cause import Blame
 from agent.plans import PlannedApproval, asked_for
 from agent.ports import Note
-from agent.questions import Reply
+from agent.questions import Question, Reply
 from agent.record import Harm, Tally
 from agent.report import ReportView, post_mortem
 from agent.units import say_duration
@@ -406,7 +406,9 @@ class Hooks(Protocol):
         """Turn the life of an incident, in the journal and for the walk; raises Refused, Unavailable."""
         ...
 
-    async def answer(self, run_id: str, person: Person, yes: bool, plan_hash: str) -> None:
+    async def answer(
+        self, run_id: str, person: Person, yes: bool, plan_hash: str, reason: str = ""
+    ) -> None:
         """Hand a person's answer to a run that waits for it; raises Refused."""
         ...
 
@@ -547,8 +549,14 @@ class Desk:
             i, [self._run_view(r) for r in runs], self._decisions(i), self.name, self._label(i.id),
             correction=self._correction(i.id), snooze=self.hooks.memory.snoozed(i, self.hooks.now()),
             need=self._need(i), called=self.hooks.memory.climbed(i.id),
+            questions=[q for q in self._open_questions() if self._asked_for(q) == i.id],
             now=self.hooks.now(),
         )  # fmt: skip
+
+    def _asked_for(self, q: Question) -> str:
+        """Return the incident that a question is asked for; "" = none, or not known any more."""
+        run = self.hooks.memory.runs.get(q.run)
+        return run.incident if run is not None else ""
 
     def _need(self, i: Incident) -> Need:
         return NOBODY if i.state == "resolved" else self.hooks.memory.handoffs.get(i.id, NOBODY)
@@ -880,34 +888,41 @@ class Desk:
 
         plan_hash   of the plan that the person saw: when it is another one by now, nothing happens
         """
-        run, asked = self._asking(id_, person, "approve")
-        if plan_hash and plan_hash != asked:
-            raise Refused(
-                f"the plan of run {run.id} has changed since you saw it; look again: homeostat runs {run.id}"
-            )
+        run, asked = self._asking(id_, person, "approve", plan_hash)
         if run.state == "suggested":
             started = await self.hooks.start(run.id, person)
             return self._run_view(started)
         await self.hooks.answer(run.id, person, yes=True, plan_hash=asked)
         return self._run_view(self.hooks.memory.runs.get(run.id, run))
 
-    async def deny(self, id_: str, person: Person, reason: str = "") -> RunView:
+    def asking(self, id_: str, person: Person, plan_hash: str = "") -> RunView:
+        """Return a run that asks, for somebody who may answer it. Raises NotThere, Forbidden, Refused.
+
+        plan_hash   as in `approve`
+        """
+        return self._run_view(self._asking(id_, person, "deny", plan_hash)[0])
+
+    async def deny(
+        self, id_: str, person: Person, reason: str = "", plan_hash: str = ""
+    ) -> RunView:
         """Say no to a run that asks; stop one that acts, and put back what it did.
 
+        plan_hash   of the plan that the person saw as it asked: when it asks no more, or for another one, nothing
+                    happens
         Raises NotThere, Forbidden, Refused.
         """
         run = self._run(id_)
-        if run.state not in ENDED and run.state != "waiting_approval":
+        if not plan_hash and run.state not in ENDED and run.state != "waiting_approval":
             person.must("deny")
             await self.hooks.cancel(run.id, person)
             return self._run_view(self.hooks.memory.runs.get(run.id, run))
-        run, asked = self._asking(id_, person, "deny")
+        run, asked = self._asking(id_, person, "deny", plan_hash)
         if run.state == "suggested":
             text = f"denied by {person.signed}" + (f": {reason}" if reason else "")
             denied = replace(run, state="denied", updated=self.hooks.now(), text=text)
             self._record("run", run.id, pack(denied))
         else:
-            await self.hooks.answer(run.id, person, yes=False, plan_hash=asked)
+            await self.hooks.answer(run.id, person, yes=False, plan_hash=asked, reason=reason)
         return self._run_view(self.hooks.memory.runs.get(run.id, run))
 
     async def undo(self, person: Person, id_: str, reason: str = "") -> RunView:
@@ -1057,14 +1072,38 @@ class Desk:
 
     def questions(self) -> list[QuestionView]:
         """Return the questions that wait for an answer, the most urgent on top."""
+        return [views.question_view(q) for q in self._open_questions()]
+
+    def _open_questions(self) -> list[Question]:
         now, memory = self.hooks.now(), self.hooks.memory
         open_ = [
-            q for q in memory.questions.values() if q.id not in memory.replies and now < q.until
+            q
+            for q in memory.questions.values()
+            if q.id not in memory.replies and now < q.until and not self._over(q)
         ]
-        return [views.question_view(q) for q in sorted(open_, key=lambda q: q.until)]
+        return sorted(open_, key=lambda q: q.until)
+
+    def _over(self, q: Question) -> bool:
+        """Tell whether the run that asks has ended: nobody waits for the answer."""
+        run = self.hooks.memory.runs.get(q.run)
+        return run is not None and run.state in ENDED
+
+    def question(self, person: Person, id_: str) -> QuestionView:
+        """Return a question that waits, for somebody who may answer it. Raises NotThere, Forbidden, Refused."""
+        return views.question_view(self._question(person, id_))
+
+    def unfit(self, person: Person, id_: str, values: Mapping[str, Any]) -> dict[str, str]:
+        """Say of each line of an answer what does not fit, without answering. Raises as `question`."""
+        return self._question(person, id_).unfit(values)
 
     def answer(self, person: Person, id_: str, values: Mapping[str, Any]) -> QuestionView:
         """Answer a question of a run, once. Raises NotThere, Forbidden, Refused."""
+        question = self._question(person, id_)
+        reply = Reply(person.signed, question.read(values))
+        self._record("reply", question.id, pack(reply))
+        return views.question_view(question)
+
+    def _question(self, person: Person, id_: str) -> Question:
         person.must("approve")
         memory = self.hooks.memory
         question = memory.questions[pick(id_, memory.questions, "question")]
@@ -1074,9 +1113,9 @@ class Desk:
             raise Refused(f"{before.person} has answered {question.id} already")
         if self.hooks.now() >= question.until:
             raise Refused(f"it is too late to answer {question.id}: the run has gone on without")
-        reply = Reply(person.signed, question.read(values))
-        self._record("reply", question.id, pack(reply))
-        return views.question_view(question)
+        if self._over(question):
+            raise Refused(f"the run that asked {question.id} is over: nobody waits for an answer")
+        return question
 
     def unsilence(self, person: Person, id_: str) -> SilenceView:
         """End a silence now; raises NotThere, Forbidden."""
@@ -1258,8 +1297,8 @@ class Desk:
     def _decisions(self, i: Incident) -> list[Decision]:
         return self.hooks.memory.decisions(i.id)
 
-    def _asking(self, text: str, person: Person, verb: Any) -> tuple[Run, str]:
-        """Return a run that waits for a person, and its plan's hash."""
+    def _asking(self, text: str, person: Person, verb: Any, plan_hash: str = "") -> tuple[Run, str]:
+        """Return a run that waits for a person, and its plan's hash: the one that they saw, if any."""
         run = self._run(text)
         plan = self.hooks.memory.plans.get(run.id)
         wanted = asked_for(plan, run.plan_hash)[1].by if plan is not None else "operator"
@@ -1268,6 +1307,10 @@ class Desk:
         if not self._asks(run):
             raise Refused(
                 f"run {run.id} is {run.state}: nobody is asked; see homeostat runs {run.id}"
+            )
+        if plan_hash and plan_hash != run.plan_hash:
+            raise Refused(
+                f"the plan of run {run.id} has changed since you saw it; look again: homeostat runs {run.id}"
             )
         return run, run.plan_hash
 

@@ -220,9 +220,13 @@ class RealHands:
             )  # fmt: skip
             self._put("run", run.id, pack(run))
 
-    async def answered(self, plan: Plan, person: str, yes: bool, plan_hash: str) -> None:
-        """Record what a person said."""
+    async def answered(
+        self, plan: Plan, person: str, yes: bool, plan_hash: str, reason: str = ""
+    ) -> None:
+        """Record what a person said, and why when they said so."""
         body = {"person": person, "yes": yes, "plan_hash": plan_hash}
+        if reason:
+            body["reason"] = reason
         self._put("approval", plan.run_id, body)
 
     async def cancelled(self, plan: Plan, person: str) -> None:
@@ -363,7 +367,9 @@ class RealHands:
         elif cls.ability is Silencer and planned.via is None:
             ability = OwnSilences(self._memory, self._put, self._clock)
         elif cls.ability is Asker and planned.via is None:
-            ability = OwnQuestions(self._memory, self._put, self._write_note, self._clock)
+            ability = OwnQuestions(
+                self._memory, self._put, self._write_note, self._clock, plan.run_id, plan.incident
+            )
         elif cls.ability is None:
             ability = None
         else:

@@ -165,6 +165,7 @@ class Approval:
     yes: bool
     plan_hash: str
     ts: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,8 +521,9 @@ class Memory:
             return
         body = entry.body
         said = Approval(
-            entry.subject, str(body["person"]), bool(body["yes"]), str(body["plan_hash"]), entry.ts
-        )
+            entry.subject, str(body["person"]), bool(body["yes"]), str(body["plan_hash"]), entry.ts,
+            str(body.get("reason", "")),
+        )  # fmt: skip
         self.approvals.setdefault(entry.subject, {})[said.plan_hash] = said
 
     def _cancel(self, entry: Entry) -> None:

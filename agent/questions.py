@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from agent.authority import Role
@@ -68,7 +68,12 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked. `until`: unix seconds; later answers are too late. `role`: who may answer, at least."""
+    """What is asked.
+
+    until   unix seconds; later answers are too late
+    role    who may answer, at least
+    run     that asks; "" = one of before this was kept
+    """
 
     id: str
     target: str
@@ -77,6 +82,7 @@ class Question:
     role: Role
     asked: float
     until: float
+    run: str = ""
 
     def read(self, answers: Mapping[str, Any]) -> dict[str, bool | float | str]:
         """Return the values of an answer; raises Refused for one that does not fit."""
@@ -87,6 +93,16 @@ class Question:
                 f"nothing was asked about {unknown[0]}; write {', '.join(names) or 'nothing'}"
             )
         return {f.name: f.read(answers.get(f.name)) for f in self.fields}
+
+    def unfit(self, answers: Mapping[str, Any]) -> dict[str, str]:
+        """Say of each line of an answer that does not fit what is wrong with it; none = all fit."""
+        wrong = {}
+        for f in self.fields:
+            try:
+                f.read(answers.get(f.name))
+            except Refused as no:
+                wrong[f.name] = str(no)
+        return wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +137,31 @@ class Asker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OwnQuestions:
-    """`Asker` over the journal and every way to people."""
+    """`Asker` over the journal and every way to people.
+
+    run, incident   who asks, and what for; "" = not known
+    """
 
     memory: Memory
     put: Callable[[str, str, dict[str, Any]], Any]
     tell: Callable[[Note], None]
     clock: Callable[[], float]
+    run: str = ""
+    incident: str = ""
 
     async def ask(self, key: str, question: Question) -> None:
         """Record the question, once a key, and tell people of it."""
         if question.id not in self.memory.questions:
-            self.put("question", question.id, pack(question))
+            self.put("question", question.id, pack(replace(question, run=self.run)))
         how = " ".join(
             f"{f.name}={f.kind if f.default is None else f.default}" for f in question.fields
         )
         text = f"{question.text}\nAnswer: homeostat answer {question.id} {how}"
         title = question.text.partition("\n")[0][:200]
-        self.tell(Note(f"{key}:ask", question.asked, "warning", title, text))
+        facts = {"question": question.id}
+        self.tell(
+            Note(f"{key}:ask", question.asked, "warning", title, text, self.incident, facts=facts)
+        )
 
     async def reply(self, key: str) -> Reply | None:
         """Return what was answered."""

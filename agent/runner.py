@@ -125,7 +125,9 @@ class Runner:
         await self._load()
         await self._thread(self._enqueue, plan)
 
-    async def approve(self, run_id: str, person: str, yes: bool, plan_hash: str) -> None:
+    async def approve(
+        self, run_id: str, person: str, yes: bool, plan_hash: str, reason: str = ""
+    ) -> None:
         """Answer a run that asks. Refused when it does not ask (any more), or asks for something else."""
         plan = self._live(run_id)
         run = self.hands.run(run_id)
@@ -141,7 +143,7 @@ class Runner:
             raise Refused(f"run {run_id} was answered already, by {before['person']}")
         if self.hands.cancelled_by(run_id):
             raise Refused(f"run {run_id} was stopped already, by {self.hands.cancelled_by(run_id)}")
-        await self.hands.answered(plan, person, yes, asked)
+        await self.hands.answered(plan, person, yes, asked, reason)
         await self._load()
         await self._settle(plan)
 

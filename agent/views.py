@@ -380,6 +380,7 @@ class IncidentDetail(IncidentView):
     also      further groups that share it; absorbed: incidents that became part of it
     logs_of   where to look when no metric says why
     traces    ids of requests that failed or were slow
+    questions what its runs ask people now
     """
 
     more: int
@@ -398,6 +399,7 @@ class IncidentDetail(IncidentView):
     labelled: LabelView | None
     corrected: LabelView | None
     called: list[CalledView]
+    questions: list[QuestionView]
 
 
 class WhyView(TypedDict):
@@ -449,17 +451,23 @@ class PauseView(TypedDict):
 
 
 class FieldView(TypedDict):
-    """One line of a form. kind: yes_no, number, text, choice."""
+    """One line of a form. kind: yes_no, number, text, choice.
+
+    low, high   of a number; null = no bound
+    default     what stands when nothing is said; null = it must be said
+    """
 
     name: str
     kind: str
     text: str
     choices: list[str]
+    low: float | None
+    high: float | None
     default: bool | float | str | None
 
 
 class QuestionView(TypedDict):
-    """What a run asks a person; `homeostat answer ID name=value`."""
+    """What a run asks a person; `homeostat answer ID name=value`. run: "" = not known."""
 
     id: str
     target: str
@@ -468,6 +476,7 @@ class QuestionView(TypedDict):
     role: str
     asked: float
     until: float
+    run: str
 
 
 class SilenceView(TypedDict):
@@ -875,6 +884,7 @@ def incident_detail(
     snooze: Snooze | None = None,
     need: Need = NOBODY,
     called: Sequence[tuple[float, str]] = (),
+    questions: Sequence[Question] = (),
     now: float = math.nan,
 ) -> IncidentDetail:
     """Show an incident with all its evidence: harm first, then what stands out most."""
@@ -905,6 +915,7 @@ def incident_detail(
         "labelled": label,
         "corrected": correction,
         "called": [{"ts": ts, "way": way} for ts, way in called],
+        "questions": [question_view(q) for q in questions],
     }
 
 
@@ -921,13 +932,15 @@ def question_view(q: Question) -> QuestionView:
             "kind": f.kind,
             "text": f.text,
             "choices": list(f.choices),
+            "low": f.low,
+            "high": f.high,
             "default": f.default,
         }
         for f in q.fields
     ]
     return {
         "id": q.id, "target": q.target, "text": q.text, "fields": fields, "role": q.role, "asked": q.asked,
-        "until": q.until,
+        "until": q.until, "run": q.run,
     }  # fmt: skip
 
 

@@ -595,9 +595,11 @@ class Living:
         """Turn the life of an incident."""
         return self._daemon.turn(incident_id, event, person.signed, why)
 
-    async def answer(self, run_id: str, person: Person, yes: bool, plan_hash: str) -> None:
+    async def answer(
+        self, run_id: str, person: Person, yes: bool, plan_hash: str, reason: str = ""
+    ) -> None:
         """Hand a person's answer to the runner."""
-        await self._daemon.runner.approve(run_id, person.signed, yes, plan_hash)
+        await self._daemon.runner.approve(run_id, person.signed, yes, plan_hash, reason)
 
     async def cancel(self, run_id: str, person: Person) -> None:
         """Stop a run."""

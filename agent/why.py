@@ -20,6 +20,7 @@ from agent.views import (
     IncidentView,
     PauseView,
     PointsView,
+    QuestionView,
     RunView,
     WhyView,
     clock,
@@ -287,6 +288,23 @@ def _gate_line(decision: DecisionView) -> str:
     return f"{decision['playbook']} on {decision['target']['name']}, {why}"
 
 
+def _at_work(detail: IncidentDetail) -> str:
+    """Say what the runs of an incident wait for, or do; "" = none lives."""
+    if detail["questions"]:
+        return _asked(detail["questions"][0])
+    live = next((r for r in reversed(detail["run_views"]) if r["live"] and not r["asks"]), None)
+    asking = next((r for r in reversed(detail["run_views"]) if r["asks"]), None)
+    if live is not None:
+        return f"wait: run {live['id']} {_STATE_WORDS.get(live['state'], live['state'])}"
+    return f"your turn: homeostat approve {asking['id']} (or deny it)" if asking is not None else ""
+
+
+def _asked(q: QuestionView) -> str:
+    names = " ".join(f"{f['name']}=..." for f in q["fields"])
+    first = q["text"].strip().partition("\n")[0]
+    return f"your turn, a run asks: {first} homeostat answer {q['id']} {names}"
+
+
 def next_step(
     detail: IncidentDetail, held: Sequence[DecisionView], pauses: Sequence[PauseView]
 ) -> str:
@@ -296,14 +314,10 @@ def next_step(
     if detail["state"] == "resolved":
         return "nothing; it is over"
     everything = next((p for p in pauses if p["key"] == "*"), None)
-    asking = next((r for r in reversed(detail["run_views"]) if r["asks"]), None)
-    live = next((r for r in reversed(detail["run_views"]) if r["live"] and not r["asks"]), None)
     if everything is not None:
         return f"everything is paused by {everything['by'] or 'somebody'}; homeostat resume lets it act again"
-    if live is not None:
-        return f"wait: run {live['id']} {_STATE_WORDS.get(live['state'], live['state'])}"
-    if asking is not None:
-        return f"your turn: homeostat approve {asking['id']} (or deny it)"
+    if work := _at_work(detail):
+        return work
     if detail["state"] == "mitigated":
         return "wait: it is well, and has to stay so for a while"
     if not detail["causes"]:

@@ -1,6 +1,6 @@
 """What people see in Slack: incidents, answers and forms as blocks, made of the views of the desk. Pure.
 
-    IncidentDetail, buttons -> parent message    Note -> reply in its thread    View -> form
+    IncidentDetail, buttons -> parent message    Note -> reply in its thread    View -> form, and what was filled in
 
 Written with Slack's own models, which check most limits when they are turned into JSON; texts are cut before. A time is
 written so that each reader sees it on their own clock. Nothing that passes with time alone stands in a message that is
@@ -10,8 +10,11 @@ edited: it would change for nothing.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from slack_sdk.models.blocks import (
@@ -22,11 +25,14 @@ from slack_sdk.models.blocks import (
     ContextBlock,
     ImageBlock,
     InputBlock,
+    InputInteractiveElement,
     InteractiveElement,
     MarkdownTextObject,
+    NumberInputElement,
     Option,
     PlainTextInputElement,
     PlainTextObject,
+    RadioButtonsElement,
     SectionBlock,
     StaticSelectElement,
 )
@@ -34,11 +40,12 @@ from slack_sdk.models.blocks.basic_components import SlackFile
 from slack_sdk.models.views import View
 
 from agent.causes import CAUSES
+from agent.errors import Refused
 from agent.why import run_words
 
 if TYPE_CHECKING:
     from agent.ports import Note
-    from agent.views import IncidentDetail, PlanView, RunView
+    from agent.views import FieldView, IncidentDetail, PlanView, QuestionView, RunView
 
 EVENT: Final = "homeostat_message"
 """Type of the metadata that our messages carry."""
@@ -48,6 +55,11 @@ _MOST_TEXT: Final = 2900
 _MOST_VALUE: Final = 2000
 _MOST_PARTS: Final = 45
 _MOST_LABEL: Final = 75
+_MOST_LINES: Final = 90
+_MOST_OPTIONS: Final = 100
+_MOST_ANSWER: Final = 2000
+_WRITTEN: Final = re.compile(r"(?<![/\w])homeostat ((?:approve|deny|answer|undo) [^\n;`]+)")
+"""A command as a terminal takes it, in what people are told."""
 _MOST_REASONS, _MOST_RUNS, _MOST_HURT, _MOST_STEPS = 3, 3, 5, 6
 _MARKS: Final[Mapping[str, str]] = {"page": "🔴", "warning": "🟠", "note": "🔵"}
 _OVER: Final = "✅"
@@ -91,6 +103,8 @@ def phase(i: IncidentDetail) -> str:
         return "resolved, healed by a playbook" if healed else "resolved"
     if asking:
         return "needs you: say yes or no"
+    if i["questions"]:
+        return "needs you: a run asks a question"
     if live:
         state = live[-1]["state"]
         return {"verifying": "acted, checking whether it helped", "holding": "a temporary measure holds",
@@ -180,9 +194,12 @@ def _facts(i: IncidentDetail) -> Iterable[str]:
     if i["more"] or len(i["anomalies"]) > 20:
         yield f"*Size* a storm: {_about(len(i['anomalies']) + i['more'])} abnormal series, one incident"
     done = [r for r in i["run_views"] if not r["asks"] and r["state"] != "suggested"]
-    yield from (f"*Tried* {escaped(cut(run_words(r), 300))}" for r in done[-_MOST_RUNS:])
+    for r in done[-_MOST_RUNS:]:
+        yield f"*{'Now' if r['live'] else 'Tried'}* {escaped(cut(_tried(r), 300))}"
     asking = [r for r in i["run_views"] if r["asks"]]
     yield from (f"*Would do* {_plan_words(r)}" for r in asking[-1:])
+    for q in i["questions"][:_MOST_REASONS]:
+        yield f"*Asks* {escaped(cut(q['text'], 300))} (role {q['role']}, until {moment(q['until'])})"
     held = [d for d in i["decisions"] if not d["allowed"]]
     if held and not asking and not done:
         gate = next((g for g in held[-1]["gates"] if not g["passed"]), None)
@@ -190,6 +207,13 @@ def _facts(i: IncidentDetail) -> Iterable[str]:
             f", held back by gate {gate['name']}: {gate['reason'] or gate['value']}" if gate else ""
         )
         yield f"*Held* {escaped(cut(held[-1]['playbook'] + why, 300))}"
+
+
+def _tried(r: RunView) -> str:
+    """Say what came of a run; of one that was denied by whom, and why when they said so."""
+    if r["state"] == "denied" and r["outcome"] is None and r["text"]:
+        return f"{r['playbook']} on {r['target']['name']}: {r['text']}"
+    return run_words(r)
 
 
 def _about(n: int) -> str:
@@ -218,6 +242,7 @@ def _buttons(i: IncidentDetail) -> list[Block]:
             _button("approve", "Approve", about, style="primary", confirm=_plan_words(r), yes="Do it"),
             _button("deny", "Deny", about, style="danger"),
         ])  # fmt: skip
+    rows += [[_answer_button(q["id"], i["id"])] for q in i["questions"][:1]]
     undo = [r for r in i["run_views"] if r.get("undoable")][-1:]
     if i["state"] == "resolved":
         rows.append([
@@ -234,6 +259,10 @@ def _buttons(i: IncidentDetail) -> list[Block]:
             _button("page", "Page somebody", of),
         ])  # fmt: skip
     return [ActionsBlock(elements=row) for row in rows]
+
+
+def _answer_button(question: str, incident: str) -> ButtonElement:
+    return _button("answer", "Answer", {"i": incident, "q": question}, style="primary")
 
 
 def _button(
@@ -265,15 +294,23 @@ def packed(about: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- notes
 
 
-def note(n: Note, *, alone: bool = False) -> dict[str, Any]:
-    """Return a note as a message: beneath that of its incident, or alone, with what is known of it."""
-    title, said = escaped(cut(n.title, 200)), escaped(cut(n.text, 1500))
+def note(n: Note, *, alone: bool = False, command: str = "") -> dict[str, Any]:
+    """Return a note as a message: beneath that of its incident, or alone, with what is known of it.
+
+    command   by which something can be done from here; what a run asks has a button then. "" = nothing can be
+    """
+    title, plain = escaped(cut(n.title, 200)), cut(n.text, 1500)
+    said = escaped(_WRITTEN.sub(rf"`{command} \1`", plain) if command else plain)
     if n.event and n.facts.get("run"):
         verdict = n.facts.get("verdict", "").replace("_", " ")
         done = "Acting" if n.event == "acting" else "Acted"
         lines = [f"*{done}*: {title}" + (f" ({verdict})" if verdict else ""), said]
     else:
-        lines = ["" if n.event and not alone else f"*{title}*", said]
+        titled = alone or not n.event
+        lines = [
+            f"*{title}*" if titled else "",
+            said.removeprefix(f"{title}\n") if titled else said,
+        ]
     if alone:
         known = [(name, n.facts.get(name, "")) for name in _FACTS]
         lines += [
@@ -284,10 +321,11 @@ def note(n: Note, *, alone: bool = False) -> dict[str, Any]:
         lines.append(
             " · ".join(x for x in (n.incident, f"<{n.link}|homeostat>" if n.link else "") if x)
         )
-    return {
-        "text": escaped(cut(f"{n.title}: {n.text}", 300)),
-        "blocks": text([x for x in lines if x]),
-    }
+    made = text([x for x in lines if x])
+    question = n.facts.get("question", "")
+    if question and command:
+        made.append(ActionsBlock(elements=[_answer_button(question, n.incident)]).to_dict())
+    return {"text": escaped(cut(f"{n.title}: {n.text}", 300)), "blocks": made}
 
 
 def metadata(key: str) -> dict[str, Any]:
@@ -366,6 +404,7 @@ def form(action: str, i: IncidentDetail, about: Mapping[str, str]) -> dict[str, 
         "cause": "Not the cause",
         "page": "Page somebody",
         "undo": "Undo",
+        "deny": "Deny",
     }
     fields: list[Block] = [_section(f"{_mark(i)} *{escaped(cut(i['title'], 200))}*")]
     if action == "snooze":
@@ -394,14 +433,110 @@ def form(action: str, i: IncidentDetail, about: Mapping[str, str]) -> dict[str, 
         ]
         options = tuple((kind, f"{kind}: {CAUSES.get(kind, kind)}") for kind in kinds)
         fields.append(_select("right", "What was it, as far as you know?", options, optional=True))
+    elif action == "deny":
+        asking = [r for r in i["run_views"] if r["id"] == about.get("r")]
+        fields += [_section(f"*Would do* {_plan_words(r)}") for r in asking]
+        fields.append(_section("Then nothing of it is done."))
     fields.append(_line("reason", "Why?", optional=action != "silence"))
+    return _modal(action, titles[action], titles[action], about, fields)
+
+
+def _modal(
+    action: str, title: str, submit: str, about: Mapping[str, str], fields: Sequence[Block]
+) -> dict[str, Any]:
     view = View(
-        type="modal", callback_id=f"homeostat:{action}", title=PlainTextObject(text=titles[action]),
-        submit=PlainTextObject(text=titles[action][:24]), close=PlainTextObject(text="Leave it"),
+        type="modal", callback_id=f"homeostat:{action}", title=PlainTextObject(text=title),
+        submit=PlainTextObject(text=submit), close=PlainTextObject(text="Leave it"),
         private_metadata=packed(about), blocks=fields,
     )  # fmt: skip
     out: dict[str, Any] = view.to_dict()
     return out
+
+
+def question_form(
+    q: QuestionView, about: Mapping[str, str], *, target: str, run: str
+) -> dict[str, Any]:
+    """Return the form of what a run asks, a line a field; raises Refused for more than Slack takes.
+
+    target   name of whom it is about; run: title of the run that asks, "" = not known
+    """
+    if len(q["fields"]) > _MOST_LINES:
+        raise Refused(
+            f"{q['id']} has too many lines for a form; write `answer {q['id']} name=value`"
+        )
+    whose = (
+        f"{escaped(cut(run, 200))}, on *{escaped(target)}*" if run else f"About *{escaped(target)}*"
+    )
+    known = f"{whose}. It can be answered until {moment(q['until'])}."
+    fields: list[Block] = [
+        _section(escaped(q["text"])),
+        ContextBlock(elements=[MarkdownTextObject(text=cut(known, _MOST_TEXT))]),
+        *(_asked(f) for f in q["fields"]),
+    ]
+    return _modal("answer", "A run asks", "Answer", about, fields)
+
+
+def _asked(f: FieldView) -> InputBlock:
+    """Return one line of a question as an input of its kind; what stands when nothing is said stands in it."""
+    name, default = f["name"], f["default"]
+    hints: list[str] = []
+    element: InputInteractiveElement
+    if f["kind"] == "yes_no":
+        made = [Option(value=word, text=PlainTextObject(text=word)) for word in ("yes", "no")]
+        chosen = None if default is None else made[0 if default else 1]
+        element = RadioButtonsElement(action_id=name, options=made, initial_option=chosen)
+    elif f["kind"] == "choice" and len(f["choices"]) <= _MOST_OPTIONS:
+        # by its number: Slack takes short values only
+        made = [
+            Option(value=str(n), text=PlainTextObject(text=cut(said, 75) or "-"))
+            for n, said in enumerate(f["choices"])
+        ]
+        chosen = made[f["choices"].index(str(default))] if default in f["choices"] else None
+        element = StaticSelectElement(action_id=name, options=made, initial_option=chosen)
+    elif f["kind"] == "number":
+        low, high = _number(f["low"]), _number(f["high"])
+        hints = [f"at least {low}"] if low else []
+        hints += [f"at most {high}"] if high else []
+        element = NumberInputElement(
+            action_id=name, is_decimal_allowed=True, min_value=low, max_value=high,
+            initial_value=_number(default),
+        )  # fmt: skip
+    else:
+        hints = [cut(f"one of {', '.join(f['choices'])}", 500)] if f["choices"] else []
+        element = PlainTextInputElement(
+            action_id=name, max_length=_MOST_ANSWER,
+            initial_value=None if default is None else cut(str(default), _MOST_ANSWER),
+        )  # fmt: skip
+    if default is not None and element.type in {"number_input", "plain_text_input"}:
+        hints.append(f"left empty it is {cut(str(default), 100)}")
+    return InputBlock(
+        block_id=name, label=cut(f["text"] or name, _MOST_ANSWER), element=element,
+        hint=", ".join(hints) or None, optional=default is not None,
+    )  # fmt: skip
+
+
+def _number(said: Any) -> str | None:
+    """Write a number as Slack takes it, without an exponent; None = it is none."""
+    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
+        return None
+    return f"{Decimal(repr(float(said))):f}".removesuffix(".0")
+
+
+def answered(q: QuestionView, view: Mapping[str, Any]) -> dict[str, str]:
+    """Return what was answered in the form of a question; what was left empty is not in it."""
+    said = {name: text for name, text in filled(view).items() if text}
+    for f in q["fields"]:
+        chosen = said.get(f["name"], "")
+        if f["kind"] == "choice" and len(f["choices"]) <= _MOST_OPTIONS and chosen.isdecimal():
+            n = int(chosen)
+            said[f["name"]] = f["choices"][n] if n < len(f["choices"]) else chosen
+    return said
+
+
+def unfit(wrong: Mapping[str, str]) -> dict[str, Any]:
+    """Return what Slack is answered so that a form stays open and says at each line what does not fit."""
+    errors = {name: cut(why[:1].upper() + why[1:], 300) for name, why in wrong.items()}
+    return {"response_action": "errors", "errors": errors}
 
 
 def _select(

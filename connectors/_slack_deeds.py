@@ -50,6 +50,16 @@ class Deeds:
             return await self._of_run(what, about, person, given.get("reason", ""))
         return self._of_incident(what, about.get("i", ""), person, given, tz)
 
+    def answered(
+        self, about: Mapping[str, str], person: Person, values: Mapping[str, str]
+    ) -> Answer:
+        """Answer what a run asks; raises what the desk raises."""
+        asked = self._desk.answer(person, about.get("q", ""), values)
+        said = ", ".join(f"{name} {value}" for name, value in values.items())
+        return Answer(
+            f"Answered {asked['id']}: {said or 'as it was proposed'}.", changed=about.get("i", "")
+        )
+
     async def _of_run(
         self, what: str, about: Mapping[str, str], person: Person, reason: str
     ) -> Answer:
@@ -58,7 +68,7 @@ class Deeds:
             run = await desk.approve(r, person, seen)
             return Answer(f"Approved: {run['title']} on {run['target']['name']}.", changed=i)
         if what == "deny":
-            run = await desk.deny(r, person, reason)
+            run = await desk.deny(r, person, reason, seen)
             return Answer(f"Denied: {run['title']}. Nothing is done.", changed=i)
         if what == "undo":
             run = await desk.undo(person, r, reason)

@@ -22,10 +22,11 @@ import structlog
 from agent.authority import Forbidden, Person, Verb
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.meant import NotThere
+from agent.model import entity
 from connectors import _slack_blocks as blocks
 from connectors._slack_answers import Answer, Answers
 from connectors._slack_deeds import CHANGES, Deeds
-from connectors._slack_door import Door
+from connectors._slack_door import Door, Unfit
 from connectors._slack_words import Line, read, zone
 
 if TYPE_CHECKING:
@@ -39,9 +40,12 @@ _KNOWN_S: Final = 600.0
 _MOST_KNOWN: Final = 500
 _MOST_SEEN: Final = 2000
 _FORMS: Final[Mapping[str, Verb]] = {
-    "snooze": "ack", "silence": "silence", "cause": "label", "page": "page", "undo": "undo",
+    "snooze": "ack", "silence": "silence", "cause": "label", "page": "page", "undo": "undo", "deny": "deny",
+    "answer": "approve",
 }  # fmt: skip
 """Buttons behind which a form opens, and what one must be allowed to do for it to open."""
+
+_LATE: Final = frozenset({"expired_trigger_id", "invalid_trigger_id", "exchanged_trigger_id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,36 @@ class Clerk:
             return f"press {payload.get('trigger_id')}", self._press
         if kind == "interactive" and form == "view_submission":
             view = payload.get("view") or {}
+            # the same form again after it was refused at once is new: that one never came here
             return f"form {view.get('id')} {view.get('hash')}", self._submit
         event = payload.get("event") or {}
         if kind == "events_api" and event.get("type") == "app_mention":
             return f"event {payload.get('event_id')}", self._mention
         return "", None
+
+    def unfit(self, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what Slack is answered at once where lines of a form do not fit; {} = take it. Asks nobody.
+
+        Who may not answer, or comes too late, is told so as at every press: here only what can be mended is said. Of
+        somebody whom we have not looked up yet nothing is said either: what does not fit is refused then.
+        """
+        if kind != "interactive" or payload.get("type") != "view_submission":
+            return {}
+        view = payload.get("view") or {}
+        about = _about(view.get("private_metadata"))
+        known = self._known.get(str((payload.get("user") or {}).get("id", "")))
+        person = known[1].person if known is not None else None
+        if about.get("a") != "answer" or person is None or self._shared():
+            return {}
+        desk, of = self._room.desk, about.get("q", "")
+        try:
+            question = desk.question(person, of)
+            wrong = desk.unfit(person, of, blocks.answered(question, view))
+        except AgentError:
+            return {}
+        if wrong and self._new(f"unfit {payload.get('trigger_id')}"):
+            self._room.pressed(person, "answer", of, f"refused: {'; '.join(wrong.values())}")
+        return blocks.unfit(wrong) if wrong else {}
 
     def _new(self, key: str) -> bool:
         if key in self._seen:
@@ -206,12 +235,29 @@ class Clerk:
     ) -> Answer:
         """Open the form behind a button, for those who may do what it is for."""
         person.must(_FORMS[what])
-        detail = self._room.desk.incident(about.get("i", ""))
-        carried = {**about, "c": where.channel}
-        await self._door.ask(
-            "views_open", trigger_id=trigger, view=blocks.form(what, detail, carried)
-        )
+        desk, carried = self._room.desk, {**about, "c": where.channel}
+        if what == "answer":
+            question = desk.question(person, about.get("q", ""))
+            target, run = desk.name(entity(question["target"])), self._run_of(question["run"])
+            view = blocks.question_form(question, carried, target=target, run=run)
+        else:
+            detail = desk.incident(about.get("i", ""))
+            if what == "deny":
+                desk.asking(about.get("r", ""), person, about.get("h", ""))
+            view = blocks.form(what, detail, carried)
+        try:
+            await self._door.ask("views_open", trigger_id=trigger, view=view)
+        except Unfit as no:
+            if no.code not in _LATE:
+                raise
+            raise Refused("Slack lets a form open for three seconds only; press it again") from None
         return Answer("")
+
+    def _run_of(self, id_: str) -> str:
+        try:
+            return self._room.desk.run(id_)["title"] if id_ else ""
+        except AgentError:
+            return ""  # so long ago that it is not known any more
 
     async def _submit(self, payload: Mapping[str, Any]) -> None:
         view = payload.get("view") or {}
@@ -226,6 +272,9 @@ class Clerk:
         async def do() -> Answer:
             person = self._must_know(known)
             self._must_be_alone()
+            if what == "answer":
+                question = self._room.desk.question(person, about.get("q", ""))
+                return self._deeds.answered(about, person, blocks.answered(question, view))
             return await self._deeds.pressed(what, about, person, said, tz=known.tz)
 
         await self._carried(what, about, known, where, do)
@@ -239,7 +288,7 @@ class Clerk:
         do: Callable[[], Awaitable[Answer]],
     ) -> None:
         """Do it, journal who asked for what and what came of it, and tell them."""
-        of = about.get("r") or about.get("i") or about.get("t", "")
+        of = about.get("r") or about.get("q") or about.get("i") or about.get("t", "")
         try:
             answer = await do()
             came = "done" if answer.text else "a form was opened"

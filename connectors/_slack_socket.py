@@ -1,6 +1,6 @@
 """Socket Mode: presses and commands over a websocket that we open, by Slack's official client.
 
-    apps.connections.open -> websocket -> hello, envelopes (each acknowledged at once) -> take(kind, payload)
+    apps.connections.open -> websocket -> hello, envelopes -> take(kind, payload) -> each acknowledged at once
 
 Slack hands each press to one of the connections that an app has, at random. So two agents on one app would each get a
 share of the presses: `hello` tells how many connections there are, and while there are others nothing is done that
@@ -38,8 +38,8 @@ SETTLE_S: Final = 5.0
 _CONNECT_S: Final = 30.0
 _LONGEST_LOST_S: Final = 60.0
 
-Take = Callable[[str, Mapping[str, Any]], None]
-"""Kind of an envelope and its payload; does its work beside."""
+Take = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+"""Kind of an envelope and its payload in, what it is answered with out ({} = nothing); does its work beside."""
 
 
 class _Client(SocketModeClient):
@@ -140,13 +140,14 @@ class Socket:
             )
 
     async def _request(self, client: AsyncBaseSocketModeClient, request: SocketModeRequest) -> None:
-        """Acknowledge within Slack's three seconds, then work; one that is not acknowledged comes again."""
-        with contextlib.suppress(ConnectionError, OSError):
-            await client.send_socket_mode_response(
-                SocketModeResponse(envelope_id=request.envelope_id)
-            )
+        """Acknowledge within Slack's three seconds, work beside; one that is not acknowledged comes again."""
         payload = request.payload if isinstance(request.payload, dict) else {}
+        answer: Mapping[str, Any] = {}
         try:
-            self._take(request.type, payload)
+            answer = self._take(request.type, payload)
         except Unavailable as full:
             log.warning("slack_request_dropped", kind=request.type, error=str(full))
+        with contextlib.suppress(ConnectionError, OSError):
+            await client.send_socket_mode_response(
+                SocketModeResponse(envelope_id=request.envelope_id, payload=dict(answer) or None)
+            )

@@ -198,7 +198,7 @@ class Threads:
         try:
             await self._door.ask(
                 "chat_postMessage", channel=thread.channel, thread_ts=thread.ts, metadata=blocks.metadata(note.key),
-                reply_broadcast=note.severity == "page" and not note.event, **blocks.note(note),
+                reply_broadcast=note.severity == "page" and not note.event, **self._told(note),
             )  # fmt: skip
         except Gone:
             thread.heard = True
@@ -223,7 +223,7 @@ class Threads:
             if not thread.sure:
                 thread.ts = await self._find(thread, note.key, note.ts)
             if not thread.ts:
-                await self._post(thread, note.key, blocks.note(note, alone=True))
+                await self._post(thread, note.key, self._told(note, alone=True))
             thread.done = True
 
     # ---- one message
@@ -323,6 +323,10 @@ class Threads:
             return None
         thread.anew += 1
         return 0.0
+
+    def _told(self, note: Note, *, alone: bool = False) -> dict[str, Any]:
+        c = self._config
+        return blocks.note(note, alone=alone, command=c.command if c.acts else "")
 
     def _message(self, thread: _Thread, detail: IncidentDetail) -> dict[str, Any]:
         link = f"{self._link}/incidents/{detail['id']}" if self._link else ""

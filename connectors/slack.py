@@ -290,11 +290,21 @@ class Slack(Routed):
             )
         return out
 
-    def _take(self, kind: str, payload: Mapping[str, Any]) -> None:
-        """Work on what came, beside; whoever sent it waits three seconds at most."""
+    def _take(self, kind: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Work on what came, beside; whoever sent it waits three seconds at most.
+
+        Returns what it is answered with: what of a form does not fit; {} = nothing.
+        """
         clerk = self._clerk
         if clerk is None or len(self._tasks) >= _MOST_AT_WORK:
             raise Unavailable(f"{self.name} can not take this now; press it again", wait_s=_AGAIN_S)
+        try:
+            unfit = clerk.unfit(kind, payload)
+        except Exception:  # a border, as below
+            log.exception("bug", where=f"slack {kind}")
+            return {}
+        if unfit:
+            return unfit
 
         async def work() -> None:
             try:
@@ -307,6 +317,7 @@ class Slack(Routed):
         task = asyncio.create_task(work(), name=f"slack {kind}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return {}
 
     # ---- Receiver
 
@@ -365,7 +376,9 @@ class Slack(Routed):
             return Said()
         form = {k: v[0] for k, v in parse_qs(body.decode("utf-8", "replace"), max_num_fields=100).items()}  # fmt: skip
         if "payload" in form:
-            self._take("interactive", _json(form["payload"]))
+            answer = self._take("interactive", _json(form["payload"]))
+            if answer:
+                return Said(json.dumps(answer).encode(), "application/json")
         elif "command" in form:
             self._take("slash_commands", form)
         elif "ssl_check" not in form:

@@ -248,8 +248,9 @@ class StoryHooks:
         self.record("incident", incident_id, pack(i), self._now)
         return i
 
-    async def answer(self, run_id, person, yes, plan_hash):
+    async def answer(self, run_id, person, yes, plan_hash, reason=""):
         body = {"person": person.signed, "yes": yes, "plan_hash": plan_hash}
+        body |= {"reason": reason} if reason else {}
         self.record("approval", run_id, body, self._now)
         state = "acting" if yes else "denied"
         run = replace(self.memory.runs[run_id], state=state, updated=self._now)

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import json
 import random
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ FAULTS = frozenset(
     {"dropped", "slow", "unauthorized", "forbidden", "busy", "broken", "redirect", "unfit", "garbage"}
 )  # fmt: skip
 _TRUE = (True, "true", "1")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _CODES = {"unauthorized": "invalid_auth", "forbidden": "no_permission", "unfit": "invalid_blocks"}
 USERS = {
     OLGA: {"name": "olga", "team_id": TEAM, "tz": "Europe/Berlin", "profile": {"email": "Olga@example.org"}},
@@ -56,6 +58,7 @@ class SlackSide:
         self.channels = {CHANNEL: Channel()}
         self.names: dict[str, str] = {}  # "#name" -> id, which only posting takes
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.versions: dict[str, list[dict[str, Any]]] = {}  # ts -> how it looked, oldest first
         self.said: list[tuple[str, dict[str, Any]]] = []  # ephemeral: who saw what
         self.views: list[dict[str, Any]] = []
         self.files: dict[str, dict[str, Any]] = {}
@@ -68,6 +71,9 @@ class SlackSide:
         self.opened = 0  # connections so far
         self.elsewhere = 0  # connections of other agents
         self.acked: list[str] = []
+        self.answered: list[dict[str, Any]] = []  # what envelopes and requests were answered with
+        self.trigger_s = 60.0  # Slack's is 3, which is short beside other tests
+        self._triggers: dict[str, float] = {}
         self.ack_s = 0.5
         self.strayed = 0
         self.url = ""
@@ -214,6 +220,7 @@ class SlackSide:
             message["thread_ts"] = thread
             message["broadcast"] = given.get("reply_broadcast") in _TRUE
         channel.messages.append(message)
+        self.versions[message["ts"]] = [dict(message)]
         id_ = self.names.get(given["channel"], given["channel"])
         return _yes(channel=id_, ts=message["ts"], message=message)
 
@@ -229,6 +236,7 @@ class SlackSide:
             return _no("cant_update_message")
         kept = {"metadata": old["metadata"]} if message["metadata"] is None else {}
         old.update({**message, **kept, "edits": old.get("edits", 0) + 1})
+        self.versions[old["ts"]].append(dict(old))
         return _yes(channel=given["channel"], ts=old["ts"], text=old["text"])
 
     def _chat_postEphemeral(self, given):  # noqa: N802
@@ -282,8 +290,11 @@ class SlackSide:
         wrong = list(self._wrong(view["blocks"], modal=True))
         if wrong or len(view["title"]["text"]) > 24 or len(view.get("private_metadata", "")) > 3000:
             return _no("invalid_arguments", json.dumps(wrong))
-        if not given.get("trigger_id"):
+        born = self._triggers.pop(given.get("trigger_id"), None)
+        if born is None:
             return _no("invalid_trigger_id")
+        if time.monotonic() - born > self.trigger_s:
+            return _no("expired_trigger_id")
         self.views.append({**view, "id": f"V{len(self.views):08d}", "hash": f"{self._n}.x"})
         return _yes(view=self.views[-1])
 
@@ -382,12 +393,33 @@ class SlackSide:
             yield from self._confirm(element.get("confirm"), at)
 
     def _of_input(self, block, at):
-        if len(block["label"]["text"]) > 2000:
-            yield f"label {at}"
-        options = block["element"].get("options")
-        if options is not None and not 0 < len(options) <= 100:
+        for name in ("label", "hint"):
+            if len((block.get(name) or {"text": "x"})["text"]) > 2000:
+                yield f"{name} {at}"
+        element = block["element"]
+        match element["type"]:
+            case "number_input":
+                known = [element.get(n) for n in ("min_value", "max_value", "initial_value")]
+                if "is_decimal_allowed" not in element or any(
+                    n and not _NUMBER.fullmatch(n) for n in known
+                ):
+                    yield f"number {at}"
+            case "plain_text_input":
+                most = element.get("max_length", 3000)
+                if not 0 < most <= 3000 or len(element.get("initial_value") or "") > most:
+                    yield f"text {at}"
+            case "radio_buttons" | "static_select":
+                yield from self._options(element, at)
+            case _:
+                yield f"unsupported element {at}"
+
+    def _options(self, element, at):
+        options = element["options"]
+        if not 0 < len(options) <= (10 if element["type"] == "radio_buttons" else 100):
             yield f"options {at}"
-        for option in options or ():
+        if element.get("initial_option") not in (None, *options):
+            yield f"initial_option {at}"
+        for option in options:
             yield from self._text(option["text"], 75, at)
             if len(option["value"]) > 150:
                 yield f"value {at}"
@@ -422,6 +454,8 @@ class SlackSide:
                 if message.type == WSMsgType.TEXT:
                     said = json.loads(message.data)
                     self.acked.append(said["envelope_id"])
+                    if said.get("payload"):
+                        self.answered.append(said["payload"])
                     if said["envelope_id"] in self._waits:
                         self._waits[said["envelope_id"]].set()
         finally:
@@ -470,12 +504,18 @@ class SlackSide:
         found = [e for b in message["blocks"] if b["type"] == "actions" for e in b["elements"]]
         return [e["action_id"].partition(":")[2] for e in found]
 
+    def trigger(self) -> str:
+        """Return what a form can be opened by, once, within seconds."""
+        made = f"t.{self.ts()}"
+        self._triggers[made] = time.monotonic()
+        return made
+
     def press_payload(
         self, user: str, message: dict[str, Any], button: dict[str, Any]
     ) -> dict[str, Any]:
         about = USERS.get(user, {"name": "?", "team_id": TEAM})
         return {
-            "type": "block_actions", "api_app_id": "A0APP", "trigger_id": f"t.{self.ts()}",
+            "type": "block_actions", "api_app_id": "A0APP", "trigger_id": self.trigger(),
             "user": {"id": user, "username": about["name"], "team_id": about["team_id"]},
             "team": {"id": TEAM}, "channel": {"id": CHANNEL, "name": "incidents"},
             "container": {"type": "message", "message_ts": message["ts"], "channel_id": CHANNEL},
@@ -495,29 +535,45 @@ class SlackSide:
             if block["type"] != "input":
                 continue
             element, name = block["element"], block["element"]["action_id"]
-            chosen = said.get(name)
-            if element["type"] == "static_select":
-                options = {o["value"]: o for o in element["options"]}
+            kind, chosen = element["type"], said.get(name)
+            if kind in {"static_select", "radio_buttons"}:
+                said_or_value = [(o["text"]["text"], o["value"], o) for o in element["options"]]
+                options = {key: o for *keys, o in said_or_value for key in keys}
                 option = options[chosen] if chosen else element.get("initial_option")
-                values[block["block_id"]] = {
-                    name: {"type": "static_select", "selected_option": option}
-                }
+                values[block["block_id"]] = {name: {"type": kind, "selected_option": option}}
             else:
-                values[block["block_id"]] = {name: {"type": "plain_text_input", "value": chosen}}
+                written = element.get("initial_value") if chosen is None else chosen
+                values[block["block_id"]] = {name: {"type": kind, "value": written or None}}
         about = USERS.get(user, {"name": "?", "team_id": TEAM})
         return {
-            "type": "view_submission", "trigger_id": f"t.{self.ts()}", "team": {"id": TEAM},
+            "type": "view_submission", "trigger_id": self.trigger(), "team": {"id": TEAM},
             "user": {"id": user, "name": about["name"], "team_id": about["team_id"]},
             "view": {**view, "state": {"values": values}},
         }  # fmt: skip
 
-    async def submit(self, user: str, **said: str) -> None:
-        assert await self.deliver("interactive", self.submit_payload(user, self.views[-1], **said))
+    async def submit(self, user: str, **said: str) -> dict[str, str]:
+        """Submit the newest form; returns what it then says at its lines, {} = it has closed."""
+        return await self.sent(self.submit_payload(user, self.views[-1], **said))
+
+    async def sent(self, payload: dict[str, Any]) -> dict[str, str]:
+        """Send a form as it was filled in; as `submit`."""
+        before = len(self.answered)
+        assert await self.deliver("interactive", payload)
+        answer = self.answered[before] if len(self.answered) > before else {}
+        if not answer:
+            return {}
+        assert answer["response_action"] == "errors"
+        lines = {b["block_id"] for b in payload["view"]["blocks"] if b["type"] == "input"}
+        assert answer["errors"]
+        assert set(answer["errors"]) <= lines, (
+            "Slack shows an error of its own for a line that is none"
+        )
+        return answer["errors"]
 
     def command_payload(self, user: str, text: str) -> dict[str, str]:
         return {
             "command": "/homeostat", "text": text, "user_id": user, "user_name": USERS[user]["name"],
-            "team_id": USERS[user]["team_id"], "channel_id": CHANNEL, "trigger_id": f"t.{self.ts()}",
+            "team_id": USERS[user]["team_id"], "channel_id": CHANNEL, "trigger_id": self.trigger(),
             "response_url": f"{self.url}/respond/{user}", "api_app_id": "A0APP",
         }  # fmt: skip
 

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from agent import audit, views
 from agent import desk as desk_module
-from agent import views
 from agent.authority import LOOPBACK, Forbidden, Person, Unknown
 from agent.budget import Day
 from agent.catalogue import SIGNALS
@@ -360,6 +360,27 @@ async def test_a_no_ends_a_run_that_asks_and_stops_one_that_acts(story):
     assert (await story.desk.deny("run-22", OPERATOR))["state"] == "denied"
     with pytest.raises(Refused, match="is denied: nobody is asked"):
         await story.desk.deny("run-22", OPERATOR)
+
+
+async def test_a_no_to_a_plan_that_was_seen_is_for_that_plan_alone(story):
+    seen = story.desk.asking("run-22", OPERATOR)["plan_hash"]
+    with pytest.raises(Refused, match="has changed since you saw it"):
+        await story.desk.deny("run-22", OPERATOR, "no", "0" * 64)
+    with pytest.raises(Refused, match="has changed since you saw it"):
+        story.desk.asking("run-22", OPERATOR, "0" * 64)
+    with pytest.raises(Forbidden):
+        story.desk.asking("run-22", VIEWER, seen)
+    await story.desk.approve("run-22", OPERATOR, seen)
+    with pytest.raises(Refused, match="nobody is asked"):
+        await story.desk.deny("run-22", OPERATOR, "no", seen)
+    assert story.hooks.memory.cancels == {}
+
+
+async def test_why_it_was_denied_is_in_the_record(story):
+    await story.desk.deny("run-22", OPERATOR, "the batch must finish")
+    (entry,) = story.hooks.journal.read(("approval",))
+    assert (entry.body["yes"], entry.body["reason"]) == (False, "the batch must finish")
+    assert audit.line(entry)["text"] == "no: the batch must finish"
 
 
 async def test_a_run_that_acts_is_stopped_by_a_no(story):

@@ -50,7 +50,9 @@ async def test_a_step_asks_and_waits_for_longer_than_other_steps_may_take(stage)
     assert not running.done()
     name = id_of("r1/ask")
     assert stage.memory.questions[name].target == WEB.id
-    assert [note.title for note in stage.told] == ["go on?"]
+    assert stage.memory.questions[name].run == "r1"
+    assert [(note.title, note.incident) for note in stage.told] == [("go on?", "i1")]
+    assert stage.told[0].facts == {"question": name}
     stage.record("reply", name, {"person": "alice", "values": {"go": True}}, stage.clock())
     acted = await running
     assert acted.record.summary == "alice answers: go True"

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 from desk_story import OPERATOR, VIEWER, Story
@@ -126,6 +127,57 @@ def test_what_was_not_asked_is_refused():
     )
     with pytest.raises(Refused, match="nothing was asked about stop; write go"):
         question.read({"stop": True})
+
+
+def test_everything_that_does_not_fit_is_said_at_once():
+    fields = (
+        Field("go", "yes_no"),
+        Field("rows", "number", high=9.0),
+        Field("why", "text", default="-"),
+    )
+    question = Question("ask-1", "service:web", "go on?", fields, "operator", 1.0, 2.0)
+    assert question.unfit({"rows": "12"}) == {
+        "go": "go must be answered: yes_no",
+        "rows": "rows is from -inf to 9, not 12",
+    }
+    assert question.unfit({"go": "yes", "rows": 3}) == {}
+
+
+async def test_a_run_that_is_over_waits_for_no_answer(tmp_path):
+    story = Story(tmp_path)
+    run, memory = story.run, story.hooks.memory
+    story.hooks.record("run", run.id, pack(replace(run, state="acting")), story.now)
+    told = []
+
+    def put(kind, subject, body):
+        story.hooks.record(kind, subject, body, story.now)
+
+    asker = OwnQuestions(memory, put, told.append, story.hooks.now, run.id, run.incident)
+    lines = (Field("rows", "number", low=1.0),)
+    until = story.now + 60
+    await asker.ask(
+        STEP.key, Question("ask-1", "service:wine", "go on?", lines, "operator", 1.0, until)
+    )
+    (note,) = told
+    assert (note.incident, note.facts["question"]) == (run.incident, "ask-1")
+    (shown,) = story.desk.incident(run.incident)["questions"]
+    assert (shown["run"], shown["fields"][0]["low"], shown["fields"][0]["high"]) == (
+        run.id,
+        1.0,
+        None,
+    )
+    assert story.desk.question(OPERATOR, "ask-1") == shown
+    asked = story.desk.why(run.incident)["next"]
+    assert asked == "your turn, a run asks: go on? homeostat answer ask-1 rows=..."
+    with pytest.raises(Forbidden):
+        story.desk.unfit(VIEWER, "ask-1", {})
+    assert "rows" in story.desk.unfit(OPERATOR, "ask-1", {"rows": 0})
+    story.hooks.record("run", run.id, pack(replace(run, state="failed")), story.now)
+    assert story.desk.questions() == story.desk.incident(run.incident)["questions"] == []
+    with pytest.raises(Refused, match="is over: nobody waits"):
+        story.desk.answer(OPERATOR, "ask-1", {"rows": 3})
+    assert memory.replies == {}
+    story.close()
 
 
 def test_the_first_answer_of_somebody_with_the_role_holds(tmp_path):

@@ -223,9 +223,12 @@ async def test_a_run_that_asks_does_nothing_before_the_yes(stage, tmp_path):
 async def test_a_no_ends_the_run(stage, tmp_path):
     made = to_approve(stage)
     await stage.runner.start(made)
-    await stage.runner.approve("r1", "ann", yes=False, plan_hash=made.hash)
+    await stage.runner.approve("r1", "ann", yes=False, plan_hash=made.hash, reason="not today")
     run = await stage.ended()
-    assert (run.state, run.text, run.steps, run.outcome) == ("denied", "denied by ann", (), None)
+    assert (run.state, run.text) == ("denied", "denied by ann: not today")
+    assert (run.steps, run.outcome) == ((), None)
+    (said,) = stage.kinds("approval")
+    assert said.body["reason"] == "not today"
     assert read_effects(tmp_path) == []
 
 

@@ -73,12 +73,12 @@ async def test_a_press_approves_by_the_desk_and_is_journalled(tmp_path, mode):
 
 async def test_a_press_that_comes_twice_is_done_once(tmp_path, mode):
     async with acting(tmp_path, mode) as (side, talk):
-        payload = side.press_payload(OLGA, message(side), side.button(message(side), "deny"))
+        payload = side.press_payload(OLGA, message(side), side.button(message(side), "approve"))
         for _ in range(3):
             await side.deliver("interactive", payload)
-        assert "Denied" in await told(side, OLGA)
+        assert "Approved" in await told(side, OLGA)
         await asyncio.sleep(0.1)
-        assert talk.presses() == [("deny", "olga (operator, slack)", "done")]
+        assert talk.presses() == [("approve", "olga (operator, slack)", "done")]
         assert len(talk.entries("approval")) == 1
 
 
