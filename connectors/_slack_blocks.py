@@ -39,8 +39,11 @@ from slack_sdk.models.blocks import (
 from slack_sdk.models.blocks.basic_components import SlackFile
 from slack_sdk.models.views import View
 
+from agent.catalogue import SIGNALS
 from agent.causes import CAUSES
 from agent.errors import Refused
+from agent.model import Series, entity
+from agent.views import title_of
 from agent.why import run_words
 
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ _MOST_OPTIONS: Final = 100
 _MOST_ANSWER: Final = 2000
 _WRITTEN: Final = re.compile(r"(?<![/\w])homeostat ((?:approve|deny|answer|undo) [^\n;`]+)")
 """A command as a terminal takes it, in what people are told."""
+_SERIES: Final = re.compile(r"\b([a-z]+\.[a-z0-9_]+)\{([a-z]+):([^{},]+)((?:,[^{}]*)?)\}")
+_RUN: Final = re.compile(r"\bby homeostat:[\w-]+")
 _MOST_REASONS, _MOST_RUNS, _MOST_HURT, _MOST_STEPS = 3, 3, 5, 6
 _MARKS: Final[Mapping[str, str]] = {"page": "🔴", "warning": "🟠", "note": "🔵"}
 _OVER: Final = "✅"
@@ -213,7 +218,7 @@ def _tried(r: RunView) -> str:
     """Say what came of a run; of one that was denied by whom, and why when they said so."""
     if r["state"] == "denied" and r["outcome"] is None and r["text"]:
         return f"{r['playbook']} on {r['target']['name']}: {r['text']}"
-    return run_words(r)
+    return _plainly(run_words(r))
 
 
 def _about(n: int) -> str:
@@ -299,18 +304,14 @@ def note(n: Note, *, alone: bool = False, command: str = "") -> dict[str, Any]:
 
     command   by which something can be done from here; what a run asks has a button then. "" = nothing can be
     """
-    title, plain = escaped(cut(n.title, 200)), cut(n.text, 1500)
+    title, plain = escaped(cut(n.title, 200)), cut(_plainly(n.text), 1500)
     said = escaped(_WRITTEN.sub(rf"`{command} \1`", plain) if command else plain)
     if n.event and n.facts.get("run"):
         verdict = n.facts.get("verdict", "").replace("_", " ")
         done = "Acting" if n.event == "acting" else "Acted"
         lines = [f"*{done}*: {title}" + (f" ({verdict})" if verdict else ""), said]
     else:
-        titled = alone or not n.event
-        lines = [
-            f"*{title}*" if titled else "",
-            said.removeprefix(f"{title}\n") if titled else said,
-        ]
+        lines = _titled(title, said) if alone or not n.event else [said[:1].upper() + said[1:]]
     if alone:
         known = [(name, n.facts.get(name, "")) for name in _FACTS]
         lines += [
@@ -326,6 +327,31 @@ def note(n: Note, *, alone: bool = False, command: str = "") -> dict[str, Any]:
     if question and command:
         made.append(ActionsBlock(elements=[_answer_button(question, n.incident)]).to_dict())
     return {"text": escaped(cut(f"{n.title}: {n.text}", 300)), "blocks": made}
+
+
+def _titled(title: str, said: str) -> list[str]:
+    """Return a title and what is said under it; a title that only begins what is said is left out."""
+    rest = said.removeprefix(title)
+    if rest == said or not title:
+        return [f"*{title}*", said]
+    return [f"*{title}*", rest[1:]] if rest.startswith("\n") else [said]
+
+
+def _plainly(text_: str) -> str:
+    """Return a text with the names of series as people say them, and homeostat without the number of its run."""
+
+    def named(found: re.Match[str]) -> str:
+        metric, kind, key, labels = found.groups()
+        if metric not in SIGNALS:
+            return found[0]
+        pairs = (pair.partition("=") for pair in labels.split(",")[1:])
+        inner = tuple((name, value) for name, _, value in pairs)
+        try:
+            return f"{title_of(Series(metric, entity(f'{kind}:{key}'), inner))} of {key}"
+        except ValueError:  # no entity of ours
+            return found[0]
+
+    return _RUN.sub("by homeostat", _SERIES.sub(named, text_))
 
 
 def metadata(key: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from agent.errors import Refused, Unavailable, Uncertain
 from agent.journal import Journal
 from agent.model import Outcome, StepRecord
 from agent.ports import Chat, Choosy, Note, Notifier, Receiver
+from connectors import _slack_blocks as blocks
 from connectors import _slack_threads
 from connectors.slack import Slack
 
@@ -140,6 +141,30 @@ async def test_notes_are_told_beneath_it_once(tmp_path, side):
             "asks for approval: x: do y?", "t: acknowledged by olga", "did not help: x: look",
         ]  # fmt: skip
         assert [m["broadcast"] for m in told] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "lines"),
+    [
+        ("go on?", "go on?\nThe queue grows.", "*go on?*\nThe queue grows."),
+        ("Roll back: it answ", "Roll back: it answers; homeostat approve run-1",
+         "Roll back: it answers; `/homeostat approve run-1`"),
+        ("helped", "better: service.latency_p95_seconds{service:wine} 1.3 s before",
+         "*helped*\nbetter: latency p95 of wine 1.3 s before"),
+        ("x", "host.disk_utilization_ratio{host:web-1,mount=/} no.such{host:web-1}",
+         "*x*\ndisk utilization (mount /) of web-1 no.such{host:web-1}"),
+        ("x", "service.latency_p95_seconds{nobody:x} <b>", "*x*\nservice.latency_p95_seconds{nobody:x} &lt;b&gt;"),
+    ],
+)  # fmt: skip
+async def test_notes_read_as_people_speak(title, text, lines):
+    made = blocks.note(Note("k", 1.0, "warning", title, text, NOISY), command="/homeostat")
+    assert [b["text"]["text"] for b in made["blocks"]] == [lines]
+
+
+async def test_what_happened_is_told_without_the_number_of_a_run():
+    said = "mitigated by homeostat:calm-neighbour-adf35bf4bca7: it is well"
+    made = blocks.note(Note("k", 1.0, "page", "slow", said, NOISY, event="mitigated"))
+    assert [b["text"]["text"] for b in made["blocks"]] == ["Mitigated by homeostat: it is well"]
 
 
 async def test_what_concerns_no_incident_of_ours_is_a_message_of_its_own(tmp_path, side):

@@ -16,7 +16,7 @@ from slack_look import WIDTH, page, photograph, thread
 
 SAYS = {"bad release": "release.model", "noisy neighbour": "host.neighbour", "traffic surge": "serving.saturation",
         "unit change": "data.contract", "concept drift": "concept.drift"}  # fmt: skip
-KEPT = {"noisy neighbour": "slack-incident"}
+KEPT = {"bad release": "slack-incident"}
 MOST_BYTES = 150_000
 
 

@@ -48,7 +48,7 @@ def release_of_model(look: Look) -> list[Case]:
             out.append(case)
             continue
         case.facts = {"version": change.after, "previous_version": change.before}
-        text = f"version {change.after} replaced {change.before} {_when(look, change)}"
+        text = f"version {change.after} replaced version {change.before}, {_when(look, change)}"
         case.add("released before", text)
         accuracy = look.measure("model.accuracy_ratio", model)
         if accuracy is not None:
