@@ -668,6 +668,20 @@ def test_a_gpu_that_somebody_may_need_is_no_leftover(on_a_gpu, levels):
     assert of(found, "host.exhausted", CARD) is None
 
 
+def test_what_a_cluster_runs_on_a_gpu_is_no_leftover(on_a_gpu, monkeypatch):
+    """Which process is that of a replica nobody tells: it may be the one that holds the memory."""
+    levels = {**IDLE, OF_BATCH: (5e10, 0.0, 5e10)}
+    original = World.take
+
+    def take(self, frame):
+        self.topology.link(Edge("runs_on", Entity("replica", "other/0"), CARD))
+        original(self, frame)
+
+    assert of(solve(Case(levels, [USED])), "host.exhausted", CARD) is not None
+    monkeypatch.setattr(World, "take", take)
+    assert of(solve(Case(levels, [USED])), "host.exhausted", CARD) is None
+
+
 def test_an_idle_gpu_is_no_reason_for_the_trouble_of_a_service(on_a_gpu):
     found = solve(Case({**IDLE, P95: (0.03, 0.003, 0.4), OF_BATCH: (5e10, 0.0, 5e10)}, [P95]))
     assert of(found, "host.exhausted", CARD) is None
@@ -689,8 +703,12 @@ def test_a_stranger_that_came_to_the_gpu_of_a_service_is_its_neighbour(on_a_gpu)
         {**BUSY, OF_BATCH: (0.0, 0.0, 2e10), USED: (0.4, 0.02, 0.4)},
         {**BUSY, OF_BATCH: (0.0, 0.0, 1e8)},
         {**BUSY, OF_SHOP: (1e10, 0.0, 3e10)},
+        {**{k: v for k, v in BUSY.items() if k != OF_SHOP}, OF_BATCH: (0.0, 0.0, 2e10)},
     ],
-    ids=["it was always there", "the GPU is as busy as ever", "a context alone", "the service itself took more"],
+    ids=[
+        "it was always there", "the GPU is as busy as ever", "a context alone", "the service itself took more",
+        "it may be of the service",
+    ],
 )  # fmt: skip
 def test_who_did_not_come_or_does_not_compute_is_no_neighbour_on_the_gpu(on_a_gpu, levels):
     found = solve(Case(levels, [P95]))

@@ -237,15 +237,24 @@ def _holder(look: Look, case: Case, *, about: bool) -> None:
     busy = look.measure("gpu.utilization_ratio", case.entity)
     share = look.value("gpu.memory_utilization_ratio", case.entity)
     idle = busy is not None and busy.now < _IDLE and share is not None and share > _HELD_LEAST
-    if about and idle and not any(served):
+    told = not _of_replicas(look, case.entity)
+    if about and idle and told and not any(served):
         text = f"{case.entity.key} computes nothing, and who holds its memory serves nobody"
         case.add("strong", text, busy)
     if case.evidence:
         (most, who), service_ = max(zip(held, served, strict=True))
         attrs = look.world.attrs(who)
         name = attrs.get("command") or attrs.get("name", who.key)
-        case.facts |= {"process": who.id, "command": name, "serves": service_ or "nobody"}
+        case.facts |= {"process": who.id, "command": name}
+        if told:
+            case.facts["serves"] = service_ or "nobody"
         case.say(f"{name} holds {say(most, 'bytes')} of it")
+
+
+def _of_replicas(look: Look, card: Entity) -> bool:
+    """Tell whether replicas are known to run on a GPU, as a cluster says: which process is theirs nobody tells then."""
+    edges = look.topology.edges(card)
+    return any(e.kind == "runs_on" and e.dst == card and e.src.kind == "replica" for e in edges)
 
 
 def _served(look: Look, who: Entity) -> str:
@@ -385,8 +394,13 @@ def _gpu_hog(look: Look, case: Case) -> bool:
     busy with it while we do no more than ever, is what can be seen.
     """
     for card in look.topology.related(look.group, "gpu"):
-        users = look.world.find("process.gpu_memory_bytes")
-        here = [s for s in users if ("gpu", card.key) in s.labels and not _served(look, s.entity)]
+        users = [
+            s for s in look.world.find("process.gpu_memory_bytes") if ("gpu", card.key) in s.labels
+        ]
+        here = [s for s in users if not _served(look, s.entity)]
+        # who is not known to be ours may be ours all the same
+        if not any(look.topology.group(s.entity) == look.group for s in users):
+            continue
         busy = look.measure("gpu.utilization_ratio", card)
         if not here or busy is None or busy.now < _CROWDED or busy.deviations < 3:
             continue
