@@ -247,7 +247,7 @@ def _holder(look: Look, case: Case, *, about: bool) -> None:
         name = attrs.get("command") or attrs.get("name", who.key)
         case.facts |= {"process": who.id, "command": name}
         if told:
-            case.facts["serves"] = service_ or "nobody"
+            case.facts |= {"serves": service_ or "nobody"}
         case.say(f"{name} holds {say(most, 'bytes')} of it")
 
 
