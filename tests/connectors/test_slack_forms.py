@@ -319,7 +319,7 @@ async def test_a_form_that_can_not_open_in_time_is_asked_for_again(tmp_path):
     async with asking(tmp_path, "socket") as (side, talk, _):
         side.trigger_s = -1.0
         await side.press(OLGA, message(side), "answer")
-        assert "press it again" in await told(side, OLGA)
+        assert "press again" in await told(side, OLGA)
         side.trigger_s = 60.0
         await opened(side, "answer")
         assert [came[:7] for _, _, came in talk.presses()] == ["refused", "a form "]
