@@ -334,7 +334,7 @@ def note(n: Note, *, alone: bool = False, command: str = "") -> dict[str, Any]:
         done = "Acting" if n.event == "acting" else "Acted"
         lines = [f"*{done}*: {title}" + (f" ({verdict})" if verdict else ""), said]
     else:
-        lines = _titled(title, said) if alone or not n.event else [said[:1].upper() + said[1:]]
+        lines = _titled(n, said) if alone or not n.event else [said[:1].upper() + said[1:]]
     if alone:
         known = [(name, n.facts.get(name, "")) for name in _FACTS]
         lines += [
@@ -352,12 +352,12 @@ def note(n: Note, *, alone: bool = False, command: str = "") -> dict[str, Any]:
     return {"text": escaped(cut(f"{n.title}: {n.text}", 300)), "blocks": made}
 
 
-def _titled(title: str, said: str) -> list[str]:
+def _titled(n: Note, said: str) -> list[str]:
     """Return a title and what is said under it; a title that only begins what is said is left out."""
-    rest = said.removeprefix(title)
-    if rest == said or not title:
-        return [f"*{title}*", said]
-    return [f"*{title}*", rest[1:]] if rest.startswith("\n") else [said]
+    title, rest = f"*{escaped(cut(_plainly(n.title), 200))}*", n.text.removeprefix(n.title)
+    if rest == n.text or not n.title:
+        return [title, said]
+    return [title, said.partition("\n")[2]] if rest.startswith("\n") else [said]
 
 
 def _plainly(text_: str) -> str:
