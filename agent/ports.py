@@ -471,7 +471,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a step did: a line for people, values for later steps (`${steps.ID.NAME}`), and what undo needs."""
+    """What a step did: a line for people, values for later steps (`${steps.ID.NAME}`), and what undo needs.
+
+    undo   {} = nothing was changed, so there is nothing to put back
+    """
 
     summary: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -485,13 +488,15 @@ class Action(Protocol):
 
     effect     "mutating" | "marking" (only marks, blocks retraining or tells people) | "reading"
     ability    the Protocol that a connector must have, or None
-    reversible whether `undo` exists in this world; irreversible verbs need mode approve
+    reversible whether it has `undo`, or what it did `stays` and harms nobody; irreversible verbs need mode approve
     shared     acts on something that several agents may share (endpoint, alias, deployment)
 
     Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it. One that
     waits by its own parameters may have an attribute `waits_s`: a try is given at least so long. `gives`, if it has it,
     names the values of its `Done`, so that `${steps.ID.NAME}` is checked at load: a tuple, or a static method from the
-    parameters as they are written to one.
+    parameters as they are written to one. `stays`, if it has it, says in words why nothing of what it did is put back
+    though it is reversible: it has no `undo` then, and such a step is never called undone. One that is not reversible
+    may have `undo` all the same, for steps to which somebody has declared an inverse: of others its `Done.undo` is {}.
     """
 
     effect: str

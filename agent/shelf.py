@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from agent import registry
+from agent.playbook.verbs import can_undo, may_undo, stays
 from agent.ports import (
     Archive,
     BulkReceiver,
@@ -25,7 +26,6 @@ from agent.ports import (
     Receiver,
     Sink,
     Source,
-    Undo,
 )
 
 _POWERS: Final = (
@@ -63,6 +63,13 @@ def _methods(port: type[Any]) -> Iterator[str]:
     return (m for m in vars(port) if not m.startswith("_") and callable(getattr(port, m)))
 
 
+def _undo(verb: type[Any]) -> str:
+    """Say whether a verb puts back what was there; - = there is nothing to put back."""
+    if verb.effect == "reading" or stays(verb):
+        return "-"
+    return "yes" if can_undo(verb) else "if declared" if may_undo(verb) else "no"
+
+
 def tables() -> str:
     """Return the tables in Markdown."""
     out = ["| connector | can | | tested with |", "|---|---|---|---|"]
@@ -76,8 +83,7 @@ def tables() -> str:
     out += ["", "| verb | effect | undo | |", "|---|---|---|---|"]
     for name in registry.action:
         cls = registry.action.get(name)
-        able = all(hasattr(cls, m) for m in _methods(Undo)) and cls.reversible
-        undo = "" if cls.effect == "reading" else "yes" if able else "no"
+        undo = _undo(cls).replace("-", "")
         out.append(f"| `{name}` | {cls.effect} | {undo} | {_line(cls)} |")
     out += ["", "| playbook | ships as | when | |", "|---|---|---|---|"]
     books = [
@@ -97,8 +103,7 @@ def verbs() -> str:
     for name in registry.action:
         cls = registry.action.get(name)
         ability = cls.ability.__name__ if cls.ability is not None else ""
-        able = all(hasattr(cls, m) for m in _methods(Undo)) and cls.reversible
-        undo = "-" if cls.effect == "reading" else "yes" if able else "no"
+        undo = _undo(cls)
         must = "always" if cls.effect == "mutating" and not cls.reversible else ""
         params = ", ".join(_parameters(cls.Params)) or "-"
         out.append(f"| `{name}` | {ability} | {params} | {undo} | {must} | {_line(cls)} |")
