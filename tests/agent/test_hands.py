@@ -270,8 +270,8 @@ async def test_a_value_that_is_not_known_is_never_guessed(stage, tmp_path, text,
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (step(params={"to": "high"}), "to: Input should be a valid number"),
-        (step(params={"to": 1.0, "too": 2.0}), "too: Extra inputs"),
+        (step(params={"to": "high"}), "to: `high` is not a number; write a number like 2.5"),
+        (step(params={"to": 1.0, "too": 2.0}), "too: there is no such key"),
         (PlannedStep("a", "dail"), "did you mean dial"),
         (PlannedStep("a", "scale", params={"by": 1}), "no connector has the ability"),
     ],
@@ -353,7 +353,7 @@ async def test_a_dry_run_says_what_a_step_would_do_and_leaves_no_trace(stage, tm
     assert told["a"] == ("would", "would turn a from 0 to 1")
     assert told["b"] == ("later", "it stands on steps.a.value")
     assert told["c"][0] == told["d"][0] == "refused"
-    assert "step c (dial): to: Field required" in told["c"][1]
+    assert "step c (dial): to: it is missing" in told["c"][1]
     assert "no action is called 'nobody_knows'" in told["d"][1]
     assert read_effects(tmp_path) == []
     assert list(stage.journal.read()) == []
