@@ -78,6 +78,7 @@ class _NoDaemon:
     def incident(self, id_: str) -> Incident | None:
         """There is none."""
         del id_
+        return None
 
     async def tick(self) -> float:
         """There is no next one."""

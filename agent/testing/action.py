@@ -111,7 +111,7 @@ class _Actions:
                 "declared",
                 "ability is no Protocol",
             )
-            stays = getattr(act, "stays", "")
+            stays = bool(getattr(act, "stays", ""))
             must(
                 isinstance(act, Undo) or not act.reversible or act.effect == "reading" or stays,
                 "declared",
@@ -120,7 +120,7 @@ class _Actions:
             must(
                 not (stays and isinstance(act, Undo)),
                 "declared",
-                f"it has an undo, and says that what it did stays: {stays}",
+                "it has an undo, and says that what it did stays",
             )
             params = getattr(cls, "Params", None)
             must(
