@@ -71,30 +71,48 @@ def _undo(verb: type[Any]) -> str:
 
 
 def tables() -> str:
-    """Return the tables in Markdown."""
-    out = ["| connector | can | | tested with |", "|---|---|---|---|"]
+    """Return the tables in Markdown: connectors open, what is long and seldom read folded."""
+    out = ["### Connectors", "", "| connector | can | | tested with |", "|---|---|---|---|"]
     for name in registry.connector:
         cls = registry.connector.get(name)
         out.append(f"| `{name}` | {_able(cls)} | {_line(cls)} | {getattr(cls, 'tested', '')} |")
-    out += ["", "| detector | |", "|---|---|"]
+    out += ["", "### Detectors", "", "| detector | |", "|---|---|"]
     out += [f"| `{n}` | {_line(registry.detector.get(n))} |" for n in registry.detector]
-    out += ["", "| group view | |", "|---|---|"]
-    out += [f"| `{n}` | {_line(registry.view.get(n))} |" for n in registry.view]
-    out += ["", "| verb | effect | undo | |", "|---|---|---|---|"]
-    for name in registry.action:
-        cls = registry.action.get(name)
-        undo = _undo(cls).replace("-", "")
-        out.append(f"| `{name}` | {cls.effect} | {undo} | {_line(cls)} |")
-    out += ["", "| playbook | ships as | when | |", "|---|---|---|---|"]
+    out += [f"| `{n}` (groups) | {_line(registry.view.get(n))} |" for n in registry.view]
+    out += ["", "### Verbs of playbooks", "", *_kinds_of_verbs()]
     books = [
         yaml.safe_load(p.read_text())
         for p in resources.files("playbooks").iterdir()
         if p.name.endswith(".yaml")
     ]
+    alone = sum(book["mode"] == "auto" for book in books)
+    out += [
+        "", "### Playbooks", "",
+        f"{len(books)}; {alone} ship as `auto`: they mark and tell. `mode:` (default `suggest`) caps all.",
+        "", "<details><summary>All of them, with the cause that each is for</summary>", "",
+        "| playbook | ships as | when | |", "|---|---|---|---|",
+    ]  # fmt: skip
     for book in sorted(books, key=lambda b: str(b["id"])):
         cause = (book.get("because") or {}).get("cause", "any")
         out.append(f"| `{book['id']}` | {book['mode']} | `{cause}` | {book['title']} |")
-    return "\n".join(out)
+    return "\n".join([*out, "", "</details>"])
+
+
+def _kinds_of_verbs() -> Iterator[str]:
+    """Yield the verbs by what they do to the world, a line each; `verbs` has all that there is to say of them."""
+    acts = {
+        "yes": "act, with undo", "if declared": "act, undone by what you declare",
+        "-": "act, with nothing to put back", "no": "act, without undo",
+    }  # fmt: skip
+    sorts: dict[str, list[str]] = {
+        sort: [] for sort in ("change nothing", "mark and tell", *acts.values())
+    }
+    for name in registry.action:
+        cls = registry.action.get(name)
+        other = {"reading": "change nothing", "marking": "mark and tell"}
+        sorts[other.get(cls.effect) or acts[_undo(cls)]].append(f"`{name}`")
+    for sort, names in sorts.items():
+        yield f"- **{sort}**: {', '.join(names)}"
 
 
 def verbs() -> str:
