@@ -166,6 +166,8 @@ class Laid:
     scale: FloatArray
     weight: FloatArray
     part: IntArray
+    parts: bool
+    """Whether any tells a part."""
     how: dict[Fold, BoolArray]
     """Fold -> which columns are joined so (c,)."""
 
@@ -183,6 +185,7 @@ class Laid:
             table[:, 2],
             table[:, 3],
             table[:, 4].astype(np.int64),
+            bool((table[:, 4] >= 0).any()),
             how,
         )
 
@@ -200,7 +203,7 @@ class Laid:
         x = out[self.stream[at]] * self.scale[at]
         known = np.isfinite(x)
         at, x = at[known], x[known]
-        same = np.flatnonzero(self.part[at] >= 0)
+        same = np.flatnonzero(self.part[at] >= 0) if self.parts else at[:0]
         if same.size:
             counts = np.ones(len(at), dtype=np.bool_)
             counts[same] = largest_of_each(self.part[at[same]], x[same])
