@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray, Series, Sighting
+from agent.model import BoolArray, Change, FloatArray, Frame, IntArray, Series, Sighting
 from agent.traits import Traits
 
 if TYPE_CHECKING:
@@ -54,17 +54,20 @@ class Remembering(Protocol):
 class Covering(Protocol):
     """A source that may see what another one would have to look for itself: `covers`, as of its last poll."""
 
-    covers: frozenset[Entity]
+    covers: frozenset[Series]
 
 
 @runtime_checkable
 class Ceding(Protocol):
-    """A source that need not look at what another one covers.
+    """A source that need not tell what another one covers.
 
     Told before each poll, with what sources that are not blind cover; what it leaves out stays out of its frame.
+    `rests_s`, as of its last poll: how seldom it may be asked while it leaves much to others; 0 = as ever.
     """
 
-    def cede(self, covered: frozenset[Entity]) -> None:
+    rests_s: float
+
+    def cede(self, covered: frozenset[Series]) -> None:
         """Leave these to others, and nothing else."""
         ...
 
