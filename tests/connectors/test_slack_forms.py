@@ -45,6 +45,7 @@ async def acting(tmp_path, mode, **own):
             side.deliver = Proxy(talk).deliver
         else:
             await until(lambda: side.sockets)
+        side.journalled = talk.presses
         await until(lambda: message(side) and "image" in json.dumps(message(side)["blocks"]))
         yield side, talk
 
@@ -85,10 +86,11 @@ async def told(side, user):
 
 
 async def opened(side, action, user=OLGA, of=None):
-    """Press a button behind which there is a form; returns the form."""
-    n = len(side.views)
+    """Press a button behind which there is a form, and wait until that is journalled; returns the form."""
+    n, before = len(side.views), len(side.journalled())
     await side.press(user, of or message(side), action)
     await until(lambda: len(side.views) > n, lambda: side.said)
+    await until(lambda: len(side.journalled()) > before)
     return side.views[-1]
 
 
