@@ -27,6 +27,7 @@ SLOWEST_S = 0.2
 NOT_IN_THE_DEMO = {
     "homeostat-fleet": {
         "Error budgets: how fast they burn": "its objectives have no target",
+        "Error budgets that are left": "likewise",
         "GPUs": "there is none",
     },
     "homeostat-host": {
