@@ -334,12 +334,20 @@ class PointsView(TypedDict):
     spark: str
 
 
+class CalledView(TypedDict):
+    """Whom the ladder has called. way: a connector, perhaps with `/channel`."""
+
+    ts: float
+    way: str
+
+
 class IncidentView(TypedDict):
     """An incident in one line.
 
     acknowledged_by   who has taken it, "" = nobody; merged_into: what it is part of now
     snoozed_until     nobody is told of it until then; null = it is not put off
     needs             why a person is needed, a word of `agent.handoff`; "" = nobody is. needs_you: the same for people
+    called            whom the ladder of escalation has called, the first one first
     """
 
     id: str
@@ -364,13 +372,7 @@ class IncidentView(TypedDict):
     snoozed_by: str
     needs: str
     needs_you: str
-
-
-class CalledView(TypedDict):
-    """Whom the ladder has called. way: a connector, perhaps with `/channel`."""
-
-    ts: float
-    way: str
+    called: list[CalledView]
 
 
 class IncidentDetail(IncidentView):
@@ -397,7 +399,6 @@ class IncidentDetail(IncidentView):
     decisions: list[DecisionView]
     labelled: LabelView | None
     corrected: LabelView | None
-    called: list[CalledView]
 
 
 class WhyView(TypedDict):
@@ -449,12 +450,18 @@ class PauseView(TypedDict):
 
 
 class FieldView(TypedDict):
-    """One line of a form. kind: yes_no, number, text, choice."""
+    """One line of a form. kind: yes_no, number, text, choice.
+
+    low, high   of a number; null = no bound
+    default     what stands when nothing is said; null = it must be said
+    """
 
     name: str
     kind: str
     text: str
     choices: list[str]
+    low: float | None
+    high: float | None
     default: bool | float | str | None
 
 
@@ -844,7 +851,13 @@ def correction_view(c: Correction, does: str) -> LabelView:
 
 
 def incident_view(
-    i: Incident, name: Name, label: str = "", snooze: Snooze | None = None, need: Need = NOBODY
+    i: Incident,
+    name: Name,
+    label: str = "",
+    *,
+    snooze: Snooze | None = None,
+    need: Need = NOBODY,
+    called: Sequence[tuple[float, str]] = (),
 ) -> IncidentView:
     """Show an incident in one line."""
     top = i.diagnosis.top if i.diagnosis else None
@@ -861,6 +874,7 @@ def incident_view(
         "label": label,
         "snoozed_until": snooze.until if snooze else None, "snoozed_by": snooze.by if snooze else "",
         "needs": need.code, "needs_you": need.why,
+        "called": [{"ts": ts, "way": way} for ts, way in called],
     }  # fmt: skip
 
 
@@ -885,7 +899,9 @@ def incident_detail(
     ranked = sorted(i.anomalies, key=rank)
     d = i.diagnosis
     return {
-        **incident_view(i, name, label["label"] if label else "", snooze, need),
+        **incident_view(
+            i, name, label["label"] if label else "", snooze=snooze, need=need, called=called
+        ),
         "anomalies": [anomaly_view(a, name, now) for a in ranked],
         "changes": [change_view(c, name) for c in sorted(i.changes, key=lambda c: c.ts)],
         "causes": [cause_view(c, name) for c in (d.causes if d else ())],
@@ -904,7 +920,6 @@ def incident_detail(
         "decisions": [decision_view(x, name) for x in decisions],
         "labelled": label,
         "corrected": correction,
-        "called": [{"ts": ts, "way": way} for ts, way in called],
     }
 
 
@@ -921,6 +936,8 @@ def question_view(q: Question) -> QuestionView:
             "kind": f.kind,
             "text": f.text,
             "choices": list(f.choices),
+            "low": f.low,
+            "high": f.high,
             "default": f.default,
         }
         for f in q.fields
