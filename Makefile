@@ -51,7 +51,7 @@ debian: ## install the Debian packages that live tests and bench-live need (as r
 debian-bench: ## install the Debian packages that bench-host compares with (as root); none of them is started
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends collectd-core netdata-core prometheus-node-exporter >/dev/null
 
-bench: bench-agent bench-belief bench-crash bench-decide bench-drift bench-forecast bench-gpu bench-host bench-otlp bench-prometheus bench-replay bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
+bench: bench-agent bench-belief bench-console bench-crash bench-decide bench-drift bench-forecast bench-gpu bench-host bench-ingest bench-otlp bench-prometheus bench-replay bench-verify $(if $(HOMEOSTAT_BENCH_DATA),bench-detect bench-rca) ## all benchmarks; figures in build/bench/
 
 bench-belief: .venv/all ## six acts of belief, done to the agent itself: six minutes
 	HOMEOSTAT_BELIEF=all $(BIN)/pytest -q -m slow tests/agent/test_demo_belief.py

@@ -110,15 +110,21 @@ FACTS: Final[Mapping[str, Mapping[str, str]]] = {
         "group": "container or unit", "runs": "container, unit",
     },
     "host.memory": {"process": "entity id of the group that grew most", "command": "its command"},
-    "host.exhausted": {"process": "entity id of the group that holds most", "command": "its command"},
+    "host.exhausted": {
+        "process": "entity id of the group that holds most", "command": "its command",
+        "serves": "the service that it serves, or `nobody`",
+    },
     "host.network": {"service": "whose callers wait"},
-    "host.neighbour": {"command": "of who took most"},
+    "host.neighbour": {"command": "of who took most", "gpu": "entity id of the GPU that it shares with the service"},
     "serving.saturation": {"before": "replicas before", "after": "replicas after"},
     "serving.crash": {
         "replica": "which one is apart, or the one that computes on the GPU",
         "apart": "the signal in which it is apart, or `answers`",
         "gpu": "entity id of the GPU that hangs", "xid": "number of the error that the driver told",
         "before": "what it was before", "after": "what it was made",
+        "released": "which release of it came right before, from what to what",
+        "loops": "entity id of a replica that starts again and again",
+        "killed": "entity id of a replica whose processes are killed for want of memory",
     },
     "serving": {"by": "who changed what may be the cause", "url": "where that is told"},
     "release": {

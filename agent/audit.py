@@ -144,6 +144,21 @@ def _text(kind: str, b: dict[str, Any]) -> str:
             moved = f"{b.get('before', '')} → {b.get('after', '')}"
             return f"{b.get('kind', '')} {moved} {b.get('text', '')}"
         case _:
+            return _of_people(kind, b)
+
+
+def _of_people(kind: str, b: dict[str, Any]) -> str:
+    """As `_text`, of what people say, and where they are asked to."""
+    match kind:
+        case "press":
+            return f"{b.get('what', '')} in {b.get('via', '')}: {b.get('came', '')}"
+        case "thread":
+            return f"is talked about in {b.get('channel', '')}"
+        case "handoff":
+            return str(b.get("why") or b.get("code") or "nobody is needed any more")
+        case "reason":
+            return str(b.get("reason", ""))
+        case _:
             return _plain(b)
 
 

@@ -36,7 +36,7 @@ _FIRST_S, _LAST_S = 1.0, 60.0
 _MOST_TOUCHED: Final = 2000
 _MOST_THREADS: Final = 500
 _LONGEST: Final = 300
-_OF_INCIDENT: Final = frozenset({"incident", "label", "snooze", "correction"})
+_OF_INCIDENT: Final = frozenset({"incident", "label", "snooze", "correction", "handoff"})
 """Kinds of entries whose subject is an incident."""
 
 

@@ -129,12 +129,9 @@ def _config(cls: Any, own: dict[str, Any]) -> Any:
     """Return the connector's config; raises Refused."""
     from pydantic import ValidationError
 
+    from agent.strict import say
+
     try:
         return cls.Config(**own)
     except ValidationError as wrong:
-        first = wrong.errors()[0]
-        said = str(first["msg"]).removeprefix("Value error, ")
-        where = ".".join(map(str, first["loc"]))
-        raise Refused(
-            f"slack{'.' + where if where else ''}: {said}; write it in agent.yaml, or give --channel"
-        ) from None
+        raise Refused(f"slack: {say(wrong)}; write it in agent.yaml, or give --channel") from None

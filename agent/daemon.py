@@ -28,6 +28,7 @@ from typing import Any, Final
 import psutil
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from pydantic import ValidationError
 
 from agent import (
     __version__,
@@ -40,6 +41,7 @@ from agent import (
     ladder,
     news,
     registry,
+    strict,
     telling,
     web,
 )
@@ -231,8 +233,8 @@ def make_connector(
     cls = registry.connector.get(wanted.use or name)
     try:
         own = cls.Config(**wanted.own)
-    except ValueError as error:
-        raise Refused(f"connector {name}: {error}") from None
+    except ValidationError as error:
+        raise Refused(f"connector {name}: {strict.say(error)}") from None
     asks = inspect.signature(cls).parameters
     offered = {"state": state, "names": names or Names()}
     made = cls(name, own, **{k: v for k, v in offered.items() if k in asks})

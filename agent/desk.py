@@ -77,6 +77,7 @@ from agent.ports import Note
 from agent.questions import Reply
 from agent.record import Harm, Tally
 from agent.report import ReportView, post_mortem
+from agent.said import said_of
 from agent.units import say_duration
 from agent.views import (
     ChangeView,
@@ -580,9 +581,14 @@ class Desk:
         return why_view(self._detail(i), self.pauses(), self.hooks.now(), self._points(i))
 
     def report(self, id_: str, picture: str = "") -> ReportView:
-        """Return the post-mortem of an incident as Markdown, linked to a picture of its charts; raises NotThere."""
-        detail, charts = self.incident(id_), self.evidence(id_)
-        text = post_mortem(detail, charts, self.hooks.now(), picture=picture)
+        """Return the post-mortem of an incident as Markdown, linked to a picture of its charts.
+
+        Raises NotThere, Unavailable.
+        """
+        i, now = self._incident(id_), self.hooks.now()
+        detail, charts = self._detail(i), self.evidence(id_)
+        said = said_of(i, self.hooks.memory, self.hooks.journal, now, self.name)
+        text = post_mortem(detail, charts, now, said, picture=picture)
         return {"id": detail["id"], "title": detail["title"], "markdown": text, "charts": charts}
 
     def digest(self, since: str = "7d") -> DigestView:

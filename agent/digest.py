@@ -134,7 +134,7 @@ def digest(
         "resolved": len(proper),
         "heal_s": median((i.resolved or i.opened) - i.opened for i in proper) if proper else None,
         "healed": _healed(memory, proper), "runs": {str(k): n for k, n in verdicts.items()},
-        "causes": _causes(began), "waiting": _waiting(known), "noisy": _noisy(began, said),
+        "causes": _causes(began, memory), "waiting": _waiting(known), "noisy": _noisy(began, said),
         "promote": [a for p in playbooks if (a := _promoted(p))],
         "retire": [a for p in playbooks if (a := _retired(p, memory, since))],
         "whole": not (full and oldest > since), "text": [],
@@ -188,10 +188,16 @@ def _healed(memory: Memory, ended: Sequence[Incident]) -> list[HealedView]:
     return out
 
 
-def _causes(began: Sequence[Incident]) -> dict[str, int]:
-    """Count kinds of first causes, the most frequent first."""
-    tops = [i.diagnosis.top for i in began if i.diagnosis and not i.merged_into]
-    return dict(Counter(t.kind for t in tops if t is not None).most_common())
+def _causes(began: Sequence[Incident], memory: Memory) -> dict[str, int]:
+    """Count kinds of first causes, the most frequent first; what a person rejects counts as what they say it was."""
+    kinds: Counter[str] = Counter()
+    for i in began:
+        top = i.diagnosis.top if i.diagnosis and not i.merged_into else None
+        if top is not None:
+            said = memory.corrections.get(i.id)
+            wrong = said is not None and (said.wrong, said.of) == (top.kind, top.entity.id)
+            kinds[(said.right or "unknown") if said is not None and wrong else top.kind] += 1
+    return dict(kinds.most_common())
 
 
 def _waiting(known: Sequence[Incident]) -> list[WaitingView]:

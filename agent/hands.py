@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 import structlog
 from pydantic import ValidationError
 
-from agent import registry
+from agent import registry, strict
 from agent.codec import canonical, pack, unpack
 from agent.conditions import Holding, conditions
 from agent.config import Config
@@ -352,11 +352,8 @@ class RealHands:
         try:
             params = cls.Params(**filled) if hasattr(cls, "Params") else None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise Refused(
-                f"step {planned.id} ({planned.use}): {where or 'with'}: {first['msg']}; mend the playbook "
-                f"{plan.playbook}"
+                f"step {planned.id} ({planned.use}): {strict.say(error)}; mend the playbook {plan.playbook}"
             ) from None
         if cls.ability is Notifier and planned.via is None:
             ability: Any = _Everybody(self._write_note)

@@ -1,9 +1,10 @@
 """A post-mortem of an incident, in Markdown: what happened, why, what was done about it, and what is still open.
 
-    IncidentDetail + ChartViews -> head, summary, timeline, hurt, causes, acts, charts, open ends -> text
+    IncidentDetail + Said + ChartViews -> head, summary, timeline, hurt, causes, acts, charts, open ends -> text
 
-Everything in it was recorded while it happened; nothing is made up afterwards, and what is unknown is called so. What
-people wrote (reasons, titles, names) is escaped, so that it can not pass for a heading, a link or a table. Pure.
+Everything in it was recorded while it happened; nothing is made up afterwards, and what is unknown is called so. What a
+person rejects is not stated as the cause. What people wrote (reasons, titles, names) is escaped: it can not pass for a
+heading, a link or a table. Pure.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from urllib.parse import quote
 from typing_extensions import TypedDict
 
 from agent import views
+from agent.causes import words
+from agent.said import NOTHING, US, Doubted, Row, Said
 from agent.units import say, say_duration
 from agent.views import CauseView, ChartView, EvidenceView, IncidentDetail, RunView
 from agent.why import run_words, spark
@@ -25,8 +28,6 @@ _MOST_SEEN: Final = 12
 """Series that a timeline names one by one; the rest is counted."""
 _SPARK_POINTS: Final = 60
 _MARKS: Final = re.compile(r"([\\`*_{}\[\]<>#|~])")
-
-Row = tuple[float, str]
 
 
 class ReportView(TypedDict):
@@ -42,6 +43,7 @@ def post_mortem(
     detail: IncidentDetail,
     charts: Sequence[ChartView],
     now: float,
+    said: Said = NOTHING,
     *,
     picture: str = "",
     zone: tzinfo | None = None,
@@ -49,6 +51,7 @@ def post_mortem(
     """Return the report as Markdown (CommonMark with tables).
 
     now      unix seconds at which it is written
+    said     what people said of it, and were told of it
     picture  where the picture of the charts is, as a link says it; without one they are drawn in text
     zone     of the times in it; None = that of this host
     """
@@ -56,13 +59,13 @@ def post_mortem(
     parts = [
         f"# {_safe(detail['title'])}",
         _head(detail, now, at),
-        *_part("What happened", [_summary(detail, now)]),
-        *_part("Timeline", _timeline(detail, at)),
+        *_part("What happened", [_summary(detail, said.doubted, now)]),
+        *_part("Timeline", _timeline(detail, said.rows, at)),
         *_part("Who was hurt", [f"- {_safe(e['name'])} ({e['kind']})" for e in detail["hurts"]]),
-        *_part("Why", _causes(detail)),
+        *_part("Why", _causes(detail, said.doubted)),
         *_part("What was done", _acts(detail, at)),
         *_part("Evidence", _charts(charts, picture)),
-        *_part("Still open", [f"- [ ] {line}" for line in _open_ends(detail)]),
+        *_part("Still open", [f"- [ ] {line}" for line in _open_ends(detail, said.doubted)]),
         f"*Written by homeostat at {at.full(now)} from what was recorded; incident {detail['id']}.*",
     ]
     return "\n\n".join(parts) + "\n"
@@ -120,7 +123,14 @@ def _head(detail: IncidentDetail, now: float, at: _Clock) -> str:
     return "\n".join(["| | |", "|---|---|", *said])
 
 
-def _summary(detail: IncidentDetail, now: float) -> str:
+def _rejected(top: CauseView | None, doubted: Doubted | None) -> bool:
+    """Tell whether a person says that what stands first is not the cause."""
+    if top is None or doubted is None:
+        return False
+    return (top["kind"], top["entity"]["name"]) == (doubted.wrong, doubted.of)
+
+
+def _summary(detail: IncidentDetail, doubted: Doubted | None, now: float) -> str:
     hurt = ", ".join(e["name"] for e in detail["hurts"][:3])
     top = detail["causes"][0] if detail["causes"] else None
     said = [f"{detail['title']}" + (f"; it hurt {hurt}." if hurt else ".")]
@@ -131,7 +141,11 @@ def _summary(detail: IncidentDetail, now: float) -> str:
     else:
         sure = f"{100 * top['probability']:.0f} % sure"
         doubt = ", low confidence" if detail["low_confidence"] else ""
-        said.append(f"The cause was {top['words']}: {top['entity']['name']} ({sure}{doubt}).")
+        named = f"{top['words']}: {top['entity']['name']} ({sure}{doubt})"
+        if doubted is not None and _rejected(top, doubted):
+            said.append(f"homeostat named as cause {named}; {_instead(doubted)}.")
+        else:
+            said.append(f"The cause was {named}.")
     acted = [r for r in detail["run_views"] if _acted(r)]
     if acted:
         said.append("What was done: " + "; ".join(run_words(r) for r in acted) + ".")
@@ -151,10 +165,12 @@ def _acted(run: RunView) -> bool:
 # ---------------------------------------------------------------- timeline
 
 
-def _timeline(detail: IncidentDetail, at: _Clock) -> list[str]:
-    rows = sorted((*_seen(detail), *_changed(detail), *_turned(detail), *_ran(detail)), key=_when)
-    said = [f"| {at.short(ts)} | {_safe(text)} |" for ts, text in rows]
-    return ["| when | what |", "|---|---|", *said] if said else []
+def _timeline(detail: IncidentDetail, people: Sequence[Row], at: _Clock) -> list[str]:
+    rows = sorted(
+        (*_seen(detail), *_changed(detail), *_turned(detail), *_ran(detail), *people), key=_when
+    )
+    said = [f"| {at.short(ts)} | {_safe(who)} | {_safe(what)} |" for ts, who, what in rows]
+    return ["| when | who | what |", "|---|---|---|", *said] if said else []
 
 
 def _when(row: Row) -> float:
@@ -165,46 +181,67 @@ def _seen(detail: IncidentDetail) -> Iterator[Row]:
     shown = detail["anomalies"][:_MOST_SEEN]
     for a in shown:
         harm = " (harm)" if a["harm"] else ""
-        yield a["onset"], f"{a['text']}{harm}"
+        yield a["onset"], "", f"{a['text']}{harm}"
         if a["end"] is not None:
-            yield a["end"], f"{a['title']} of {a['entity']['name']} is ordinary again"
+            yield a["end"], "", f"{a['title']} of {a['entity']['name']} is ordinary again"
     rest = len(detail["anomalies"]) - len(shown) + detail["more"]
     if rest:
-        yield max(a["onset"] for a in shown), f"{rest} more series were abnormal"
+        yield max(a["onset"] for a in shown), "", f"{rest} more series were abnormal"
 
 
 def _changed(detail: IncidentDetail) -> Iterator[Row]:
     for c in detail["changes"]:
-        ours = " (homeostat)" if c["ours"] else ""
         link = f", {c['url']}" if c["url"] else ""
-        yield c["ts"], f"changed: {views.change_words(c)}{ours}{link}"
+        who = c["by"] or (US if c["ours"] else "")
+        yield c["ts"], who, f"changed: {views.change_words({**c, 'by': ''})}{link}"
 
 
 def _turned(detail: IncidentDetail) -> Iterator[Row]:
     for t in detail["turns"]:
-        yield t["ts"], f"{t['event']} by {t['by']}" + (f": {t['why']}" if t["why"] else "")
+        yield t["ts"], t["by"], t["event"] + (f": {t['why']}" if t["why"] else "")
 
 
 def _ran(detail: IncidentDetail) -> Iterator[Row]:
     for run in detail["run_views"]:
-        by = f", started by {run['by']}" if run["by"] else ""
-        yield run["started"], f"{run['playbook']} on {run['target']['name']} ({run['mode']}){by}"
+        what = f"{run['playbook']} on {run['target']['name']} ({run['mode']})"
+        yield run["started"], run["by"] or US, what
         for s in run["steps"]:
             if s["ended"] is not None:
-                yield s["ended"], f"{run['playbook']}: {s['summary'] or s['use']} [{s['status']}]"
+                what = f"{run['playbook']}: {s['summary'] or s['use']} [{s['status']}]"
+                yield s["ended"], US, what
         if run["outcome"] is not None:
-            yield run["updated"], run_words(run)
+            yield run["updated"], "", run_words(run)
 
 
 # ---------------------------------------------------------------- why
 
 
-def _causes(detail: IncidentDetail) -> list[str]:
-    if not detail["causes"]:
-        return ["No diagnosis was made."]
+def _instead(doubted: Doubted) -> str:
+    """Say what a person says of the cause."""
+    if doubted.right:
+        return f"a person says it was {doubted.right} ({words(doubted.right)})"
+    return "a person says that this was not it"
+
+
+def _denied(doubted: Doubted) -> str:
+    """Say whole what a person says of the cause, and who."""
+    named = f"{doubted.wrong} of {doubted.of}"
+    whose = doubted.by + (f": {doubted.note}" if doubted.note else "")
+    if doubted.right:
+        it = f"{doubted.right} ({words(doubted.right)})"
+        return f"A person says it was {it}, not {named} ({whose})."
+    return f"A person says that it was not {named} ({whose})."
+
+
+def _causes(detail: IncidentDetail, doubted: Doubted | None) -> list[str]:
     lines: list[str] = []
+    if doubted is not None:
+        lines += [_safe(_denied(doubted)), ""]
+    if not detail["causes"]:
+        return [*lines, "No diagnosis was made."]
     for n, c in enumerate(detail["causes"], 1):
-        lines.append(f"{n}. **{_safe(_cause(c))}**")
+        doubt = ", which a person rejects" if _rejected(c, doubted) else ""
+        lines.append(f"{n}. **{_safe(_cause(c))}**{doubt}")
         lines += [f"   - {_reason(e)}" for e in c["evidence"]]
     if detail["rejected"]:
         lines += ["", "Looked at and rejected:", ""]
@@ -286,7 +323,7 @@ def _thinned(values: Sequence[float | None]) -> list[float | None]:
 # ---------------------------------------------------------------- open ends
 
 
-def _open_ends(detail: IncidentDetail) -> Iterator[str]:
+def _open_ends(detail: IncidentDetail, doubted: Doubted | None) -> Iterator[str]:
     """Say what a person should still do: each line follows from the record."""
     id_, into = detail["id"], detail["merged_into"]
     if into:
@@ -297,10 +334,14 @@ def _open_ends(detail: IncidentDetail) -> Iterator[str]:
     if detail["severity"] == "page" and not detail["acknowledged_by"]:
         yield "It paged, and nobody said that they have it"
     top = detail["causes"][0] if detail["causes"] else None
-    if top is None or top["kind"] == "unknown":
+    rejected = _rejected(top, doubted)
+    kind = doubted.right if doubted is not None and rejected else top["kind"] if top else ""
+    if kind in {"", "unknown"}:
         yield "The cause is not known: what would have shown it?"
     elif not detail["run_views"]:
-        yield f"No playbook acted on {top['kind']}: should one?"
+        yield f"No playbook acted on {kind}: should one?"
+    if rejected and any(_acted(run) for run in detail["run_views"]):
+        yield "It acted on a cause that a person rejects: was what it did right?"
     for run in detail["run_views"]:
         yield from _left_by(run)
     if detail["labelled"] is None:

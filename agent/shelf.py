@@ -64,31 +64,49 @@ def _methods(port: type[Any]) -> Iterator[str]:
 
 
 def tables() -> str:
-    """Return the tables in Markdown."""
-    out = ["| connector | can | | tested with |", "|---|---|---|---|"]
+    """Return the tables in Markdown: connectors open, what is long and seldom read folded."""
+    out = ["### Connectors", "", "| connector | can | | tested with |", "|---|---|---|---|"]
     for name in registry.connector:
         cls = registry.connector.get(name)
         out.append(f"| `{name}` | {_able(cls)} | {_line(cls)} | {getattr(cls, 'tested', '')} |")
-    out += ["", "| detector | |", "|---|---|"]
+    out += ["", "### Detectors", "", "| detector | |", "|---|---|"]
     out += [f"| `{n}` | {_line(registry.detector.get(n))} |" for n in registry.detector]
-    out += ["", "| group view | |", "|---|---|"]
-    out += [f"| `{n}` | {_line(registry.view.get(n))} |" for n in registry.view]
-    out += ["", "| verb | effect | undo | |", "|---|---|---|---|"]
-    for name in registry.action:
-        cls = registry.action.get(name)
-        able = all(hasattr(cls, m) for m in _methods(Undo)) and cls.reversible
-        undo = "" if cls.effect == "reading" else "yes" if able else "no"
-        out.append(f"| `{name}` | {cls.effect} | {undo} | {_line(cls)} |")
-    out += ["", "| playbook | ships as | when | |", "|---|---|---|---|"]
+    out += [f"| `{n}` (groups) | {_line(registry.view.get(n))} |" for n in registry.view]
+    out += ["", "### Verbs of playbooks", "", *_kinds_of_verbs()]
     books = [
         yaml.safe_load(p.read_text())
         for p in resources.files("playbooks").iterdir()
         if p.name.endswith(".yaml")
     ]
+    alone = sum(book["mode"] == "auto" for book in books)
+    out += [
+        "", "### Playbooks", "",
+        f"{len(books)}; {alone} ship as `auto`: they mark and tell. `mode:` (default `suggest`) caps all.",
+        "", "<details><summary>All of them, with the cause that each is for</summary>", "",
+        "| playbook | ships as | when | |", "|---|---|---|---|",
+    ]  # fmt: skip
     for book in sorted(books, key=lambda b: str(b["id"])):
         cause = (book.get("because") or {}).get("cause", "any")
         out.append(f"| `{book['id']}` | {book['mode']} | `{cause}` | {book['title']} |")
-    return "\n".join(out)
+    return "\n".join([*out, "", "</details>"])
+
+
+def _undoes(cls: type[Any]) -> bool:
+    return all(hasattr(cls, m) for m in _methods(Undo)) and bool(cls.reversible)
+
+
+def _kinds_of_verbs() -> Iterator[str]:
+    """Yield the verbs by what they do to the world, a line each; `verbs` has all that there is to say of them."""
+    sorts: dict[str, list[str]] = {
+        "change nothing": [], "mark and tell": [], "act, with undo": [], "act, without undo": [],
+    }  # fmt: skip
+    for name in registry.action:
+        cls = registry.action.get(name)
+        acts = "act, with undo" if _undoes(cls) else "act, without undo"
+        sort = {"reading": "change nothing", "marking": "mark and tell"}.get(cls.effect, acts)
+        sorts[sort].append(f"`{name}`")
+    for sort, names in sorts.items():
+        yield f"- **{sort}**: {', '.join(names)}"
 
 
 def verbs() -> str:
@@ -97,7 +115,7 @@ def verbs() -> str:
     for name in registry.action:
         cls = registry.action.get(name)
         ability = cls.ability.__name__ if cls.ability is not None else ""
-        able = all(hasattr(cls, m) for m in _methods(Undo)) and cls.reversible
+        able = _undoes(cls)
         undo = "-" if cls.effect == "reading" else "yes" if able else "no"
         must = "always" if cls.effect == "mutating" and not cls.reversible else ""
         params = ", ".join(_parameters(cls.Params)) or "-"

@@ -2,7 +2,7 @@
 
 What the training logs becomes the report of playbooks/actions/retrain.py:
 
-    metrics   holdback.rows, holdback.champion.accuracy, holdback.challenger.accuracy,
+    metrics   holdback.rows, holdback.champion.accuracy, holdback.challenger.accuracy (or .loss of both),
               holdback.challenger_only, holdback.champion_only          -> holdback
     a version of the model, registered from the run                     -> version
     datasets, the git commit (else the script), parameters              -> data, code, params
@@ -141,8 +141,13 @@ def _holdback(metrics: Mapping[str, float]) -> dict[str, Any]:
         if metrics.get(f"holdback.{name}", 0.5).is_integer()
     }
     for name in _SCORES:
-        if (accuracy := metrics.get(f"holdback.{name}.accuracy")) is not None:
-            out[name] = {"accuracy": accuracy}
+        told = {
+            measure: value
+            for measure in ("accuracy", "loss")
+            if (value := metrics.get(f"holdback.{name}.{measure}")) is not None
+        }
+        if told:
+            out[name] = told
     return out
 
 

@@ -110,18 +110,19 @@ def _power_limit(gpu: Any) -> list[Value]:
 
 def _clock(gpu: Any) -> list[Value]:
     mhz = nv.nvmlDeviceGetClockInfo(gpu, nv.NVML_CLOCK_SM)
-    return [("gpu.clock_hertz", {}, mhz * 1e6)]
+    out: list[Value] = [("gpu.clock_hertz", {}, mhz * 1e6)]
+    try:
+        most = nv.nvmlDeviceGetMaxClockInfo(gpu, nv.NVML_CLOCK_SM)
+    except nv.NVMLError as error:
+        if error.value not in _UNSUPPORTED:
+            raise
+        return out
+    return [*out, ("gpu.clock_ratio", {}, mhz / most)] if most else out
 
 
 def _memory_clock(gpu: Any) -> list[Value]:
     mhz = nv.nvmlDeviceGetClockInfo(gpu, nv.NVML_CLOCK_MEM)
     return [("gpu.memory_clock_hertz", {}, mhz * 1e6)]
-
-
-def _clock_share(gpu: Any) -> list[Value]:
-    mhz = nv.nvmlDeviceGetClockInfo(gpu, nv.NVML_CLOCK_SM)
-    most = nv.nvmlDeviceGetMaxClockInfo(gpu, nv.NVML_CLOCK_SM)
-    return [("gpu.clock_ratio", {}, mhz / most)] if most else []
 
 
 def _throttled(gpu: Any) -> list[Value]:
@@ -210,7 +211,7 @@ _TYPES: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 """nvml.h, nvmlValueType_t, in its order."""
 
 _LOOKS: Final[tuple[Callable[[Any], list[Value]], ...]] = (
-    _utilization, _memory, _temperature, _margin, _power, _power_limit, _clock, _clock_share, _memory_clock, _throttled,
+    _utilization, _memory, _temperature, _margin, _power, _power_limit, _clock, _memory_clock, _throttled,
     _ecc, _remapped, _link, _generation, _nvlinks, _fan,
 )  # fmt: skip
 

@@ -143,15 +143,22 @@ def _metric(
 
 def _places(points: list[_Point], metric: Metric, reading: Reading) -> range:
     """Note the streams of points; return their places."""
-    known, numbers = metric.streams.get, reading.numbers
+    numbers = reading.numbers
     first = len(numbers)
-    for point in points:
-        flagged = point.flags & 1
-        key = bytes(point.attributes) + b"\x01" if flagged else bytes(point.attributes)
-        number = known(key)
-        if number is None:
-            number = reading.fresh(len(numbers), metric, key, _attributes(point), flagged)
-        numbers.append(number)
+    # in one go: the streams of nearly all requests are known
+    keys = [
+        bytes(point.attributes) + b"\x01" if point.flags & 1 else bytes(point.attributes)
+        for point in points
+    ]
+    found = list(map(metric.streams.get, keys))
+    if None in found:
+        for i, number in enumerate(found):
+            if number is None:
+                one = points[i]
+                found[i] = reading.fresh(
+                    first + i, metric, keys[i], _attributes(one), one.flags & 1
+                )
+    numbers.extend(found)  # type: ignore[arg-type]  # there is none left without
     return range(first, len(numbers))
 
 

@@ -108,7 +108,8 @@ class Streams:
         self._tables: dict[bytes, int] = {}
         self._table: list[Table] = []
         self._powers = PowerTable()
-        self._quantiles: dict[int, dict[float, int]] = {}
+        self._quantiles: dict[tuple[int, float], int] = {}
+        self._told_of = Counter[int]()
         """Of streams of summaries: quantile -> its stream."""
         self._groups: dict[tuple[Series, ...], int] = {}
         self._merged: list[_Group] = []
@@ -307,19 +308,22 @@ class Streams:
 
     def _told(self, summaries: Summaries) -> Rows:
         """Return the quantiles that senders have made themselves."""
-        heads, streams, kept = summaries.heads, [], []
+        heads = summaries.heads
         whose = heads.stream[summaries.point].tolist()
-        for i, (number, q) in enumerate(zip(whose, summaries.quantile.tolist(), strict=True)):
-            known = self._quantiles.setdefault(number, {})
-            if q not in known and len(known) < _MOST_QUANTILES:
-                known[q] = self._quantile_stream(number, q)
-            if q in known:
-                streams.append(known[q])
-                kept.append(i)
+        told = list(zip(whose, summaries.quantile.tolist(), strict=True))
+        found = list(map(self._quantiles.get, told))
+        if None in found:
+            for number, q in told:
+                if (number, q) not in self._quantiles and self._told_of[number] < _MOST_QUANTILES:
+                    self._told_of[number] += 1
+                    self._quantiles[number, q] = self._quantile_stream(number, q)
+            found = [self._quantiles.get(one, -1) for one in told]
+        streams = np.array(found, dtype=np.int64)
+        kept = streams >= 0
         at = summaries.point[kept]
         return Rows(
-            np.array(streams, dtype=np.int64), heads.start[at], heads.ts[at], summaries.value[kept], heads.gone[at]
-        )  # fmt: skip
+            streams[kept], heads.start[at], heads.ts[at], summaries.value[kept], heads.gone[at]
+        )
 
     def _quantile_stream(self, number: int, q: float) -> int:
         """Make a stream of a quantile that the sender itself has made."""
@@ -412,8 +416,8 @@ class Streams:
         of = self._state
         whole = np.flatnonzero(of.count)
         alive[of.count[whole]] = alive[of.sum[whole]] = alive[whole]
-        for number, streams in self._quantiles.items():
-            alive[list(streams.values())] = alive[number]
+        told_by = np.array([number for number, _ in self._quantiles], dtype=np.int64)
+        alive[list(self._quantiles.values())] = alive[told_by]
         self._full.clear()
         if alive.all():
             return
@@ -439,9 +443,9 @@ class Streams:
         of.count[:] = np.where(of.count > 0, to[of.count], 0)
         of.sum[:] = np.where(of.sum > 0, to[of.sum], 0)
         self._quantiles = {
-            int(to[i]): {q: int(to[n]) for q, n in streams.items()}
-            for i, streams in self._quantiles.items() if alive[i]
-        }  # fmt: skip
+            (int(to[i]), q): int(to[n]) for (i, q), n in self._quantiles.items() if alive[i]
+        }
+        self._told_of = Counter(number for number, _ in self._quantiles)
         self._regroup()
         self._rewrite([(int(to[i]), *rest) for i, *rest in self._addends if alive[i]])
 

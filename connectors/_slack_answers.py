@@ -86,10 +86,6 @@ class Answers:
             + ("; ".join(f"`{r['id']}` {r['title']}" for r in asking[:5]) or "none asks")
         )
 
-    def incident_of(self, run: str) -> str:
-        """Return the incident of a run."""
-        return self._desk.run(run)["incident"]
-
     def _status(self, line: Line) -> Answer:
         del line
         s = self._desk.status()

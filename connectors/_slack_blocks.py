@@ -34,6 +34,7 @@ from slack_sdk.models.blocks.basic_components import SlackFile
 from slack_sdk.models.views import View
 
 from agent.causes import CAUSES
+from agent.handoff import CALLS
 from agent.why import run_words
 
 if TYPE_CHECKING:
@@ -51,6 +52,14 @@ _MOST_LABEL: Final = 75
 _MOST_REASONS, _MOST_RUNS, _MOST_HURT, _MOST_STEPS = 3, 3, 5, 6
 _MARKS: Final[Mapping[str, str]] = {"page": "🔴", "warning": "🟠", "note": "🔵"}
 _OVER: Final = "✅"
+_NEEDS: Final[Mapping[str, str]] = {
+    "asks": "say yes or no", "suggests": "say yes or no", "attempts": "attempts are used up",
+    "correlated": "too much is wrong at once", "harmed": "a playbook did harm", "failed": "a run failed",
+    "unanswered": "nobody answered in time", "no_effect": "what was done had no effect",
+    "cannot_tell": "whether it helped can not be told", "held": "nothing may act",
+    "no_playbook": "no playbook is meant for this",
+}  # fmt: skip
+"""Why a person is needed (`agent.handoff`), in the words that head a message."""
 _SNOOZES: Final = (
     ("30m", "30 minutes"), ("1h", "1 hour"), ("4h", "4 hours"), ("tomorrow 9:00", "until tomorrow"), ("7d", "a week"),
 )  # fmt: skip
@@ -99,10 +108,8 @@ def phase(i: IncidentDetail) -> str:
         return "well again, and has to stay so"
     if not i["causes"]:
         return "open, looking for the cause"
-    ended = [r for r in i["run_views"] if r["state"] != "suggested"]
-    failed = bool(ended) and _verdict(ended[-1]) != "helped"
-    if failed or (i["state"] == "open" and i["severity"] == "page"):
-        return "needs you: a person has to look"
+    if i["needs"]:
+        return f"needs you: {_NEEDS.get(i['needs'], 'a person has to look')}"
     return "diagnosed"
 
 
@@ -183,8 +190,14 @@ def _facts(i: IncidentDetail) -> Iterable[str]:
     yield from (f"*Tried* {escaped(cut(run_words(r), 300))}" for r in done[-_MOST_RUNS:])
     asking = [r for r in i["run_views"] if r["asks"]]
     yield from (f"*Would do* {_plan_words(r)}" for r in asking[-1:])
+    if i["needs_you"] and not asking:  # what asks is told above
+        yield f"*Needs you* {escaped(cut(i['needs_you'], 400))}"
+    if said_by := i["corrected"]:
+        note = f": {said_by['note']}" if said_by["note"] else ""
+        spoken = f"{said_by['text']} ({said_by['by'].partition(' (')[0]}{note})"
+        yield f"*Person says* {escaped(cut(spoken, 400))}"
     held = [d for d in i["decisions"] if not d["allowed"]]
-    if held and not asking and not done:
+    if held and not asking and not done and i["needs"] not in CALLS:  # it is told above
         gate = next((g for g in held[-1]["gates"] if not g["passed"]), None)
         why = (
             f", held back by gate {gate['name']}: {gate['reason'] or gate['value']}" if gate else ""
@@ -218,6 +231,11 @@ def _buttons(i: IncidentDetail) -> list[Block]:
             _button("approve", "Approve", about, style="primary", confirm=_plan_words(r), yes="Do it"),
             _button("deny", "Deny", about, style="danger"),
         ])  # fmt: skip
+    for r in [r for r in i["run_views"] if _stoppable(r)][-1:]:
+        what = escaped(cut(f"{r['title']}, on {r['target']['name']}", 200))
+        says = f"It stops at its next step and puts back what it did: {what}"
+        about = {**of, "r": r["id"]}
+        rows.append([_button("stop", "Stop", about, style="danger", confirm=says, yes="Stop it")])
     undo = [r for r in i["run_views"] if r.get("undoable")][-1:]
     if i["state"] == "resolved":
         rows.append([
@@ -234,6 +252,11 @@ def _buttons(i: IncidentDetail) -> list[Block]:
             _button("page", "Page somebody", of),
         ])  # fmt: skip
     return [ActionsBlock(elements=row) for row in rows]
+
+
+def _stoppable(r: RunView) -> bool:
+    """Tell whether a run is at work that can be stopped: what is being put back already is not."""
+    return r["live"] and not r["asks"] and not r["undoes"] and r["state"] != "undoing"
 
 
 def _button(

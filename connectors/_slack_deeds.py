@@ -21,7 +21,7 @@ CHANGES: Final = frozenset({
     "pause", "resume",
 })  # fmt: skip
 """Commands that change something."""
-_OF_RUNS: Final = frozenset({"approve", "deny", "undo", "start"})
+_OF_RUNS: Final = frozenset({"approve", "deny", "stop", "undo", "start"})
 
 
 class Deeds:
@@ -60,12 +60,23 @@ class Deeds:
         if what == "deny":
             run = await desk.deny(r, person, reason)
             return Answer(f"Denied: {run['title']}. Nothing is done.", changed=i)
+        if what == "stop":
+            return await self._stopped(r, i, person, reason)
         if what == "undo":
             run = await desk.undo(person, r, reason)
             return Answer(f"Putting back what {r} did ({run['id']}).", changed=i)
         run = await desk.start(person, about.get("p", ""), about.get("t", ""), seen, reason)
         said = f"Started: {run['title']} on {run['target']['name']} ({run['id']})."
         return Answer(said, changed=run["incident"])
+
+    async def _stopped(self, r: str, i: str, person: Person, reason: str) -> Answer:
+        """Stop a run that is at work."""
+        person.must("deny")
+        run = self._desk.run(r)
+        if run["asks"] or not run["live"]:
+            raise Refused(f"there is nothing to stop: run {r} is {run['state']} by now")
+        await self._desk.deny(r, person, reason)
+        return Answer(f"Stopping {r}: it puts back what it did.", changed=i)
 
     def _of_incident(
         self, what: str, i: str, person: Person, given: Mapping[str, str], tz: str
@@ -110,8 +121,11 @@ class Deeds:
                 run = (
                     answers.run_meant(first) if line.verb != "undo" else _needed(first, "undo RUN")
                 )
-                about = {"r": run, "i": answers.incident_of(run)}
-                return await self.pressed(line.verb, about, person, {"reason": why})
+                found = self._desk.run(run)
+                about = {"r": run, "i": found["incident"]}
+                stops = line.verb == "deny" and found["live"] and not found["asks"]
+                verb = "stop" if stops else line.verb
+                return await self.pressed(verb, about, person, {"reason": why})
             case "ack" | "page" | "noise" | "real":
                 about = {"i": answers.incident_meant(first)}
                 return await self.pressed(line.verb, about, person, {"reason": why})

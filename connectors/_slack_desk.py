@@ -25,7 +25,7 @@ from agent.meant import NotThere
 from connectors import _slack_blocks as blocks
 from connectors._slack_answers import Answer, Answers
 from connectors._slack_deeds import CHANGES, Deeds
-from connectors._slack_door import Door
+from connectors._slack_door import Door, Unfit
 from connectors._slack_words import Line, read, zone
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ _FORMS: Final[Mapping[str, Verb]] = {
     "snooze": "ack", "silence": "silence", "cause": "label", "page": "page", "undo": "undo",
 }  # fmt: skip
 """Buttons behind which a form opens, and what one must be allowed to do for it to open."""
+_TOO_LATE: Final = frozenset({"expired_trigger_id", "exchanged_trigger_id"})
+"""What Slack says when a press is too long ago to open a form, or has opened one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class Clerk:
         self._deeds = Deeds(room.desk, self._answers)
         self._known: OrderedDict[str, tuple[float, Known]] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self._since = time.time()
         self._hosts = {urlsplit(config.api_url).hostname, "hooks.slack.com", "hooks.slack-gov.com"}
 
     async def take(self, kind: str, payload: Mapping[str, Any]) -> None:
@@ -121,7 +124,9 @@ class Clerk:
             return f"form {view.get('id')} {view.get('hash')}", self._submit
         event = payload.get("event") or {}
         if kind == "events_api" and event.get("type") == "app_mention":
-            return f"event {payload.get('event_id')}", self._mention
+            # an edit comes as an event of its own, with the same ts
+            edited = (event.get("edited") or {}).get("ts", "")
+            return f"mention {event.get('channel')} {event.get('ts')} {edited}", self._mention
         return "", None
 
     def _new(self, key: str) -> bool:
@@ -208,9 +213,15 @@ class Clerk:
         person.must(_FORMS[what])
         detail = self._room.desk.incident(about.get("i", ""))
         carried = {**about, "c": where.channel}
-        await self._door.ask(
-            "views_open", trigger_id=trigger, view=blocks.form(what, detail, carried)
-        )
+        view = blocks.form(what, detail, carried)
+        try:
+            await self._door.ask("views_open", trigger_id=trigger, view=view)
+        except Unfit as no:
+            if no.code not in _TOO_LATE:
+                raise
+            raise Refused(
+                "Slack opens a form only within three seconds of a press, and it took longer; press again"
+            ) from None
         return Answer("")
 
     async def _submit(self, payload: Mapping[str, Any]) -> None:
@@ -272,10 +283,15 @@ class Clerk:
             str(event.get("channel", "")), str(event.get("user", "")), thread=str(event.get("thread_ts", ""))
         )  # fmt: skip
         team = str(event.get("user_team") or event.get("team") or payload.get("team_id", ""))
-        await self._asked(rest if found else text, where, team)
+        late = ""
+        if event.get("edited"):
+            late = "was edited, and may have been done as it was"
+        elif _seconds(event.get("ts")) < self._since:
+            late = "was written before I was here, and may have been done already"
+        await self._asked(rest if found else text, where, team, late=late)
 
-    async def _asked(self, text: str, where: Where, team: str) -> None:
-        """Answer a line that somebody wrote."""
+    async def _asked(self, text: str, where: Where, team: str, *, late: str = "") -> None:
+        """Answer a line that somebody wrote. late: why nothing that changes something is taken from it."""
         known = await self.who(where.user, team)
         line = Line("?")
         try:
@@ -283,12 +299,15 @@ class Clerk:
             line = read(text, time.time(), zone(known.tz))
             if line.verb in CHANGES:
                 self._must_be_alone()
+                if late:
+                    raise Refused(f"this message {late}; write a new one to have it done")
             answer, came = await self._answer(line, person), "done"
         except AgentError as no:
             answer, came = Answer(_spoken(no)), f"refused: {no}"
         if line.verb in CHANGES or known.person is None:
             who = known.person or f"{known.user} (not known, slack)"
-            self._room.pressed(who, text.split(" ", 1)[0][:40] or "?", " ".join(line.words)[:100], came)  # fmt: skip
+            first = (text.split() or ["?"])[0]
+            self._room.pressed(who, first[:40], " ".join(line.words)[:100], came)
         await self._say(answer, where, share=line.share and known.person is not None)
         if answer.changed:
             await self._threads.sync(answer.changed, now=True)
@@ -356,6 +375,14 @@ def _spoken(no: Exception) -> str:
     )
     said = said.replace("homeostat ", "/homeostat ") if "; " in said else said
     return said[:1].upper() + said[1:]
+
+
+def _seconds(ts: Any) -> float:
+    """Return when a message was written, by its id; 0 = it does not tell."""
+    try:
+        return float(ts)
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _about(text: Any) -> dict[str, str]:

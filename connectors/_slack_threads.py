@@ -19,7 +19,7 @@ import math
 import re
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +43,9 @@ NEXT_EDIT_S: Final = 10.0
 _HOUR_S: Final = 3600.0
 _MOST_THREADS: Final = 1000
 _MOST_SAID: Final = 200
-_MOST_SHARED: Final = 20
+_MOST_SHARED: Final = 100
+_MOST_PAGES: Final = 10
+"""So many pages of 200 messages are read when one of ours is looked for."""
 _PICTURES: Final = 3
 """So often a picture is tried; Slack may need some seconds before one that was uploaded can be shown."""
 _MINUTE_S: Final = 60.0
@@ -82,6 +84,19 @@ class _Thread:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
+@dataclass(slots=True)
+class _Shared:
+    """The one message of incidents beyond the budget.
+
+    began   unix seconds
+    names   id -> title of all that belong into it, shown or not yet
+    """
+
+    thread: _Thread
+    began: float
+    names: dict[str, str] = field(default_factory=dict)
+
+
 class Threads:
     """The threads of one workspace.
 
@@ -95,9 +110,12 @@ class Threads:
         self._link = link.rstrip("/")
         self._threads: OrderedDict[str, _Thread] = OrderedDict()
         self._born: dict[str, deque[float]] = {}
-        self._shared: dict[str, tuple[_Thread, float, dict[str, str]]] = {}
+        self._shared: dict[str, _Shared] = {}
         for id_, where in room.threads().items():
-            self._threads[id_] = _remembered(where)
+            self._threads[id_] = thread = _remembered(where)
+            age = _age(thread.ts)
+            if age < _HOUR_S:  # a restart gives no new budget
+                self._births(thread.channel).append(time.monotonic() - age)
 
     def open(self) -> list[str]:
         """Return the incidents whose message is not final."""
@@ -132,9 +150,8 @@ class Threads:
             if due > time.time():
                 return due - time.time()
             if detail["severity"] != "page" and self._full(channel):
-                await self._share(channel, detail)
-                return None
-            self._born.setdefault(channel, deque(maxlen=500)).append(time.monotonic())
+                return await self._share(channel, detail)
+            self._births(channel).append(time.monotonic())
             thread = self._put(id_, _Thread(channel))
         if thread.ts == _UNWANTED or (
             thread.done and detail["state"] == "resolved" and not now and not detail["label"]
@@ -360,56 +377,101 @@ class Threads:
         if thread.channel.startswith("#"):
             return ""  # only a channel's id can be asked
         try:
-            said = await self._door.ask(
-                "conversations_history", channel=thread.channel, oldest=f"{since - _MINUTE_S:.6f}",
-                include_all_metadata=True, limit=200,
-            )  # fmt: skip
+            oldest = f"{since - _MINUTE_S:.6f}"
+            read = self._read("conversations_history", thread, oldest=oldest)
+            async with contextlib.aclosing(read):
+                async for m in read:
+                    if _key(m) == key:
+                        return str(m["ts"])
         except Lacking:
             log.warning(
                 "slack_history_not_read", remedy="give the app channels:history and groups:history"
             )
-            return ""
-        return next((str(m["ts"]) for m in _messages(said) if _key(m) == key), "")
+        return ""
 
     async def _replies(self, thread: _Thread) -> set[str]:
         try:
-            said = await self._door.ask(
-                "conversations_replies", channel=thread.channel, ts=thread.ts, include_all_metadata=True, limit=200,
-            )  # fmt: skip
+            read = self._read("conversations_replies", thread, ts=thread.ts)
+            return {key async for m in read if (key := _key(m))}
         except (Lacking, Unfit):
             return set()
-        return {key for m in _messages(said) if (key := _key(m))}
+
+    async def _read(
+        self, method: str, thread: _Thread, **given: str
+    ) -> AsyncGenerator[Mapping[str, Any]]:
+        """Yield the messages that a method lists, page by page, up to a bound."""
+        cursor: dict[str, str] = {}
+        for _ in range(_MOST_PAGES):
+            said = await self._door.ask(
+                method, channel=thread.channel, include_all_metadata=True, limit=200, **given, **cursor
+            )  # fmt: skip
+            for message in _messages(said):
+                yield message
+            further = said.get("response_metadata")
+            following = str(further.get("next_cursor") or "") if isinstance(further, dict) else ""
+            if not following:
+                return
+            cursor = {"cursor": following}
+        log.warning("slack_history_cut", channel=thread.channel, messages=200 * _MOST_PAGES)
 
     # ---- too many
 
-    def _full(self, channel: str) -> bool:
-        born = self._born.get(channel, deque())
-        now = time.monotonic()
-        return sum(now - at < _HOUR_S for at in born) >= self._config.threads_per_hour
+    def _births(self, channel: str) -> deque[float]:
+        """Return when messages of incidents were posted to a channel, by the monotonic clock."""
+        return self._born.setdefault(channel, deque(maxlen=_MOST_THREADS))
 
-    async def _share(self, channel: str, detail: IncidentDetail) -> None:
-        """Put an incident into the one message that those beyond the budget share."""
+    def _full(self, channel: str) -> bool:
         now = time.monotonic()
-        thread, began, names = self._shared.get(channel, (_Thread(channel), now, {}))
-        if now - began > _HOUR_S:
-            thread, began, names = _Thread(channel), now, {}
-        self._shared[channel] = thread, began, names
-        if detail["id"] in names:
-            return
-        names[detail["id"]] = detail["title"]
+        return (
+            sum(now - at < _HOUR_S for at in self._births(channel)) >= self._config.threads_per_hour
+        )
+
+    async def _share(self, channel: str, detail: IncidentDetail) -> float | None:
+        """Put an incident into the one message that those beyond the budget share; returns as `sync`."""
+        shared = self._shared.get(channel)
+        if shared is None or time.time() - shared.began > _HOUR_S:
+            # one that a process before us has posted within the hour goes on
+            shared = self._shared[channel] = _Shared(
+                _Thread(channel, sure=shared is not None), time.time()
+            )
+        shared.names[detail["id"]] = detail["title"]
+        thread = shared.thread
         async with thread.turn:
-            some = [f"• {blocks.escaped(t)} ({i})" for i, t in list(names.items())[-_MOST_SHARED:]]
-            most = self._config.threads_per_hour
-            many = f"{len(names)} more incidents than the {most} an hour that this channel takes"
-            where = f"; see <{self._link}|the console>" if self._link else "; see the console"
-            message = {"text": many, "blocks": blocks.text([f"*{many}*{where}", *some])}
-            with contextlib.suppress(Gone):
-                if not thread.ts:
-                    await self._post(thread, f"shared:{channel}:{began:.0f}", message)
-                    return
-                if thread.last + NEXT_EDIT_S <= now:
-                    await self._update(thread, message)
-                    thread.last = now
+            if thread.ts == _UNWANTED:
+                return None
+            key = f"shared:{channel}"
+            if not thread.ts and not thread.sure:
+                thread.ts = await self._find(thread, key, time.time() - _HOUR_S)
+                thread.sure = True
+                shared.began = float(thread.ts or time.time())
+            message = self._beyond(shared)
+            if thread.ts and _digest(message) == thread.digest:
+                return None
+            if not thread.ts:
+                await self._post(thread, key, message)
+                return None
+            left = thread.last + NEXT_EDIT_S - time.monotonic()
+            if left > 0:
+                return left
+            try:
+                await self._update(thread, message)
+            except Gone:
+                again = thread.anew == 0
+                thread.ts, thread.digest, thread.anew = "" if again else _UNWANTED, "", 1
+                return 0.0 if again else None
+            thread.digest, thread.last = _digest(message), time.monotonic()
+            return None
+
+    def _beyond(self, shared: _Shared) -> dict[str, Any]:
+        """Return the message that incidents beyond the budget share: how many, and the newest of them by name."""
+        names, most = shared.names, self._config.threads_per_hour
+        newest = list(names.items())[-_MOST_SHARED:]
+        some = [f"• {blocks.escaped(blocks.cut(title, 150))} ({id_})" for id_, title in newest]
+        if len(names) > len(some):
+            some.append(f"and {len(names) - len(some)} before them")
+        many = f"{len(names)} more incidents than the {most} an hour that this channel takes"
+        where = f"; see <{self._link}|the console>" if self._link else "; see the console"
+        return {"text": many, "blocks": blocks.text([f"*{many}*{where}", *some])}
 
     # ---- memory
 
@@ -446,6 +508,14 @@ def _begins(note: Note, age_s: float) -> bool:
 def _stage(detail: IncidentDetail) -> str:
     acted = any(r["outcome"] is not None for r in detail["run_views"])
     return "healed" if acted and detail["state"] in {"mitigated", "resolved"} else "seen"
+
+
+def _age(ts: str) -> float:
+    """Return how many seconds ago a message was posted, by its id; inf = that is not known."""
+    try:
+        return max(time.time() - float(ts), 0.0) if ts != _UNWANTED else math.inf
+    except ValueError:
+        return math.inf
 
 
 def _messages(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:

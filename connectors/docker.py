@@ -35,7 +35,6 @@ log = structlog.get_logger()
 
 _API: Final = "v1.41"
 """Docker 20.10 (2020) and newer."""
-_ASK_S: Final = 5.0
 _LOOK_S: Final = 0.2
 _NANO: Final = 1_000_000_000
 _LIMITS: Final = ("cpu_cores", "memory_bytes", "pids_count")
@@ -77,6 +76,8 @@ class Docker:
         """Between SIGTERM and SIGKILL."""
         wait: Annotated[Duration, Field(gt=0, le=600)] = 60.0
         """For one container to be well again, by its health check where it has one."""
+        timeout: Annotated[Duration, Field(gt=0, le=60)] = 5.0
+        """For an answer of Docker."""
 
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
@@ -231,7 +232,13 @@ class Docker:
         """Return what Docker says of each container, by name."""
         wanted = [f"{key}={value}" for key, value in sorted(self.config.labels.items())]
         query = urlencode({"all": "true", "filters": json.dumps({"label": wanted})})
-        found = (await self._ask("GET", f"containers/json?{query}")).json()
+        found = self._read(await self._ask("GET", f"containers/json?{query}"))
+        if not isinstance(found, list) or not all(
+            isinstance(one, dict) and "Id" in one for one in found
+        ):
+            raise Unavailable(
+                f"{self.config.socket} does not answer as Docker does: no list of containers"
+            )
         every = []
         for one in found:
             try:
@@ -252,11 +259,19 @@ class Docker:
         raise Refused(f"there is no container {name} with the labels of {self.name}")
 
     async def _inspect(self, id_: str) -> dict[str, Any]:
-        found = (await self._ask("GET", f"containers/{quote(id_, safe='')}/json")).json()
+        found = self._read(await self._ask("GET", f"containers/{quote(id_, safe='')}/json"))
         for key in ("Id", "Name", "State", "HostConfig"):
             if not isinstance(found, dict) or key not in found:
                 raise Unavailable(f"{self.config.socket} does not answer as Docker does: no {key}")
         return dict(found)
+
+    def _read(self, answer: Answer) -> Any:
+        try:
+            return answer.json()
+        except ValueError:
+            raise Unavailable(
+                f"{self.config.socket} does not answer as Docker does: no JSON"
+            ) from None
 
     async def _used(self, one: Mapping[str, Any]) -> float:
         """Return the bytes that can not be taken back from a container; 0 = it does not run."""
@@ -270,7 +285,7 @@ class Docker:
         if one["Id"].startswith(socket.gethostname()):
             raise Refused(f"{_name(one)} is the container that homeostat runs in: never touched")
         query = f"?t={self.config.grace:.0f}" if verb != "start" else ""
-        timeout = _ASK_S + (self.config.grace if verb != "start" else self.config.wait)
+        timeout = self.config.timeout + (self.config.grace if verb != "start" else self.config.wait)
         await self._ask(
             "POST", f"containers/{one['Id']}/{verb}{query}", timeout_s=timeout, changes=True
         )
@@ -297,14 +312,14 @@ class Docker:
         path: str,
         body: Any = None,
         *,
-        timeout_s: float = _ASK_S,
+        timeout_s: float | None = None,
         changes: bool = False,
     ) -> Answer:
         where = f"/{path.partition('?')[0]} of Docker at {self.config.socket}"
         try:
             answer = await self._door.ask(
-                method, f"http://docker/{_API}/{path}", timeout_s=timeout_s, called=where,
-                headers={"content-type": "application/json"} if body is not None else None,
+                method, f"http://docker/{_API}/{path}", timeout_s=timeout_s or self.config.timeout,
+                called=where, headers={"content-type": "application/json"} if body is not None else None,
                 body=json.dumps(body).encode() if body is not None else b"" if changes else None,
             )  # fmt: skip
         except Unavailable as away:

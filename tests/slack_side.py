@@ -107,7 +107,7 @@ class SlackSide:
 
     def ts(self) -> str:
         self._n += 1
-        return f"{time.time():.0f}.{self._n:06d}"
+        return f"{time.time() + 1:.0f}.{self._n:06d}"  # its clock is a second ahead of ours
 
     @property
     def parents(self) -> list[dict[str, Any]]:
@@ -243,9 +243,9 @@ class SlackSide:
         channel = self._place(given)
         if isinstance(channel, str):
             return _no(channel)
-        oldest, limit = float(given.get("oldest", 0)), int(given.get("limit", 100))
+        oldest = float(given.get("oldest", 0))
         found = [m for m in channel.messages if not m.get("thread_ts") and float(m["ts"]) >= oldest]
-        return _yes(messages=self._shown(found[::-1][:limit], given), has_more=len(found) > limit)
+        return self._page(found[::-1], given)
 
     def _conversations_replies(self, given):
         channel = self._place(given)
@@ -254,7 +254,16 @@ class SlackSide:
         if channel.find(given["ts"]) is None:
             return _no("thread_not_found")
         found = [m for m in channel.messages if given["ts"] in {m["ts"], m.get("thread_ts")}]
-        return _yes(messages=self._shown(found, given), has_more=False)
+        return self._page(found, given)
+
+    def _page(self, found, given):
+        """Answer with a part of what was found, and where the next begins."""
+        start, limit = int(given.get("cursor") or 0), int(given.get("limit", 100))
+        more = len(found) > start + limit
+        return _yes(
+            messages=self._shown(found[start : start + limit], given), has_more=more,
+            response_metadata={"next_cursor": str(start + limit) if more else ""},
+        )  # fmt: skip
 
     @staticmethod
     def _shown(messages, given):
@@ -524,17 +533,21 @@ class SlackSide:
     async def command(self, user: str, text: str) -> None:
         assert await self.deliver("slash_commands", self.command_payload(user, text))
 
-    async def mention(self, user: str, text: str) -> None:
+    async def mention(self, user: str, text: str, *, ts: str = "", edited: bool = False) -> str:
+        """Write a message that calls us, or edit one (`ts`); returns its id. Each comes as an event of its own."""
+        ts = ts or self.ts()
+        more = {"edited": {"user": user, "ts": self.ts()}} if edited else {}
         assert await self.deliver("events_api", {
             "type": "event_callback", "team_id": TEAM, "event_id": f"Ev{self.ts()}",
             "event": {"type": "app_mention", "user": user, "team": USERS[user]["team_id"], "channel": CHANNEL,
-                      "text": f"<@{BOT_USER}> {text}", "ts": self.ts()},
+                      "text": f"<@{BOT_USER}> {text}", "ts": ts, **more},
         })  # fmt: skip
+        return ts
 
 
 def signed(body: bytes, *, key: str = SECRET, ts: float | None = None) -> dict[str, str]:
     """Return the headers by which Slack vouches for a body."""
-    stamp = f"{time.time() if ts is None else ts:.0f}"
+    stamp = f"{time.time() + 1 if ts is None else ts:.0f}"
     mac = hmac.new(key.encode(), f"v0:{stamp}:".encode() + body, hashlib.sha256).hexdigest()
     return {"x-slack-request-timestamp": stamp, "x-slack-signature": f"v0={mac}"}
 

@@ -183,7 +183,7 @@ def _needs(playbook: Playbook) -> Iterator[str]:
     if playbook.touching:
         yield f"and the {playbook.target.kind} under `manages:` of agent.yaml"
     if playbook.shared:
-        yield "and `single_agent: true`, or a hub: others may act on the same thing"
+        yield "and `single_agent: true`: no other agent may act on the same thing"
 
 
 def _step(number: int, step: StepModel) -> Iterator[str]:

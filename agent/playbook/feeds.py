@@ -4,7 +4,8 @@
     feed: thermal_ramp.csv            # ts,gpu.clock_ratio,gpu.clock_ratio{gpu:other}
 
 Around the target stands a small example of a world: a host, a GPU, a process, a service with its model, version and
-feature, so that signals of relatives are found as in a real one. Deterministic: noise comes from the seed.
+feature, so that signals of relatives are found as in a real one. A process `stranger/...` is on the same GPU and host,
+and serves nobody. Deterministic: noise comes from the seed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _PARENTS: Final[tuple[tuple[EdgeKind, EntityKind, EntityKind], ...]] = (
     ("serves", "service", "model"), ("version_of", "version", "model"), ("feeds", "feature", "model"),
     ("calls", "service", "dependency"),
 )  # fmt: skip
+_STRANGER: Final = "stranger/"
 _MOST_BYTES: Final = 64 << 20
 
 
@@ -63,7 +65,7 @@ def sightings(
 ) -> tuple[Sighting, ...]:
     """Return who is there: the example world, and peers hung on the same parents.
 
-    Who is only named (by `cause.entity`) is a stranger on the same host.
+    A process of a stranger serves nobody. Who is only named (by `cause.entity`) is a stranger on the same host.
     """
     measured = dict.fromkeys([*map(example, _KEYS), *(s.entity for s in series)])
     out = []
@@ -73,7 +75,9 @@ def sightings(
         edges = tuple(
             Edge(kind, one, example(dst))
             for kind, src, dst in _PARENTS
-            if src == one.kind and (one in measured or dst == "host")
+            if src == one.kind
+            and (one in measured or dst == "host")
+            and not (kind == "serves" and one.key.startswith(_STRANGER))
         )
         out.append(Sighting(one, tuple(sorted(said.items())), edges))
     return tuple(out)

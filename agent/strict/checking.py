@@ -52,6 +52,21 @@ def examine(
     return instance, faults
 
 
+def say(error: ValidationError) -> str:
+    """Say in one line all that is wrong with values that stand in no document: `where: problem; remedy`."""
+    said = []
+    for one in error.errors():
+        where = ".".join(map(str, one["loc"]))
+        if one["type"] == "missing":
+            problem, remedy = "it is missing", f"write `{one['loc'][-1]}: ...`"
+        elif one["type"] == "extra_forbidden":
+            problem, remedy = "there is no such key", ""
+        else:
+            problem, remedy = _words(one, one["input"], None, secret=is_secret(one["loc"]))
+        said.append(f"{where}: " * bool(where) + problem + f"; {remedy}" * bool(remedy))
+    return ". ".join(said)
+
+
 def _order(fault: Fault) -> tuple[str, int, int, str]:
     return (fault.place, fault.line, fault.column, fault.problem)
 

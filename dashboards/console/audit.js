@@ -5,9 +5,9 @@ import { $, empty, fill, h } from "./dom.js";
 import { store } from "./store.js";
 import { many, three, time } from "./words.js";
 
-const KINDS = ["incident", "decision", "plan", "run", "intent", "acted", "approval", "cancel", "change", "label", "correction", "silence", "snooze", "pause", "resume", "mode", "reinstate", "question", "reply", "note", "told", "token", "refused", "daemon"];
+const KINDS = ["incident", "decision", "plan", "run", "intent", "acted", "approval", "cancel", "reason", "handoff", "change", "label", "correction", "silence", "snooze", "pause", "resume", "mode", "reinstate", "question", "reply", "press", "note", "told", "thread", "token", "refused", "daemon"];
 const SINCE = [["", "all time"], ["1h", "the last hour"], ["24h", "the last day"], ["7d", "the last week"]];
-const OF_INCIDENTS = new Set(["incident", "label", "correction", "snooze"]);
+const OF_INCIDENTS = new Set(["incident", "label", "correction", "snooze", "handoff"]);
 const SHORT = 50000;
 let go = () => {}, open = 0, checked = false;
 const whole = new Map();

@@ -5,10 +5,12 @@ Training never promotes: `promote {version: '${steps.retrain.version}'}` does, a
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -51,14 +53,20 @@ class Trainer(Protocol):
         ...
 
 
+Measure = Literal["accuracy", "loss"]
+
+
 @dataclass(frozen=True, slots=True)
 class Holdback:
     """Champion and challenger on the same held-back rows.
 
-    challenger_only, champion_only   rows that only the one got right: all that tells them apart
+    measure                          accuracy of a classifier (more is better), mean loss of a regression (less is)
+    challenger_only, champion_only   rows that only the one got right, or whose loss was smaller: all that tells them
+                                     apart
     """
 
     rows: int
+    measure: Measure
     champion: float
     challenger: float
     challenger_only: int
@@ -66,34 +74,63 @@ class Holdback:
 
     @property
     def gain(self) -> float:
-        """Accuracy of the challenger less that of the champion."""
-        return self.challenger - self.champion
+        """Accuracy that the challenger has more; of a loss the share of the champion's that it spares."""
+        if self.measure == "accuracy":
+            return self.challenger - self.champion
+        return (self.champion - self.challenger) / self.champion if self.champion else 0.0
 
 
 def read_holdback(report: Mapping[str, Any]) -> Holdback:
     """Read `report["holdback"]`; raises Refused when it is missing, malformed or does not add up."""
     held: Any = report.get("holdback")
     try:
+        measure: Measure = "loss" if "loss" in held["champion"] else "accuracy"
         rows, challenger_only, champion_only = (
             _count(held[name]) for name in ("rows", "challenger_only", "champion_only")
         )
-        champion = float(held["champion"]["accuracy"])
-        challenger = float(held["challenger"]["accuracy"])
+        champion = float(held["champion"][measure])
+        challenger = float(held["challenger"][measure])
     except (KeyError, TypeError, ValueError) as wrong:
         raise Refused(
             f"the trainer's report cannot be judged ({wrong!r}); it must hold holdback: "
-            "{rows, champion: {accuracy}, challenger: {accuracy}, challenger_only, champion_only}"
+            "{rows, champion: {accuracy}, challenger: {accuracy}, challenger_only, champion_only}, "
+            "or `loss` of both in place of `accuracy`"
         ) from None
-    found = Holdback(rows, champion, challenger, challenger_only, champion_only)
-    if not (0 <= champion <= 1 and 0 <= challenger <= 1) or challenger_only + champion_only > rows:
+    found = Holdback(rows, measure, champion, challenger, challenger_only, champion_only)
+    most = 1.0 if measure == "accuracy" else sys.float_info.max
+    apart = challenger_only + champion_only
+    if not (0 <= champion <= most and 0 <= challenger <= most) or apart > rows:
         raise Refused(f"the trainer's report does not add up: {found}; mend the trainer")
+    if measure == "loss":
+        if (challenger != champion) > apart:
+            raise Refused(
+                f"the trainer's report does not add up: the losses are {champion:g} and {challenger:g}, but no row "
+                "tells them apart; mend the trainer"
+            )
     # The two accuracies differ exactly by the rows that only one got right; rounding may cost a row.
-    if abs(found.gain * rows - (challenger_only - champion_only)) > 1.0:
+    elif abs(found.gain * rows - (challenger_only - champion_only)) > 1.0:
         raise Refused(
             f"the trainer's report does not add up: a gain of {found.gain:+.4f} on {rows} rows is "
             f"{found.gain * rows:+.1f} rows, but it counts {challenger_only - champion_only:+d}; mend the trainer"
         )
     return found
+
+
+_USED: Final = ("data", "code", "params")
+
+
+def _used(report: Mapping[str, Any]) -> str:
+    """Say what a training used, for the record of one that is refused."""
+    told = [
+        f"{name} {json.dumps(report[name], default=str)[:200]}"
+        for name in _USED
+        if report.get(name) is not None
+    ]
+    missing = [name for name in _USED if report.get(name) is None]
+    said = f"it used {', '.join(told)}" if told else "what it used is not known"
+    return said + f" (the report does not say which {' and '.join(missing)})" * bool(
+        told and missing
+    )
 
 
 def _count(value: Any) -> int:
@@ -134,13 +171,15 @@ class Retrain:
     ability = Trainer
     reversible = True
     shared = False
-    gives = ("model", "version", "gain", "p", "rows", "accuracy", "champion_accuracy", "used")
+    gives = (
+        "model", "version", "gain", "p", "rows", "accuracy", "champion_accuracy", "loss", "champion_loss", "used",
+    )  # fmt: skip
 
     class Params(Model):
         """How much better the challenger must be."""
 
         better_than: Ratio = 0.0
-        """Accuracy that it must gain at least on the held-back rows."""
+        """What it must gain at least on the held-back rows: accuracy, or the share of the champion's loss."""
         alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.05
         """How probable its advantage may be by luck (exact one-sided sign test)."""
         min_rows: Annotated[int, Field(ge=1)] = 100
@@ -173,10 +212,12 @@ class Retrain:
         trained = await self._trainer.find(step.key) or await self._trainer.train(model, step.key)
         holdback = read_holdback(trained.report)
         p = sign_test(holdback.challenger_only, holdback.champion_only)
+        measure = holdback.measure
+        alone = "right alone" if measure == "accuracy" else "closer"
         said = (
-            f"version {trained.version} of {model} has accuracy {holdback.challenger:.4f} against "
-            f"{holdback.champion:.4f} of the champion on {holdback.rows} held-back rows "
-            f"(right alone: {holdback.challenger_only} against {holdback.champion_only}, p = {p:.2g})"
+            f"version {trained.version} of {model} has {measure} {holdback.challenger:.4g} against "
+            f"{holdback.champion:.4g} of the champion on {holdback.rows} held-back rows "
+            f"({alone}: {holdback.challenger_only} against {holdback.champion_only}, p = {p:.2g})"
         )
         limits = (
             (holdback.rows >= self._params.min_rows, f"fewer than {self._params.min_rows} rows"),
@@ -189,7 +230,8 @@ class Retrain:
         broken = [why for fine, why in limits if not fine]
         if broken:
             raise Refused(
-                f"the challenger is not proven better: {said}; {', '.join(broken)}; the champion stays"
+                f"the challenger is not proven better: {said}; {', '.join(broken)}; the champion stays; "
+                f"{_used(trained.report)}"
             )
         values = {
             "model": model,
@@ -197,9 +239,9 @@ class Retrain:
             "gain": holdback.gain,
             "p": p,
             "rows": holdback.rows,
-            "accuracy": holdback.challenger,
-            "champion_accuracy": holdback.champion,
-            "used": {name: trained.report.get(name) for name in ("data", "code", "params")},
+            measure: holdback.challenger,
+            f"champion_{measure}": holdback.champion,
+            "used": {name: trained.report.get(name) for name in _USED},
         }
         return Done(
             said,

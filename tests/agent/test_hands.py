@@ -270,8 +270,8 @@ async def test_a_value_that_is_not_known_is_never_guessed(stage, tmp_path, text,
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (step(params={"to": "high"}), "to: Input should be a valid number"),
-        (step(params={"to": 1.0, "too": 2.0}), "too: Extra inputs"),
+        (step(params={"to": "high"}), "to: `high` is not a number; write a number like 2.5"),
+        (step(params={"to": 1.0, "too": 2.0}), "too: there is no such key"),
         (PlannedStep("a", "dail"), "did you mean dial"),
         (PlannedStep("a", "scale", params={"by": 1}), "no connector has the ability"),
     ],

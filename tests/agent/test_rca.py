@@ -537,3 +537,209 @@ def test_a_cause_without_a_case_is_not_made_up():
     seen = looked(SCENARIOS["host.neighbour"])
     told = diagnose(replace(seen, doubts=worn("host.cpu", right="hardware.gpu.lost")))
     assert "hardware.gpu.lost" not in {c.kind for c in (*told.causes, *told.rejected)}
+
+
+# ---- what a cluster tells of the replicas of a service
+
+PODS = [Entity("replica", f"shop/{i}") for i in range(4)]
+RESTARTS, OOM_KILLS = (
+    [s(f"replica.{what}_per_second", pod) for pod in PODS] for what in ("restarts", "oom_kills")
+)
+MISSING = s("service.replicas_missing_count", SHOP)
+ERRORS = s("service.error_ratio", SHOP)
+FAILS = {**CALM, **dict.fromkeys([*RESTARTS, *OOM_KILLS], (0.0, 0.0, 0.0)), ERRORS: (0.0, 0.001, 0.2)}  # fmt: skip
+
+
+@pytest.fixture
+def in_cluster(monkeypatch):
+    """Shop has four replicas."""
+    original = World.take
+
+    def take(self, frame):
+        for pod in PODS:
+            self.topology.link(Edge("serves", pod, SHOP))
+        original(self, frame)
+
+    monkeypatch.setattr(World, "take", take)
+
+
+def crashed(levels, *changes):
+    return of(solve(Case(levels, [ERRORS], list(changes))), "serving.crash", SHOP)
+
+
+def test_a_replica_that_starts_again_and_again_is_named(in_cluster):
+    few = crashed(FAILS)
+    loops = crashed({**FAILS, RESTARTS[2]: (0.0, 0.0, 0.2)})  # four times in twenty seconds
+    assert loops.probability > few.probability + 0.2
+    assert loops.facts["loops"] == PODS[2].id
+    (said,) = [e for e in loops.evidence if "again" in e.text]
+    assert said.text == "shop/2 has started again 4 times since the trouble began"
+    assert said.series == RESTARTS[2]
+
+
+def test_one_restart_and_restarts_as_ever_name_nobody(in_cluster):
+    assert "loops" not in crashed({**FAILS, RESTARTS[2]: (0.0, 0.0, 0.05)}).facts  # once
+    assert "loops" not in crashed({**FAILS, RESTARTS[2]: (0.2, 0.0, 0.2)}).facts
+
+
+def test_who_is_killed_for_want_of_memory_is_named(in_cluster):
+    killed = crashed({**FAILS, OOM_KILLS[1]: (0.0, 0.0, 0.1)})
+    assert killed.facts["killed"] == PODS[1].id
+    assert any(
+        e.text == "shop/1 has had 2 processes killed for want of memory since the trouble began"
+        for e in killed.evidence
+    )
+    assert "killed" not in crashed(FAILS).facts
+
+
+def test_replicas_that_are_wanted_and_not_there_speak_for_a_crash_once(in_cluster):
+    few, gone = crashed(FAILS), crashed({**FAILS, MISSING: (0.0, 0.0, 2.0)})
+    assert gone.probability > few.probability
+    assert any("2 replicas that are wanted are not available" in e.text for e in gone.evidence)
+    # those that fell are the same ones
+    both = crashed({**FAILS, MISSING: (0.0, 0.0, 2.0), COUNT: (4.0, 0.0, 2.0)})
+    assert not any("not available" in e.text for e in both.evidence)
+    usual = crashed({**FAILS, MISSING: (2.0, 0.0, 2.0)})
+    assert usual.probability == pytest.approx(few.probability, abs=0.01)
+
+
+def test_replicas_that_are_not_ready_count_where_nobody_counts_the_missing(in_cluster):
+    ready = {s("replica.ready", pod): (1.0, 0.0, float(pod != PODS[0])) for pod in PODS}
+    found = crashed({**FAILS, **ready})
+    assert any(e.text == "1 of 4 replicas are not ready (shop/0)" for e in found.evidence)
+
+
+def test_a_release_right_before_a_crash_is_a_fact_of_it():
+    levels = {**CALM, s("service.up", SHOP): (1.0, 0.0, 0.0), ERRORS: (0.0, 0.001, 0.4)}
+    released = Change(ONSET - 20.0, SHOP, "release", "v1", "v2", by="ci")
+    found = crashed(levels, released)
+    assert found.facts["released"] == "v1 to v2"
+    assert any("it was released (v1 to v2) 20 s before the onset" in e.text for e in found.evidence)
+    for other in (
+        replace(released, kind="config"), replace(released, entity=HOST), replace(released, by="homeostat:run-1"),
+        replace(released, ts=ONSET - 500.0),
+    ):  # fmt: skip
+        assert "released" not in crashed(levels, other).facts
+
+
+# ---- who is on a GPU
+
+CARD = Entity("gpu", "GPU-1")
+USED, HELD, USERS = (
+    s(f"gpu.{what}", CARD) for what in ("utilization_ratio", "memory_utilization_ratio", "processes_count")
+)  # fmt: skip
+OF_BATCH, OF_SHOP = (s("process.gpu_memory_bytes", e, gpu="GPU-1") for e in (BATCH, MASTER))
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """The process of shop computes on a GPU, as batch does."""
+    original = World.take
+
+    def take(self, frame):
+        for who, where in ((CARD, HOST), (MASTER, CARD), (BATCH, CARD)):
+            self.topology.link(Edge("runs_on", who, where))
+        original(self, frame)
+
+    monkeypatch.setattr(World, "take", take)
+
+
+IDLE = {**CALM, USED: (0.9, 0.01, 0.0), HELD: (0.6, 0.0, 0.6), USERS: (1.0, 0.0, 1.0)}
+
+
+def test_who_holds_a_gpu_that_computes_nothing_and_serves_nobody_is_named(on_a_gpu):
+    top = solve(Case({**IDLE, OF_BATCH: (5e10, 0.0, 5e10)}, [USED])).top
+    assert (top.kind, top.entity) == ("host.exhausted", CARD)
+    assert top.facts == {"process": BATCH.id, "command": "nightly batch", "serves": "nobody"}
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        {**IDLE, OF_SHOP: (5e10, 0.0, 5e10)},
+        {**IDLE, OF_BATCH: (5e10, 0.0, 5e10), OF_SHOP: (1e9, 0.0, 1e9)},
+        {**IDLE, OF_BATCH: (5e10, 0.0, 5e10), USED: (0.9, 0.01, 0.3)},
+        IDLE,
+    ],
+    ids=["a server waits for requests", "a server is there, too", "it computes", "nobody knows who"],
+)  # fmt: skip
+def test_a_gpu_that_somebody_may_need_is_no_leftover(on_a_gpu, levels):
+    found = solve(Case(levels, [USED]))
+    assert of(found, "host.exhausted", CARD) is None
+
+
+def test_what_a_cluster_runs_on_a_gpu_is_no_leftover(on_a_gpu, monkeypatch):
+    """Which process is that of a replica nobody tells: it may be the one that holds the memory."""
+    levels = {**IDLE, OF_BATCH: (5e10, 0.0, 5e10)}
+    original = World.take
+
+    def take(self, frame):
+        self.topology.link(Edge("runs_on", Entity("replica", "other/0"), CARD))
+        original(self, frame)
+
+    assert of(solve(Case(levels, [USED])), "host.exhausted", CARD) is not None
+    monkeypatch.setattr(World, "take", take)
+    assert of(solve(Case(levels, [USED])), "host.exhausted", CARD) is None
+
+
+def test_an_idle_gpu_is_no_reason_for_the_trouble_of_a_service(on_a_gpu):
+    found = solve(Case({**IDLE, P95: (0.03, 0.003, 0.4), OF_BATCH: (5e10, 0.0, 5e10)}, [P95]))
+    assert of(found, "host.exhausted", CARD) is None
+
+
+BUSY = {**calm_but({P50: 0.05, P95: 0.4}), USED: (0.4, 0.02, 1.0), OF_SHOP: (1e10, 0.0, 1e10)}
+
+
+def test_a_stranger_that_came_to_the_gpu_of_a_service_is_its_neighbour(on_a_gpu):
+    top = solve(Case({**BUSY, OF_BATCH: (0.0, 0.0, 2e10)}, [P95])).top
+    assert (top.kind, top.entity) == ("host.neighbour", BATCH)
+    assert (top.facts["gpu"], top.facts["command"]) == (CARD.id, "nightly batch")
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        {**BUSY, OF_BATCH: (2e10, 0.0, 2e10)},
+        {**BUSY, OF_BATCH: (0.0, 0.0, 2e10), USED: (0.4, 0.02, 0.4)},
+        {**BUSY, OF_BATCH: (0.0, 0.0, 1e8)},
+        {**BUSY, OF_SHOP: (1e10, 0.0, 3e10)},
+        {**{k: v for k, v in BUSY.items() if k != OF_SHOP}, OF_BATCH: (0.0, 0.0, 2e10)},
+    ],
+    ids=[
+        "it was always there", "the GPU is as busy as ever", "a context alone", "the service itself took more",
+        "it may be of the service",
+    ],
+)  # fmt: skip
+def test_who_did_not_come_or_does_not_compute_is_no_neighbour_on_the_gpu(on_a_gpu, levels):
+    found = solve(Case(levels, [P95]))
+    named = [c for c in (*found.causes, *found.rejected) if c.kind == "host.neighbour"]
+    assert not any("gpu" in c.facts for c in named)
+
+
+# ---- generators
+
+CACHE, PUT_BACK = (s(f"service.{what}", SHOP) for what in ("cache_ratio", "preemptions_per_second"))
+WAITS, FIRST = s("service.wait_mean_seconds", SHOP), s("service.first_token_p95_seconds", SHOP)
+GENERATES = {
+    RPS: (40.0, 3.0, 40.0), CACHE: (0.5, 0.02, 0.5), PUT_BACK: (0.0, 0.0, 0.0), WAITS: (0.01, 0.002, 0.01),
+    FIRST: (0.2, 0.02, 0.2),
+}  # fmt: skip
+FULL = {**GENERATES, CACHE: (0.5, 0.02, 0.99), PUT_BACK: (0.0, 0.0, 2.0), WAITS: (0.01, 0.002, 3.0),
+        FIRST: (0.2, 0.02, 4.0)}  # fmt: skip
+
+
+def test_a_generator_without_cache_under_more_traffic_is_saturated():
+    top = solve(Case({**FULL, RPS: (40.0, 3.0, 60.0)}, [FIRST])).top
+    assert (top.kind, top.entity) == ("serving.saturation", SHOP)
+    texts = " ".join(e.text for e in top.evidence)
+    assert "cache of the generator is used up" in texts
+    assert "put back for want of cache" in texts
+    assert "requests wait to be served" in texts
+
+
+def test_a_full_cache_alone_is_not_saturation():
+    """As many requests as ever: longer ones, or a slower GPU, fill it as well."""
+    assert solve(Case(FULL, [FIRST])).top.kind != "serving.saturation"
+    always = {**GENERATES, CACHE: (0.99, 0.005, 0.99), FIRST: (0.2, 0.02, 4.0)}
+    found = of(solve(Case(always, [FIRST])), "serving.saturation", SHOP)
+    assert not any("cache" in e.text for e in found.evidence)

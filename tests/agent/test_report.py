@@ -1,17 +1,21 @@
 """Post-mortems and digests: all that is known stands in them, nothing else does, and people can not forge them."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC
 
 import pytest
-from desk_story import Story
+from desk_story import OPERATOR, Story
 
 from agent import cli, cli_report
 from agent.codec import pack
 from agent.config import Config, Digest
 from agent.digest import digest, due, lines
 from agent.model import Outcome, Turn
+from agent.ports import Note
+from agent.questions import id_of
 from agent.report import post_mortem
+from agent.said import Doubted, Said, said_of
 
 
 @pytest.fixture
@@ -22,8 +26,16 @@ def story(tmp_path):
 
 
 def report(story, id_, **kw):
-    detail = story.desk.incident(id_)
-    return post_mortem(detail, story.desk.evidence(detail["id"]), story.now, zone=UTC, **kw)
+    detail, hooks = story.desk.incident(id_), story.hooks
+    said = said_of(
+        hooks.memory.incidents[detail["id"]],
+        hooks.memory,
+        hooks.journal,
+        story.now,
+        story.desk.name,
+    )
+    charts = story.desk.evidence(detail["id"])
+    return post_mortem(detail, charts, story.now, said, zone=UTC, **kw)
 
 
 def test_a_post_mortem_tells_the_whole_story(story):
@@ -31,7 +43,7 @@ def test_a_post_mortem_tells_the_whole_story(story):
     for part in (
         "# Accuracy of model wine is 83 %",
         "| lasted | 9 min 20 s |",
-        "changed: release of wine: 3 -\\> 4 by ci",
+        "| ci | changed: release of wine: 3 -\\> 4 |",
         "serve-bad-deploy on wine: helped (accuracy is 97 %, was 83 %)",
         "wine version 4 (release.model, 93 %)",
         "accuracy fell 20 s after version 4 was promoted (for it, 3.1)",
@@ -65,12 +77,124 @@ def test_harm_is_said_and_what_to_do_about_it(story):
     assert "Compared with: peers." in said
 
 
+def test_a_cause_that_a_person_rejects_is_not_stated_as_the_cause(story):
+    story.desk.blame(OPERATOR, "inc-1a", "data.drift", "the sensors were moved on Friday")
+    said = report(story, "inc-1a")
+    why = said[said.index("## Why") : said.index("## What was done")]
+    assert "The cause was" not in said
+    assert "homeostat named as cause a new model version is worse" in said
+    assert why.splitlines()[2] == (
+        "A person says it was data.drift (the inputs have moved away from the reference), "
+        "not release.model of wine version 4 (olga (operator, token): the sensors were moved on Friday)."
+    )
+    assert "| olga (operator, token) | says that the cause is not release.model, it was" in said
+    assert "(release.model, 93 %)**, which a person rejects" in why
+    assert "acted on a cause that a person rejects" in said
+    # what they said of another hypothesis is no word against the one that stands first now
+    story.hooks.memory.corrections["inc-1a2b3c4d"] = replace(
+        story.hooks.memory.corrections["inc-1a2b3c4d"], wrong="data.stale"
+    )
+    assert "The cause was a new model version" in report(story, "inc-1a")
+
+
+def test_who_does_not_know_the_cause_only_takes_one_away(story):
+    story.desk.blame(OPERATOR, "inc-1a")
+    said = report(story, "inc-1a")
+    assert "a person says that this was not it" in said
+    assert "A person says that it was not release.model of wine version 4 (olga" in said
+    assert "The cause is not known: what would have shown it?" in said
+
+
+def told(story, key, incident, title, text, *bodies, severity="page"):
+    note = Note(key, story.now, severity, title, text, incident)
+    story.hooks.record("note", key, pack(note), story.now)
+    for body in bodies:
+        story.hooks.record("told", key, body, story.now)
+
+
+def rows(said):
+    timeline = said[said.index("## Timeline") : said.index("## Who")]
+    lines = [line for line in timeline.splitlines() if line.startswith("| ")][1:]
+    return [tuple(line[2:-2].split(" | ")[1:]) for line in lines]
+
+
+def test_what_people_said_and_were_told_stands_in_the_timeline(story):
+    who, desk, id_ = "olga (operator, token)", story.desk, "inc-7f3a99e0"
+    title = story.noisy.title
+    told(
+        story,
+        f"page:{id_}:0",
+        id_,
+        title,
+        "other processes take it",
+        {"by": "slack"},
+        {"by": "mail"},
+    )
+    told(story, f"ladder:{id_}:0:1:0:page", id_, title, "nobody has taken it for 10 min",
+         {"by": "page", "gave_up": "exit status 1"})  # fmt: skip
+    told(story, "run-22c0ffee:ask", id_, "asks for approval", "", {"by": "slack", "withheld": "silenced by victor"},
+         severity="warning")  # fmt: skip
+    told(story, "page:inc-1a2b3c4d:0", "inc-1a2b3c4d", "another", "of another incident")
+    desk.snooze(OPERATOR, id_, 7200, "the batch ends soon")
+    desk.snooze(OPERATOR, id_, 0)
+    desk.label(OPERATOR, id_, "noise", "known job")
+    desk.label(OPERATOR, id_, "real")
+    desk.page(OPERATOR, id_, "who owns the batch?")
+    desk.silence(OPERATOR, "service:wine", "1h", reason="we look")
+    desk.silence(OPERATOR, "model:fraud*", "1h", reason="no matter of this")
+    desk.pause(OPERATOR, "service:wine", "hands off")
+    story.hooks.record("reason", "run-22c0ffee", {"by": who, "reason": "it may be nice"}, story.now)
+    asyncio.run(desk.approve("run-22c0ffee", OPERATOR))
+    found = rows(report(story, "inc-7f"))
+    for row in (
+        ("homeostat", "calls people: other processes take it \\[by slack, mail\\]"),
+        (
+            "homeostat",
+            "calls people: nobody has taken it for 10 min \\[not by page (exit status 1)\\]",
+        ),
+        ("homeostat", "tells people: asks for approval \\[not by slack (silenced by victor)\\]"),
+        (who, "puts it off for 2 h: the batch ends soon"),
+        (who, "wants to be told again"),
+        (who, "calls it noise: known job"),
+        (who, "says that it was rightly told"),
+        ("olga", "calls for help: who owns the batch?"),
+        (who, "silences service:wine for 1 h: we look"),
+        (who, "stops service:wine: hands off"),
+        (who, "says why calm-neighbour was started: it may be nice"),
+        (who, "says yes to calm-neighbour"),
+    ):
+        assert row in found, found
+    assert not any("another incident" in what or "model:fraud" in what for _, what in found)
+
+
+def test_answers_to_a_question_of_a_run_stand_in_the_timeline(story):
+    key = "run-22c0ffee/really"
+    told(story, f"{key}:ask", "", "Really?", "Really?\nAnswer: ...", severity="warning")
+    story.hooks.record(
+        "reply", id_of(key), {"person": "olga (operator, token)", "values": {"go": True}}, story.now
+    )
+    assert ("olga (operator, token)", "answers: go=True") in rows(report(story, "inc-7f"))
+
+
+def test_words_on_what_became_part_of_it_belong_to_it(story):
+    story.desk.label(OPERATOR, "inc-7c00beef", "noise", "of the one that is gone")
+    i = story.hooks.memory.incidents["inc-7f3a99e0"]
+    story.hooks.record("incident", i.id, pack(replace(i, absorbed=("inc-7c00beef",))), story.now)
+    assert "calls it noise: of the one that is gone" in report(story, "inc-7f")
+
+
 def test_words_of_others_stay_words(story):
     detail = story.desk.incident("inc-1a")
     evil = "# Over\n\n| all | well |\n[press](http://evil) <img src=x> `rm`"
     detail["title"] = evil
     detail["changes"][0]["by"] = evil
-    said = post_mortem(detail, [], story.now, zone=UTC)
+    said = post_mortem(
+        detail,
+        [],
+        story.now,
+        Said(((story.now, evil, evil),), Doubted(evil, evil, evil, evil, evil)),
+        zone=UTC,
+    )
     for forged in ("\n# Over", "\n| all", "[press](", " <img", " `rm"):
         assert forged not in said
     assert said.count("\n# ") + said.startswith("# ") == 1
@@ -124,6 +248,8 @@ def test_the_desk_gives_the_same_report_over_http(story):
     assert view["id"] == "inc-1a2b3c4d"
     assert "## Timeline" in view["markdown"]
     assert view["charts"]
+    story.desk.label(OPERATOR, "inc-1a", "real", "it was")
+    assert "says that it was rightly told: it was" in story.desk.report("inc-1a")["markdown"]
 
 
 # ---------------------------------------------------------------- digest
@@ -168,6 +294,13 @@ def test_what_was_not_proven_to_help_healed_nothing(story):
     view = week(story)
     assert view["healed"] == []
     assert view["runs"] == {"cannot_tell": 1}
+
+
+def test_a_cause_that_a_person_rejects_counts_as_what_they_say(story):
+    assert week(story)["causes"]["release.model"] == 1
+    story.desk.blame(OPERATOR, "inc-1a", "data.drift")
+    story.desk.blame(OPERATOR, "inc-7f")
+    assert week(story)["causes"] == {"data.drift": 1, "unknown": 1, "data.contract": 1}
 
 
 def test_what_called_nobody_waits_in_the_digest(story):

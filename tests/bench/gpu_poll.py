@@ -47,6 +47,7 @@ def stand_in(folder: Path) -> Path | None:
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(target), str(source)], check=True)
     (folder / "state").write_text("healthy", encoding="ascii")
     os.environ["NVML_STUB"] = str(folder / "state")
+    os.environ["NVML_STUB_ONCE"] = "1"
     return folder
 
 

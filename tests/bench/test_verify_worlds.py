@@ -96,6 +96,20 @@ def test_nineteen_of_twenty_harms_are_found(phi, peers, size):
 
 @pytest.mark.long
 @pytest.mark.parametrize("phi", PHIS)
+def test_an_hour_of_ordinary_minutes_is_enough(phi):
+    """The promise is for sixty rows before; all else here has three hundred."""
+    noise, few = Noise(phi), {"usual": 60}
+    assert shares(lambda r: triggered(noise, r, **few), STORIES, 18)["helped"] <= at_most(
+        0.05, CHANCE
+    )
+    cured = shares(lambda r: faulty(noise, r, **few), STORIES, 19)
+    assert cured["helped"] >= 1 - at_most(0.1, STORIES)
+    harmed = shares(lambda r: faulty(noise, r, size=0.0, effect=3.0, **few), STORIES, 20)
+    assert harmed["harmed"] >= 1 - at_most(0.05, STORIES)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("phi", PHIS)
 def test_what_equals_recovered_from_too_is_not_our_merit(phi):
     said = shares(lambda r: faulty(Noise(phi), r, peers=PEERS, spared=PEERS), STORIES, 14)
     assert said["helped"] <= at_most(0.05, CHANCE)

@@ -8,7 +8,8 @@
  * nvmlInit() there calls nvmlInitWithFlags. What it does not export is what an old driver lacks: the clocks
  * event reasons (so that the older throttle reasons are asked) and the fan. $NVML_STUB_PID, when it is there, computes
  * on both, and on the first instance, with 2 GiB. GPU 1 is of a generation that retires pages where NVML_STUB_PAGES is
- * set. Every call by number is counted in the file $NVML_STUB_ASKED, a line a field.
+ * set. Every call by number is counted in the file $NVML_STUB_ASKED, a line a field. Where NVML_STUB_ONCE is set the file
+ * is read once: what the callers cost is measured so.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +32,9 @@ typedef struct { unsigned pid; unsigned long long used; unsigned instance, compu
 static device devices[4] = {{0}, {1}, {10}, {11}}; /* two GPUs, and two instances of the first */
 
 static int is(const char *wanted) {
-    char word[32] = "healthy";
+    static char word[32];
+    if (word[0] && getenv("NVML_STUB_ONCE")) return strcmp(word, wanted) == 0;
+    strcpy(word, "healthy");
     FILE *file = fopen(getenv("NVML_STUB"), "r");
     if (file) {
         if (fscanf(file, "%31s", word) != 1) strcpy(word, "healthy");

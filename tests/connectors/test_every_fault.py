@@ -22,10 +22,12 @@ from typing import Any
 import pytest
 import structlog
 
+from agent import registry
 from agent.errors import AgentError
 from agent.journal import Entry
 from agent.ports import Note
 from connectors.alertmanager import Alertmanager
+from connectors.docker import Docker
 from connectors.elastic_logs import ElasticLogs
 from connectors.elastic_out import ElasticOut
 from connectors.elastic_predictions import ElasticPredictions
@@ -162,20 +164,23 @@ FAULTS = (
 
 
 @contextlib.asynccontextmanager
-async def broken(fault: str, folder: Path):
+async def broken(fault: str, folder: Path, *, unix: bool = False):
     side = Broken()
     side.fault = fault if fault not in {"refused", "no_tls", "strange_certificate"} else ""
     tls = None
     if fault == "strange_certificate":
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(*self_signed())
-    server = await asyncio.start_server(side.answer, "127.0.0.1", 0, ssl=tls)
-    port = server.sockets[0].getsockname()[1]
+    if unix:
+        side.url = str(folder / "socket")
+        server = await asyncio.start_unix_server(side.answer, side.url)
+    else:
+        server = await asyncio.start_server(side.answer, "127.0.0.1", 0, ssl=tls)
+        scheme = "https" if fault in {"no_tls", "strange_certificate"} else "http"
+        side.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     if fault == "refused":
         server.close()
         await server.wait_closed()
-    scheme = "https" if fault in {"no_tls", "strange_certificate"} else "http"
-    side.url = f"{scheme}://127.0.0.1:{port}"
     try:
         yield side
     finally:
@@ -205,6 +210,7 @@ class Subject:
 
     finds    a system that fails is its finding: an answer, not an error
     takes    faults that are none for it: it reads no body
+    unix     it is asked at a Unix socket, where nobody speaks TLS
     """
 
     make: Callable[[str, Path], Any]
@@ -212,6 +218,7 @@ class Subject:
     said: bytes | Callable[[bytes], bytes] = b"{}"
     finds: bool = False
     takes: frozenset[str] = field(default_factory=frozenset)
+    unix: bool = False
 
 
 NOTE = Note("k1", 5.0, "page", "t", "x", "i1")
@@ -284,6 +291,14 @@ def hook(url, folder):
 SUBJECTS = {
     "alertmanager, its silences": Subject(alertmanager, lambda c: c.mutes(), b"[]"),
     "alertmanager, its alerts": Subject(alertmanager, lambda c: c.notify(NOTE), takes=ANSWERED),
+    "docker": Subject(
+        lambda path, _: Docker(
+            "d", Docker.Config(service="web", labels={"a": "b"}, socket=path, timeout=LIMIT_S)
+        ),
+        lambda c: c.units("service:web"),
+        b"[]",
+        unix=True,
+    ),
     "elastic_logs": Subject(
         lambda url, _: patient(ElasticLogs("logs", ElasticLogs.Config(url=url, api_key="env:CANARY"))),
         lambda c: c.poll(),
@@ -432,6 +447,40 @@ SUBJECTS = {
 }  # fmt: skip
 
 
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("cgroup", "connections", "containers", "host", "kernel_log", "machine", "processes"),
+        "this kernel alone",
+    ),
+    **dict.fromkeys(
+        ("batch_scoring", "flag_file", "model_directory", "old_files", "units"),
+        "files of this host",
+    ),
+    **dict.fromkeys(
+        ("commands", "disks", "systemd", "trainer"),
+        "programs of this host, bounded in connectors/_program",
+    ),
+    **dict.fromkeys(
+        ("deployments", "otlp", "predictions"),
+        "others come to us: tests/live/test_ingest.py, test_wire.py",
+    ),
+    "gpu": "a driver in a child of ours: hung, lost, failing, absent in tests/connectors/test_gpu.py",
+    "gpu_control": "as gpu: tests/connectors/test_gpu_control.py",
+    "gunicorn": "processes of this host: tests/connectors/test_gunicorn.py",
+    "haproxy": "no HTTP, a socket of one line and its answer: tests/live/test_haproxy.py",
+    "mail": "no HTTP: tests/connectors/test_mail.py",
+    "page": "a door of our own to other connectors",
+}
+"""Who is no subject here, and why; what others fail at stands where it says."""
+
+
+def test_every_connector_is_a_subject_or_says_where_it_is_tried():
+    registry.load()
+    here = {name.partition(",")[0] for name in SUBJECTS}
+    assert sorted(here | set(ELSEWHERE)) == sorted(registry.connector)
+    assert not here & set(ELSEWHERE)
+
+
 async def used(subject: Subject, connector) -> tuple[str, str]:
     """Use it once, in good time; return what went wrong in words, and all that was said of it."""
     with structlog.testing.capture_logs() as logs:
@@ -455,7 +504,9 @@ async def test_whatever_comes_back(name, fault, tmp_path, monkeypatch):
         pytest.importorskip("elasticsearch", reason="needs the extra `elastic`")
     if name.startswith("slack"):
         pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
-    async with broken(fault, tmp_path) as side:
+    if subject.unix and fault in {"no_tls", "strange_certificate"}:
+        return
+    async with broken(fault, tmp_path, unix=subject.unix) as side:
         side.said = subject.said
         connector = subject.make(side.url, tmp_path)
         try:
@@ -466,7 +517,7 @@ async def test_whatever_comes_back(name, fault, tmp_path, monkeypatch):
             assert side.sent <= MOST_SENT
             assert side.strayed == 0
             if wrong and not subject.finds:
-                assert "127.0.0.1" in wrong or connector.name in wrong
+                assert "127.0.0.1" in wrong or connector.name in wrong or side.url in wrong
             if fault in {"refused", "no_tls", "strange_certificate"}:
                 return
             side.fault = ""

@@ -47,12 +47,13 @@ async def test_a_version_of_the_run_makes_its_report(server, runs):
     run["data"]["metrics"] = [
         {"key": "holdback.rows", "value": 200}, {"key": "holdback.champion_only", "value": 2.5},
         {"key": "holdback.champion.accuracy", "value": 0.8}, {"key": "loss", "value": "NaN"},
+        {"key": "holdback.challenger.loss", "value": 3.5},
     ]  # fmt: skip
     run["inputs"] = {"dataset_inputs": [{"dataset": {"name": "loans", "digest": "d1"}}]}
     report = await runs.report("fraud", KEY)
     assert report == {
         "version": version, "run": run["info"]["run_id"], "data": ["loans d1"], "code": None, "params": None,
-        "holdback": {"rows": 200, "champion": {"accuracy": 0.8}},
+        "holdback": {"rows": 200, "champion": {"accuracy": 0.8}, "challenger": {"loss": 3.5}},
     }  # fmt: skip
     run["info"]["status"] = "FAILED"
     assert await runs.report("fraud", KEY) is None

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 import structlog
+from desk_story import OPERATOR
 from pydantic import ValidationError
-from slack_side import APP, BOT, CHANNEL, HOOK, SECRET, Channel, SlackSide
+from slack_side import APP, BOT, CHANNEL, HOOK, OLGA, SECRET, Channel, SlackSide
 from slack_talk import BROKEN, NOISY, PNG, RUN, Talk, swifter, talking, until
 
 from agent.codec import pack
 from agent.errors import Refused, Unavailable, Uncertain
+from agent.handoff import NOBODY, Need
 from agent.journal import Journal
 from agent.model import Outcome, StepRecord
 from agent.ports import Chat, Choosy, Note, Notifier, Receiver
@@ -115,6 +117,29 @@ async def test_the_message_is_edited_as_life_goes_on(tmp_path, side):
         talk.chats.wrote(talk.entries("incident")[-1])
         await settled(side, talk)
         assert len(side.calls) == n, "nothing new is nothing said"
+
+
+async def test_it_says_why_a_person_is_needed_and_what_people_said_of_the_cause(tmp_path, side):
+    async with talking(tmp_path, side) as talk:
+        await until(lambda: parent(side))
+        talk.run(state="denied")
+        await until(
+            lambda: "\\ndiagnosed" in text_of(parent(side))
+        )  # it pages, and may yet be acted on
+        need = Need("no_effect", "calm-neighbour had no effect: latency is <still> 700 ms")
+        talk.story.hooks.record("handoff", NOISY, pack(need), talk.story.now)
+        await until(lambda: "needs you: what was done had no effect" in text_of(parent(side)))
+        assert "needs you" in parent(side)["text"]
+        assert (
+            "*Needs you* calm-neighbour had no effect: latency is &lt;still&gt; 700 ms"
+            in text_of(parent(side))
+        )
+        talk.story.desk.blame(OPERATOR, NOISY, "host.disk", "the disk was full")
+        await until(lambda: "*Person says* not host.neighbour of" in text_of(parent(side)))
+        assert "it was host.disk" in text_of(parent(side))
+        assert "(olga: the disk was full)" in text_of(parent(side))
+        talk.story.hooks.record("handoff", NOISY, pack(NOBODY), talk.story.now)
+        await until(lambda: "needs you" not in text_of(parent(side)).lower())
 
 
 async def test_notes_are_told_beneath_it_once(tmp_path, side):
@@ -308,6 +333,60 @@ async def test_killed_between_posting_and_writing_it_down_it_is_found(tmp_path, 
         await again.close()
 
 
+async def test_it_is_found_behind_much_that_others_have_written(tmp_path, side):
+    async with talking(tmp_path, side) as talk:
+        await until(lambda: parent(side))
+        await settled(side, talk)
+    written = [
+        {"ts": side.ts(), "text": "x", "blocks": [], "metadata": None, "user": OLGA} for _ in range(450)
+    ]  # fmt: skip
+    side.channels[CHANNEL].messages += written
+    again = Talk(tmp_path / "other", side)
+    again.story.hooks.record("thread", f"slack:{NOISY}", {"channel": CHANNEL, "ts": ""}, 1.0)
+    again.chats.turn()
+    try:
+        await until(lambda: len(side.named("conversations.history")) == 3)
+        again.run(state="denied")
+        again.turn(NOISY, "mitigated")
+        await until(lambda: "has to stay so" in text_of(parent(side)))
+        assert len(side.parents) == 1 + len(written)
+    finally:
+        await again.close()
+
+
+async def test_what_is_not_there_is_not_looked_for_without_end(tmp_path, side, monkeypatch):
+    monkeypatch.setattr(_slack_threads, "_MOST_PAGES", 2)
+    for _ in range(450):
+        side.channels[CHANNEL].messages.append(
+            {"ts": side.ts(), "text": "x", "blocks": [], "metadata": None, "user": OLGA}
+        )
+    again = Talk(tmp_path, side)
+    again.story.hooks.record("thread", f"slack:{NOISY}", {"channel": CHANNEL, "ts": ""}, 1.0)
+    again.chats.turn()
+    try:
+        await until(lambda: parent(side))
+        assert len(side.named("conversations.history")) == 2
+    finally:
+        await again.close()
+
+
+async def test_a_thread_with_many_replies_is_read_to_its_end(tmp_path, side):
+    async with talking(tmp_path, side) as talk:
+        await until(lambda: parent(side))
+        await settled(side, talk)
+        ts, thread = parent(side)["ts"], talk.slack._threads._threads[NOISY]
+        side.channels[CHANNEL].messages += [
+            {"ts": side.ts(), "thread_ts": ts, "text": "x", "blocks": [], "metadata": None, "user": OLGA}
+            for _ in range(250)
+        ]  # fmt: skip
+        note = Note("k1", 1.0, "page", "one", "x", NOISY)
+        await talk.slack.notify(note)
+        thread.said.clear()
+        thread.heard = False  # as after a restart
+        await talk.slack.notify(note)
+        assert [m["text"] for m in side.replies(ts)].count("one: x") == 1
+
+
 async def test_without_the_scope_to_look_it_is_posted_rather_than_lost(tmp_path, side):
     side.lose.add("chat.postMessage")
     side.refuse["conversations.history"] = ["missing_scope"]
@@ -421,20 +500,84 @@ async def test_a_thousand_anomalies_in_a_storm_are_one_message_and_five_calls(
         assert len(asked) <= 5, asked
 
 
-async def test_more_incidents_than_a_channel_takes_share_one_message(tmp_path, side):
+def trouble(talk, n, **what):
+    """Open one more incident."""
+    made = replace(
+        talk.memory.incidents[BROKEN], id=f"inc-{n:08d}", title=f"trouble {n}", opened=talk.story.now, **what
+    )  # fmt: skip
+    talk.story.hooks.record("incident", made.id, pack(made), talk.story.hooks.now())
+    return made.id
+
+
+def shared(side):
+    return [m for m in side.parents if "more incidents than" in m["text"]]
+
+
+async def test_more_incidents_than_a_channel_takes_share_one_message(tmp_path, side, monkeypatch):
+    monkeypatch.setattr(_slack_threads, "NEXT_EDIT_S", 0.5)
     async with talking(
-        tmp_path, side, severities=["page", "note", "warning"], threads_per_hour=1
+        tmp_path, side, severities=["page", "note", "warning"], threads_per_hour=2
     ) as talk:
-        await until(lambda: parent(side) or parent(side, BROKEN))
+        await until(lambda: parent(side) and parent(side, BROKEN))
+        made = []
         for n in range(30):
-            made = replace(talk.memory.incidents[BROKEN], id=f"inc-{n:08d}", title=f"trouble {n}")
-            talk.story.hooks.record("incident", made.id, pack(made), talk.story.hooks.now())
+            made.append(trouble(talk, n))
+            await asyncio.sleep(0.01)
+        await until(lambda: shared(side) and all(id_ in text_of(shared(side)[0]) for id_ in made))
+        (one,) = shared(side)
+        assert "30 more incidents than the 2 an hour" in one["text"]
+        assert one.get("edits", 0) <= 3, "it is edited now and then, not for each"
+        assert len(side.parents) == 3
+        edits = one.get("edits", 0)
+        talk.change(made[7], more=3)
+        await settled(side, talk, 0.7)
+        assert one.get("edits", 0) == edits, "nothing new is nothing said"
+        talk.change(made[7], severity="page")
+        await until(lambda: parent(side, made[7]))  # who is to be called is always told
+
+
+async def test_the_shared_message_comes_when_its_first_post_failed(tmp_path, side, monkeypatch):
+    monkeypatch.setattr("connectors._slack_door.MEND_S", 0.05)
+    async with talking(
+        tmp_path, side, severities=["page", "note", "warning"], threads_per_hour=2
+    ) as talk:
+        await until(lambda: parent(side) and parent(side, BROKEN))
         await settled(side, talk)
-        shared = [m for m in side.parents if "more incidents than" in m["text"]]
-        assert len(shared) == 1
-        assert len(side.parents) <= 3
-        talk.change(BROKEN, severity="page")
-        await until(lambda: parent(side, BROKEN))  # who is to be called is always told
+        side.refuse["chat.postMessage"] = ["not_in_channel"]
+        trouble(talk, 1)
+        await until(lambda: shared(side) and "inc-00000001" in text_of(shared(side)[0]))
+        side.lose.add("chat.update")
+        trouble(talk, 2)
+        await until(lambda: "2 more incidents" in shared(side)[0]["text"])
+        side.channels[CHANNEL].messages.remove(shared(side)[0])
+        trouble(talk, 3)
+        await until(lambda: shared(side) and "3 more incidents" in shared(side)[0]["text"])
+        side.channels[CHANNEL].messages.remove(shared(side)[0])
+        trouble(talk, 4)
+        await settled(side, talk)
+        assert shared(side) == [], "who deletes it twice does not want it"
+
+
+async def test_a_restart_gives_no_new_budget_and_goes_on_with_the_shared_message(tmp_path, side):
+    own = {"severities": ["page", "note", "warning"], "threads_per_hour": 2}
+    async with talking(tmp_path, side, **own) as talk:
+        await until(lambda: parent(side) and parent(side, BROKEN))
+        trouble(talk, 1)
+        await until(lambda: shared(side))
+        await settled(side, talk)
+        kept = talk.story.hooks.state
+    again = Talk(tmp_path / "other", side, **own)
+    with Journal.reader(kept / "journal.sqlite") as journal:
+        for entry in journal.latest("thread"):
+            again.story.hooks.record("thread", entry.subject, entry.body, entry.ts)
+    again.chats.turn()
+    try:
+        for n in (1, 2):
+            trouble(again, n)
+        await until(lambda: "2 more incidents" in shared(side)[0]["text"])
+        assert len(side.parents) == 3
+    finally:
+        await again.close()
 
 
 # ---- config, tiers, secrets

@@ -67,6 +67,24 @@ async def test_what_slack_has_not_signed_is_refused_and_journalled(tmp_path, hea
         assert (what, by) == ("a forged request", "somebody who claims to be Slack")
 
 
+async def test_what_was_taken_before_a_restart_is_not_taken_again(tmp_path):
+    """What the process before has seen is forgotten, so nothing that is older than us is let in."""
+    async with waiting(tmp_path) as (side, talk, proxy, body):
+        talk.slack._since -= 60.0  # it has been here for a minute
+        headers = signed(body, ts=time.time() - 5)
+        assert (await proxy.post(body, headers)).status_code == 200
+        await until(lambda: talk.entries("approval"))
+        async with talking(tmp_path / "again", side, mode="http") as again:
+            await until(lambda: again.slack._clerk is not None)
+            said = await Proxy(again).post(body, headers)
+            assert said.status_code == 401
+            assert "before homeostat was started" in said.text
+            await until(lambda: any("replayed" in p[0] for p in again.presses()))
+            assert again.entries("approval") == []
+            status = form(side.command_payload(OLGA, "status"))
+            assert (await Proxy(again).post(status, signed(status))).status_code == 200
+
+
 async def test_a_flood_of_forged_requests_is_one_line_in_the_journal(tmp_path):
     async with waiting(tmp_path) as (_, talk, proxy, body):
         for _ in range(20):
@@ -122,7 +140,7 @@ async def test_a_retry_of_an_event_is_answered_and_done_once(tmp_path):
         }  # fmt: skip
         body = json.dumps(event).encode()
         for n in range(3):
-            headers = signed(body, ts=time.time() - n)
+            headers = signed(body, ts=time.time() + 1 + n)
             more = (
                 {"x-slack-retry-num": str(n), "x-slack-retry-reason": "http_timeout"} if n else {}
             )

@@ -12,7 +12,9 @@ from slack_talk import BROKEN, NOISY, PNG, RELEASED, RUN, Proxy, swifter, talkin
 
 from agent.codec import pack
 from agent.model import StepRecord
+from agent.plans import Acted, sealed
 from agent.questions import Field, Question
+from connectors import _slack_socket
 
 pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
 
@@ -192,20 +194,90 @@ async def test_a_form_of_somebody_who_lost_their_role_meanwhile_does_nothing(tmp
         assert talk.entries("silence") == []
 
 
+async def test_a_form_that_slack_opens_no_more_says_to_press_again(tmp_path, mode):
+    async with acting(tmp_path, mode) as (side, talk):
+        side.refuse["views.open"] = ["expired_trigger_id"]
+        await side.press(OLGA, message(side), "silence")
+        assert "press again" in await told(side, OLGA)
+        ((what, _, came),) = talk.presses()
+        assert what == "silence"
+        assert came.startswith("refused: Slack opens a form only within three seconds")
+        await side.press(OLGA, message(side), "silence")
+        await until(lambda: side.views)
+
+
+async def test_a_run_at_work_is_stopped(tmp_path, mode):
+    async with acting(tmp_path, mode) as (side, talk):
+        assert "stop" not in side.buttons(message(side)), "what asks is denied"
+        talk.run(state="acting")
+        await until(lambda: "stop" in side.buttons(message(side)))
+        button = side.button(message(side), "stop")
+        assert "puts back what it did: Lower the priority" in button["confirm"]["text"]["text"]
+        await side.press(VICTOR, message(side), "stop")
+        assert "deny needs operator" in await told(side, VICTOR)
+        assert talk.entries("cancel") == []
+        await side.press(OLGA, message(side), "stop")
+        assert f"Stopping {RUN}" in await told(side, OLGA)
+        (cancel,) = talk.entries("cancel")
+        assert (cancel.subject, cancel.body["person"]) == (RUN, "olga (operator, slack)")
+        assert [(what, came) for what, _, came in talk.presses()][-1] == ("stop", "done")
+        old = json.loads(json.dumps(message(side)))
+        for state in ("undoing", "denied"):
+            talk.run(state=state)
+            await until(lambda: "stop" not in side.buttons(message(side)))
+        await side.press(OLGA, old, "stop")
+        assert "nothing to stop" in await told(side, OLGA)
+        assert len(talk.entries("cancel")) == 1
+        talk.run(state="verifying")
+        assert f"Stopping {RUN}" in await asked(side, f"deny {RUN}"), "as it is written"
+        assert len(talk.entries("cancel")) == 2
+
+
+def done_and_undoable(talk):
+    """Let the run have lowered a priority, which it can put back, and be over."""
+    hooks, now = talk.story.hooks, talk.story.now
+    plan = talk.memory.plans[RUN]
+    steps = tuple(replace(s, undo="auto") for s in plan.steps)
+    plan = sealed(replace(plan, steps=steps))
+    hooks.record("plan", RUN, pack(plan), now)
+    of = {"run": RUN, "step": "lower", "key": f"{RUN}/lower"}
+    hooks.record("intent", RUN, {**of, "use": "set_priority", "before": {"nice": 0}}, now)
+    step = StepRecord("lower", "set_priority", 1.0, 2.0, "done", "nice is 19")
+    hooks.record("acted", RUN, {**of, "result": pack(Acted(step, {}, {"nice": 0}))}, now)
+    talk.run(state="done", plan_hash=plan.hash, steps=(step,))
+
+
 async def test_undo_and_labels_of_what_is_over(tmp_path, mode):
     async with acting(tmp_path, mode, severities=["page"]) as (side, talk):
-        step = StepRecord("lower", "set_priority", 1.0, 2.0, "done", "nice is 19")
-        talk.run(state="done", steps=(step,))
+        done_and_undoable(talk)
         talk.turn(NOISY, "resolved")
         await until(lambda: "noise" in side.buttons(message(side)))
         await side.press(OLGA, message(side), "noise")
         assert "Noted as noise" in await told(side, OLGA)
         await until(lambda: "labelled noise" in json.dumps(message(side)["blocks"]))
-        if "undo" in side.buttons(message(side)):
-            await side.press(OLGA, message(side), "undo")
-            await until(lambda: side.views)
-            await side.submit(OLGA, reason="it was mine")
-            await told(side, OLGA)
+        old = json.loads(json.dumps(message(side)))
+        for n, who in enumerate((VICTOR, OLGA, OLGA), 1):
+            await side.press(OLGA, old, "undo")
+            await until(lambda n=n: len(side.views) == n)
+            await side.submit(who, reason="it was mine")
+            said = await told(side, who)
+            if who == VICTOR:
+                assert "undo needs operator" in said
+            elif n == 2:
+                assert f"Putting back what {RUN} did (undo-" in said
+            else:
+                assert "is being put back already" in said
+        (undo,) = [p for p in talk.memory.plans.values() if p.undoes == RUN]
+        assert undo.by == "olga (operator, slack)"
+        assert undo.run_id in talk.memory.runs
+        presses = [(what, by, came.partition(":")[0]) for what, by, came in talk.presses()]
+        opened = ("undo", "olga (operator, slack)", "a form was opened")
+        assert presses == [
+            ("noise", "olga (operator, slack)", "done"),
+            opened, ("undo", "victor (viewer, slack)", "refused"),
+            opened, ("undo", "olga (operator, slack)", "done"),
+            opened, ("undo", "olga (operator, slack)", "refused"),
+        ]  # fmt: skip
 
 
 # ---- commands
@@ -253,6 +325,35 @@ async def test_an_answer_is_shared_when_it_is_asked_for(tmp_path, mode):
         assert "Because:" in await told(side, OLGA)
         await side.mention(OLGA, f"why {NOISY} share")
         await until(lambda: any("Because:" in whole(m) for m in side.parents))
+
+
+async def test_a_message_that_is_edited_does_nothing_a_second_time(tmp_path, mode):
+    """Slack sends an event of its own when somebody mends a typo in what was done already."""
+    async with acting(tmp_path, mode) as (side, talk):
+        ts = await side.mention(OLGA, "silence service:wine for 1h")
+        assert "for 1 h" in await told(side, OLGA)
+        await side.mention(OLGA, "silence service:wine for 2h", ts=ts, edited=True)
+        assert "write a new one to have it done" in await told(side, OLGA)
+        await side.mention(
+            OLGA, "silence service:wine for 1h", ts=ts
+        )  # the same message as another event
+        await side.mention(OLGA, f"why {NOISY}", ts=ts, edited=True)
+        assert "Because:" in await told(side, OLGA), "what changes nothing is answered"
+        assert len(talk.entries("silence")) == 1
+        assert [(what, came.partition(":")[0]) for what, _, came in talk.presses()] == [
+            ("silence", "done"),
+            ("silence", "refused"),
+        ]
+
+
+async def test_what_was_written_before_we_were_here_is_not_done(tmp_path, mode):
+    """Slack sends an event again for minutes, also to the process after the one that has done it."""
+    async with acting(tmp_path, mode) as (side, talk):
+        await side.mention(OLGA, "pause service:wine", ts=f"{time.time() - 60:.6f}")
+        assert "may have been done already" in await told(side, OLGA)
+        assert talk.entries("pause") == []
+        await side.mention(OLGA, "status", ts=f"{time.time() - 60:.6f}")
+        assert "web-1" in await told(side, OLGA)
 
 
 async def test_commands_do_by_the_desk_what_their_person_may(tmp_path, mode):
@@ -359,6 +460,46 @@ async def test_while_another_agent_holds_the_app_nothing_is_done(tmp_path):
             await until(lambda: side.sockets)
             await side.press(OLGA, message(side), "approve")
             assert "Approved" in await told(side, OLGA)
+
+
+async def test_an_agent_that_comes_later_is_seen_and_no_press_finds_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(_slack_socket, "ALONE_S", 0.3)
+    async with acting(tmp_path, "socket") as (side, talk):
+        fewest = len(side.sockets)
+
+        async def watch():
+            nonlocal fewest
+            while True:
+                fewest = min(fewest, len(side.sockets))
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        await until(lambda: side.opened >= 3)
+        assert talk.chats.faults() == [], "our own two for a moment are no other's"
+        side.elsewhere = 1
+        await until(talk.chats.faults)
+        assert "another agent holds the same Slack app" in talk.chats.faults()[0]
+        await side.press(OLGA, message(side), "approve")
+        assert "presses go to either at random" in await told(side, OLGA)
+        assert talk.entries("approval") == []
+        side.elsewhere = 0
+        await until(lambda: talk.chats.faults() == [])
+        watching.cancel()
+        assert fewest >= 1
+        await side.press(OLGA, message(side), "approve")
+        assert "Approved" in await told(side, OLGA)
+
+
+async def test_where_no_other_connection_can_be_opened_the_old_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(_slack_socket, "ALONE_S", 0.3)
+    async with acting(tmp_path, "socket") as (side, talk):
+        side.refuse["apps.connections.open"] = ["internal_error"] * 1000
+        asked = len(side.named("apps.connections.open"))
+        await until(lambda: len(side.named("apps.connections.open")) > asked + 1)
+        assert len(side.sockets) == 1
+        assert talk.chats.faults() == []
+        await side.press(OLGA, message(side), "approve")
+        assert "Approved" in await told(side, OLGA)
 
 
 async def test_our_own_old_connection_is_no_other_agent(tmp_path):

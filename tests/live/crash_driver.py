@@ -85,6 +85,7 @@ class Moments:
 
     def __init__(self, folder, die_at):
         self.path = folder / "moments"
+        self.deaths = folder / "deaths"
         self.die_at = die_at
         self.seen = collections.Counter()
         self.new = 0
@@ -99,6 +100,8 @@ class Moments:
         with self.path.open("a") as f:
             f.write(f"{told}\n")
         if self.die_at in {told, f"+{self.new}"}:
+            with self.deaths.open("a") as f:
+                f.write(f"{name}\n")
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -108,9 +111,13 @@ class MortalJournal(Journal):
     moment = staticmethod(lambda _: None)
 
     def append(self, kind, subject, body, ts):
-        self.moment(f"journal:{kind}:before")
+        # of which step: each is a moment of its own, whatever life it comes in
+        which = body.get("key") or subject
+        if kind == "run":
+            which = f"{subject}:{body['state']}@{len(body['steps'])}"
+        self.moment(f"journal:{kind}:{which}:before")
         entry = super().append(kind, subject, body, ts)
-        self.moment(f"journal:{kind}:after")
+        self.moment(f"journal:{kind}:{which}:after")
         return entry
 
     @contextlib.contextmanager
@@ -134,13 +141,14 @@ def watched(method):
         name = method.__name__
         detail = next((a for a in args[1:] if hasattr(a, "use")), None)
         if name == "report":
-            label = f"report:{args[0].state}"
+            label = f"report:{args[0].id}:{args[0].state}@{len(args[0].steps)}"
         elif name == "tell":
             label = f"tell:{args[1]}"
         elif name == "boundary":
-            label = f"boundary:{len(args[1].steps)}"
+            label = f"boundary:{args[1].id}:{len(args[1].steps)}"
         else:
-            label = name if detail is None else f"{name}:{detail.id}"
+            of = next(a.run_id for a in args if hasattr(a, "run_id"))
+            label = f"{name}:{of}" if detail is None else f"{name}:{of}:{detail.id}"
         self.moment(f"{label}:before")
         middle = asyncio.get_running_loop().call_later(MIDDLE_S, self.moment, f"{label}:middle")
         try:
@@ -188,7 +196,8 @@ async def main(folder, scenario, die_at="", database=""):
                     record_plan(stage.record, made, stage.clock())
                 await stage.runner.start(made)
             looked = time.monotonic()
-            while stage.memory.live_runs() or await undo(stage, scenario):
+            # a run that was written down and not begun is one, too
+            while stage.memory.unfinished() or await undo(stage, scenario):
                 if time.monotonic() - looked > LOOK_S:
                     looked = time.monotonic()
                     await stage.runner.idle()

@@ -78,10 +78,11 @@ def whole(folder):
 
 
 HEALING = [
-    "accept:after", "report:waiting_approval:after", "approval::middle", "boundary:0:after",
-    "effect:r1/a:before", "effect:r1/a:after", "act:a:after", "effect:r1/n:before",
-    "approval:b:middle", "verify:middle", "verify:after", "hold:b:middle", "effect:r1/b/undo:before",
-    "effect:r1/b/undo:after", "undo:b:after", "effect:r1/s:after", "report:done:before", "report:done:after",
+    "accept:r1:after", "report:r1:waiting_approval@0:after", "approval::middle", "boundary:r1:0:after",
+    "effect:r1/a:before", "effect:r1/a:after", "act:r1:a:after", "effect:r1/n:before",
+    "approval:b:middle", "verify:r1:middle", "verify:r1:after", "hold:r1:b:middle", "effect:r1/b/undo:before",
+    "effect:r1/b/undo:after", "undo:r1:b:after", "effect:r1/s:after", "report:r1:done@5:before",
+    "report:r1:done@5:after",
 ]  # fmt: skip
 
 
@@ -107,8 +108,8 @@ def test_a_run_that_is_killed_at_every_moment_heals_all_the_same(tmp_path):
     assert died.count("up") == len(HEALING) + 1
 
 
-HARMING = ["effect:r1/c:after", "verify:after", "effect:r1/c/undo:after",
-           "effect:r1/a/undo:before", "undo:a:after"]  # fmt: skip
+HARMING = ["effect:r1/c:after", "verify:r1:after", "effect:r1/c/undo:after",
+           "effect:r1/a/undo:before", "undo:r1:a:after"]  # fmt: skip
 
 
 def test_harm_is_put_back_although_it_is_killed_while_it_does(tmp_path):

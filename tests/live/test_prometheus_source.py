@@ -107,6 +107,61 @@ async def test_what_node_exporter_says_is_a_host_of_ours(scraping):
     source.close()
 
 
+@pytest.fixture
+def victoria(needs, tmp_path):
+    """Run a VictoriaMetrics that scrapes; yields its address and the process of the exporter."""
+    pytest.importorskip("prometheus_api_client")
+    own, other = free_port(), free_port()
+    (tmp_path / "scrape.yml").write_text(json.dumps({
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [f"127.0.0.1:{other}"]}]}],
+    }))  # fmt: skip
+    url = f"http://127.0.0.1:{own}"
+    with (tmp_path / "log").open("wb") as log:
+        exporter = subprocess.Popen(
+            [needs("prometheus-node-exporter"), f"--web.listen-address=127.0.0.1:{other}"], stdout=log, stderr=log
+        )  # fmt: skip
+        server = subprocess.Popen(
+            [needs("victoria-metrics"), f"-httpListenAddr=127.0.0.1:{own}", f"-storageDataPath={tmp_path / 'vm'}",
+             f"-promscrape.config={tmp_path / 'scrape.yml'}", "-retentionPeriod=1", "-search.latencyOffset=1s"],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        wait_for("a scrape", lambda: len(_up(url)) == 1, 40)
+        yield url, exporter
+    finally:
+        for process in (exporter, server):
+            process.kill()
+            process.wait(10)
+
+
+async def test_victoria_metrics_answers_as_prometheus_does(victoria):
+    url, exporter = victoria
+    source = Prometheus("vm", Prometheus.Config(url=url, window=10, stale=5))
+    source._own = Entity("host", "elsewhere")
+    rates = Rates()
+    rates.apply(await source.poll())
+    await asyncio.sleep(2.5)
+    frame = rates.apply(await source.poll())
+    got = _values(frame)
+    assert {s.entity for s in frame.series} == {Entity("host", socket.gethostname())}
+    assert 0 < got["host.memory_utilization_ratio"] < 1
+    assert got["host.interrupts_per_second"] > 0
+    fresh = Prometheus("vm", Prometheus.Config(url=url, window=10))
+    fresh._own, fresh.interval_s = source._own, 1.0
+    past = await fresh.past(time.time() - 6, time.time() - 1)
+    fresh.close()
+    assert any(_values(one).get("host.load1_count", 0) > 0 for one in past)
+    exporter.kill()
+    for _ in range(30):
+        await asyncio.sleep(0.5)
+        got = _values(await source.poll())
+        if math.isnan(got["host.load1_count"]):
+            break
+    assert math.isnan(got["host.load1_count"]), "its column stays, and nobody answers"
+    source.close()
+
+
 async def test_it_keeps_the_contract_of_a_source(scraping):
     url, _, _ = scraping
 

@@ -4,7 +4,6 @@ Alertmanager and rotel: what the SDK sends comes back from their APIs as it was 
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -32,7 +31,7 @@ class Wire:
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.prometheus, self.alertmanager = free_port(), free_port()
-        self.victoria = free_port() if shutil.which("victoria-metrics") else 0
+        self.victoria = free_port()
         self.port = free_port()
         (folder / "prometheus.yml").write_text("{}")
         quiet = {"route": {"receiver": "none"}, "receivers": [{"name": "none"}]}
@@ -45,11 +44,10 @@ class Wire:
             needs("prometheus-alertmanager"), f"--config.file={folder / 'am.yml'}", f"--storage.path={folder / 'am'}",
             f"--web.listen-address=127.0.0.1:{self.alertmanager}", "--cluster.listen-address=",
         )  # fmt: skip
-        if self.victoria:
-            self.run(
-                "victoria-metrics", f"-httpListenAddr=127.0.0.1:{self.victoria}", f"-storageDataPath={folder / 'vm'}",
-                "-retentionPeriod=1", "-search.latencyOffset=1s",
-            )  # fmt: skip
+        self.run(
+            needs("victoria-metrics"), f"-httpListenAddr=127.0.0.1:{self.victoria}",
+            f"-storageDataPath={folder / 'vm'}", "-retentionPeriod=1", "-search.latencyOffset=1s",
+        )  # fmt: skip
         wait_for("prometheus", lambda: httpx.get(f"{self.prom()}/-/ready").status_code == 200)
         wait_for("alertmanager", lambda: httpx.get(f"{self.am()}/-/ready").status_code == 200)
         victoria = f"\n  vm: {{use: remote_write, url: 'http://127.0.0.1:{self.victoria}/api/v1/write', every: 1s}}"
@@ -62,7 +60,7 @@ connectors:
     every: 1s
     scores: ['service.*']
     labels: {{cluster: test, instance: us}}
-  alertmanager: {{url: '{self.am()}', alerts: [page, warning]}}{victoria if self.victoria else ""}
+  alertmanager: {{url: '{self.am()}', alerts: [page, warning]}}{victoria}
 services: [{{id: shop, objectives: [{{signal: service.error_ratio, max: 5%, for: 1s}}]}}]
 diagnose: {{settle: 1s, resolve_after: 2s}}
 """)  # fmt: skip
@@ -221,7 +219,7 @@ def test_what_we_know_stands_in_their_prometheus_and_goes_from_it_with_its_serie
         wire.serve(0.0)
         return wire.query(base, name)
 
-    for base in (wire.prom(), *([f"http://127.0.0.1:{wire.victoria}"] if wire.victoria else [])):
+    for base in (wire.prom(), f"http://127.0.0.1:{wire.victoria}"):
         ((labels, value),) = wait_for("our numbers there", lambda: known(base))  # noqa: B023
         assert value == 42.5
         assert labels["entity"] == "replica:shop/a"

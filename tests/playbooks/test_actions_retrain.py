@@ -148,7 +148,77 @@ def test_a_report_that_does_not_add_up_is_refused(lie):
         read_holdback({"holdback": {**report()["holdback"], **lie}})
 
 
+def regression(champion=4.0, challenger=3.5, champion_only=70, challenger_only=120, **more) -> dict:
+    return report(**more) | {
+        "holdback": {
+            "rows": 200,
+            "champion": {"loss": champion},
+            "challenger": {"loss": challenger},
+            "champion_only": champion_only,
+            "challenger_only": challenger_only,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"champion": -1.0},
+        {"challenger": math.nan},
+        {"challenger": math.inf},
+        {"champion_only": 300},
+        {"champion_only": 0, "challenger_only": 0},
+    ],
+)
+def test_losses_that_do_not_add_up_are_refused(lie):
+    with pytest.raises(Refused, match="does not add up"):
+        read_holdback(regression(**lie))
+
+
+def test_a_loss_of_one_and_an_accuracy_of_the_other_can_not_be_judged():
+    said = regression()
+    said["holdback"]["challenger"] = {"accuracy": 0.9}
+    with pytest.raises(Refused, match="cannot be judged"):
+        read_holdback(said)
+
+
 # ---- the verb
+
+
+async def test_a_regression_passes_by_its_loss(trainer):
+    done = await Retrain(Retrain.Params(better_than=0.1), trainer(regression())).run(step())
+    assert done.values["gain"] == pytest.approx(0.125)
+    assert (done.values["loss"], done.values["champion_loss"]) == (3.5, 4.0)
+    assert "accuracy" not in done.values
+    assert done.values["p"] == pytest.approx(sign_test(120, 70))
+    assert "has loss 3.5 against 4 of the champion" in done.summary
+
+
+@pytest.mark.parametrize(
+    ("said", "params", "why"),
+    [
+        (regression(challenger=4.5), {}, "needs a gain above 0"),
+        (regression(), {"better_than": 0.2}, "needs a gain above 0.2"),
+        # less loss in the mean by a few rows, more in most of them: by luck, as far as rows tell
+        (regression(champion_only=110, challenger_only=90), {}, "needs p <= 0.05"),
+        (regression(champion=0.0, challenger=0.0, champion_only=0, challenger_only=0), {}, "needs a gain above 0"),
+    ],
+)  # fmt: skip
+async def test_a_regression_that_is_not_proven_better_is_refused(trainer, said, params, why):
+    with pytest.raises(Refused, match="not proven better") as refused:
+        await Retrain(Retrain.Params(**params), trainer(said)).run(step())
+    assert why in str(refused.value)
+
+
+async def test_what_a_refused_training_used_is_told_for_the_record(trainer):
+    with pytest.raises(Refused) as refused:
+        await Retrain(Retrain.Params(min_rows=500), trainer(report())).run(step())
+    assert 'it used data {"sha256": "d"}, code "c", params {"trees": 60}' in str(refused.value)
+    with pytest.raises(Refused) as refused:
+        await Retrain(Retrain.Params(min_rows=500), trainer(report(code=None))).run(
+            step("run-3/train")
+        )
+    assert "the report does not say which code" in str(refused.value)
 
 
 async def test_a_better_challenger_passes_with_its_numbers(trainer):

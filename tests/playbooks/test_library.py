@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 from agent import registry
-from agent.causes import matches
+from agent.catalogue import labelled
+from agent.causes import CAUSES, matches
 from agent.config import Config
+from agent.expr import expressions, parse
 from agent.model import Cause, Diagnosis, Entity, Incident
 from agent.playbook import Library
 from agent.playbook.examples import run, try_examples
 from agent.playbook.trial import Example
+from agent.rca.rules import hardware, host
+from agent.rca.weights import WEIGHTS
 
 registry.load()
 LIBRARY = Library.load([], Config())
@@ -101,11 +105,104 @@ def test_times_are_those_of_production(book):
         ("label.late", "label-delay"),
         ("label.bad", "label-bad"),
         ("release.code", "serve-bad-release"),
+        ("release.code", "serve-release-undo"),
+        ("serving.crash", "serve-crashloop-undo"),
+        ("hardware.host", "host-hardware"),
         ("release.config", "serve-bad-config"),
     ],
 )
 def test_each_cause_finds_its_playbook(cause, one):
     assert one in {p.id for p in LIBRARY.for_cause(cause)}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_no_cause_is_without_a_playbook(cause):
+    assert LIBRARY.for_cause(cause)
+
+
+SIGNS = {
+    (cause, sign)
+    for some in (
+        host._SIGNS, hardware._SIGNS, {"host.exhausted": (*host._OF_CARD, *host._OF_SERVICE)},
+        {"hardware.gpu.lost": hardware._DRIVER, "hardware.gpu.link": hardware._SWITCH},
+        {"serving.crash": hardware._HANGS},
+    )
+    for cause, signs in some.items()
+    for sign in signs
+    if sign.alone and WEIGHTS[sign.alone] >= WEIGHTS["strong"]
+}  # fmt: skip
+"""What names a cause by itself, or nearly so: the strong and decisive signs of the rules."""
+EXCUSED = {
+    ("hardware.gpu.lost", "gpu.reachable"): "host.gpus_count is the number of those that are, and the host is rebooted",
+    ("hardware.gpu.memory", "gpu.ecc_errors_per_second"):
+        "it counts contained errors, too: what must be reset say the XID and gpu.recovery_needed",
+}  # fmt: skip
+"""(cause, signal) that no playbook reads, and why."""
+
+
+def reads(book, sign):
+    """Tell whether a condition of a playbook looks at a sign: at its signal without labels, or with just these."""
+    items = [*book.when.all, *book.when.any]
+    labels = dict(sign.labels)
+    for item in items:
+        named, some = labelled(item.signal) if item.signal else ("", ())
+        if named == sign.metric and set(some) <= set(sign.labels):
+            return True
+        if re.search(rf"(?<![\w.]){re.escape(sign.metric)}\b", item.is_):
+            return True
+        if "xid" in labels and "cause.xid" in item.is_ and f'"{labels["xid"]}"' in item.is_:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("cause", "sign"), sorted(SIGNS, key=repr), ids=lambda x: getattr(x, "what", x)
+)
+def test_what_names_a_cause_by_itself_is_looked_at_by_a_playbook_for_it(cause, sign):
+    looking = [p.id for p in LIBRARY.for_cause(cause) if reads(p, sign)]
+    assert bool(looking) != ((cause, sign.metric) in EXCUSED), looking
+
+
+def test_excuses_are_of_signs_that_there_are_and_reasoned():
+    assert EXCUSED.keys() <= {(cause, sign.metric) for cause, sign in SIGNS}
+    assert all(len(reason.split()) >= 8 for reason in EXCUSED.values())
+
+
+@pytest.mark.parametrize("signal", [
+    "service.replicas_missing_count", "replica.restarts_per_second", "replica.oom_kills_per_second",
+    "host.infiniband_up", "host.infiniband_errors_per_second", "host.raid_degraded", "host.disk_bad_sectors_count",
+])  # fmt: skip
+def test_what_a_source_tells_of_a_failure_is_looked_at(signal):
+    said = [f"{i.signal} {i.is_}" for p in BOOKS for i in (*p.when.all, *p.when.any)]
+    assert any(signal in text for text in said)
+
+
+@pytest.mark.parametrize(
+    "book", [p for p in BOOKS if p.because.cause.partition(".")[0] in {"host", "hardware"}], ids=ids
+)
+def test_people_are_told_whatever_sign_named_the_cause(book):
+    """What a text asks for and the diagnosis does not say keeps the whole text from being told."""
+    sure = {"cause.kind", "cause.entity", "cause.words"}
+    sure |= parse(book.target.where).names if book.target.where else set()
+    sure |= {name for item in book.when.all for name in parse(item.is_).names}
+    for step in (s for s in book.do if s.use in {"notify", "page", "ask"}):
+        asked = {name for _, e in expressions(step.with_) for name in e.names}
+        assert {n for n in asked if n.startswith("cause.")} <= sure | {"cause.command"}
+
+
+def test_who_reboots_a_host_silences_it_first_and_a_node_is_drained_before_that():
+    for book in BOOKS:
+        verbs = [s.use for s in book.do]
+        if "reboot" not in verbs:
+            continue
+        quiet = book.do[verbs.index("reboot") - 1]
+        assert quiet.use == "silence"
+        # over before people are called, or nobody would be
+        assert quiet.until is not None
+        assert quiet.until.at_most <= 120.0
+        if book.id.startswith("node-"):
+            assert verbs.index("drain_node") < verbs.index("silence")
+            assert book.do[verbs.index("drain_node")].until is not None
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,26 @@ LIBRARY = Library.load([], Config())
 BOOKS = {p.id: p.unbound() for p in sorted(LIBRARY.playbooks.values(), key=lambda p: p.id)}
 
 _FIRST = "both help against it, and the one whose conditions say more comes first"
+_UNDO = (
+    "a release came right before it, and where its cluster keeps the one before that comes first"
+)
+_TOLD = "people are told where nobody can put the release before back; where somebody can, that comes first"
+_KILLED = "where the cluster says that they were killed for want of memory, that is told first"
+_NODE = "the same fault on a node of a cluster, which is drained before it is rebooted; elsewhere it only is"
 ALTERNATIVES: dict[tuple[str, str], str] = {
     ("gpu-thermal", "gpu-thermal-shed"): "it gives way when it did not help: `otherwise: next`",
     ("gpu-thermal-shed", "gpu-thermal"): "it comes when less power did not help or can not be set",
     ("serve-saturation", "serve-admission"): _FIRST,
+    ("serve-release-undo", "serve-bad-release"): _UNDO,
+    ("serve-bad-release", "serve-release-undo"): _TOLD,
+    ("serve-crashloop", "serve-crashloop-undo"): _TOLD,
+    ("serve-crashloop-undo", "serve-crashloop"): _UNDO,
+    ("serve-oom-killed", "serve-crashloop-undo"): _KILLED,
+    ("gpu-off-bus", "node-gpu-lost"): _NODE,
+    ("node-gpu-lost", "gpu-off-bus"): _NODE,
+    ("driver-mismatch", "node-driver-mismatch"): _NODE,
+    ("node-driver-mismatch", "driver-mismatch"): _NODE,
+    ("serve-noisy-neighbour", "gpu-noisy-neighbour"): _FIRST,
 }
 """(who acts, too, on whose symptoms) -> why that is right when diagnosis names this cause."""
 
@@ -59,6 +75,7 @@ ANYWAY: dict[str, tuple[str, frozenset[str]]] = {
         "concept-drift", "data-drift-expected", "data-drift-loss", "promote-better",
     })),
     "serve-dependency": (_PAIN, frozenset({
+        "gpu-noisy-neighbour", "serve-release-undo",
         "gpu-oom", "host-cpu-starve", "page-harm", "serve-admission", "serve-bad-config", "serve-bad-release",
         "serve-errors", "serve-latency-burn", "serve-noisy-neighbour", "serve-replica-sick", "serve-saturation",
         "serve-traffic-mix",
@@ -67,9 +84,16 @@ ANYWAY: dict[str, tuple[str, frozenset[str]]] = {
     "serve-latency-burn": (_PAIN, frozenset({"serve-admission"})),
     "serve-noisy-neighbour": (_PAIN, frozenset({
         "host-cpu-starve", "serve-admission", "serve-bad-release", "serve-callee", "serve-dependency",
-        "serve-latency-burn", "serve-replica-sick", "serve-saturation", "serve-traffic-mix",
+        "serve-latency-burn", "serve-release-undo", "serve-replica-sick", "serve-saturation", "serve-traffic-mix",
+    })),
+    "serve-release-undo": (_PAIN, frozenset({
+        "gpu-noisy-neighbour", "gpu-oom", "host-cpu-starve", "page-harm", "serve-admission", "serve-bad-config",
+        "serve-callee", "serve-crashloop", "serve-crashloop-undo", "serve-dependency", "serve-errors", "serve-hang",
+        "serve-latency-burn", "serve-noisy-neighbour", "serve-oom-killed", "serve-replica-sick", "serve-saturation",
+        "serve-traffic-mix",
     })),
     "serve-replica-sick": (_PAIN, frozenset({
+        "gpu-noisy-neighbour", "serve-release-undo",
         "gpu-oom", "host-cpu-starve", "page-harm", "serve-admission", "serve-bad-config", "serve-bad-release",
         "serve-callee", "serve-dependency", "serve-latency-burn", "serve-noisy-neighbour", "serve-saturation",
         "serve-traffic-mix",
@@ -193,7 +217,7 @@ def test_it_reads_like_a_runbook(name):
     assert not any(word in said for word in ("None", "{'", "}}"))
 
 
-NAMED = [n for n in BOOKS if n.partition("-")[0] in {"gpu", "host", "nic", "driver"}]
+NAMED = [n for n in BOOKS if n.partition("-")[0] in {"gpu", "host", "nic", "driver", "node"}]
 
 
 def diagnosed(name: str) -> Cause:

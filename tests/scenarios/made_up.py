@@ -119,6 +119,8 @@ HOT, BRAKE, CAP = (
     [s("gpu.throttled", g, reason=r) for g in GPUS] for r in ("thermal", "power_brake", "power_cap")
 )
 REPLICA_P95 = [s("service.latency_p95_seconds", r) for r in REPLICAS]
+RESTARTS = [s("replica.restarts_per_second", r) for r in REPLICAS]
+HOLDS = {e: s("process.gpu_memory_bytes", e, gpu=GPUS[1].key) for e in (MASTER, BATCH)}
 BLIND = [s("source.blind", e) for e in EYES]
 
 CALM: dict[Series, tuple[float, float]] = {
@@ -141,12 +143,13 @@ CALM: dict[Series, tuple[float, float]] = {
     **dict.fromkeys(WATTS, (300.0, 8.0)), **dict.fromkeys(NVLINKS, (18.0, 0.0)),
     DRIVER: (1.0, 0.0), FILES: (0.1, 0.001), **dict.fromkeys([*CLEANUP, *CONTAINED], (0.0, 0.0)),
     **dict.fromkeys([*ECC, *PENDING, *FAILED, *HOT, *BRAKE, *CAP], (0.0, 0.0)),
+    HOLDS[MASTER]: (2e10, 1e7), HOLDS[BATCH]: (0.0, 0.0), **dict.fromkeys(RESTARTS, (0.0, 0.0)),
     **dict.fromkeys(REPLICA_P95, (0.03, 0.003)), **dict.fromkeys([*BLIND, *KERNEL.values()], (0.0, 0.0)),
 }  # fmt: skip
 EXACT = frozenset({
     UP, STORE_UP, COUNT, MOUNT, WORSE, KILLS, RELATION, LATE, WRONG, MISSED, SHORT, *BROKEN, *DRIFTED, *APART,
     *HERE, *PENDING, *FAILED, *HOT, *BRAKE, *CAP, *BLIND, DRIVER, *NVLINKS, *CLEANUP, *CONTAINED,
-    *KERNEL.values(),
+    *KERNEL.values(), *RESTARTS, HOLDS[BATCH],
 })  # fmt: skip
 """States and counts: no noise is laid over them."""
 

@@ -43,6 +43,7 @@ from made_up import (
     FILES,
     GPUS,
     HERE,
+    HOLDS,
     HOST,
     HOT,
     INPUT_PSI,
@@ -66,6 +67,7 @@ from made_up import (
     RELATION,
     REPLICA_P95,
     REPLICAS,
+    RESTARTS,
     RPS,
     SHOP,
     SHORT,
@@ -142,6 +144,7 @@ def pic(kind: str, entity: Entity, during: During, **kw: Any) -> Picture:
     return Picture(kind, entity, during, **kw)
 
 
+ON_GPU = tuple(Edge("runs_on", p, GPUS[1]) for p in (MASTER, BATCH))
 RELEASED = pic("release.code", SHOP, WORN, changes=[change("release", SHOP)])
 PAIRS: dict[str, tuple[Picture, Picture]] = {
     "GPU memory fails; not: it is slow and no error is told": (
@@ -235,6 +238,14 @@ PAIRS: dict[str, tuple[Picture, Picture]] = {
     "it restarts by itself; not: we restarted it": (
         pic("serving.crash", SHOP, {ERRORS: 0.4, AGE: lambda t: t, COUNT: 3.0}),
         pic("unknown", SHOP, {ERRORS: 0.4, AGE: lambda t: t}, changes=[change("restart", SHOP, by="homeostat:run-1")]),
+    ),
+    "a replica starts again and again, as its cluster says; not: since a release, which comes first": (
+        pic("serving.crash", SHOP, {ERRORS: 0.3, RESTARTS[1]: 0.05}),
+        pic("release.code", SHOP, {ERRORS: 0.3, RESTARTS[1]: 0.05}, changes=[change("release", SHOP)]),
+    ),
+    "a stranger came to the GPU of the service; not: it came while traffic surged": (
+        pic("host.neighbour", BATCH, {**WORN, HOLDS[BATCH]: 4e10, USED[1]: 1.0}, edges=ON_GPU),
+        pic("serving.saturation", SHOP, {**SURGE, HOLDS[BATCH]: 4e10, USED[1]: 1.0}, edges=ON_GPU),
     ),
     "one replica apart from its peers; not: all of them, after a release": (
         pic("serving.crash", REPLICAS[2], {P95: 0.5, REPLICA_P95[2]: 2.0}),

@@ -32,7 +32,16 @@ RULES: Final[tuple[Rule, ...]] = (
 NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "host": (*host.SIGNALS_READ, "host.tcp_retransmits_per_second"),
     "gpu": (*hardware.SIGNALS_READ, "gpu.memory_utilization_ratio"),
-    "service": (*SERVICE, *OF_REPLICA, "service.replicas_count", "service.busy_ratio"),
+    "service": (
+        *SERVICE,
+        *OF_REPLICA,
+        "service.replicas_count",
+        "service.busy_ratio",
+        "service.replicas_missing_count",
+        "service.cache_ratio",
+        "service.preemptions_per_second",
+        "service.wait_mean_seconds",
+    ),
     "dependency": OF_REPLICA,
     "replica": OF_REPLICA,
     "process": ("process.cpu_cores", "process.accept_queue_count"),

@@ -10,7 +10,7 @@ from agent.rca.look import Look, Measured
 
 LATENCY: Final = (
     "service.latency_p50_seconds", "service.latency_p95_seconds", "service.latency_p99_seconds",
-    "service.probe_latency_seconds",
+    "service.probe_latency_seconds", "service.first_token_p95_seconds",
 )  # fmt: skip
 MEASURED: Final = (
     "service.latency_p50_seconds", "service.processing_p50_seconds", "service.requests_per_second",

@@ -135,6 +135,8 @@ _OF_CARD: Final = (Sign("gpu.memory_utilization_ratio", 0.95),)
 _HELD: Final = ("gpu.processes_count", "gpu.memory_utilization_ratio")
 _HELD_LEAST: Final = 0.1
 """The driver itself keeps a few percent of the memory."""
+_IDLE: Final = 0.05
+"""Share of the time below which a GPU computes nothing that is worth holding its memory."""
 _OF_SERVICE: Final = (
     Sign(
         "service.certificate_seconds",
@@ -144,6 +146,9 @@ _OF_SERVICE: Final = (
         said="its certificate ends soon",
     ),
 )
+_CROWDED: Final = 0.9
+_CAME_BYTES: Final = 256e6
+"""Of GPU memory: a context alone is about as much, so less is no work."""
 _TAKEN_FROM_US: Final = ("host.cpu_utilization_ratio", "host.cgroup_throttled_ratio")
 _DISK: Final = (
     "host.disk_write_latency_seconds",
@@ -196,7 +201,7 @@ def exhausted(look: Look) -> list[Case]:
             weigh(look, case, entity, signs)
             if kind == "gpu":
                 _memory_of(look, case)
-                _holder(look, case)
+                _holder(look, case, about=entity in told)
             if case.evidence:
                 out.append(case)
     return out
@@ -216,19 +221,46 @@ def _memory_of(look: Look, case: Case) -> None:
         case.add("strong", f"the memory of {card.key} is used up ({numbers(m)})", m)
 
 
-def _holder(look: Look, case: Case) -> None:
-    """Say who holds most of the memory of a GPU that is used up, where that can be seen."""
+def _holder(look: Look, case: Case, *, about: bool) -> None:
+    """Say who holds most of the memory of a GPU that is used up, where that can be seen.
+
+    about   the incident is about this GPU: then it counts, too, that it idles while those who hold it serve nobody
+    """
     held = [
         (look.world.get(s) or 0.0, s.entity)
         for s in look.world.find("process.gpu_memory_bytes")
         if ("gpu", case.entity.key) in s.labels
     ]
-    if case.evidence and held:
-        most, who = max(held)
+    if not held:
+        return
+    served = [_served(look, who) for _, who in held]
+    busy = look.measure("gpu.utilization_ratio", case.entity)
+    share = look.value("gpu.memory_utilization_ratio", case.entity)
+    idle = busy is not None and busy.now < _IDLE and share is not None and share > _HELD_LEAST
+    told = not _of_replicas(look, case.entity)
+    if about and idle and told and not any(served):
+        text = f"{case.entity.key} computes nothing, and who holds its memory serves nobody"
+        case.add("strong", text, busy)
+    if case.evidence:
+        (most, who), service_ = max(zip(held, served, strict=True))
         attrs = look.world.attrs(who)
         name = attrs.get("command") or attrs.get("name", who.key)
         case.facts |= {"process": who.id, "command": name}
+        if told:
+            case.facts |= {"serves": service_ or "nobody"}
         case.say(f"{name} holds {say(most, 'bytes')} of it")
+
+
+def _of_replicas(look: Look, card: Entity) -> bool:
+    """Tell whether replicas are known to run on a GPU, as a cluster says: which process is theirs nobody tells then."""
+    edges = look.topology.edges(card)
+    return any(e.kind == "runs_on" and e.dst == card and e.src.kind == "replica" for e in edges)
+
+
+def _served(look: Look, who: Entity) -> str:
+    """Return the service that a process group serves; "" = none that we know."""
+    group = look.topology.group(who)
+    return group.key if group.kind in {"service", "model"} else ""
 
 
 def network_between(look: Look) -> list[Case]:
@@ -294,7 +326,7 @@ def neighbour(look: Look) -> list[Case]:
         share = min(1.0, (1.0 + 4.0 * taken / total) / WEIGHTS["neighbour took"])
         text = f"processes outside the service took {taken:.1f} more cores; most of it "
         _blame(look, case, grown, text, share)
-    elif not _disk_hog(look, case, host):
+    elif not _disk_hog(look, case, host) and not _gpu_hog(look, case):
         case.add(
             "nobody took more", f"no process outside the service took more CPU ({taken:.2f} cores)"
         )
@@ -314,15 +346,16 @@ def neighbour(look: Look) -> list[Case]:
 
 
 def _blame(
-    look: Look, case: Case, grown: list[tuple[Entity, float, Evidence]], text: str, share: float
-) -> None:
+    look: Look, case: Case, grown: list[tuple[Entity, float, Evidence]], text: str, share: float,
+    *, reason: str = "neighbour took",
+) -> None:  # fmt: skip
     first, most, found = grown[0]
     case.entity = first
     case.others = [e for e, excess, _ in grown[1:4] if excess >= 0.25 * most]
     attrs = look.world.attrs(first)
     name = attrs.get("command") or attrs.get("name", first.key)
     case.facts = {"command": name}
-    weight = WEIGHTS["neighbour took"] * share
+    weight = WEIGHTS[reason] * share
     case.logit += weight
     case.evidence.append(replace(found, text=text + name, weight=weight))
 
@@ -350,6 +383,34 @@ def _disk_hog(look: Look, case: Case, host: Entity) -> bool:
                 0.85,
             )
             case.add("disk slow", f"a disk became slow with it ({numbers(slow[0])})", slow[0])
+            return True
+    return False
+
+
+def _gpu_hog(look: Look, case: Case) -> bool:
+    """Blame a process that came to a GPU of the service, or took much more of its memory, and now it is busy.
+
+    No source says which share of the time of a GPU each process takes; that it came then, and that the GPU became
+    busy with it while we do no more than ever, is what can be seen.
+    """
+    for card in look.topology.related(look.group, "gpu"):
+        users = [
+            s for s in look.world.find("process.gpu_memory_bytes") if ("gpu", card.key) in s.labels
+        ]
+        here = [s for s in users if not _served(look, s.entity)]
+        # who is not known to be ours may be ours all the same
+        if not any(look.topology.group(s.entity) == look.group for s in users):
+            continue
+        busy = look.measure("gpu.utilization_ratio", card)
+        if not here or busy is None or busy.now < _CROWDED or busy.deviations < 3:
+            continue
+        grown = _grown(look, here, least=_CAME_BYTES)
+        if grown:
+            most = say(grown[0][1], "bytes")
+            text = f"who serves nobody came to {card.key} and took {most} of its memory: "
+            _blame(look, case, grown, text, 1.0, reason="neighbour on the GPU")
+            case.facts |= {"gpu": card.id}
+            case.say(f"{card.key} became busy with it ({numbers(busy)})", 0.0, busy)
             return True
     return False
 

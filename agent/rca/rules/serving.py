@@ -19,6 +19,11 @@ from agent.units import say, say_duration
 _PEERS: Final = 3
 """Fewer replicas than this have no peers to be apart from."""
 _APART: Final = 5.0
+_CACHE_FULL: Final = 0.95
+_AGAIN: Final = 1.5
+"""More restarts than this since the onset are no single one, which a rollout or a person may be."""
+_BEFORE_S: Final = -30.0
+"""A release that is told so much after the onset may still have come first: clocks differ."""
 _TOLD_S: Final = 60.0
 """A change so near to the start of a process explains that start."""
 OF_REPLICA: Final = (
@@ -47,6 +52,16 @@ def saturation(look: Look) -> list[Case]:
         case.add(
             "traffic flat, not saturated", f"traffic is as usual ({numbers(traffic)})", traffic
         )
+    _waits(look, case)
+    busy = look.measure("service.busy_ratio", look.group)
+    if busy is not None and busy.now > 0.85 and busy.deviations > 3:
+        case.add("workers busy", f"the workers are {numbers(busy)} busy", busy)
+    _cache(look, case)
+    return [case]
+
+
+def _waits(look: Look, case: Case) -> None:
+    """Weigh whether requests wait for a worker, or the work itself has become slower."""
     latency, work = service.waiting(look)
     if latency is not None and work is not None:
         waits = latency.now - work.now
@@ -60,10 +75,23 @@ def saturation(look: Look) -> list[Case]:
         elif work.ratio >= 1.6:
             text = f"the work itself has become slower ({numbers(work)})"
             case.add("work itself slower", text, work)
-    busy = look.measure("service.busy_ratio", look.group)
-    if busy is not None and busy.now > 0.85 and busy.deviations > 3:
-        case.add("workers busy", f"the workers are {numbers(busy)} busy", busy)
-    return [case]
+    elif work is None:
+        queued = look.measure("service.wait_mean_seconds", look.group)
+        if queued is not None and queued.deviations > 3 and queued.moved > 0.01:
+            case.add("requests wait", f"requests wait to be served ({numbers(queued)})", queued)
+
+
+def _cache(look: Look, case: Case) -> None:
+    """Weigh that a generator has no cache left: what it serves at once is as much as it can."""
+    cache = look.measure("service.cache_ratio", look.group)
+    if cache is not None and cache.now > _CACHE_FULL and cache.deviations > 3:
+        case.add(
+            "cache used up", f"the cache of the generator is used up ({numbers(cache)})", cache
+        )
+    back = look.measure("service.preemptions_per_second", look.group)
+    if back is not None and back.now > 0.1 and back.deviations > 3:
+        text = f"requests are put back for want of cache ({numbers(back)})"
+        case.add("requests put back", text, back)
 
 
 def _fewer(look: Look, case: Case) -> bool:
@@ -97,9 +125,71 @@ def crash(look: Look) -> list[Case]:
         case.add("requests fail", f"requests fail ({numbers(errors)})", errors)
     _hang(look, case)
     _restarts(look, case)
+    _containers(look, case)
     if service.slow(look) or case.evidence:
         _moved(look, case)
-    return [case] if any(e.weight > 0 for e in case.evidence) else []
+    if not any(e.weight > 0 for e in case.evidence):
+        return []
+    _released(look, case)
+    return [case]
+
+
+def _released(look: Look, case: Case) -> None:
+    """Say which release of it came right before: a playbook may go back. What it weighs, the rules of changes say."""
+    for suspect in look.suspects():
+        c = suspect.change
+        if suspect.steps == 0 and c.kind == "release" and suspect.before_s >= _BEFORE_S:
+            versions = f"{c.before} to {c.after}" if c.before else c.after or c.text
+            case.facts = {**case.facts, "released": versions or "a release"}
+            case.say(f"it was released ({case.facts['released']}) {suspect.when}")
+            return
+
+
+def _containers(look: Look, case: Case) -> None:
+    """Weigh what a cluster tells of the replicas: restarts, kills for want of memory, which are not there."""
+    replicas = [
+        r for r in look.topology.related(look.group, "replica") if look.topology.group(r) == look.group
+    ]  # fmt: skip
+    for metric, reason, fact, least, text in (
+        ("replica.restarts_per_second", "starts again and again", "loops", _AGAIN, "started again {} times"),
+        ("replica.oom_kills_per_second", "killed for want of memory", "killed", 0.5,
+         "had {} processes killed for want of memory"),
+    ):  # fmt: skip
+        most = _often(look, replicas, metric)
+        if most is not None and most[1] > least:
+            m, times = most
+            who = m.series.entity
+            said = f"{who.key} has {text.format(round(times))} since the trouble began"
+            case.add(reason, said, m)
+            case.facts = {**case.facts, fact: who.id}
+    if any(e.series and e.series.metric == "service.replicas_count" for e in case.evidence):
+        return
+    missing = look.measure("service.replicas_missing_count", look.group)
+    away = [r for r in replicas if look.value("replica.ready", r) == 0]
+    if missing is not None:
+        if missing.now > 0.5 and missing.moved > 0.5:
+            text = f"{missing.now:.0f} replicas that are wanted are not available"
+            case.add("replicas missing", text, missing)
+    elif away:
+        text = f"{len(away)} of {len(replicas)} replicas are not ready ({away[0].key})"
+        case.add("replicas missing", text, share=len(away) / len(replicas))
+
+
+def _often(look: Look, replicas: list[Entity], metric: str) -> tuple[Measured, float] | None:
+    """Return the replica to which it happened most often since the onset, and how often beyond what is usual.
+
+    By means: a rate of something rare is zero at most instants.
+    """
+    found = [s for r in replicas for s in look.find(metric, r) if look.world.get(s) is not None]
+    means = look.means(found) if found else None
+    if means is None:
+        return None
+    lasts = look.now - look.onset
+    excess = [float(now - was) * lasts for now, was in zip(*means, strict=True)]
+    most = max(range(len(found)), key=lambda i: (excess[i], found[i].entity))
+    now, was = (float(mean[most]) for mean in means)
+    one = found[most]
+    return Measured(one, now, was, 1.0, 0, look.onset, look.trusted(one)), excess[most]
 
 
 def _moved(look: Look, case: Case) -> None:

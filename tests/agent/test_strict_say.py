@@ -1,0 +1,43 @@
+"""Faults of values that no file holds are told in our words, all of them, and no secret with them."""
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent import registry
+from agent.config import ConnectorConfig
+from agent.daemon import make_connector
+from agent.errors import Refused
+from agent.strict import say
+
+
+class Wanted(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    service: str
+    every: int = Field(default=1, ge=1)
+    token: int = 0
+
+
+def said(**values):
+    with pytest.raises(ValidationError) as caught:
+        Wanted(**values)
+    return say(caught.value)
+
+
+def test_what_is_missing_is_named_with_what_to_write():
+    assert said() == "service: it is missing; write `service: ...`"
+
+
+def test_all_faults_are_told_at_once():
+    assert said(service="web", every=0, nonsense=1) == (
+        "every: `0` is out of bounds: at least 1. nonsense: there is no such key"
+    )
+
+
+def test_a_secret_is_not_shown():
+    assert "hunter2" not in said(service="web", token="hunter2")
+
+
+def test_a_connector_that_lacks_keys_says_which(tmp_path):
+    registry.load()
+    with pytest.raises(Refused, match="connector docker: service: it is missing"):
+        make_connector("docker", ConnectorConfig(), tmp_path)
