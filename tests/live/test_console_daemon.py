@@ -196,6 +196,8 @@ def test_who_was_called_and_what_is_put_off_is_seen_live(host, browser, tmp_path
     assert page.js(f"{row}.innerText.includes('called 1 way')")
     # once there is some past, what detectors say of each series is kept
     page.open(f"{one.url}/explore?search=memory_utilization")
-    page.wait("document.querySelector('#past-score')?.innerText.startsWith('In this time it was')", 120)
+    page.wait(
+        "document.querySelector('#past-score')?.innerText.startsWith('In this time it was')", 120
+    )
     said = one.get("/api/explore/past-score?series=host.memory_utilization_ratio&from=2m").json()
     assert [v for v in said["data"][1] if v is not None]
