@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +52,30 @@ class Told:
 
 
 def read(server: Prometheus, board: dict, since: float, until: float) -> Told:
-    """Ask everything that a board asks, for a stretch of time; an expression that is none raises."""
+    """Ask everything that a board asks, for a stretch of time; an expression that is none raises.
+
+    Of a variable of which one value is chosen (a model, a host) the first is asked of; a panel that has nothing of that
+    one is asked of the others, too, and is empty when it has nothing of any.
+    """
+    told = _read(server, board, since, until, {})
+    for one in variables(board):
+        if one["type"] == "query" and not one["multi"]:
+            for value in told.values[one["name"]][1:]:
+                more = _read(server, board, since, until, {one["name"]: value}, told.empty)
+                told.empty = more.empty
+                told.asked += more.asked
+    return told
+
+
+def _read(
+    server: Prometheus,
+    board: dict,
+    since: float,
+    until: float,
+    told_to: dict[str, str],
+    only: Container[str] | None = None,
+) -> Told:
+    """Ask with these values chosen, and the first of the others; `only` panels of these titles."""
     told, chosen = Told(), {"__range": f"{int(until - since)}s"}
     step = max(SCRAPE_S, math.ceil((until - since) / 200))
     chosen["__rate_interval"] = f"{max(step + SCRAPE_S, 4 * SCRAPE_S)}s"
@@ -66,8 +89,11 @@ def read(server: Prometheus, board: dict, since: float, until: float) -> Told:
                 pattern = re.compile(one["regex"].strip("/").replace("\\/", "/"))
                 found = [m.group(1) for m in map(pattern.fullmatch, found) if m]
             told.values[one["name"]] = found
-            chosen[one["name"]] = one["allValue"] if one["multi"] else (found or [""])[0]
+            first = told_to.get(one["name"], (found or [""])[0])
+            chosen[one["name"]] = one["allValue"] if one["multi"] else first
     for title, some in itertools.groupby(expressions(board), key=lambda pair: pair[0]):
+        if only is not None and title not in only:
+            continue
         full = False
         for expr in [expr for _, expr in some]:
             took, some_values = _ask(server, filled(expr, chosen), since, until, step)

@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 FLAGS = (
@@ -26,7 +27,10 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Browser:
-    """One headless Chromium with one page. What it logs, and whom it asks, is kept."""
+    """One headless Chromium with one page. What it logs, whom it asks, and what comes back is kept.
+
+    received   address -> bytes over the wire, heads included; what came out of the cache is not there
+    """
 
     def __init__(self, program, folder, size=(1280, 1400)):
         to_read, self._out = os.pipe()
@@ -47,6 +51,8 @@ class Browser:
         self._answers = {}
         self.problems = []
         self.asked = []
+        self.received = Counter()
+        self._addresses = {}
         try:
             self._attach()
         except BaseException:
@@ -108,6 +114,11 @@ class Browser:
             self.problems.append(params["entry"]["text"])
         elif method == "Network.requestWillBeSent":
             self.asked.append(params["request"]["url"])
+            self._addresses[params["requestId"]] = params["request"]["url"]
+        elif method == "Network.loadingFinished" and params["encodedDataLength"]:
+            # of what came out of its memory of pages the browser says no address
+            address = self._addresses.get(params["requestId"], "")
+            self.received[address] += int(params["encodedDataLength"])
 
     def fresh(self):
         """Forget what was logged and asked, and how the last one who used it wanted to see."""
@@ -120,6 +131,7 @@ class Browser:
         )  # fmt: skip
         self.problems.clear()
         self.asked.clear()
+        self.received.clear()
 
     def open(self, url):
         self.page("Page.navigate", url=url)

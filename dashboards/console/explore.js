@@ -109,12 +109,14 @@ function curveOf(series, curve, score) {
   chart(`explore ${series}`, c, { height: 230, pick: (a, b) => go(address({ series, from: Math.round(a), to: Math.round(b), start: at.start || Math.round(curve.data[0][0]), end: at.end || Math.round(curve.data[0].at(-1)) })) });
 }
 
+const seldom = (p) => (p >= 0.05 ? "now as ever" : p <= 1e-9 ? "now as never before" : `now as rare as ${rare(p)}`);
+
 function scoreWords(s, c) {
   if (!s) return "Its score is not known.";
   const expected = band(c.low, c.high, c.unit);
   if (s.state === "unknown") return "It has no value now, so nothing is known of it.";
   if (s.p === null) return s.state === "learning" ? "Its history is still too short to judge by." : "It is not scored.";
-  return `${s.state === "learning" ? "Still learning; " : ""}now as rare as ${rare(s.p)} (${s.family}${s.deviations !== null ? `, ${s.deviations >= 1000 ? "over 1000" : three(s.deviations)} deviations` : ""})${expected ? `, expected ${expected}` : ""}; ${many(s.learnt_rows, "row")} learnt.`;
+  return `${s.state === "learning" ? "Still learning; " : ""}${seldom(s.p)} (${s.family}${s.deviations !== null ? `, ${s.deviations >= 1000 ? "over 1000" : three(s.deviations)} deviations` : ""})${expected ? `, expected ${expected}` : ""}; ${many(s.learnt_rows, "row")} learnt.`;
 }
 
 /** The window by keyboard, too: two times and a button. */

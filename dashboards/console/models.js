@@ -6,6 +6,7 @@ import { now } from "./store.js";
 import { cut, lasts, many, percent, three, time, words } from "./words.js";
 
 const BARS = 24;
+const LOSSES = new Set(["log_loss", "brier"]); // below 1, too, they are no share of anything
 let chosen = "";
 
 export const page = {
@@ -53,7 +54,7 @@ function about(m, found, version) {
   const lost = m.quality_lost ? "It is worse than its reference" : m.quality_lost === false ? "It is as good as its reference" : "Whether it is as good as its reference is not known yet";
   const fact = (name, value, more) => h("div", {}, h("dt", {}, name), h("dd", {}, value, more ? h("small", {}, ` ${more}`) : null));
   const compared = Object.entries(m.figures), slices = Object.entries(m.slices), gaps = Object.entries(m.gaps);
-  const line = ([name, b]) => h("tr", {}, h("th", { scope: "row" }, words(name)), h("td", {}, bounds(b, b.value !== null && (Math.abs(b.value) > 1 || b.value < 0) ? around(b) : { ratio })));
+  const line = ([name, b]) => h("tr", {}, h("th", { scope: "row" }, words(name)), h("td", {}, bounds(b, b.value !== null && (Math.abs(b.value) > 1 || b.value < 0 || LOSSES.has(name)) ? around(b) : { ratio })));
   return [
     h("div", { class: `head small-head${m.quality_lost ? " harm" : ""}` }, h("h2", { class: "big" }, lost), h("p", { class: "soft" }, [
       now_ ? `version ${now_.version || "without a name"} serves since ${time(now_.since)}` : "nothing serves now", m.learning ? "still learning" : "",

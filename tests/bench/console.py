@@ -17,72 +17,24 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
 # before the folder of this file, in which a benchmark is called agent
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from browser import Browser
+from console_crowd import INCIDENTS, SERIES, crowd
 from desk_story import living
 
 from agent import registry
-from agent.catalogue import SIGNALS
-from agent.codec import pack
-from agent.model import Anomaly, Cause, Diagnosis, Entity, Evidence, Frame, Incident, Series
 
 ROOT = Path(__file__).resolve().parents[2]
-SERIES, INCIDENTS, TRIES = 1000, 100, 5
+TRIES = 5
 PAGES = {
     "now": "/", "incident": "/incidents/inc-00000000", "explore": "/explore",
     "what moved": "/explore?from={from_}&to={to}", "models": "/models", "playbooks": "/playbooks",
     "topology": "/topology", "audit": "/audit",
 }  # fmt: skip
 DRAWN = "performance.getEntriesByName('drawn')[0]?.startTime ?? 0"
-
-
-def crowd(house) -> None:
-    """Add 1,000 series with half an hour of past, and 100 open incidents on them."""
-    hooks, now = house.story.hooks, house.story.now
-    rng = np.random.default_rng(7)
-    metrics = sorted(m for m in SIGNALS if m.startswith("host.") and m.endswith("_ratio"))[:10]
-    table = tuple(
-        sorted(
-            Series(m, Entity("host", f"node-{k:03d}"))
-            for k in range(SERIES // len(metrics))
-            for m in metrics
-        )
-    )
-    x = 0.4 + 0.02 * rng.standard_normal((1800, len(table)))
-    x[1500:, ::10] += 0.3
-    for k, row in enumerate(x):
-        hooks.history.append(Frame("fleet", now - 1800 + k, table, row))
-    hooks.world.take(Frame("fleet", now, table, x[-1]))
-    hooks.world.now = now
-    for k in range(INCIDENTS):
-        s = table[10 * (k % (len(table) // 10))]
-        a = Anomaly(
-            s, now - 300, None, 1e-6, 1, 0.7, 0.3, 0.5, 0.2, 12.0, "calibrated", "level", k < 20
-        )
-        cause = Cause(
-            "host.cpu",
-            s.entity,
-            0.8,
-            (Evidence("it is busier than ever", 2.0, s, 0.7, 0.4, now - 300),),
-        )
-        i = Incident(
-            f"inc-{k:08d}",
-            now - 300 + k,
-            now,
-            "open",
-            ("page", "warning", "note")[k % 3],
-            f"Host {s.entity.key} is busy",
-            (a,),
-            (),
-            (s.entity,),
-            Diagnosis(now - 290, (cause,), (), ()),
-        )
-        hooks.record("incident", i.id, pack(i), now)
 
 
 def measure(browser: Browser, url: str) -> tuple[float, float]:

@@ -207,7 +207,7 @@ def test_a_window_can_be_typed(page, house):
 
 
 @pytest.mark.live
-def test_models_say_how_good_how_surely_and_what_drifts(page, house):
+def test_models_say_how_good_and_how_surely(page, house):
     page.open(f"{house.url}/models")
     page.wait("document.querySelector('#model .facts')")
     said = page.text("main")
@@ -216,10 +216,6 @@ def test_models_say_how_good_how_surely_and_what_drifts(page, house):
         "90 % have come", "30 s old",
     ):  # fmt: skip
         assert part in said, part
-    page.open(f"{house.url}/models?model=fraud&version=6")
-    page.wait("document.querySelectorAll('.feature .spread svg').length")
-    label = page.js("document.querySelector('.spread').getAttribute('aria-label')")
-    assert "largest change" in label or "no rows of late" in label
 
 
 @pytest.mark.live
@@ -244,7 +240,7 @@ def test_playbooks_say_how_far_why_and_why_not(page, house):
 
 
 @pytest.mark.live
-def test_the_record_is_paged_filtered_and_its_chain_checked(page, house):
+def test_the_record_is_filtered_and_its_chain_checked(page, house):
     page.open(f"{house.url}/audit")
     page.wait("document.querySelectorAll('.journal tbody tr').length > 5")
     page.wait("document.querySelector('#chain.good')")
@@ -257,8 +253,6 @@ def test_the_record_is_paged_filtered_and_its_chain_checked(page, house):
     assert "held back: confidence" in page.text(".journal")
     page.click(".journal tbody button")
     page.wait("document.querySelector('.journal .whole pre')?.innerText.includes('backup-model')")
-    page.open(f"{house.url}/audit?search=pipeline")
-    page.wait("document.querySelector('.journal, #entries .empty')")
 
 
 # ---- keys, focus, who reads aloud
