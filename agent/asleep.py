@@ -28,6 +28,7 @@ from agent.model import Change, Entity, FloatArray, Incident, Run, Series
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame
+from agent.plans import Plan, Would
 from agent.world import World
 
 if TYPE_CHECKING:
@@ -161,6 +162,10 @@ class Asleep:
         """As `answer`: nothing is measured, so nothing can be planned."""
         del target
         raise _dead(f"{playbook} can not be planned")
+
+    async def would(self, plan: Plan) -> Sequence[Would]:
+        """As `answer`."""
+        raise _dead(f"{plan.playbook} can not be asked what it would do")
 
     async def begin(self, playbook: str, target: Entity, person: Person, plan_hash: str) -> Run:
         """As `answer`."""

@@ -107,10 +107,13 @@ def undoing(memory: Memory, journal: JournalReader, run_id: str, person: str, no
     left = _left(journal.read(("intent", "acted"), run_id))
     gone = {s.id for r in (run, *tries) for s in r.steps if s.status == "undone"}
     ours = {s.id for s in run.steps if s.status in _OURS} & left.keys()
-    back = {s.id for s in plan.steps if s.undo == "auto"} & ours - gone
+    moved = {id_ for id_, one in left.items() if one.acted.undo}
+    wanted = {s.id for s in plan.steps if s.undo == "auto"}
+    back = wanted & ours & moved - gone
     if not back:
         why = (
             "it was put back already" if ours and ours <= gone
+            else "it left nothing to put back" if ours & wanted
             else "what it did can not be put back" if ours
             else "what it did is not known: look at its target" if any(s.status == "uncertain" for s in run.steps)
             else "it did nothing"

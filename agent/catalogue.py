@@ -309,6 +309,8 @@ _DEFS: Final = (
     _g("service.latency_mean_seconds", "seconds", "mean latency as the server itself counts it", better="low", floor=0.005),
     _g("service.processing_mean_seconds", "seconds", "mean time of computing an answer, without waiting", better="low", floor=0.002),
     _g("service.wait_mean_seconds", "seconds", "mean time that a request waits to be served", better="low", floor=0.002),
+    _g("service.replicas_least_count", "count", "replicas that an autoscaler leaves at least", floor=0.5),
+    _g("service.replicas_most_count", "count", "replicas that an autoscaler makes at most", floor=0.5),
     _g("service.replicas_missing_count", "count", "replicas that are wanted and not available", better="low", floor=0.5),
     _g("service.probe_latency_seconds", "seconds", "time of our own probe", better="low", floor=0.005, harm=True),
     # ---- calls of a service (labels callee: entity id; side: client, server = who measured)
@@ -405,7 +407,9 @@ _DEFS: Final = (
     _c("replica.throttled_seconds_total", "replica.throttled_ratio", "ratio", "share of time that a replica is throttled", better="low", floor=0.02),
     _c("replica.restarts_total", "replica.restarts_per_second", "per_second", "restarts of the containers of a replica", better="low"),
     _c("replica.oom_kills_total", "replica.oom_kills_per_second", "per_second", "processes of a replica killed for want of memory", better="low"),
-    _s("replica.ready", "whether the cluster calls a replica ready", better="high"),
+    _s("replica.ready", "whether the cluster or its load balancer calls a replica ready", better="high"),
+    _s("replica.waiting", "whether a container of a replica can not be started (label reason: CrashLoopBackOff, ImagePullBackOff, ...)", better="low"),
+    _s("replica.oom_killed", "whether a container of a replica was killed for want of memory and restarted in the last ten minutes", better="low"),
     # ---- replica, by what it answers
     _g("replica.predictions_per_second", "per_second", "predictions logged by one replica", floor=0.5),
     _g("replica.prediction_distance_ratio", "ratio", "share of its predictions that would have to be others to be like those of its peers", better="low", floor=0.02),

@@ -197,6 +197,7 @@ def undo(
     parent=playbook_app,
     example=(
         "homeostat playbook run serve-saturation service:shop",
+        "homeostat playbook run serve-saturation service:shop --dry-run",
         "homeostat playbook run serve-saturation service:shop --yes 4c1f0e22",
     ),
     then="homeostat runs   (what it did, and whether it helped)",
@@ -209,6 +210,9 @@ def run_playbook(
         str,
         typer.Option(metavar="HASH", help="Yes to the plan of this hash, or its first 8 letters."),
     ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only ask each step what it would do now.")
+    ] = False,
     reason: Reason = "",
     config: ConfigPath = None,
     state: StateFolder = None,
@@ -217,12 +221,21 @@ def run_playbook(
     """Start a playbook on a target: plan first, then your yes.
 
     The plan is shown with every gate. Your yes is to exactly this plan: when it has changed by then, nothing happens.
-    Ceilings, its conditions and the cause need not hold, as you decide; all other gates do.
+    Ceilings, its conditions and the cause need not hold, as you decide; all other gates do. In a dry run each step
+    looks at the world as it is, says what it would do or why it can not, and nothing is done.
     """
     from agent import cli_show
 
     _, folder = where(config, state)
     daemon = control.Control(folder)
+    if dry_run:
+        if yes:
+            raise Refused("--yes starts it and --dry-run does not; say one of them")
+        told = daemon.get(f"/api/playbooks/{part(playbook)}/dry-run", target=target)
+        emit(told, as_json, cli_show.dry_run)
+        if any(one["status"] in {"refused", "unknown"} for one in told):
+            raise typer.Exit(PROBLEMS)
+        return
     plan = daemon.get(f"/api/playbooks/{part(playbook)}/plan", target=target)
     if not (yes and len(yes) >= _LEAST_HASH and plan["hash"].startswith(yes)):
         if yes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from agent.units import say_duration
 if TYPE_CHECKING:
     from agent.config import Config
     from agent.model import Decision, Entity, Incident
-    from agent.plans import PlannedStep
+    from agent.plans import Plan, PlannedStep
     from agent.playbook import Playbook
     from agent.strict import Document
 
@@ -292,6 +293,7 @@ def run_tests(
     example=(
         "homeostat playbook plan serve-saturation --target service:shop",
         "homeostat playbook plan gpu-hot.yaml --target gpu:GPU-1 --given gpu.clock_ratio=0.6",
+        "homeostat playbook plan serve-hang --target service:shop --dry-run --config agent.yaml",
     ),
     parent=playbook_app,
 )
@@ -302,13 +304,18 @@ def plan(
     given: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="What is measured or diagnosed.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Ask the connectors of agent.yaml what each step would do."),
+    ] = False,
     config: ConfigPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the steps that it would take on a target.
 
     With parameters filled in as far as what is given goes, whether it would fire, how far it may go, and the gates of
-    the guard that can be known without a daemon. Nothing is done.
+    the guard that can be known without a daemon. Nothing is done, in a dry run neither: there each step looks at the
+    world as it is now, and says what it would do or why it can not. Exit code 1 when one can not, or has no answer.
     """
     opened = sound([which], config)
     if len(opened.books) != 1:
@@ -322,8 +329,21 @@ def plan(
     _unbuilt([book], opened.config)
     values = dict(_pair(one) for one in given or ())
     _named(values, book)
-    said = _planned(book, about, values, opened.config)
+    made, said = _planned(book, about, values, opened.config)
+    if dry_run:
+        said["dry_run"] = _dry_run(made, opened.config)
     emit(said, as_json, _show_plan)
+    if any(one["status"] in {"refused", "unknown"} for one in said["dry_run"] or ()):
+        raise typer.Exit(PROBLEMS)
+
+
+def _dry_run(made: Plan, config: Config | None) -> list[dict[str, Any]]:
+    """Ask every step what it would do."""
+    from agent.dry_run import ask
+
+    if config is None:
+        raise Refused("a dry run asks the connectors of agent.yaml; name it with --config")
+    return [asdict(one) for one in asyncio.run(ask(made, config))]
 
 
 def _target(text: str) -> Entity:
@@ -359,7 +379,7 @@ def _named(given: Mapping[str, Any], book: Playbook) -> None:
 
 def _planned(
     book: Playbook, about: Entity, given: Mapping[str, Any], config: Config | None
-) -> dict[str, Any]:
+) -> tuple[Plan, dict[str, Any]]:
     from agent.playbook.examples import forecast
     from agent.playbook.rehearsal import questions
 
@@ -369,13 +389,14 @@ def _planned(
         raise Refused(str(wrong)) from None
     # a suggestion asks nobody until a person begins it
     begun = made if made.mode == "approve" else replace(made, mode="auto")
-    return {
+    return made, {
         "playbook": book.id, "title": book.title, "target": about.id, "fires": fires, "reason": reason,
         "cause": _cause(incident), "mode": decision.mode, "config": config is not None,
         "steps": [_step(s) for s in made.steps], "then": [_step(s) for s in made.then],
         "asks": [asdict(a) | {"said": str(a)} for a in questions(begun)],
         "verify": asdict(made.verify) if made.verify else None, "hash": made.hash,
         "gates": _gates(decision, _OFFLINE if config is not None else _OFFLINE - _OF_CONFIG),
+        "dry_run": None,
     }  # fmt: skip
 
 
@@ -410,12 +431,18 @@ def _show_plan(said: Any) -> None:
     typer.echo(f"{said['title']}  ({said['playbook']} on {said['target']}, cause {said['cause']})")
     typer.echo(fires + (f": {said['reason']}" if said["reason"] else ""))
     typer.echo(f"goes as far as: {said['mode']}")
+    from agent.cli_show import WOULD
+
+    dry = {one["id"]: one for one in said["dry_run"] or ()}
     for part in ("steps", "then"):
         for i, step in enumerate(said[part], 1):
             via = f" via {step['via']}" if step["via"] else ""
             with_ = json.dumps(step["with"], ensure_ascii=False)
             name = f"{'do' if part == 'steps' else part} {i}. {step['id']}"
             typer.echo(f"{name}: {step['use']}{via} {with_}, undo {step['undo']}")
+            if step["id"] in dry:
+                one = dry[step["id"]]
+                typer.echo(f"   {WOULD[one['status']]}{one['text']}")
     for one in said["asks"]:
         typer.echo(one["said"])
     verify = said["verify"]

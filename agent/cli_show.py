@@ -292,6 +292,19 @@ def run(r: Any) -> None:
         out.print(f"asks for a yes of {r['approve']['by']} within {say_duration(left)}")
 
 
+WOULD: Final = {
+    "would": "dry run: ", "refused": "REFUSED: ", "unknown": "NO ANSWER: ", "later": "later: ",
+}  # fmt: skip
+
+
+def dry_run(said: Any) -> None:
+    """Show what each step would do."""
+    out = _console()
+    for one in said:
+        out.print(Text(f"{one['id']} ({one['use']})", style="bold"))
+        out.print(Text(f"  {WOULD[one['status']]}{one['text']}"))
+
+
 def plan(p: Any) -> None:
     """Show what would be done, and what the guard says to it."""
     out = _console()

@@ -75,6 +75,8 @@ class Health:
     poll_s: float = 0.0
     cpu_ratio: float = 0.0
     stretched_s: float = 0.0
+    rests_s: float = 0.0
+    """How seldom it wants to be asked while others tell most of what it sees; 0 = as ever."""
     series: int = 0
     started: float = 0.0
 
@@ -86,7 +88,7 @@ class Health:
     @property
     def patience_s(self) -> float:
         """How old its values may be before they are unknown."""
-        return patience_of(max(self.interval_s, self.stretched_s))
+        return patience_of(max(self.interval_s, self.rests_s, self.stretched_s))
 
 
 def patience_of(interval_s: float) -> float:
@@ -256,6 +258,8 @@ class Collector:
             if isinstance(source, Ceding):
                 source.cede(self._covered())
             frame: Frame = await source.poll()
+            if isinstance(source, Ceding):
+                self.health[name].rests_s = source.rests_s
             if frame.source != name:
                 raise Refused(
                     f"source {name} calls its frame {frame.source!r}: use the name it was given"
@@ -265,13 +269,14 @@ class Collector:
 
         await self._forever(name, once)
 
-    def _covered(self) -> frozenset[Entity]:
+    def _covered(self) -> frozenset[Series]:
         """Return what sources cover that are not blind."""
         now = self.clock()
-        seeing = (
+        seeing = [
             s.covers for name, s in self._covering.items() if not self.health[name].blind(now)
-        )
-        return frozenset(e for covered in seeing for e in covered)
+        ]
+        # that of one is handed on as it is: thousands of series, mostly the same as at the last look
+        return seeing[0] if len(seeing) == 1 else frozenset().union(*seeing)
 
     async def _read(self, name: str, feed: Feed) -> None:
         given: list[Arrival] = []
@@ -325,7 +330,7 @@ class Collector:
                     log.exception("source_bug", source=name)
                 rest = self._fell(h, bug_in("the source", error), None)
             h.poll_s = time.monotonic() - start
-            cost = meter.cpu_s / max(h.interval_s, h.stretched_s)
+            cost = meter.cpu_s / max(h.interval_s, h.rests_s, h.stretched_s)
             h.cpu_ratio = h.cpu_ratio * 0.9 + cost * 0.1 if h.asked > 1 else cost
             h.stretched_s = self._stretch(h)
             due = max(due + max(rest, h.stretched_s), time.monotonic())
@@ -343,8 +348,9 @@ class Collector:
 
     def _stretch(self, h: Health) -> float:
         """Return the interval at which this source keeps to its share, once all together cost too much."""
+        least = max(h.interval_s, h.rests_s)
         if sum(x.cpu_ratio for x in self.health.values()) <= self.cpu_budget:
-            return h.interval_s
+            return least
         share = self.cpu_budget / max(1, len(self._tasks))
-        now = max(h.interval_s, h.stretched_s)
-        return max(h.interval_s, min(_LONGEST_REST_S, now * h.cpu_ratio / share))
+        now = max(least, h.stretched_s)
+        return max(least, min(_LONGEST_REST_S, now * h.cpu_ratio / share))

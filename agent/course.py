@@ -21,7 +21,17 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from agent.codec import canonical, unpack
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import Outcome, Run, RunState, StepRecord
-from agent.plans import Acted, Plan, PlannedApproval, PlannedStep, asked_hash, asks, puts_back
+from agent.plans import (
+    Acted,
+    Plan,
+    PlannedApproval,
+    PlannedStep,
+    Would,
+    asked_hash,
+    asks,
+    puts_back,
+    why_stays,
+)
 from agent.units import say_duration
 
 T = TypeVar("T")
@@ -145,6 +155,10 @@ class Hands(Protocol):
         """Wait until a temporary measure of `since` is over. Long, changes nothing."""
         ...
 
+    async def would(self, plan: Plan, step: PlannedStep) -> Would:
+        """Have a step say what it would do now; changes nothing, and what goes wrong is told in the answer."""
+        ...
+
     async def report(self, run: Run) -> Run:
         """Record how a run stands; returns it with the time of the record."""
         ...
@@ -193,6 +207,8 @@ class Course:
         self._done: list[tuple[PlannedStep, Acted]] = []
         self._results: dict[str, Any] = {}
         self._before: dict[str, Mapping[str, Any]] = {}
+        self._stays: list[str] = []
+        """What was not put back where others were, or would have been, in words."""
         self._reports = 0
 
     # ---- boxes
@@ -273,7 +289,7 @@ class Course:
         self._results = {step.id: dict(acted.values) for step, acted in self._done}
         await self._report("undoing", f"puts back run {plan.undoes}, as {plan.by} wants")
         well = await self._undo(self._done)
-        said = "; ".join(record.summary for record in self._run.steps)
+        said = "; ".join([*(record.summary for record in self._run.steps), *self._stays])
         await self._report("done" if well else "failed", said)
         return self._run
 
@@ -408,11 +424,16 @@ class Course:
             return Acted(StepRecord(step.id, step.use, at, at, status, text), ours=False, text=text)
 
     async def _undo(self, what: Sequence[tuple[PlannedStep, Acted]]) -> bool:
-        """Put steps back, the last one first; returns whether all are that can be, and any."""
+        """Put steps back, the last one first; returns whether all are that can be, and any.
+
+        Where there was nothing to put back, nothing is called undone.
+        """
         well, put = True, False
         for step, acted in reversed(list(what)):
             self._done.remove((step, acted))
             if step.undo == "none":
+                if why := why_stays(step):
+                    self._stays.append(f"{step.id} stays ({why})")
                 continue
             await self._boundary(
                 f"boundary:undo:{step.id}"
@@ -421,6 +442,9 @@ class Course:
                 self._hands.undo, self._plan, step, acted, dict(self._results)
             )
             record = await self._box(f"undo:{step.id}", StepRecord, put_back, acts=True)
+            if record.status == "stays":
+                self._stays.append(f"{step.id} stays ({record.summary})")
+                continue
             put = True
             self._run = replace(self._run, steps=(*self._run.steps, record))
             if record.status != "undone":
@@ -449,6 +473,7 @@ class Course:
         verify = self._plan.verify
         if outcome.verdict == "harmed" or (verify is not None and verify.otherwise == "escalate"):
             undone = ", it was undone" if outcome.undone else ""
+            stays = "".join(f", {said}" for said in self._stays)
             next_ = ""
             if outcome.verdict == "harmed":
                 next_ = (
@@ -457,7 +482,7 @@ class Course:
                 )
             severity = "page" if outcome.verdict == "harmed" else ""
             await self._tell("escalate", severity, f"did not help: {self._plan.title}",
-                             f"{self._plan.playbook} on {self._plan.target}: {outcome.verdict}{undone}; "
+                             f"{self._plan.playbook} on {self._plan.target}: {outcome.verdict}{undone}{stays}; "
                              f"{outcome.summary}{next_}")  # fmt: skip
 
     async def _then(self, outcome: Outcome | None) -> None:

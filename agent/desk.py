@@ -72,7 +72,7 @@ from agent.model_views import (
 from agent.models import ModelFacts
 from agent.models.asked import Asked
 from agent.models.cause import Blame
-from agent.plans import PlannedApproval, asked_for
+from agent.plans import Plan, PlannedApproval, Would, asked_for
 from agent.ports import Note
 from agent.questions import Reply
 from agent.record import Harm, Tally
@@ -98,6 +98,7 @@ from agent.views import (
     SilenceView,
     WhyNotView,
     WhyView,
+    WouldView,
 )
 from agent.why import spark, why_view
 from agent.why_not import targets_of, why_not
@@ -421,6 +422,10 @@ class Hooks(Protocol):
 
     def propose(self, playbook: str, target: Entity) -> Proposal:
         """Plan a playbook on a target as it would be done now; raises Refused."""
+        ...
+
+    async def would(self, plan: Plan) -> Sequence[Would]:
+        """Ask each step of a plan what it would do now; changes nothing."""
         ...
 
     async def begin(self, playbook: str, target: Entity, person: Person, plan_hash: str) -> Run:
@@ -932,6 +937,15 @@ class Desk:
         """Return what a playbook would do on a target now, with every gate. Raises NotThere, Refused."""
         found = self._proposed(playbook, target)
         return views.plan_view(found.plan, found.decision, self.name)
+
+    async def dry_run(self, person: Person, playbook: str, target: str) -> list[WouldView]:
+        """Ask each step of a playbook what it would do on a target now; nothing is done.
+
+        The systems outside are asked, so it takes the role that may start it. Raises NotThere, Forbidden, Refused.
+        """
+        person.must("run")
+        found = await self.hooks.would(self._proposed(playbook, target).plan)
+        return [{"id": w.id, "use": w.use, "status": w.status, "text": w.text} for w in found]
 
     def _proposed(self, playbook: str, target: str) -> Proposal:
         loaded = {p["id"]: p["title"] or p["id"] for p in self.hooks.playbooks()}

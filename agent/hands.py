@@ -38,7 +38,7 @@ from agent.journal import Unwritten
 from agent.memory import Memory, acted_at
 from agent.model import ENDED, Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
-from agent.plans import Acted, Plan, PlannedStep
+from agent.plans import Acted, Plan, PlannedStep, Would
 from agent.ports import Done, Note, Notifier, Silencer, Step, Undo
 from agent.questions import Asker, OwnQuestions
 from agent.record import owner_of, treated, untreated
@@ -65,6 +65,8 @@ _LONGEST_WAIT_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 60.0
 """How long we try to see the world again before we give up on a step that may have happened."""
 _UNDO_TRIES: Final = 4
+_DRY_S: Final = 30.0
+"""How long a dry run of one step may take to look, and to say what it would do: a person waits for it."""
 _STANDS_S: Final = 10.0
 """So long must what was expected hold before it is believed; a quarter of `within` when that is shorter."""
 _PACE_S: Final = (1.0, 15.0)
@@ -409,6 +411,33 @@ class RealHands:
         incident = self._memory.incidents.get(plan.incident)
         return plan.created if incident is None else min(incident.opened, plan.created)
 
+    async def would(self, plan: Plan, step: PlannedStep) -> Would:
+        """Have a step look, and say what it would do now; changes nothing, and what goes wrong is told."""
+
+        def said(status: Literal["would", "refused", "unknown", "later"], text: str) -> Would:
+            return Would(step.id, step.use, status, text)
+
+        names = {n for _, e in expressions(dict(step.params)) for n in e.names}
+        later = sorted(n for n in names if n.startswith(("steps.", "verdict.")))
+        if later:
+            return said("later", f"it stands on {', '.join(later)}")
+        limit = min(step.timeout, _DRY_S)
+        try:
+            action, ready = self._ready(plan, step, {}, {}, None)
+            seen = await self._seen(action, ready, limit, 0)
+            async with asyncio.timeout(limit):
+                done = await action.run(replace(ready, before=seen, dry_run=True))
+        except (Unavailable, Uncertain) as error:
+            return said("unknown", str(error))
+        except TimeoutError as error:
+            return said("unknown", _unanswered(ready, error, limit, 1))
+        except AgentError as error:
+            return said("refused", str(error))
+        except Exception as error:  # the border to the verb
+            log.exception("bug", where=f"dry run of {step.use}", run=plan.run_id)
+            return said("unknown", bug_in(f"the verb {step.use}", error))
+        return said("would", done.summary)
+
     # ---- boxes: acting
 
     async def act(
@@ -632,6 +661,11 @@ class RealHands:
         if acted.record.status == "uncertain":
             return "refused", f"what {step.use} did is not known, so it can not be put back"
         try:
+            verb = registry.action.get(step.use)
+            if why := getattr(verb, "stays", ""):
+                return "stays", f"nothing to put back: {why}"
+            if hasattr(verb, "undo") and not acted.undo:
+                return "stays", f"nothing to put back: {acted.record.summary}"
             action, ready = self._ready(plan, step, before, results, None)
         except AgentError as error:
             return "refused", str(error)
@@ -662,7 +696,7 @@ class RealHands:
             raise Unavailable(
                 "the journal can not be written: nothing is put back that could not be recorded"
             )
-        async with asyncio.timeout(step.timeout):
+        async with asyncio.timeout(max(step.timeout, getattr(action, "waits_s", 0.0))):
             done = await action.undo(ready, acted.undo)
         if done.change is not None:
             self._put("change", done.change.entity.id, pack(done.change))

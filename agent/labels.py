@@ -26,6 +26,7 @@ _SERVICE: Final = (
     "app", "label_app", "isvc", "inferenceservice", "service_name", "deployment", "statefulset", "daemonset",
 )  # fmt: skip
 """Labels that name a service by themselves, the most telling first; `job` is the last resort, and not of exporters."""
+_COMPOSE: Final = "container_label_com_docker_compose_service"
 _POD: Final = ("pod", "exported_pod", "pod_name", "kubernetes_pod_name", "k8s_pod_name")
 _NODE: Final = (
     "node",
@@ -44,7 +45,7 @@ _EXPORTER: Final = re.compile(
 )
 """Jobs that tell of others: neither their name nor their own pod is who a series is about."""
 _OTHERS: Final = re.compile(
-    r"(kube_|container_|node_|smartctl_|DCGM_|nvidia_|probe_|machine_|kubelet_)"
+    r"(kube_|container_|node_|smartctl_|DCGM_|nvidia_|probe_|machine_|kubelet_|haproxy_server_)"
 )
 """Metrics about others, whatever the job is called."""
 _RANDOM: Final = "[bcdfghjklmnpqrstvwxz2456789]"
@@ -68,9 +69,11 @@ _MODELS: Final = (
     ("kserve_", "model_name", "model_version"),
     ("request_predict_seconds", "model_name", "model_version"),
     ("ray_serve_", "application", ""),
-    ("mlserver_", "model_name", "model_version"),
+    ("model_infer_", "model", "version"),
 )  # fmt: skip
 """Beginning of a metric -> labels of model and version: elsewhere `model` is the make of a disk or a card."""
+_NO_VERSION: Final = frozenset({"default"})
+"""What TorchServe writes for the version of a request that asked for none."""
 _RELEASED: Final = (
     "app_kubernetes_io_version", "label_app_kubernetes_io_version", "service_version", "image_tag", "image",
     "image_spec", "release", "version", "tag", "git_sha", "revision",
@@ -112,8 +115,11 @@ def about(metric: str, labels: Labels, names: Names | None = None) -> dict[Entit
     others = bool(_OTHERS.match(metric)) or _exporter(labels.get("job", ""))
     pod = _pod(labels, others=others)
     service = _service(labels, pod, names, others=others)
+    replica = _replica(service, pod, labels, others=others)
+    if replica is None and others:
+        service, replica = _named(metric, labels, names) or (service, replica)
     found = (
-        service, _replica(service, pod, labels, others=others), _host(metric, labels), _gpu(labels),
+        service, replica, _host(metric, labels), _gpu(labels),
         *(e.dst for e in _models(metric, labels, service, None)[:1]),
     )  # fmt: skip
     return {e.kind: e for e in found if e is not None}
@@ -186,6 +192,19 @@ def _replica(service: Entity | None, pod: str, labels: Labels, *, others: bool) 
     return Entity("replica", f"{service.key}/{one}") if one else None
 
 
+def _named(metric: str, labels: Labels, names: Names) -> tuple[Entity, Entity] | None:
+    """Return service and replica where the exporter names both: HAProxy its servers, cAdvisor containers of Docker."""
+    if metric.startswith("haproxy_server_"):
+        name, one = labels.get("proxy", ""), labels.get("server", "")
+    elif metric.startswith("container_"):
+        one = labels.get("name", "")
+        name = labels.get(_COMPOSE, "") or workload(one)
+    else:
+        return None
+    id_ = names.service(name, "") if name and one else ""
+    return (Entity("service", id_), Entity("replica", f"{id_}/{one}")) if id_ else None
+
+
 def _host(metric: str, labels: Labels) -> Entity | None:
     name = _one(labels, _NODE)
     if not name and metric.startswith(("node_", "smartctl_", "nvidia_")):
@@ -213,7 +232,7 @@ def _models(
         model = Entity("model", name)
         edges = [Edge("serves", service, model)] if service is not None else []
         said = labels.get(of_version, "")
-        if said:
+        if said and said not in _NO_VERSION:
             version = Entity("version", f"{name}/{said}")
             edges.append(Edge("version_of", version, model))
             if replica is not None:

@@ -342,13 +342,16 @@ ENDED: frozenset[str] = frozenset({"done", "failed", "denied", "expired", "sugge
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One finished step of a run, as `why` and the console show it."""
+    """One finished step of a run, as `why` and the console show it.
+
+    status   `stays` is what an undo says that found nothing to put back; it is not among the steps of a run
+    """
 
     id: str
     use: str
     started: float
     ended: float
-    status: Literal["done", "dry_run", "adopted", "refused", "uncertain", "failed", "undone"]
+    status: Literal["done", "adopted", "refused", "uncertain", "failed", "undone", "stays"]
     summary: str
     detail: Mapping[str, Any] = field(default_factory=dict)
 

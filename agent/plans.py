@@ -110,6 +110,20 @@ class Acted:
 
 
 @dataclass(frozen=True, slots=True)
+class Would:
+    """What a step says when it is asked to do nothing.
+
+    status   would: it says what it would do, or that there is nothing to do | refused: it can not be done as it stands
+             | unknown: it could not be asked | later: it stands on what a step before it gives
+    """
+
+    id: str
+    use: str
+    status: Literal["would", "refused", "unknown", "later"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     """What a step of a run that is over has left behind: what was there before, and what came of it."""
 
@@ -226,6 +240,18 @@ def asks(plan: Plan, step: PlannedStep) -> bool:
     whole = plan.approve or PlannedApproval()
     just_now = plan.mode == "approve" or bool(plan.by)
     return not (just_now and step is plan.steps[0] and step.approve.by == whole.by)
+
+
+def why_stays(step: PlannedStep) -> str:
+    """Say why what a step changed in the world is not put back; "" = it is, or it changed nothing."""
+    if step.undo == "auto" or step.use not in registry.action:
+        return ""
+    verb = registry.action.get(step.use)
+    if verb.effect != "mutating":
+        return ""
+    if not verb.reversible:
+        return "it can not be put back"
+    return getattr(verb, "stays", "") or "as the playbook says"
 
 
 def puts_back(plan: Plan, *, cancelled: bool) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from agent.model import BoolArray, Change, Entity, FloatArray, Frame, IntArray, Series, Sighting
+from agent.model import BoolArray, Change, FloatArray, Frame, IntArray, Series, Sighting
 from agent.traits import Traits
 
 if TYPE_CHECKING:
@@ -54,17 +54,20 @@ class Remembering(Protocol):
 class Covering(Protocol):
     """A source that may see what another one would have to look for itself: `covers`, as of its last poll."""
 
-    covers: frozenset[Entity]
+    covers: frozenset[Series]
 
 
 @runtime_checkable
 class Ceding(Protocol):
-    """A source that need not look at what another one covers.
+    """A source that need not tell what another one covers.
 
     Told before each poll, with what sources that are not blind cover; what it leaves out stays out of its frame.
+    `rests_s`, as of its last poll: how seldom it may be asked while it leaves much to others; 0 = as ever.
     """
 
-    def cede(self, covered: frozenset[Entity]) -> None:
+    rests_s: float
+
+    def cede(self, covered: frozenset[Series]) -> None:
         """Leave these to others, and nothing else."""
         ...
 
@@ -471,7 +474,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a step did: a line for people, values for later steps (`${steps.ID.NAME}`), and what undo needs."""
+    """What a step did: a line for people, values for later steps (`${steps.ID.NAME}`), and what undo needs.
+
+    undo   {} = nothing was changed, so there is nothing to put back
+    """
 
     summary: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -485,13 +491,15 @@ class Action(Protocol):
 
     effect     "mutating" | "marking" (only marks, blocks retraining or tells people) | "reading"
     ability    the Protocol that a connector must have, or None
-    reversible whether `undo` exists in this world; irreversible verbs need mode approve
+    reversible whether it has `undo`, or what it did `stays` and harms nobody; irreversible verbs need mode approve
     shared     acts on something that several agents may share (endpoint, alias, deployment)
 
     Built with `(params, ability)`; `ability` is the connector found by `via:` or the only one that has it. One that
     waits by its own parameters may have an attribute `waits_s`: a try is given at least so long. `gives`, if it has it,
     names the values of its `Done`, so that `${steps.ID.NAME}` is checked at load: a tuple, or a static method from the
-    parameters as they are written to one.
+    parameters as they are written to one. `stays`, if it has it, says in words why nothing of what it did is put back
+    though it is reversible: it has no `undo` then, and such a step is never called undone. One that is not reversible
+    may have `undo` all the same, for steps to which somebody has declared an inverse: of others its `Done.undo` is {}.
     """
 
     effect: str

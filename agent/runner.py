@@ -31,7 +31,7 @@ from agent.codec import pack, unpack
 from agent.course import ANSWER, Course, Hands
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Outcome, Run
-from agent.plans import Plan
+from agent.plans import Plan, Would
 from agent.runs_store import RunsStore
 from agent.strike import bug_in
 
@@ -144,6 +144,10 @@ class Runner:
         await self.hands.answered(plan, person, yes, asked)
         await self._load()
         await self._settle(plan)
+
+    async def would(self, plan: Plan) -> list[Would]:
+        """Ask each step of a plan what it would do now; changes nothing."""
+        return [await self.hands.would(plan, step) for step in (*plan.steps, *plan.then)]
 
     async def cancel(self, run_id: str, person: str) -> None:
         """Stop a run at its next boundary and put back what it did. Refused when it has ended."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from agent import registry
+from agent.playbook.verbs import can_undo, may_undo, stays
 from agent.ports import (
     Archive,
     BulkReceiver,
@@ -25,7 +26,6 @@ from agent.ports import (
     Receiver,
     Sink,
     Source,
-    Undo,
 )
 
 _POWERS: Final = (
@@ -63,6 +63,13 @@ def _methods(port: type[Any]) -> Iterator[str]:
     return (m for m in vars(port) if not m.startswith("_") and callable(getattr(port, m)))
 
 
+def _undo(verb: type[Any]) -> str:
+    """Say whether a verb puts back what was there; - = there is nothing to put back."""
+    if verb.effect == "reading" or stays(verb):
+        return "-"
+    return "yes" if can_undo(verb) else "if declared" if may_undo(verb) else "no"
+
+
 def tables() -> str:
     """Return the tables in Markdown: connectors open, what is long and seldom read folded."""
     out = ["### Connectors", "", "| connector | can | | tested with |", "|---|---|---|---|"]
@@ -91,20 +98,19 @@ def tables() -> str:
     return "\n".join([*out, "", "</details>"])
 
 
-def _undoes(cls: type[Any]) -> bool:
-    return all(hasattr(cls, m) for m in _methods(Undo)) and bool(cls.reversible)
-
-
 def _kinds_of_verbs() -> Iterator[str]:
     """Yield the verbs by what they do to the world, a line each; `verbs` has all that there is to say of them."""
-    sorts: dict[str, list[str]] = {
-        "change nothing": [], "mark and tell": [], "act, with undo": [], "act, without undo": [],
+    acts = {
+        "yes": "act, with undo", "if declared": "act, undone by what you declare",
+        "-": "act, with nothing to put back", "no": "act, without undo",
     }  # fmt: skip
+    sorts: dict[str, list[str]] = {
+        sort: [] for sort in ("change nothing", "mark and tell", *acts.values())
+    }
     for name in registry.action:
         cls = registry.action.get(name)
-        acts = "act, with undo" if _undoes(cls) else "act, without undo"
-        sort = {"reading": "change nothing", "marking": "mark and tell"}.get(cls.effect, acts)
-        sorts[sort].append(f"`{name}`")
+        other = {"reading": "change nothing", "marking": "mark and tell"}
+        sorts[other.get(cls.effect) or acts[_undo(cls)]].append(f"`{name}`")
     for sort, names in sorts.items():
         yield f"- **{sort}**: {', '.join(names)}"
 
@@ -115,8 +121,7 @@ def verbs() -> str:
     for name in registry.action:
         cls = registry.action.get(name)
         ability = cls.ability.__name__ if cls.ability is not None else ""
-        able = _undoes(cls)
-        undo = "-" if cls.effect == "reading" else "yes" if able else "no"
+        undo = _undo(cls)
         must = "always" if cls.effect == "mutating" and not cls.reversible else ""
         params = ", ".join(_parameters(cls.Params)) or "-"
         out.append(f"| `{name}` | {ability} | {params} | {undo} | {must} | {_line(cls)} |")

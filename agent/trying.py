@@ -63,7 +63,7 @@ async def look(
                 out["says"].append(await _send(name, made, config))
             return out
         finally:
-            await _close(made)
+            await close(made)
 
 
 def unbuilt(config: Config, names: Iterable[str]) -> dict[str, str]:
@@ -80,13 +80,14 @@ def unbuilt(config: Config, names: Iterable[str]) -> dict[str, str]:
 
 
 async def _build(name: str, wanted: ConnectorConfig, folder: Path) -> None:
-    await _close(make_connector(name, wanted, folder))
+    await close(make_connector(name, wanted, folder))
 
 
-async def _close(made: Any) -> None:
-    close = getattr(made, "close", None)
-    if close is not None:
-        result = close()
+async def close(made: Any) -> None:
+    """Let a connector go; one that has nothing to close is just dropped."""
+    shut = getattr(made, "close", None)
+    if shut is not None:
+        result = shut()
         if inspect.isawaitable(result):
             await result
 

@@ -292,6 +292,15 @@ class PlannedView(TypedDict):
     asks: str
 
 
+class WouldView(TypedDict):
+    """What one step says when it is asked to do nothing: would | refused | unknown | later, and in words."""
+
+    id: str
+    use: str
+    status: str
+    text: str
+
+
 class PlanView(TypedDict):
     """What a playbook would do on a target now, if a person says so.
 

@@ -52,6 +52,7 @@ from agent.models.asked import Asked
 from agent.models.cause import Blame, blame
 from agent.page_ways import page_ways
 from agent.pictures import Pictures
+from agent.plans import Plan, Would
 from agent.ports import Chat, Labels, Note, Sink
 from agent.refusals import Refusals
 from agent.report import ReportView
@@ -72,6 +73,7 @@ from agent.views import (
     SilenceView,
     WhyNotView,
     WhyView,
+    WouldView,
 )
 
 if TYPE_CHECKING:
@@ -355,6 +357,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: desk.why_not(a.path["id"], a.query.target, a.query.time), query=_WhyNot, returns=WhyNotView),
         Way("GET", "/api/playbooks/{id}/plan", "plan", "see", "What it would do on a target now, with every gate.",
             lambda a: desk.plan(a.path["id"], a.query.target), query=_On, returns=PlanView),
+        Way("GET", "/api/playbooks/{id}/dry-run", "dry_run", "run", "What each step says it would do; nothing is done.",
+            lambda a: desk.dry_run(a.person, a.path["id"], a.query.target), query=_On, returns=list[WouldView]),
         Way("POST", "/api/playbooks/{id}/run", "run_playbook", "run", "Start exactly the plan that you saw.",
             lambda a: desk.start(a.person, a.path["id"], a.body.target, a.body.plan_hash, a.body.reason),
             body=_Begin, returns=RunView),
@@ -498,7 +502,7 @@ class Living:
             learns = learning.get(name) if h.series else None  # nothing seen, nothing to learn
             out.append({
                 "name": name, "state": state, "age_s": max(0.0, now - h.last_ok) if answered else None,
-                "interval_s": h.interval_s, "stretched": h.stretched_s > h.interval_s,
+                "interval_s": h.interval_s, "stretched": h.stretched_s > max(h.interval_s, h.rests_s),
                 "error": h.error, "series": h.series, "poll_s": h.poll_s, "cpu_ratio": h.cpu_ratio,
                 "impossible": d.collector.possible.refused.get(name, 0),
                 "trust": d.world.trusts.get(name.partition("/")[0], "local"),
@@ -610,6 +614,10 @@ class Living:
     def propose(self, playbook: str, target: Entity) -> Proposal:
         """Plan a playbook on a target."""
         return self._daemon.propose(playbook, target)
+
+    async def would(self, plan: Plan) -> Sequence[Would]:
+        """Ask each step of a plan what it would do."""
+        return await self._daemon.runner.would(plan)
 
     async def begin(self, playbook: str, target: Entity, person: Person, plan_hash: str) -> Run:
         """Start the plan that a person saw."""

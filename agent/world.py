@@ -45,6 +45,8 @@ class World:
     revision: int = 0
     _tables: dict[str, _Table] = field(default_factory=dict)
     _where: dict[Series, str] = field(default_factory=dict)
+    _also: dict[Series, list[str]] = field(default_factory=dict)
+    """Who else tells a series, or did."""
     _of_metric: dict[str, dict[Entity, list[Series]]] = field(default_factory=dict)
 
     def take(self, frame: Frame) -> None:
@@ -78,24 +80,30 @@ class World:
                 if j is not None:
                     table.values[j], table.when[j] = old.values[i], old.when[i]
         self._tables[frame.source] = table
+        self._index()
+        return table
+
+    def _index(self) -> None:
+        """Find out anew who tells what; where several tell a series, the last of them is asked first."""
         self._where = {s: src for src, t in self._tables.items() for s in t.series}
+        self._also = {}
+        if len(self._where) < sum(len(t.series) for t in self._tables.values()):
+            for source, table in reversed(self._tables.items()):
+                for series in table.series:
+                    if self._where[series] != source:
+                        self._also.setdefault(series, []).append(source)
         self._of_metric = {}
         for series in self._where:
             self._of_metric.setdefault(series.metric, {}).setdefault(series.entity, []).append(
                 series
             )
-        return table
 
     def drop(self, source: str) -> None:
         """Forget a source that was taken out of config, and what only it told of the graph."""
         self.topology.drop(source)
         if self._tables.pop(source, None) is not None:
             self.revision += 1
-            self._where = {s: src for src, t in self._tables.items() for s in t.series}
-            self._of_metric = {}
-            for series in self._where:
-                entities = self._of_metric.setdefault(series.metric, {})
-                entities.setdefault(series.entity, []).append(series)
+            self._index()
 
     def find(self, metric: str, entity: Entity | None = None) -> list[Series]:
         """Return the series of a metric, of one entity or of all."""
@@ -109,6 +117,16 @@ class World:
         source = self._where.get(series)
         if source is None:
             return None
+        value = self._said(source, series)
+        if (
+            value is None and series in self._also
+        ):  # who told it has fallen silent: another one tells it instead
+            told = (self._said(other, series) for other in self._also[series])
+            value = next((v for v in told if v is not None), None)
+        return value
+
+    def _said(self, source: str, series: Series) -> float | None:
+        """Return what one source says of a series now."""
         table = self._tables[source]
         i = table.column[series]
         value = float(table.values[i])

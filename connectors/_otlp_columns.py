@@ -11,6 +11,7 @@ import numpy as np
 
 from agent.collect import patience_of
 from agent.model import BoolArray, FloatArray, IntArray
+from connectors._joined import largest_of_each
 from connectors._otlp_names import Fold
 
 GAUGE, RISING, DELTA, DELTA_GAUGE = 0, 1, 2, 3
@@ -158,27 +159,33 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Laid:
-    """Addends (f,) of columns (c,)."""
+    """Addends (f,) of columns (c,). part: what each tells, where others tell the same; -1 = nobody else does."""
 
     stream: IntArray
     column: IntArray
     scale: FloatArray
     weight: FloatArray
+    part: IntArray
+    parts: bool
+    """Whether any tells a part."""
     how: dict[Fold, BoolArray]
     """Fold -> which columns are joined so (c,)."""
 
     @staticmethod
-    def of(addends: Sequence[tuple[int, int, float, float]], folds: Sequence[Fold]) -> Laid:
+    def of(addends: Sequence[tuple[int, int, float, float, int]], folds: Sequence[Fold]) -> Laid:
         """Lay them out."""
-        table = np.array(addends, dtype=np.float64).reshape(-1, 4)
+        table = np.array(addends, dtype=np.float64).reshape(-1, 5)
         how: dict[Fold, BoolArray] = {
-            fold: np.array([f == fold for f in folds], dtype=np.bool_) for fold in ("add", "mean", "max", "share")
-        }  # fmt: skip
+            fold: np.array([f == fold for f in folds], dtype=np.bool_)
+            for fold in ("add", "mean", "max", "min", "share")
+        }
         return Laid(
             table[:, 0].astype(np.int64),
             table[:, 1].astype(np.int64),
             table[:, 2],
             table[:, 3],
+            table[:, 4].astype(np.int64),
+            bool((table[:, 4] >= 0).any()),
             how,
         )
 
@@ -196,6 +203,11 @@ class Laid:
         x = out[self.stream[at]] * self.scale[at]
         known = np.isfinite(x)
         at, x = at[known], x[known]
+        same = np.flatnonzero(self.part[at] >= 0) if self.parts else at[:0]
+        if same.size:
+            counts = np.ones(len(at), dtype=np.bool_)
+            counts[same] = largest_of_each(self.part[at[same]], x[same])
+            at, x = at[counts], x[counts]
         column = self.column[at]
         count = np.bincount(column, minlength=n)
         total = np.bincount(column, x * self.weight[at], n)
@@ -205,6 +217,10 @@ class Laid:
         top = np.full(n, -np.inf)
         np.maximum.at(top, column, x)
         total = np.where(self.how["max"], top, total)
+        if self.how["min"].any():
+            low = np.full(n, np.inf)
+            np.minimum.at(low, column, x)
+            total = np.where(self.how["min"], low, total)
         whole = np.divide(total, under, out=np.full(n, np.nan), where=(count > 0) & (under != 0))
         whole[self.column[np.isin(self.stream, lost)]] = np.nan
         columns = np.flatnonzero(touched)

@@ -18,22 +18,14 @@ from agent.calls import Names
 from agent.catalogue import SIGNALS
 from agent.labels import about
 from agent.model import Edge, Entity, EntityKind, Series
+from connectors._joined import UCUM, fold_of
 from connectors._otlp_points import Header
 from connectors._prometheus_names import PLAIN
 
-Fold = Literal["add", "mean", "max", "share"]
+Fold = Literal["add", "mean", "max", "min", "share"]
 """How streams of one column are joined; share: that of those which are `bad`, by their own values."""
 Part = Literal["value", "count", "sum"]
 
-_UNITS: Final = {
-    "s": ("seconds", 1.0), "ms": ("seconds", 1e-3), "us": ("seconds", 1e-6), "ns": ("seconds", 1e-9),
-    "min": ("seconds", 60.0), "h": ("seconds", 3600.0), "d": ("seconds", 86_400.0),
-    "By": ("bytes", 1.0), "kBy": ("bytes", 1e3), "MBy": ("bytes", 1e6), "GBy": ("bytes", 1e9),
-    "KiBy": ("bytes", 2.0**10), "MiBy": ("bytes", 2.0**20), "GiBy": ("bytes", 2.0**30), "bit": ("bytes", 0.125),
-    "%": ("ratio", 0.01), "Cel": ("celsius", 1.0), "W": ("watts", 1.0), "kW": ("watts", 1e3), "mW": ("watts", 1e-3),
-    "Hz": ("hertz", 1.0), "MHz": ("hertz", 1e6), "GHz": ("hertz", 1e9),
-}  # fmt: skip
-"""Unit (UCUM) -> ours, and how many of ours it is."""
 RECORDS: Final = "log.records"
 """What we call counts of log records, which have no name of their own."""
 _MOST_LABELS: Final = 30
@@ -49,13 +41,18 @@ _GRPC_BAD: Final = frozenset({"2", "4", "12", "13", "14", "15", "UNKNOWN", "DEAD
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An addend of a column of ours. weight: of `share`, 1 = it is what is counted, 0 = it is only counted among."""
+    """An addend of a column of ours.
+
+    weight   of `share`, 1 = it is what is counted, 0 = it is only counted among
+    same     what of the column it tells, where other streams tell the same: the largest of them counts
+    """
 
     series: Series
     part: Part
     fold: Fold = "add"
     scale: float = 1.0
     weight: float = 1.0
+    same: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +204,7 @@ def placed(
     resource   labels as `resource_labels` gives them; own: the host that the source `host` looks at
     fallback   who it is about when nobody is named
     """
-    unit, scale = _UNITS.get(header.unit, ("", 1.0))
+    unit, scale = UCUM.get(header.unit, ("", 1.0))
     whom = about(header.name, {**attributes, **resource}, names)
     host, service = whom.get("host"), whom.get("service")
     writer = service or host
@@ -267,7 +264,8 @@ def _scraped(
         if row.fits(attributes) and one is not None:
             labels = {our: attributes.get(their, "") for our, their in row.labels.items()}
             series = _series(known.rate or known.name, one, {**labels, **row.fixed})
-            return Placed((Place(series, "value", _worst(series.metric), row.scale),))
+            fold, same = fold_of(row.signal), row.which(attributes)
+            return Placed((Place(series, "value", fold, row.scale, same=same),))
     return None
 
 
@@ -354,14 +352,6 @@ def _failed(attributes: Mapping[str, str]) -> bool:
     if grpc:
         return grpc in _GRPC_BAD
     return bool(attributes.get("error_type"))
-
-
-def _worst(metric: str) -> Fold:
-    return (
-        "add"
-        if SIGNALS[metric].unit in {"count", "bytes", "per_second", "bytes_per_second", "watts"}
-        else "max"
-    )
 
 
 def _first(attributes: Mapping[str, str], names: tuple[str, ...]) -> str:

@@ -96,8 +96,10 @@ class Streams:
         self._columns: dict[Series, int] = {}
         self._folds: list[Fold] = []
         """Of each column; those of quantiles have no addends."""
-        self._addends: list[tuple[int, int, float, float]] = []
-        """Stream, column, scale, weight."""
+        self._addends: list[tuple[int, int, float, float, int]] = []
+        """Stream, column, scale, weight, part."""
+        self._parts: dict[tuple[Series, tuple[str, str]], int] = {}
+        self._new_part = itertools.count()
         self._laid: Laid | None = None
         self._known: dict[tuple[Any, ...], Metric] = {}
         self._keys: list[tuple[Any, ...]] = [()]
@@ -198,7 +200,10 @@ class Streams:
     def _add(self, number: int, places: Sequence[Place]) -> None:
         for place in places:
             column = self._column(place.series, place.fold)
-            self._addends.append((number, column, place.scale, place.weight))
+            part = -1
+            if place.same is not None:
+                part = self._parts.setdefault((place.series, place.same), next(self._new_part))
+            self._addends.append((number, column, place.scale, place.weight, part))
         self._laid = None
 
     def _column(self, series: Series, fold: Fold) -> int:
@@ -474,7 +479,8 @@ class Streams:
         self._columns = {s: new[self._columns[s]] for s in series}
         ordered = sorted(series, key=lambda s: self._columns[s])
         self._book = Book(secrets.token_hex(8), ordered)
-        self._addends = [(i, new[c], scale, weight) for i, c, scale, weight in addends]
+        self._addends = [(i, new[c], *rest) for i, c, *rest in addends]
+        self._parts = {k: n for k, n in self._parts.items() if k[0] in self._columns}
         for group in self._merged:
             group.columns = [new.get(c, _NONE) for c in group.columns]
         self._laid = None

@@ -4,23 +4,26 @@
     derived   PromQL -> signal: shares, quantiles and means, which only the server can make; `$w` is its window
 
 Whom a series is about is read off its labels (`agent/labels.py`), once. Several foreign series of one of ours are
-added, or the worst of them counts where adding would mean nothing.
+added, or the worst of them counts where adding would mean nothing. Not of a GPU: exporters repeat what they tell of a
+whole GPU for each of its instances and each pod that shares it, two balancers count the same servers. Such rows are
+one; only what is a part is added.
 Where two exporters tell the same of the same (a load balancer and a model server behind it), the first here counts.
 Sources (read, then told in our own words): the metric lists of node_exporter, smartctl_exporter, cAdvisor,
 kube-state-metrics, dcgm-exporter, nginx-prometheus-exporter, ingress-nginx, HAProxy, vLLM (0.6 to 0.18), Triton,
-TorchServe, TensorFlow Serving, KServe and MLServer. Against running servers tested: node_exporter, HAProxy; the others
+TorchServe, TensorFlow Serving, KServe and MLServer; Micrometer's, OpenTelemetry's and Istio's metrics of requests. Against running servers tested: node_exporter, HAProxy; the others
 by series written like theirs, in a real Prometheus.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agent.calls import RULES
 from agent.labels import Labels
+from connectors._joined import fold_of
 
 SIGNAL_LABEL: Final = "homeostat_signal"
 """Tells the addends of one joint question apart."""
@@ -40,6 +43,9 @@ class Plain:
     where    their label -> pattern that its value must match
     scale    to base units
     whom     their label that names the service, where the target of the scrape is not who is spoken of
+    whole    each series tells the whole, as those of a GPU do: from several targets it is still one
+    part     their label that names a part of the whole; parts are added
+    beside   tells rows apart that are added, because each counts something else of the same signal
     """
 
     metric: str
@@ -49,32 +55,52 @@ class Plain:
     where: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
     whom: str = ""
+    whole: bool = False
+    part: str = ""
+    beside: str = ""
 
     def fits(self, labels: Labels) -> bool:
         """Tell whether a series of this metric is meant."""
         return all(re.fullmatch(p, labels.get(k, "")) for k, p in self.where.items())
 
+    def which(self, labels: Labels) -> tuple[str, str] | None:
+        """Say which part of a whole is told: series of the same part say the same thing; None = each is one of its own."""
+        if not (self.whole or self.signal.startswith("gpu.")) or fold_of(self.signal) != "add":
+            return None
+        return self.beside, labels.get(self.part, "")
+
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """PromQL that gives a signal of ours; `about` is the metric whose labels it keeps."""
+    """PromQL that gives a signal of ours; `about` is the metric whose labels it keeps.
+
+    whom, space   their labels that name the service and its namespace, where the target is not who is spoken of
+    tells         its labels name somebody whom no plain metric names
+    """
 
     signal: str
     query: str
     about: str
     labels: Mapping[str, str] = field(default_factory=dict)
     whom: str = ""
+    space: str = ""
+    tells: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """All that we take of one exporter; it is there when `marker` is."""
+    """All that we take of one exporter; it is there when `marker` is, or another of these names."""
 
     name: str
     marker: str
     plain: tuple[Plain, ...] = ()
     derived: tuple[Derived, ...] = ()
     matchers: str = ""
+    also: tuple[str, ...] = ()
+
+    def among(self, names: Container[str]) -> bool:
+        """Tell whether it is there, of all names that there are."""
+        return any(name in names for name in (self.marker, *self.also))
 
     def selector(self) -> str:
         """Return one question for all plain metrics."""
@@ -265,95 +291,174 @@ _SMARTCTL: Final = Pack(
              {"device": "device"}),),
 )  # fmt: skip
 
-_CADVISOR: Final = Pack(
-    "cadvisor",
-    "container_cpu_usage_seconds_total",
-    (
-        Plain("container_cpu_usage_seconds_total", "replica.cpu_seconds_total"),
-        Plain("container_memory_working_set_bytes", "replica.memory_bytes"),
-        Plain("container_cpu_cfs_throttled_seconds_total", "replica.throttled_seconds_total"),
-        Plain("container_oom_events_total", "replica.oom_kills_total"),
-    ),
-    (
-        Derived("replica.memory_ratio",
-                'container_memory_working_set_bytes{container!="", container!="POD"} / '
-                '(container_spec_memory_limit_bytes{container!="", container!="POD"} > 0)',
-                "container_memory_working_set_bytes"),
-    ),
-    # the sums over pods and slices that cAdvisor tells, too, would count everything twice
-    matchers=', container!="", container!="POD"',
-)  # fmt: skip
+_CONTAINERS: Final = (
+    ("container_cpu_usage_seconds_total", "replica.cpu_seconds_total"),
+    ("container_memory_working_set_bytes", "replica.memory_bytes"),
+    ("container_cpu_cfs_throttled_seconds_total", "replica.throttled_seconds_total"),
+    ("container_oom_events_total", "replica.oom_kills_total"),
+)
 
+
+def _containers(name: str, where: Mapping[str, str], matchers: str) -> Pack:
+    """Return what cAdvisor tells of containers of one kind."""
+    limited = f"(container_spec_memory_limit_bytes{{{matchers}}} > 0)"
+    return Pack(
+        name,
+        "container_cpu_usage_seconds_total",
+        tuple(Plain(theirs, ours, where=where) for theirs, ours in _CONTAINERS),
+        (
+            Derived(
+                "replica.memory_ratio",
+                f"container_memory_working_set_bytes{{{matchers}}} / {limited}",
+                "container_memory_working_set_bytes",
+            ),
+        ),
+        # the sums over pods and slices that cAdvisor tells, too, would count everything twice
+        matchers=f", {matchers}",
+    )
+
+
+_CADVISOR: Final = _containers("cadvisor", {"container": ".+"}, 'container!="", container!="POD"')
+# outside of Kubernetes nobody names the container but Docker itself; a sandbox of a pod has no `container` either
+_CADVISOR_DOCKER: Final = _containers(
+    "cadvisor_docker", {"container": "", "pod": "", "name": ".+"}, 'container="", pod="", name!=""'
+)
+
+_POD: Final = "namespace, pod, exported_namespace, exported_pod"
+_POD_CONTAINER: Final = f"{_POD}, container, exported_container"
+_HPA: Final = "namespace, exported_namespace, horizontalpodautoscaler"
 _KUBE_STATE: Final = Pack(
     "kube_state_metrics",
     "kube_pod_status_ready",
     (
         Plain("kube_pod_container_status_restarts_total", "replica.restarts_total"),
         Plain("kube_pod_status_ready", "replica.ready", where={"condition": "true"}),
+        # told only while it is so; what every container does when it begins is no trouble
+        Plain("kube_pod_container_status_waiting_reason", "replica.waiting", {"reason": "reason"},
+              where={"reason": "(?!(ContainerCreating|PodInitializing)$).+"}),
         Plain("kube_node_status_condition", "host.ready", where={"condition": "Ready", "status": "true"}),
         Plain("kube_node_spec_unschedulable", "host.cordoned"),
-        *(Plain(f"kube_{kind}_status_replicas_{word}", "service.replicas_count", whom=kind)
+        *(Plain(f"kube_{kind}_status_replicas_{word}", "service.replicas_count", whom=kind, whole=True, beside=kind)
           for kind, word in (("deployment", "available"), ("statefulset", "ready"))),
     ),
-    tuple(
-        Derived("service.replicas_missing_count",
-                f"clamp_min(kube_{kind}_{wanted} - kube_{kind}_status_replicas_{there}, 0)", f"kube_{kind}_{wanted}",
-                whom=kind)
-        for kind, wanted, there in (("deployment", "spec_replicas", "available"), ("statefulset", "replicas", "ready"))
+    (
+        *(
+            Derived("service.replicas_missing_count",
+                    f"clamp_min(kube_{kind}_{wanted} - kube_{kind}_status_replicas_{there}, 0)", f"kube_{kind}_{wanted}",
+                    whom=kind)
+            for kind, wanted, there in (("deployment", "spec_replicas", "available"), ("statefulset", "replicas", "ready"))
+        ),
+        # the reason of the last end is told for ever: it is one of now when the container was restarted since
+        Derived("replica.oom_killed",
+                f'max by ({_POD}) ((max by ({_POD_CONTAINER}) '
+                '(kube_pod_container_status_last_terminated_reason{reason="OOMKilled"}) > 0) '
+                f"* (max by ({_POD_CONTAINER}) (increase(kube_pod_container_status_restarts_total[10m])) > bool 0))",
+                "kube_pod_container_status_last_terminated_reason"),
+        *(
+            Derived(f"service.replicas_{ours}_count",
+                    f"max by (namespace, exported_namespace, scaletargetref_name) (kube_horizontalpodautoscaler_spec_{theirs}_replicas"
+                    f" * on ({_HPA}) group_left (scaletargetref_name) "
+                    f"max by ({_HPA}, scaletargetref_name) (kube_horizontalpodautoscaler_info))",
+                    f"kube_horizontalpodautoscaler_spec_{theirs}_replicas", whom="scaletargetref_name")
+            for ours, theirs in (("least", "min"), ("most", "max"))
+        ),
     ),
 )  # fmt: skip
 
+_REASONS: Final = (("power_cap", 4), ("hardware_slowdown", 8), ("thermal", 32), ("hardware_thermal", 64),
+                   ("power_brake", 128))  # fmt: skip
+_DCGM_PLAIN: Final = (
+    Plain("DCGM_FI_DEV_GPU_UTIL", "gpu.utilization_ratio", scale=0.01),
+    Plain("DCGM_FI_DEV_FB_USED", "gpu.memory_used_bytes", scale=2.0**20, part="GPU_I_ID"),
+    Plain("DCGM_FI_DEV_GPU_TEMP", "gpu.temperature_celsius"),
+    Plain("DCGM_FI_DEV_POWER_USAGE", "gpu.power_watts"),
+    Plain("DCGM_FI_DEV_POWER_MGMT_LIMIT", "gpu.power_limit_watts"),
+    Plain("DCGM_FI_DEV_SM_CLOCK", "gpu.clock_hertz", scale=1e6),
+    Plain("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "gpu.ecc_errors_total", fixed={"type": "uncorrected"}),
+    Plain("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "gpu.ecc_errors_total", fixed={"type": "corrected"}),
+    Plain("DCGM_FI_DEV_ROW_REMAP_PENDING", "gpu.remap_pending"),
+    Plain("DCGM_FI_DEV_ROW_REMAP_FAILURE", "gpu.remap_failed"),
+    Plain("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "gpu.remapped_rows_count", fixed={"type": "corrected"}),
+    Plain("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", "gpu.remapped_rows_count", fixed={"type": "uncorrected"}),
+    Plain("DCGM_FI_DEV_MEMORY_TEMP", "gpu.memory_temperature_celsius"),
+    Plain("DCGM_FI_DEV_MEM_CLOCK", "gpu.memory_clock_hertz", scale=1e6),
+    Plain("DCGM_FI_DEV_MEM_COPY_UTIL", "gpu.memory_busy_ratio", scale=0.01),
+    Plain("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "gpu.pcie_replays_total"),
+    Plain("DCGM_FI_DEV_RETIRED_SBE", "gpu.retired_pages_count", fixed={"type": "corrected"}),
+    Plain("DCGM_FI_DEV_RETIRED_DBE", "gpu.retired_pages_count", fixed={"type": "uncorrected"}),
+    Plain("DCGM_FI_DEV_FAN_SPEED", "gpu.fan_ratio", scale=0.01),
+    Plain("DCGM_FI_DEV_MIG_MODE", "gpu.mig_enabled"),
+    *(
+        Plain(f"DCGM_FI_DEV_NVLINK_{word}_ERROR_COUNT_TOTAL", "gpu.nvlink_errors_total", fixed={"type": kind}, beside=word)
+        for word, kind in (("CRC_FLIT", "crc"), ("CRC_DATA", "crc"), ("REPLAY", "replay"), ("RECOVERY", "recovery"))
+    ),
+)  # fmt: skip
+_DCGM_NAMES: Final = {
+    f"DCGM_FI_DEV_{old}": f"DCGM_FI_DEV_{new}"
+    for old, new in (
+        ("GPU_TEMP", "GPU_TEMP_CELSIUS"), ("MEMORY_TEMP", "MEMORY_TEMP_CELSIUS"), ("POWER_USAGE", "BOARD_POWER_WATTS"),
+        ("POWER_MGMT_LIMIT", "BOARD_POWER_LIMIT_REQUESTED_WATTS"), ("PCIE_REPLAY_COUNTER", "PCIE_REPLAY_TOTAL"),
+        ("RETIRED_SBE", "PAGE_RETIRED_SBE_TOTAL"), ("RETIRED_DBE", "PAGE_RETIRED_DBE_TOTAL"),
+        ("UNCORRECTABLE_REMAPPED_ROWS", "ROW_REMAP_UNCORRECTABLE_TOTAL"),
+        ("CORRECTABLE_REMAPPED_ROWS", "ROW_REMAP_CORRECTABLE_TOTAL"), ("ROW_REMAP_FAILURE", "ROW_REMAP_FAILED"),
+        *((f"NVLINK_{word}_ERROR_COUNT_TOTAL", f"NVLINK_{word}_ERROR_TOTAL")
+          for word in ("CRC_FLIT", "CRC_DATA", "REPLAY", "RECOVERY")),
+    )
+}  # fmt: skip
+"""Fields that DCGM 4.6 calls otherwise and exporters since 4.9 show so; those whose unit changed, too, are not among them."""
 _DCGM: Final = Pack(
     "dcgm_exporter",
     "DCGM_FI_DEV_GPU_TEMP",
     (
-        Plain("DCGM_FI_DEV_GPU_UTIL", "gpu.utilization_ratio", scale=0.01),
-        Plain("DCGM_FI_DEV_FB_USED", "gpu.memory_used_bytes", scale=2.0**20),
-        Plain("DCGM_FI_DEV_GPU_TEMP", "gpu.temperature_celsius"),
-        Plain("DCGM_FI_DEV_POWER_USAGE", "gpu.power_watts"),
-        Plain("DCGM_FI_DEV_POWER_MGMT_LIMIT", "gpu.power_limit_watts"),
-        Plain("DCGM_FI_DEV_SM_CLOCK", "gpu.clock_hertz", scale=1e6),
-        Plain("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "gpu.ecc_errors_total", fixed={"type": "uncorrected"}),
-        Plain("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "gpu.ecc_errors_total", fixed={"type": "corrected"}),
-        Plain("DCGM_FI_DEV_ROW_REMAP_PENDING", "gpu.remap_pending"),
-        Plain("DCGM_FI_DEV_ROW_REMAP_FAILURE", "gpu.remap_failed"),
-        Plain("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "gpu.remapped_rows_count", fixed={"type": "corrected"}),
-        Plain("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", "gpu.remapped_rows_count", fixed={"type": "uncorrected"}),
-        Plain("DCGM_FI_DEV_MEMORY_TEMP", "gpu.memory_temperature_celsius"),
-        Plain("DCGM_FI_DEV_MEM_CLOCK", "gpu.memory_clock_hertz", scale=1e6),
-        Plain("DCGM_FI_DEV_MEM_COPY_UTIL", "gpu.memory_busy_ratio", scale=0.01),
-        Plain("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "gpu.pcie_replays_total"),
-        Plain("DCGM_FI_DEV_RETIRED_SBE", "gpu.retired_pages_count", fixed={"type": "corrected"}),
-        Plain("DCGM_FI_DEV_RETIRED_DBE", "gpu.retired_pages_count", fixed={"type": "uncorrected"}),
-        *(
-            Plain(f"DCGM_FI_DEV_NVLINK_{word}_ERROR_COUNT_TOTAL", "gpu.nvlink_errors_total", fixed={"type": kind})
-            for word, kind in (("CRC_FLIT", "crc"), ("CRC_DATA", "crc"), ("REPLAY", "replay"), ("RECOVERY", "recovery"))
-        ),
+        *_DCGM_PLAIN,
+        *(replace(p, metric=_DCGM_NAMES[p.metric]) for p in _DCGM_PLAIN if p.metric in _DCGM_NAMES),
     ),
     (
+        # of a GPU that is split: the instance that is fullest
         Derived("gpu.memory_utilization_ratio",
                 "DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE > 0)", "DCGM_FI_DEV_FB_USED"),
         Derived("gpu.clock_ratio", "DCGM_FI_DEV_SM_CLOCK / (DCGM_FI_DEV_MAX_SM_CLOCK > 0)", "DCGM_FI_DEV_SM_CLOCK"),
+        Derived("gpu.pcie_link_ratio", "DCGM_FI_DEV_PCIE_LINK_WIDTH / (DCGM_FI_DEV_PCIE_MAX_LINK_WIDTH > 0)",
+                "DCGM_FI_DEV_PCIE_LINK_WIDTH"),
+        Derived("gpu.pcie_generation_ratio", "DCGM_FI_DEV_PCIE_LINK_GEN / (DCGM_FI_DEV_PCIE_MAX_LINK_GEN > 0)",
+                "DCGM_FI_DEV_PCIE_LINK_GEN"),
+        # what the driver itself says is left, else what the chip has left until it slows down
+        Derived("gpu.temperature_margin_celsius",
+                "(DCGM_FI_DEV_GPU_TEMP_LIMIT or DCGM_FI_DEV_GPU_TEMP_MARGIN_CELSIUS or "
+                "(DCGM_FI_DEV_SLOWDOWN_TEMP - DCGM_FI_DEV_GPU_TEMP) or "
+                "(DCGM_FI_DEV_GPU_TEMP_SLOWDOWN_CELSIUS - DCGM_FI_DEV_GPU_TEMP_CELSIUS))",
+                "DCGM_FI_DEV_GPU_TEMP"),
+        Derived("gpu.recovery_needed", "DCGM_FI_DEV_GPU_RECOVERY_ACTION > bool 0", "DCGM_FI_DEV_GPU_RECOVERY_ACTION"),
+        # a count, too, beside the counter: one more is a fault; volatile: since the driver was loaded
+        Derived("gpu.uncorrected_errors_count", "max by (UUID) (DCGM_FI_DEV_ECC_DBE_VOL_TOTAL)",
+                "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL"),
         # a mask of bits, under its new name or its old one
         *(
             Derived("gpu.throttled",
                     'label_replace(floor((DCGM_FI_DEV_CLOCKS_EVENT_REASONS or DCGM_FI_DEV_CLOCK_THROTTLE_REASONS) '
                     f'/ {bit}) % 2, "reason", "{reason}", "", "")',
                     "DCGM_FI_DEV_CLOCKS_EVENT_REASONS", {"reason": "reason"})
-            for reason, bit in (("power_cap", 4), ("hardware_slowdown", 8), ("thermal", 32), ("hardware_thermal", 64),
-                                ("power_brake", 128))
+            for reason, bit in _REASONS
         ),
         # the exporter says the last XID for ever: only one that is new is told, and only for a while
         Derived("gpu.xid_seen",
-                'count_values by (UUID, Hostname, gpu) ("xid", DCGM_FI_DEV_XID_ERRORS > 0 and '
-                "changes(DCGM_FI_DEV_XID_ERRORS[10m]) > 0)", "DCGM_FI_DEV_XID_ERRORS", {"xid": "xid"}),
+                'clamp_max(count_values by (UUID, gpu) ("xid", '
+                + " or ".join(f"({name} > 0 and changes({name}[10m]) > 0)"
+                              for name in ("DCGM_FI_DEV_XID_ERRORS", "DCGM_FI_DEV_XID_ERROR"))
+                + "), 1)", "DCGM_FI_DEV_XID_ERRORS", {"xid": "xid"}),
     ),
+    also=("DCGM_FI_DEV_GPU_TEMP_CELSIUS",),
 )  # fmt: skip
 
 _NGINX: Final = Pack(
     "nginx",
     "nginx_http_requests_total",
-    (Plain("nginx_connections_active", "service.in_flight_count"), Plain("nginx_up", "service.up")),
+    (
+        # of the active ones, too, but these only wait for the client's next request
+        Plain("nginx_connections_reading", "service.in_flight_count"),
+        Plain("nginx_connections_writing", "service.in_flight_count"),
+        Plain("nginx_up", "service.up"),
+    ),
     (Derived("service.requests_per_second", f"sum by ({_SERVICE}) (rate(nginx_http_requests_total[$w]))",
              "nginx_http_requests_total"),),
 )  # fmt: skip
@@ -383,16 +488,23 @@ _HAPROXY: Final = Pack(
     (
         Plain("haproxy_backend_current_queue", "service.queue_count", whom="proxy"),
         Plain("haproxy_backend_current_sessions", "service.in_flight_count", whom="proxy"),
-        Plain("haproxy_backend_active_servers", "service.replicas_count", whom="proxy"),
+        Plain("haproxy_backend_active_servers", "service.replicas_count", whom="proxy", whole=True),
         Plain("haproxy_backend_status", "service.up", where={"state": "UP"}, whom="proxy"),
         # means of the last 1,024 requests, as HAProxy keeps them
         Plain("haproxy_backend_total_time_average_seconds", "service.latency_mean_seconds", whom="proxy"),
         Plain("haproxy_backend_response_time_average_seconds", "service.processing_mean_seconds", whom="proxy"),
         Plain("haproxy_backend_queue_time_average_seconds", "service.wait_mean_seconds", whom="proxy"),
     ),
-    tuple(
-        Derived(d.signal, d.query, d.about, whom="proxy")
-        for d in _requests("haproxy_backend_http_responses_total", 'code="5xx"', "proxy")
+    (
+        *(
+            Derived(d.signal, d.query, d.about, whom="proxy")
+            for d in _requests("haproxy_backend_http_responses_total", 'code="5xx"', "proxy")
+        ),
+        # a server in maintenance was taken out, or is a place that was never filled
+        Derived("replica.ready",
+                'min by (proxy, server) (haproxy_server_status{state="UP"} '
+                'unless on (job, instance, proxy, server) (haproxy_server_status{state="MAINT"} == 1))',
+                "haproxy_server_status", tells=True),
     ),
 )  # fmt: skip
 
@@ -448,6 +560,13 @@ _TRITON: Final = Pack(
         Derived("service.wait_mean_seconds",
                 f"sum by ({_SERVICE}) (rate(nv_inference_queue_duration_us[$w])) / 1e6 / ({_TRITON_GOOD} > 0)",
                 "nv_inference_request_success"),
+        # where --metrics-config summary_latencies=true; quantiles can not be added: those of the slowest model
+        *(
+            Derived(f"service.latency_p{round(100 * q)}_seconds",
+                    f'max by ({_SERVICE}) (nv_inference_request_summary_us{{quantile="{q:g}"}}) / 1e6',
+                    "nv_inference_request_summary_us")
+            for q in (0.5, 0.95, 0.99)
+        ),
         Derived("service.first_token_p95_seconds",
                 f"histogram_quantile(0.95, sum by (le, {_SERVICE}) "
                 "(rate(nv_inference_first_response_histogram_ms_bucket[$w]))) / 1e3",
@@ -501,12 +620,26 @@ _KSERVE: Final = Pack(
     ),
 )  # fmt: skip
 
+_MLSERVER_GOOD, _MLSERVER_BAD = (
+    f"sum by ({_SERVICE}) (rate(model_infer_request_{how}_total[$w]))"
+    for how in ("success", "failure")
+)
+_MLSERVER_N: Final = (
+    f"(({_MLSERVER_GOOD} or {_MLSERVER_BAD} * 0) + ({_MLSERVER_BAD} or {_MLSERVER_GOOD} * 0))"
+)
 _MLSERVER: Final = Pack(
     "mlserver",
     "model_infer_request_success_total",
     (Plain("rest_server_requests_in_progress", "service.in_flight_count"),),
     (
-        *_requests("rest_server_requests_total", 'status_code=~"5.."'),
+        # over REST and gRPC; each of the two begins to be when it is first counted
+        Derived("service.requests_per_second", _MLSERVER_N, "model_infer_request_success_total"),
+        Derived(
+            "service.error_ratio",
+            f"(({_MLSERVER_BAD} or {_MLSERVER_GOOD} * 0) / ({_MLSERVER_N} > 0))",
+            "model_infer_request_failure_total",
+        ),
+        # over REST alone: of gRPC it makes no histogram
         *_latency("rest_server_requests?_duration_seconds_bucket"),
         # over REST and gRPC, of the model alone
         _mean("service.processing_mean_seconds", "model_infer_request_duration"),
@@ -515,27 +648,94 @@ _MLSERVER: Final = Pack(
     ),
 )
 
+_STATUS: Final = tuple((label, "5..") for label in ("status", "code", "status_code"))
+"""Labels in which libraries say how a request ended; 5xx counts as failed."""
+
+
+def served(
+    name: str, histogram: str, *, scale: str = "", matchers: str = "", failed: Iterable[tuple[str, str]] = _STATUS,
+    by: str = _SERVICE, whom: str = "", space: str = "",
+) -> Pack:  # fmt: skip
+    """Return what a service says of the requests that it serves, in one histogram.
+
+    histogram   its name without the ending
+    failed      labels that say how a request ended, and what they say of those that failed: the first that is there is
+                read; where none is, errors are unknown
+    by          labels that it is kept apart by
+    """
+    counted = f"{histogram}_count"
+
+    def rate(ending: str, more: str = "") -> str:
+        return f"rate({_select(histogram + ending, matchers + more)}[$w])"
+
+    ratios = []
+    for label, bad in failed:
+        stated, bad_ones = f', {label}!=""', f', {label}=~"{bad}"'
+        said = f"sum by ({by}) ({rate('_count', stated)})"
+        lost = f"sum by ({by}) ({rate('_count', bad_ones)})"
+        ratios.append(f"(({lost} or {said} * 0) / ({said} > 0))")
+    number = f"sum by ({by}) ({rate('_count')})"
+    took = f"sum by ({by}) ({rate('_sum')})"
+    queries = [
+        *(
+            (f"latency_p{round(100 * q)}_seconds",
+             f"histogram_quantile({q:g}, sum by (le, {by}) ({rate('_bucket')})){scale}")
+            for q in (0.5, 0.95, 0.99)
+        ),
+        ("latency_mean_seconds", f"({took}{scale} / ({number} > 0))"),
+        ("requests_per_second", number),
+        ("error_ratio", f"({' or '.join(ratios)})"),
+    ]  # fmt: skip
+    derived = (
+        Derived(f"service.{word}", query, counted, whom=whom, space=space)
+        for word, query in queries
+    )
+    return Pack(name, counted, derived=tuple(derived))
+
+
+_HTTP: Final = served("http", "http_request_duration_seconds")
+_SPRING: Final = served("spring", "http_server_requests_seconds", failed=(("status", "5.."),))
+_OPENTELEMETRY: Final = served(
+    "opentelemetry",
+    "http_server_request_duration_seconds",
+    failed=(("http_response_status_code", "5.."),),
+)
+_ISTIO: Final = served(
+    "istio",
+    "istio_request_duration_milliseconds",
+    scale=" / 1e3",
+    # as whoever serves saw it; what callers saw is told of calls
+    matchers=', reporter=~"destination|waypoint"',
+    failed=(("response_code", "5..|0"),),
+    by="destination_canonical_service, destination_workload_namespace",
+    whom="destination_canonical_service",
+    space="destination_workload_namespace",
+)
+
 PACKS: Final = {
     p.name: p
     for p in (
-        _NODE, _SMARTCTL, _CADVISOR, _KUBE_STATE, _DCGM, _NGINX, _INGRESS, _HAPROXY, _VLLM, _TRITON, _TORCHSERVE, _TENSORFLOW,
-        _KSERVE, _MLSERVER,
+        _NODE, _SMARTCTL, _CADVISOR, _CADVISOR_DOCKER, _KUBE_STATE, _DCGM, _NGINX, _INGRESS, _HAPROXY, _VLLM, _TRITON,
+        _TORCHSERVE, _TENSORFLOW, _KSERVE, _MLSERVER, _ISTIO, _OPENTELEMETRY, _SPRING, _HTTP,
     )
 }  # fmt: skip
 
 TELLS: Final = frozenset({
     *RULES, "up", "target_info", "node_uname_info", "node_os_info", "kube_pod_info", "kube_pod_container_info",
     "kube_node_info",
+    # one counter of each server of which nothing is read as it is: it names models and their versions
+    ":tensorflow:serving:request_count", "ts_inference_requests_total", "request_predict_seconds_count",
+    "model_infer_request_success_total",
 })  # fmt: skip
-"""What is read for the graph alone: who is there, where, in which version, who calls whom."""
+"""What is read for the graph alone: who is there, where, in which version, who calls whom, which models are served."""
 TELLING: Final = f'{{__name__=~"{"|".join(sorted(TELLS))}"}}'
 
 PLAIN: Final[dict[str, tuple[Plain, ...]]] = {}
 """Foreign metric -> the rows that may mean it."""
 PACK_OF: Final[dict[str, str]] = {}
-"""Foreign metric -> whose it is."""
+"""Foreign metric -> whose it is; of cAdvisor, the first of the two."""
 RANK: Final = {name: i for i, name in enumerate(PACKS)}
 for _pack in PACKS.values():
     for _one in _pack.plain:
-        PACK_OF[_one.metric] = _pack.name
+        PACK_OF.setdefault(_one.metric, _pack.name)
         PLAIN[_one.metric] = (*PLAIN.get(_one.metric, ()), _one)

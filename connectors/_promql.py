@@ -194,13 +194,13 @@ class Promql:
         """Return the names of all metrics that there are. Raises Unavailable, Refused."""
         return self._list(self._client.all_metrics())
 
-    def kinds(self) -> dict[str, str]:
-        """Return metric -> gauge, counter, histogram, ... as its target declared it; others are missing."""
+    def metadata(self) -> dict[str, tuple[str, str]]:
+        """Return metric -> (gauge, counter, ...; unit or "") as its target declared it; others are missing."""
         found = self._raw("metadata")
         if not isinstance(found, dict):
             raise self._garbage()
         return {
-            name: said[0]["type"]
+            name: (str(said[0]["type"]), str(said[0].get("unit") or ""))
             for name, said in found.items()
             if isinstance(said, list) and said and isinstance(said[0], dict) and "type" in said[0]
         }

@@ -366,6 +366,7 @@ class Threads:
             )  # fmt: skip
             thread.picture = str(said["files"][0]["id"])
             thread.drawn = _stage(detail)
+            self._remember(id_, thread)  # killed from here on, it is not drawn again
         except (Refused, Unavailable, Uncertain, KeyError, IndexError) as no:
             thread.tries += 1
             log.info("slack_picture_left_out", incident=id_, error=str(no))

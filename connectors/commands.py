@@ -7,6 +7,10 @@
           argv: [/usr/sbin/logrotate, --force, '{file}']
           args: {file: '/etc/logrotate[.]d/[a-z-]+'}     # the whole argument must match
           timeout: 60s
+        add-worker:
+          argv: [/usr/local/bin/pool, grow, '{pool}']
+          undo: [/usr/local/bin/pool, shrink, '{pool}']  # its inverse, with the same arguments
+          args: {pool: '[a-z]+'}
 
 An argument stands where its `{name}` is a whole element of argv. A command sees PATH, HOME, LANG, HOMEOSTAT_KEY (the
 same for every try of the same step), HOMEOSTAT_TARGET and the variables named in `env`; nothing else.
@@ -71,20 +75,26 @@ class Command(Model):
     workdir: Path = Path("/")
     env: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = []
     """Further variables of ours that it may see."""
+    undo: list[Annotated[str, Field(min_length=1)]] = []
+    """The command that undoes it, with the same arguments, user and limits; default: nothing does."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if not self.argv[0].startswith("/"):
-            raise ValueError(f"write the whole path of {self.argv[0]}")
+        for program in (self.argv[0], *self.undo[:1]):
+            if not program.startswith("/"):
+                raise ValueError(f"write the whole path of {program}")
         places = {m[1] for a in self.argv[1:] if (m := _PLACE.fullmatch(a))}
         if places != set(self.args):
             raise ValueError(f"argv has the places {sorted(places)}, args says {sorted(self.args)}")
+        more = {m[1] for a in self.undo[1:] if (m := _PLACE.fullmatch(a))} - set(self.args)
+        if more:
+            raise ValueError(f"undo has the places {sorted(more)}, args says {sorted(self.args)}")
         for pattern in self.args.values():
             re.compile(pattern)
         return self
 
-    def filled(self, name: str, args: Mapping[str, str]) -> list[str]:
-        """Return argv; raises Refused for an argument that is missing, unknown, or does not match."""
+    def filled(self, name: str, args: Mapping[str, str], *, undo: bool = False) -> list[str]:
+        """Return argv, or that of its inverse; raises Refused for an argument that is missing, unknown, or no match."""
         if set(args) != set(self.args):
             takes, given = ", ".join(self.args) or "nothing", ", ".join(args) or "nothing"
             raise Refused(f"command {name} takes {takes}, not {given}")
@@ -93,14 +103,15 @@ class Command(Model):
                 raise Refused(
                     f"command {name}: its argument {place} must match {self.args[place]!r}"
                 )
-        return [args[m[1]] if (m := _PLACE.fullmatch(a)) else a for a in self.argv]
+        argv = self.undo if undo else self.argv
+        return [args[m[1]] if (m := _PLACE.fullmatch(a)) else a for a in argv]
 
 
 @connector("commands")
 class Commands:
     """Commands by name, each run once per key.
 
-    Ability  Commands (see playbooks/actions/commands.py)
+    Ability  Commands, Inverses (see playbooks/actions/commands.py)
     No shell, a session of its own, no input, no core dump, none of our capabilities, no new privileges (setpriv and
     prlimit of util-linux see to that); address space, time, and 64 KiB of output at most. After `timeout` all of its
     process group is ended: what it had done by then is not known, so the step is told as uncertain. Takes CAP_SETUID
@@ -136,8 +147,21 @@ class Commands:
 
     async def execute(self, name: str, args: Mapping[str, str], key: str, target: str) -> Result:
         """Run it once per key."""
+        return await self._once_per_key(name, self._command(name).filled(name, args), key, target)
+
+    def inverse(self, name: str, args: Mapping[str, str]) -> str:
+        """Return the command line that undoes it, masked; "" = none is declared."""
+        return command_line(self._command(name).filled(name, args, undo=True))
+
+    async def revert(self, name: str, args: Mapping[str, str], key: str, target: str) -> Result:
+        """Run its inverse once per key."""
+        argv = self._command(name).filled(name, args, undo=True)
+        if not argv:
+            raise Refused(f"agent.yaml declares no inverse of command {name}")
+        return await self._once_per_key(name, argv, key, target)
+
+    async def _once_per_key(self, name: str, argv: list[str], key: str, target: str) -> Result:
         command = self._command(name)
-        argv = command.filled(name, args)
         if shutil.which(argv[0]) is None:
             raise Refused(f"command {name} can not be started: there is no program {argv[0]}")
         found = await asyncio.to_thread(self._once.begin, key)
@@ -159,6 +183,7 @@ class Commands:
         user = self.config.user or pwd.getpwuid(os.geteuid()).pw_name
         return [
             f"{name}: {command_line(c.argv)}, as {user}, at most {say_duration(c.timeout)}"
+            + (f", undone by {command_line(c.undo)}" if c.undo else "")
             + ("" if shutil.which(c.argv[0]) else ": NOT FOUND, it would be refused")
             for name, c in self.config.run.items()
         ]

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -23,7 +23,7 @@ import structlog
 from pydantic import Field
 
 from agent.errors import Refused, Unavailable
-from agent.model import Edge, Entity, Frame, Series, Sighting
+from agent.model import Edge, Entity, FloatArray, Frame, Series, Sighting
 from agent.registry import connector
 from agent.units import Duration, Model, say
 from connectors._proc import head_of, process_entity, this_host
@@ -36,6 +36,8 @@ _SIGNS: Final = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/
 _ABSENT_S: Final = 60.0
 """Where there are signs of a driver but NVML says there is none, it is asked again after so long."""
 _LONGEST_REST_S: Final = 60.0
+_RESTS_S: Final = 15.0
+"""How seldom it looks while another source tells most: as often as that one is asked."""
 _AGAIN_S: Final = 60.0
 """How often it is told again who computes on which GPU."""
 _FACTS: Final = ("name", "index", "bus", "memory_bytes", "multiprocessors")
@@ -77,7 +79,9 @@ class Gpu:
     A GPU that is split (MIG) has its instances as entities of their own, `gpu:<MIG UUID>`, that run on it: memory and
     processes of each, for NVML tells no more of them. One that is taken down is gone, which is no fault.
 
-    Where another source covers all of them (dcgm-exporter through Prometheus), it rests and has no child.
+    What another source tells of a GPU (dcgm-exporter through Prometheus) is left to that, series by series; the rest
+    stays ours, and is looked for each 15 s once something of every GPU is told: whether it answers and the driver
+    does, what the driver asks for, who computes, and whatever that exporter is not told to export.
     Without a driver it is silent: empty frames, no child, no log above debug, four looks for a file a poll.
     Cost with one: a child of about 17 MB, and about 0.5 ms of CPU a poll here, 0.1 to 2 ms a GPU there.
     A child that does not answer within `timeout` is killed; the next is started after a rest that grows to a minute,
@@ -116,20 +120,19 @@ class Gpu:
         self._users: dict[Entity, tuple[Edge, ...]] = {}
         self._users_at = -math.inf
         self._pids_are_ours = _host_pids()
-        self._covered: frozenset[Entity] = frozenset()
+        self._covered: frozenset[Series] = frozenset()
+        self._left: frozenset[Series] = frozenset()
+        self.rests_s = 0.0
+        """How seldom it need be asked; 0 = as ever."""
 
-    def cede(self, covered: frozenset[Entity]) -> None:
-        """Leave GPUs to a source that has them from elsewhere, once all that are here are among them."""
+    def cede(self, covered: frozenset[Series]) -> None:
+        """Leave series to a source that has them from elsewhere."""
         self._covered = covered
 
     async def poll(self) -> Frame:
         """Look at every GPU once."""
         ts = time.time()
         self._reap()
-        whole = [card.entity for card in self._cards.values() if card.of is None]
-        if whole and self._covered.issuperset(whole):
-            self._dismiss()
-            return Frame(self.name, ts, (), np.zeros(0))
         if self._child is None and not self._cards and not self._signs():
             return Frame(self.name, ts, (), np.zeros(0))
         answer = await self._answer()
@@ -151,6 +154,8 @@ class Gpu:
             name = f"{facts.get('index', '?')}: {facts.get('name', '?')}"
             name = f"instance {name} of {card.of.key}" if card.of is not None else name
             lines.append(f"{name}, {memory}, {uuid}, {len(card.columns)} series")
+        if self._left:
+            lines.append(f"{len(self._left)} series are left to a source that tells them already")
         if self._problem:
             lines.append(self._problem)
         return lines
@@ -327,16 +332,29 @@ class Gpu:
         values[Series("host.gpus_count", self._host)] = sum(values.get(s, 0.0) for s in reachable)
         using, held = self._using(answer)
         values |= held
+        row = self._row(values, reachable)
+        return Frame(self.name, ts, self._series, row, seen=(*seen, *using))
+
+    def _row(self, values: Mapping[Series, float], reachable: Sequence[Series]) -> FloatArray:
+        """Return the values in the order of the columns; whoever says nothing is out of reach."""
         wanted = {s for card in self._cards.values() for s in card.columns} | values.keys()
+        self._leave(wanted)
+        wanted -= self._left
         if wanted != self._column.keys():
             self._series = tuple(sorted(wanted))
             self._column = {series: i for i, series in enumerate(self._series)}
         row = np.full(len(self._series), np.nan)
-        for series in reachable:
-            row[self._column[series]] = 0.0
-        for series, value in values.items():
-            row[self._column[series]] = value
-        return Frame(self.name, ts, self._series, row, seen=(*seen, *using))
+        for series, value in {**dict.fromkeys(reachable, 0.0), **values}.items():
+            if series in wanted:
+                row[self._column[series]] = value
+        return row
+
+    def _leave(self, wanted: set[Series]) -> None:
+        """Note what of this is left to others, and look less often once they tell something of every GPU."""
+        self._left = frozenset(wanted & self._covered)
+        told = {s.entity for s in self._left}
+        whole = [card.entity for card in self._cards.values() if card.of is None]
+        self.rests_s = _RESTS_S if whole and told.issuperset(whole) else 0.0
 
     def _taken_down(self, answer: dict[str, Any]) -> list[Sighting]:
         """Forget the instances that their GPU, which answers, does not have any more."""

@@ -4,6 +4,7 @@
       url: http://127.0.0.1:9090
       interval: 15s                       # as often as it scrapes
       selectors: ['{job="shop"}']         # beside what is known by name: docs/prometheus.md
+      histograms: ['checkout_milliseconds']   # how long requests take, where it is not known by name
       queries:
         'service.busy_ratio{service:shop}': 'sum(shop_workers_busy) / sum(shop_workers)'
 
@@ -20,7 +21,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -37,6 +38,7 @@ from agent.ports import Arrival, Signal
 from agent.registry import connector
 from agent.survey import Survey
 from agent.units import Duration, say_duration
+from connectors._joined import fold_of, largest_of_each, unit_of
 from connectors._proc import this_host
 from connectors._prometheus_names import (
     PACK_OF,
@@ -49,6 +51,7 @@ from connectors._prometheus_names import (
     Derived,
     Pack,
     Plain,
+    served,
 )
 from connectors._promql import Access, Promql, numbers
 from connectors.http import redacted
@@ -71,6 +74,7 @@ _ABOUT: Final = ("gpu", "replica", "host", "service")
 _OF_MACHINE: Final = ("node_", "smartctl_")
 """Metrics of exporters that speak of the machine they run on."""
 _COUNTS: Final = re.compile(r".*_(total|sum|count)")
+_HISTOGRAM: Final = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*?)(_bucket)?(\{(?P<matchers>.+)\})?")
 _SERIES: Final = re.compile(
     r"(?P<metric>[a-z_.0-9]+)\{(?P<entity>[^,}]+)(?P<labels>(,[^=,}]+=[^,}]+)*)\}"
 )
@@ -79,8 +83,9 @@ _SCRAPE: Final = """scrape_configs:
     static_configs: [{targets: ['127.0.0.1:8787']}]"""
 
 Exporter = Literal[
-    "node_exporter", "smartctl_exporter", "cadvisor", "kube_state_metrics", "dcgm_exporter", "nginx", "ingress_nginx",
-    "haproxy", "vllm", "triton", "torchserve", "tensorflow_serving", "kserve", "mlserver",
+    "node_exporter", "smartctl_exporter", "cadvisor", "cadvisor_docker", "kube_state_metrics", "dcgm_exporter", "nginx",
+    "ingress_nginx", "haproxy", "vllm", "triton", "torchserve", "tensorflow_serving", "kserve", "mlserver", "istio",
+    "opentelemetry", "spring", "http",
 ]  # fmt: skip
 
 Row = dict[str, Any]
@@ -94,12 +99,14 @@ class _Place:
 
     target   (job, instance) of a counter or gauge that is read as it is
     rank     of several exporters that tell the same, the lowest is believed: what a person asked for, then as `PACKS`
+    part     what of the column it tells, where others tell the same
     """
 
     series: Series
     scale: float = 1.0
     target: tuple[str, str] | None = None
-    rank: int = -1
+    rank: int = -2
+    part: tuple[str, str] | None = None
 
 
 @dataclass(slots=True)
@@ -109,6 +116,8 @@ class _Layout:
     row, col, scale   of each addend
     counter           (m,) whether it counts
     target            (m,) position among the targets; -1 = it is not known when it was scraped
+    shared, part      addends others of which tell the same: where they stand, and what each tells
+    gpus              addends that dcgm-exporter tells
     """
 
     row: IntArray
@@ -117,6 +126,9 @@ class _Layout:
     counter: BoolArray
     target: IntArray
     by_fold: dict[Fold, IntArray]
+    shared: IntArray
+    part: IntArray
+    gpus: IntArray
 
 
 @dataclass(slots=True)
@@ -163,6 +175,8 @@ class Prometheus:
         """Anything that gives an instant vector, one question each."""
         queries: dict[str, Annotated[str, Field(min_length=1)]] = {}
         """Series of ours -> PromQL that gives one value."""
+        histograms: list[Annotated[str, Field(pattern=rf"^{_HISTOGRAM.pattern}$")]] = []
+        """Of the time that requests take, where not known by name; matchers may follow: `rpc_seconds{side="in"}`."""
         exporters: list[Exporter] | None = None
         """Whose metrics are read by name; default: of all that there are."""
         alerts: bool = True
@@ -192,17 +206,21 @@ class Prometheus:
         self._count = _Count()
         self._survey = Survey(self._names)
         self._surveyed_at = -math.inf
-        self._survey_keys: list[_Key] = []
+        self._survey_keys: list[tuple[int, _Key]] = []
         self._survey_rows: IntArray = np.zeros(0, dtype=np.int64)
         self._asked = [(q, read_series(s)) for s, q in config.queries.items()]
         self._packs: list[Pack] = []
+        self._own_packs: dict[str, Pack] = {}
+        """What is asked of each of `histograms`."""
         self._looked_at = -math.inf
         self._hosts: dict[tuple[str, str], str] = {}
-        self._kinds: dict[str, str] | None = None
+        self._declared: dict[str, tuple[str, str]] | None = None
         self._metrics: list[list[dict[str, str]]] = []
         self._places: dict[tuple[int, _Key], _Place | None] = {}
         none: IntArray = np.zeros(0, dtype=np.int64)
-        self._layout = _Layout(none, none, np.zeros(0), np.zeros(0, dtype=np.bool_), none, {})
+        self._layout = _Layout(
+            none, none, np.zeros(0), np.zeros(0, dtype=np.bool_), none, {}, none, none, none
+        )
         self._last_seen: dict[Series, float] = {}
         self._series: tuple[Series, ...] = ()
         self._columns: dict[Series, int] = {}
@@ -211,8 +229,9 @@ class Prometheus:
         self._scraped_at: FloatArray = np.zeros(0)
         self._busy = False
         self.remembers_s = config.backfill
-        self.covers: frozenset[Entity] = frozenset()
-        """GPUs that dcgm-exporter tells of."""
+        self.covers: frozenset[Series] = frozenset()
+        """What dcgm-exporter tells of GPUs."""
+        self._covered: tuple[tuple[Series, ...], bytes] = ((), b"")
         self._firing: dict[tuple[str, _Key], tuple[Signal, float]] = {}
 
     async def poll(self) -> Frame:
@@ -319,6 +338,7 @@ class Prometheus:
             self._arrange(metrics, plain, now)
         called, seen = self._survey.look(now, np.append(x, np.nan)[self._survey_rows])
         values = self._values(x, now)
+        self._cover(x, now)
         for series, value in zip(self._survey.series, called.tolist(), strict=True):
             if series in self._columns:
                 values[self._columns[series]] = value
@@ -368,8 +388,12 @@ class Prometheus:
             *self.config.selectors,
         ]
         window = f"{self.config.window:g}s"
-        derived = [p.question(window) for p in self._packs if p.derived]
+        derived = [p.question(window) for p in self._deriving()]
         return [*questions, *derived, *(query for query, _ in self._asked)], len(questions)
+
+    def _deriving(self) -> list[Pack]:
+        """Return the packs that have questions for the server to compute."""
+        return [p for p in (*self._packs, *self._own_packs.values()) if p.derived]
 
     def _vector(self, query: str) -> list[Row]:
         stale = (
@@ -381,7 +405,7 @@ class Prometheus:
         """Find out whose metrics there are, and which host is behind which address."""
         there = set(self._promql.names())
         wanted = self.config.exporters if self.config.exporters is not None else list(PACKS)
-        packs = [PACKS[name] for name in wanted if PACKS[name].marker in there]
+        packs = [PACKS[name] for name in wanted if PACKS[name].among(there)]
         hosts = {}
         if _UNAME in there:
             for row in self._vector(_UNAME):
@@ -391,7 +415,19 @@ class Prometheus:
         if packs != self._packs or hosts != self._hosts:
             self._places.clear()
             self._metrics = []
-        self._packs, self._hosts, self._kinds = packs, hosts, None
+        self._packs, self._hosts, self._declared = packs, hosts, None
+        # each a question of its own: together they may be too long for a proxy
+        own = (self._histogram(f"own{i}", text) for i, text in enumerate(self.config.histograms))
+        self._own_packs = {pack.name: pack for pack in own}
+
+    def _histogram(self, pack: str, text: str) -> Pack:
+        """Return the questions of one of `histograms`; its unit is as declared, else as its name says."""
+        found = _HISTOGRAM.fullmatch(text)
+        name = found["name"] if found else text
+        matchers = f", {found['matchers']}" if found and found["matchers"] else ""
+        _, scale = unit_of(name, self._said(name)[1])
+        times = f" * {scale:g}" if scale != 1.0 else ""
+        return served(pack, name, scale=times, matchers=matchers)
 
     def _targets(self, rows: Sequence[Row]) -> None:
         """Note when each target was scraped, and what it was at the last look."""
@@ -409,10 +445,11 @@ class Prometheus:
         it = self._layout
         got = x[it.row] * it.scale
         if len(self._scraped):
-            known = it.target >= 0
-            again = known & (self._scraped == self._scraped_at)[it.target]
-            old = known & (now - self._scraped > self.config.stale)[it.target]
-            got = np.where((again & it.counter) | old, np.nan, got)
+            again = (it.target >= 0) & (self._scraped == self._scraped_at)[it.target]
+            got = np.where((again & it.counter) | self._old(it.target, now), np.nan, got)
+        if it.shared.size:
+            counts = largest_of_each(it.part, got[it.shared])
+            got[it.shared[~counts]] = 0.0
         out = np.full(len(self._series), np.nan)
         for fold, begin, join in (
             ("add", 0.0, np.add),
@@ -427,13 +464,29 @@ class Prometheus:
                 out[it.col[at]] = total[it.col[at]]
         return out
 
+    def _old(self, target: IntArray, now: float) -> BoolArray:
+        """Tell of whom nobody has asked for long (m,)."""
+        if not len(self._scraped):
+            return np.zeros(len(target), dtype=np.bool_)
+        return (target >= 0) & (now - self._scraped > self.config.stale)[target]
+
+    def _cover(self, x: FloatArray, now: float) -> None:
+        """Note what dcgm-exporter tells: not a counter's gain since the last look, but that it is there."""
+        it = self._layout
+        there = np.isfinite(x[it.row[it.gpus]]) & ~self._old(it.target[it.gpus], now)
+        columns = np.unique(it.col[it.gpus][there])
+        key = columns.tobytes()
+        if self._covered[0] is not self._series or self._covered[1] != key:
+            self._covered = self._series, key
+            self.covers = frozenset(self._series[i] for i in columns.tolist())
+
     # ---- the table, when series come or go
 
     def _arrange(self, metrics: list[list[dict[str, str]]], plain: int, now: float) -> None:
         """Lay out the rows anew; what is known of a foreign series is kept as long as it comes."""
         known, self._places = self._places, {}
         self._count = count = _Count(packs=[p.name for p in self._packs])
-        derived = sum(bool(p.derived) for p in self._packs)
+        derived = len(self._deriving())
         row, addends, rows_of = 0, [], {}
         for i, rows in enumerate(metrics):
             group = 0 if i < plain else 1 if i < plain + derived else 2 + i
@@ -463,12 +516,10 @@ class Prometheus:
             best[place.series] = min(place.rank, best.get(place.series, place.rank))
         addends = [(i, place) for i, place in addends if place.rank == best[place.series]]
         if not 0 <= now - self._surveyed_at < _SURVEY_S:
-            self._resurvey([key for group, key in rows_of if group == 0], now)
+            self._resurvey(rows_of, now)
         self._survey_rows = np.array(
-            [rows_of.get((0, key), row) for key in self._survey_keys], dtype=np.int64
+            [rows_of.get(key, row) for key in self._survey_keys], dtype=np.int64
         )
-        gpus = {p.series.entity for _, p in addends if p.series.metric == "gpu.temperature_celsius"}
-        self.covers = frozenset(gpus)
         self._metrics = metrics
         self._table({p.series for _, p in addends}, now)
         self._layout = self._laid(addends)
@@ -485,8 +536,13 @@ class Prometheus:
     def _laid(self, addends: Sequence[tuple[int, _Place]]) -> _Layout:
         columns, targets = self._columns, self._target_names
         folds: dict[Fold, list[int]] = {}
+        parts: dict[tuple[Series, tuple[str, str]], list[int]] = {}
         for i, (_, place) in enumerate(addends):
-            folds.setdefault(_fold(place.series.metric), []).append(i)
+            folds.setdefault(fold_of(place.series.metric), []).append(i)
+            if place.part is not None:
+                parts.setdefault((place.series, place.part), []).append(i)
+        shared = [(i, n) for n, some in enumerate(parts.values()) if len(some) > 1 for i in some]
+        dcgm = RANK["dcgm_exporter"]
         return _Layout(
             np.array([row for row, _ in addends], dtype=np.int64),
             np.array([columns[p.series] for _, p in addends], dtype=np.int64),
@@ -498,6 +554,9 @@ class Prometheus:
                 [targets.get(p.target, -1) if p.target else -1 for _, p in addends], dtype=np.int64
             ),
             {fold: np.array(at, dtype=np.int64) for fold, at in folds.items()},
+            np.array([i for i, _ in shared], dtype=np.int64),
+            np.array([n for _, n in shared], dtype=np.int64),
+            np.array([i for i, (_, p) in enumerate(addends) if p.rank == dcgm], dtype=np.int64),
         )
 
     def _place(self, group: int, labels: Mapping[str, str], asked: int) -> _Place | None:
@@ -507,9 +566,8 @@ class Prometheus:
         if group >= 2:
             return _Place(self._asked[asked][1])
         if group == 1:
-            pack, _, at = labels[SIGNAL_LABEL].partition("/")
-            rule: Derived = PACKS[pack].derived[int(at)]
-            return self._ours(rule, rule.about, labels, RANK[pack])
+            rule, rank = self._derived(labels)
+            return self._ours(rule, rule.about, labels, rank)
         metric = labels.get("__name__", "")
         if metric in TELLS:
             return None
@@ -518,12 +576,20 @@ class Prometheus:
                 return self._ours(known, metric, labels, RANK[PACK_OF[metric]])
         return None if metric in PLAIN else self._other(metric, labels)
 
+    def _derived(self, labels: Mapping[str, str]) -> tuple[Derived, int]:
+        """Return the rule that a row is the answer to, and its rank."""
+        pack, _, at = labels[SIGNAL_LABEL].partition("/")
+        if pack in self._own_packs:
+            return self._own_packs[pack].derived[int(at)], -1
+        return PACKS[pack].derived[int(at)], RANK[pack]
+
     def _ours(
         self, rule: Plain | Derived, metric: str, labels: Mapping[str, str], rank: int
     ) -> _Place | None:
         kind = SIGNALS[rule.signal].entity_kind
         if rule.whom:
-            space = labels.get("exported_namespace") or labels.get("namespace", "")
+            said = rule.space if isinstance(rule, Derived) else ""
+            space = labels.get(said or "exported_namespace") or labels.get("namespace", "")
             service = self._names.service(labels.get(rule.whom, ""), space)
             whom = Entity("service", service) if service else None
         else:
@@ -534,7 +600,7 @@ class Prometheus:
         if isinstance(rule, Derived):
             return _Place(_series(rule.signal, whom, ours), rank=rank)
         series = _series(rule.signal, whom, {**ours, **rule.fixed})
-        return _Place(series, rule.scale, _target(labels), rank)
+        return _Place(series, rule.scale, _target(labels), rank, rule.which(labels))
 
     def _other(self, metric: str, labels: Mapping[str, str]) -> _Place | None:
         """Give a metric that we have no word for to whom its labels name."""
@@ -543,24 +609,31 @@ class Prometheus:
         found = about(metric, self._with_host(metric, labels), self._names)
         whom = next((found[kind] for kind in _ABOUT if kind in found), Entity("source", self.name))
         word = "other_total" if self._counts(metric) else "other_value"
+        unit, scale = unit_of(metric, self._said(metric)[1])
         kept = {k: v for k, v in labels.items() if k != "__name__"}
-        return _Place(
-            _series(f"{whom.kind}.{word}", whom, {**kept, "metric": metric}), 1.0, _target(labels)
-        )
+        ours = {**kept, "metric": metric, **({"unit": unit} if unit else {})}
+        return _Place(_series(f"{whom.kind}.{word}", whom, ours), scale, _target(labels))
+
+    def _said(self, metric: str) -> tuple[str, str]:
+        """Return what the target of a metric declared: its kind and its unit, "" = nothing."""
+        if self._declared is None:
+            try:
+                self._declared = self._promql.metadata()
+            except AgentError:
+                self._declared = {}  # not every one that speaks PromQL keeps metadata
+        for name in (metric, metric.removesuffix("_total")):
+            if name in self._declared:
+                return self._declared[name]
+        whole = self._declared.get(_whole(metric), ("", ""))
+        return whole if whole[0] in {"histogram", "summary"} else ("", "")
 
     def _counts(self, metric: str) -> bool:
         """Tell whether a metric counts, by what its target declared; where nobody did, by its name."""
-        if self._kinds is None:
-            try:
-                self._kinds = self._promql.kinds()
-            except AgentError:
-                self._kinds = {}  # not every one that speaks PromQL keeps metadata
-        base = re.sub(r"_(sum|count)$", "", metric)
-        said = self._kinds.get(metric) or self._kinds.get(metric.removesuffix("_total"), "")
+        said, _ = self._said(metric)
         if said in {"counter", "gauge"}:
             return said == "counter"
-        if self._kinds.get(base) in {"histogram", "summary"}:
-            return metric != base
+        if said in {"histogram", "summary"}:
+            return metric != _whole(metric)
         return _COUNTS.fullmatch(metric) is not None
 
     def _with_host(self, metric: str, labels: Mapping[str, str]) -> Mapping[str, str]:
@@ -570,14 +643,23 @@ class Prometheus:
             name = self._hosts.get(target) or self._hosts.get(("", _address(target[1])), "")
         return {"nodename": name, **labels} if name else labels
 
-    def _resurvey(self, keys: Sequence[_Key], now: float) -> None:
-        """Read the graph anew from the labels of what was asked for as it is."""
+    def _resurvey(self, keys: Iterable[tuple[int, _Key]], now: float) -> None:
+        """Read the graph anew: from what was asked for as it is, and what is derived of whom nothing else names."""
         self._survey_keys, table = [], []
-        for key in keys:
+        for group, key in keys:
             labels = dict(key)
-            metric = labels.pop("__name__", "")
+            if group == 0:
+                metric = labels.pop("__name__", "")
+            elif group == 1:
+                rule, _ = self._derived(labels)
+                if not rule.tells:
+                    continue
+                metric = rule.about
+                labels.pop(SIGNAL_LABEL)
+            else:
+                continue
             if not metric.endswith("_bucket"):
-                self._survey_keys.append(key)
+                self._survey_keys.append((group, key))
                 table.append((metric, self._with_host(metric, labels)))
         self._survey.table(table)
         self._surveyed_at = now
@@ -624,20 +706,11 @@ def _target(labels: Mapping[str, str]) -> tuple[str, str]:
     return labels.get("job", ""), labels.get("instance", "")
 
 
+def _whole(metric: str) -> str:
+    """Return the histogram or summary that a metric may be a part of."""
+    return re.sub(r"_(sum|count|bucket)$", "", metric)
+
+
 def _address(instance: str) -> str:
     """Return the address of a target without its port."""
     return instance.rpartition(":")[0] or instance
-
-
-def _fold(metric: str) -> Fold:
-    """Say what several series of one column become: their sum, or the worst where a sum would mean nothing."""
-    known = SIGNALS[metric]
-    if known.kind == "counter" or known.unit in {
-        "count",
-        "bytes",
-        "per_second",
-        "bytes_per_second",
-        "watts",
-    }:
-        return "add"
-    return "min" if known.better == "high" else "max"

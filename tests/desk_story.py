@@ -56,7 +56,7 @@ from agent.models import ModelFacts, VersionFacts
 from agent.models.cause import Blame
 from agent.monitor import Monitor
 from agent.pipeline import bank, record_plan
-from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
+from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, Would, sealed
 from agent.ports import Judged
 from agent.telemetry import Telemetry
 from agent.world import World
@@ -272,6 +272,9 @@ class StoryHooks:
         ))  # fmt: skip
         gates = (Gate("scope", self.lets, "process matched", "manages"),)
         return Proposal(plan, Decision(self._now, playbook, target, "", "auto", self.lets, gates))
+
+    async def would(self, plan):
+        return [Would(s.id, s.use, "would", f"would {s.use}") for s in plan.steps]
 
     async def begin(self, playbook, target, person, plan_hash):
         plan = replace(self.propose(playbook, target).plan, by=person.signed)

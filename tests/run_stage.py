@@ -80,6 +80,8 @@ class Dial:
             return Done(f"{name} is {now:g} already", {"value": now}, undo if now != before else {})
         if now != before:
             raise Refused(f"{name} was changed by others: it is {now:g}, not {before:g}")
+        if step.dry_run:
+            return Done(f"would turn {name} from {now:g} to {self.params.to:g}", {"value": now})
         self.moments(f"effect:{step.key}:before")
         await asyncio.sleep(self.params.takes / 2)
         self.set(step.key, self.params.to)

@@ -36,11 +36,12 @@ from agent import registry
 from agent.errors import AgentError, Refused
 from agent.journal import Journal
 from agent.memory import Memory
-from agent.model import Entity, Frame, Series
+from agent.model import Change, Entity, Frame, Series
 from agent.ports import BulkReceiver, Done, Feed, Note, Notifier, Source, Step
 from agent.questions import OwnQuestions
 from agent.silences import OwnSilences
 from agent.testing import Broken, Check, Stage, check_action, check_source
+from agent.units import Model
 from playbooks.actions import nodes, rollouts
 
 registry.load()
@@ -58,10 +59,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("notify", "reached"): _NO_MARK,
     ("collect", "reached"): "its file is written once by its key, so a second try is harmless",
     ("diagnose_gpu", "reached"): "looking is done anew each time and leaves no mark",
-    ("collect", "undo"): "it writes a new file and changes nothing that was there, so there is nothing to put back",
-    ("restart", "undo"): "a replica that was restarted runs what it ran before, so there is nothing to put back",
-    ("rollout_restart", "undo"): "replicas that were replaced run the same release, so there is nothing to put back",
-    ("retrain", "undo"): "the new version stays beside the champion and answers nobody; people may want it",
+    ("release_retraining", "others_before_undo"): "a hold of somebody else is as good as ours: undo wants it held",
 }  # fmt: skip
 
 # ---- connectors that are sources: how to build one
@@ -411,24 +409,47 @@ def act_of(name: str, ability, **params):
     return cls(cls.Params(**params), ability)
 
 
+@contextlib.asynccontextmanager
+async def lives(verb: str, connector: str, config: dict, folder: Path, **params) -> AsyncIterator:
+    """Give a function that builds a verb and its connector over what their earlier lives have left on disk."""
+    made = []
+
+    def again():
+        made.append(build(connector, config, folder))
+        return act_of(verb, made[-1], **params)
+
+    try:
+        yield again
+    finally:
+        for one in made:
+            await close(one)
+
+
 def on_models(name: str, facts: dict | None = None, **params):
     @contextlib.asynccontextmanager
     async def stage(folder: Path) -> AsyncIterator[Stage]:
         root = model_folder(folder / "models")
-        models = build("model_directory", {"path": root}, folder)
+        held = root / "fraud" / "RETRAINING_HELD"
 
         async def world():
             said = json.loads((root / "fraud" / "champion.json").read_text())
-            return said["version"], said["previous"], (root / "fraud" / "RETRAINING_HELD").exists()
+            return said["version"], said["previous"], held.read_text() if held.exists() else ""
 
         async def disturb():
             point(root, "1", ["3"], by="pipeline")
 
-        yield Stage(
-            act_of(name, models, **params), step(name, "model:fraud", facts=facts or {}), world,
-            None if name == "hold_retraining" else disturb,
-        )  # fmt: skip
-        await close(models)
+        async def hold_themselves():
+            theirs = build("model_directory", {"path": root}, folder)
+            await theirs.release_retraining("fraud", "homeostat:run-1")
+            await theirs.hold_retraining("fraud", "we look at it", "alice")
+            await close(theirs)
+
+        holds = name == "hold_retraining"
+        async with lives(name, "model_directory", {"path": root}, folder, **params) as again:
+            yield Stage(
+                again(), step(name, "model:fraud", facts=facts or {}), world,
+                None if holds else disturb, meddle=hold_themselves if holds else None, again=again,
+            )  # fmt: skip
 
     return stage
 
@@ -443,7 +464,10 @@ async def on_fleet(folder: Path) -> AsyncIterator[Stage]:
     async def disturb():
         fleet.n = 5
 
-    yield Stage(act_of("scale", fleet, by=1, max=4), step("scale", "service:web"), world, disturb)
+    def again():
+        return act_of("scale", fleet, by=1, max=4)
+
+    yield Stage(again(), step("scale", "service:web"), world, disturb, again=again)
 
 
 class Settings:
@@ -480,7 +504,10 @@ def on_settings(name: str, what: str, theirs, **params):
         async def disturb():
             settings.values[what] = theirs
 
-        yield Stage(act_of(name, settings, **params), step(name, "service:web"), world, disturb)
+        def again():
+            return act_of(name, settings, **params)
+
+        yield Stage(again(), step(name, "service:web"), world, disturb, again=again)
 
     return stage
 
@@ -498,7 +525,10 @@ def on_balancer(
         async def disturb():
             balancer.servers[replica] = Balancer.server(**{"state": "ready"} | disturbed)
 
-        yield Stage(act_of(name, balancer, **params), step(name, replica), world, disturb)
+        def again():
+            return act_of(name, balancer, **params)
+
+        yield Stage(again(), step(name, replica), world, disturb, again=again)
 
     return stage
 
@@ -510,7 +540,10 @@ async def on_units(folder: Path) -> AsyncIterator[Stage]:
     async def world():
         return dict(units.births)
 
-    yield Stage(act_of("restart", units), step("restart", "service:web"), world)
+    def again():
+        return act_of("restart", units)
+
+    yield Stage(again(), step("restart", "service:web"), world, again=again)
 
 
 def on_nodes(name: str, *, closed: bool = False):
@@ -525,7 +558,7 @@ def on_nodes(name: str, *, closed: bool = False):
         ):
             side.add(pod("web-1", "gpu-1"), pod("agent-1", "gpu-1", owner="DaemonSet"))
             side.nodes["gpu-1"]["spec"]["unschedulable"] = closed
-            made = build("kubernetes_nodes", {"url": side.url, "token": "env:K8S"}, folder)
+            config = {"url": side.url, "token": "env:K8S"}
 
             async def world():
                 return {n: bool(of["spec"].get("unschedulable")) for n, of in side.nodes.items()}
@@ -533,10 +566,20 @@ def on_nodes(name: str, *, closed: bool = False):
             async def disturb():
                 side.nodes["gpu-1"]["spec"]["unschedulable"] = not closed
 
+            async def close_themselves():
+                side.nodes["gpu-1"]["metadata"].pop("annotations")
+
             # who wants what somebody else has done meanwhile is content
-            others = disturb if name == "drain_node" else None
-            yield Stage(act_of(name, made), step(name, "host:gpu-1"), world, others)
-            await close(made)
+            others = (disturb, close_themselves) if name == "drain_node" else (None, None)
+            async with lives(name, "kubernetes_nodes", config, folder) as again:
+                yield Stage(
+                    again(),
+                    step(name, "host:gpu-1"),
+                    world,
+                    others[0],
+                    meddle=others[1],
+                    again=again,
+                )
 
     return stage
 
@@ -553,7 +596,7 @@ def on_rollouts(name: str):
         ):
             side.release("web:2")
             config = {"service": "web", "workload": "deployment/web", "namespace": NAMESPACE}
-            made = build("kubernetes", {**config, "url": side.url, "token": "env:K8S"}, folder)
+            config |= {"url": side.url, "token": "env:K8S"}
 
             async def world():
                 return json.loads(json.dumps(side.template))
@@ -561,8 +604,8 @@ def on_rollouts(name: str):
             async def disturb():
                 side.release("web:3")
 
-            yield Stage(act_of(name, made), step(name, "service:web"), world, disturb)
-            await close(made)
+            async with lives(name, "kubernetes", config, folder) as again:
+                yield Stage(again(), step(name, "service:web"), world, disturb, again=again)
 
     return stage
 
@@ -617,9 +660,12 @@ def on_group(name: str, **params):
                 async def disturb():
                     os.setpriority(os.PRIO_PGRP, leader.pid, 3)
 
+                def again():
+                    return act_of(name, None, **params)
+
                 yield Stage(
-                    act_of(name, None, **params), step(name, about), world,
-                    disturb if name == "set_priority" else None,
+                    again(), step(name, about), world, disturb if name == "set_priority" else None,
+                    again=again,
                 )  # fmt: skip
             finally:
                 with contextlib.suppress(ProcessLookupError):
@@ -643,13 +689,12 @@ async def on_trainer(folder: Path) -> AsyncIterator[Stage]:
     runs = folder / "runs"
     code = f"open({str(runs)!r}, 'a').write('x'); print({json.dumps(REPORT)!r})"
     config = {"model": "fraud", "command": [sys.executable, "-c", code], "timeout": 60}
-    trainer = build("trainer", config, folder)
 
     async def world():
         return runs.read_text() if runs.exists() else ""
 
-    yield Stage(act_of("retrain", trainer), step("retrain", "model:fraud"), world)
-    await close(trainer)
+    async with lives("retrain", "trainer", config, folder) as again:
+        yield Stage(again(), step("retrain", "model:fraud"), world, again=again)
 
 
 def on_people(name: str):
@@ -660,9 +705,10 @@ def on_people(name: str):
         async def world():
             return list(told.keys)
 
-        yield Stage(
-            act_of(name, told, text="disk full"), step(name, "host:web-1"), world, invisible=True
-        )
+        def again():
+            return act_of(name, told, text="disk full")
+
+        yield Stage(again(), step(name, "host:web-1"), world, invisible=True, again=again)
 
     return stage
 
@@ -675,17 +721,17 @@ def on_host(name: str, **params):
         async def world():
             return sorted(path.name for path in (folder / "kept").glob("*"))
 
-        yield Stage(
-            act_of(name, None, **params, **where), step(name, "host:web-1"), world,
-            invisible=name == "wait",
-        )  # fmt: skip
+        def again():
+            return act_of(name, None, **params, **where)
+
+        yield Stage(again(), step(name, "host:web-1"), world, invisible=name == "wait", again=again)
 
     return stage
 
 
 @contextlib.asynccontextmanager
 async def on_command(folder: Path) -> AsyncIterator[Stage]:
-    """A real command that counts its runs, as a user with few rights."""
+    """A real command that counts its runs, and its inverse, as a user with few rights."""
     runs = folder / "runs"
     runs.touch(0o666)
     runs.chmod(0o666)
@@ -693,26 +739,26 @@ async def on_command(folder: Path) -> AsyncIterator[Stage]:
         if above == Path(tempfile.gettempdir()):  # never that one, nor what is above it
             break
         above.chmod(above.stat().st_mode | 0o011)
-    made = build(
-        "commands",
-        {
-            "run": {"count": {"argv": ["/bin/sh", "-c", f"echo x >> {runs}"]}},
-            "user": "nobody" if os.geteuid() == 0 else "",
+    config = {
+        "run": {
+            "count": {
+                "argv": ["/bin/sh", "-c", f"echo x >> {runs}"],
+                "undo": ["/usr/bin/truncate", "-s", "-2", str(runs)],
+            }
         },
-        folder,
-    )
+        "user": "nobody" if os.geteuid() == 0 else "",
+    }
 
     async def world():
         return runs.read_text()
 
-    yield Stage(
-        act_of("run_command", made, command="count"), step("run_command", "host:web-1"), world
-    )
+    async with lives("run_command", "commands", config, folder, command="count") as again:
+        yield Stage(again(), step("run_command", "host:web-1"), world, again=again)
 
 
 @contextlib.asynccontextmanager
 async def on_interface(folder: Path) -> AsyncIterator[Stage]:
-    """A real HTTP server that counts calls."""
+    """A real HTTP server that counts calls, and takes them back."""
     calls = []
 
     class Counts(_Answers):
@@ -720,23 +766,24 @@ async def on_interface(folder: Path) -> AsyncIterator[Stage]:
             calls.append(self.path)
             self.do_GET()
 
+        def do_DELETE(self):
+            calls.remove(self.path)
+            self.do_GET()
+
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Counts) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/"
-        made = build("http_calls", {"allow": [{"url": url}]}, folder)
+        config = {"allow": [{"url": url, "methods": ["POST", "DELETE"]}]}
+        asked = {"url": f"{url}rebuild", "inverse": {"url": f"{url}rebuild", "method": "DELETE"}}
 
         async def world():
             return list(calls)
 
         try:
-            yield Stage(
-                act_of("http_call", made, url=f"{url}rebuild"),
-                step("http_call", "service:web"),
-                world,
-            )
+            async with lives("http_call", "http_calls", config, folder, **asked) as again:
+                yield Stage(again(), step("http_call", "service:web"), world, again=again)
         finally:
-            await close(made)
             server.shutdown()
             thread.join()
 
@@ -750,12 +797,17 @@ def on_old_files(name: str):
             (logs / f"app.log.{n}").write_text("x")
             os.utime(logs / f"app.log.{n}", (n, n))
         rule = {"path": logs, "names": ["*.log.*"], "older": "1d", "keep": 1}
-        made = build("old_files", {"rules": {"logs": rule}}, folder)
 
         async def world():
-            return sorted(path.name for path in logs.glob("app.*"))
+            return sorted((path.name, path.read_text()) for path in logs.glob("app.*"))
 
-        yield Stage(act_of(name, made, rule="logs"), step(name, "host:web-1"), world)
+        async def write_anew():
+            for n in range(2):
+                (logs / f"app.log.{n}").write_text("theirs")
+
+        config = {"rules": {"logs": rule}}
+        async with lives(name, "old_files", config, folder, rule="logs") as again:
+            yield Stage(again(), step(name, "host:web-1"), world, meddle=write_anew, again=again)
 
     return stage
 
@@ -775,12 +827,14 @@ async def on_held_models(folder: Path) -> AsyncIterator[Stage]:
         await models.release_retraining("fraud", "homeostat:run-0")
         await models.hold_retraining("fraud", "we look at it", "alice")
 
-    yield Stage(
-        act_of("release_retraining", models),
-        step("release_retraining", "model:fraud"),
-        world,
-        disturb,
-    )
+    async def hold_again():
+        await models.hold_retraining("fraud", "we look at it", "alice")
+
+    async with lives("release_retraining", "model_directory", {"path": root}, folder) as again:
+        yield Stage(
+            again(), step("release_retraining", "model:fraud"), world, disturb,
+            meddle=hold_again, again=again,
+        )  # fmt: skip
     await close(models)
 
 
@@ -820,7 +874,10 @@ def on_cards(name: str, about: str, *, invisible: bool = False, **params):
         async def world():
             return list(cards.resets)
 
-        yield Stage(act_of(name, cards, **params), step(name, about), world, invisible=invisible)
+        def again():
+            return act_of(name, cards, **params)
+
+        yield Stage(again(), step(name, about), world, invisible=invisible, again=again)
 
     return stage
 
@@ -828,39 +885,50 @@ def on_cards(name: str, about: str, *, invisible: bool = False, **params):
 @contextlib.asynccontextmanager
 async def on_silences(folder: Path) -> AsyncIterator[Stage]:
     """The silences of our own journal."""
-    memory, journal = Memory(), Journal(folder / "journal.sqlite")
+    journal = Journal(folder / "journal.sqlite")
 
-    def put(kind: str, subject: str, body: dict) -> None:
-        memory.apply(journal.append(kind, subject, body, ts=time.time()))
+    def loaded() -> Memory:
+        memory = Memory()
+        memory.load(journal)
+        return memory
 
     async def world():
-        return memory.silenced("service:web", time.time()) is not None
+        return loaded().silenced("service:web", time.time()) is not None
 
-    yield Stage(
-        act_of("silence", OwnSilences(memory, put, time.time), **{"for": "1h", "reason": "we work there"}),
-        step("silence", "service:web"), world,
-    )  # fmt: skip
+    def again():
+        memory = loaded()
+
+        def put(kind: str, subject: str, body: dict) -> None:
+            memory.apply(journal.append(kind, subject, body, ts=time.time()))
+
+        own = OwnSilences(memory, put, time.time)
+        return act_of("silence", own, **{"for": "1h", "reason": "we work there"})
+
+    yield Stage(again(), step("silence", "service:web"), world, again=again)
     journal.close()
 
 
 @contextlib.asynccontextmanager
 async def on_asking(folder: Path) -> AsyncIterator[Stage]:
     """Somebody who says yes at once, by way of our own journal."""
-    memory, journal = Memory(), Journal(folder / "journal.sqlite")
+    journal = Journal(folder / "journal.sqlite")
     told = Told()
-
-    def put(kind: str, subject: str, body: dict) -> None:
-        memory.apply(journal.append(kind, subject, body, ts=time.time()))
-        if kind == "question":
-            put("reply", subject, {"person": "alice", "values": {"go": True}})
 
     async def world():
         return list(told.keys)
 
-    asker = OwnQuestions(memory, put, told.write, time.time)
-    yield Stage(
-        act_of("ask", asker, text="go on?"), step("ask", "service:web"), world, invisible=True
-    )
+    def again():
+        memory = Memory()
+        memory.load(journal)
+
+        def put(kind: str, subject: str, body: dict) -> None:
+            memory.apply(journal.append(kind, subject, body, ts=time.time()))
+            if kind == "question":
+                put("reply", subject, {"person": "alice", "values": {"go": True}})
+
+        return act_of("ask", OwnQuestions(memory, put, told.write, time.time), text="go on?")
+
+    yield Stage(again(), step("ask", "service:web"), world, invisible=True, again=again)
     journal.close()
 
 
@@ -919,6 +987,14 @@ def test_every_connector_has_a_stage_or_a_reason():
 
 def test_every_action_has_a_stage():
     assert set(STAGES) == set(registry.action)
+
+
+@linux
+@pytest.mark.parametrize("name", STAGES)
+async def test_every_stage_has_another_life(name, tmp_path):
+    async with STAGES[name](tmp_path) as stage:
+        assert stage.again is not None
+        assert type(stage.again()) is type(stage.act)
 
 
 def test_every_exemption_has_its_reason_and_its_plug_in():
@@ -1089,6 +1165,98 @@ async def test_a_careless_action_is_found_out():
     assert "effect is 'strong'" in said["declared"]
     assert "observe changed the world from 0 to 2" in said["observing_is_free"]
     assert all(said[name] is not None for name in said if name != "undo_of_nothing")
+
+
+class Forgetful:
+    """An action that knows what it has done only as long as it lives, and puts back over whatever it finds."""
+
+    effect = "mutating"
+    ability = None
+    reversible = True
+    shared = False
+
+    class Params(Model):
+        """None."""
+
+    def __init__(self, world):
+        self.world = world
+        self.did = set()
+
+    async def observe(self, step):
+        return {"did": step.key in self.did}
+
+    def reached(self, step, seen):
+        return seen["did"]
+
+    async def run(self, step):
+        if step.dry_run:
+            return Done("would add one")
+        if step.key not in self.did:
+            self.world["n"] += 1
+        self.did.add(step.key)
+        act = Change(1.0, Entity("host", "web-1"), "act", "", "", step.by)
+        return Done("added one", {}, {"n": 0}, act)
+
+    async def undo(self, step, done):
+        self.world["n"] = done.get("n", self.world["n"])
+        return Done("put back")
+
+
+async def test_what_is_known_only_in_memory_and_an_undo_over_others_are_found_out():
+    @contextlib.asynccontextmanager
+    async def stage(*, reborn: bool = True):
+        world = {"n": 0}
+
+        async def look():
+            return world["n"]
+
+        async def meddle():
+            world["n"] = 7
+
+        again = (lambda: Forgetful(world)) if reborn else None
+        yield Stage(
+            Forgetful(world), step("forgetful", "host:web-1"), look, meddle=meddle, again=again
+        )
+
+    said = await verdicts(check_action(stage))
+    assert {name for name, fault in said.items() if fault} == {
+        "reached", "twice_is_once", "others_before_undo",
+    }  # fmt: skip
+    assert "after a restart changed the world from 1 to 2" in said["twice_is_once"]
+    assert "somebody else had changed it, and it said: put back" in said["others_before_undo"]
+    said = await verdicts(check_action(lambda: stage(reborn=False)))
+    assert said["twice_is_once"] is None  # nobody looked
+
+
+async def test_an_undo_without_what_it_needs_is_found_out():
+    class Bare(Forgetful):
+        async def run(self, step):
+            return dataclasses.replace(await super().run(step), undo={})
+
+    class Both(Forgetful):
+        stays = "it does no harm"
+
+    class Stays(Both):
+        undo = None
+
+        async def run(self, step):
+            return dataclasses.replace(await super().run(step), undo={})
+
+    async def said(cls):
+        @contextlib.asynccontextmanager
+        async def stage():
+            world = {"n": 0}
+
+            async def look():
+                return world["n"]
+
+            yield Stage(cls(world), step("forgetful", "host:web-1"), look)
+
+        return {name: f for name, f in (await verdicts(check_action(stage))).items() if f}
+
+    assert "leaves nothing by which" in (await said(Bare))["undo"]
+    assert "says that what it did stays" in (await said(Both))["declared"]
+    assert await said(Stays) == {}
 
 
 async def test_a_refusal_is_told_as_what_it_is():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,8 +22,8 @@ from agent.model import EntityKind
 from agent.playbook import dimensions
 from agent.playbook.language import MOST, Item, Playbook, StepModel
 from agent.playbook.trial import ABOUT, Example, notation
-from agent.playbook.verbs import can_undo, given_by, verb_of
-from agent.strict import Document, Place, did_you_mean, examine
+from agent.playbook.verbs import can_undo, given_by, may_undo, stays, verb_of
+from agent.strict import Document, Place, did_you_mean, examine, misfits
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -41,8 +41,8 @@ def checked(
     if playbook is None:
         sound = _sound(document)
         if sound is not None:
-            faults += _Check(sound, document, config).faults(whole=False)
-        return None, faults
+            faults += sound.check(config).faults(whole=False)
+        return None, sorted(set(faults), key=lambda f: (f.line, f.column, f.problem))
     faults += _Check(playbook, document, config).faults()
     if any(step.use not in registry.action for step in (*playbook.do, *playbook.then)):
         return None, faults
@@ -68,16 +68,84 @@ def _jsonable(data: Any) -> Any:
     return [_jsonable(value) for value in data] if isinstance(data, list) else data
 
 
-def _sound(document: Document) -> Playbook | None:
-    """Return what of a faulty playbook is right, so that its names are checked in the same go; None = too little."""
-    needed = {name for name, info in Playbook.model_fields.items() if info.is_required()}
-    sound = {key: value for key, value in document.data.items() if key in needed}
-    if document.broken or examine(Playbook, Document(sound, document.place))[0] is None:
-        return None
-    for key, value in document.data.items():
-        if examine(Playbook, Document(sound | {key: value}, document.place))[0] is not None:
-            sound[key] = value
-    return examine(Playbook, Document(sound, document.place))[0]
+_STAND_IN: Final[Mapping[str, Any]] = {
+    "version": 1, "id": "unknown", "title": "unknown", "do": [{"id": "unknown", "use": "unknown"}],
+}  # fmt: skip
+"""What stands for a part that must be there and is not right, as far as no other part depends on what it says."""
+_MOST_TURNS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Sound:
+    """What of a faulty playbook is right; lost: the places of what was taken away or stood in for."""
+
+    playbook: Playbook
+    document: Document
+    lost: frozenset[Place]
+
+    def check(self, config: Config | None) -> _Check:
+        return _Check(self.playbook, self.document, config, self.lost)
+
+
+def _sound(document: Document) -> _Sound | None:
+    """Return what of a faulty playbook is right, so that its names are checked in the same go; None = too little.
+
+    Keys that nobody knows and values that do not fit are taken away, then what lacks something, until the rest fits.
+    """
+    gone: set[Place] = set()
+    for _ in range(_MOST_TURNS if not document.broken else 0):
+        marks: dict[Place, Place] = {}
+        data = _without(document.data, (), (), gone, marks)
+        stands = {name: value for name, value in _STAND_IN.items() if name not in data}
+        verify = data.get("verify")
+        if isinstance(verify, dict):
+            stands["verify"] = {"within": 60.0, **verify}
+        wrong = misfits(Playbook, data | stands)
+        if not wrong:
+            return _Sound(
+                Playbook.model_validate(data | stands),
+                _moved(document, data, marks),
+                frozenset({*_left_by(gone, marks), *((name,) for name in stands)}),
+            )
+        if () in wrong:
+            return None
+        # what was stood in for is not marked, and right
+        gone |= {marks[place] for place in wrong if place in marks}
+    return None
+
+
+def _without(
+    data: Any, path: Place, at: Place, gone: Collection[Place], marks: dict[Place, Place]
+) -> Any:
+    """Return data without the places in `gone`; marks: where each place of the result comes from."""
+    marks[at] = path
+    if isinstance(data, dict):
+        return {
+            key: _without(value, (*path, key), (*at, key), gone, marks)
+            for key, value in data.items()
+            if (*path, key) not in gone
+        }
+    if isinstance(data, list):
+        left = [i for i in range(len(data)) if (*path, i) not in gone]
+        return [_without(data[i], (*path, i), (*at, n), gone, marks) for n, i in enumerate(left)]
+    return data
+
+
+def _left_by(gone: Collection[Place], marks: Mapping[Place, Place]) -> Iterator[Place]:
+    """Yield where, in what is left, the places stood that are gone."""
+    now = {path: at for at, path in marks.items()}
+    yield from ((*now.get(place[:-1], place[:-1]), place[-1]) for place in gone)
+
+
+def _moved(document: Document, data: dict[str, Any], marks: Mapping[Place, Place]) -> Document:
+    """Return a document of what is left of another: each place points to where it was written."""
+
+    def moved(table: Mapping[Place, Any]) -> dict[Place, Any]:
+        return {at: table[path] for at, path in marks.items() if path in table}
+
+    return replace(
+        document, data=data, values=moved(document.values), keys=moved(document.keys), raw=moved(document.raw)
+    )  # fmt: skip
 
 
 def branches() -> set[str]:
@@ -94,6 +162,18 @@ _CAUSE: Final = frozenset({"kind", "entity", "probability"})
 Given = Mapping[str, frozenset[str] | None]
 """Step -> the values that it gives to later ones; None = its verb does not say."""
 _NO_STEPS: Final[Given] = {}
+
+
+class _Unsure(dict[str, frozenset[str] | None]):
+    """The steps that are known, where others are not: each name may be one of theirs, with any value."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
 _ABOUT_SIGNAL: Final = frozenset({"value", "peers.median", "peers.count"})
 
 
@@ -104,6 +184,8 @@ class _Check:
     playbook: Playbook
     document: Document
     config: Config | None
+    lost: frozenset[Place] = frozenset()
+    """Places of what is not right and was taken away: what depends on it can not be judged."""
 
     def faults(self, *, whole: bool = True) -> Iterator[Fault]:
         """Yield every fault; of a playbook in parts (not `whole`), none that tells of what is missing."""
@@ -114,6 +196,18 @@ class _Check:
         if whole:
             yield from self._proof()
         yield from self._examples()
+
+    def _steps_lost(self) -> bool:
+        """Tell whether there are steps that are not known: a name may be one of theirs."""
+        return any(place[0] in {"do", "then"} and len(place) <= 2 for place in self.lost)
+
+    def _readable(self, before: Given) -> Given:
+        """Return what expressions may read of steps."""
+        return _Unsure(before) if self._steps_lost() else before
+
+    def _partly(self, path: Place) -> bool:
+        """Tell whether something was taken away there: what is missing then may have been it."""
+        return any(place[: len(path)] == path for place in self.lost)
 
     def _about(self) -> About:
         return About.of(self.playbook, self.config)
@@ -238,7 +332,7 @@ class _Check:
         p = self.playbook
         before: dict[str, frozenset[str] | None] = {}
         for part, steps in (("do", p.do), ("then", p.then)):
-            for i, step in enumerate(steps):
+            for i, step in enumerate(steps if (part,) not in self.lost else ()):
                 path: Place = (part, i)
                 if step.id in before:
                     yield self._say(
@@ -260,7 +354,7 @@ class _Check:
                 (*path, "use"), f"`{step.use}` changes the world after it was proven that all is well",
                 "move it to `do:`; `then:` only marks and tells",
             )  # fmt: skip
-        if verb.effect == "mutating" and step.undo is None:
+        if verb.effect == "mutating" and step.undo is None and not self._partly(path):
             remedy = (
                 "write `undo: auto`, or `undo: none` if it shall stay"
                 if can
@@ -274,7 +368,8 @@ class _Check:
                 (*path, "approve"), f"nobody is asked for `{step.use}`: it only marks, tells or reads",
                 "take `approve` away", key=True,
             )  # fmt: skip
-        if step.undo == "auto" and not can:
+        harmless = verb.effect == "reading" or stays(verb)
+        if step.undo == "auto" and not may_undo(verb) and not harmless:
             yield self._say(
                 (*path, "undo"), f"`{step.use}` can not be undone", "write `undo: none`"
             )
@@ -283,9 +378,11 @@ class _Check:
             remedy = did_you_mean(step.via, names) or "add it under `connectors:` in agent.yaml"
             yield self._say((*path, "via"), f"no connector is called `{step.via}`", remedy)
         if step.until is not None:
-            yield from self._until(step, path, before, can=can)
+            yield from self._until(step, path, before, can=may_undo(verb))
         extra = {"verdict.summary", "verdict.verdict"} if after else set()
-        yield from self._texts(step.with_, (*path, "with"), before, {*_OWN_NAMES, *extra})
+        yield from self._texts(
+            step.with_, (*path, "with"), self._readable(before), {*_OWN_NAMES, *extra}
+        )
         yield from self._params(step, path)
 
     def _until(self, step: StepModel, path: Place, before: Given, *, can: bool) -> Iterator[Fault]:
@@ -297,7 +394,10 @@ class _Check:
             )  # fmt: skip
         for i, text in enumerate(step.until.is_):
             yield from self._expression(
-                text, (*path, "until", "is", i), "truth", steps={**before, step.id: given_by(step)}
+                text,
+                (*path, "until", "is", i),
+                "truth",
+                steps=self._readable({**before, step.id: given_by(step)}),
             )
 
     def _params(self, step: StepModel, path: Place) -> Iterator[Fault]:
@@ -316,6 +416,8 @@ class _Check:
             if _templated(value)
         }
         base = where if where in self.document.values else path
+        if self._partly(path) and not step.with_:
+            return  # it may stand under the key that nobody knows
         _, faults = examine(model, self.document, base, step.with_)
         for fault in faults:
             is_later = (fault.line, fault.column) in later and "unknown key" not in fault.problem
@@ -328,7 +430,8 @@ class _Check:
         done = {s.id: given_by(s) if s.use in registry.action else None for s in self.playbook.do}
         verify = self.playbook.verify
         for i, text in enumerate(verify.expect if verify is not None else ()):
-            yield from self._expression(text, ("verify", "expect", i), "truth", steps=done)
+            where: Place = ("verify", "expect", i)
+            yield from self._expression(text, where, "truth", steps=self._readable(done))
 
     def _proof(self) -> Iterator[Fault]:
         p = self.playbook
@@ -391,7 +494,8 @@ class _Check:
                 yield self._say(where, problem, remedy, key=True)
         known = {step.id for step in self.playbook.do}
         expect = example.expect
-        for part, some in (("do", expect.do), ("asks", expect.asks or [])) if expect else ():
+        named = expect if not self._steps_lost() else None
+        for part, some in (("do", named.do), ("asks", named.asks or [])) if named else ():
             for i, step in enumerate(some):
                 if step not in known:
                     where = (*path, "expect", part, i)

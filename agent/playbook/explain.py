@@ -15,7 +15,7 @@ from agent.catalogue import SIGNALS, labelled
 from agent.causes import CAUSES, matches, words
 from agent.expr import Token, scan
 from agent.playbook.language import Approval, Playbook, StepModel
-from agent.playbook.verbs import ability_of, can_undo, verb_of
+from agent.playbook.verbs import ability_of, put_back, stays, verb_of
 from agent.ports import Notifier
 from agent.units import say, say_duration
 
@@ -208,7 +208,9 @@ def _proof(playbook: Playbook) -> Iterator[str]:
     joined = " and ".join(sentence(text) for text in verify.expect)
     wait = f"{say_duration(verify.wait)} after the last step, " if verify.wait else ""
     yield f"{wait}within {say_duration(verify.within)}: {joined}"
-    yield f"compared with {_AGAINST[verify.against]}; harm is undone at once"
+    back = any(put_back(step) for step in playbook.do)
+    harm = "harm is undone at once" if back else "harm is told at once, nothing is put back"
+    yield f"compared with {_AGAINST[verify.against]}; {harm}"
     yield f"otherwise {_OTHERWISE[verify.otherwise]}"
 
 
@@ -216,13 +218,20 @@ def _undo(playbook: Playbook) -> Iterator[str]:
     kept = []
     for step in playbook.do:
         verb = verb_of(step)
-        undone = step.undo == "auto" or (step.undo is None and can_undo(verb))
+        undone = put_back(step)
         if verb.effect == "reading" or not (undone or verb.effect == "mutating"):
+            continue
+        if why := stays(verb):
+            yield f"{step.id}: stays, there is nothing to put back: {why}"
             continue
         if not undone:
             kept.append(step.id)
             continue
-        yield f"{step.id}: what was there is put back, unless somebody else has changed it meanwhile"
+        yield (
+            f"{step.id}: what was there is put back, unless somebody else has changed it meanwhile"
+            if verb.reversible
+            else f"{step.id}: undone by the inverse that is declared for it, if one is"
+        )
         if step.until is not None:
             until = " and ".join(sentence(text) for text in step.until.is_)
             yield (

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from agent.playbook.explain import sentence
 from agent.playbook.language import Playbook, StepModel
-from agent.playbook.verbs import can_undo, verb_of
+from agent.playbook.verbs import put_back
 from agent.units import say_duration
 
 Shape = Literal["start", "ask", "do", "end"]
@@ -93,9 +93,7 @@ def _verify(out: Flow, playbook: Playbook, at: str, said: str) -> tuple[str, str
     expected = " and ".join(sentence(text) for text in verify.expect)
     out.boxes["verify"] = ("ask", f"within {say_duration(verify.within)}: {expected}")
     out.arrows.append((at, "verify", said))
-    undone = [
-        s.id for s in playbook.do if s.undo == "auto" or (s.undo is None and can_undo(verb_of(s)))
-    ]
+    undone = [s.id for s in playbook.do if put_back(s)]
     if undone:
         out.boxes["undo"] = ("do", f"undo {', '.join(reversed(undone))}")
         out.arrows += [("verify", "undo", "harmed"), ("undo", "tell", "")]

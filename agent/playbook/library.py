@@ -12,7 +12,7 @@ from agent.causes import matches
 from agent.errors import ConfigError, Fault
 from agent.playbook.check import checked
 from agent.playbook.language import Playbook
-from agent.strict import Document, Place, examine, read
+from agent.strict import Document, Place, read
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -76,7 +76,7 @@ def lay(layers: Sequence[Sequence[Document]], config: Config | None) -> Laid:
         for document in map(_prepared, files):
             name = document.data.get("id")
             if not isinstance(name, str):
-                faults += examine(Playbook, document)[1]
+                faults += checked(document, config, _folder(document))[1]
             elif name in seen:
                 other = f"{seen[name].place}:{seen[name].where(('id',))[0]}"
                 faults.append(

@@ -10,7 +10,7 @@ from agent.causes import words
 from agent.expr import Lookup, interpolate
 from agent.model import Cause, Entity, Incident, Mode
 from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, sealed
-from agent.playbook.verbs import can_undo, verb_of
+from agent.playbook.verbs import put_back
 
 if TYPE_CHECKING:
     from agent.playbook.language import Approval, Playbook, StepModel
@@ -74,14 +74,13 @@ def make(
 
 
 def _planned(step: StepModel, look: Lookup) -> PlannedStep:
-    verb = verb_of(step)
-    undo = step.undo or ("auto" if can_undo(verb) else "none")
     until = None
     if step.until is not None:
         until = Until(tuple(step.until.is_), step.until.for_, step.until.at_most)
     return PlannedStep(
-        step.id, step.use, step.via, interpolate(step.with_, look, keep=True), undo, until,
-        step.timeout, step.retry, None if step.approve is None else _approval(step.approve),
+        step.id, step.use, step.via, interpolate(step.with_, look, keep=True),
+        "auto" if put_back(step) else "none", until, step.timeout, step.retry,
+        None if step.approve is None else _approval(step.approve),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent.errors import Fault
 from agent.playbook.language import Playbook
 from agent.playbook.trial import Example
-from agent.playbook.verbs import can_undo, verb_of
+from agent.playbook.verbs import can_undo, stays, verb_of
 from agent.strict import Document
 
 _SURE = 0.5
@@ -85,6 +85,12 @@ def _acts(playbook: Playbook, document: Document) -> Iterator[Fault]:
         )
     for i, step in enumerate(playbook.do):
         verb = verb_of(step)
+        if step.undo == "auto" and stays(verb):
+            yield document.fault(
+                ("do", i, "undo"),
+                f"`{step.use}` puts nothing back: {stays(verb)}",
+                "write `undo: none`",
+            )
         if verb.effect != "mutating" or step.undo != "none" or not can_undo(verb):
             continue
         line, _ = document.where(("do", i, "undo"), key=True)

@@ -13,7 +13,7 @@ from agent import registry
 from agent.causes import CAUSES, known, matches, words
 from agent.errors import Refused
 from agent.playbook.check import branches
-from agent.playbook.verbs import can_undo
+from agent.playbook.verbs import can_undo, stays
 from agent.strict import did_you_mean
 
 
@@ -114,7 +114,8 @@ def _lines(name: str, cause: str, use: str, verb: type[Any], symptom: _Symptom) 
         yield (
             "    undo: auto                     # put back what was there"
             if can_undo(verb)
-            else "    undo: none                     # this can not be put back"
+            else "    undo: none                     # "
+            + (stays(verb) or "this can not be put back")
         )
         yield "verify:"
         yield "  wait: 1m                         # before the first look"

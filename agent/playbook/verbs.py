@@ -24,8 +24,24 @@ def ability_of(step: StepModel) -> str:
 
 
 def can_undo(verb: type[Any]) -> bool:
-    """Tell whether a verb can put back what was there."""
-    return bool(verb.reversible) and all(hasattr(verb, name) for name in methods(Undo))
+    """Tell whether a verb can put back what was there, whatever it was asked to do."""
+    return bool(verb.reversible) and may_undo(verb)
+
+
+def may_undo(verb: type[Any]) -> bool:
+    """Tell whether a verb can put back what was there, if need be only where somebody has declared how."""
+    return all(hasattr(verb, name) for name in methods(Undo)) and not stays(verb)
+
+
+def stays(verb: type[Any]) -> str:
+    """Say why nothing of what a verb does is put back, though it needs no approval for that; "" = it is."""
+    return str(getattr(verb, "stays", ""))
+
+
+def put_back(step: StepModel) -> bool:
+    """Tell whether a step is put back when its run undoes."""
+    verb = verb_of(step)
+    return may_undo(verb) if step.undo == "auto" else step.undo is None and can_undo(verb)
 
 
 def given_by(step: StepModel) -> frozenset[str] | None:

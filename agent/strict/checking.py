@@ -46,10 +46,21 @@ def examine(
         return None, sorted(set(faults), key=_order)
     except RecursionError:
         return None, [*faults, document.fault(path, "is nested too deeply", "make it flatter")]
-    confused = list(_confused(instance, document, path, data))
+    confused = {document.fault(at, *words) for at, *words in _confused(instance, path, data)}
     if confused:
         return None, sorted({*faults, *confused}, key=_order)
     return instance, faults
+
+
+def misfits(model: type[BaseModel], data: Any) -> list[Place]:
+    """Return the places in data that keep them from fitting a model; () = the whole. Without what is missing there."""
+    try:
+        instance = model.model_validate(data)
+    except ValidationError as error:
+        return [told.path for told in _meant(_told(data, error))]
+    except RecursionError:
+        return [()]
+    return [path for path, _, _ in _confused(instance, (), data)]
 
 
 def say(error: ValidationError) -> str:
@@ -133,16 +144,27 @@ _SHAPELESS: Final = frozenset({
 def _translate(
     model: type[BaseModel], document: Document, base: Place, data: Any, error: ValidationError
 ) -> Iterator[Fault]:
-    found = [_Told(*_follow(data, one["loc"]), one) for one in error.errors(include_url=False)]
+    for told in _meant(_told(data, error)):
+        yield _fault(model, document, base, told, data)
+
+
+def _told(data: Any, error: ValidationError) -> list[_Told]:
+    return [_Told(*_follow(data, one["loc"]), one) for one in error.errors(include_url=False)]
+
+
+def _meant(found: list[_Told]) -> Iterator[_Told]:
+    """Yield what the author can mend.
+
+    Of a union pydantic tells the faults of every arm; meant is the arm whose shape was written.
+    """
     for told in found:
-        # pydantic tells the faults of every arm of a union; meant is the arm whose shape was written
         other_arm = told.error["type"] in _SHAPELESS and any(
             other.error["type"] not in _SHAPELESS and other.path[: len(told.path)] == told.path
             for other in found
             if other.error["loc"] != told.error["loc"]
         )
         if not other_arm:
-            yield _fault(model, document, base, told, data)
+            yield told
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,21 +301,17 @@ _BOUNDS: Final = {
 }
 
 
-def _confused(instance: Any, document: Document, path: Place, data: Any) -> Iterator[Fault]:
+def _confused(instance: Any, path: Place, data: Any) -> Iterator[tuple[Place, str, str]]:
     """Find where pydantic took text for a truth value or a truth value for a number: never meant."""
     for one, part in _parts(instance, data):
-        yield from _confused(one, document, (*path, part), data[part])
+        yield from _confused(one, (*path, part), data[part])
     if isinstance(data, Mapping | list) or data is None:
         return
     truth = isinstance(instance, bool)
     if truth and not isinstance(data, bool):
-        yield document.fault(
-            path, f"{_show(data, None)} is not true or false", "write true or false"
-        )
+        yield path, f"{_show(data, None)} is not true or false", "write true or false"
     elif isinstance(instance, int | float) and isinstance(data, bool) and not truth:
-        yield document.fault(
-            path, f"`{str(data).lower()}` is not a number", "write a number like 2.5"
-        )
+        yield path, f"`{str(data).lower()}` is not a number", "write a number like 2.5"
 
 
 def _parts(instance: Any, data: Any) -> Iterator[tuple[Any, Any]]:

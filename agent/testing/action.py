@@ -26,6 +26,8 @@ class Stage:
     step     a step that has something to do there; its `before` is filled in by the checks
     world    reads what the action would change, not through the action; comparable
     disturb  changes the same thing as somebody else would; None = nobody else can
+    meddle   the same after `run`, to what is neither as it was nor as `run` left it; None = `disturb` does
+    again    builds the action, and what it acts through, anew: what remains of them after kill -9; None = can not be
     invisible   True when `run` leaves nothing that `world` could see (waiting, training that stands aside)
     """
 
@@ -34,6 +36,12 @@ class Stage:
     world: Callable[[], Awaitable[Any]]
     disturb: Callable[[], Awaitable[None]] | None = None
     invisible: bool = False
+    meddle: Callable[[], Awaitable[None]] | None = None
+    again: Callable[[], Action] | None = None
+
+    def later(self) -> Action:
+        """Return the action as the next life of the process would have it."""
+        return self.again() if self.again is not None else self.act
 
 
 MakeStage = Callable[[], AbstractAsyncContextManager[Stage]]
@@ -48,19 +56,32 @@ def check_action(make: MakeStage) -> list[Check]:
     checks = [
         (
             "declared",
-            "effect, ability, reversible, shared and Params are said; what is reversible has undo",
+            "effect, ability, reversible, shared and Params are said; what is reversible has undo, or says why not",
         ),
         ("observing_is_free", "observe changes nothing, and what it returns survives JSON"),
         ("dry_run", "a dry run changes nothing and leaves nothing to undo"),
-        ("reached", "not reached before, reached after run (seen through a fresh observe)"),
+        (
+            "reached",
+            "not reached before, reached after run (seen through a fresh observe, after a restart)",
+        ),
         (
             "plain",
             "Done has a summary; values as `gives` names them, which survive JSON as undo does; a change known as ours",
         ),
-        ("twice_is_once", "a second try of the same step changes nothing more"),
-        ("undo", "undo puts back what was there, also the second time"),
+        (
+            "twice_is_once",
+            "a second try of the same step changes nothing more, also after a restart",
+        ),
+        (
+            "undo",
+            "undo puts back what was there, also after a restart and twice; what has no undo leaves nothing for one",
+        ),
         ("undo_of_nothing", "undo of a step that did nothing changes nothing"),
         ("others", "what somebody else has changed since the plan is refused and left alone"),
+        (
+            "others_before_undo",
+            "undo refuses what somebody else has changed since run, and leaves it alone",
+        ),
     ]
     return [Check(name, demand, getattr(kept, name)) for name, demand in checks]
 
@@ -90,10 +111,16 @@ class _Actions:
                 "declared",
                 "ability is no Protocol",
             )
+            stays = bool(getattr(act, "stays", ""))
             must(
-                not act.reversible or isinstance(act, Undo),
+                isinstance(act, Undo) or not act.reversible or act.effect == "reading" or stays,
                 "declared",
-                "reversible, but without undo",
+                "reversible, but without undo, and it does not say in `stays` why",
+            )
+            must(
+                not (stays and isinstance(act, Undo)),
+                "declared",
+                "it has an undo, and says that what it did stays",
             )
             params = getattr(cls, "Params", None)
             must(
@@ -136,9 +163,10 @@ class _Actions:
                 "reached before anything was done",
             )
             await stage.act.run(step)
-            seen = _json(await stage.act.observe(step))
+            later = stage.later()
+            seen = _json(await later.observe(step))
             must(
-                stage.act.reached(step, seen),
+                later.reached(step, seen),
                 "reached",
                 f"not reached after run; observe says {seen}",
             )
@@ -174,19 +202,28 @@ class _Actions:
             after = await stage.world()
             await stage.act.run(step)
             _unchanged("twice_is_once", after, await stage.world(), "a second try of the same step")
+            if stage.again is not None:
+                await stage.again().run(step)
+                what = "a second try of the same step after a restart"
+                _unchanged("twice_is_once", after, await stage.world(), what)
 
     async def undo(self) -> None:
         async with self.make() as stage:
             act = stage.act
-            if not isinstance(act, Undo):
-                must(not act.reversible, "undo", "reversible, but without undo")
-                return
             before = await stage.world()
             step = await _planned(stage)
             done = await act.run(step)
             kept = _json(done.undo)
+            if not isinstance(act, Undo):
+                must(not kept, "undo", f"it has no undo, and leaves {kept} for one")
+                return
+            if not kept and not act.reversible:
+                return  # nobody has declared how
+            must(bool(kept), "undo", "run leaves nothing by which it could be put back")
             for turn in ("undo", "a second undo"):
-                back = await act.undo(step, kept)
+                later = stage.later()
+                assert isinstance(later, Undo)  # noqa: S101  # it is of the same class
+                back = await later.undo(step, kept)
                 must(bool(back.summary), "undo", f"{turn} does not say what it did")
                 _unchanged("undo", before, await stage.world(), f"run and {turn}")
 
@@ -214,6 +251,24 @@ class _Actions:
                 _unchanged("others", theirs, await stage.world(), "a refused run")
             else:
                 raise Broken(f"others: it acted over what somebody else had set: {done.summary}")
+
+    async def others_before_undo(self) -> None:
+        check = "others_before_undo"
+        async with self.make() as stage:
+            meddle = stage.meddle or stage.disturb
+            later = stage.later()
+            if meddle is None or not isinstance(later, Undo):
+                return
+            step = await _planned(stage)
+            done = await stage.act.run(step)
+            await meddle()
+            theirs = await stage.world()
+            try:
+                back = await later.undo(step, _json(done.undo))
+            except Refused:
+                _unchanged(check, theirs, await stage.world(), "a refused undo")
+            else:
+                raise Broken(f"{check}: somebody else had changed it, and it said: {back.summary}")
 
 
 async def _planned(stage: Stage) -> Step:

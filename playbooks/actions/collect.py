@@ -151,11 +151,6 @@ class Collect:
         path = await asyncio.to_thread(_keep, self._params.folder, step.key, text)
         return Done(f"{said}: {path}", {"file": str(path), "bytes": len(text)})
 
-    async def undo(self, step: Step, done: Mapping[str, Any]) -> Done:
-        """Nothing was changed."""
-        del step, done
-        return Done("nothing to put back: collecting changes nothing")
-
 
 async def _taken(name: Picture) -> Any:
     """Take one picture; what hangs or is forbidden is an error in the picture and no failure of the step.

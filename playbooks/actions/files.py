@@ -109,12 +109,12 @@ class Quarantine(_Old):
         """Move them."""
         about, plan = target(step), await self._plan()
         moved = await self._pruner.aside(step.key)
-        if step.dry_run:
-            return self._would("move", plan)
         if not moved and not plan["files"]:
             raise Refused(
                 f"rule {self._params.rule} finds nothing to take; look elsewhere for room"
             )
+        if step.dry_run:
+            return self._would("move", plan)
         moved = await self._pruner.set_aside(self._params.rule, self._params.most, step.key)
         size = sum(f.size for f in moved)
         return Done(
@@ -172,12 +172,12 @@ class Prune(_Old):
             return Done(
                 f"files of {self._params.rule} were deleted already", {"rule": self._params.rule}
             )
-        if step.dry_run:
-            return self._would("delete", plan)
         if not plan["files"] and not await self._pruner.aside(step.key):
             raise Refused(
                 f"rule {self._params.rule} finds nothing to take; look elsewhere for room"
             )
+        if step.dry_run:
+            return self._would("delete", plan)
         moved = await self._pruner.set_aside(self._params.rule, self._params.most, step.key)
         freed = await self._pruner.empty(step.key)
         return Done(

@@ -170,11 +170,6 @@ class DiagnoseGpu:
             },
         )
 
-    async def undo(self, step: Step, done: Mapping[str, Any]) -> Done:
-        """Nothing was changed."""
-        del step, done
-        return Done("nothing to put back: looking changes nothing")
-
 
 @action("reset_gpu")
 class ResetGpu:

@@ -56,11 +56,12 @@ class Restarter(Protocol):
 
 @action("restart")
 class Restart:
-    """Restart a service replica by replica, or one replica; what ran before can not be put back, nor need it be."""
+    """Restart a service replica by replica, or one replica; it runs what it ran before."""
 
     effect = "mutating"
     ability = Restarter
     reversible = True
+    stays = "what was restarted runs what it ran before"
     shared = True
     gives = ("service", "restarted")
     takes_replica = True
@@ -128,8 +129,7 @@ class Restart:
         return Done(
             f"restarted {len(todo)} replicas of {about}, one by one",
             values,
-            {"service": service},
-            change(step, about, "restart", "running", "restarted"),
+            change=change(step, about, "restart", "running", "restarted"),
         )
 
     async def _enough(self, service: str, birth: str) -> None:
@@ -147,8 +147,3 @@ class Restart:
                     f"{self._params.min_healthy} must be: add one first, or mend those that are not"
                 )
             await asyncio.sleep(_LOOK_S)
-
-    async def undo(self, step: Step, done: Mapping[str, Any]) -> Done:
-        """Nothing is put back: a replica that was restarted runs what it ran before."""
-        del step, done
-        return Done("nothing to put back: what was restarted runs as before")

@@ -170,6 +170,7 @@ class Retrain:
     effect = "mutating"
     ability = Trainer
     reversible = True
+    stays = "the new version stands beside the champion and answers nobody"
     shared = False
     gives = (
         "model", "version", "gain", "p", "rows", "accuracy", "champion_accuracy", "loss", "champion_loss", "used",
@@ -246,15 +247,7 @@ class Retrain:
         return Done(
             said,
             values,
-            {"model": model, "version": trained.version},
-            change(step, Entity("model", model), "act", "", f"trained version {trained.version}"),
-        )
-
-    async def undo(self, step: Step, done: Mapping[str, Any]) -> Done:
-        """Say that nothing is to be put back: a version beside the champion answers nobody."""
-        del step
-        if not done:
-            return Done("nothing to put back: nothing was trained")
-        return Done(
-            f"version {done['version']} of {done['model']} stays beside the champion; it answers nobody"
+            change=change(
+                step, Entity("model", model), "act", "", f"trained version {trained.version}"
+            ),
         )

@@ -196,6 +196,7 @@ class RolloutRestart:
     effect = "mutating"
     ability = Rollouts
     reversible = True
+    stays = "what was replaced runs the same release"
     shared = True
     gives = ("service", "settled")
     takes_replica = True
@@ -242,11 +243,5 @@ class RolloutRestart:
         return Done(
             f"replaced the replicas of {about}: {words}",
             {"service": about.id, "settled": settled},
-            {"service": about.id},
-            change(step, about, "restart", "running", "restarted"),
+            change=change(step, about, "restart", "running", "restarted"),
         )
-
-    async def undo(self, step: Step, done: Mapping[str, Any]) -> Done:
-        """Nothing is put back: replicas that were replaced run what they ran before."""
-        del step, done
-        return Done("nothing to put back: what was replaced runs the same release")

@@ -51,8 +51,3 @@ class Wait:
             return Done(f"would wait {said}")
         await asyncio.sleep(self._params.time)
         return Done(f"waited {said}")
-
-    async def undo(self, step: Step, done: Mapping[str, Any]) -> Done:
-        """Nothing was changed."""
-        del step, done
-        return Done("nothing to put back: waiting changes nothing")

@@ -53,6 +53,14 @@ async def test_what_a_finished_run_did_is_put_back_the_last_step_first(stage):
     assert keys == ["r1/a", "r1/a/undo"]  # under the name of the run that did it
 
 
+async def test_a_step_that_found_nothing_to_do_is_nothing_to_undo(stage, tmp_path):
+    (tmp_path / "dial-a").write_text("olga 1.0\n")
+    await done(stage, step("a"))
+    with pytest.raises(Refused, match="it left nothing to put back"):
+        by_hand.undoing(stage.memory, stage.journal, "r1", "max", stage.clock())
+    assert stage.dial("a") == 1.0
+
+
 async def test_it_is_put_back_once(stage):
     await done(stage, step("a"))
     await undo(stage)

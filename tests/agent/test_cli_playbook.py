@@ -1,4 +1,6 @@
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -166,6 +168,18 @@ def test_hints(homeostat, old, new, says):
     assert homeostat("playbook", "lint", path.name, "--strict")[0] == 1
 
 
+def test_an_undo_that_would_put_nothing_back_is_hinted_at(homeostat):
+    path = made(homeostat, use="restart")
+    text = path.read_text()
+    assert "undo: none                     # what was restarted runs what it ran before" in text
+    path.write_text(text.replace("undo: none", "undo: auto", 1))
+    code, out, _ = homeostat("playbook", "lint", path.name)
+    assert (code, " 0 faults, 1 hint\n" in out) == (0, True), out
+    assert "hint: `restart` puts nothing back: what was restarted runs what it ran before" in out
+    plan = ("playbook", "plan", path.name, "--target", "gpu:GPU-1", "--json")
+    assert json.loads(homeostat(*plan)[1])["steps"][0]["undo"] == "none"
+
+
 def test_a_playbook_without_tests_is_hinted_at(homeostat):
     path = made(homeostat)
     path.write_text(path.read_text().partition("tests:")[0])
@@ -246,6 +260,73 @@ def test_a_connector_that_can_not_be_built_here_is_told(homeostat):
     assert (code, gate["passed"], gate["reason"].startswith(said)) == (0, False, True), out
     code, out, _ = homeostat("playbook", "lint", "serve-saturation", "-c", config)
     assert (code, f"hint: not able here: {said}" in out) == (0, True), out
+
+
+TIDY = """\
+version: 1
+id: tidy
+title: Move old logs aside
+mode: suggest
+target: {kind: host}
+because: {cause: host.exhausted}
+guard: {cooldown: {time: 30m}, rate: {max: 2, per: 1h}}
+do:
+  - {id: aside, use: quarantine, with: {rule: logs}, undo: auto}
+  - {id: none, use: quarantine, with: {rule: dumps}, undo: auto}
+  - {id: count, use: run_command, with: {command: count}, undo: none}
+  - {id: say, use: notify, with: {text: 'moved ${steps.aside.files} files'}}
+  - {id: hush, use: silence, with: {for: 1h, reason: we work there}, undo: auto}
+  - {id: ask, use: ask, with: {text: 'go on?'}}
+verify: {within: 10m, expect: ['host.disk_spare_ratio > 0.1']}
+then:
+  - {use: notify, id: tell, with: {text: 'done on ${target.key}'}}
+"""
+
+
+def test_a_dry_run_asks_the_connectors_and_changes_nothing(homeostat):
+    logs, config = homeostat.work / "logs", homeostat.work / "agent.yaml"
+    logs.mkdir()
+    for n in range(3):
+        (logs / f"app.log.{n}").write_text("x")
+        os.utime(logs / f"app.log.{n}", (n, n))
+    config.write_text(
+        "page: {command: ['/bin/false']}\n"
+        "connectors:\n  old_files:\n    rules:\n"
+        f"      logs: {{path: {logs}, names: ['app.log.*'], older: 1d, keep: 1}}\n"
+        f"      dumps: {{path: {logs}, names: ['core.*'], older: 1d}}\n"
+    )
+    (homeostat.work / "tidy.yaml").write_text(TIDY)
+    words = ("playbook", "plan", "tidy.yaml", "--target", "host:h1", "-c", config)
+    there = sorted(path.name for path in homeostat.work.rglob("*"))
+    code, out, err = homeostat(*words, "--dry-run", "--json")
+    assert code == 1, err
+    told = {one["id"]: (one["status"], one["text"]) for one in json.loads(out)["dry_run"]}
+    assert told["aside"][0] == "would"
+    assert told["aside"][1].startswith("would move 2 files (")
+    assert told["none"] == ("refused", "rule dumps finds nothing to take; look elsewhere for room")
+    assert told["count"][0] == "refused"
+    assert "0 connectors have the ability Commands" in told["count"][1]
+    assert told["say"] == ("later", "it stands on steps.aside.files")
+    assert [told[name][0] for name in ("hush", "ask", "tell")] == ["would"] * 3
+    assert sorted(path.name for path in homeostat.work.rglob("*")) == there
+
+    code, out, _ = homeostat(*words, "--dry-run")
+    assert code == 1
+    assert "   dry run: would move 2 files (" in out
+    assert "   REFUSED: rule dumps finds nothing to take" in out
+    assert "   later: it stands on steps.aside.files\n" in out
+    assert json.loads(homeostat(*words, "--json")[1])["dry_run"] is None
+
+
+def test_a_dry_run_in_which_every_step_can_is_well(homeostat):
+    (homeostat.work / "agent.yaml").write_text("page: {command: ['/bin/false']}")
+    (homeostat.work / "tidy.yaml").write_text(
+        re.sub(r"  - \{id: (aside|none|count|say).*\n", "", TIDY)
+    )
+    words = ("playbook", "plan", "tidy.yaml", "--target", "host:h1", "--dry-run")
+    assert homeostat(*words, "-c", "agent.yaml")[0] == 0
+    code, _, err = homeostat(*words)
+    assert (code, "name it with --config" in err) == (1, True), err
 
 
 @pytest.mark.parametrize(

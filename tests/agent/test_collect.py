@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import structlog
 
-from agent.collect import Collector
+from agent.collect import Collector, patience_of
 from agent.errors import Unavailable
 from agent.model import Change, Entity, Frame, Series
 from agent.ports import LabelBatch, PredictionBatch
 
 H = Entity("host", "h")
+LOAD = Series("host.load1_count", H)
 TABLE = (Series("host.cpu_busy_ratio", H),)
 
 
@@ -225,7 +226,7 @@ async def test_rows_that_can_not_be_counted_are_the_failure_of_their_log():
 
 class Covers(Recovers):
     name = "covers"
-    covers = frozenset({H})
+    covers = frozenset({LOAD})
 
 
 class Cedes(Good):
@@ -233,9 +234,11 @@ class Cedes(Good):
 
     def __init__(self):
         self.told = []
+        self.rests_s = 0.0
 
     def cede(self, covered):
         self.told.append(covered)
+        self.rests_s = 0.1 if covered else 0.0
 
 
 async def test_a_source_is_told_what_others_cover_while_they_see(collector):
@@ -243,10 +246,14 @@ async def test_a_source_is_told_what_others_cover_while_they_see(collector):
     collector.add("covers", covers)
     collector.add("cedes", cedes)
     await asyncio.sleep(0.3)
-    assert cedes.told[-1] == frozenset({H})
+    assert cedes.told[-1] == frozenset({LOAD})
+    health = collector.health["cedes"]
+    assert health.stretched_s == 0.1, "it is asked as seldom as it wants to be while others tell"
+    assert health.patience_s == patience_of(0.1), "and stale no sooner"
     await collector.remove("covers")
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.3)
     assert cedes.told[-1] == frozenset()
+    assert health.stretched_s == health.interval_s
 
 
 class Rows:

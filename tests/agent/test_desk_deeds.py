@@ -18,7 +18,7 @@ from agent.memory import Memory
 from agent.plans import Acted
 from agent.ports import Note
 from agent.telemetry import Telemetry
-from agent.views import IncidentDetail, LabelView, PlanView, RunView
+from agent.views import IncidentDetail, LabelView, PlanView, RunView, WouldView
 from agent.web import measure
 
 AUTHOR = Person("anna", "author", "token")
@@ -170,6 +170,16 @@ async def test_a_plan_is_seen_first_and_a_yes_binds_to_it(story):
     fits(RunView, run)
     assert (run["id"], run["by"], run["state"]) == ("run-byhand", OPERATOR.signed, "acting")
     assert newest(story, "reason").body == {"by": OPERATOR.signed, "reason": "it is mine"}
+
+
+async def test_a_dry_run_is_for_those_who_may_start_it(story):
+    said = await story.desk.dry_run(OPERATOR, "calm", "nightly")
+    for one in said:
+        fits(WouldView, one)
+    assert [(one["id"], one["status"]) for one in said] == [("lower", "would")]
+    with pytest.raises(Forbidden):
+        await story.desk.dry_run(VIEWER, "calm", "nightly")
+    assert "run-byhand" not in story.hooks.memory.runs
 
 
 def test_a_closed_gate_is_told_with_the_plan(story):

@@ -339,6 +339,45 @@ async def test_a_named_notifier_is_resolved(stage):
     assert asked == [("pager", Notifier, WEB.id)]
 
 
+# ---- a dry run
+
+
+async def test_a_dry_run_says_what_a_step_would_do_and_leaves_no_trace(stage, tmp_path, verbs):
+    made = plan(
+        step(),
+        step("b", params={"name": "b", "to": "${steps.a.value}"}),
+        step("c", params={"name": "c"}),
+        step("d", "nobody_knows"),
+    )
+    told = {one.id: (one.status, one.text) for one in await stage.runner.would(made)}
+    assert told["a"] == ("would", "would turn a from 0 to 1")
+    assert told["b"] == ("later", "it stands on steps.a.value")
+    assert told["c"][0] == told["d"][0] == "refused"
+    assert "step c (dial): to: it is missing" in told["c"][1]
+    assert "no action is called 'nobody_knows'" in told["d"][1]
+    assert read_effects(tmp_path) == []
+    assert list(stage.journal.read()) == []
+    (tmp_path / "dial-a").write_text("olga 1.0\n")
+    assert (await stage.hands.would(made, step())).text == "a is 1 already"
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "text"),
+    [
+        ("unavailable", "unknown", "no answer"),
+        ("uncertain", "unknown", "the line went dead"),
+        ("refused", "refused", "it said no"),
+        ("hang before", "unknown", "no answer within"),
+        ("bug", "unknown", "ZeroDivisionError"),
+    ],
+)
+async def test_what_goes_wrong_in_a_dry_run_is_told(stage, verbs, script, status, text):
+    verbs["dial"].script = [script]
+    told = await stage.hands.would(plan(), step(timeout=0.2))
+    assert told.status == status
+    assert text in told.text
+
+
 # ---- putting back
 
 
@@ -354,6 +393,17 @@ async def test_undo_puts_back_and_is_not_repeated(stage, tmp_path):
     crash(stage)
     assert await stage.hands.undo(made, made.steps[0], acted, {}) == record
     assert read_effects(tmp_path) == ["r1/a 1.0", "r1/a/undo 0.0"]
+
+
+async def test_a_verb_whose_act_stays_puts_nothing_back_whatever_was_planned(
+    stage, verbs, tmp_path
+):
+    made = await begun(stage)
+    acted = await acted_once(stage, made)
+    verbs["dial"].stays = "it does no harm"
+    record = await stage.hands.undo(made, made.steps[0], acted, {})
+    assert (record.status, record.summary) == ("stays", "nothing to put back: it does no harm")
+    assert read_effects(tmp_path) == ["r1/a 1.0"]
 
 
 @pytest.mark.parametrize(

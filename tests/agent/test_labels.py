@@ -116,6 +116,35 @@ def test_model_version_replica_and_service_are_one_chain(metric, labels):
     } <= told  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("metric", "labels", "model", "version"),
+    [
+        ("model_infer_request_success_total", {"model": "fraud", "version": "v3"}, "fraud", "v3"),
+        ("request_predict_seconds_count", {"model_name": "fraud"}, "fraud", None),
+        # who asked for no version got whichever there is
+        ("ts_inference_requests_total", {"model_name": "fraud", "model_version": "default"}, "fraud", None),
+    ],
+)  # fmt: skip
+def test_models_and_versions_of_other_servers(metric, labels, model, version):
+    told = edges(metric, POD | labels)
+    serves = f"version:{model}/{version}" if version else f"model:{model}"
+    assert ("serves", REPLICA.id, serves) in told
+    assert version is not None or not [e for e in told if e[0] == "version_of"]
+
+
+def test_servers_of_a_balancer_and_containers_of_docker_are_replicas():
+    proxy = {"proxy": "shop", "server": "s1", "state": "UP", "job": "haproxy", "instance": "lb:8404"}  # fmt: skip
+    assert edges("haproxy_server_status", proxy) == {("serves", "replica:shop/s1", "service:shop")}
+    docker = {"name": "proj-cart-2", "image": "cart:2", "job": "cadvisor", "instance": "n1:8080"}
+    assert edges("container_cpu_usage_seconds_total", docker) == {
+        ("serves", "replica:proj-cart/proj-cart-2", "service:proj-cart"),
+    }  # fmt: skip
+    said = {"container_label_com_docker_compose_service": "cart"}
+    assert edges("container_cpu_usage_seconds_total", docker | said) == {
+        ("serves", "replica:cart/proj-cart-2", "service:cart"),
+    }  # fmt: skip
+
+
 def test_the_make_of_a_disk_is_no_model():
     told = read("smartctl_device", {"job": "smartctl", "model": "WD Red", "instance": "n1:9633"})
     assert not {e.kind for e in told.entities} & {"model", "version"}

@@ -94,9 +94,7 @@ def test_an_entry_is_taken_once(told):
 
 
 def test_acts_are_runs_that_changed_something_or_may_have(told):
-    for i, status in enumerate(
-        ["done", "adopted", "uncertain", "undone", "refused", "failed", "dry_run"]
-    ):
+    for i, status in enumerate(["done", "adopted", "uncertain", "undone", "refused", "failed"]):
         told.run(run(f"r{i}", "done", steps=(step(status, 100.0 + i),)))
     told.run(run("none", "denied"))
     memory = told.memory

@@ -50,6 +50,7 @@ def shelf(monkeypatch):
     for name, cls in {
         "scale": verb(ability=Scaler, shared=True, params=ScaleParams),
         "reboot": verb(reversible=False, undo=False),
+        "order": verb(reversible=False),
         "mark": verb("marking", shared=True),
         "tell": verb("marking", Notifier, reversible=False, undo=False, params=TellParams),
         "look": verb("reading", undo=False),
@@ -242,6 +243,7 @@ def test_shorthands_of_when(tmp_path):
             "`scale` changes the world after it was proven",
         ),
         (STEP, "use: reboot, undo: auto", "`reboot` can not be undone; write `undo: none`"),
+        (STEP, "use: order, undo: auto", "a step can not be put back, so a person must say yes"),
         (
             STEP,
             "use: reboot, undo: none",
@@ -275,6 +277,61 @@ def test_all_faults_of_a_book_are_told_at_once(tmp_path):
         BOOK.replace("saturation", "x").replace("value > 0.9", "value > 9").replace("{by: 1}", "{}")
     )
     assert len(faults(tmp_path, text)) == 3
+
+
+WRONG = """\
+version: 1
+title: 3
+target: {kind: service, where: 'target.kee != "old"'}
+because: {cause: serving.saturatoin, min_confidense: 60%}
+when:
+  - {signal: service.busy_ratio, si: 'value > 0.9'}
+  - {signal: service.busy_ratio, is: 'valeu > 0.9'}
+unless: ['service.upp < 0.5']
+do:
+  - {id: out, usee: scale, with: {by: 1}, undo: auto}
+  - {id: two, use: sclae, undo: atuo}
+  - {id: three, use: scale, wiht: {by: 1}, undo: none}
+  - {id: four, use: scale, with: {bye: 1, by: '${steps.out.n}'}, undo: none}
+verify: {within: soon, expect: ['service.latency_p59_seconds < 1.0', 'steps.out.n > 1.0']}
+then:
+  - {use: tell, with: {text: '${titel} ${steps.out.n}'}}
+"""
+
+
+def test_wrong_keys_and_values_hide_no_fault_of_the_rest(tmp_path):
+    """What depends on what can not be read is not judged: `steps.out.n` may be right, and `three` has its `by`."""
+    assert [line.partition("; ")[0].removeprefix("book.yaml:") for line in faults(tmp_path, WRONG)] == [
+        "1:1: `id` is missing",
+        "2:8: `title`: `3` is not text",
+        '3:33: in `target.kee != "old"`: a service has no attribute `kee`',
+        "4:18: no cause is called `serving.saturatoin`",
+        "4:38: unknown key `min_confidense`",
+        "6:5: `is` is missing",
+        "6:34: unknown key `si`",
+        "7:39: in `valeu > 0.9`: nothing is called `valeu`",
+        "8:11: in `service.upp < 0.5`: nothing is called `service.upp`",
+        "10:5: `use` is missing",
+        "10:15: unknown key `usee`",
+        "11:20: no verb is called `sclae`",
+        "11:33: `undo`: `atuo` is not one of auto, none",
+        "12:29: unknown key `wiht`",
+        "13:35: unknown key `bye`",
+        "14:18: `within`: not understood: 'soon', write it like 30s, 5m or 1h30m",
+        "14:34: in `service.latency_p59_seconds < 1.0`: nothing is called `service.latency_p59_seconds`",
+        "16:33: in `titel`: nothing is called `titel`",
+    ]  # fmt: skip
+
+
+def test_a_playbook_whose_only_step_has_no_verb_is_checked_all_the_same(tmp_path):
+    found = faults(
+        tmp_path, BOOK.replace("use: scale", "usee: scale").replace("service.up <", "up <")
+    )
+    assert [line.partition(": ")[2].partition("; ")[0] for line in found] == [
+        "in `up < 0.5`: nothing is called `up`",
+        "`use` is missing",
+        "unknown key `usee`",
+    ]
 
 
 def test_two_files_of_a_folder_with_one_id_are_a_fault(tmp_path):

@@ -56,7 +56,8 @@ def test_every_playbook_reads_like_a_runbook(name):
     for step in book.do:
         assert f"({step.use}" in text
     if book.mutating:
-        assert any("harm is undone" in line for line in sections["Works if"])
+        undone = any("harm is undone" in line for line in sections["Works if"])
+        assert undone == any("what was there is put back" in line for line in sections["Undo"])
         assert "role operator" in sections["Asked"][0]
     # no signal's bare name and no raw number of seconds where words can be said
     told = "\n".join(line for label in ("When", "Works if", "Limits") for line in sections[label])
@@ -66,8 +67,17 @@ def test_every_playbook_reads_like_a_runbook(name):
 def test_who_is_asked_and_what_stays():
     text = explain.text(BOOKS["concept-drift"])
     assert "a person with the role operator, who has 4 h; on silence people are called" in text
-    assert "retrain: stays, it is not undone" in text
+    assert "retrain: stays, there is nothing to put back: the new version stands beside" in text
     assert "promote: what was there is put back" in text
+
+
+def test_a_restart_is_not_said_to_be_put_back():
+    text = explain.text(BOOKS["serve-hang"])
+    assert (
+        "restart: stays, there is nothing to put back: what was restarted runs what it ran" in text
+    )
+    assert "what was there is put back" not in text
+    assert "harm is undone" not in text
 
 
 def test_a_step_that_asks_for_itself_is_said_and_drawn():

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import types
 from dataclasses import replace
 
 import pytest
@@ -511,6 +512,68 @@ async def test_what_has_no_undo_is_not_called_undone(stage, tmp_path):
     run = await stage.ended()
     assert (run.outcome.verdict, run.outcome.undone) == ("harmed", False)
     assert "was undone" not in stage.told[0].text
+
+
+class Replicas:
+    """Two replicas that can be restarted one by one."""
+
+    def __init__(self):
+        self.births = {"web/1": 1, "web/2": 1}
+
+    async def units(self, service):
+        return [
+            types.SimpleNamespace(replica=f"replica:{key}", birth=f"{key}:{n}", well=True)
+            for key, n in self.births.items()
+        ]
+
+    async def restart(self, service, birth):
+        self.births[birth.partition(":")[0]] += 1
+
+
+@pytest.mark.parametrize("undo", ["none", "auto"])  # auto: a plan of before the verb said so
+async def test_a_restart_that_harmed_is_not_called_undone(stage, undo):
+    registry.load()
+    replicas = Replicas()
+    stage.hands._resolve = lambda *_: replicas
+    stage.latency = lambda: SLOW * (4 if replicas.births["web/2"] == 2 else 1)
+    await asyncio.sleep(0.4)
+    await stage.runner.start(
+        begun(stage, step("again", "restart", params={}, undo=undo), verify=VERIFY)
+    )
+    run = await stage.ended()
+    assert (run.outcome.verdict, run.outcome.undone) == ("harmed", False)
+    assert [(s.id, s.status) for s in run.steps] == [("again", "done")]
+    assert told(stage) == ["escalate"]
+    text = stage.told[0].text
+    assert "undone" not in text
+    assert "again stays (" in text
+    assert "what was restarted runs what it ran before)" in text
+
+
+async def test_what_was_put_back_beside_a_restart_is_called_undone_and_the_restart_not(stage):
+    registry.load()
+    replicas = Replicas()
+    stage.hands._resolve = lambda *_: replicas
+    stage.latency = harmful(stage)
+    await asyncio.sleep(0.4)
+    await stage.runner.start(
+        begun(stage, step(), step("again", "restart", params={}, undo="none"), verify=VERIFY)
+    )
+    run = await stage.ended()
+    assert (run.outcome.undone, stage.dial("a")) == (True, 0.0)
+    assert ", it was undone, again stays (what was restarted" in stage.told[0].text
+
+
+async def test_a_step_that_found_nothing_to_do_is_not_called_undone(stage, tmp_path):
+    """Somebody was there before it: that is not ours to put back."""
+    (tmp_path / "dial-a").write_text("olga 1.0\n")
+    stage.latency = lambda: SLOW
+    await asyncio.sleep(0.4)
+    await stage.runner.start(begun(stage, verify=VERIFY))
+    run = await stage.ended()
+    assert (run.outcome.verdict, run.outcome.undone) == ("no_effect", False)
+    assert [(s.id, s.status) for s in run.steps] == [("a", "done")]
+    assert stage.dial("a") == 1.0
 
 
 # ---- one at a time

@@ -66,13 +66,13 @@ async def test_every_way_answers_what_its_document_says(house):
         if way.method != "GET":
             continue
         own = {"runs": "run-22", "playbooks": "backup-model"}.get(way.path.split("/")[2], "inc-7f")
-        own = "calm-neighbour" if way.name == "plan" else own
+        own = "calm-neighbour" if way.name in {"plan", "dry_run"} else own
         path = way.path.format(**ids | {"id": own})
         query = {
             "chart": {"series": "service.latency_p95_seconds"}, "compare": {"a": "6", "b": "7"},
             "edges": {"version": "6"}, "features": {"version": "6"}, "explore_rank": {"start": "5m"},
             "explore_score": {"series": "service.latency_p95_seconds"}, "why_not": {"target": "model:wine"},
-            "plan": {"target": "model:wine"},
+            "plan": {"target": "model:wine"}, "dry_run": {"target": "model:wine"},
         }.get(way.name, {})  # fmt: skip
         said = await house.unix.get(path, params=query)
         assert said.status_code == 200, (way.path, said.text)

@@ -35,6 +35,19 @@ def test_nan_is_unknown_not_the_last_value(world):
     assert world.get(LOAD) == 2.0
 
 
+def test_what_two_tell_is_known_while_one_of_them_does(world):
+    world.take(frame(101.0, 0.7, table=(CPU,), source="prometheus"))
+    assert world.get(CPU) == 0.7
+    world.take(frame(102.0, np.nan, table=(CPU,), source="prometheus"))
+    world.take(frame(102.0, 0.6, 1.0))
+    assert world.get(CPU) == 0.6, "who told it last has fallen silent"
+    world.take(frame(103.0, np.nan, 1.0))
+    assert world.get(CPU) is None
+    world.drop("prometheus")
+    world.take(frame(104.0, 0.5, 1.0))
+    assert world.get(CPU) == 0.5
+
+
 def test_stale_is_unknown(world):
     world.now = 104.5
     assert world.get(CPU) is None

@@ -40,6 +40,12 @@ def commands(state: Path | None = None, **more) -> Commands:
         "loud": {"argv": ["/bin/sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' '\\n'; echo end"]},
         "huge": {"argv": ["/bin/sh", "-c", HUGE], "memory": "300MB"},
         "gone": {"argv": ["/nowhere/at/all"]},
+        "grow": {
+            "argv": ["/bin/sh", "-c", "echo $1 >> $MARK", "sh", "{pool}"], "args": {"pool": "[a-z]+"},
+            "undo": ["/bin/sh", "-c", 'sed "/$1/d" $MARK > $MARK.new; cat $MARK.new > $MARK', "sh", "{pool}"],
+            "env": ["MARK"],
+        },
+        "stuck": {"argv": ["/bin/true"], "undo": ["/bin/sh", "-c", "echo it is locked; exit 1"]},
     }  # fmt: skip
     return Commands("commands", Commands.Config(run=run, user=USER, **more), state=state)
 
@@ -89,7 +95,6 @@ async def test_it_runs_as_its_user_with_little_around_it(monkeypatch):
 
 async def test_it_runs_once_a_key_also_after_a_restart(tmp_path, mark):
     one = act("append", commands(tmp_path))
-    assert not isinstance(one, Undo)
     step = dataclasses.replace(STEP, before=dict(await one.observe(STEP)))
     assert not one.reached(step, step.before)
     await one.run(step)
@@ -99,6 +104,38 @@ async def test_it_runs_once_a_key_also_after_a_restart(tmp_path, mark):
     assert mark.read_text() == "x\n"
     await other.run(dataclasses.replace(step, key="run-2/run"))
     assert mark.read_text() == "x\nx\n"
+
+
+async def test_its_declared_inverse_undoes_it_once_also_after_a_restart(tmp_path, mark):
+    mark.write_text("b\n")
+    mark.chmod(0o666)
+    one = act("grow", commands(tmp_path), pool="a")
+    assert isinstance(one, Undo)
+    dry = await one.run(dataclasses.replace(STEP, dry_run=True))
+    assert "; undo would run /bin/sh -c sed" in dry.summary
+    done = await one.run(STEP)
+    assert mark.read_text() == "b\na\n"
+    other = act("grow", commands(tmp_path), pool="a")
+    back = await other.undo(STEP, done.undo)
+    assert back.change.ours
+    assert mark.read_text() == "b\n"
+    mark.write_text("b\na\n")  # somebody else, since
+    await act("grow", commands(tmp_path), pool="a").undo(STEP, done.undo)
+    assert mark.read_text() == "b\na\n"
+
+
+async def test_without_an_inverse_there_is_nothing_to_put_back(tmp_path, mark):
+    one = act("append", commands(tmp_path))
+    assert (await one.run(dataclasses.replace(STEP, dry_run=True))).summary.endswith(
+        "; nothing undoes it"
+    )
+    assert (await one.run(STEP)).undo == {}
+    with pytest.raises(Refused, match="declares no inverse of append any more"):
+        await one.undo(STEP, {"command": "append", "args": {}})
+    stuck = act("stuck", commands(tmp_path))
+    step = dataclasses.replace(STEP, key="run-2/run")
+    with pytest.raises(Refused, match="ended with status 1: it is locked"):
+        await stuck.undo(step, (await stuck.run(step)).undo)
 
 
 async def test_what_was_begun_and_not_seen_to_end_is_not_repeated(tmp_path, mark):
@@ -164,6 +201,8 @@ async def test_only_what_is_allowed(name, args, said):
         ({"argv": ["ls"]}, "write the whole path"),
         ({"argv": ["/bin/ls", "{x}"]}, "has the places"),
         ({"argv": ["/bin/ls"], "args": {"x": "a"}}, "args says"),
+        ({"argv": ["/bin/ls"], "undo": ["ls"]}, "write the whole path of ls"),
+        ({"argv": ["/bin/ls"], "undo": ["/bin/ls", "{x}"]}, r"undo has the places \['x'\]"),
     ],
 )
 def test_what_is_written_wrongly_is_told_at_load(run, said):
@@ -185,3 +224,4 @@ async def test_it_says_what_it_may():
         line.startswith(f"gone: /nowhere/at/all, as {USER}, at most 30 s: NOT FOUND")
         for line in said
     )
+    assert any("at most 30 s, undone by /bin/sh -c sed" in line for line in said)

@@ -394,11 +394,15 @@ async def test_a_process_holds_memory_of_each_gpu_and_instance(gpu: Gpu, stub: S
     assert {e.dst for e in mine.edges} == {FIRST, SECOND, PART}
 
 
-async def test_instances_do_not_keep_us_from_leaving_gpus_to_another_source(gpu: Gpu, stub: Stub):
+async def test_instances_stay_ours_where_another_source_tells_of_their_gpu(gpu: Gpu, stub: Stub):
     stub.set("mig")
-    await gpu.poll()
-    gpu.cede(frozenset({FIRST, SECOND}))
-    assert (await gpu.poll()).series == ()
+    before = set((await gpu.poll()).series)
+    told = frozenset(Series("gpu.power_watts", one) for one in (FIRST, SECOND))
+    gpu.cede(told)
+    frame = await gpu.poll()
+    assert set(frame.series) == before - told
+    assert value(frame, "gpu.memory_utilization_ratio", PART) == 0.25
+    assert gpu.rests_s == 15.0
 
 
 async def test_a_link_that_is_down_is_counted_out(gpu: Gpu, stub: Stub):
@@ -608,12 +612,19 @@ def test_the_child_imports_nothing_of_ours_and_ends_with_its_input(library: Path
         assert heavy not in loaded
 
 
-async def test_gpus_that_another_source_covers_are_left_to_it(gpu: Gpu):
-    seen = {s.entity for s in (await gpu.poll()).series if s.entity.kind == "gpu"}
-    gpu.cede(frozenset(list(seen)[:1]))
-    assert (await gpu.poll()).series, "one of two is not all"
-    gpu.cede(frozenset(seen))
-    assert (await gpu.poll()).series == ()
-    assert gpu._child is None
+async def test_series_that_another_source_covers_are_left_to_it(gpu: Gpu, stub: Stub):
+    before = set((await gpu.poll()).series)
+    first = frozenset(Series(m, FIRST) for m in ("gpu.power_watts", "gpu.temperature_celsius"))
+    gpu.cede(first)
+    assert set((await gpu.poll()).series) == before - first
+    assert gpu.rests_s == 0.0, "nobody tells anything of the other one"
+    both = first | {Series("gpu.power_watts", SECOND)}
+    gpu.cede(both)
+    assert set((await gpu.poll()).series) == before - both
+    assert gpu.rests_s == 15.0
+    assert (await gpu.describe())[-1] == "3 series are left to a source that tells them already"
+    stub.set("lost")  # what is ours alone is still seen
+    assert value(await gpu.poll(), "gpu.reachable", SECOND) == 0.0
     gpu.cede(frozenset())
-    assert {s.entity for s in (await gpu.poll()).series if s.entity.kind == "gpu"} == seen
+    assert set((await gpu.poll()).series) >= before
+    assert gpu.rests_s == 0.0

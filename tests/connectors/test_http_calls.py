@@ -60,12 +60,14 @@ def act(calls: HttpCalls, url: str, **more) -> HttpCall:
 async def test_a_call_is_made_once_with_its_secret_and_its_key(server, calls, tmp_path):
     assert isinstance(calls, Calls)
     one = act(calls, f"{server.url}/api/rebuild?index=3", json={"index": 3})
-    assert not isinstance(one, Undo)
     step = dataclasses.replace(STEP, before=dict(await one.observe(STEP)))
     assert not one.reached(step, step.before)
-    assert "would call POST" in (await one.run(dataclasses.replace(step, dry_run=True))).summary
+    dry = await one.run(dataclasses.replace(step, dry_run=True))
+    assert "would call POST" in dry.summary
+    assert dry.summary.endswith("; nothing undoes it")
     assert server.seen == []
     done = await one.run(step)
+    assert done.undo == {}
     assert done.summary == f"called POST {server.url}/api/rebuild: 200"
     await one.run(step)
     ((path, headers, body),) = server.seen
@@ -79,6 +81,28 @@ async def test_a_call_is_made_once_with_its_secret_and_its_key(server, calls, tm
     told += "".join(p.read_text() for p in tmp_path.rglob("*.json"))
     assert SECRET not in told
     await calls.close()
+
+
+async def test_the_inverse_that_the_playbook_declares_is_called_once(server, calls, tmp_path):
+    inverse = {"url": f"{server.url}/api/unlock", "json": {"who": "me"}}
+    one = act(calls, f"{server.url}/api/lock", inverse=inverse)
+    assert isinstance(one, Undo)
+    dry = await one.run(dataclasses.replace(STEP, dry_run=True))
+    assert dry.summary.endswith(f"; undo would call POST {server.url}/api/unlock")
+    done = await one.run(STEP)
+    back = await one.undo(STEP, done.undo)
+    assert back.change.ours
+    again = HttpCalls("http_calls", calls.config, state=tmp_path)
+    await act(again, f"{server.url}/api/lock", inverse=inverse).undo(STEP, done.undo)
+    assert [path for path, _, _ in server.seen] == ["/api/lock", "/api/unlock"]
+    lower = {k.lower(): v for k, v in server.seen[1][1].items()}
+    assert lower["idempotency-key"] == f"{STEP.key}/undo"
+    assert json.loads(server.seen[1][2]) == {"who": "me"}
+    wrong = act(calls, f"{server.url}/api/lock", inverse={"url": f"{server.url}/admin"})
+    with pytest.raises(Refused, match="is not allowed"):  # before anything is done
+        await wrong.observe(STEP)
+    await calls.close()
+    await again.close()
 
 
 @pytest.mark.parametrize(

@@ -422,6 +422,39 @@ def test_what_a_collector_scraped_from_an_exporter_of_prometheus_is_known_by_tha
     }
 
 
+def test_what_was_scraped_of_a_gpu_once_for_each_instance_or_pod_is_not_added():
+    card = {"UUID": "GPU-aa11bb22-0000-1111-2222-333344445555", "Hostname": "n1"}
+    of = f"gpu:{card['UUID']}"
+
+    def gauge(name, values, label):
+        points = [number(v, ts=NOW, attrs=card | {label: str(i)}) for i, v in enumerate(values)]
+        return metric(f"DCGM_FI_DEV_{name}", "gauge", points)
+
+    one = Sender()
+    one.push(protobuf({}, [
+        gauge("POWER_USAGE", [200.0, 201.0, 200.0], "GPU_I_ID"), gauge("FB_USED", [1000.0, 200.0, 30.0], "GPU_I_ID"),
+        gauge("CORRECTABLE_REMAPPED_ROWS", [2.0, 2.0], "exported_pod"),
+    ]))  # fmt: skip
+    assert one.values == {
+        f"gpu.power_watts{{{of}}}": 201.0,
+        f"gpu.memory_used_bytes{{{of}}}": 1230 * 2.0**20,
+        f"gpu.remapped_rows_count{{{of},type=corrected}}": 2.0,
+    }
+    shared = Sender()
+    shared.push(protobuf({}, [gauge("FB_USED", [1000.0, 1000.0], "exported_pod")]))
+    assert shared.values == {f"gpu.memory_used_bytes{{{of}}}": 1000 * 2.0**20}
+
+
+def test_of_what_is_good_when_it_is_high_the_lowest_counts():
+    one = Sender()
+    points = [
+        number(v, ts=NOW, attrs={"pod": "cart-0", "condition": "true", "uid": str(i)})
+        for i, v in enumerate((1.0, 0.0))
+    ]
+    one.push(protobuf({}, [metric("kube_pod_status_ready", "gauge", points)]))
+    assert one.values == {"replica.ready{replica:cart/cart-0}": 0.0}
+
+
 def test_calls_are_edges_with_rates_errors_and_time():
     one = Sender()
     points = [

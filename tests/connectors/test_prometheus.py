@@ -12,14 +12,19 @@ import threading
 import time
 import urllib.parse
 
+import nvml_side
 import pytest
 from pydantic import ValidationError
 
+from agent.calls import Names
 from agent.errors import Refused, Unavailable
-from agent.model import Edge, Entity
+from agent.model import Edge, Entity, Series
 from agent.rates import Rates
+from agent.rca.rules import hardware
+from agent.world import World
 from connectors import prometheus
 from connectors._prometheus_names import PACKS, SIGNAL_LABEL
+from connectors.gpu import Gpu
 from connectors.prometheus import Prometheus, read_series
 
 pytest.importorskip("prometheus_api_client")
@@ -36,7 +41,7 @@ class Server:
         self.series: list[tuple[dict[str, str], float]] = []
         self.derived: dict[str, list[tuple[dict[str, str], float]]] = {}
         self.scraped: dict[tuple[str, str], float] = {}
-        self.kinds: dict[str, str] = {}
+        self.kinds: dict[str, str | tuple[str, str]] = {}
         self.alerts: list[dict] = []
         self.asked: list[str] = []
         self.headers: list[dict[str, str]] = []
@@ -69,7 +74,8 @@ class Server:
         if path.endswith("/values"):
             return sorted({labels["__name__"] for labels, _ in self.series} | {"up"})
         if path.endswith("/metadata"):
-            return {name: [{"type": kind}] for name, kind in self.kinds.items()}
+            declared = {n: k if isinstance(k, tuple) else (k, "") for n, k in self.kinds.items()}
+            return {name: [{"type": kind, "unit": unit}] for name, (kind, unit) in declared.items()}
         if path.endswith("/alerts"):
             return {"alerts": self.alerts}
         now = time.time()
@@ -135,7 +141,7 @@ def source(server):
         one.close()
 
 
-def metric(name: str, value: float, **labels: str) -> tuple[dict[str, str], float]:
+def metric(name: str, value: float, /, **labels: str) -> tuple[dict[str, str], float]:
     return {"__name__": name, **labels}, value
 
 
@@ -256,7 +262,10 @@ async def test_gpus_and_model_servers(server, source):
         "service.latency_p95_seconds{service:llm}": 0.75,
         "service.queue_count{service:shop}": 2.0,
     }
-    assert one.covers == {Entity("gpu", VM)}
+    card = Entity("gpu", VM)
+    assert one.covers == {
+        Series("gpu.temperature_celsius", card), Series("gpu.utilization_ratio", card),
+    }  # fmt: skip
     edges = {e for s in frame.seen for e in s.edges}
     assert Edge("runs_on", Entity("gpu", VM), Entity("host", "gpu-1")) in edges
     assert Edge("serves", Entity("service", "llm"), Entity("model", "tiny")) in edges
@@ -276,6 +285,233 @@ async def test_metrics_without_a_word_of_ours_are_what_their_target_says(server,
         ("replica.other_total", "shop_orders_total", 9.0),
     }  # fmt: skip
     assert (one._count.other, one._count.left_out) == (3, 1)
+
+
+async def test_others_are_in_base_units_as_declared_else_as_named(server, source):
+    shop = {"job": "shop", "instance": "10.0.0.9:80"}
+    values = {
+        "shop_wait_milliseconds": 250.0, "shop_room": 3.0, "shop_sent_kilobytes_total": 7.0, "shop_heat_celsius": 40.0,
+        "shop_busy_percent": 30.0, "shop_took_ms_count": 9.0, "shop_took_ms_sum": 500.0, "shop_age_seconds": 2.0,
+        "shop": 1.0,
+    }  # fmt: skip
+    server.series = [metric(name, value, **shop) for name, value in values.items()]
+    server.kinds = {
+        "shop_room": ("gauge", "mebibytes"), "shop_took_ms": ("histogram", ""),
+        "shop_age_seconds": ("gauge", "minutes"),
+    }  # fmt: skip
+    frame = await source(selectors=['{job="shop"}', '{__name__=~"shop.*"}']).poll()
+    told = {
+        dict(s.labels)["metric"]: (v, dict(s.labels).get("unit", ""))
+        for s, v in zip(frame.series, frame.values.tolist(), strict=True)
+    }
+    assert told == {
+        "shop_wait_milliseconds": (0.25, "seconds"), "shop_room": (3 * 2.0**20, "bytes"),
+        "shop_sent_kilobytes_total": (7000.0, "bytes"), "shop_heat_celsius": (40.0, "celsius"),
+        "shop_busy_percent": (pytest.approx(0.3), "ratio"), "shop_took_ms_count": (9.0, ""),
+        "shop_took_ms_sum": (0.5, "seconds"), "shop_age_seconds": (120.0, "seconds"), "shop": (1.0, ""),
+    }  # fmt: skip
+
+
+# ---- GPUs
+
+CARD = {"job": "dcgm-exporter", "instance": "10.0.0.8:9400", "UUID": VM, "hostname": "gpu-1", "gpu": "0"}  # fmt: skip
+
+
+def split(name: str, *values: float):
+    """Say a metric of a GPU once for each of its instances."""
+    return [
+        metric(name, value, GPU_I_ID=str(7 + i), GPU_I_PROFILE="1g.5gb", **CARD)
+        for i, value in enumerate(values)
+    ]
+
+
+async def test_what_is_told_of_a_gpu_once_for_each_instance_is_not_added(server, source):
+    server.series = [
+        *split("DCGM_FI_DEV_GPU_TEMP", 60, 60, 60), *split("DCGM_FI_DEV_POWER_USAGE", 200, 200, 200),
+        *split("DCGM_FI_DEV_POWER_MGMT_LIMIT", 400, 400, 400), *split("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", 5, 5, 5),
+        *split("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", 1, 1, 1), *split("DCGM_FI_DEV_FB_USED", 1000, 200, 30),
+    ]  # fmt: skip
+    assert told(await source().poll()) == {
+        f"gpu.temperature_celsius{{gpu:{VM}}}": 60.0,
+        f"gpu.power_watts{{gpu:{VM}}}": 200.0,
+        f"gpu.power_limit_watts{{gpu:{VM}}}": 400.0,
+        f"gpu.pcie_replays_total{{gpu:{VM}}}": 5.0,
+        f"gpu.remapped_rows_count{{gpu:{VM},type=uncorrected}}": 1.0,
+        f"gpu.memory_used_bytes{{gpu:{VM}}}": 1230 * 2.0**20,  # this alone is a part
+    }
+
+
+async def test_pods_that_share_a_gpu_do_not_multiply_it(server, source):
+    names = {"POWER_USAGE": 200.0, "GPU_TEMP": 60.0, "FB_USED": 1000.0, "ECC_SBE_VOL_TOTAL": 3.0}
+    server.series = [
+        metric(f"DCGM_FI_DEV_{name}", value, exported_pod=f"llm-{i}", exported_namespace="ml", **CARD)
+        for name, value in names.items() for i in range(3)
+    ]  # fmt: skip
+    # each counts something else of the same signal: these are added
+    for word, count in (("CRC_FLIT", 4.0), ("CRC_DATA", 5.0)):
+        name = f"DCGM_FI_DEV_NVLINK_{word}_ERROR_COUNT_TOTAL"
+        server.series += [metric(name, count, exported_pod=f"llm-{i}", **CARD) for i in range(3)]
+    assert told(await source().poll()) == {
+        f"gpu.power_watts{{gpu:{VM}}}": 200.0,
+        f"gpu.temperature_celsius{{gpu:{VM}}}": 60.0,
+        f"gpu.memory_used_bytes{{gpu:{VM}}}": 1000 * 2.0**20,
+        f"gpu.ecc_errors_total{{gpu:{VM},type=corrected}}": 3.0,
+        f"gpu.nvlink_errors_total{{gpu:{VM},type=crc}}": 9.0,
+    }
+
+
+async def test_two_who_tell_of_the_same_whole_do_not_double_it(server, source):
+    server.series = [
+        metric("haproxy_backend_http_responses_total", 1.0, proxy="shop", code="5xx", job="haproxy"),
+        metric("kube_pod_status_ready", 1.0, pod="cart-0", condition="true", job="kube-state-metrics"),
+        *(metric(f"haproxy_backend_{name}", value, proxy="shop", job="haproxy", instance=f"lb{i}:8404")
+          for name, value in (("active_servers", 3.0), ("current_queue", 2.0)) for i in (1, 2)),
+        *(metric("kube_deployment_status_replicas_available", 4.0, deployment="cart", namespace="shop",
+                 job="kube-state-metrics", instance=f"ksm{i}:8080") for i in (1, 2)),
+    ]  # fmt: skip
+    found = told(await source().poll())
+    assert found["service.replicas_count{service:shop}"] == 3.0
+    assert found["service.queue_count{service:shop}"] == 4.0, "each has a queue of its own"
+    assert found["service.replicas_count{service:cart}"] == 4.0
+
+
+DEFAULT_COUNTERS = {
+    "SM_CLOCK": 1980, "MEM_CLOCK": 2619, "MEMORY_TEMP": 61, "GPU_TEMP": 55, "POWER_USAGE": 612,
+    "PCIE_REPLAY_COUNTER": 3, "GPU_UTIL": 87, "MEM_COPY_UTIL": 40, "FB_FREE": 20 * 1024, "FB_USED": 60 * 1024,
+    "UNCORRECTABLE_REMAPPED_ROWS": 0, "CORRECTABLE_REMAPPED_ROWS": 1, "ROW_REMAP_FAILURE": 0, "XID_ERRORS": 0,
+}  # fmt: skip
+"""What dcgm-exporter's etc/default-counters.csv does not comment out, as far as we read it."""
+
+
+async def test_what_dcgm_exporter_is_not_told_to_export_stays_known(
+    server, source, tmp_path, monkeypatch
+):
+    """Each signal of a GPU that a rule reads, with the exporter's default counters beside our own look."""
+    monkeypatch.setenv("NVML_STUB", str(tmp_path / "state"))
+    (tmp_path / "state").write_text("healthy")
+    gpu, world = Gpu("gpu", Gpu.Config(library=nvml_side.library(tmp_path), timeout=10.0)), World()
+    try:
+        before = await gpu.poll()
+        ours = {s for s in before.series if s.entity.kind in {"gpu", "host"}}
+        cards = sorted({s.entity.key for s in ours if s.entity.kind == "gpu"})
+        server.series = [
+            metric(f"DCGM_FI_DEV_{name}", value, **{**CARD, "UUID": key, "gpu": str(i)})
+            for i, key in enumerate(cards) for name, value in DEFAULT_COUNTERS.items()
+        ]  # fmt: skip
+        one = source()
+        theirs = await one.poll()
+        gpu.cede(one.covers)
+        rest = await gpu.poll()
+        assert one.covers
+        assert not one.covers & set(rest.series), "told twice"
+        assert gpu.rests_s > gpu.interval_s
+        world.take(before)
+        for frame in (theirs, rest):
+            world.take(frame)
+        unknown = {str(s) for s in ours if world.get(s) is None}
+        assert unknown == set()
+        read = {m for m in hardware.SIGNALS_READ if any(s.metric == m for s in ours)}
+        assert {"gpu.uncorrected_errors_count", "gpu.pcie_link_ratio", "gpu.nvlinks_count"} <= read
+        assert {s.metric for s in rest.series} >= {
+            "gpu.reachable", "gpu.throttled", "gpu.power_limit_watts", "gpu.processes_count", "host.gpu_driver_up",
+            "host.gpus_count", "gpu.temperature_margin_celsius", "gpu.uncorrected_errors_count",
+        }  # fmt: skip
+        # the exporter is gone: nothing is left to it
+        server.series = [metric("up", 1.0, job="x")]
+        await one.poll()
+        assert one.covers == frozenset()
+        gpu.cede(one.covers)
+        assert set((await gpu.poll()).series) == set(before.series)
+        assert gpu.rests_s == 0.0
+    finally:
+        gpu.close()
+
+
+# ---- models, containers, histograms
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "model", "version"),
+    [
+        (":tensorflow:serving:request_count", {"model_name": "fraud", "status": "OK"}, "fraud", ""),
+        ("ts_inference_requests_total", {"model_name": "fraud", "model_version": "2.0"}, "fraud", "2.0"),
+        ("request_predict_seconds_count", {"model_name": "fraud"}, "fraud", ""),
+        ("model_infer_request_success_total", {"model": "fraud", "version": "v1"}, "fraud", "v1"),
+    ],
+)  # fmt: skip
+async def test_servers_whose_metrics_are_only_derived_show_their_models_too(
+    server, source, name, labels, model, version
+):
+    server.series = [metric(name, 5.0, job="scoring", instance="10.0.0.9:8500", **labels)]
+    edges = {e for s in (await source().poll()).seen for e in s.edges}
+    who, replica = Entity("service", "scoring"), Entity("replica", "scoring/10.0.0.9:8500")
+    assert Edge("serves", who, Entity("model", model)) in edges
+    serves = Entity("version", f"{model}/{version}") if version else Entity("model", model)
+    assert Edge("serves", replica, serves) in edges
+
+
+async def test_containers_of_docker_are_replicas_of_what_compose_calls_them(server, source):
+    labels = {"job": "cadvisor", "instance": "10.0.0.9:8080", "image": "cart:2"}
+    cart = {
+        "id": "/docker/a",
+        "name": "proj-cart-1",
+        "container_label_com_docker_compose_service": "cart",
+        **labels,
+    }
+    pod = {
+        "id": "/kubepods/c",
+        "name": "k8s_web_web-0",
+        "container": "web",
+        "pod": "web-0",
+        "namespace": "ml",
+        **labels,
+    }
+    server.series = [
+        metric("container_cpu_usage_seconds_total", 5.0, cpu="total", **cart),
+        metric("container_memory_working_set_bytes", 6.0, **cart),
+        metric("container_cpu_usage_seconds_total", 7.0, id="/docker/b", name="db", **labels),
+        metric("container_cpu_usage_seconds_total", 8.0, id="/", **labels),
+        metric("container_cpu_usage_seconds_total", 9.0, **pod),
+    ]
+    frame = await source().poll()
+    assert told(frame) == {
+        "replica.cpu_seconds_total{replica:cart/proj-cart-1}": 5.0,
+        "replica.memory_bytes{replica:cart/proj-cart-1}": 6.0,
+        "replica.cpu_seconds_total{replica:db/db}": 7.0,
+        "replica.cpu_seconds_total{replica:web/web-0}": 9.0,
+    }
+    edges = {e for s in frame.seen for e in s.edges}
+    assert Edge("serves", Entity("replica", "cart/proj-cart-1"), Entity("service", "cart")) in edges
+
+
+async def test_histograms_of_a_service_of_ones_own_become_quantiles(server, source):
+    server.series = [metric("shop_took_sum", 1.0, job="shop")]
+    server.kinds = {"shop_took": ("histogram", "milliseconds")}
+    server.derived = {"own0/1": [({"job": "shop"}, 0.2)], "own1/1": [({"job": "cart"}, 0.3)],
+                      "http/5": [({"job": "web"}, 0.01)]}  # fmt: skip
+    one = source(histograms=["shop_took", 'rpc_seconds_bucket{side="in"}'], exporters=[])
+    assert told(await one.poll()) == {
+        "service.latency_p95_seconds{service:shop}": 0.2,
+        "service.latency_p95_seconds{service:cart}": 0.3,
+    }
+    first, second = (
+        next(q for q in server.asked if f'"{name}/1"' in q) for name in ("own0", "own1")
+    )
+    assert '{__name__="shop_took_bucket"}[60s]))) * 0.001' in first, "in seconds"
+    assert '{__name__="rpc_seconds_bucket", side="in"}[60s]))), "' in second
+    for bad in ("a b", "sum(x)", "{job='x'}"):
+        with pytest.raises(ValidationError):
+            source(histograms=[bad])
+
+
+async def test_the_namespace_of_who_is_called_is_told_by_a_label_of_its_own(server):
+    config = Prometheus.Config(url=server.url)
+    one = Prometheus("prometheus", config, Names(qualify=True))
+    server.series = [metric("istio_request_duration_milliseconds_count", 1.0, job="mesh")]
+    labels = {"destination_canonical_service": "pay", "destination_workload_namespace": "shop"}
+    server.derive("istio", "service.latency_p95_seconds", [(labels, 0.2)])
+    assert told(await one.poll()) == {"service.latency_p95_seconds{service:shop/pay}": 0.2}
+    one.close()
 
 
 async def test_queries_name_their_series(server, source):

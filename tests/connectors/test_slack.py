@@ -298,6 +298,26 @@ async def test_a_restart_goes_on_with_the_same_message(tmp_path, side):
         await again.close()
 
 
+async def test_a_picture_is_not_drawn_again_after_a_restart(tmp_path, side):
+    """Also when nothing was told beneath its message since."""
+    async with talking(tmp_path, side) as talk:
+        await until(lambda: parent(side) and "image" in text_of(parent(side)))
+        kept = talk.story.hooks.state
+    again = Talk(tmp_path / "other", side)
+    with Journal.reader(kept / "journal.sqlite") as journal:
+        for entry in journal.latest("thread"):
+            again.story.hooks.record("thread", entry.subject, entry.body, entry.ts)
+    again.chats.turn()
+    try:
+        again.change(NOISY, title="it is slow again")
+        await until(lambda: "it is slow again" in text_of(parent(side)))
+        await settled(side, again)
+        assert len(side.files) == 1
+        assert "image" in text_of(parent(side))
+    finally:
+        await again.close()
+
+
 @pytest.mark.parametrize("method", ["chat.postMessage"])
 async def test_a_message_whose_answer_was_lost_is_found_and_not_posted_again(
     tmp_path, side, method

@@ -93,7 +93,6 @@ async def test_a_challenger_that_is_not_better_is_refused_by_the_gate(side, make
     side.finish()
     with pytest.raises(Refused, match="not proven better"):
         await task
-    assert "nothing was trained" in (await act.undo(step, {})).summary
 
 
 async def test_a_restart_follows_the_run_that_it_finds(side, make):
@@ -306,18 +305,20 @@ async def test_retrain_keeps_its_contract(side, make, check):
         async def world():
             return sorted((name, r["key"]) for name, r in side.runs.items())
 
-        act = Retrain(Retrain.Params(), make(str(next(folders))))
+        folder = str(next(folders))
+
+        def again():
+            return Retrain(Retrain.Params(), make(folder))
+
         task = asyncio.create_task(finishes())
         step = Step(KEY, "retrain", "model:fraud", {}, by="homeostat:run-1")
         try:
-            yield Stage(act, step, world)
+            yield Stage(again(), step, world, again=again)
         finally:
             over.set()
             await task
 
-    fault = await next(c for c in check_action(stage) if c.name == check).fault()
-    # as in tests/test_contracts.py: the new version stays beside the champion and answers nobody
-    assert (fault is None) == (check != "undo"), fault
+    await next(c for c in check_action(stage) if c.name == check).run()
 
 
 def test_names_fit_everywhere():

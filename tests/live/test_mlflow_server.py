@@ -153,7 +153,16 @@ async def test_verbs_keep_their_contract(url, tmp_path, use):
         for features in ("age,area", "age,area", "age,area", "age"):
             people.register(model, role="backup" if features == "age" else "", features=features)
         people.point(model, "3")
-        one = MlflowModels("mlflow", MlflowModels.Config(url=url, models=[model]))
+        made = []
+
+        def connector():
+            made.append(MlflowModels("mlflow", MlflowModels.Config(url=url, models=[model])))
+            return made[-1]
+
+        def again():
+            return cls(cls.Params(**params), connector())
+
+        one = connector()
 
         async def world():
             hold = await one.retraining_held(model)
@@ -162,10 +171,18 @@ async def test_verbs_keep_their_contract(url, tmp_path, use):
         async def disturb():
             people.point(model, "1")
 
+        async def hold_themselves():
+            await one.release_retraining(model, BY)
+            await one.hold_retraining(model, "we look at it", "alice")
+
         step = Step("run-1/step", use, f"model:{model}", {}, facts={"feature": "area"}, by=BY)
-        act = cls(cls.Params(**params), one)
-        yield Stage(act, step, world, None if use == "hold_retraining" else disturb)
-        await one.close()
+        holds = use == "hold_retraining"
+        yield Stage(
+            again(), step, world, None if holds else disturb,
+            meddle=hold_themselves if holds else None, again=again,
+        )  # fmt: skip
+        for each in made:
+            await each.close()
 
     faults = [await c.fault() for c in check_action(stage)]
     assert [f for f in faults if f] == []

@@ -162,7 +162,7 @@ async def test_a_storm_of_a_thousand_is_one_incident_and_few_calls_and_the_conso
                 following.cancel()
             assert max(looked) < 2.0, looked
             ticks = [ts for ts, event in heard if event == "tick"]
-            assert len(ticks) > 20
+            assert len(ticks) >= 10
             assert max(b - a for a, b in itertools.pairwise(ticks)) < 5.0
             events = [event for _, event in heard]
             assert "incident" in events

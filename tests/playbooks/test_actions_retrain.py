@@ -239,7 +239,8 @@ async def test_a_better_challenger_passes_with_its_numbers(trainer):
     seen = await act.observe(step())
     assert seen["version"] == "4"
     assert act.reached(step(), seen)
-    assert "answers nobody" in (await act.undo(step(), done.undo)).summary
+    assert done.undo == {}
+    assert "answers nobody" in act.stays
 
 
 async def test_the_same_key_trains_once_and_another_trains_again(trainer, tmp_path):
@@ -275,4 +276,3 @@ async def test_a_dry_run_trains_nothing(trainer, tmp_path):
     done = await act.run(step(dry_run=True))
     assert "would retrain fraud" in done.summary
     assert not (tmp_path / "runs").exists()
-    assert "nothing was trained" in (await act.undo(step(), done.undo)).summary

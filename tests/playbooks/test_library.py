@@ -15,6 +15,7 @@ from agent.model import Cause, Diagnosis, Entity, Incident
 from agent.playbook import Library
 from agent.playbook.examples import run, try_examples
 from agent.playbook.trial import Example, notation
+from agent.playbook.verbs import put_back, stays, verb_of
 from agent.rca.rules import hardware, host
 from agent.rca.weights import WEIGHTS
 
@@ -87,7 +88,7 @@ def test_what_mutates_ships_as_suggest_and_can_be_undone_or_says_why_not(book):
         assert book.mode == "suggest"
         assert book.guard is not None
         assert book.verify is not None
-        assert book.irreversible or any(step.undo == "auto" for step in book.do)
+        assert book.irreversible or any(put_back(s) or stays(verb_of(s)) for s in book.do)
         assert book.limits.attempts.then == "escalate"
     else:
         assert book.mode == "auto"
