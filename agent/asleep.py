@@ -80,6 +80,11 @@ class Asleep:
         """As `read`."""
         return ()
 
+    def scores(self, series: Series, start: float, end: float) -> tuple[FloatArray, FloatArray]:
+        """As `read`."""
+        del series, start, end
+        return np.empty(0), np.empty(0)
+
     def record(self, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
         """Write one entry, if no daemon holds the journal; raises Refused, Unavailable."""
         write(self.state, kind, subject, body, ts)

@@ -150,6 +150,7 @@ class Keep(Model):
 
     age: Duration = 48 * 3600.0
     size: Bytes = 1e9
+    """Of this, a sixteenth is for what detectors said of the series."""
 
 
 class Page(Model):

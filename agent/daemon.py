@@ -56,7 +56,7 @@ from agent.chat import Chats
 from agent.clock import JUMP_S, Clock
 from agent.codec import pack
 from agent.collect import Collector
-from agent.config import DEFAULT_CONNECTORS, Config, ConnectorConfig, edges_of, load
+from agent.config import DEFAULT_CONNECTORS, Config, ConnectorConfig, Keep, edges_of, load
 from agent.desk import Desk
 from agent.errors import AgentError, ConfigError, Fault, Refused, Unavailable
 from agent.graph_past import GraphPast
@@ -100,6 +100,7 @@ from agent.routing import Router
 from agent.runner import Runner
 from agent.runs_store import store_of
 from agent.scene import Scene
+from agent.scores import Scores
 from agent.sinks import Sinks
 from agent.telemetry import set_up_logging
 from agent.topology import BINDING, Binding, EdgePattern
@@ -111,6 +112,8 @@ log = structlog.get_logger()
 TICK_S: Final = 1.0
 HEAVY: Final = ("sklearn", "scipy", "torch", "pandas", "statsmodels", "mlflow", "elasticsearch")
 """What a daemon with host metrics alone must not have loaded."""
+_OF_SCORES: Final = 1 / 16
+"""So much of `history.size` is for what detectors said."""
 _SAVE_EVERY_S: Final = 300.0
 _SAVE_LATER_S: Final = 25.0
 """Feeds go back 30 s more than there are between two checkpoints."""
@@ -240,6 +243,13 @@ def make_connector(
     return made
 
 
+def _pasts(keep: Keep, state: Path) -> tuple[History, Scores]:
+    """Return the past of what was measured and of what was said of it; together they keep to `history.size`."""
+    scores = Scores(state / "scores", age_s=keep.age, size_bytes=keep.size * _OF_SCORES)
+    size = keep.size * (1.0 - _OF_SCORES)
+    return History(state / "history", age_s=keep.age, size_bytes=size), scores
+
+
 class Daemon:
     """Everything that lives while the daemon does."""
 
@@ -254,9 +264,7 @@ class Daemon:
         self.world = World()
         self.memory = Memory()
         self.journal = Journal(state / "journal.sqlite")
-        self.history = History(
-            state / "history", age_s=config.history.age, size_bytes=config.history.size
-        )
+        self.history, self.scores = _pasts(config.history, state)
         self.graph_past = GraphPast(state / "history", config.history.age)
         self.counting = Counting(self.count, self.columns_of, lambda *_: None, self.broke)
         self.collector = Collector(cpu_budget=config.cpu_budget, bulk=self.counting.give)
@@ -311,7 +319,7 @@ class Daemon:
         self.first_frame = False
         self.desk: Desk
         self.ticks = self.late_ticks = 0
-        self.tick_s = 0.0
+        self.tick_s = self.lag_s = 0.0
         self.bugs: dict[str, int] = {}
         self.draining = asyncio.Event()
         self.published: list[Callable[[Moment], None]] = []
@@ -527,6 +535,7 @@ class Daemon:
                 task.cancel()
             self._save_state()
             self.history.close()
+            self.scores.close()
             self.graph_past.close()
             with contextlib.suppress(AgentError):
                 self.record("daemon", "stopped", {"pid": os.getpid()}, time.time())
@@ -537,16 +546,17 @@ class Daemon:
         return 0
 
     async def _beat(self) -> None:
-        due = time.monotonic()
+        due = planned = time.monotonic()
         while not self.draining.is_set():
             start = time.monotonic()
+            self.lag_s = max(0.0, start - planned)
             try:
                 self._tick()
             except Exception as error:  # noqa: BLE001  # the last border: a bug in a tick must not end the daemon
                 self.bug("tick", error)
             self.tick_s = time.monotonic() - start
             sd_notify("WATCHDOG=1")
-            due += TICK_S
+            planned = due = due + TICK_S
             if time.monotonic() > due:
                 self.late_ticks += 1
                 due = time.monotonic()
@@ -579,6 +589,10 @@ class Daemon:
             if plan.mode != "suggest":
                 self.spawn(self.runner.start(plan), "start run")
         self.mutes.tick(now)
+        try:
+            self.scores.take(self.walk.monitor.watches.items())
+        except Exception as error:  # noqa: BLE001  # a border: what is only looked at must not hold up the rest
+            self.bug("scores", error)
         self.pulses.tick(now)  # last: a walk that did not get here is not alive
         self.ticker.beat(now)
         for publish in self.published:
@@ -910,6 +924,7 @@ class Daemon:
                 log.warning("state_not_saved", what=name, error=str(error))
         self.training.save()
         self.history.flush()
+        self.scores.flush()
 
     # ---- reload, bugs
 

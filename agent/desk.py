@@ -348,6 +348,10 @@ class Hooks(Protocol):
         """Everything that has a history."""
         ...
 
+    def scores(self, series: Series, start: float, end: float) -> tuple[FloatArray, FloatArray]:
+        """Return what detectors said of a series, as `Scores.read`."""
+        ...
+
     def record(self, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
         """Write to the journal and fold into memory; raises Unavailable when it can not be kept."""
         ...
@@ -532,14 +536,15 @@ class Desk:
             (i for i in self.hooks.memory.incidents.values() if everything or i.state != "resolved"),
             key=lambda i: (i.state == "resolved", 0 if i.state == "resolved" else order[i.severity], -i.opened),
         )  # fmt: skip
-        said = self.hooks.memory.labels
+        said, called = self.hooks.memory.labels, self.hooks.memory.all_climbed()
         return [
             views.incident_view(
                 i,
                 self.name,
                 said[i.id].word if i.id in said else "",
-                self.hooks.memory.snoozed(i, self.hooks.now()),
-                self._need(i),
+                snooze=self.hooks.memory.snoozed(i, self.hooks.now()),
+                need=self._need(i),
+                called=called.get(i.id, ()),
             )
             for i in found[:limit]
         ]

@@ -21,11 +21,13 @@ from typing_extensions import TypedDict
 from agent.catalogue import SIGNALS
 from agent.model import Entity, FloatArray, Incident, Series
 from agent.monitor import READY_ROWS, Watch
+from agent.scores import MOST, STEP_S, rarest
 from agent.views import title_of
 
 if TYPE_CHECKING:
     from agent.world import World
 
+_POINTS: Final = 400
 LIMIT_S: Final = 4.0
 """What has not been read by then is left out, and said to be."""
 MOST_RANKED: Final = 10_000
@@ -78,6 +80,22 @@ class ScoreView(TypedDict):
     deviations: float | None
     calibrated: bool
     learnt_rows: int
+
+
+class PastScoreView(TypedDict):
+    """How rare one series was over a stretch of time, by what its detector said then.
+
+    data     [ts, score]: -log10 of the rarest p-value of each `step_s`; null = nothing was said: too short a past, no
+             daemon
+    limit    the score from which on it is called abnormal now, by the alarm budget; null = nobody judges it (yet)
+    """
+
+    series: str
+    start: float
+    end: float
+    step_s: float
+    data: list[list[float | None]]
+    limit: float | None
 
 
 class RankedView(TypedDict):
@@ -204,6 +222,31 @@ def score(series: Series, watches: Mapping[str, Watch], value: float | None) -> 
             "learnt_rows": int(why.learnt_rows),
         }  # fmt: skip
     return out
+
+
+def past_score(
+    series: Series,
+    read: Callable[[Series, float, float], tuple[FloatArray, FloatArray]],
+    watches: Mapping[str, Watch],
+    start: float,
+    end: float,
+) -> PastScoreView:
+    """Return what was said of one series between two moments."""
+    every, limit = STEP_S, math.nan
+    for watch in watches.values():
+        if watch.detector is not None and series in watch.series:
+            # two rows of a slow source are never in the same place, and none is missed
+            every = watch.step_s if watch.step_s < STEP_S else 2 * watch.step_s
+            limit = watch.alpha(watch.series.index(series))
+    wide = max(STEP_S, every, (end - start) / _POINTS)
+    step = STEP_S * math.ceil(wide / STEP_S)
+    ts, found = read(series, start, end)
+    at, column = rarest(ts, found, start, end, step)
+    return {
+        "series": str(series), "start": start, "end": end, "step_s": step,
+        "data": [at.tolist(), [_number(v) for v in column]],
+        "limit": None if math.isnan(limit) else round(min(-math.log10(max(limit, 1e-300)), MOST), 2),
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- what moved

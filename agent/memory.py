@@ -376,11 +376,16 @@ class Memory:
 
     def climbed(self, incident: str) -> list[tuple[float, str]]:
         """Return whom the ladder has called for an incident, and when, oldest first."""
-        head = f"ladder:{incident}:"
-        found = [
-            (ts, key.split(":", 5)[5]) for key, ts in self._notes.items() if key.startswith(head)
-        ]
-        return sorted(found)
+        return self.all_climbed(f"ladder:{incident}:").get(incident, [])
+
+    def all_climbed(self, head: str = "ladder:") -> dict[str, list[tuple[float, str]]]:
+        """Return the same for all incidents at once (whose keys begin so): one pass over what people were told."""
+        found: dict[str, list[tuple[float, str]]] = {}
+        for key, ts in self._notes.items():
+            if key.startswith(head):
+                _, incident, _, _, _, way = key.split(":", 5)
+                found.setdefault(incident, []).append((ts, way))
+        return {incident: sorted(calls) for incident, calls in found.items()}
 
     def paged(self, since: float) -> set[str]:
         """Return the incidents that paged at or after `since`: those known, and those that people were told of."""

@@ -190,6 +190,8 @@ class Watch:
         self._left: list[Anomaly] = []
         self.p: FloatArray = np.zeros(0)
         """How rare each series was in the last row (n,); NaN = not known."""
+        self.scored_at = math.nan
+        """When that row was; NaN = no row was scored yet."""
 
     @property
     def detector(self) -> Detector | None:
@@ -227,6 +229,12 @@ class Watch:
         return (
             self._detector.band(i) if isinstance(self._detector, Banded) else (math.nan, math.nan)
         )
+
+    def alpha(self, i: int) -> float:
+        """Return the p-value from which on down a column is abnormal, by the budget; NaN = nobody judges it (yet)."""
+        if self._heeded != self._ledger.version:
+            return math.nan
+        return float(self._shares[i]) * self._ledger.series_rate * self.step_s / DAY_S
 
     def limits(self) -> Iterator[tuple[Series, float, float]]:
         """Yield which limits lie over which series: low, high; NaN = open."""
@@ -293,6 +301,7 @@ class Watch:
         self.since = frame.ts if self.since is None else self.since
         self.rows += 1
         p = self.p = self._detector.score(frame.ts, frame.values)
+        self.scored_at = frame.ts
         ledger, unit = self._ledger, self.step_s / DAY_S
         if self._heeded != ledger.version:
             self._heeded = ledger.version

@@ -14,7 +14,7 @@ from agent.api import Ask, Way
 from agent.audit import CheckView, EntryDetail, JournalPage
 from agent.codec import unpack
 from agent.errors import Refused
-from agent.explore import RankView, ScoreView, SeriesPage
+from agent.explore import PastScoreView, RankView, ScoreView, SeriesPage
 from agent.graph import IncidentGraphView
 from agent.meant import NotThere, moment
 from agent.model import Decision
@@ -47,6 +47,15 @@ class _OneSeries(Model):
 
     series: Annotated[str, Field(min_length=1, max_length=500)]
     """Its text, or the metric alone where that is unique."""
+
+
+class _Stretch(_OneSeries):
+    """Which one, from when to when."""
+
+    start: When = Field(default="15m", alias="from")
+    """`15m` (ago), unix seconds, or ISO 8601."""
+    end: When = Field(default="", alias="to")
+    """The same; empty = now."""
 
 
 class _Window(Model):
@@ -94,6 +103,8 @@ def page_ways(desk: Desk) -> tuple[Way, ...]:
             lambda a: _series(desk, a.query), query=_Find, returns=SeriesPage),
         Way("GET", "/api/explore/score", "explore_score", "see", "One series as its detector sees it now.",
             lambda a: _score(desk, a.query.series), query=_OneSeries, returns=ScoreView),
+        Way("GET", "/api/explore/past-score", "explore_past", "see", "How rare one series was, by what was said then.",
+            lambda a: _past(desk, a.query), query=_Stretch, returns=PastScoreView),
         Way("GET", "/api/explore/rank", "explore_rank", "see", "Series by how far they moved in a window, by evidence.",
             lambda a: _rank(desk, a), query=_Window, returns=RankView),
         Way("GET", "/api/incidents/{id}/graph", "incident_graph", "see", "Who it is about, and the way from its cause.",
@@ -124,6 +135,15 @@ def _series(desk: Desk, asked: _Find) -> SeriesPage:
 def _score(desk: Desk, text: str) -> ScoreView:
     series = desk.series(text)
     return explore.score(series, desk.hooks.watches(), desk.hooks.world.get(series))
+
+
+def _past(desk: Desk, asked: _Stretch) -> PastScoreView:
+    h = desk.hooks
+    series, now = desk.series(asked.series), h.now()
+    start, end = moment(asked.start, now, now - 900.0), min(moment(asked.end, now, now), now)
+    if not 0.0 < end - start <= _LONGEST_S:
+        raise Refused(f"scores over {end - start:.0f} s can not be shown; take at most 7 d")
+    return explore.past_score(series, h.scores, h.watches(), start, end)
 
 
 async def _rank(desk: Desk, ask: Ask) -> RankView:

@@ -343,12 +343,20 @@ class PointsView(TypedDict):
     spark: str
 
 
+class CalledView(TypedDict):
+    """Whom the ladder has called. way: a connector, perhaps with `/channel`."""
+
+    ts: float
+    way: str
+
+
 class IncidentView(TypedDict):
     """An incident in one line.
 
     acknowledged_by   who has taken it, "" = nobody; merged_into: what it is part of now
     snoozed_until     nobody is told of it until then; null = it is not put off
     needs             why a person is needed, a word of `agent.handoff`; "" = nobody is. needs_you: the same for people
+    called            whom the ladder of escalation has called, the first one first
     """
 
     id: str
@@ -373,13 +381,7 @@ class IncidentView(TypedDict):
     snoozed_by: str
     needs: str
     needs_you: str
-
-
-class CalledView(TypedDict):
-    """Whom the ladder has called. way: a connector, perhaps with `/channel`."""
-
-    ts: float
-    way: str
+    called: list[CalledView]
 
 
 class IncidentDetail(IncidentView):
@@ -407,7 +409,6 @@ class IncidentDetail(IncidentView):
     decisions: list[DecisionView]
     labelled: LabelView | None
     corrected: LabelView | None
-    called: list[CalledView]
     questions: list[QuestionView]
 
 
@@ -862,7 +863,13 @@ def correction_view(c: Correction, does: str) -> LabelView:
 
 
 def incident_view(
-    i: Incident, name: Name, label: str = "", snooze: Snooze | None = None, need: Need = NOBODY
+    i: Incident,
+    name: Name,
+    label: str = "",
+    *,
+    snooze: Snooze | None = None,
+    need: Need = NOBODY,
+    called: Sequence[tuple[float, str]] = (),
 ) -> IncidentView:
     """Show an incident in one line."""
     top = i.diagnosis.top if i.diagnosis else None
@@ -879,6 +886,7 @@ def incident_view(
         "label": label,
         "snoozed_until": snooze.until if snooze else None, "snoozed_by": snooze.by if snooze else "",
         "needs": need.code, "needs_you": need.why,
+        "called": [{"ts": ts, "way": way} for ts, way in called],
     }  # fmt: skip
 
 
@@ -904,7 +912,9 @@ def incident_detail(
     ranked = sorted(i.anomalies, key=rank)
     d = i.diagnosis
     return {
-        **incident_view(i, name, label["label"] if label else "", snooze, need),
+        **incident_view(
+            i, name, label["label"] if label else "", snooze=snooze, need=need, called=called
+        ),
         "anomalies": [anomaly_view(a, name, now) for a in ranked],
         "changes": [change_view(c, name) for c in sorted(i.changes, key=lambda c: c.ts)],
         "causes": [cause_view(c, name) for c in (d.causes if d else ())],
@@ -923,7 +933,6 @@ def incident_detail(
         "decisions": [decision_view(x, name) for x in decisions],
         "labelled": label,
         "corrected": correction,
-        "called": [{"ts": ts, "way": way} for ts, way in called],
         "questions": [question_view(q) for q in questions],
     }
 

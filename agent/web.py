@@ -478,6 +478,10 @@ class Living:
         """Everything that has a history."""
         return self._daemon.history.series()
 
+    def scores(self, series: Series, start: float, end: float) -> tuple[FloatArray, FloatArray]:
+        """Read what detectors said."""
+        return self._daemon.scores.read(series, start, end)
+
     def record(self, kind: str, subject: str, body: dict[str, Any], ts: float) -> None:
         """Write to the journal and fold into memory."""
         self._daemon.record(kind, subject, body, ts)
@@ -540,6 +544,7 @@ class Living:
         """What a person must mend."""
         d = self._daemon
         out = [f"history: {d.history.fault}"] if d.history.fault else []
+        out += [f"scores: {d.scores.fault}"] if d.scores.fault else []
         out += [f"connector {name}: {why}" for name, why in sorted(d.connectors.faults.items())]
         out += [f"reference of {name}: {why}" for name, why in sorted(d.references.faults.items())]
         out += [
@@ -817,6 +822,7 @@ async def start(daemon: Daemon) -> Site:
 
     def measured() -> None:
         measure(desk, telemetry, events)
+        telemetry.set("homeostat_tick_lag_seconds", daemon.lag_s)
         expected.measure(telemetry, watches.values())
         telemetry.replace(
             "homeostat_points_left_out_total",

@@ -58,6 +58,7 @@ from agent.monitor import Monitor
 from agent.pipeline import bank, record_plan
 from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until, Would, sealed
 from agent.ports import Judged
+from agent.scores import Scores
 from agent.telemetry import Telemetry
 from agent.world import World
 
@@ -108,6 +109,7 @@ class StoryHooks:
         self.ledger = Ledger()
         self.world = World()
         self.history = History(state / "history", age_s=7200, size_bytes=1e8, tail_s=7200)
+        self.scored = Scores(state / "scores", age_s=7200, size_bytes=1e8)
         self.started = now - 3600
         self.ready = True
         self.told: list[str] = []
@@ -131,6 +133,10 @@ class StoryHooks:
 
     def series(self):
         return self.history.series()
+
+    def scores(self, series, start, end):
+        self.watches()
+        return self.scored.read(series, start, end)
 
     def record(self, kind, subject, body, ts) -> None:
         entry = self.journal.append(kind, subject, body, ts)
@@ -211,6 +217,7 @@ class StoryHooks:
             ts, x = self.history.read(table, 0.0, self._now)
             for t, row in zip(ts.tolist(), x, strict=True):
                 monitor.take(Frame("models", t, table, row))
+                self.scored.take(monitor.watches.items())
             self._watches.update(monitor.watches)
         return self._watches
 
@@ -290,6 +297,7 @@ class StoryHooks:
 
     def close(self):
         self.history.close()
+        self.scored.close()
         self.journal.close()
 
 

@@ -101,18 +101,20 @@ def build() -> m.Dashboard:
                     unit="ops", size=(8, 8), none=_NOBODY,
                 ),
                 lines(
-                    "Pushed", "Bytes that services push, and pushes that were refused.",
+                    "Pushed", "Bytes that services push, pushes that were refused, and points that were not taken as their sender has "
+                    "too many series.",
                     Q(_rate("received_bytes_total", "source"), "{{source}}: bytes"),
-                    Q(_rate("received_refused_total", "source"), "{{source}}: refused"), size=(8, 8), none="nobody pushes",
+                    Q(_rate("received_refused_total", "source"), "{{source}}: refused"),
+                    Q(_rate("points_left_out_total", "source"), "{{source}}: points left out"), size=(8, 8), none="nobody pushes",
                 ),
             )),
             Row("Thinks and writes", (
                 heat("How long ticks take", "Ticks by the time that they took.", own("tick_seconds_bucket"), none=_NOBODY),
                 lines(
-                    "A tick", "Half of the ticks, and 99 % of them, take at most so long.",
+                    "A tick", "Half of the ticks, and 99 % of them, take at most so long; and how late the last one began.",
                     Q(f"histogram_quantile(0.5, {_rate('tick_seconds_bucket', 'le, instance')})", "half, {{instance}}"),
                     Q(f"histogram_quantile(0.99, {_rate('tick_seconds_bucket', 'le, instance')})", "99 %, {{instance}}"),
-                    unit="s", none=_NOBODY,
+                    Q(own("tick_lag_seconds"), "late, {{instance}}"), unit="s", none=_NOBODY,
                 ),
                 lines(
                     "Journal", "Entries written, per second.", Q(_rate("journal_entries_total", "kind"), "{{kind}}"), unit="ops",

@@ -159,8 +159,17 @@ def build() -> m.Dashboard:
                     steps=bad_from(1), none="no objective has a `target:` in agent.yaml, or it is still learning",
                 ),
                 lines(
+                    "Error budgets that are left", "Share of the error budget of an objective that is left; below 0 it is overspent.",
+                    Q(
+                        f'min by (entity, objective) ({signal("service.error_budget_left_ratio")})',
+                        "{{entity}}: {{objective}}",
+                    ),
+                    Q(f'min by (entity, objective) ({signal("model.error_budget_left_ratio")})', "{{entity}}: {{objective}}"),
+                    unit="percentunit", low=None, none="no objective has a `target:` in agent.yaml",
+                ),
+                lines(
                     "Accuracy of models", says("model.accuracy_ratio"),
-                    Q(signal("model.accuracy_ratio"), "{{entity}}"), unit="percentunit", low=None,
+                    Q(signal("model.accuracy_ratio"), "{{entity}}"), unit="percentunit", low=None, size=(24, 8),
                     none="no labels have come yet",
                 ),
             )),

@@ -54,6 +54,22 @@ def build() -> m.Dashboard:
             Row("Now", (
                 incidents((14, 8)),
                 runs((10, 8)),
+                stat(
+                    "Need a person", "Open incidents for which homeostat has done what it may: the rest is for people.",
+                    Q(f'sum({own("incidents_needing_people")}) or vector(0)'), steps=bad_from(1, ORANGE), size=(4, 6),
+                    decimals=0, url="${console}/",
+                ),
+                stat(
+                    "Silences", "Silences in force: nobody is told of those targets, and nothing acts on them.",
+                    Q(f'sum({own("silences")})'), size=(4, 6), decimals=0, none="no agent is scraped",
+                ),
+                lines(
+                    "Why people are needed", "Open incidents, and those of them that need a person, by why: a run asks or only "
+                    "suggests, attempts are used up, an act did not help or did harm, nothing may act (`held`), or nothing is "
+                    "meant for it (`no_playbook`).",
+                    Q(f'sum by (needs) ({own("incidents_needing_people")})', "{{needs}}"),
+                    Q(f'sum({own("incidents_open")})', "open"), size=(16, 6), none="no agent is scraped", decimals=0,
+                ),
             )),
             Row("How well it does, in the time that is shown", (
                 stat(
@@ -183,6 +199,19 @@ def build() -> m.Dashboard:
                     "What people said", "Signals whose sensitivity labels (`noise`, `real`) have changed.",
                     Q(f'sum by (direction) ({own("signals_labelled")})', "must be {{direction}}"), size=(8, 8),
                     none="no agent is scraped",
+                ),
+                stat(
+                    "Budgets that are hardly used", "So many of the three have let less than a quarter of what was promised be false: you "
+                    "may promise less, or let more be told. 0, too, in the first day under watch.",
+                    Q(f'sum({own("budget_unused")}) or vector(0)'), size=(8, 6), decimals=0,
+                ),
+                stat(
+                    "Paged", "Incidents that became a page in the time that is shown.", Q(f'sum(increase({own("pages_total")}{RANGE}))'),
+                    size=(8, 6), decimals=0, none="no agent is scraped",
+                ),
+                stat(
+                    "Measured over", "Time under watch behind the measured rates, of the last four weeks, of the agent that has least.",
+                    Q(f'min({own("budget_watched_seconds")})'), unit="s", size=(8, 6), none="no agent is scraped",
                 ),
             )),
         ],

@@ -65,6 +65,11 @@ export function snooze(i) {
     (v) => act(`/api/incidents/${part(i.id)}/snooze`, { for: v.for, reason: v.reason }), { fields: [lasts, reason] });
 }
 
+export function wake(i) {
+  confirmed("Tell again", p("It is put off no longer: people are told of it from now on."), "Tell again",
+    (v) => act(`/api/incidents/${part(i.id)}/snooze`, { for: "0", reason: v.reason }));
+}
+
 export function label(i, word) {
   const effect = word === "noise" ? "What was abnormal in it must be rarer from now on, for some weeks." : "What was abnormal in it may be more common again.";
   confirmed(word === "noise" ? "It was noise" : "It was real", p(`${i.title}. The alarm budget counts it. ${effect}`), "Say so",
@@ -131,9 +136,12 @@ export function reinstate(book) {
 
 /** Answer a question of a run. */
 export function answer(q) {
-  const choices = (f) => (f.kind === "yes_no" ? [["yes", "yes"], ["no", "no"]] : f.choices.map((c) => [c, c]));
+  const set = (f) => (f.kind === "yes_no" ? (f.default ? "yes" : "no") : String(f.default));
+  const between = (f) => (f.low === null ? (f.high === null ? "" : `At most ${f.high}.`) : f.high === null ? `At least ${f.low}.` : `From ${f.low} to ${f.high}.`);
+  // what has no default must be said: nothing stands there that looks like an answer
+  const choices = (f) => [...(f.default === null ? [["", "choose"]] : []), ...(f.kind === "yes_no" ? ["yes", "no"] : f.choices).map((c) => [c, c])];
   confirmed("A run asks", p(q.text), "Answer", (v) => act(`/api/questions/${part(q.id)}/answer`, {
-    values: Object.fromEntries(q.fields.map((f) => [f.name, f.kind === "yes_no" ? v[f.name] === "yes" : f.kind === "number" ? Number(v[f.name]) : v[f.name]])),
-  }), { fields: q.fields.map((f) => ({ name: f.name, label: f.text || f.name, kind: ["yes_no", "choice"].includes(f.kind) ? "choice" : "text",
-    value: f.default === null ? "" : f.kind === "yes_no" ? (f.default ? "yes" : "no") : String(f.default), choices: choices(f) })) });
+    values: Object.fromEntries(q.fields.filter((f) => v[f.name] !== "").map((f) => [f.name, f.kind === "yes_no" ? v[f.name] === "yes" : f.kind === "number" ? Number(v[f.name]) : v[f.name]])),
+  }), { fields: q.fields.map((f) => ({ name: f.name, label: f.text || f.name, kind: { yes_no: "choice", choice: "choice", number: "number" }[f.kind] || "text",
+    value: f.default === null ? "" : set(f), choices: choices(f), low: f.low, high: f.high, required: f.default === null, most: 2000, hint: between(f) })) });
 }

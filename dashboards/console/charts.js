@@ -88,7 +88,7 @@ function draw(one) {
   one.plot = new uPlot({
     width: place.clientWidth, height: one.height, padding: [8, 8, 0, 0], legend: { show: false },
     cursor: { y: false, points: { size: 6 }, drag: { x: Boolean(one.pick), y: false, setScale: false } },
-    scales: { x: { time: true }, y: { range: (u, low, high) => scale(c, low, high) } },
+    scales: { x: { time: true, range: (u, low, high) => c.span || [low, high] }, y: { range: (u, low, high) => scale(c, low, high) } },
     axes: [
       { stroke: soft, grid, ticks: { show: false }, font, size: 22, space: 70, values: (u, ticks) => ticks.map(tick) },
       { stroke: soft, grid, ticks: { show: false }, font, space: 26,

@@ -32,12 +32,13 @@ export const page = {
     // without a choice the rarest is shown; a window alone is ranked without one
     const series = at.series || (at.from ? "" : found.series[0]?.series) || found.series[0]?.series || "";
     const ends = span();
-    const [curve, score, rank] = await Promise.all([
+    const [curve, score, past, rank] = await Promise.all([
       series ? ask(`/api/chart?${query({ series, ...ends })}`).catch((fault) => ({ fault })) : null,
       series ? ask(`/api/explore/score?${query({ series })}`).catch(() => null) : null,
+      series ? ask(`/api/explore/past-score?${query({ series, ...ends })}`).catch(() => null) : null,
       moved(),
     ]);
-    return { found, series, curve, score, rank };
+    return { found, series, curve, score, past, rank };
   },
   build(root, to) {
     go = to;
@@ -52,14 +53,14 @@ export const page = {
         h("div", {}, h("section", { "aria-labelledby": "curve-title" }, h("h2", { id: "curve-title" }, "A series"), h("div", { id: "curve" })),
           h("section", { "aria-labelledby": "rank-title" }, h("h2", { id: "rank-title" }, "What moved"), h("div", { id: "window" }), h("div", { id: "rank" })))));
   },
-  draw({ found, series, curve, score, rank }) {
+  draw({ found, series, curve, score, past, rank }) {
     if (document.activeElement !== $("search") && $("search").value !== at.search) $("search").value = at.search;
     fill($("sorts"), [at.sort], () => [["rare", "Rarest"], ["name", "By name"]].map(([v, text]) => h("button", { type: "button", "data-focus": `sort ${v}`, "aria-pressed": String(at.sort === v), onclick: () => go(address({ sort: v })) }, text)));
     $("count").textContent = at.search ? `${found.found} of ${found.total} series` : `${many(found.total, "series", "series")}`;
     fill($("list"), [found, series], () => (found.series.length ? [found.series.map((s) => row(s, series)),
       found.found > found.series.length ? h("button", { type: "button", class: "small quiet", "data-focus": "more", onclick: () => go(address({ more: Math.min(500, at.more + 200) })) }, `${found.found - found.series.length} more`) : null]
       : empty(found.total ? "No series has these words." : "Nothing has been measured yet.")));
-    curveOf(series, curve, score);
+    curveOf(series, curve, score, past);
     windowForm(curve);
     ranking(rank);
   },
@@ -93,7 +94,7 @@ function row(s, chosen) {
     h("span", { class: "value" }, say(s.value, s.unit), h("small", {}, s.state === "learning" ? "learning" : s.state === "unknown" ? "" : s.state === "abnormal" && s.p === null ? "abnormal" : rare(s.p))));
 }
 
-function curveOf(series, curve, score) {
+function curveOf(series, curve, score, past) {
   if (!series) { fill($("curve"), "none", () => empty("Choose a series.")); return; }
   if (curve.fault) { fill($("curve"), curve.fault.message, () => empty(`Not shown: ${curve.fault.whole || curve.fault.message}`)); return; }
   if ($("curve").dataset.series !== series) { forget("explore "); $("curve").dataset.series = series; }
@@ -101,12 +102,30 @@ function curveOf(series, curve, score) {
   // where no incident told a band, that of the detector stands
   if (c.low === null && c.high === null && score) Object.assign(c, { low: score.low, high: score.high });
   const kinds = new Set(c.marks.map((m) => m.kind));
-  fill($("curve"), [series, at.start, at.end, at.span, at.from, score && [score.state, rare(score.p), score.family], [...kinds]], () => h("div", { class: "card pad" },
+  const pick = (a, b) => go(address({ series, from: Math.round(a), to: Math.round(b), start: at.start || Math.round(curve.data[0][0]), end: at.end || Math.round(curve.data[0].at(-1)) }));
+  const how = past && past.data[1].some((v) => v !== null) && curve.data[0].length ? pastOf(past, c) : null, text = pastWords(past);
+  fill($("curve"), [series, at.start, at.end, at.span, at.from, score && [score.state, rare(score.p), score.family], [...kinds], Boolean(how), text], () => h("div", { class: "card pad" },
     h("div", { class: "bar low" }, h("p", { class: "grow" }, h("code", {}, series)),
       h("div", { class: "tabs", role: "group", "aria-label": "Stretch of time" }, SPANS.map(([v, text]) => h("button", { type: "button", "data-focus": `span ${v}`, "aria-pressed": String(!at.start && !at.from && at.span === v), onclick: () => go(address({ span: v, start: "", end: "", from: "", to: "", series })) }, text)))),
-    chart(`explore ${series}`, c, { height: 230, pick: (a, b) => go(address({ series, from: Math.round(a), to: Math.round(b), start: at.start || Math.round(curve.data[0][0]), end: at.end || Math.round(curve.data[0].at(-1)) })) }),
-    h("p", { class: "soft small" }, scoreWords(score, c)), legend(kinds)));
-  chart(`explore ${series}`, c, { height: 230, pick: (a, b) => go(address({ series, from: Math.round(a), to: Math.round(b), start: at.start || Math.round(curve.data[0][0]), end: at.end || Math.round(curve.data[0].at(-1)) })) });
+    chart(`explore ${series}`, c, { height: 230, pick }),
+    how ? chart(`explore score ${series}`, how, { height: 96, pick }) : null,
+    h("p", { class: "soft small" }, scoreWords(score, c)), h("p", { id: "past-score", class: "soft small" }, text), legend(kinds)));
+  chart(`explore ${series}`, c, { height: 230, pick });
+  if (how) chart(`explore score ${series}`, how, { height: 96, pick });
+}
+
+/** What its detector said then, below the curve and over the same time. */
+const pastOf = (past, c) => ({ title: "How rare, as its detector said then", subject: c.subject, unit: "score", data: past.data, low: null, high: past.limit, marks: [], window: c.window, span: [c.data[0][0], c.data[0].at(-1)] });
+
+/** The rarest moment of the window, or of what is drawn. */
+function pastWords(past) {
+  if (!past) return "";
+  const where = at.from ? "In the window" : "In this time", said = past.data[0].map((t, k) => [t, past.data[1][k]])
+    .filter(([t, v]) => v !== null && (!at.from || (t + past.step_s > at.from && t < at.to)));
+  if (!said.length) return `${where} nothing was said of how rare it is: its past was too short, or no daemon lived.`;
+  const [when, most] = said.reduce((a, b) => (b[1] > a[1] ? b : a));
+  const told = past.limit === null ? "" : `; beyond ${say(past.limit, "score")} it counts as abnormal, by the budget of now`;
+  return `${where} ${rare(10 ** -most) === "as ever" ? "it was as ever" : `it was rarest at ${time(when)}: ${say(most, "score")}`}${told}.`;
 }
 
 const seldom = (p) => (p >= 0.05 ? "now as ever" : p <= 1e-9 ? "now as never before" : `now as rare as ${rare(p)}`);

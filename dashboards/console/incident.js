@@ -1,11 +1,11 @@
 /* One incident, with an address of its own: what, why, how it is known, what was done, what happened when. */
 
-import { ack, blame, label, page as call, report, silence, snooze } from "./acts.js";
+import { ack, blame, label, page as call, report, silence, snooze, wake } from "./acts.js";
 import { chart, legend } from "./charts.js";
 import { ask, part, query } from "./daemon.js";
 import { $, empty, fill, h, section, svg, width } from "./dom.js";
 import { drawMap } from "./map.js";
-import { cause } from "./now.js";
+import { cause, needs } from "./now.js";
 import { press } from "./people.js";
 import { gates, run } from "./runs.js";
 import { now, store } from "./store.js";
@@ -40,7 +40,7 @@ export const page = {
     evidence(full, charts);
     fill($("runs"), [full.run_views, store.me, full.run_views.some((r) => r.live || r.asks) && Math.floor(now() / 5)], () => (full.run_views.length
       ? h("div", { class: "card" }, full.run_views.map((r) => run(r))) : empty(said.length ? "Nothing: see below what held each playbook back." : "Nothing: no playbook is meant for this.")));
-    fill($("timeline"), [full.anomalies, full.changes, full.turns, full.run_views, full.decisions], () => timeline(full));
+    fill($("timeline"), [full.anomalies, full.changes, full.turns, full.run_views, full.decisions, full.called], () => timeline(full));
     $("decisions-part").hidden = !said.length;
     fill($("decisions"), said, () => h("div", { class: "card pad" }, said.map((d) => gates(d))));
   },
@@ -69,10 +69,13 @@ function about(i) {
     h("h1", { tabindex: "-1" }, i.title),
     h("p", { class: "chips" }, chips, h("span", { class: "soft" }, over ? `${time(i.opened)} to ${time(i.resolved)}, it lasted ${lasts(i.resolved - i.opened)}` : `since ${time(i.opened)}, for ${lasts(now() - i.opened)}`)),
     h("p", { class: "lead" }, cause(i)),
+    needs(i),
+    i.called.length ? h("p", { class: "soft" }, "Called: ", i.called.map((c, k) => [k ? ", " : "", h("b", {}, c.way), ` at ${time(c.ts)}`]), !over && !i.acknowledged_by ? ". Nobody has taken it yet." : ".") : null,
     i.corrected ? h("p", { class: "soft" }, `Not the cause, says ${i.corrected.by}: ${i.corrected.text}.`) : null,
     i.labelled?.text ? h("p", { class: "soft" }, `${i.labelled.label}, by ${i.labelled.by}: ${i.labelled.text}.`) : null,
     h("div", { class: "acts start", role: "group", "aria-label": "What you can do" },
       !over && !i.acknowledged_by ? press("I have it", "ack", `ack ${i.id}`, () => ack(i), "go") : null,
+      !over && i.snoozed_until ? press("Tell again", "ack", `wake ${i.id}`, () => wake(i)) : null,
       !over ? press("Snooze", "ack", `snooze ${i.id}`, () => snooze(i)) : null,
       !over && i.entities.length ? press("Silence", "silence", `silence ${i.id}`, () => silence(i.entities[0].id, i.entities[0].name, i.cause === "unknown" ? "" : i.cause)) : null,
       !over ? press("Call a person", "page", `page ${i.id}`, () => call(i)) : null,
@@ -144,6 +147,7 @@ function timeline(i) {
     ...i.run_views.flatMap((r) => [[r.started, "act", r.playbook, `${r.title}, on ${r.target.name}`],
       ...r.steps.filter((s) => s.ended).map((s) => [s.ended, s.status === "failed" ? "bad" : "act", r.playbook, s.summary || `${words(s.use)}: ${words(s.status)}`]),
       ...(r.outcome ? [[r.updated, r.outcome.verdict === "harmed" ? "bad" : "end", r.playbook, `${words(r.outcome.verdict)}: ${r.outcome.summary}`]] : [])]),
+    ...i.called.map((c) => [c.ts, "life", "homeostat", `called ${c.way}`]),
     ...i.decisions.filter((d) => !d.allowed).map((d) => [d.ts, "held", d.playbook, `held back: ${d.gates.filter((g) => !g.passed).map((g) => g.name).join(", ") || "it only observes"}`]),
     [i.opened, "life", "homeostat", "incident opened"],
   ].sort((a, b) => a[0] - b[0]);

@@ -34,7 +34,7 @@ export const page = {
   },
   draw({ incidents, open, runs, silences, questions }) {
     const s = store.status, over = incidents.filter((i) => i.state === "resolved");
-    verdict(s);
+    verdict(s, open.filter((i) => i.needs_you && !i.merged_into).length);
     announce(open);
     const minute = Math.floor(now() / 10);
     fill($("facts"), [s.budget, s.mode, s.manages, s.usage.series], () => facts(s));
@@ -57,7 +57,7 @@ export const page = {
   },
 };
 
-function verdict(s) {
+function verdict(s, needed) {
   const c = s.counts, blind = s.sources.filter((x) => x.state === "blind").length, learning = s.sources.filter((x) => x.learning && !x.learning.ready).length;
   document.querySelector(".head").classList.toggle("harm", c.page > 0);
   $("verdict").textContent = !s.ready ? "Starting: no source has answered yet"
@@ -66,6 +66,7 @@ function verdict(s) {
     : blind || learning ? "Nothing is wrong so far" : "All is well"; // what we do not see is not well
   $("verdict-more").textContent = [
     c.runs_asking ? `${many(c.runs_asking, "run waits", "runs wait")} for a person` : "",
+    needed ? `${many(needed, "incident needs", "incidents need")} a person` : "",
     c.runs_live - c.runs_asking > 0 ? `${c.runs_live - c.runs_asking} at work` : "",
     blind ? `blind at ${many(blind, "source")}` : "",
     learning ? `still learning at ${learning}` : "",
@@ -92,15 +93,19 @@ function announce(open) {
 function line(i) {
   const over = i.state === "resolved", c = over ? null : sparks.get(i.id);
   return h("a", { class: `row incident ${over ? "over" : i.severity}`, href: `/incidents/${i.id}`, "data-line": true, "data-focus": i.id },
-    h("span", { class: "what" }, h("b", { class: "title" }, i.title), h("span", { class: "cause" }, cause(i))),
+    h("span", { class: "what" }, h("b", { class: "title" }, i.title), h("span", { class: "cause" }, cause(i)), needs(i)),
     c ? spark(c) : null,
     h("span", { class: "meta" }, h("span", { class: `chip ${over ? "resolved" : i.severity}` }, over ? "resolved" : severities[i.severity]),
       i.label ? h("span", { class: "chip" }, i.label) : null, i.merged_into ? h("span", { class: "chip" }, `part of ${i.merged_into}`) : null, i.state === "mitigated" ? h("span", { class: "chip" }, i.state) : null,
-      !over && i.snoozed_until ? h("span", { class: "chip" }, "put off") : null,
+      !over && i.snoozed_until ? h("span", { class: "chip" }, `put off for ${lasts(i.snoozed_until - now())}`) : null,
+      !over && i.called.length ? h("span", { class: "chip" }, `called ${many(new Set(i.called.map((c) => c.way)).size, "way")}`) : null,
       !over && i.acknowledged_by ? h("span", { class: "chip" }, `${first(i.acknowledged_by)} has it`) : null,
       i.reopened ? h("span", { class: "chip" }, `came back ${i.reopened}×`) : null,
       h("span", { class: "when" }, over ? `${time(i.opened)}, ${lasts(i.resolved - i.opened)}` : `for ${lasts(now() - i.opened)}`)));
 }
+
+/** Why people are needed: what homeostat may do is done. */
+export const needs = (i) => (i.state !== "resolved" && i.needs_you ? h("span", { class: "needs" }, h("b", {}, "Needs you: "), i.needs_you) : null);
 
 export function cause(i) {
   if (!i.cause) return i.state === "resolved" ? "It was over before a cause was named." : "Evidence is being gathered; the diagnosis comes in a moment.";
@@ -124,7 +129,7 @@ function spark(c) {
 
 function question(q) {
   return h("div", { class: "run asks" }, h("div", { class: "line" }, h("b", {}, q.text), h("span", { class: "soft" }, `${q.target}, for ${lasts(q.until - now())} more`),
-    h("span", { class: "acts" }, press("Answer", "approve", `answer ${q.id}`, () => answer(q), "go"))));
+    h("span", { class: "acts" }, press("Answer", "approve", `answer ${q.id}`, () => answer(q), "go", q.role))));
 }
 
 function sources(some) {

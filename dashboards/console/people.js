@@ -41,28 +41,31 @@ export async function act(path, body, method = "POST") {
   }
 }
 
-/** Say why a verb is not for who is signed in; "" = it is, or nobody is signed in and will be asked. */
-export function barred(verb) {
+const ROLES = ["viewer", "operator", "author", "admin"];
+
+/** Say why a verb (or what one role at least is asked for) is not for who is signed in; "" = it is, or nobody is signed in and will be asked. */
+export function barred(verb, role = "") {
   const me = store.me;
-  if (!me || !token() || me.may.includes(verb)) return "";
-  return `${me.name} is ${me.role}, ${verb} needs ${me.needs[verb] || "another role"}`;
+  if (!me || !token()) return "";
+  if (!me.may.includes(verb)) return `${me.name} is ${me.role}, ${verb} needs ${me.needs[verb] || "another role"}`;
+  return role && ROLES.indexOf(me.role) < ROLES.indexOf(role) ? `${me.name} is ${me.role}, this asks for ${role}` : "";
 }
 
 /** A button for a verb: out of reach, with the reason, where the role does not suffice. */
-export function press(label, verb, focus, go, kind = "small") {
-  const why = barred(verb);
+export function press(label, verb, focus, go, kind = "small", role = "") {
+  const why = barred(verb, role);
   return h("button", {
     type: "button", class: kind, "data-focus": focus, title: why || null, "aria-disabled": why ? "true" : null,
     onclick: () => (why ? ($("say").textContent = why) : go()),
   }, label, why ? h("span", { class: "hidden" }, ` (${why})`) : null);
 }
 
-/** A line of a form: {name, label, kind: text | choice, value, choices: [[value, words]]}. */
-function line({ name, label, kind = "text", value = "", choices = [], hint = "", list = [] }) {
-  const id = `ask-${name}`;
+/** A line of a form: {name, label, kind: text | number | choice, value, choices: [[value, words]], low, high, required}. */
+function line({ name, label, kind = "text", value = "", choices = [], hint = "", list = [], low = null, high = null, required = false, most = 500 }) {
+  const id = `field-${name}`;
   const input = kind === "choice"
-    ? h("select", { id, name }, choices.map(([v, text]) => h("option", { value: v, selected: v === value }, text)))
-    : h("input", { id, name, type: "text", maxlength: 500, autocomplete: "off", value, list: list.length ? `${id}-list` : null });
+    ? h("select", { id, name, required }, choices.map(([v, text]) => h("option", { value: v, selected: v === value }, text)))
+    : h("input", { id, name, type: kind, ...(kind === "number" ? { step: "any", min: low, max: high, inputmode: "decimal" } : { maxlength: most }), required, autocomplete: "off", value, list: list.length ? `${id}-list` : null });
   return [h("label", { for: id }, label), input, list.length ? h("datalist", { id: `${id}-list` }, list.map((v) => h("option", { value: v }))) : null,
     hint ? h("p", { class: "soft small" }, hint) : null];
 }

@@ -4,9 +4,7 @@ import { approve, deny, steps, undo } from "./acts.js";
 import { h } from "./dom.js";
 import { press } from "./people.js";
 import { now } from "./store.js";
-import { lasts, stateWords, time, verdictWords, words } from "./words.js";
-
-const UNDOABLE = new Set(["done", "adopted"]);
+import { first, lasts, stateWords, time, verdictWords, words } from "./words.js";
 
 export function run(r, { short = false, why = false } = {}) {
   // a run that is at work keeps others of its kind away: that is no news of it
@@ -14,16 +12,17 @@ export function run(r, { short = false, why = false } = {}) {
   const chip = o ? h("span", { class: `chip ${o.verdict}` }, verdictWords[o.verdict] || o.verdict, o.undone ? ", undone" : "")
     : h("span", { class: `chip ${r.asks ? "asks" : r.live ? "live" : r.state}` }, stateWords[r.state] || words(r.state));
   const left = r.approve && r.approve.expires ? r.approve.expires - now() : null;
-  const undoable = !r.live && !r.asks && r.steps.some((s) => UNDOABLE.has(s.status));
   return h("div", { class: `run${r.asks ? " asks" : ""}` },
     h("div", { class: "line" }, h("b", {}, r.title), h("span", { class: "soft" }, `on ${r.target.name}`), chip,
       why && r.incident ? h("a", { href: `/incidents/${r.incident}`, class: "soft" }, r.incident) : null,
       h("span", { class: "soft" }, r.live || r.asks ? `for ${lasts(now() - r.started)}` : time(r.updated)),
-      r.asks ? h("span", { class: "acts" }, press("Approve", "approve", `approve ${r.id}`, () => approve(r), "go"), press("Deny", "deny", `deny ${r.id}`, () => deny(r), ""))
+      r.asks ? h("span", { class: "acts" }, press("Approve", "approve", `approve ${r.id}`, () => approve(r), "go", r.approve?.by), press("Deny", "deny", `deny ${r.id}`, () => deny(r), ""))
         : r.live ? h("span", { class: "acts" }, press("Stop and put back", "deny", `stop ${r.id}`, () => deny(r, true)))
-          : undoable && !short ? h("span", { class: "acts" }, press("Put it back", "undo", `undo ${r.id}`, () => undo(r))) : null),
+          : r.undoable ? h("span", { class: "acts" }, press("Put it back", "undo", `undo ${r.id}`, () => undo(r))) : null),
     short && o ? null : steps(r.steps),
     o ? h("p", { class: "outcome" }, o.summary, o.against ? h("span", { class: "soft" }, ` (compared with ${words(o.against)})`) : null) : null,
+    r.undoes ? h("p", { class: "soft" }, `Puts back what run ${r.undoes} did${r.by ? `, asked by ${first(r.by)}` : ""}.`) : null,
+    r.undone_by ? h("p", { class: "soft" }, `Put back by run ${r.undone_by}.`) : null,
     !o && r.expect.length ? h("p", { class: "soft" }, "Proven by ", h("code", {}, r.expect.join(" and "))) : null,
     left !== null && left > 0 ? h("p", { class: "soft" }, `Without an answer it ${r.approve.on_timeout === "deny" ? "is denied" : "escalates"} in ${lasts(left)}.`) : null,
     o ? null : shut.map((g) => h("p", { class: "gates" }, `Gate ${g.name}: ${g.reason || g.value}`)),

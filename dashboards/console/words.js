@@ -27,6 +27,7 @@ export function say(value, unit) {
     for (const [name, of] of [["TB", 1e12], ["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) if (size >= of) return `${three(value / of)} ${name}${tail}`;
     return `${three(value)} B${tail}`;
   }
+  if (unit === "score") return rare(10 ** -value);
   const tail = { celsius: " °C", watts: " W", hertz: " Hz", per_second: "/s" }[unit] || "";
   return size < 1e5 ? three(value) + tail : Math.round(value).toLocaleString("en") + tail;
 }
@@ -41,7 +42,7 @@ export const cut = (text, most) => (text.length > most ? `${text.slice(0, most -
 export const first = (signed) => signed.split(" (")[0];
 
 /** How rare: 1 in so many rows. */
-export const rare = (p) => (p === null ? "not known" : p <= 1e-9 ? "never seen before" : p >= 0.05 ? "as ever" : `1 in ${Math.round(1 / p).toLocaleString("en")}`);
+export const rare = (p) => (p === null ? "not known" : p <= 1e-9 ? "never seen before" : p >= 0.05 ? "as ever" : `1 in ${Number((1 / p).toPrecision(2)).toLocaleString("en")}`);
 
 export const severities = { page: "hurts users", warning: "warning", note: "note" };
 export const stateWords = { waiting_approval: "waits for you", suggested: "suggested", acting: "acting", verifying: "being checked", holding: "holds for a while", undoing: "being undone" };

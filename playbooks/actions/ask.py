@@ -68,9 +68,10 @@ class Ask:
         self._asker = ability
         self.waits_s = params.wait + 10.0
         form = params.form or {"go": FormField(text="go on?")}
+        # what decides stands last; beyond that a plan that was written down keeps its lines by name
         self._lines = tuple(
             Line(n, f.kind, f.text, tuple(f.choices), f.min, f.max, f.default)
-            for n, f in form.items()
+            for n, f in sorted(form.items(), key=lambda line: line[0] == "go")
         )
 
     @staticmethod

@@ -72,6 +72,28 @@ def test_a_score_has_its_band_and_family(ask):
     ask("/api/explore/score", 404, series="host.no_such")
 
 
+def test_a_past_score_is_what_was_said_then(ask, house):
+    now = house.story.now
+    latency = "service.latency_p95_seconds"
+    said = ask(
+        "/api/explore/past-score", **{"series": latency, "from": str(now - 600), "to": str(now)}
+    )
+    ts, scores = said["data"]
+    assert len(ts) == len(scores) == 61
+    assert said["step_s"] == 10
+    before = [s for t, s in zip(ts, scores, strict=True) if s is not None and t < now - 260]
+    began = [
+        s for t, s in zip(ts, scores, strict=True) if s is not None and now - 250 < t < now - 220
+    ]
+    assert max(began) > max(before) + 1
+    assert 2 < said["limit"] < 20  # seldom is so rare by chance
+    day = ask("/api/explore/past-score", **{"series": latency, "from": "24h"})
+    assert (day["step_s"], len(day["data"][0])) == (220, 393)
+    for span, status in (({"from": "8d"}, 409), ({"from": "1h", "to": "2h"}, 409)):
+        ask("/api/explore/past-score", status, series=latency, **span)
+    ask("/api/explore/past-score", 404, series="host.no_such")
+
+
 # ---- what moved
 
 

@@ -76,6 +76,15 @@ async def test_a_run_waits_for_the_answer_and_gives_it_to_later_steps(record):
     assert len(record.memory.questions) == 1
 
 
+async def test_what_decides_stands_last(record):
+    form = {"go": {"kind": "yes_no"}, "a": {"kind": "text"}, "z": {"kind": "text"}}
+    running = asyncio.create_task(ask(record.asker, form=form).run(STEP))
+    await record.told.wait()
+    question = record.memory.questions[id_of(STEP.key)]
+    assert [line.name for line in question.fields] == ["a", "z", "go"]
+    running.cancel()
+
+
 async def test_an_answer_survives_a_restart(record, tmp_path):
     lines = (Field("go", "yes_no"),)
     question = Question(id_of(STEP.key), "service:web", "go on?", lines, "operator", 1.0, 2.0)

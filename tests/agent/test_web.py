@@ -71,7 +71,8 @@ async def test_every_way_answers_what_its_document_says(house):
         query = {
             "chart": {"series": "service.latency_p95_seconds"}, "compare": {"a": "6", "b": "7"},
             "edges": {"version": "6"}, "features": {"version": "6"}, "explore_rank": {"start": "5m"},
-            "explore_score": {"series": "service.latency_p95_seconds"}, "why_not": {"target": "model:wine"},
+            "explore_score": {"series": "service.latency_p95_seconds"},
+            "explore_past": {"series": "service.latency_p95_seconds"}, "why_not": {"target": "model:wine"},
             "plan": {"target": "model:wine"}, "dry_run": {"target": "model:wine"},
         }.get(way.name, {})  # fmt: skip
         said = await house.unix.get(path, params=query)

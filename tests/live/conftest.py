@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def page(house, browser):
     browser.open(house.url)
     yield browser
     if os.environ.get("HOMEOSTAT_SHOTS"):
-        name = os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0]
+        name = re.sub(r"\W+", "_", os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0])
         browser.shot(Path(os.environ["HOMEOSTAT_SHOTS"]) / f"{name}.png")
     refused = [p for p in browser.problems if "401" not in p]  # a missing token is part of the game
     assert refused == []

@@ -2,15 +2,12 @@
 
 import hashlib
 import json
-import os
 import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser import Browser
-from desk_story import living
 
 from agent.codec import pack
 from agent.model import Incident
@@ -18,49 +15,6 @@ from agent.model import Incident
 CONSOLE = Path(__file__).resolve().parents[2] / "dashboards" / "console"
 NOISY = "inc-7f3a99e0"
 MOST_BYTES = 300_000
-
-
-@pytest.fixture
-def house(tmp_path):
-    with living(tmp_path, now=time.time()) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def chromium(needs, tmp_path_factory):
-    made = Browser(needs("chromium"), tmp_path_factory.mktemp("chromium"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def browser(chromium):
-    """As if it were new: each house has an origin, and so a storage, of its own."""
-    chromium.fresh()
-    return chromium
-
-
-@pytest.fixture
-def page(house, browser):
-    """The page is open; whatever the test does, nothing may go wrong in the browser or leave the house."""
-    browser.open(house.url)
-    yield browser
-    if os.environ.get("HOMEOSTAT_SHOTS"):
-        name = os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0]
-        browser.shot(Path(os.environ["HOMEOSTAT_SHOTS"]) / f"{name}.png")
-    refused = [p for p in browser.problems if "401" not in p]  # a missing token is part of the game
-    assert refused == []
-    assert browser.asked
-    assert all(url.startswith((house.url, "data:")) for url in browser.asked), browser.asked
-
-
-def sign_in(page, house, role="operator"):
-    token = house.story.tokens.add({"operator": "olga", "viewer": "vic"}.get(role, role), role, 0.0)
-    page.js(f"sessionStorage.setItem('token', {json.dumps(token)})")
-    page.open(house.url)
-    page.wait("document.querySelector('#who').innerText.includes('(')")
-    return token
-
 
 INK = """(canvas) => {
   const c = canvas.getContext('2d'), d = c.getImageData(0, 0, canvas.width, canvas.height).data, seen = new Set();
@@ -192,6 +146,15 @@ def test_explore_finds_a_series_and_ranks_what_moved_in_a_window_that_is_dragged
     assert "accuracy wine" in page.text("#rank tbody tr th")
     assert "6 compared" in page.text("#rank")
     assert "from=" in page.js("location.search")  # the window has an address
+    page.wait(
+        "document.querySelector('#past-score')?.innerText.startsWith('In the window it was rarest at')"
+    )
+    assert "it counts as abnormal, by the budget of now" in page.text("#past-score")
+    drawn = page.js(f"[...document.querySelectorAll('#curve canvas')].map({INK})")
+    assert len(drawn) == 2
+    assert all(n > 8 for n in drawn), drawn
+    label = page.js("document.querySelectorAll('#curve .plot')[1].getAttribute('aria-label')")
+    assert label.startswith("How rare, as its detector said then of wine: now ")
     page.click("#rank tbody tr a")
     page.wait(
         "document.querySelector('#curve .plot')?.getAttribute('aria-label').includes('accuracy of wine')"
@@ -400,186 +363,6 @@ def test_light_and_dark(page, house):
     page.wait("document.querySelectorAll('.chart canvas').length >= 3")  # drawn anew
     page.open(house.url)
     assert ground() == light  # and it stays
-
-
-# ---- acts
-
-
-@pytest.mark.live
-def test_approving_asks_for_a_token_once_and_for_exactly_this_plan(page, house):
-    token = house.story.tokens.add("olga", "operator", 0.0)
-    page.wait("document.querySelector('#asks [data-focus^=approve]')")
-    page.click("#asks [data-focus^='approve']")
-    page.wait("document.querySelector('#ask-box').open")
-    assert "set priority (put back later)" in page.text("#ask-box")
-    assert house.story.run.plan_hash[:12] in page.text("#ask-box")
-    page.click("#ask-go")
-    page.wait("document.querySelector('#token-box').open")
-    page.write("wrong")
-    page.click("#token-use")
-    page.wait("document.querySelector('#token-fault').innerText.includes('not known')")
-    page.write(token)
-    page.click("#token-use")
-    page.wait("document.querySelector('#runs').innerText.includes('acting')")
-    (entry,) = house.story.hooks.journal.read(("approval",))
-    assert entry.body == {
-        "person": "olga (operator, token)", "yes": True, "plan_hash": house.story.run.plan_hash,
-    }  # fmt: skip
-    page.wait("document.querySelector('#who').innerText === 'olga (operator)'")
-    assert page.js("sessionStorage.getItem('token')") == token
-    assert page.js("Object.values(localStorage).join() + document.cookie") == ""
-    page.click("#runs [data-focus^='stop']")  # it acts: now it can be stopped
-    page.wait("document.querySelector('#ask-box').open")
-    page.click("#ask-go")
-    page.wait("!document.querySelector('#ask-box').open")
-    assert house.story.hooks.memory.cancels == {"run-22c0ffee": "olga (operator, token)"}
-
-
-@pytest.mark.live
-def test_a_plan_that_changed_since_it_was_seen_is_not_approved(page, house):
-    sign_in(page, house)
-    page.wait("document.querySelector('#asks [data-focus^=approve]')")
-    page.click("#asks [data-focus^='approve']")
-    page.wait("document.querySelector('#ask-box').open")
-    other = replace(house.story.run, plan_hash="f" * 64)
-    done = []
-    house.call(
-        lambda: done.append(house.story.hooks.record("run", other.id, pack(other), house.story.now))
-    )
-    page.wait("true")
-    page.click("#ask-go")
-    page.wait(
-        "document.querySelector('#ask-fault').innerText.includes('has changed since you saw it')"
-    )
-    assert done
-    assert house.desk.run("run-22")["asks"]
-    page.problems.clear()  # the browser notes the 409
-
-
-@pytest.mark.live
-def test_what_a_role_may_not_is_out_of_reach_with_the_reason(page, house):
-    sign_in(page, house, "viewer")
-    page.wait(
-        "document.querySelector('#asks [data-focus^=deny]')?.getAttribute('aria-disabled') === 'true'"
-    )
-    why = page.js("document.querySelector('#asks [data-focus^=deny]').title")
-    assert why == "vic is viewer, deny needs operator"
-    page.click("#asks [data-focus^='deny']")
-    assert page.js("document.querySelector('#ask-box').open") is False
-    assert "needs operator" in page.text("#say")
-    page.key("p")  # what is reached by key is refused by the daemon
-    page.wait("document.querySelector('#ask-box').open")
-    page.click("#ask-go")
-    page.wait(
-        "document.querySelector('#ask-fault').innerText.includes('vic is viewer, pause needs operator')"
-    )
-    assert house.desk.pauses() == []
-    assert house.desk.run("run-22")["asks"]
-    page.problems.clear()  # the browser notes the 403
-
-
-@pytest.mark.live
-def test_pausing_and_resuming(page, house):
-    sign_in(page, house)
-    page.key("p")
-    page.wait("document.querySelector('#ask-box').open")
-    page.click("#ask-reason")
-    page.write("deploying")
-    page.click("#ask-go")
-    page.wait("document.querySelector('#paused').innerText.includes('Everything is paused')")
-    assert "By olga (operator, token): deploying" in page.text("#paused")
-    assert house.desk.pauses()[0]["key"] == "*"
-    page.click("#paused button")
-    page.wait("document.querySelector('#ask-box').open")
-    page.click("#ask-go")
-    page.wait("document.querySelector('#paused').hidden")
-    assert house.desk.pauses() == []
-
-
-@pytest.mark.live
-def test_an_incident_is_taken_silenced_and_called_noise(page, house):
-    sign_in(page, house)
-    page.open(f"{house.url}/incidents/{NOISY}")
-
-    def press(what, done):
-        page.wait(f"document.querySelector(\"[data-focus='{what} {NOISY}']\")")
-        page.click(f"[data-focus='{what} {NOISY}']")
-        page.wait("document.querySelector('#ask-box').open")
-        page.click("#ask-go")
-        page.wait("!document.querySelector('#ask-box').open")
-        page.wait(done)
-
-    press("ack", "document.querySelector('#about').innerText.includes('olga has it')")
-    press("snooze", "document.querySelector('#about').innerText.includes('put off for')")
-    assert house.desk.incident(NOISY)["snoozed_until"] == house.story.now + 3600
-    press(
-        "blame", "document.querySelector('#about').innerText.includes('Not the cause, says olga')"
-    )
-    press("page", "document.querySelector('#say').textContent.includes('Call: done')")
-    assert "olga calls for help" in str([e.body for e in house.story.hooks.journal.read(("note",))])
-    press("silence", "true")
-    (silence,) = house.desk.silences()
-    assert (silence["target"], silence["cause"]) == ("service:wine", "host.neighbour")
-    press("noise", "document.querySelector('#about').innerText.includes('noise, says olga')")
-    assert house.desk.budget()["false_last_week"] == 1
-    page.open(house.url)
-    page.wait("document.querySelector('#silences')?.innerText.includes('service:wine')")
-    page.wait("document.querySelector('#facts').innerText.includes('1 of 2 pages')")
-
-
-@pytest.mark.live
-def test_a_run_by_hand_is_seen_as_a_plan_first_and_bound_to_it(page, house):
-    sign_in(page, house)
-    page.open(f"{house.url}/playbooks?id=calm-neighbour")
-    page.wait("document.querySelector(\"[data-focus='plan calm-neighbour']\")")
-    page.click("[data-focus='plan calm-neighbour']")
-    page.wait("document.querySelector('#ask-box').open")
-    page.click("#ask-target")
-    page.write("nightly-batch")
-    page.click("#ask-go")
-    page.wait("document.querySelector('#ask-title').innerText.includes('on nightly-batch')")
-    plan = house.desk.plan("calm-neighbour", "nightly-batch")
-    assert plan["hash"][:12] in page.text("#ask-box")
-    assert "set priority" in page.text("#ask-box")
-    assert [e.kind for e in house.story.hooks.journal.read(("plan",))] == ["plan"] * 2  # no new one
-    page.click("#ask-go")
-    page.wait("!document.querySelector('#ask-box').open")
-    (run,) = [r for r in house.desk.runs() if r["id"] == "run-byhand"]
-    assert run["plan_hash"] == plan["hash"]
-    assert run["by"] == "olga (operator, token)"
-
-
-@pytest.mark.live
-def test_the_mode_of_a_playbook_is_for_authors(page, house):
-    sign_in(page, house)
-    page.open(f"{house.url}/playbooks?id=calm-neighbour")
-    mode = "document.querySelector(\"[data-focus='mode calm-neighbour']\")"
-    page.wait(f"{mode}?.getAttribute('aria-disabled') === 'true'")
-    assert "mode needs author" in page.js(f"{mode}.title")
-    sign_in(page, house, "author")
-    page.open(f"{house.url}/playbooks?id=calm-neighbour")
-    page.wait(f"{mode} && !{mode}.hasAttribute('aria-disabled')")
-    page.click("[data-focus='mode calm-neighbour']")
-    page.wait("document.querySelector('#ask-box').open")
-    page.js("document.querySelector('#ask-mode').value = 'observe'")
-    page.click("#ask-go")
-    page.wait("document.querySelector('.ladder [aria-current]').innerText === 'observe'")
-    assert house.desk.playbooks()[0]["mode"] == "observe"
-
-
-@pytest.mark.live
-def test_a_page_of_somebody_else_can_make_the_browser_do_nothing(browser, house):
-    evil = f"data:text/html,<form method=post action='{house.url}/api/pause'></form>"
-    browser.page("Page.navigate", url=evil)
-    browser.wait("document.querySelector('form')")
-    browser.js("document.querySelector('form').submit()")
-    until = time.monotonic() + 20
-    while not (found := list(house.story.hooks.journal.read(("refused",)))):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    assert (found[0].subject, found[0].body["status"]) == ("/api/pause", 403)
-    assert found[0].body["origin"] == "null"
-    assert house.desk.pauses() == []
 
 
 # ---- live
