@@ -43,7 +43,7 @@ _PASSES: Final = frozenset(
 )
 """Gates that open by themselves, or at the word of a person who knows: behind them the agent has not given up."""
 _GRACE_S: Final = 60.0
-"""So long after its diagnosis an incident may still find its playbook."""
+"""So long after its cause stands first an incident may still find its playbook."""
 _WORDS: Final = {
     "harmed": "did harm", "no_effect": "had no effect", "cannot_tell": "may or may not have helped",
 }  # fmt: skip
@@ -134,7 +134,9 @@ def _passes(decision: Decision) -> bool:
 def _left(incident: Incident, decided: Sequence[Decision], now: float) -> Need:
     """Return what is left when nothing has run: nothing may, or nothing is meant for it."""
     found = incident.diagnosis
-    if found is None or now - found.ts < _GRACE_S or any(d.allowed for d in decided):
+    if found is None or any(d.allowed for d in decided):
+        return NOBODY
+    if now - max(_began(incident), found.since or found.ts) < _GRACE_S:
         return NOBODY
     closed = (g for d in decided for g in d.gates if not g.passed and g.name not in _PASSES)
     first = next(closed, None)
@@ -150,11 +152,16 @@ def _closed(decision: Decision, name: str) -> Gate | None:
     return next((g for g in decision.gates if g.name == name and not g.passed), None)
 
 
-def _past(incident: Incident, runs: Iterable[Run]) -> list[Run]:
-    """Return the runs of this life of the incident that are over, the newest last."""
-    began = max(
+def _began(incident: Incident) -> float:
+    """Return when this life of the incident began."""
+    return max(
         (t.ts for t in incident.turns if t.event in {"opened", "reopened"}), default=incident.opened
     )
+
+
+def _past(incident: Incident, runs: Iterable[Run]) -> list[Run]:
+    """Return the runs of this life of the incident that are over, the newest last."""
+    began = _began(incident)
     found = [r for r in runs if r.state in ENDED and r.updated >= began]
     return sorted(found, key=lambda r: (r.updated, r.id))
 

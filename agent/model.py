@@ -233,6 +233,7 @@ class Diagnosis:
     """Ranked causes of one incident; `rejected` are the alternatives with the reason against each.
 
     logs_of   where to look when no metric says why: whom the symptom points to, then what it calls
+    ts        when this was said; since: since when its first cause has stood first (0 = not known)
     """
 
     ts: float
@@ -241,6 +242,7 @@ class Diagnosis:
     hurts: tuple[Entity, ...] = ()
     low_confidence: bool = False
     logs_of: tuple[Entity, ...] = ()
+    since: float = 0.0
 
     @property
     def top(self) -> Cause | None:

@@ -30,6 +30,7 @@ from agent.model import (
     Cause,
     Change,
     Decision,
+    Diagnosis,
     Entity,
     Frame,
     Incident,
@@ -295,8 +296,13 @@ def _diagnose(walk: Walk, incident: Incident, moment: Moment) -> Incident:
     seen = look(walk, incident, moment.now)
     diagnosis = rca.diagnose(seen)
     same = rca.same_answer(diagnosis, incident.diagnosis)
-    if same and incident.diagnosis is not None:
-        diagnosis = replace(diagnosis, ts=incident.diagnosis.ts)
+    before = incident.diagnosis
+    if same and before is not None:
+        diagnosis = replace(diagnosis, ts=before.ts)
+    stands = before is not None and _first(before) == _first(diagnosis)
+    diagnosis = replace(
+        diagnosis, since=(before.since or before.ts) if before and stands else diagnosis.ts
+    )
     updated = replace(
         incident, diagnosis=diagnosis, traces=_traces(walk, incident), changes=changes_of(incident, seen),
     )  # fmt: skip
@@ -305,6 +311,10 @@ def _diagnose(walk: Walk, incident: Incident, moment: Moment) -> Incident:
     if incident.id in moment.touched or not same:
         moment.touched[incident.id] = updated
     return updated
+
+
+def _first(diagnosis: Diagnosis) -> tuple[str, Entity] | None:
+    return (diagnosis.top.kind, diagnosis.top.entity) if diagnosis.top else None
 
 
 def decide(walk: Walk, moment: Moment) -> None:

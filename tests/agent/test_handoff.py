@@ -18,6 +18,7 @@ from agent.model import (
     Outcome,
     Run,
     StepRecord,
+    Turn,
 )
 
 NOW = 10_000.0
@@ -110,6 +111,22 @@ def test_the_reason_is_in_words():
 )  # fmt: skip
 def test_nobody_is_needed_for_what_is_well_or_not_yet_looked_at(about):
     assert asked(about=about) == NOBODY
+
+
+def test_a_cause_that_stands_is_not_new_because_it_is_said_with_another_confidence():
+    cause = Cause("serving.saturation", WEB, 0.6)
+    said_again = replace(incident(), diagnosis=Diagnosis(NOW - 5, (cause,), since=NOW - 300))
+    assert asked(about=said_again).code == "no_playbook"
+    new = replace(said_again, diagnosis=Diagnosis(NOW - 5, (cause,), since=NOW - 5))
+    assert asked(about=new) == NOBODY
+
+
+def test_an_incident_that_came_back_has_its_time_again():
+    old = Diagnosis(NOW - 400, (Cause("serving.saturation", WEB, 0.6),), since=NOW - 400)
+    back = replace(
+        incident(), diagnosis=old, turns=(Turn(NOW - 10, "reopened", "open", "homeostat", "again"),)
+    )
+    assert asked(about=back) == NOBODY
 
 
 def test_conditions_that_have_begun_to_hold_are_waited_for():
