@@ -115,6 +115,7 @@ class Door:
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._client: AsyncWebClient | None = None
+        self._shut = False
         self._rest: dict[str, float] = {}
         self._turns: dict[str, tuple[asyncio.Lock, list[float]]] = {}
         self.asked: dict[str, int] = {}
@@ -157,13 +158,16 @@ class Door:
             raise self._meant(called, _code(code), said.status_code, said.headers, "")
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, for good: who is still at work gets no new ones."""
+        self._shut = True
         if self._session is not None:
             await self._session.close()
         self._session = self._client = None
 
     def _open(self) -> AsyncWebClient:
-        """Return the client, made when it is first needed: it wants a running loop."""
+        """Return the client, made when it is first needed: it wants a running loop. Raises Unavailable once closed."""
+        if self._shut:
+            raise Unavailable(f"{self.name}: its connections are closed")
         if self._client is None or self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s * 3), middlewares=(_bounded,)
