@@ -180,9 +180,7 @@ class Gpu:
                     f"no {_LIBRARY} in {self.config.library}; correct `library` of {self.name} or leave it out"
                 )
             return True
-        folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(":") if f]
-        files = [*map(Path, _SIGNS), *(Path(folder, _LIBRARY) for folder in folders)]
-        return any(file.exists() for file in files)
+        return driver_shows()
 
     async def _answer(self) -> dict[str, Any]:
         """Return what the child says; empty while there is nothing to ask or it rests after a failure."""
@@ -392,6 +390,13 @@ class Gpu:
             for who, edges in sorted(users.items())
             if again or told.get(who) != edges
         ], held
+
+
+def driver_shows() -> bool:
+    """Tell whether files here look like those of a driver."""
+    folders = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(":") if f]
+    files = [*map(Path, _SIGNS), *(Path(folder, _LIBRARY) for folder in folders)]
+    return any(file.exists() for file in files)
 
 
 def _host_pids() -> bool:

@@ -26,6 +26,7 @@ from agent.units import Duration, Model, say_duration
 from connectors._once import Once
 from connectors._proc import has_capability
 from connectors._program import run_program
+from connectors.gpu import driver_shows
 
 _PROGRAM: Final = Path(__file__).with_name("_nvml_act.py")
 _RECOVERY: Final = (
@@ -152,6 +153,8 @@ class GpuControl:
 
     async def describe(self) -> Sequence[str]:
         """Say what privileges there are."""
+        if self.config.library is None and not driver_shows():
+            return ("no NVIDIA driver on this machine: there is nothing to set or to reset",)
         root = has_capability(_CAP_SYS_ADMIN)
         smi = shutil.which(self.config.nvidia_smi)
         return (

@@ -184,3 +184,11 @@ async def test_a_reset_that_is_refused_may_be_tried_again(stand_in, world):
     (world / "busy").unlink()
     await act.run(step("reset_gpu"))
     assert len((world / "smi").read_text().splitlines()) == 2
+
+
+async def test_where_no_driver_is_nothing_may_be_set(world, monkeypatch):
+    monkeypatch.setattr("connectors.gpu_control.driver_shows", lambda: False)
+    alone = GpuControl("gpu_control", GpuControl.Config(), state=world)
+    assert await alone.describe() == (
+        "no NVIDIA driver on this machine: there is nothing to set or to reset",
+    )
