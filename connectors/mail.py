@@ -125,8 +125,10 @@ class _Sending:
         self._port = port
         self._letter = letter
         self._smtp: smtplib.SMTP | None = None
+        self._over = False
 
     def cut(self) -> None:
+        self._over = True  # before the look: who connects just now looks the other way round
         if self._smtp is not None and self._smtp.sock is not None:
             with contextlib.suppress(OSError):  # closed just now
                 self._smtp.sock.shutdown(socket.SHUT_RDWR)
@@ -155,14 +157,12 @@ class _Sending:
         config, keep = self._config, self._keep
 
         class Plain(smtplib.SMTP):
-            def connect(self, *to: Any, **how: Any) -> tuple[int, bytes]:
-                keep(self)  # before it waits for the first line of the server
-                return super().connect(*to, **how)
+            def _get_socket(self, *to: Any) -> socket.socket:
+                return keep(self, super()._get_socket(*to))  # type: ignore[misc]  # not in the stubs
 
         class Tls(smtplib.SMTP_SSL):
-            def connect(self, *to: Any, **how: Any) -> tuple[int, bytes]:
-                keep(self)
-                return super().connect(*to, **how)
+            def _get_socket(self, *to: Any) -> socket.socket:
+                return keep(self, super()._get_socket(*to))  # type: ignore[misc]  # not in the stubs
 
         trust = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
         me = socket.gethostname()
@@ -179,8 +179,12 @@ class _Sending:
                 raise
         return smtp
 
-    def _keep(self, smtp: smtplib.SMTP) -> None:
-        self._smtp = smtp
+    def _keep(self, smtp: smtplib.SMTP, line: socket.socket) -> socket.socket:
+        """Take the line before anything is read from it, so that it can be cut."""
+        smtp.sock, self._smtp = line, smtp
+        if self._over:
+            self.cut()
+        return line
 
 
 def _sorted(wrong: Exception, what: str, *, sent: bool) -> Exception:

@@ -138,6 +138,30 @@ async def test_a_mail_that_is_cancelled_ends_at_once(pair, monkeypatch):
                 await task
 
 
+async def test_a_mail_that_is_cancelled_as_it_connects_ends_at_once(pair, monkeypatch):
+    monkeypatch.setenv("SMTP_PASSWORD", PASSWORD)
+    met, go = threading.Event(), threading.Event()
+    real = socket.create_connection
+
+    def slowly(*to, **how):
+        line = real(*to, **how)
+        met.set()
+        go.wait(10)
+        return line
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(socket, "create_connection", slowly)
+        mail = way(listener.getsockname()[1], pair, timeout=50)
+        task = asyncio.create_task(mail.notify(note()))
+        assert await asyncio.to_thread(met.wait, 10)
+        task.cancel()
+        await asyncio.sleep(0.05)  # it is cut while it has no line yet
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(10):
+                await task
+
+
 async def test_describe_writes_to_nobody(server, pair):
     (said,) = await way(server.port, pair).describe()
     assert (
