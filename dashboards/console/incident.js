@@ -7,7 +7,7 @@ import { $, empty, fill, h, section, svg, width } from "./dom.js";
 import { drawMap } from "./map.js";
 import { cause, needs } from "./now.js";
 import { press } from "./people.js";
-import { gates, run } from "./runs.js";
+import { gates, itself, run } from "./runs.js";
 import { now, store } from "./store.js";
 import { first, lasts, many, percent, severities, time, words } from "./words.js";
 
@@ -148,7 +148,7 @@ function timeline(i) {
       ...r.steps.filter((s) => s.ended).map((s) => [s.ended, s.status === "failed" ? "bad" : "act", r.playbook, s.summary || `${words(s.use)}: ${words(s.status)}`]),
       ...(r.outcome ? [[r.updated, r.outcome.verdict === "harmed" ? "bad" : "end", r.playbook, `${words(r.outcome.verdict)}: ${r.outcome.summary}`]] : [])]),
     ...i.called.map((c) => [c.ts, "life", "homeostat", `called ${c.way}`]),
-    ...i.decisions.filter((d) => !d.allowed).map((d) => [d.ts, "held", d.playbook, `held back: ${d.gates.filter((g) => !g.passed).map((g) => g.name).join(", ") || "it only observes"}`]),
+    ...i.decisions.filter((d) => !d.allowed && !itself(d)).map((d) => [d.ts, "held", d.playbook, `held back: ${d.gates.filter((g) => !g.passed).map((g) => g.name).join(", ") || "it only observes"}`]),
     [i.opened, "life", "homeostat", "incident opened"],
   ].sort((a, b) => a[0] - b[0]);
   const seen = events.filter((e, k) => !events.slice(0, k).some((o) => o[0] === e[0] && o[3] === e[3] && o[2] === e[2]));

@@ -4,7 +4,7 @@ import { plan, reinstate, setMode } from "./acts.js";
 import { ask, part, query } from "./daemon.js";
 import { $, empty, fill, h, width } from "./dom.js";
 import { press } from "./people.js";
-import { gates } from "./runs.js";
+import { gates, itself } from "./runs.js";
 import { now, store } from "./store.js";
 import { many, percent, verdictWords, words } from "./words.js";
 
@@ -23,7 +23,7 @@ export const page = {
     found = asked.get("search") || "";
     const book = books.find((b) => b.id === chosen), target = asked.get("target") || "", when = asked.get("time") || "";
     const [decisions, answer] = await Promise.all([
-      book ? ask(`/api/decisions?${query({ playbook: book.id, limit: 12 })}`) : [],
+      book ? ask(`/api/decisions?${query({ playbook: book.id, limit: 12 })}`).then((all) => (all.every(itself) ? all : all.filter((d) => !itself(d)))) : [],
       book && target ? whyNot(book.id, target, when) : null,
     ]);
     return { books, book, decisions, answer, target, when };

@@ -29,6 +29,12 @@ export function run(r, { short = false, why = false } = {}) {
     r.text && !o && r.text !== r.title ? h("p", { class: "soft" }, r.text) : null);
 }
 
+/** Whether a playbook is held back only because a run of its own is at work: that is no news of it. */
+export function itself(d) {
+  const shut = d.gates.filter((g) => !g.passed);
+  return !d.allowed && shut.length > 0 && shut.every((g) => g.name === "busy" && (g.value || "").startsWith(`${d.playbook}-`));
+}
+
 /** All gates of one decision, shut ones first, each with its value and its limit. */
 export function gates(d, open = false) {
   const shut = d.gates.filter((g) => !g.passed), rest = d.gates.filter((g) => g.passed);

@@ -31,6 +31,13 @@ def one_in(words):
     return int(re.fullmatch(r"1 in ([\d,]+)", words)[1].replace(",", ""))
 
 
+def shown(page):
+    """Wait for the curve, the words beneath it, and the list beside it."""
+    page.wait("document.querySelector('#curve canvas')")
+    page.wait("document.querySelector('#curve').innerText.includes('rows learnt')")
+    page.wait("document.querySelectorAll('#list .row').length === 6")
+
+
 # ---- series
 
 
@@ -80,7 +87,7 @@ SCORE = r"now as rare as (1 in [\d,]+) \((\w+), ([\d.]+) deviations\), expected 
 @pytest.mark.live
 def test_a_series_says_how_rare_it_is_what_is_expected_and_of_how_much_past(page, house):
     page.open(f"{house.url}/explore?series={CORES}")
-    page.wait("document.querySelector('#curve canvas')")
+    shown(page)
     rare, _, deviations, expected, learnt = re.search(SCORE, page.text("#curve")).groups()
     assert one_in(rare) > 1000
     assert one_in(rare) == one_in(next(w for n, _, _, w in page.js(LIST) if n == CORES))
@@ -100,7 +107,7 @@ def test_a_series_says_how_rare_it_is_what_is_expected_and_of_how_much_past(page
 @pytest.mark.live
 def test_where_a_person_said_what_is_bearable_that_is_the_band(page, house):
     page.open(f"{house.url}/explore?series={LATENCY}")
-    page.wait("document.querySelector('#curve canvas')")
+    shown(page)
     rare, _, _, expected, _ = re.search(SCORE, page.text("#curve")).groups()
     assert one_in(rare) > 1000
     assert expected == "at most 250 ms"
@@ -109,7 +116,7 @@ def test_where_a_person_said_what_is_bearable_that_is_the_band(page, house):
 @pytest.mark.live
 def test_what_is_ordinary_is_said_to_be_as_ever(page, house):
     page.open(f"{house.url}/explore?series={ACCURACY}")
-    page.wait("document.querySelector('#curve canvas')")
+    shown(page)
     said = re.search(
         r"(now .*) \(\w+, [\d.]+ deviations\), expected (.*) % to (.*) %; ", page.text("#curve")
     )
