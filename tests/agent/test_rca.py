@@ -198,6 +198,14 @@ def test_facts_that_actions_need_come_with_the_cause():
     assert "nightly batch" in solve(SCENARIOS["host.neighbour"]).top.facts["command"]
 
 
+def test_a_command_is_said_without_the_folder_of_its_program_which_the_facts_keep():
+    case = SCENARIOS["host.neighbour"]
+    attrs = {BATCH: {"command": "/opt/jobs/bin/nightly --all"}}
+    top = solve(Case(case.levels, case.broken, attrs=attrs)).top
+    assert any(e.text.endswith("most of it nightly --all") for e in top.evidence), top.evidence
+    assert top.facts["command"] == "/opt/jobs/bin/nightly --all"
+
+
 def test_alternatives_are_rejected_with_a_reason():
     diagnosis = solve(SCENARIOS["data.contract"])
     kinds = {c.kind: c for c in (*diagnosis.rejected, *diagnosis.causes[1:])}

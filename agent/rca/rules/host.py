@@ -248,7 +248,7 @@ def _holder(look: Look, case: Case, *, about: bool) -> None:
         case.facts |= {"process": who.id, "command": name}
         if told:
             case.facts |= {"serves": service_ or "nobody"}
-        case.say(f"{name} holds {say(most, 'bytes')} of it")
+        case.say(f"{_called(name)} holds {say(most, 'bytes')} of it")
 
 
 def _of_replicas(look: Look, card: Entity) -> bool:
@@ -357,7 +357,13 @@ def _blame(
     case.facts = {"command": name}
     weight = WEIGHTS[reason] * share
     case.logit += weight
-    case.evidence.append(replace(found, text=text + name, weight=weight))
+    case.evidence.append(replace(found, text=text + _called(name), weight=weight))
+
+
+def _called(command: str) -> str:
+    """Return a command as people say it: without the folder of its program, which the facts keep."""
+    program, _, rest = command.partition(" ")
+    return f"{program.rpartition('/')[2]} {rest}".strip()
 
 
 def _disk_hog(look: Look, case: Case, host: Entity) -> bool:
