@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ class Once:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+        self._turn = threading.Lock()
         self._memory: dict[str, dict[str, Any]] = {}
 
     def find(self, key: str) -> dict[str, Any]:
@@ -43,9 +45,10 @@ class Once:
 
     def begin(self, key: str) -> dict[str, Any]:
         """Return what `find` does, and note that it begins now when it had not; raises Unavailable when it can not."""
-        found = self.find(key)
-        if not found:
-            self._write(key, {"key": key, "state": "begun"})
+        with self._turn:  # who asks does so in a thread: two at once are one
+            found = self.find(key)
+            if not found:
+                self._write(key, {"key": key, "state": "begun"})
         return found
 
     def note(self, key: str, record: Mapping[str, Any]) -> None:

@@ -66,6 +66,7 @@ class Values:
     async def nearest(self, target: str, name: str, value: float) -> float:
         """Return the number itself, if it is within its bounds."""
         self._ours(target)
+        self._allowed(name)
         self._within(name, value)
         return value
 

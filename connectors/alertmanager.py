@@ -16,6 +16,7 @@ Source (read, then told in our own words): prometheus.io, Alertmanager configura
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -101,6 +102,7 @@ class Alertmanager:
         self.name = name
         self.config = config
         self._door = Door()
+        self._turn = asyncio.Lock()
         kept = state / "alertmanager" / f"{name}.json" if state is not None else None
         self._book = AlertBook(kept, config.labels)
         self.muting = bool(config.url) and config.silences
@@ -179,15 +181,15 @@ class Alertmanager:
             raise Refused(
                 f"alerts have no label for {target}: add its kind to `labels` of {self.name}"
             )
-        if await self._found(key) is not None:
-            return
         # whoever scrapes a host may name it with its port
         value = (glob_pattern(glob) if glob else ".+") + ("(:[0-9]+)?" if kind == "host" else "")
         body = {
             "matchers": [{"name": label, "value": value, "isRegex": True, "isEqual": True}],
             "startsAt": _said(time.time()), "endsAt": _said(until), "createdBy": by, "comment": f"{reason} [{key}]",
         }  # fmt: skip
-        await self._ask("POST", "silences", body)
+        async with self._turn:  # two at once would both find none
+            if await self._found(key) is None:
+                await self._ask("POST", "silences", body)
 
     async def silenced(self, key: str) -> float | None:
         """Return when the silence of this key ends."""

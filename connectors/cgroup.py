@@ -108,6 +108,7 @@ class Cgroup:
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
         self.config = config
+        self._turn = asyncio.Lock()
 
     async def limit(self, target: str, name: str) -> float | None:
         """Read one file of the group."""
@@ -115,9 +116,9 @@ class Cgroup:
 
     async def nearest(self, target: str, name: str, value: float) -> float:
         """Return what the kernel keeps: whole pages, thousandths of a core; Refused where it would kill at once."""
-        wanted = _kind(name).nearest(value)
+        wanted, group = _kind(name).nearest(value), self._group(target)
         if name == "memory_bytes":
-            used = await asyncio.to_thread(_used, self._group(target))
+            used = await asyncio.to_thread(_used, group)
             if wanted < used:
                 raise Refused(
                     f"{target} uses {used:.0f} bytes: with a limit of {wanted:.0f} the kernel would kill it at once; "
@@ -130,10 +131,11 @@ class Cgroup:
     ) -> None:
         """Write one file of the group, if it still says `expect`."""
         kind, group = _kind(name), self._group(target)
-        now = await asyncio.to_thread(self._read, group, kind)
-        if now != expect:
-            raise Refused(f"{name} of {target} is {now}, not {expect}: changed by others")
-        await asyncio.to_thread(_write, group / kind.file, kind.write(value))
+        async with self._turn:
+            now = await asyncio.to_thread(self._read, group, kind)
+            if now != expect:
+                raise Refused(f"{name} of {target} is {now}, not {expect}: changed by others")
+            await asyncio.to_thread(_write, group / kind.file, kind.write(value))
 
     async def describe(self) -> Sequence[str]:
         """Say what the limits of the configured services are, and whether we may set them."""
@@ -163,7 +165,10 @@ class Cgroup:
         if about.kind == "service":
             path = self.config.groups.get(about.key, "")
             if not path:
-                raise Refused(f"{self.name} knows no group of {target}: add it to `groups`")
+                known = ", ".join(self.config.groups) or "none"
+                raise Refused(
+                    f"{self.name} knows no group of {target}, only of {known}: add it to `groups`"
+                )
         elif about.kind == "process":
             path = self._of_process(target, about.key)
         else:

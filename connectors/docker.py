@@ -25,7 +25,7 @@ import structlog
 from pydantic import Field
 
 from agent.config import Name
-from agent.errors import Refused, Unavailable, Uncertain
+from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import entity
 from agent.registry import connector
 from agent.units import Duration, Model, say_duration
@@ -188,7 +188,10 @@ class Docker:
                 )
             body = {"PidsLimit": -1} if value is None else _wanted(host, name, value)
             await self._ask("POST", f"containers/{found['Id']}/update", body, changes=True)
-            after = _limit((await self._one(target))["HostConfig"], name)
+            try:
+                after = _limit((await self._one(target))["HostConfig"], name)
+            except AgentError as lost:
+                raise Uncertain(f"{name} of {target} was set to {value}; {lost}") from None
             if after != value:
                 raise Uncertain(f"{name} of {target} was set to {value} and is {after}")
 
@@ -295,14 +298,21 @@ class Docker:
         """Wait until a container runs, in another life than before, and its health check says so."""
         end = time.monotonic() + self.config.wait
         while True:
-            now = await self._inspect(before["Id"])
-            if _well(now) and _birth(now) != _birth(before):
-                return
-            if time.monotonic() > end:
+            try:
+                now = await self._inspect(before["Id"])
+            except (
+                Unavailable
+            ) as blind:  # it was told, so this is no time to say that nothing happened
+                how = f"can not be seen ({blind})"
+            else:
+                if _well(now) and _birth(now) != _birth(before):
+                    return
                 state = now["State"]
                 health = state.get("Health", {}).get("Status", "no health check")
+                how = f"is {state['Status']} ({health})"
+            if time.monotonic() > end:
                 raise Uncertain(
-                    f"{_name(now)} is {state['Status']} ({health}) after {say_duration(self.config.wait)}; see its log"
+                    f"{_name(before)} {how} after {say_duration(self.config.wait)}; see its log"
                 )
             await asyncio.sleep(_LOOK_S)
 

@@ -82,7 +82,10 @@ class FlagHttp(Values):
             whole = seen.whole or seen.value is None
             body = {"value": as_json(value)} if whole else as_json(value)
             await self._ask("PUT", name, body, {"content-type": "application/json", **tag})
-        now = (await self._see(name)).value
+        try:
+            now = (await self._see(name)).value
+        except AgentError as lost:
+            raise Uncertain(f"{name} of {self.name} was set to {value!r}; {lost}") from None
         if now != value:
             raise Uncertain(f"{name} of {self.name} was set to {value!r} and is {now!r}")
 

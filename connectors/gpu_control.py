@@ -73,6 +73,7 @@ class GpuControl:
         self.name = name
         self.config = config
         self._once = Once(state / "gpu_control" / name if state is not None else None)
+        self._turn = asyncio.Lock()
 
     # ---- ability: Limiter
 
@@ -98,7 +99,8 @@ class GpuControl:
         if value is None:
             raise Refused(f"{target} always has a power limit: write its default instead of none")
         asked = {"do": "set_power", "uuid": _uuid(target, name), "watts": value, "expect": expect}
-        said = await self._nvml(asked, changes=True)
+        async with self._turn:  # NVML compares nothing: the program looks, then sets
+            said = await self._nvml(asked, changes=True)
         if said["watts"] != value:
             raise Uncertain(
                 f"the power limit of {target} was set to {value:g} W and is {said['watts']:g}"

@@ -12,11 +12,12 @@ then holds again, and a run that is in the middle sees that somebody else has ch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import io
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -112,7 +113,8 @@ class Haproxy:
             if now != expect:
                 raise Refused(f"{replica} has weight {now}, not {expect}: changed by others")
             await self._set(f"set server {self._backend}/{name} weight {weight}")
-            await self._follows(replica, "weight", weight)
+            with _begun(f"the weight of {replica} was set to {weight}"):
+                await self._follows(replica, "weight", weight)
 
     async def set_state(self, replica: str, state: State, expect: State) -> None:
         """Set ready, drain or maint."""
@@ -122,7 +124,8 @@ class Haproxy:
             if now != expect:
                 raise Refused(f"{replica} is {now}, not {expect}: changed by others")
             await self._set(f"set server {self._backend}/{name} state {state}")
-            await self._follows(replica, "state", state)
+            with _begun(f"{replica} was told to be in {state}"):
+                await self._follows(replica, "state", state)
 
     # ---- ability: Roster
 
@@ -150,28 +153,23 @@ class Haproxy:
 
     async def limit(self, target: str, name: str) -> float | None:
         """Return a limit of what comes in; new sessions wait above it, none is turned away."""
-        if target != f"service:{self.config.service}":
-            raise Refused(f"{self.name} limits service:{self.config.service}, not {target}")
+        self._limits(target, name)
         if name == _RATE:
             said = await self._ask("show info")
             found = re.search(r"^SessRateLimit: (\d+)$", said, re.MULTILINE)
             return (float(found[1]) or None) if found else None
-        if name == _CONNECTIONS and self.config.frontend:
-            stats = await self._ask(f"show stat {self.config.frontend} 1 -1")
-            rows = csv.DictReader(io.StringIO(stats.removeprefix("# ")))
-            row = next((r for r in rows if r["pxname"] == self.config.frontend), None)
-            if row is None:
-                raise Refused(
-                    f"HAProxy has no frontend {self.config.frontend}: mend `frontend` of {self.name}"
-                )
-            return float(row["slim"])
-        raise Refused(
-            f"{self.name} has no limit {name}: there are {_RATE} and, where `frontend` is named, {_CONNECTIONS}"
-        )
+        stats = await self._ask(f"show stat {self.config.frontend} 1 -1")
+        rows = csv.DictReader(io.StringIO(stats.removeprefix("# ")))
+        row = next((r for r in rows if r["pxname"] == self.config.frontend), None)
+        if row is None:
+            raise Refused(
+                f"HAProxy has no frontend {self.config.frontend}: mend `frontend` of {self.name}"
+            )
+        return float(row["slim"])
 
     async def nearest(self, target: str, name: str, value: float) -> float:
         """Return a whole number; 0 would mean no limit, so it is at least 1."""
-        del target, name
+        self._limits(target, name)
         return float(max(1, round(value)))
 
     async def set_limit(
@@ -188,13 +186,26 @@ class Haproxy:
                 raise Refused(f"{self.config.frontend} always has a limit of connections")
             else:
                 await self._set(f"set maxconn frontend {self.config.frontend} {int(value)}")
-            if (now := await self.limit(target, name)) != value:
+            with _begun(f"HAProxy was told to make {name} {value}"):
+                now = await self.limit(target, name)
+            if now != value:
                 raise Uncertain(f"HAProxy was told to make {name} {value}; it is {now}")
+
+    def _limits(self, target: str, name: str) -> None:
+        """Raise Refused for whom we do not serve, and for a limit that there is none of."""
+        if target != f"service:{self.config.service}":
+            raise Refused(f"{self.name} limits service:{self.config.service}, not {target}")
+        if name != _RATE and not (name == _CONNECTIONS and self.config.frontend):
+            raise Refused(
+                f"{self.name} has no limit {name}: there are {_RATE} and, where `frontend` is named, {_CONNECTIONS}"
+            )
 
     async def describe(self) -> Sequence[str]:
         """Say which servers there are, and whether we may change them."""
         try:
             servers = await self._servers()
+            # changes nothing: HAProxy asks for the level before it looks at the name
+            answer = await self._ask(f"set server {self._backend}/ weight")
         except (Unavailable, Refused) as problem:
             return (str(problem),)
         lines = [
@@ -202,8 +213,6 @@ class Haproxy:
             f"{s.sessions} sessions"
             for name, s in servers.items()
         ]
-        # changes nothing: HAProxy asks for the level before it looks at the name
-        answer = await self._ask(f"set server {self._backend}/ weight")
         if "ermission denied" in answer:
             lines.append("may only look: the socket is not of `level admin`")
         return lines
@@ -220,6 +229,14 @@ class Haproxy:
         await self._set(
             f"add server {where} {address} weight 0{check}", says="New server registered"
         )
+        with _begun(f"{replica} is on the list, but perhaps gets no requests"):
+            await self._enable(replica, name, address, weight, checked=checked)
+
+    async def _enable(
+        self, replica: str, name: str, address: str, weight: int, *, checked: bool
+    ) -> None:
+        """Let a server that is on the list have requests, once it is well."""
+        where = f"{self._backend}/{name}"
         if checked:
             await self._set(f"enable health {where}")
         await self._set(f"enable server {where}")
@@ -237,6 +254,12 @@ class Haproxy:
     async def _take_off(self, replica: str, name: str) -> None:
         where = f"{self._backend}/{name}"
         await self._set(f"set server {where} state drain")
+        with _begun(f"{replica} is drained, but stays on the list"):
+            await self._delete(replica, name)
+
+    async def _delete(self, replica: str, name: str) -> None:
+        """Take a server that gets no more requests off the list, when those that it has are done."""
+        where = f"{self._backend}/{name}"
         end = time.monotonic() + self.config.wait
         while left := (await self._one(name)).sessions:
             if time.monotonic() > end:
@@ -353,6 +376,8 @@ class Haproxy:
                         answer += more
                         if len(answer) > _MOST_BYTES:
                             raise Refused(f"HAProxy's answer is larger than {_MOST_BYTES} bytes")
+                    if not answer:  # whatever HAProxy says, it ends with an empty line
+                        raise ConnectionResetError
                 finally:
                     writer.close()
         except (TimeoutError, ConnectionError):
@@ -361,6 +386,15 @@ class Haproxy:
                 raise Uncertain(f"{said} to `{command}`; it may have been done") from None
             raise Unavailable(said) from None
         return answer.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _begun(what: str) -> Iterator[None]:
+    """Turn `not now` into `unclear`: something was done already."""
+    try:
+        yield
+    except Unavailable as lost:
+        raise Uncertain(f"{what}; {lost}") from None
 
 
 def _state(admin: int) -> State:

@@ -24,7 +24,7 @@ import structlog
 from pydantic import Field
 
 from agent.config import Name
-from agent.errors import AgentError, Refused, Uncertain
+from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.registry import connector
 from agent.units import Duration, say_duration
 from connectors._kube_api import MERGE, Api, named, ready
@@ -157,8 +157,8 @@ class Kubernetes:
             if pod is None:
                 raise Refused(f"{service} has no pod of uid {birth}: it was restarted already")
             await self._no_rollout()
-            await self._evict(pod)
             wanted = int((await self._read()).get("spec", {}).get("replicas", 1))
+            await self._evict(pod)
             await self._until_ready(wanted, gone=birth)
 
     # ---- ability: Limiter
@@ -172,6 +172,7 @@ class Kubernetes:
         """Return the whole number next to it; Refused where the bounds would cross."""
         self._ours(target)
         scaler, wanted = await self._scaler(), float(max(1, round(value)))
+        _bound(scaler, name)
         other = "max_replicas_count" if name == "min_replicas_count" else "min_replicas_count"
         low, high = sorted((wanted, _bound(scaler, other)))
         if (low, high)[name == "max_replicas_count"] != wanted:
@@ -381,16 +382,20 @@ class Kubernetes:
     async def _until_ready(self, n: int, gone: str = "") -> None:
         end = time.monotonic() + self.config.wait
         while True:
-            found = await self._read()
-            left = bool(gone) and any(p["metadata"]["uid"] == gone for p in await self._pods())
-            there = int((found.get("status") or {}).get("replicas", 0))
-            if _ready_of(found) == n == there and not left:
-                return
+            try:
+                found = await self._read()
+                left = bool(gone) and any(p["metadata"]["uid"] == gone for p in await self._pods())
+            except (
+                Unavailable
+            ) as blind:  # it is asked for, so this is no time to say that nothing happened
+                how = f"pods of {self.config.workload} can not be seen ({blind})"
+            else:
+                there = int((found.get("status") or {}).get("replicas", 0))
+                if _ready_of(found) == n == there and not left:
+                    return
+                how = f"{_ready_of(found)} of {n} pods of {self.config.workload} are ready"
             if time.monotonic() > end:
-                raise Uncertain(
-                    f"{_ready_of(found)} of {n} pods of {self.config.workload} are ready after "
-                    f"{say_duration(self.config.wait)}; see its events"
-                )
+                raise Uncertain(f"{how} after {say_duration(self.config.wait)}; see its events")
             await asyncio.sleep(_LOOK_S)
 
     # ---- the API server

@@ -17,6 +17,7 @@ again, so that two agents do not cross each other, and a run that was cut off kn
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -125,6 +126,7 @@ class MlflowModels:
         self.name = name
         self.config = config
         self._server = Mlflow(config)
+        self._turn = asyncio.Lock()
         self._kept = Kept(state / "feeds" / f"{name}.aliases.json" if state is not None else None)
         self._known: dict[str, dict[str, Any]] = {
             name: seen for name, seen in self._kept.found.items() if _whole(seen)
@@ -296,6 +298,10 @@ class MlflowModels:
 
         Raises Refused (moved by others, no such version, no right to), Unavailable (nothing was moved), Uncertain.
         """
+        async with self._turn:
+            await self._promote(model, version, expect, by)
+
+    async def _promote(self, model: str, version: str, expect: str, by: str) -> None:
         now = self._champion(await self._model(model))
         _same(model, now, expect)
         found = await self._version(model, version)

@@ -98,6 +98,7 @@ class OldFiles:
         self.name = name
         self.config = config
         self._emptied = state / "old_files" / name
+        self._turn = asyncio.Lock()
 
     # ---- ability: Pruner
 
@@ -107,7 +108,8 @@ class OldFiles:
 
     async def set_aside(self, rule: str, most_bytes: float, key: str) -> Sequence[Old]:
         """Write the manifest, then move each; a second call with the same key goes on with the same manifest."""
-        return await asyncio.to_thread(self._set_aside, self._rule(rule), most_bytes, key)
+        async with self._turn:
+            return await asyncio.to_thread(self._set_aside, self._rule(rule), most_bytes, key)
 
     async def aside(self, key: str) -> Sequence[Old]:
         """Return what the manifest of this key names and is there."""

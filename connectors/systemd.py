@@ -92,7 +92,7 @@ class Systemd:
                     f"{service} runs no unit of invocation {birth}: it was restarted already"
                 )
             await self._tell("restart", unit)
-            said = (await self._all())[unit]
+            said = await self._after("restart", unit)
             if not _well(said) or said["InvocationID"] == birth:
                 raise Uncertain(
                     f"{unit} is {said['ActiveState']} ({said['SubState']}) after its restart; see its journal"
@@ -176,7 +176,7 @@ class Systemd:
             )
             raise Refused(f"systemctl {verb} {unit}: {out[:300] or f'status {code}'}{how}")
         end = time.monotonic() + self.config.wait
-        while (said := (await self._all())[unit])["ActiveState"] in {
+        while (said := await self._after(verb, unit))["ActiveState"] in {
             "activating",
             "deactivating",
             "reloading",
@@ -186,6 +186,13 @@ class Systemd:
                     f"{unit} is {said['ActiveState']} after {say_duration(self.config.wait)}"
                 )
             await asyncio.sleep(_LOOK_S)
+
+    async def _after(self, verb: str, unit: str) -> Mapping[str, str]:
+        """Return what systemd says of a unit that was told; raises Uncertain when it says nothing."""
+        try:
+            return (await self._all())[unit]
+        except (Refused, Unavailable) as lost:
+            raise Uncertain(f"systemctl {verb} {unit} was done; {lost}") from None
 
     async def _run(
         self, argv: Sequence[str], timeout_s: float, *, changes: bool = False
