@@ -146,9 +146,12 @@ async def test_a_listener_that_stops_to_listen_is_not_gone(source: Connections):
     assert port in ports_of(frame, me)
     listener.close()
     frame = await source.poll()
-    (now,) = heard(frame, me)
-    assert not now.gone
-    assert port not in dict(now.attrs)["listen"].split(",")
+    told = heard(
+        frame, me
+    )  # more than one where another process of our group comes or goes just now
+    assert told
+    assert not any(now.gone for now in told)
+    assert all(port not in dict(now.attrs).get("listen", "").split(",") for now in told)
 
 
 async def test_a_search_that_runs_out_of_time_goes_on_at_the_next_poll(server: Server):
