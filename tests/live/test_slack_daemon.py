@@ -49,10 +49,11 @@ async def test_an_objective_that_breaks_is_one_message_over_a_press_and_a_kill(
             await until(lambda: side.said, None, 20)
             assert "You have it" in side.said[-1][1]["text"]
             await asyncio.to_thread(daemon.kill)
-            await asyncio.to_thread(daemon.start)
-            await until(lambda: side.sockets, None, 60)
+            # Counted before it starts again: the edit may be there before the socket is.
             edits = side.parents[0].get("edits", 0)
-            await until(lambda: side.parents[0].get("edits", 0) > edits, None, 60)
+            await asyncio.to_thread(daemon.start)
+            await until(lambda: side.sockets, daemon.log.read_text, 60)
+            await until(lambda: side.parents[0].get("edits", 0) > edits, daemon.log.read_text, 60)
             assert "olga has it" in json.dumps(side.parents[0]["blocks"])
             assert len(side.parents) == 1
             assert len(side.files) == 1
