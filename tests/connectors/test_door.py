@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import contextlib
+import gc
+import ssl
 
 import httpx
 import pytest
@@ -86,3 +88,22 @@ async def test_one_that_failed_while_it_was_closed_is_closed_too(slow):
     with pytest.raises(Unavailable):
         await asking
     assert door._client is None
+
+
+def trusts():
+    """Count the sets of trusted certificates that are in memory."""
+    gc.collect()
+    return sum(isinstance(one, ssl.SSLContext) for one in gc.get_objects())
+
+
+async def test_many_doors_hold_the_trusted_certificates_once(slow):
+    may, _, url = slow
+    may.set()
+    doors = [Door() for _ in range(4)]
+    await doors[0].ask("GET", url, timeout_s=5.0)
+    before = trusts()
+    for door in doors[1:]:
+        await door.ask("GET", url, timeout_s=5.0)
+    assert trusts() == before
+    for door in doors:
+        await door.close()
