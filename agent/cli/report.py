@@ -84,6 +84,6 @@ def digest(
 
 
 def _show(said: Any) -> None:
-    from agent import cli_show
+    from agent.cli import show
 
-    cli_show.why(said)
+    show.why(said)
