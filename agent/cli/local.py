@@ -135,9 +135,9 @@ def check(*, config: ConfigPath = None, as_json: AsJson = False) -> None:
     path = control.config_path(config)
     loaded = load(path)
     said = _summary(path, loaded)
-    from agent.cli import show
+    from agent.cli import tables
 
-    emit(said, as_json, show.check)
+    emit(said, as_json, tables.check)
 
 
 def _summary(path: Path | None, config: Config) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def windows(
     touched; people are told all the same.
     """
     from agent import registry
-    from agent.cli import show
+    from agent.cli import tables
     from agent.config import load
     from agent.windows import upcoming
 
@@ -190,7 +190,7 @@ def windows(
         }
         for start, end, w in upcoming(load(control.config_path(config)).maintenance, now, most)
     ]  # fmt: skip
-    emit(said, as_json, show.windows)
+    emit(said, as_json, tables.windows)
 
 
 @command(
@@ -225,7 +225,7 @@ def try_source(
     with --send. Changes nothing else, needs no daemon. Exit code 1 when it does not answer.
     """
     from agent import registry, trying
-    from agent.cli import show
+    from agent.cli import tables
     from agent.config import load
 
     registry.load()
@@ -244,7 +244,7 @@ def try_source(
         seen = asyncio.run(trying.look(source, load(path), own, send=send))
     except Unavailable as silent:  # it is the source that does not answer, not the daemon: exit 1
         raise Refused(str(silent)) from None
-    emit(seen, as_json, lambda s: show.tried(s, None if everything else _SHOWN))
+    emit(seen, as_json, lambda s: tables.tried(s, None if everything else _SHOWN))
 
 
 @command(

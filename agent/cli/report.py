@@ -84,6 +84,6 @@ def digest(
 
 
 def _show(said: Any) -> None:
-    from agent.cli import show
+    from agent.cli import tables
 
-    show.why(said)
+    tables.why(said)

@@ -37,11 +37,11 @@ def compare(
     Of a shadow the same requests are compared, of a canary or an A/B test those of the same time; versions that never
     served at once are compared one after the other. The bounds hold however often you look.
     """
-    from agent.cli import show_models
+    from agent.cli import model_tables
 
     _, folder = where(config, state)
     found = control.Control(folder).get(f"/api/models/{part(model)}/compare", a=a, b=b)
-    emit(found, as_json, show_models.compared)
+    emit(found, as_json, model_tables.compared)
 
 
 @command(
@@ -62,11 +62,11 @@ def edges(
 
     A process at the edge that counts over them may send counts instead of rows.
     """
-    from agent.cli import show_models
+    from agent.cli import model_tables
 
     _, folder = where(config, state)
     found = control.Control(folder).get(f"/api/models/{part(model)}/edges", version=version)
-    emit(found, as_json, show_models.edges)
+    emit(found, as_json, model_tables.edges)
 
 
 @command(
@@ -105,7 +105,7 @@ def explain(
     Where you have the model, `--ask` asks it: Shapley values against rows of the reference, exact but for sampling.
     """
     from agent import at_hand
-    from agent.cli import show_models
+    from agent.cli import model_tables
 
     record = _record(file)
     features = record.get("features", record)
@@ -114,11 +114,11 @@ def explain(
     version = version or str(said or "")
     if ask:
         made = at_hand.rows_of(_reference(reference, path, model, version), model)
-        emit(at_hand.asked(features, made, at_hand.model_at(ask)), as_json, show_models.asked)
+        emit(at_hand.asked(features, made, at_hand.model_at(ask)), as_json, model_tables.asked)
         return
     body = {"version": version, "features": features}
     found = control.Control(folder).post(f"/api/models/{part(model)}/explain", body)
-    emit(found, as_json, show_models.explained)
+    emit(found, as_json, model_tables.explained)
 
 
 @command(
@@ -146,11 +146,11 @@ def drift(
     20,000 rows are read, looked at and forgotten.
     """
     from agent import at_hand
-    from agent.cli import show_models
+    from agent.cli import model_tables
 
     old = _reference(reference, where(config, None)[0], model, version)
     found = at_hand.apart(at_hand.rows_of(old, model), at_hand.rows_of(file, model))
-    emit({"file": str(file), "reference": str(old), **found}, as_json, show_models.apart)
+    emit({"file": str(file), "reference": str(old), **found}, as_json, model_tables.apart)
 
 
 def _reference(given: Path | None, path: Path | None, model: str, version: str) -> Path:

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -145,6 +146,17 @@ def test_approve_takes_exactly_what_was_shown(homeostat, daemon, monkeypatch):
     assert entry.body["person"].endswith("(admin, socket)")
     code, _, err = homeostat("approve", "run-22", "-y", "--state", daemon.state)
     assert (code, "nobody is asked" in err) == (1, True)
+
+
+def test_at_a_terminal_the_plan_is_shown_and_asked_about(homeostat, daemon, monkeypatch):
+    answers = io.StringIO("n\ny\n")
+    monkeypatch.setattr(answers, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", answers)
+    code, out, _ = homeostat("approve", "run-22", "--state", daemon.state)
+    assert (code, "nightly-batch" in out, "Approve?" in out) == (1, True, True)
+    assert daemon.desk.run("run-22")["asks"]
+    code, out, _ = homeostat("approve", "run-22", "--state", daemon.state)
+    assert (code, "run-22c0ffee may act on" in out) == (0, True)
 
 
 def test_ack_says_whose_it_is_and_why_shows_it(homeostat, daemon):
