@@ -47,7 +47,7 @@ ANSWER: Final = "answer"
 class Passage:
     """What the boundary before a step said: go on, unless one of these is set.
 
-    by     the person who wants the run stopped
+    by     the person who wants the run stopped, and why when they said so
     over   why nothing is left to heal
     """
 
@@ -57,7 +57,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What verification said, and when; `by` = a person wants the run stopped, there is no verdict."""
+    """What verification said, and when; `by` = a person wants it stopped (as in `Passage`), there is no verdict."""
 
     ended: float
     outcome: Outcome | None = None
@@ -97,7 +97,7 @@ class Hands(Protocol):
         ...
 
     def cancelled_by(self, run_id: str) -> str:
-        """Return who wants a run that lives stopped; "" = nobody."""
+        """Return who wants a run that lives stopped, and why when they said so; "" = nobody."""
         ...
 
     async def accept(self, plan: Plan) -> None:
@@ -110,8 +110,8 @@ class Hands(Protocol):
         """Record what a person said when the run, or one of its steps, asked by this hash."""
         ...
 
-    async def cancelled(self, plan: Plan, person: str) -> None:
-        """Record that a person wants the run stopped."""
+    async def cancelled(self, plan: Plan, person: str, reason: str = "") -> None:
+        """Record that a person wants the run stopped, and why when they said so."""
         ...
 
     async def boundary(self, plan: Plan, run: Run, *, first: bool) -> Passage:

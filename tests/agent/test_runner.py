@@ -422,6 +422,18 @@ async def test_a_cancelled_run_puts_back_what_it_did(stage, tmp_path):
         await stage.runner.cancel("r1", "ann")
 
 
+async def test_why_a_run_was_stopped_is_kept(stage):
+    until = Until(("service.latency_p95_seconds < 0.0",), 0.0, 1e6)
+    await stage.runner.start(begun(stage, step("a", until=until)))
+    await stage.state("holding")
+    await stage.runner.cancel("r1", "ann", "the wrong host")
+    run = await stage.ended()
+    assert (run.state, run.text) == ("denied", "stopped by ann: the wrong host")
+    assert run.outcome.summary == run.text
+    (said,) = stage.kinds("cancel")
+    assert said.body == {"person": "ann", "reason": "the wrong host"}
+
+
 async def test_a_run_that_asks_can_be_cancelled(stage, tmp_path):
     made = to_approve(stage)
     await stage.runner.start(made)
