@@ -114,8 +114,12 @@ class Hands(Protocol):
         """Record that a person wants the run stopped, and why when they said so."""
         ...
 
-    async def boundary(self, plan: Plan, run: Run, *, first: bool) -> Passage:
-        """Wait while the target is paused; `first`: nothing has been done yet, so the run may still end unheard."""
+    async def boundary(self, plan: Plan, run: Run, *, first: bool, back: bool = False) -> Passage:
+        """Wait while the target is paused.
+
+        first   nothing has been done yet, so the run may still end unheard
+        back    something is to be put back now: people are told what a pause keeps from it
+        """
         ...
 
     async def observe(
@@ -275,6 +279,7 @@ class Course:
             if outcome.verdict == "harmed" or (idle and plan.verify.otherwise == "undo"):
                 await self._report("undoing", outcome.summary, outcome)
                 outcome = replace(outcome, undone=await self._undo(self._done))
+                self._run = replace(self._run, outcome=outcome)  # what follows may have to wait
         stop = await self._hold(since, outcome)
         if stop is not None:
             return await self._stopped(stop, outcome)
@@ -400,10 +405,10 @@ class Course:
                 return _Stop("failed", acted.text)
         return None
 
-    async def _boundary(self, name: str, *, first: bool = False) -> Passage:
+    async def _boundary(self, name: str, *, first: bool = False, back: bool = False) -> Passage:
         run = self._run
         return await self._box(
-            name, Passage, lambda: self._hands.boundary(self._plan, run, first=first)
+            name, Passage, lambda: self._hands.boundary(self._plan, run, first=first, back=back)
         )
 
     async def _one(self, step: PlannedStep, outcome: Outcome | None = None) -> Acted:
@@ -438,9 +443,8 @@ class Course:
                 if why := why_stays(step):
                     self._stays.append(f"{step.id} stays ({why})")
                 continue
-            await self._boundary(
-                f"boundary:undo:{step.id}"
-            )  # a pause holds here too; a wish to stop is met anyway
+            # a pause holds here too; a wish to stop is met anyway
+            await self._boundary(f"boundary:undo:{step.id}", back=True)
             put_back = functools.partial(
                 self._hands.undo, self._plan, step, acted, dict(self._results)
             )

@@ -278,7 +278,7 @@ class RealHands:
 
     # ---- boxes: before a step
 
-    async def boundary(self, plan: Plan, run: Run, *, first: bool) -> Passage:
+    async def boundary(self, plan: Plan, run: Run, *, first: bool, back: bool = False) -> Passage:
         """Wait while the target is paused; tell whether the run is still wanted."""
         waited: list[float] = []
         # what is put back, and what follows a verdict, waits for a pause only
@@ -290,7 +290,8 @@ class RealHands:
                 break
             if not waited:
                 await self.report(replace(run, state="paused", text=why))
-                await self._held_back(plan, run, why)
+                if back:
+                    await self._held_back(plan, run, why)
                 waited.append(self._clock())
             if first and not paused and not 0 <= self._clock() - waited[0] < self._patience(plan):
                 await self.report(run)

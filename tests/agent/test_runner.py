@@ -493,6 +493,31 @@ async def test_harm_found_while_paused_is_told_and_undone_after_the_pause(tmp_pa
     assert read_effects(tmp_path) == ["r1/a 1.0", "r1/a/undo 0.0"]
 
 
+@pytest.mark.parametrize("undo", ["auto", "none"])
+async def test_a_pause_of_what_follows_is_not_said_to_keep_harm_from_being_undone(
+    stage, verbs, undo
+):
+    """Harm was put back, or there was nothing to put back: to resume would not change that."""
+
+    def paused(moment):
+        if moment == "effect:r1/s:after":
+            stage.record("pause", "*", {"by": "ann"}, stage.clock())
+
+    verbs["shout"].moments = staticmethod(paused)
+    stage.latency = harmful(stage)
+    await asyncio.sleep(0.4)
+    then = (step("s", "shout"), step("t", "shout"))
+    await stage.runner.start(begun(stage, step("a", undo=undo), verify=VERIFY, then=then))
+    await stage.state("paused")
+    waits = stage.memory.runs["r1"].outcome
+    assert (waits.verdict, waits.undone) == ("harmed", undo == "auto")
+    stage.record("resume", "*", {"by": "ann"}, stage.clock())
+    run = await stage.ended()
+    assert (run.state, run.outcome.undone) == ("done", undo == "auto")
+    assert [s.id for s in run.steps][-2:] == ["s", "t"]
+    assert told(stage) == ["escalate"]
+
+
 async def test_harm_that_comes_over_a_restart_in_the_window_is_undone_once(tmp_path, verbs):
     async with Stage(tmp_path) as stage:
         stage.latency = lambda: SLOW
