@@ -18,6 +18,9 @@ FLAGS = (
     "--disable-extensions", "--disable-dev-shm-usage", "--remote-debugging-pipe",
 )  # fmt: skip
 
+_SHOWN = "(document.querySelector('dialog[open]') ?? document.body).innerText"
+"""What a person sees first: the box that is open, else the page."""
+
 LAUNCH = """import fcntl, os, sys
 a, b = (fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3])
 os.dup2(a, 3)  # Chromium reads commands from 3 and writes answers to 4
@@ -147,9 +150,7 @@ class Browser:
     def wait(self, code, seconds=30):
         until = time.monotonic() + seconds
         while not self.js(f"Boolean({code})"):
-            assert time.monotonic() < until, (
-                f"never: {code}\n{self.js('document.body.innerText')[:3000]}"
-            )
+            assert time.monotonic() < until, f"never: {code}\n{self.js(_SHOWN)[:3000]}"
             time.sleep(0.05)
 
     def text(self, selector="body"):
