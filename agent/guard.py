@@ -770,7 +770,13 @@ def _confidence(case: _Case) -> Gate:
     sure = f"{case.cause.probability:.0%}" if case.cause else "-"
     if low and case.asked:
         return Gate("confidence", True, sure, "not low", "low, but a person decided")
-    reason = "the diagnosis is not sure enough to act on its own" if low else ""
+    reason = ""
+    if low and (case.cause is None or case.cause.kind == "unknown"):
+        reason = "no cause has enough evidence, and without one nothing acts on its own"
+    elif low and case.cause is not None and case.cause.probability >= 0.5:
+        reason = "only shipped limits speak for it so far, which is too little to act on its own"
+    elif low:
+        reason = "the diagnosis is not sure enough to act on its own"
     return Gate("confidence", not low, sure, "not low", reason)
 
 

@@ -180,15 +180,21 @@ def _worked_out(asked: _Asked) -> WhyNotView:
         incident, next_ = one.id, f"homeostat why {one.id}"
         first = next((g for g in gates if not g["passed"]), None)
         answer = "not_meant" if first is not None else "unknown"
-        text = first["reason"] if first is not None else _nothing_against(book)
-        note = _rival(asked, one) if first is None else ""
+        rival = _rival(asked, one) if first is None else ""
+        if first is not None:
+            text = first["reason"]
+        elif rival:
+            text = f"all that can be known fits, but {rival} came first on this target"
+            note = "first is who names the more specific cause, then who has more conditions, then the lower `order:`"
+        else:
+            text = _nothing_against(book)
     lines = [
         f"{asked.head()}, at {asked.when}",
         "Decided:  nothing; this is worked out from what was recorded" + before,
     ]
     lines.append(f"Answer:   {text}" + (f" (incident {incident})" if incident else ""))
     if note:
-        lines.append(f"Instead:  {note}")
+        lines.append(f"Order:    {note}")
     lines += [_line("Not", g) for g in gates if not g["passed"]][1:]
     fits = ", ".join(f"{g['name']} {g['value']}" for g in gates if g["passed"])
     lines += [f"Fits:     {fits}"] if fits else []
@@ -347,13 +353,13 @@ def _nothing_against(book: Playbook) -> str:
 
 
 def _rival(asked: _Asked, incident: Incident) -> str:
-    """Say which other playbook had the word on this target in this incident."""
+    """Return which other playbook had the word on this target in this incident; "" = none."""
     found = [
         d.playbook
         for d in asked.hooks.memory.decisions(incident.id)
         if d.target == asked.target and d.playbook != asked.playbook and d.ts <= asked.ts
     ]
-    return f"{found[-1]} came first on this target" if found else ""
+    return found[-1] if found else ""
 
 
 # ---------------------------------------------------------------- form

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -110,8 +111,14 @@ def _without(answer: Answer, hidden: Sequence[str]) -> Answer:
 
 
 def redacted(url: str) -> str:
-    """Return scheme, host, port and path: what may stand in messages and logs."""
-    parts = urlsplit(url)
+    """Return scheme, host, port and path: what may stand in messages and logs. Of what is no URL, its end."""
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.netloc) and parts.port != 0
+    except ValueError:  # no port, or half an IPv6 address
+        whole = False
+    if not whole:
+        return re.split(r"[?#]", url)[0].rpartition("@")[2]
     port = f":{parts.port}" if parts.port else ""
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}{port}{parts.path}"

@@ -387,6 +387,23 @@ def test_low_confidence_only_suggests_unless_a_person_asks(make):
     assert (asked.allowed, asked.mode) == (True, "approve")
 
 
+@pytest.mark.parametrize(
+    ("cause", "said", "why"),
+    [
+        (Cause("unknown", WEB, 0.99), "99%", "no cause has enough evidence"),
+        (Cause("serving.saturation", WEB, 0.4), "40%", "not sure enough"),
+        (Cause("serving.saturation", WEB, 0.9), "90%", "only shipped limits speak for it"),
+    ],
+)
+def test_why_a_diagnosis_is_of_low_confidence_is_told_though_it_may_look_sure(
+    make, cause, said, why
+):
+    decision = ask(make(), incident(low=True, cause=cause))
+    (gate,) = (g for g in decision.gates if g.name == "confidence")
+    assert (gate.passed, gate.value) == (False, said)
+    assert why in gate.reason
+
+
 def test_a_person_may_start_what_is_only_suggested_but_passes_the_other_gates(make):
     book, c = make(mode="suggest"), config(mode="suggest")
     assert ask(book, c=c).mode == "suggest"

@@ -116,6 +116,18 @@ def test_a_condition_says_what_it_saw_now_and_then(story):
     assert "was unknown: service.error_ratio unknown" in text
 
 
+def test_who_came_first_is_the_answer_where_nothing_else_speaks_against_it(story):
+    """Not that its conditions may not have held: they may have, for hours."""
+    load(story, when=[{"is": "service.latency_p95_seconds > 0.3", "for": 30}])
+    first = Decision(story.now - 60, "tell-owner", WINE, "inc-7f3a99e0", "auto", True, ())
+    story.hooks.record("decision", f"tell-owner|{WINE.id}", pack(first), first.ts)
+    said, text = ask(story, "slow-service", "service:wine")
+    assert said["answer"] == "unknown"
+    assert "all that can be known fits, but tell-owner came first on this target" in text
+    assert "Order:    first is who names the more specific cause" in text
+    assert "may not have held" not in text
+
+
 @pytest.mark.parametrize(
     ("more", "target", "says"),
     [
