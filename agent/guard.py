@@ -295,9 +295,12 @@ def _mode(case: _Case) -> Gate:
     person = case.memory.ceilings.get(case.playbook.id)
     if person is not None:
         said += f", {person.by} {person.mode}"
-    return Gate(
-        "mode", mode != "observe", mode, said, "" if mode != "observe" else "it only observes"
-    )
+    reason = ""
+    if mode == "observe":
+        words = ((case.config.mode, "agent.yaml"), (case.playbook.mode, "the playbook"))
+        who = next((by for said_mode, by in words if said_mode == mode), "")
+        reason = f"it only observes: {who} says `mode: observe`" if who else "it only observes"
+    return Gate("mode", mode != "observe", mode, said, reason)
 
 
 def _ability(case: _Case) -> Gate:
@@ -427,6 +430,8 @@ def _once(case: _Case) -> Gate:
         r
         for r in case.memory.runs.values()
         if (r.playbook, r.incident) == (case.playbook.id, case.incident.id)
+        # one that waited in vain for its turn has told nobody
+        and (r.state != "expired" or r.steps)
     ]
     lives = case.incident.reopened + 1
     reason = "" if len(runs) < lives else f"run {runs[-1].id} has done so for this incident"

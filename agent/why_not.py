@@ -87,12 +87,24 @@ def _decided(asked: _Asked) -> Decision | None:
         incident = str(entry.body.get("incident"))
         if entry.ts > asked.ts or incident in seen:
             continue
+        decision = unpack(Decision, entry.body)
+        if _kept_by_itself(asked, decision):
+            continue
         seen.add(incident)
         if _then(asked, incident) is not None:
-            return unpack(Decision, entry.body)
+            return decision
         if len(seen) >= _LOOK_BACK:
             break
     return None
+
+
+def _kept_by_itself(asked: _Asked, decision: Decision) -> bool:
+    """Tell whether nothing but its own run was in its way: then what let that run begin is the answer."""
+    closed = [g for g in decision.gates if not g.passed]
+    if [g.name for g in closed] != ["busy"]:
+        return False
+    run = asked.hooks.memory.runs.get(closed[0].value)
+    return run is not None and (run.playbook, run.target) == (decision.playbook, decision.target)
 
 
 def _then(asked: _Asked, incident: str) -> Incident | None:
@@ -128,7 +140,9 @@ def _recorded(asked: _Asked, decision: Decision) -> WhyNotView:
         answer = "ran"
         text = f"nothing held it back at {said}: it was let go on {decision.mode}"
         next_ = (
-            f"homeostat runs {run.id}" if run is not None else f"homeostat why {decision.incident}"
+            f"homeostat {'approve' if run.state == 'waiting_approval' else 'runs'} {run.id}"
+            if run is not None
+            else f"homeostat why {decision.incident}"
         )
     lines = [f"{asked.head()}, at {asked.when}", f"Answer:   {text} (incident {decision.incident})"]
     if run is not None:

@@ -230,6 +230,24 @@ def closed(decision):
 # ---------------------------------------------------------------- all open
 
 
+def test_one_that_waited_in_vain_for_its_turn_has_told_nobody(make):
+    told = Past().run(ago=4000, incident="i", use="tell")
+    assert closed(ask(make(use="tell"), past=told)) == {"once"}
+    expired = Past().run(ago=4000, incident="i", use="tell", state="expired", acted=False)
+    assert closed(ask(make(use="tell"), past=expired)) == set()
+    asked = Past().run(ago=4000, incident="i", use="tell", state="expired")
+    assert closed(ask(make(use="tell"), past=asked)) == {"once"}
+
+
+def test_what_only_observes_says_who_wants_it_so(make):
+    assert gate(ask(make(), c=config(mode="observe")), "mode").reason.endswith(
+        "agent.yaml says `mode: observe`"
+    )
+    assert gate(ask(make(mode="observe")), "mode").reason.endswith(
+        "the playbook says `mode: observe`"
+    )
+
+
 def test_all_gates_open_lets_it_act(make):
     decision = ask(make())
     assert closed(decision) == set()

@@ -6,11 +6,11 @@ import pytest
 from desk_story import BATCH, MODEL, WINE, Story
 from pydantic import TypeAdapter
 
-from agent import cli_show, registry
+from agent import cli_show, registry, views
 from agent.codec import pack
 from agent.errors import Refused
 from agent.meant import NotThere
-from agent.model import Decision, Gate
+from agent.model import Decision, Gate, Run
 from agent.playbook import Playbook
 from agent.views import WhyNotView
 
@@ -81,6 +81,39 @@ def test_each_time_has_the_decision_that_held_then(story):
     before, text = ask(story, "backup-model", "model:wine", "30m")
     assert before["decided"] is None
     assert "Decided:  nothing" in text
+
+
+def test_that_its_own_run_is_at_work_is_no_answer_but_what_let_it_begin_and_where_it_stands(story):
+    busy = Gate("busy", False, "backup-1", "one run a target", "run backup-1 is at work")
+    let = Decision(story.now - 40, "backup-model", MODEL, "inc-7c00beef", "approve", True, ())
+    held = Decision(
+        story.now - 30, "backup-model", MODEL, "inc-7c00beef", "approve", False, (busy,)
+    )
+    for one in (let, held):
+        story.hooks.record("decision", f"backup-model|{MODEL.id}", pack(one), one.ts)
+    run = Run("backup-1", "backup-model", MODEL, "inc-7c00beef", "approve", "waiting_approval",
+              let.ts, let.ts, "h", text="waits for a yes")  # fmt: skip
+    story.hooks.record("run", run.id, pack(run), let.ts)
+    said, text = ask(story, "backup-model", "model:wine")
+    assert (said["answer"], said["run"], said["decided"]) == ("ran", "backup-1", let.ts)
+    assert "backup-1 is waiting approval: waits for a yes" in text
+    assert text.endswith("Next:     homeostat approve backup-1")
+    other = replace(busy, value="run-of-another")
+    held = replace(held, ts=story.now - 20, gates=(other,))
+    story.hooks.record("decision", f"backup-model|{MODEL.id}", pack(held), held.ts)
+    assert ask(story, "backup-model", "model:wine")[0]["answer"] == "held"
+
+
+def test_a_run_does_not_show_itself_as_what_stands_in_its_way(story, capsys):
+    run = Run("backup-1", "backup-model", MODEL, "inc-7c00beef", "approve", "waiting_approval",
+              story.now, story.now, "h", text="waits for a yes")  # fmt: skip
+    gates = (Gate("busy", False, "backup-1", "one run a target", "run backup-1 is at work"),
+             Gate("settle", False, "1 s", "5 min", "an act nearby has to settle"))  # fmt: skip
+    held = Decision(story.now, "backup-model", MODEL, "inc-7c00beef", "approve", False, gates)
+    cli_show.run(views.run_view(run, None, held, str))
+    shown = capsys.readouterr().out
+    assert "gate settle: an act nearby" in shown
+    assert "gate busy" not in shown
 
 
 def test_a_decision_of_an_incident_that_is_over_does_not_hold_any_more(story):
