@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from agent.cli_replay import series
+from agent.cli.replay import series
 from agent.errors import Refused
 from agent.rows import from_file
 

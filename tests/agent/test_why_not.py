@@ -6,7 +6,8 @@ import pytest
 from desk_story import BATCH, MODEL, WINE, Story
 from pydantic import TypeAdapter
 
-from agent import cli_show, registry, views
+from agent import registry, views
+from agent.cli import tables
 from agent.codec import pack
 from agent.errors import Refused
 from agent.meant import NotThere
@@ -110,7 +111,7 @@ def test_a_run_does_not_show_itself_as_what_stands_in_its_way(story, capsys):
     gates = (Gate("busy", False, "backup-1", "one run a target", "run backup-1 is at work"),
              Gate("settle", False, "1 s", "5 min", "an act nearby has to settle"))  # fmt: skip
     held = Decision(story.now, "backup-model", MODEL, "inc-7c00beef", "approve", False, gates)
-    cli_show.run(views.run_view(run, None, held, str))
+    tables.run(views.run_view(run, None, held, str))
     shown = capsys.readouterr().out
     assert "gate settle: an act nearby" in shown
     assert "gate busy" not in shown
@@ -200,7 +201,7 @@ def test_names_are_helped_with(story):
 
 
 def test_a_tired_person_can_read_it(story, capsys):
-    cli_show.why(ask(story, "backup-model", "model:wine")[0])
+    tables.why(ask(story, "backup-model", "model:wine")[0])
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("backup-model on model:wine, at ")
     assert [row.partition(":")[0] for row in rest if row[0] != " "] == [

@@ -30,16 +30,16 @@ PROBLEMS: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 _PARTS: Final = (
-    "cli_ask",
-    "cli_report",
-    "cli_act",
-    "cli_playbook",
-    "cli_replay",
-    "cli_local",
-    "cli_reference",
-    "cli_versions",
-    "cli_dashboards",
-    "cli_slack",
+    "asking",
+    "report",
+    "act",
+    "playbook",
+    "replay",
+    "local",
+    "reference",
+    "versions",
+    "dashboards",
+    "slack",
 )
 """Where commands are, in the order of --help."""
 
@@ -93,6 +93,30 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")
 ]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, for the record and for others.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from agent import __version__
+
+        typer.echo(f"homeostat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[  # its callback has printed it
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version, and leave.",
+            is_eager=True,
+            callback=_print_version,
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 Command = TypeVar("Command", bound="Callable[..., None]")
@@ -220,8 +244,8 @@ def tell(error: AgentError, as_json: bool) -> int:
 def main() -> None:
     """Run the command line; never shows a traceback for what is expected."""
     # the daemon lives for months: it holds no command but its own
-    for part_of in ("cli_local",) if sys.argv[1:2] == ["run"] else _PARTS:
-        import_module(f"agent.{part_of}")
+    for part_of in ("local",) if sys.argv[1:2] == ["run"] else _PARTS:
+        import_module(f"agent.cli.{part_of}")
 
     try:
         app()
