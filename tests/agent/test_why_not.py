@@ -68,7 +68,7 @@ def test_what_did_run_is_said_with_its_run(story):
     said, text = ask(story, "calm", "nightly-batch")
     assert (said["answer"], said["run"]) == ("ran", "run-22c0ffee")
     assert "run-22c0ffee is waiting approval" in text
-    assert said["next"] == "homeostat runs run-22c0ffee"
+    assert said["next"] == "homeostat approve run-22c0ffee"
 
 
 def test_each_time_has_the_decision_that_held_then(story):
