@@ -34,6 +34,7 @@ class Model(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=False,
         populate_by_name=True, use_attribute_docstrings=True,
+        defer_build=True,  # one process uses few of them: 1 MB, and a tenth of the time to start
         hide_input_in_errors=True,  # it may be a secret that was written where only a reference may stand
     )  # fmt: skip
 

@@ -27,11 +27,14 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import certifi
-import httpx
 
 from agent.errors import Refused, Unavailable, Uncertain
+from agent.imports import without
 from agent.secret import secret
 from agent.strike import forms
+
+with without("pygments"):  # for a command line of its own that colours what it shows
+    import httpx
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
