@@ -190,8 +190,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def redacted(url: str) -> str:
-    """Return scheme, host, port and path: what may stand in messages and logs."""
-    parts = urlsplit(url)
+    """Return scheme, host, port and path: what may stand in messages and logs. Of what is no URL, its end."""
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.netloc) and parts.port != 0
+    except ValueError:  # no port, or half an IPv6 address
+        whole = False
+    if not whole:
+        return re.split(r"[?#]", url)[0].rpartition("@")[2]
     port = f":{parts.port}" if parts.port else ""
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}{port}{parts.path}"
