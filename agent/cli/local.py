@@ -21,6 +21,7 @@ from agent.cli import (
     note,
 )
 from agent.errors import ConfigError, Refused, Unavailable
+from agent.imports import without
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -111,11 +112,8 @@ def run(
     again, SIGTERM drains: runs stop at a step and go on after the next start.
     """
     # structlog would take rich along, for tracebacks in colour that we do not show: 5 MB for as long as it runs
-    if "rich" not in sys.modules:
-        sys.modules["rich"] = None  # type: ignore[assignment]
+    with without("rich"):
         import structlog  # noqa: F401
-
-        del sys.modules["rich"]
     from agent.daemon import run as run_daemon
 
     raise typer.Exit(run_daemon(control.config_path(config), state=state, log_json=log_json))
@@ -227,6 +225,7 @@ def try_source(
     from agent import registry, trying
     from agent.cli import tables
     from agent.config import load
+    from agent.telemetry import logging_aside
 
     registry.load()
     path = control.config_path(config)
@@ -241,7 +240,8 @@ def try_source(
         else:
             own[key] = value
     try:
-        seen = asyncio.run(trying.look(source, load(path), own, send=send))
+        with logging_aside():
+            seen = asyncio.run(trying.look(source, load(path), own, send=send))
     except Unavailable as silent:  # it is the source that does not answer, not the daemon: exit 1
         raise Refused(str(silent)) from None
     emit(seen, as_json, lambda s: tables.tried(s, None if everything else _SHOWN))

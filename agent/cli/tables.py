@@ -31,8 +31,10 @@ _COLOUR: Final = {
 
 
 def _console() -> Console:
-    # into a pipe or a file: wide lines, nothing folded
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    # into a pipe or a file: wide lines, nothing folded. Names and words of others may look like markup: [kworker/0:1]
+    return Console(
+        highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200
+    )
 
 
 def _word(word: str) -> Text:
@@ -280,7 +282,7 @@ def run(r: Any) -> None:
         )
         out.print(text)
     for g in r["gates"]:
-        if not g["passed"]:
+        if not g["passed"] and g["value"] != r["id"]:  # that it is at work itself is no news
             out.print(
                 Text(
                     f"gate {g['name']}: {g['reason'] or g['value']} (limit {g['limit']})",

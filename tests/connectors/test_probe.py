@@ -215,6 +215,21 @@ def test_the_interval_leaves_room_for_the_time_limit():
 def test_redaction_leaves_what_helps():
     assert redacted("https://api.example:8443/v1/x?token=s#f") == "https://api.example:8443/v1/x"
     assert redacted("http://[::1]:80/a?b") == "http://[::1]:80/a"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("127.0.0.1:9090", "127.0.0.1:9090"),
+        ("user:secret@host:9090/x?token=s", "host:9090/x"),
+        ("http://user:secret@host:99999/", "host:99999/"),
+        ("http://host:abc?token=s", "http://host:abc"),
+        ("http://[::1", "http://[::1"),
+        ("", ""),
+    ],
+)
+def test_what_is_no_url_is_named_without_its_secret(written, said):
+    assert redacted(written) == said
     assert checked_url("http://[::1]:80/a") == "http://[::1]:80/a"
 
 
@@ -336,6 +351,15 @@ async def test_a_port_that_takes_connections_is_up_and_one_that_is_closed_or_han
         hangs = probe(f"tls://127.0.0.1:{deaf.getsockname()[1]}", timeout=0.2)
         assert (await ask(hangs))["service.up"] == 0.0
         assert "no answer within 200 ms" in (await hangs.describe())[1]
+
+
+async def test_a_large_page_is_an_answer_as_well():
+    page = b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000
+    async with serving(page) as (url, _):
+        one = probe(url, timeout=10.0)
+        assert (await ask(one))["service.up"] == 1.0
+        assert "up: status 200" in (await one.describe())[1]
+        await one.close()
 
 
 async def test_a_name_is_resolved_as_this_host_does():
