@@ -22,10 +22,10 @@ test: .venv/all build/outside build/schema ## everything: lint, types, layers, u
 
 check: .venv/all lint unit ## lint, types and unit tests: ten minutes on two cores
 
-# Two at a time: unit tests wait for processes as much as they compute. What measures runs alone, in `test`.
+# Three at a time on two cores: unit tests also wait for processes. What measures runs alone, in `test`.
 .PHONY: lint unit acts
 unit: .venv/all
-	$(BIN)/pytest -q -n 2 -m "not live and not demo and not slow and not long"
+	$(BIN)/pytest -q -n 3 -m "not live and not demo and not slow and not long"
 
 # The demo has the machine for itself: it proves that a neighbour who takes it is found and calmed. What computes for long
 # runs after it, at a low priority, beside what waits for servers.
@@ -34,7 +34,7 @@ acts: .venv/all
 	$(BIN)/pytest -m "demo and not long" $(ARGS)
 	@echo 'long tests, beside those of live servers: they say what they found at their end'
 	@nice -n 10 $(BIN)/pytest -q -n 2 -m long >build/long.log 2>&1 & long=$$!; \
-	$(BIN)/pytest -m "(slow or live) and not demo and not long" $(ARGS); acts=$$?; \
+	$(BIN)/pytest -n 2 -m "(slow or live) and not demo and not long" $(ARGS); acts=$$?; \
 	wait $$long; found=$$?; tail -n 60 build/long.log; exit $$((acts | found))
 
 lint: .venv/all
