@@ -63,8 +63,10 @@ def read_duration(text: Any) -> Any:
 
 
 def read_moment(text: str, now: float) -> float:
-    """`15m` (ago), unix seconds, or ISO 8601 -> unix seconds; raises ValueError."""
-    text = text.strip().lstrip("-")
+    """`15m` or `15m ago`, `now`, unix seconds, or ISO 8601 -> unix seconds; raises ValueError."""
+    text = text.strip().lstrip("-").removesuffix("ago").rstrip()
+    if text == "now":
+        return now
     if text.replace(".", "", 1).isdigit():
         return float(text)
     try:
@@ -153,6 +155,14 @@ def say_duration(seconds: float) -> str:
             rest = whole % size // rest_size
             return f"{whole // size} {name}" + (f" {rest} {rest_name}" if rest else "")
     return f"{seconds:.1f} s" if seconds < 10 and seconds != whole else f"{whole} s"
+
+
+def say_times(power: float) -> str:
+    """Write a power of ten as people say it: `1.5 times`, `630 times`, `more than a million times`."""
+    if power >= 6:
+        return "more than a million times"
+    size = float(f"{10**power:.2g}")
+    return f"{size:,.1f} times" if size < 10 and size % 1 else f"{size:,.0f} times"
 
 
 def say(value: float, unit: str) -> str:

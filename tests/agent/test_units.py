@@ -10,6 +10,7 @@ from agent.units import (
     Ratio,
     read_bytes,
     read_duration,
+    read_moment,
     read_quantity,
     read_ratio,
 )
@@ -21,6 +22,13 @@ from agent.units import (
 )
 def test_durations(text, seconds):
     assert read_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "ts"), [("now", 1e9), ("15m", 1e9 - 900), ("15m ago", 1e9 - 900), ("-2h", 1e9 - 7200)]
+)
+def test_moments(text, ts):
+    assert read_moment(text, 1e9) == ts
 
 
 def test_sizes_shares_and_quantities():
