@@ -36,7 +36,7 @@ from agent.budget import (
 from agent.catalogue import SIGNALS
 from agent.causes import CAUSES, known
 from agent.codec import pack
-from agent.control import paused_file
+from agent.control import ALL, paused_file
 from agent.digest import DigestView
 from agent.digest import digest as digest_of
 from agent.doubts import Doubt, doubts_of
@@ -623,7 +623,8 @@ class Desk:
         }
         id_ = named(playbook, known)
         gone = {e.id: self.name(e) for e in targets_of(self.hooks, id_)}
-        whom = entity(meant(target, {**gone, **self._entities()}))
+        kind = next((p["target"] for p in self.hooks.playbooks() if p["id"] == id_), "")
+        whom = entity(self._meant_for(kind, target, {**gone, **self._entities()}))
         now = self.hooks.now()
         ts = moment(when, now, now)
         if ts > now:
@@ -964,12 +965,44 @@ class Desk:
         The systems outside are asked, so it takes the role that may start it. Raises NotThere, Forbidden, Refused.
         """
         person.must("run")
-        found = await self.hooks.would(self._proposed(playbook, target).plan)
+        return await self._would(self._proposed(playbook, target).plan)
+
+    async def dry_run_of(self, person: Person, id_: str, plan_hash: str = "") -> list[WouldView]:
+        """Ask each step of the plan that a run waits with what it would do now; nothing is done.
+
+        plan_hash   of the plan that the person saw, if any: another one by now is refused
+        Raises NotThere, Forbidden, Refused.
+        """
+        person.must("run")
+        run = self._run(id_)
+        if not self._asks(run):
+            raise Refused(
+                f"run {run.id} is {run.state}: it asks nobody, so there is no plan to try"
+            )
+        plan = self.hooks.memory.plans.get(run.id)
+        if plan is None:
+            raise Refused(f"what run {run.id} planned is not known any more")
+        if plan_hash and plan_hash != run.plan_hash:
+            raise Refused(f"the plan of run {run.id} has changed since you saw it; look again")
+        return await self._would(plan)
+
+    async def _would(self, plan: Plan) -> list[WouldView]:
+        found = await self.hooks.would(plan)
         return [{"id": w.id, "use": w.use, "status": w.status, "text": w.text} for w in found]
 
     def _proposed(self, playbook: str, target: str) -> Proposal:
-        loaded = {p["id"]: p["title"] or p["id"] for p in self.hooks.playbooks()}
-        return self.hooks.propose(named(playbook, loaded), self._entity(target))
+        loaded = {p["id"]: p for p in self.hooks.playbooks()}
+        id_ = named(playbook, {p["id"]: p["title"] or p["id"] for p in loaded.values()})
+        return self.hooks.propose(id_, entity(self._meant_for(loaded[id_]["target"], target)))
+
+    def _meant_for(self, kind: str, text: str, names: Mapping[str, str] | None = None) -> str:
+        """Return the entity that was meant as target of a playbook: one of its kind before any other."""
+        known = self._entities() if names is None else names
+        some = {id_: name for id_, name in known.items() if id_.startswith(f"{kind}:")}
+        try:
+            return meant(text, some)
+        except NotThere:
+            return meant(text, known)
 
     async def start(
         self, person: Person, playbook: str, target: str, plan_hash: str, reason: str = ""
@@ -1087,6 +1120,7 @@ class Desk:
             )
         if cause:
             _cause_known(cause)
+        target = EVERYTHING if target.lower() in ALL - {""} else target
         over = target if any(c in target for c in "*?[") else self._entity(target).id
         now = self.hooks.now()
         made = Silence(
@@ -1154,14 +1188,14 @@ class Desk:
     def pause(self, person: Person, target: str = "", reason: str = "") -> list[PauseView]:
         """Stop acting, everywhere or on one target; runs stop at their next step. Raises Forbidden, Refused."""
         person.must("pause")
-        key = EVERYTHING if target in {"", EVERYTHING} else self._entity(target).id
+        key = EVERYTHING if target.lower() in ALL else self._entity(target).id
         self._record("pause", key, {"by": person.signed, "reason": reason})
         return self.pauses()
 
     def resume(self, person: Person, target: str = "") -> list[PauseView]:
         """Let it act again; takes the file PAUSED away too. Raises Forbidden, Refused."""
         person.must("resume")
-        key = EVERYTHING if target in {"", EVERYTHING} else self._paused_key(target)
+        key = EVERYTHING if target.lower() in ALL else self._paused_key(target)
         path = paused_file(self.hooks.config_path, self.hooks.state)
         filed = key == EVERYTHING and path.exists()
         if filed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from agent.desk import Desk
 
 _MOST_ROWS: Final = 15
+_BETWEEN: Final = frozenset({"and", "vs", "vs.", "with", "against", "to"})
 _MOST_MOVED: Final = 10
 HELP: Final = (
     "*What I understand* (add `share` and everybody sees the answer)",
     "`status` · `incidents` · `why [INCIDENT]` · `why-not PLAYBOOK TARGET [2h ago]` · `runs` · `playbooks`",
     "`ack INCIDENT` · `mute INCIDENT for 2h` · `page INCIDENT` · `noise INCIDENT` · `real INCIDENT`",
     "`approve RUN` · `deny RUN` · `undo RUN` · `run PLAYBOOK TARGET` shows the plan first · `answer ID name=value`",
+    "`dry-run RUN` · `dry-run PLAYBOOK TARGET` asks each step what it would do; nothing is done",
     "`silence TARGET for 2h because we deploy` · `silence TARGET until 18:00` · `unsilence ID`",
     "`pause [TARGET]` · `resume [TARGET]` · `mode PLAYBOOK suggest`",
     "`graph METRIC [TARGET] since yesterday` · `drift MODEL` · `compare MODEL A B`",
@@ -53,14 +55,21 @@ class Answers:
 
     def to(self, line: Line) -> Answer | None:
         """Answer a line; None = it is no question. Raises what the desk raises."""
-        found = {
-            "status": self._status, "incidents": self._incidents, "why": self._why, "why-not": self._why_not,
-            "runs": self._runs, "playbooks": self._playbooks, "graph": self._graph, "drift": self._drift,
-            "compare": self._compare,
-        }.get(line.verb)  # fmt: skip
+        found = self._questions().get(line.verb)
         if line.verb in {"help", "hello", "hi", "?"}:
             return Answer("What I understand", blocks.text(HELP))
         return None if found is None else found(line)
+
+    def verbs(self) -> Sequence[str]:
+        """Return what can be asked."""
+        return ("help", *self._questions())
+
+    def _questions(self) -> Mapping[str, Callable[[Line], Answer]]:
+        return {
+            "status": self._status, "incidents": self._incidents, "why": self._why, "why-not": self._why_not,
+            "runs": self._runs, "playbooks": self._playbooks, "graph": self._graph, "drift": self._drift,
+            "compare": self._compare,
+        }  # fmt: skip
 
     def incident_meant(self, text: str) -> str:
         """Return the incident of a word; none = the one that is open, when it is only one."""
@@ -111,7 +120,7 @@ class Answers:
         )  # fmt: skip
 
     def _incidents(self, line: Line) -> Answer:
-        found = self._desk.incidents(everything="all" in line.words, limit=_MOST_ROWS)
+        found = self._desk.incidents(everything=_all(line), limit=_MOST_ROWS)
         if not found:
             return Answer("No incident is open.")
         rows = [
@@ -137,7 +146,7 @@ class Answers:
         return Answer("\n".join(told), blocks.text(blocks.escaped("\n".join(told)), code=True))
 
     def _runs(self, line: Line) -> Answer:
-        found = self._desk.runs(everything="all" in line.words, limit=_MOST_ROWS)
+        found = self._desk.runs(everything=_all(line), limit=_MOST_ROWS)
         if not found:
             return Answer("No run is at work or asks for a yes; `runs all` shows what was.")
         return plain(*(f"`{r['id']}` {run_words(r)}" for r in found))
@@ -202,13 +211,18 @@ class Answers:
         return plain(*rows) if rows else Answer("No rows of any model were seen.")
 
     def _compare(self, line: Line) -> Answer:
-        if len(line.words) != 3:
+        words = [w for w in line.words if w.lower() not in _BETWEEN]
+        if len(words) != 3:
             raise Refused("write it like `compare MODEL 3 4`")
-        found = self._desk.compare(*line.words)
+        found = self._desk.compare(*words)
         return plain(
-            f"*{line.words[0]}*, version {found['b']} against {found['a']}: *{found['verdict']}*",
+            f"*{words[0]}*, version {found['b']} against {found['a']}: *{found['verdict']}*",
             found["said"],
         )
+
+
+def _all(line: Line) -> bool:
+    return "all" in {w.lower() for w in line.words}
 
 
 def plain(*lines: str) -> Answer:
