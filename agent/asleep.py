@@ -19,7 +19,7 @@ from agent.budget import Ledger, Promise
 from agent.codec import pack
 from agent.config import Config
 from agent.control import NotRunning
-from agent.desk import LoadedView, SourceView
+from agent.desk.hooks import LoadedView, SourceView
 from agent.filling import Forecast
 from agent.journal import Journal, JournalReader
 from agent.life import Event, turned

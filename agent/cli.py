@@ -95,6 +95,30 @@ AsJson = Annotated[
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, for the record and for others.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from agent import __version__
+
+        typer.echo(f"homeostat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[  # its callback has printed it
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version, and leave.",
+            is_eager=True,
+            callback=_print_version,
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 Command = TypeVar("Command", bound="Callable[..., None]")
 
 

@@ -27,7 +27,8 @@ from agent.windows import zone_of
 
 if TYPE_CHECKING:
     from agent.config import Digest
-    from agent.desk import Desk, PlaybookView
+    from agent.desk import Desk
+    from agent.desk.playbooks import PlaybookView
     from agent.memory import Memory
 
 LOOK_EVERY_S: Final = 60.0

@@ -24,16 +24,12 @@ from agent.away import Away
 from agent.budget import Ledger, Word
 from agent.by_hand import Proposal
 from agent.chat import Chats
-from agent.desk import (
-    BudgetView,
-    Desk,
-    LoadedView,
-    PlaybookView,
-    SourceView,
-    StatusView,
-    TokenView,
-    ToldView,
-)
+from agent.desk import Desk, StatusView
+from agent.desk.hooks import LoadedView, SourceView
+from agent.desk.labels import BudgetView
+from agent.desk.playbooks import PlaybookView
+from agent.desk.tokens import TokenView
+from agent.desk.watching import ToldView
 from agent.digest import DigestView
 from agent.doors import Site, bound, open_doors, socket_path, split_address
 from agent.errors import Refused

@@ -28,7 +28,7 @@ from agent.world import World
 
 if TYPE_CHECKING:
     from agent.conditions import Condition
-    from agent.desk import Hooks
+    from agent.desk.hooks import Hooks
     from agent.model import Cause, Gate
     from agent.playbook import Playbook
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from agent.desk import PlaybookView
+from agent.desk.playbooks import PlaybookView
 from agent.model import Cause, entity
 from agent.views import IncidentDetail, RunView
 

@@ -120,6 +120,13 @@ def test_every_answer_can_be_read_by_programs(homeostat, daemon, words):
     assert isinstance(json.loads(out), dict | list)
 
 
+def test_the_version_is_told_in_both_ways_that_people_try(homeostat):
+    told = homeostat("version")
+    assert told == homeostat("--version")
+    assert (told[0], told[2]) == (0, "")
+    assert re.fullmatch(r"homeostat \d+\.\d+\.\d+\n", told[1])
+
+
 # ---- doing
 
 

@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from agent import audit, views
-from agent import desk as desk_module
 from agent.authority import LOOPBACK, Forbidden, Person, Unknown
 from agent.budget import Day
 from agent.catalogue import SIGNALS
 from agent.codec import pack
 from agent.control import paused_file, write_paused
 from agent.desk import StatusView
+from agent.desk.hooks import SourceView
+from agent.desk.labels import BudgetView
+from agent.desk.playbooks import PlaybookView
 from agent.errors import Refused
 from agent.journal import Journal
 from agent.meant import NotThere
@@ -79,7 +81,7 @@ def test_playbooks_show_their_record_and_what_holds_them(story):
     for i, verdict in enumerate(["helped"] * 9 + ["no_effect", "cannot_tell"]):
         ended(story, f"run-x{i}", verdict)
     ended(story, "run-gone", "helped", playbook="forgotten", target=Entity("gpu", "g1"))
-    fits(list[desk_module.PlaybookView], story.desk.playbooks())
+    fits(list[PlaybookView], story.desk.playbooks())
     mine, gone = playbook(story), playbook(story, "forgotten")
     assert mine["record"]["helped"] == 9
     assert mine["record"]["success"] == pytest.approx(0.596, abs=0.001)
@@ -121,7 +123,7 @@ def test_each_group_says_how_far_a_playbook_may_go_there(story):
         p["groups"]["service:mail"]["harm"] == "it harmed replica:cart/1 in run run-bad: so it was"
     )
     assert p["groups"]["service:checkout"]["harm"] == ""
-    fits(list[desk_module.PlaybookView], story.desk.playbooks())
+    fits(list[PlaybookView], story.desk.playbooks())
 
 
 def test_a_pause_of_everything_holds_playbooks_too(story):
@@ -144,8 +146,8 @@ def test_every_answer_is_what_it_is_documented_to_be(story):
         fits(list[ChartView], desk.evidence(i))
     fits(list[RunView], desk.runs())
     fits(ChartView, desk.chart(str(LATENCY)))
-    fits(list[desk_module.SourceView], desk.sources())
-    fits(list[desk_module.PlaybookView], desk.playbooks())
+    fits(list[SourceView], desk.sources())
+    fits(list[PlaybookView], desk.playbooks())
 
 
 def test_status_counts_what_is_going_on(story):
@@ -469,7 +471,7 @@ def test_the_file_paused_stops_everything_until_it_is_resumed(story):
 
 def test_the_budget_is_measured_by_what_people_say(story):
     said = story.desk.budget()
-    fits(desk_module.BudgetView, said)
+    fits(BudgetView, said)
     assert (said["promised_per_week"], said["pages_last_week"], said["false_last_week"]) == (
         2,
         2,

@@ -64,7 +64,7 @@ async def test_an_answer_that_came_while_we_were_down_is_taken(stage):
     made = plan(ask)
     await stage.hands.accept(made)
     running = asyncio.create_task(stage.hands.act(made, ask, {"answered": False}, {}))
-    await asyncio.sleep(0.2)
+    await stage.until(lambda: id_of("r1/ask") in stage.memory.questions)
     running.cancel()
     stage.record("reply", id_of("r1/ask"), {"person": "alice", "values": {"go": False}}, 1.0)
     remember(stage)

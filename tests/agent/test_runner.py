@@ -81,7 +81,7 @@ async def test_a_run_acts_verifies_holds_puts_back_and_tells(stage, tmp_path):
         stage, step("a"), step("b", until=until), verify=VERIFY,
         then=(step("s", "shout", params={"text": "${verdict.verdict}"}),),
     )  # fmt: skip
-    await asyncio.sleep(0.4)  # the trouble is seen for a while before anybody acts
+    await stage.seen()
     await stage.runner.start(made)
     run = await stage.ended()
     assert states(stage) == ["acting", "verifying", "holding", "undoing", "done"]
@@ -100,7 +100,7 @@ async def test_a_run_acts_verifies_holds_puts_back_and_tells(stage, tmp_path):
 async def test_harm_is_undone_in_reverse_and_a_person_is_told(stage, tmp_path):
     stage.latency = lambda: 4 * SLOW if stage.dial("a") == 1.0 else SLOW
     made = begun(stage, step("a"), step("b"), verify=replace(VERIFY, otherwise="escalate"))
-    await asyncio.sleep(0.4)
+    await stage.seen()
     await stage.runner.start(made)
     run = await stage.ended()
     assert (run.state, run.outcome.verdict, run.outcome.undone) == ("done", "harmed", True)
@@ -117,7 +117,7 @@ async def test_harm_is_undone_in_reverse_and_a_person_is_told(stage, tmp_path):
 async def test_what_did_not_help(stage, tmp_path, otherwise, left, tells):
     stage.latency = lambda: SLOW
     made = begun(stage, verify=PlannedVerify(0.0, 10.0, VERIFY.expect, "", otherwise))
-    await asyncio.sleep(0.4)
+    await stage.seen()
     await stage.runner.start(made)
     run = await stage.ended()
     assert (run.state, run.outcome.verdict) == ("done", "no_effect")
@@ -129,7 +129,7 @@ async def test_what_did_not_help(stage, tmp_path, otherwise, left, tells):
 @pytest.mark.parametrize("otherwise", ["undo", "escalate"])
 async def test_what_may_not_have_helped_stays_where_all_is_well(stage, otherwise):
     """It passed by itself just before we acted: there is nothing to put right, and nothing to page for."""
-    await asyncio.sleep(0.4)
+    await stage.seen()
     stage.latency = lambda: FAST
     await stage.runner.start(begun(stage, verify=replace(VERIFY, otherwise=otherwise)))
     run = await stage.ended()
@@ -463,7 +463,7 @@ async def test_harm_found_while_paused_is_told_and_undone_after_the_pause(tmp_pa
     """Stopping comes first, over restarts; what harmed is put back as soon as a person lets it."""
     async with Stage(tmp_path) as stage:
         stage.latency = harmful(stage)
-        await asyncio.sleep(0.4)
+        await stage.seen()
         await stage.runner.start(begun(stage, verify=VERIFY))
         await stage.state("verifying")
         stage.record("pause", "*", {"by": "ann", "reason": "look first"}, stage.clock())
@@ -484,7 +484,7 @@ async def test_harm_found_while_paused_is_told_and_undone_after_the_pause(tmp_pa
 async def test_harm_that_comes_over_a_restart_in_the_window_is_undone_once(tmp_path, verbs):
     async with Stage(tmp_path) as stage:
         stage.latency = lambda: SLOW
-        await asyncio.sleep(0.4)
+        await stage.seen()
         await stage.runner.start(begun(stage, verify=replace(VERIFY, within=60.0)))
         await stage.state("verifying")
     async with Stage(tmp_path) as stage:
@@ -497,7 +497,7 @@ async def test_harm_that_comes_over_a_restart_in_the_window_is_undone_once(tmp_p
 
 async def test_what_a_person_changed_before_the_verdict_is_left_alone_and_told(stage, tmp_path):
     stage.latency = lambda: 4 * SLOW if stage.dial("a") else SLOW
-    await asyncio.sleep(0.4)
+    await stage.seen()
     await stage.runner.start(begun(stage, verify=VERIFY))
     await stage.state("verifying")
     with (tmp_path / "dial-a").open("a") as f:
@@ -510,7 +510,7 @@ async def test_what_a_person_changed_before_the_verdict_is_left_alone_and_told(s
 
 async def test_what_has_no_undo_is_not_called_undone(stage, tmp_path):
     stage.latency = harmful(stage)
-    await asyncio.sleep(0.4)
+    await stage.seen()
     await stage.runner.start(begun(stage, step(undo="none"), verify=VERIFY))
     run = await stage.ended()
     assert (run.outcome.verdict, run.outcome.undone) == ("harmed", False)
@@ -539,7 +539,7 @@ async def test_a_restart_that_harmed_is_not_called_undone(stage, undo):
     replicas = Replicas()
     stage.hands._resolve = lambda *_: replicas
     stage.latency = lambda: SLOW * (4 if replicas.births["web/2"] == 2 else 1)
-    await asyncio.sleep(0.4)
+    await stage.seen()
     await stage.runner.start(
         begun(stage, step("again", "restart", params={}, undo=undo), verify=VERIFY)
     )
@@ -558,7 +558,7 @@ async def test_what_was_put_back_beside_a_restart_is_called_undone_and_the_resta
     replicas = Replicas()
     stage.hands._resolve = lambda *_: replicas
     stage.latency = harmful(stage)
-    await asyncio.sleep(0.4)
+    await stage.seen()
     await stage.runner.start(
         begun(stage, step(), step("again", "restart", params={}, undo="none"), verify=VERIFY)
     )
@@ -571,7 +571,7 @@ async def test_a_step_that_found_nothing_to_do_is_not_called_undone(stage, tmp_p
     """Somebody was there before it: that is not ours to put back."""
     (tmp_path / "dial-a").write_text("olga 1.0\n")
     stage.latency = lambda: SLOW
-    await asyncio.sleep(0.4)
+    await stage.seen()
     await stage.runner.start(begun(stage, verify=VERIFY))
     run = await stage.ended()
     assert (run.outcome.verdict, run.outcome.undone) == ("no_effect", False)
