@@ -14,6 +14,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -119,11 +120,13 @@ def make_app(
 ) -> ASGIApp:
     """Return the whole application behind its Gate. Raises Refused when two routes claim one path."""
     ways = (*ways, *_own_ways(events))
-    document = openapi.document(ways)
+    # Made when it is first asked for, beside the loop: it costs a third of a second, and few ever ask.
+    document = cache(partial(openapi.document, ways))
     ways = (
         *ways,
-        Way("GET", "/api/openapi.json", "openapi", "see", "This document.", lambda _: document),
-    )
+        Way("GET", "/api/openapi.json", "openapi", "see", "This document.",
+            lambda _: asyncio.to_thread(document)),
+    )  # fmt: skip
     routes = [
         *(StarletteRoute(path, _static("index.html"), name=f"page {path}") for path in PAGES),
         StarletteRoute("/static/{path:path}", _static(), name="static"),

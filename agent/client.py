@@ -246,8 +246,15 @@ class Client:
             if self._thread is not None or not self.on:
                 return
             thread = threading.Thread(target=self._work, name="homeostat-client", daemon=True)
-            thread.start()
+            # known before it starts: a signal handler that logs meanwhile would start a second one
             self._thread = thread
+            try:
+                thread.start()
+            except (
+                RuntimeError
+            ) as problem:  # no room for a thread: the queue waits, the next call tries again
+                self._thread, self.error = None, repr(problem)
+                return
         # a process of `multiprocessing` ends without what is registered with atexit
         pool = sys.modules.get("multiprocessing.util")
         if pool is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from agent.cli_playbook import count
+from agent.cli.playbook import count
 from agent.units import say_duration
 
 if TYPE_CHECKING:

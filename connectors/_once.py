@@ -52,12 +52,15 @@ class Once:
         return found
 
     def note(self, key: str, record: Mapping[str, Any]) -> None:
-        """Keep how far it has got: `find` gives it back, its state is still `begun`."""
-        self._write(key, {"key": key, "state": "begun", **record})
+        """Keep how far it has got: `find` gives it back, its state is still `begun`. What has ended meanwhile has."""
+        with self._turn:
+            if self.find(key).get("state") != "done":
+                self._write(key, {"key": key, "state": "begun", **record})
 
     def end(self, key: str, record: Mapping[str, Any]) -> None:
         """Keep what came of it."""
-        self._write(key, {"key": key, "state": "done", **record})
+        with self._turn:
+            self._write(key, {"key": key, "state": "done", **record})
 
     def forget(self, key: str) -> None:
         """Say that nothing has happened after all."""

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import structlog
 from pydantic import Field
@@ -49,10 +49,10 @@ log = structlog.get_logger()
 
 _LOOK_S: Final = 0.5
 _BOUNDS: Final = {"min_replicas_count": "minReplicas", "max_replicas_count": "maxReplicas"}
-_MOST_PODS: Final = 500
 _HISTORY: Final = {"deployment": "replicasets", "statefulset": "controllerrevisions"}
 _RIGHTS: Final = (
-    ("get", "apps", "{kind}s", ""), ("update", "apps", "{kind}s", "scale"), ("update", "apps", "{kind}s", ""),
+    ("get", "apps", "{kind}s", ""), ("get", "apps", "{kind}s", "scale"),
+    ("update", "apps", "{kind}s", "scale"), ("update", "apps", "{kind}s", ""),
     ("list", "apps", "{history}", ""), ("list", "", "pods", ""),
     ("create", "", "pods", "eviction"), ("list", "autoscaling", "horizontalpodautoscalers", ""),
     ("patch", "autoscaling", "horizontalpodautoscalers", ""),
@@ -78,10 +78,10 @@ class Kubernetes:
                Limiter (see playbooks/actions/limits.py): `min_replicas_count` and `max_replicas_count` of its
                HorizontalPodAutoscaler. Rollouts (playbooks/actions/rollouts.py): its earlier templates, and a restart
                of all pods as the workload's own strategy says
-    Tested against a stand-in whose objects are checked with the schemas of Kubernetes: `stand_in`.
+    Tested against kmock, whose objects are checked with the schemas of Kubernetes: `stand_in`.
     """
 
-    tested = "stand-in; what is sent passes the strict schemas of Kubernetes 1.30"
+    tested = "stand-in: kmock; all objects pass the strict schemas of Kubernetes 1.30"
     stand_in = True
 
     class Config(Access):
@@ -308,8 +308,7 @@ class Kubernetes:
 
     async def _pods(self) -> list[dict[str, Any]]:
         selector = _selector((await self._read()).get("spec", {}).get("selector") or {})
-        query = urlencode({"labelSelector": selector, "limit": _MOST_PODS})
-        found = (await self._api.ask("GET", f"{self._core()}/pods?{query}")).get("items") or []
+        found = await self._api.items(f"{self._core()}/pods", labelSelector=selector)
         there = [
             p
             for p in found
@@ -384,16 +383,18 @@ class Kubernetes:
         while True:
             try:
                 found = await self._read()
-                left = bool(gone) and any(p["metadata"]["uid"] == gone for p in await self._pods())
+                # the status is what its controller has seen, which may be less than has happened: the pods count, too
+                pods = {str(p["metadata"]["uid"]): ready(p) for p in await self._pods()}
             except (
                 Unavailable
             ) as blind:  # it is asked for, so this is no time to say that nothing happened
                 how = f"pods of {self.config.workload} can not be seen ({blind})"
             else:
                 there = int((found.get("status") or {}).get("replicas", 0))
-                if _ready_of(found) == n == there and not left:
+                well = min(_ready_of(found), sum(pods.values()))
+                if well == n == there and gone not in pods:
                     return
-                how = f"{_ready_of(found)} of {n} pods of {self.config.workload} are ready"
+                how = f"{well} of {n} pods of {self.config.workload} are ready"
             if time.monotonic() > end:
                 raise Uncertain(f"{how} after {say_duration(self.config.wait)}; see its events")
             await asyncio.sleep(_LOOK_S)

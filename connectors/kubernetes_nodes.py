@@ -67,10 +67,10 @@ class KubernetesNodes:
     Ability  Nodes (see playbooks/actions/nodes.py): pods of DaemonSets and mirror pods stay; what no controller starts
              again, and what keeps data in an emptyDir, is told as a hindrance
     Takes a cluster role: get, list and patch nodes, list pods, create pods/eviction.
-    Tested against a stand-in whose objects are checked with the schemas of Kubernetes: `stand_in`.
+    Tested against kmock, whose objects are checked with the schemas of Kubernetes: `stand_in`.
     """
 
-    tested = "stand-in; what is sent passes the strict schemas of Kubernetes 1.30"
+    tested = "stand-in: kmock; all objects pass the strict schemas of Kubernetes 1.30"
     stand_in = True
 
     class Config(Access):

@@ -39,10 +39,10 @@ class TrainerKubernetes(Elsewhere):
 
     Ability  Trainer (see playbooks/actions/retrain.py)
     Takes a role in its namespace: create, get and delete jobs, get cronjobs, list pods, get pods/log.
-    Tested against a stand-in that checks objects with the schemas of Kubernetes: `stand_in`.
+    Tested against kmock, whose objects are checked with the schemas of Kubernetes: `stand_in`.
     """
 
-    tested = "stand-in; what is sent passes the strict schemas of Kubernetes 1.30"
+    tested = "stand-in: kmock; all objects pass the strict schemas of Kubernetes 1.30"
     stand_in = True
 
     class Config(Access, ElsewhereConfig):
@@ -162,7 +162,9 @@ class TrainerKubernetes(Elsewhere):
     async def _seen(self) -> str:
         where = f"{redacted(self._api.url)}, namespace {self._api.namespace}"
         if not self.config.cronjob:
-            await self._object("batch", "jobs?limit=1")
+            # none that there is: our role need not list
+            path = f"jobs/{label_of(self.config.model, '')}"
+            _read(await self._send("GET", "batch", path, fine=frozenset({404})))
             return f"would make a Job at {where}"
         await self._object("batch", f"cronjobs/{quote(self.config.cronjob, safe='')}")
         return f"would make a Job of the CronJob {self.config.cronjob} at {where}"

@@ -1,321 +1,385 @@
-"""An API server with one workload, for tests: what it keeps and demands is taken from the documentation of Kubernetes.
+"""An API server of Kubernetes for tests: kmock keeps the objects, and what it leaves out of Kubernetes is added here.
 
-A request that changes something is kept in `changed`, so that a test can hold it against the schemas of Kubernetes.
+kmock 0.8 answers get, list, create, merge patch and delete, with the errors of Kubernetes. It does not know PUT, nor
+subresources (it takes `pods/web-1/log` for the pod), nor selectors and pages of a list; it gives no uid and counts no
+generation or resource version, so that nobody is told of a conflict; it keeps a review of rights as an object; it asks
+nobody who he is, and takes whatever it is given. `Cluster` adds these, from the documentation of Kubernetes. Where
+kubernetes-validate is there (build/outside), 422 is the answer to an object that its strict schemas do not take, and no
+test can lay down one. What a cluster is of: kubernetes_workload_side.py, kubernetes_nodes_side.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import copy
-import http.server
+import functools
 import json
+import re
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+
+import kmock
+import yaml
+from aiohttp import web
 
 NAMESPACE = "shop"
-APPS = f"/apis/apps/v1/namespaces/{NAMESPACE}"
-HPAS = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
-PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-LABELS = {"app": "web"}
+NODES, PODS = kmock.resource("v1/nodes"), kmock.resource("v1/pods")
+SETS, REVISIONS = kmock.resource("apps/v1/replicasets"), kmock.resource("apps/v1/controllerrevisions")  # fmt: skip
+HPAS = kmock.resource("autoscaling/v2/horizontalpodautoscalers")
+JOBS, CRONJOBS = kmock.resource("batch/v1/jobs"), kmock.resource("batch/v1/cronjobs")
+WORKLOADS = {k: kmock.resource(f"apps/v1/{k}s") for k in ("deployment", "statefulset")}
+MERGE = "application/merge-patch+json"
+_REVIEWS = "selfsubjectaccessreviews"
 
 
-def template(image: str, **notes: str) -> dict:
-    """Return what pods are made of."""
-    meta = {"labels": dict(LABELS)} | ({"annotations": notes} if notes else {})
-    return {"metadata": meta, "spec": {"containers": [{"name": "web", "image": image}]}}
+def refusal(status: int, reason: str, message: str) -> kmock.KubernetesError:
+    """Return what kmock answers as a Status of Kubernetes."""
+    return kmock.KubernetesError(status=status, reason=reason, message=message)
 
 
-class ApiServer(http.server.ThreadingHTTPServer):
-    """heals: new pods get ready; budget: how many evictions its disruption budget allows; denied: rights that lack.
+def _valid(one: dict[str, Any]) -> None:
+    if wrong := faults(one):
+        raise refusal(422, "Invalid", wrong)
 
-    rolls   its controller replaces pods when the template changes; history: (name, number, template) of each it had
+
+class Cluster(kmock.KubernetesEmulator):
+    """An API server, started by `serving`, with what a test may have it do.
+
+    token      whom it lets in; status: what it answers to everything instead, 0 = nothing
+    denied     rights that nobody has: (verb, subresource); used: those that were used, but for reviews
+    meanwhile  called with each request that changes something, before it is looked at: others come first, or it raises
+    lost       what is written is answered with a 500
+    budgets    evictions that are allowed of an app; refill: how many more at each look at pods
+    lingers    at how many looks a pod that was evicted is still there, about to end
+    logs       what pods have printed
+    changed    the body of each request that changes something, in order; evicted: names of pods
     """
 
-    daemon_threads = True
-
-    def __init__(self, replicas: int = 3, kind: str = "deployment") -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.version, self.born = 100, 0
-        self.heals, self.budget, self.status, self.token = True, 99, 0, "t0ken"
-        self.denied: set[tuple[str, str]] = set()
-        self.changed: list[dict] = []
-        self.replicas, self.generation, self.updated = replicas, 1, None
-        self.kind, self.observed, self.rolls, self.stuck = kind, 1, True, False
-        self.template, self.notes, self.spec = template("web:1"), {}, {}
-        self.history: list[tuple[str, int, dict]] = []
-        self.adopt()
-        self.pods: dict[str, dict] = {}
-        self.hpa: dict | None = None
-        self.settle()
-
-    @property
-    def of(self) -> str:
-        """The path of the workload."""
-        return f"{APPS}/{self.kind}s/web"
+    def __init__(self) -> None:
+        super().__init__()
+        for plural in (NODES, PODS, SETS, REVISIONS, HPAS, JOBS, *WORKLOADS.values()):
+            self.resources[plural] = kmock.ResourceInfo()
+        self.token, self.status, self.denied = "t0ken", 0, set[tuple[str, str]]()
+        self.meanwhile: Callable[[kmock.Request], object] = lambda _: None
+        self.lost = False
+        self.budgets: dict[str, int] = {}
+        self.refill, self.lingers, self.page = 0, 0, 2
+        self.logs: dict[str, bytes] = {}
+        self.changed: list[Any] = []
+        self.evicted: list[str] = []
+        self.used: set[tuple[str, str, str, str]] = set()
+        self._ending: dict[str, int] = {}
+        self.server_port, self._version = 0, 100
+        self._turn, self._test = asyncio.Lock(), threading.RLock()
 
     @property
-    def newest(self) -> str:
-        """The name of the revision that is asked for."""
-        return max(self.history, key=lambda h: h[1])[0]
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
 
-    def adopt(self) -> None:
-        """Keep the template as a revision: a new one, or the old one of the same, under a new number."""
-        number = max((n for _, n, _ in self.history), default=0) + 1
-        known = next((name for name, _, t in self.history if t == self.template), None)
-        name = known or f"web-rev{len(self.history) + 1}"
-        self.history = [h for h in self.history if h[0] != name]
-        self.history.append((name, number, copy.deepcopy(self.template)))
+    # ---- what a test lays down and sees
 
-    def release(self, image: str) -> None:
-        """Roll out another image, as a person would."""
-        self.template = template(image)
-        self.adopt()
-        self.version += 1
+    def lay(self, plural: kmock.resource, one: dict[str, Any]) -> dict[str, Any]:
+        """Keep an object, which must be a valid one."""
+        meta = one["metadata"]
+        named = {"uid": f"uid-{meta['name']}", "resourceVersion": self.next(), "generation": 1}
+        one["metadata"] = {**named, **meta}
+        assert not (wrong := faults(one)), wrong
+        with self._test:
+            self.objects[plural, meta.get("namespace"), meta["name"]] = one
+        return one
+
+    def all(self, plural: kmock.resource) -> dict[str, dict[str, Any]]:
+        """Return what there is of a kind, by name."""
+        with self._test:
+            return {key[2]: o.raw for key, o in self.objects.items() if key[0] == plural and not o.deleted}  # fmt: skip
+
+    def edit(self, plural: kmock.resource, name: str, **change: Any) -> None:
+        """Change an object as others would: a merge patch."""
+        with self._test:
+            one = next(o for key, o in self.objects.items() if (key[0], key[2]) == (plural, name))
+            one.patch(self._stamped(one.raw, change))
+            assert not (wrong := faults(one.raw)), wrong
+            self.settle()
 
     def settle(self) -> None:
-        """Do what the controllers do."""
-        while len(self.pods) > self.replicas:
-            self.pods.popitem()
-        while len(self.pods) < self.replicas:
-            self.born += 1
-            name, ready = f"web-{self.born:03}", "True" if self.heals else "False"
-            self.pods[name] = {
-                "metadata": {
-                    "name": name, "uid": f"uid-{self.born}",
-                    "labels": LABELS | {"controller-revision-hash": self.newest},
-                },
-                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
-            }  # fmt: skip
+        """Do what controllers do, after each change."""
 
-    def autoscaled(self, low: int, high: int) -> None:
-        self.hpa = {
-            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
-            "metadata": {"name": "web-hpa", "namespace": NAMESPACE, "resourceVersion": "7"},
-            "spec": {
-                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
-                "minReplicas": low, "maxReplicas": high,
-            },
-        }  # fmt: skip
+    # ---- requests
 
-    def workload(self) -> dict:
-        ready = sum(p["status"]["conditions"][0]["status"] == "True" for p in self.pods.values())
-        sets = self.kind == "statefulset"
-        number = max(n for _, n, _ in self.history)
-        notes = self.notes | ({} if sets else {"deployment.kubernetes.io/revision": str(number)})
-        status = {
-            "replicas": len(self.pods), "readyReplicas": ready, "availableReplicas": ready,
-            "observedGeneration": self.observed,
-            "updatedReplicas": len(self.pods) if self.updated is None else self.updated,
-        }  # fmt: skip
-        if sets:
-            status |= {"updateRevision": self.newest, "currentRevision": self.newest}
-        if self.stuck:
-            why = {"reason": "ProgressDeadlineExceeded", "message": "web-rev2 has timed out"}
-            status["conditions"] = [{"type": "Progressing", "status": "False", **why}]
-        return {
-            "apiVersion": "apps/v1", "kind": "StatefulSet" if sets else "Deployment",
-            "metadata": {"name": "web", "namespace": NAMESPACE, "uid": "uid-web", "annotations": notes,
-                         "generation": self.generation, "resourceVersion": str(self.version)},
-            "spec": {"replicas": self.replicas, "template": self.template, "selector": {
-                "matchLabels": LABELS, "matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]},
-                **({"serviceName": "web"} if sets else {}), **self.spec},
-            "status": status,
-        }  # fmt: skip
+    async def _handle(self, request: kmock.Request) -> web.StreamResponse:
+        """Do what kmock leaves out, one request after the other, and leave the rest to it."""
+        said = {name.lower(): value for name, value in request.headers.items()}
+        if said.get("authorization") != f"Bearer {self.token}":
+            raise refusal(401, "Unauthorized", "Unauthorized")
+        if self.status:
+            raise refusal(self.status, "Told", "no")
+        if request.resource.plural != _REVIEWS:
+            right = _right(request)
+            self.used.add(right)
+            if (right[0], right[3]) in self.denied:
+                raise refusal(403, "Forbidden", f"cannot {right[0]} resource {right[2]}")
+        async with self._turn:
+            with self._test:
+                if request.method == "GET":
+                    return await self._shown(request)
+                self.changed.append(copy.deepcopy(request.data))
+                self.meanwhile(request)
+                answer = await self._written(request, said.get("content-type", ""))
+                self.settle()
+        if self.lost:
+            raise refusal(500, "InternalError", "etcdserver: request timed out")
+        return answer
 
-    def revisions(self) -> dict:
-        """Return what the controllers keep of earlier templates, and one of another owner."""
-        owner = {"kind": "Deployment", "name": "web", "uid": "uid-web", "controller": True}
-        items = []
-        for name, number, made_of in self.history:
-            meta = {"name": name, "namespace": NAMESPACE, "ownerReferences": [owner]}
-            if self.kind == "statefulset":
-                data = {"spec": {"template": {"$patch": "replace", **made_of}}}
-                items.append({"metadata": meta, "revision": number, "data": data})
-                continue
-            hashed = copy.deepcopy(made_of)
-            hashed["metadata"]["labels"]["pod-template-hash"] = name.removeprefix("web-")
-            meta["annotations"] = {"deployment.kubernetes.io/revision": str(number)}
-            items.append({"metadata": meta, "spec": {"template": hashed}})
-        other = copy.deepcopy(items[0])
-        other["metadata"] |= {"name": "other-rev1", "ownerReferences": [owner | {"uid": "uid-other"}]}  # fmt: skip
-        return {"items": [*items, other]}
+    async def _shown(self, request: kmock.Request) -> web.StreamResponse:
+        match request.name, request.subresource:
+            case None, None:
+                return web.json_response(self._listed(request))
+            case _, None:
+                return await super()._handle(request)
+            case _, "scale":
+                return web.json_response(_scale_of(self._there(request).raw))
+            case name, "log" if name in self.logs:
+                lines = self.logs[name].splitlines(keepends=True)
+                return web.Response(body=b"".join(lines[-int(request.params["tailLines"]) :]))
+        raise kmock.KubernetesObjectNotFoundError
 
-    def scale(self) -> dict:
-        meta = {"name": "web", "namespace": NAMESPACE, "resourceVersion": str(self.version)}
-        return {
-            "kind": "Scale",
-            "apiVersion": "autoscaling/v1",
-            "metadata": meta,
-            "spec": {"replicas": self.replicas},
-        }
+    async def _written(self, request: kmock.Request, kind: str) -> web.StreamResponse:
+        """Change something, if it is valid, and nobody was faster."""
+        if request.method == "PATCH" and kind != MERGE:
+            raise refusal(415, "UnsupportedMediaType", f"{kind} is none of a patch")
+        if request.method in {"POST", "PUT"}:
+            _valid(request.data)
+        match request.method.value, request.subresource:
+            case "POST", None if request.resource.plural == _REVIEWS:
+                return web.json_response(self._review(request.data), status=201)
+            case "POST", "eviction":
+                return web.json_response(self._evict(request), status=201)
+            case "PUT", None | "scale":
+                return web.json_response(self._put(request))
+            case "POST", None:
+                meta = request.data["metadata"]
+                born = {
+                    "uid": f"uid-{meta['name']}",
+                    "resourceVersion": self.next(),
+                    "generation": 1,
+                }
+                meta |= {"namespace": request.namespace, **born}
+            case "PATCH", None:
+                one = self._unchanged(request).raw
+                after = kmock.Object(copy.deepcopy(one))
+                after.patch(self._stamped(one, request.data))
+                _valid(after.raw)
+            case "DELETE", None:
+                pass  # kubernetes-validate looks for the schema of its options where it is not
+            case method, sub:
+                raise refusal(405, "MethodNotAllowed", f"{method} of {sub} is not known here")
+        return await super()._handle(request)
 
-    def answer(
-        self, method: str, path: str, query: dict, body: dict | None, kind: str
-    ) -> tuple[int, dict]:
-        if body is not None:
-            self.changed.append(body)
-        if method == "GET":
-            return self._look(path, query)
-        match method, path:
-            case "PUT", p if p == self.of:
-                return self._replace(body)
-            case "PUT", p if p == f"{self.of}/scale":
-                return self._scale(body)
-            case "POST", p if p.startswith(PODS) and p.endswith("/eviction"):
-                return self._evict(p.removeprefix(f"{PODS}/").removesuffix("/eviction"), body)
-            case "PATCH", p if p == f"{HPAS}/web-hpa":
-                return self._patch(body, kind)
-            case "POST", p if p == REVIEWS:
-                about = body["spec"]["resourceAttributes"]
-                allowed = (about["verb"], about.get("subresource", "")) not in self.denied
-                return 201, body | {"status": {"allowed": allowed}}
-        return 404, {"kind": "Status", "message": f"{path} not found"}
+    def _put(self, request: kmock.Request) -> dict[str, Any]:
+        """Put a whole object, which leaves its status as it is, or its scale."""
+        one = self._unchanged(request)
+        if request.subresource:
+            one.patch(self._stamped(one.raw, {"spec": request.data["spec"]}))
+            return _scale_of(one.raw)
+        whole = copy.deepcopy(request.data) | {"status": one.raw.get("status", {})}
+        one.history.append(self._stamped(one.raw, whole))
+        return one.raw
 
-    def _look(self, path: str, query: dict) -> tuple[int, dict]:
-        match path:
-            case self.of:
-                return 200, self.workload()
-            case p if p == f"{self.of}/scale":
-                return 200, self.scale()
-            case p if p in {f"{APPS}/replicasets", f"{APPS}/controllerrevisions"}:
-                assert p.endswith("replicasets") == (self.kind == "deployment")
-                assert query["labelSelector"] == ["app=web,!tier"]
-                return 200, self.revisions()
-            case p if p == PODS:
-                assert query["labelSelector"] == ["app=web,!tier"]
-                return 200, {"kind": "PodList", "items": list(self.pods.values())}
-            case p if p == HPAS:
-                return 200, {"items": [self.hpa] if self.hpa else []}
-        return 404, {"kind": "Status", "message": f"{path} not found"}
+    def _there(self, request: kmock.Request) -> kmock.Object:
+        key = request.resource, request.namespace, request.name
+        if key not in self.objects or self.objects[key].deleted:
+            raise kmock.KubernetesObjectNotFoundError
+        return self.objects[key]
 
-    def _replace(self, body: dict) -> tuple[int, dict]:
-        if body["metadata"]["resourceVersion"] != str(self.version):
-            return 409, {"kind": "Status", "message": "the object has been modified"}
-        self.version += 1
-        self.generation += 1
-        self.notes = {k: v for k, v in body["metadata"]["annotations"].items() if "kubernetes.io" not in k}  # fmt: skip
-        self.template = body["spec"]["template"]
-        self.adopt()
-        if self.rolls:
-            self.observed = self.generation
-            self.pods.clear()
-            self.settle()
-        return 200, self.workload()
+    def _unchanged(self, request: kmock.Request) -> kmock.Object:
+        """Return the object, if it is the one that was read."""
+        one = self._there(request)
+        read = request.data.get("metadata", {}).get("resourceVersion")
+        if read not in {None, one.raw["metadata"]["resourceVersion"]}:
+            raise refusal(409, "Conflict", "the object has been modified")
+        return one
 
-    def _scale(self, body: dict) -> tuple[int, dict]:
-        if body["metadata"]["resourceVersion"] != str(self.version):
-            return 409, {"kind": "Status", "message": "the object has been modified"}
-        self.version += 1
-        self.replicas = body["spec"]["replicas"]
-        self.settle()
-        return 200, self.scale()
+    def _stamped(self, one: Mapping[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+        """Return a change with the version that it makes, and the generation, when something else is asked for."""
+        meta = change.setdefault("metadata", {})
+        meta["resourceVersion"] = self.next()
+        after = kmock.Object(copy.deepcopy(dict(one)))
+        after.patch({"spec": change.get("spec", {})})
+        whole = change.get("spec") if "kind" in change else after.raw.get("spec")
+        meta["generation"] = one["metadata"]["generation"] + (whole != one.get("spec"))
+        return change
 
-    def _evict(self, name: str, body: dict) -> tuple[int, dict]:
-        pod = self.pods.get(name)
-        if pod is None or body["deleteOptions"]["preconditions"]["uid"] != pod["metadata"]["uid"]:
-            return (404 if pod is None else 409), {
-                "kind": "Status",
-                "message": "precondition failed",
-            }
-        if not self.budget:
-            return 429, {
-                "kind": "Status",
-                "message": "Cannot evict pod as it would violate the pod's disruption budget.",
-            }
-        self.budget -= 1
-        del self.pods[name]
-        self.settle()
-        return 201, {"kind": "Status", "status": "Success"}
+    def next(self) -> str:
+        """Return a resource version that no object has."""
+        self._version += 1
+        return str(self._version)
 
-    def _patch(self, body: dict, kind: str) -> tuple[int, dict]:
-        if kind != "application/merge-patch+json":
-            return 415, {
-                "kind": "Status",
-                "message": "the body of the request was in an unknown format",
-            }
-        if body["metadata"]["resourceVersion"] != self.hpa["metadata"]["resourceVersion"]:
-            return 409, {"kind": "Status", "message": "the object has been modified"}
-        self.hpa["spec"] |= body["spec"]
-        self.hpa["metadata"]["resourceVersion"] = str(
-            int(self.hpa["metadata"]["resourceVersion"]) + 1
-        )
-        return 200, self.hpa
+    def _listed(self, request: kmock.Request) -> dict[str, Any]:
+        """Return few at a time, whatever the limit: a server may."""
+        asked = request.params
+        if request.resource == PODS and "continue" not in asked:
+            self._later()
+        if request.resource not in self.resources:
+            raise kmock.KubernetesResourceNotFoundError
+        found = [
+            o.raw
+            for (plural, space, _), o in self.objects.items()
+            if plural == request.resource and request.namespace in {None, space} and not o.deleted
+            and _selected(o.raw, asked)
+        ]  # fmt: skip
+        start = int(asked.get("continue", "0"))
+        end = start + self.page if "limit" in asked else len(found)
+        more = {"continue": str(end)} if end < len(found) else {}
+        return {"kind": "List", "metadata": more, "items": found[start:end]}
 
+    def _review(self, body: dict[str, Any]) -> dict[str, Any]:
+        about = body["spec"]["resourceAttributes"]
+        allowed = (about["verb"], about.get("subresource", "")) not in self.denied
+        return body | {"status": {"allowed": allowed}}
 
-class _Answer(http.server.BaseHTTPRequestHandler):
-    server: ApiServer
-
-    def _any(self) -> None:
-        parts = urlsplit(self.path)
-        sent = self.rfile.read(int(self.headers.get("content-length", 0)))
-        if self.headers.get("authorization") != f"Bearer {self.server.token}":
-            self._say(401, {"kind": "Status", "message": "Unauthorized"})
-        elif self.server.status:
-            self._say(self.server.status, {"kind": "Status", "message": "no"})
+    def _evict(self, request: kmock.Request) -> dict[str, Any]:
+        one = self._there(request)
+        meta, options = one.raw["metadata"], request.data.get("deleteOptions", {})
+        if options.get("preconditions", {}).get("uid") not in {None, meta["uid"]}:
+            raise refusal(409, "Conflict", "the UID in the precondition does not match")
+        app = meta.get("labels", {}).get("app", "")
+        if self.budgets.get(app, 1) < 1:
+            raise refusal(429, "TooManyRequests", "it would violate the pod's disruption budget")
+        if app in self.budgets:
+            self.budgets[app] -= 1
+        self.evicted.append(meta["name"])
+        if self.lingers:
+            self._ending[meta["name"]] = self.lingers
+            one.patch({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
         else:
-            body = json.loads(sent) if sent else None
-            kind = self.headers.get("content-type", "")
-            self._say(
-                *self.server.answer(self.command, parts.path, parse_qs(parts.query), body, kind)
-            )
+            one.delete()
+        return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
-    def do_GET(self) -> None:
-        self._any()
+    def _later(self) -> None:
+        """Let time pass, by a look at pods."""
+        self.budgets = {app: n + self.refill for app, n in self.budgets.items()}
+        self._ending = {name: looks - 1 for name, looks in self._ending.items()}
+        for (plural, _, name), one in self.objects.items():
+            if plural == PODS and self._ending.get(name, 1) < 1 and not one.deleted:
+                one.delete()
 
-    def do_POST(self) -> None:
-        self._any()
 
-    def do_PUT(self) -> None:
-        self._any()
+def owned_by(kind: str, name: str, uid: str) -> dict[str, Any]:
+    version = {"Job": "batch/v1", "Node": "v1"}.get(kind, "apps/v1")
+    return {"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": True}
 
-    def do_PATCH(self) -> None:
-        self._any()
 
-    def _say(self, status: int, said: dict) -> None:
-        body = json.dumps(said).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+def _right(request: kmock.Request) -> tuple[str, str, str, str]:
+    """Return verb, group, resource and subresource: what a role must allow."""
+    verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+    looks = "get" if request.name else "list"
+    of = request.resource
+    return verb.get(request.method.value, looks), of.group, of.plural, request.subresource or ""
 
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+
+def role_of(page: str, kind: str) -> set[tuple[str, str, str, str]]:
+    """Return the rights of the role that stands in a page of our documentation, after a word."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / page).read_text()
+    rules = re.search(rf"{kind}.*?```yaml\n(.*?)```", text, re.DOTALL)[1]
+    return {
+        (verb, group, *resource.partition("/")[::2])
+        for rule in yaml.safe_load(rules)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def _scale_of(one: Mapping[str, Any]) -> dict[str, Any]:
+    meta = {k: one["metadata"][k] for k in ("name", "namespace", "resourceVersion")}
+    return {
+        "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": meta,
+        "spec": {"replicas": one["spec"]["replicas"]}, "status": {"replicas": one["status"]["replicas"]},
+    }  # fmt: skip
+
+
+def _selected(one: Mapping[str, Any], asked: Mapping[str, str]) -> bool:
+    """Tell whether the selectors of a list mean an object."""
+    labels = one["metadata"].get("labels") or {}
+    for term in re.findall(r"(?:[^,(]|\([^)]*\))+", asked.get("labelSelector", "")):
+        key, how, of = re.fullmatch(r"!?([\w./-]+)\s*(=|in|notin)?\s*(.*)", term).groups()
+        values, value = {v.strip() for v in of.strip("()").split(",")}, labels.get(key)
+        meant = {
+            "=": value == of, "in": value in values, "notin": value not in values,
+        }.get(how, (value is None) == term.startswith("!"))  # fmt: skip
+        if not meant:
+            return False
+    field, _, wanted = asked.get("fieldSelector", "").partition("=")
+    return not field or functools.reduce(lambda o, k: o.get(k, {}), field.split("."), one) == wanted
 
 
 @contextlib.contextmanager
-def serving(side: ApiServer) -> Iterator[ApiServer]:
-    """Run it for a while."""
-    with side:
-        thread = threading.Thread(target=side.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield side
-        finally:
-            side.shutdown()
-            thread.join()
+def serving(side: Cluster) -> Iterator[Cluster]:
+    """Run it for a while, in a thread of its own."""
+    ready = threading.Event()
+    loop, end = asyncio.new_event_loop(), asyncio.Event()
+
+    async def serve() -> None:
+        async with side, kmock.Server(side) as server:
+            side.server_port = server.port
+            ready.set()
+            await end.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield side
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join()
+        loop.close()
 
 
-_OUTSIDE = Path(__file__).resolve().parents[1] / "build" / "outside" / "bin"
-_VALIDATE = (
-    "import json, sys, kubernetes_validate as k\n"
-    "for one in json.load(sys.stdin): k.validate(one, '1.30', strict=True)"
-)
+# ---- the schemas of Kubernetes
+
+OUTSIDE = Path(__file__).resolve().parents[1] / "build" / "outside" / "bin" / "python"
+_VALIDATE = """
+import json, sys, kubernetes_validate as k
+for line in sys.stdin:
+    try:
+        k.validate(json.loads(line), "1.30", strict=True)
+        said = ""
+    except Exception as wrong:
+        said = f"{type(wrong).__name__}: {wrong}"
+    print(json.dumps(said), flush=True)
+"""
+_ONE = threading.Lock()
 
 
-async def strictly_valid(needs: Callable[[str], str], objects: list[dict]) -> None:
-    """Hold objects against the schemas of Kubernetes, and see that these find a misspelt key."""
-    python = needs(str(_OUTSIDE / "python"))
-    wrong = [objects[0] | {"spec": {"replicass": 1}}]
-    for held, fine in ((objects, True), (wrong, False)):
-        done = await asyncio.to_thread(
-            subprocess.run, [python, "-c", _VALIDATE], check=False, input=json.dumps(held),
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert (done.returncode == 0) == fine, done.stderr
+def faults(one: dict[str, Any]) -> str:
+    """Return what kubernetes-validate finds wrong with an object; "" where nothing, or where it is not installed."""
+    if not (python := schemas()):
+        return ""
+    with _ONE:
+        python.stdin.write(json.dumps(one) + "\n")
+        python.stdin.flush()
+        return str(json.loads(python.stdout.readline()))
+
+
+@functools.cache
+def schemas() -> subprocess.Popen[str] | None:
+    """Start kubernetes-validate, which lives in an environment beside ours, once a session."""
+    if not OUTSIDE.exists():
+        return None
+    made = subprocess.Popen(
+        [OUTSIDE, "-c", _VALIDATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def end() -> None:
+        made.stdin.close()
+        made.stdout.close()
+        made.wait()
+
+    atexit.register(end)
+    return made

@@ -28,8 +28,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from elastic_side import Elastic, iso
-from kubernetes_nodes_side import Cluster, pod
-from kubernetes_side import NAMESPACE, ApiServer, serving
+from kubernetes_nodes_side import NodePool
+from kubernetes_side import NAMESPACE, NODES, serving
+from kubernetes_workload_side import Workload
 from mlflow_side import People, stand_in
 
 from agent import registry
@@ -547,27 +548,28 @@ async def on_units(folder: Path) -> AsyncIterator[Stage]:
 
 
 def on_nodes(name: str, *, closed: bool = False):
-    """A cluster behind a stand-in of its API server, one node of it."""
+    """A cluster behind kmock, one node of it."""
 
     @contextlib.asynccontextmanager
     async def stage(folder: Path) -> AsyncIterator[Stage]:
         with (
-            serving(Cluster()) as side,
+            serving(NodePool()) as side,
             patch.object(nodes, "_LOOK_S", 0.01),
             in_env("K8S", "t0ken"),
         ):
-            side.add(pod("web-1", "gpu-1"), pod("agent-1", "gpu-1", owner="DaemonSet"))
-            side.nodes["gpu-1"]["spec"]["unschedulable"] = closed
+            side.pod("web-1", "gpu-1")
+            side.pod("agent-1", "gpu-1", owner="DaemonSet")
+            side.edit(NODES, "gpu-1", spec={"unschedulable": closed})
             config = {"url": side.url, "token": "env:K8S"}
 
             async def world():
                 return {n: bool(of["spec"].get("unschedulable")) for n, of in side.nodes.items()}
 
             async def disturb():
-                side.nodes["gpu-1"]["spec"]["unschedulable"] = not closed
+                side.edit(NODES, "gpu-1", spec={"unschedulable": not closed})
 
             async def close_themselves():
-                side.nodes["gpu-1"]["metadata"].pop("annotations")
+                side.edit(NODES, "gpu-1", metadata={"annotations": None})
 
             # who wants what somebody else has done meanwhile is content
             others = (disturb, close_themselves) if name == "drain_node" else (None, None)
@@ -585,12 +587,12 @@ def on_nodes(name: str, *, closed: bool = False):
 
 
 def on_rollouts(name: str):
-    """A deployment behind a stand-in of its API server, with two releases."""
+    """A deployment behind kmock, with two releases."""
 
     @contextlib.asynccontextmanager
     async def stage(folder: Path) -> AsyncIterator[Stage]:
         with (
-            serving(ApiServer()) as side,
+            serving(Workload()) as side,
             patch.object(rollouts, "_LOOK_S", 0.01),
             in_env("K8S", "t0ken"),
         ):

@@ -301,7 +301,7 @@ class _Reader:
         return self._text_of(event.value, mark)
 
     def _text_of(self, text: str, mark: tuple[int, int]) -> str:
-        if any("\ud800" <= c <= "\udfff" for c in text):
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             self._say(
                 mark,
                 "half a character (a lone surrogate) is in this text",

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 from desk_story import HOST, MODEL, Story, free_port, living
 
-from agent import cli, cli_act, cli_ask, cli_local
+from agent import cli
 from agent.authority import Tokens
+from agent.cli import act, asking, local
 from agent.codec import pack
 from agent.journal import Journal
 from agent.memory import Memory
@@ -153,6 +155,17 @@ def test_approve_takes_exactly_what_was_shown(homeostat, daemon, monkeypatch):
     assert entry.body["person"].endswith("(admin, socket)")
     code, _, err = homeostat("approve", "run-22", "-y", "--state", daemon.state)
     assert (code, "nobody is asked" in err) == (1, True)
+
+
+def test_at_a_terminal_the_plan_is_shown_and_asked_about(homeostat, daemon, monkeypatch):
+    answers = io.StringIO("n\ny\n")
+    monkeypatch.setattr(answers, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", answers)
+    code, out, _ = homeostat("approve", "run-22", "--state", daemon.state)
+    assert (code, "nightly-batch" in out, "Approve?" in out) == (1, True, True)
+    assert daemon.desk.run("run-22")["asks"]
+    code, out, _ = homeostat("approve", "run-22", "--state", daemon.state)
+    assert (code, "run-22c0ffee may act on" in out) == (0, True)
 
 
 def test_ack_says_whose_it_is_and_why_shows_it(homeostat, daemon):
@@ -526,7 +539,7 @@ def commands():
 
 
 def test_the_commands_are_those_that_were_promised():
-    assert all(m.__name__ in sys.modules for m in (cli_act, cli_ask, cli_local))
+    assert all(m.__name__ in sys.modules for m in (act, asking, local))
     assert set(commands()) >= {
         "init", "run", "check", "try", "status", "incidents", "why", "runs", "approve", "deny", "silence",
         "pause", "resume", "token add", "token list", "token revoke", "demo", "install", "audit verify", "version",
@@ -568,7 +581,7 @@ SCRIPT = Path(sys.executable).with_name("homeostat")
 def test_help_comes_at_once():
     heavy = ("numpy", "pydantic", "httpx", "sqlalchemy", "rich.table", "starlette", "psutil")
     code = (
-        "import sys, time; t = time.process_time(); import agent.cli, agent.cli_act, agent.cli_ask, agent.cli_local;"
+        "import sys, time; t = time.process_time(); import agent.cli, agent.cli.act, agent.cli.asking, agent.cli.local;"
         f"print(time.process_time() - t, [m for m in {heavy} if m in sys.modules])"
     )
     took = []
@@ -587,7 +600,7 @@ def test_the_daemon_holds_no_command_but_its_own_and_no_tables(tmp_path):
     code = (
         "import atexit, sys; from agent.cli import main;"
         f"sys.argv = ['homeostat', 'run', '--config', {str(tmp_path / 'agent.yaml')!r}];"
-        "atexit.register(lambda: print([m for m in sys.modules if m in ('agent.daemon', 'rich', 'agent.cli_act')]));"
+        "atexit.register(lambda: print([m for m in sys.modules if m in ('agent.daemon', 'rich', 'agent.cli.act')]));"
         "main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

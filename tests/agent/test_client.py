@@ -630,6 +630,40 @@ def test_a_signal_handler_may_log_in_the_middle_of_a_call(log):
     assert len(got) + one.dropped == n + len(heard)
 
 
+def test_a_signal_handler_that_logs_while_the_thread_starts_does_not_start_another(
+    log, monkeypatch
+):
+    one = to_file(log)
+    start = threading.Thread.start
+    started = []
+
+    def slowly(thread):
+        if thread.name == "homeostat-client":
+            started.append(thread)
+            if len(started) == 1:
+                one(features={"s": 1})
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", slowly)
+    one(features={"a": 1})
+    assert len(records(one, log)) == 2
+    assert len(started) == 1
+
+
+def test_a_thread_that_could_not_start_is_tried_again(log, monkeypatch):
+    def no_thread(_):
+        raise RuntimeError("no room")
+
+    one = to_file(log)
+    with monkeypatch.context() as no_room:
+        no_room.setattr(threading.Thread, "start", no_thread)
+        one(features={"a": 1})
+    assert "no room" in one.error
+    one(features={"a": 2})
+    assert len(records(one, log)) == 2
+    assert one.dropped == 0
+
+
 # ---- processes
 
 

@@ -15,7 +15,7 @@ import pytest
 from desk_story import Story
 
 from agent import checkpoint, registry, views
-from agent.cli_show import forecasts as shown
+from agent.cli.tables import forecasts as shown
 from agent.codec import pack, unpack
 from agent.config import Config, Outlook, load
 from agent.correlate import Correlator

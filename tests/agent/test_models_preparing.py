@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent import cli_models, registry
+from agent import registry
+from agent.cli import model_tables
 from agent.config import WatchModels
 from agent.model_views import model_view
 from agent.models import ModelWatch, held
@@ -106,7 +107,7 @@ def test_it_is_shown(capsys):
     served(watch, Stream(), last=4)
     shown = model_view(watch.facts("churn"), [])
     assert (shown["preparing"], shown["held_rows"]) == (["1"], 300)
-    cli_models.models([shown], closely=False)
+    model_tables.models([shown], closely=False)
     assert "preparing what 1 is held against: 300 rows wait" in capsys.readouterr().out
 
 

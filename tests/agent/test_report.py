@@ -7,7 +7,8 @@ from datetime import UTC
 import pytest
 from desk_story import OPERATOR, Story
 
-from agent import cli, cli_report
+from agent import cli
+from agent.cli import report as cli_report
 from agent.codec import pack
 from agent.config import Config, Digest
 from agent.digest import digest, due, lines

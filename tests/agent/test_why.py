@@ -8,7 +8,7 @@ import pytest
 from desk_story import ADMIN, BATCH, CORES, HOST, LATENCY, MODEL, OPERATOR, WINE, Story
 from pydantic import TypeAdapter
 
-from agent import cli_show
+from agent.cli import tables
 from agent.codec import pack
 from agent.life import turned
 from agent.model import Cause, Diagnosis, Entity, Evidence, Series
@@ -178,7 +178,7 @@ def test_at_eighty_columns_and_without_colour_it_stays_readable(
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(sys, "stdout", Terminal(sys.stdout, encoding))
-    cli_show.why(story.desk.why("inc-7f"))
+    tables.why(story.desk.why("inc-7f"))
     out = capsys.readouterr().out
     assert "\x1b[3" not in out  # no colour
     rows = out.splitlines()

@@ -6,7 +6,8 @@ import pytest
 from desk_story import BATCH, MODEL, WINE, Story
 from pydantic import TypeAdapter
 
-from agent import cli_show, registry
+from agent import registry
+from agent.cli import tables
 from agent.codec import pack
 from agent.errors import Refused
 from agent.meant import NotThere
@@ -155,7 +156,7 @@ def test_names_are_helped_with(story):
 
 
 def test_a_tired_person_can_read_it(story, capsys):
-    cli_show.why(ask(story, "backup-model", "model:wine")[0])
+    tables.why(ask(story, "backup-model", "model:wine")[0])
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("backup-model on model:wine, at ")
     assert [row.partition(":")[0] for row in rest if row[0] != " "] == [

@@ -24,8 +24,9 @@ from unittest.mock import patch
 
 import pytest
 from docker_side import engine
-from kubernetes_nodes_side import Cluster, pod
-from kubernetes_side import NAMESPACE, ApiServer, serving
+from kubernetes_nodes_side import NodePool
+from kubernetes_side import NAMESPACE, serving
+from kubernetes_workload_side import Workload
 from mlflow_side import People, stand_in
 from relay import FATES, relayed
 from test_flag_http import Service
@@ -295,20 +296,10 @@ NUMBER = (WEB, SHOP, WEB, (16.0, 8.0, 32.0), "max_batch")
 # ---- Kubernetes
 
 
-class Careful(Cluster):
-    """Two requests at once are answered one after the other, as an API server does for one object."""
-
-    turn = threading.Lock()
-
-    def answer(self, *asked):
-        with self.turn:
-            return super().answer(*asked)
-
-
 @contextlib.asynccontextmanager
 async def on_kubernetes(folder: Path) -> AsyncIterator:
     with (
-        serving(ApiServer()) as side,
+        serving(Workload()) as side,
         patch.object(kubernetes, "_LOOK_S", 0.01),
         patch.dict(os.environ, {"K8S": side.token}),
     ):
@@ -334,7 +325,7 @@ async def kubernetes_restarter(folder: Path) -> AsyncIterator[Ground]:
     async with on_kubernetes(folder) as (side, relay, again):
 
         def world():
-            return 99 - side.budget
+            return len(side.evicted)
 
         yield Ground(again(), WEB, SHOP, WEB, ("uid-1", "uid-2"), world, relay.fate, FATES, again)
 
@@ -389,8 +380,9 @@ async def kubernetes_rollouts_again(folder: Path) -> AsyncIterator[Ground]:
 def nodes(values: tuple):
     @contextlib.asynccontextmanager
     async def ground(folder: Path) -> AsyncIterator[Ground]:
-        with serving(Careful()) as side, patch.dict(os.environ, {"K8S": side.token}):
-            side.add(pod("web-1", "gpu-1"), pod("web-2", "gpu-1"))
+        with serving(NodePool()) as side, patch.dict(os.environ, {"K8S": side.token}):
+            side.pod("web-1", "gpu-1")
+            side.pod("web-2", "gpu-1")
             async with relayed(side.server_port, folder) as relay:
                 config = {"url": relay.url, "token": "env:K8S", "timeout": 1, "nodes": ["gpu-*"]}
 

@@ -12,7 +12,8 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from kubernetes_side import NAMESPACE, ApiServer, serving
+from kubernetes_side import NAMESPACE, serving
+from kubernetes_workload_side import Workload
 from pydantic import ValidationError
 
 from agent.errors import Refused, Unavailable
@@ -59,7 +60,7 @@ def plugin(tmp_path):
 
 @pytest.fixture
 def side():
-    with serving(ApiServer()) as made:
+    with serving(Workload()) as made:
         made.token = CANARY
         yield made
 

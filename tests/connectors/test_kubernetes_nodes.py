@@ -1,15 +1,16 @@
-"""Nodes of Kubernetes by the verbs that use them, against a stand-in; what we send is checked with its schemas."""
+"""Nodes of Kubernetes by the verbs that use them, against kmock; all objects pass the schemas of Kubernetes."""
 
 import dataclasses
 import json
 
 import pytest
-from kubernetes_nodes_side import Cluster, node, pod
-from kubernetes_side import serving, strictly_valid
+from kubernetes_nodes_side import NodePool
+from kubernetes_side import NODES, OUTSIDE, faults, refusal, role_of, serving
 from structlog.testing import capture_logs
 
 from agent.errors import Refused, Uncertain
 from agent.ports import Step
+from connectors import kubernetes_nodes
 from connectors.kubernetes_nodes import KubernetesNodes
 from playbooks.actions import nodes
 from playbooks.actions.nodes import CordonNode, DrainNode, UncordonNode
@@ -22,7 +23,7 @@ def side(monkeypatch):
     monkeypatch.setenv("K8S_TOKEN", "t0ken")
     monkeypatch.setattr(nodes, "_LOOK_S", 0.01)
     monkeypatch.setattr(nodes, "_AGAIN_S", 0.01)
-    with serving(Cluster()) as made:
+    with serving(NodePool()) as made:
         yield made
 
 
@@ -50,12 +51,12 @@ async def planned(act, one):
 
 
 def everybody(side):
-    side.add(
-        pod("web-1", "gpu-1"), pod("web-2", "gpu-1"), pod("web-3", "gpu-2"),
-        pod("agent-1", "gpu-1", owner="DaemonSet", app="agent", local=True),
-        pod("etcd-gpu-1", "gpu-1", owner="Node", app="etcd", mirror=True),
-        pod("done-1", "gpu-1", owner="Job", app="job", phase="Succeeded"),
-    )  # fmt: skip
+    side.pod("web-1", "gpu-1")
+    side.pod("web-2", "gpu-1")
+    side.pod("web-3", "gpu-2")
+    side.pod("agent-1", "gpu-1", owner="DaemonSet", app="agent", local=True)
+    side.pod("etcd-gpu-1", "gpu-1", owner="Node", app="etcd", mirror=True)
+    side.pod("done-1", "gpu-1", owner="Job", app="job", phase="Succeeded")
 
 
 async def test_a_node_is_emptied_of_what_comes_up_elsewhere_and_opened_again(side, cluster):
@@ -78,8 +79,9 @@ async def test_a_node_is_emptied_of_what_comes_up_elsewhere_and_opened_again(sid
 
 
 async def test_a_budget_is_waited_for_and_progress_is_told(side, cluster):
-    side.add(*(pod(f"web-{i}", "gpu-1") for i in range(4)))
-    side.budgets, side.heals = {"web": 0}, 1
+    for i in range(4):
+        side.pod(f"web-{i}", "gpu-1")
+    side.budgets, side.refill = {"web": 0}, 1
     with capture_logs() as logs:
         done = await drain(cluster, wait=60).run(step())
     assert done.values == {"host": GPU, "moved": 4, "stay": 0}
@@ -89,21 +91,29 @@ async def test_a_budget_is_waited_for_and_progress_is_told(side, cluster):
     assert told[0]["waiting"] == "shop/web-2, shop/web-3"
 
 
+async def test_who_is_about_to_end_is_waited_for_and_not_evicted_again(side, cluster):
+    everybody(side)
+    side.lingers = 3
+    done = await drain(cluster).run(step())
+    assert done.values["moved"] == 2
+    assert side.evicted == ["web-1", "web-2"]
+    assert side.left("gpu-1") == ["agent-1", "done-1", "etcd-gpu-1"]
+
+
 async def test_a_node_that_does_not_become_empty_takes_work_again(side, cluster):
-    side.add(pod("web-1", "gpu-1"), pod("db-1", "gpu-1", app="db"))
+    side.pod("web-1", "gpu-1")
+    side.pod("db-1", "gpu-1", app="db")
     side.budgets = {"db": 0}
     with pytest.raises(Refused, match=r"after 100 ms: 1 left; shop/db-1: .*budget; it takes work"):
         await drain(cluster, wait=0.1).run(step())
     assert side.evicted == ["web-1"]
     assert not side.nodes["gpu-1"]["spec"]["unschedulable"]
-    patch = side._patch_node
 
-    def only_closing(one, body, kind):
-        if not body["spec"]["unschedulable"]:
-            return 403, {"message": "forbidden"}
-        return patch(one, body, kind)
+    def only_closing(request):
+        if request.method == "PATCH" and not request.data["spec"]["unschedulable"]:
+            raise refusal(403, "Forbidden", "forbidden")
 
-    side._patch_node = only_closing
+    side.meanwhile = only_closing
     with pytest.raises(Uncertain, match=r"could not be opened again: .*forbidden"):
         await drain(cluster, wait=0.1).run(step())
 
@@ -116,7 +126,8 @@ async def test_a_node_that_does_not_become_empty_takes_work_again(side, cluster)
     ],
 )
 async def test_what_would_be_lost_is_refused_unless_it_is_said(side, cluster, one, param, said):
-    side.add(pod("web-1", "gpu-1"), pod("odd-1", "gpu-1", **one))
+    side.pod("web-1", "gpu-1")
+    side.pod("odd-1", "gpu-1", **one)
     act = drain(cluster)
     with pytest.raises(Refused, match=rf"shop/odd-1 {said} \(`{param}: true`"):
         await act.run(await planned(act, step()))
@@ -127,7 +138,7 @@ async def test_what_would_be_lost_is_refused_unless_it_is_said(side, cluster, on
 
 
 async def test_we_never_evict_ourselves(side, cluster, monkeypatch):
-    side.add(pod("homeostat-0", "gpu-1", owner="StatefulSet"))
+    side.pod("homeostat-0", "gpu-1", owner="StatefulSet")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setattr("socket.gethostname", lambda: "homeostat-0")
     with pytest.raises(Refused, match="shop/homeostat-0 are homeostat itself"):
@@ -135,9 +146,9 @@ async def test_we_never_evict_ourselves(side, cluster, monkeypatch):
 
 
 async def test_somebody_must_be_there_to_take_it(side, cluster):
-    side.add(pod("web-1", "gpu-1"))
-    side.nodes["gpu-2"] = node("gpu-2", ready=False)
-    side.nodes["db-1"]["spec"]["unschedulable"] = True
+    side.pod("web-1", "gpu-1")
+    side.node("gpu-2", ready=False)
+    side.edit(NODES, "db-1", spec={"unschedulable": True})
     with pytest.raises(
         Refused, match="without host:gpu-1 only 0 nodes are well and open, at least 1"
     ):
@@ -160,7 +171,7 @@ async def test_what_others_did_meanwhile_stands(side, cluster):
     everybody(side)
     act = drain(cluster)
     one = await planned(act, step())
-    side.nodes["gpu-1"]["spec"]["unschedulable"] = True
+    side.edit(NODES, "gpu-1", spec={"unschedulable": True})
     with pytest.raises(Refused, match="was closed by others since it was planned"):
         await act.run(one)
     assert not side.evicted
@@ -176,17 +187,7 @@ async def test_what_others_did_meanwhile_stands(side, cluster):
 
 
 async def test_who_changes_a_node_between_our_look_and_our_hand_wins(side, cluster):
-    get = side._get
-
-    def meanwhile(path, name, query):
-        status, found = get(path, name, query)
-        found = json.loads(json.dumps(found))
-        if name in side.nodes:
-            meta = side.nodes[name]["metadata"]
-            meta["resourceVersion"] = str(int(meta["resourceVersion"]) + 1)
-        return status, found
-
-    side._get = meanwhile
+    side.meanwhile = lambda _: side.edit(NODES, "gpu-1", metadata={"labels": {"by": "others"}})
     with pytest.raises(Refused, match="the object has been modified; changed by others"):
         await cluster.set_closed(GPU, True, False, "k")
     assert "unschedulable" not in side.nodes["gpu-1"]["spec"]
@@ -202,14 +203,14 @@ async def test_cordon_and_uncordon_only_close_and_open(side, cluster):
     assert not side.evicted
     undone = await close.undo(one, done.undo)
     assert undone.summary == "host:gpu-1 is open to work again in place of closed to new work"
-    side.nodes["gpu-1"]["spec"]["unschedulable"] = True
+    side.edit(NODES, "gpu-1", spec={"unschedulable": True})
     opened = UncordonNode(UncordonNode.Params(), cluster)
     await opened.run(await planned(opened, step(key="run-1/open")))
     assert not (await cluster.node(GPU)).closed
 
 
 async def test_only_nodes_that_may_be_touched_and_that_there_are(side, cluster):
-    side.nodes["web-1"] = node("web-1")
+    side.node("web-1")
     with pytest.raises(Refused, match="web-1 is not among those that nodes may touch"):
         await cluster.set_closed("host:web-1", True, False, "k")
     with pytest.raises(Refused, match="has no node gpu-9"):
@@ -232,10 +233,14 @@ async def test_it_says_what_there_is_and_what_it_may_not(side, cluster):
 
 
 async def test_the_schemas_of_kubernetes_take_what_we_send(side, cluster, needs):
+    needs(str(OUTSIDE))
     everybody(side)
     await drain(cluster, grace=5).run(step())
     await cluster.describe()
     sent = [one for one in side.changed if "kind" in one]
     assert {one["kind"] for one in sent} == {"Eviction", "SelfSubjectAccessReview"}
     assert sent[0]["deleteOptions"]["gracePeriodSeconds"] == 5
-    await strictly_valid(needs, [*sent, side.nodes["gpu-1"]])
+    assert side.used == set(kubernetes_nodes._RIGHTS) == role_of("kubernetes.md", "For nodes")
+    kept = [o.raw for o in side.objects.values() if not o.deleted]
+    assert len(kept) == 3 + 4
+    assert not list(filter(None, map(faults, sent + kept)))

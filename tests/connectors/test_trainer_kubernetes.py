@@ -1,14 +1,25 @@
-"""What only Kubernetes has: the Job that is made, checked with its schemas, and the ways in."""
+"""What only Kubernetes has: the Job that is made, and kept by kmock; the ways in."""
 
 import asyncio
 import base64
+import contextlib
 import json
-import subprocess
-from pathlib import Path
 
 import pytest
+from kubernetes_side import (
+    CRONJOBS,
+    JOBS,
+    NAMESPACE,
+    OUTSIDE,
+    PODS,
+    Cluster,
+    faults,
+    refusal,
+    role_of,
+    serving,
+)
 from pydantic import ValidationError
-from training_side import KubernetesSide, running, until
+from training_side import REPORT, KubernetesSide, running, until
 
 from agent.errors import Refused
 from connectors import _kubernetes
@@ -18,7 +29,6 @@ from connectors.trainer_kubernetes import TrainerKubernetes
 
 KEY = "run-1/train"
 KINDS = ({}, {"cronjob": "", "job": KubernetesSide.JOB})
-OUTSIDE = Path(__file__).resolve().parents[2] / "build" / "outside" / "bin"
 
 
 @pytest.fixture
@@ -37,30 +47,6 @@ async def made_of(side, tmp_path, **more) -> dict:
     assert (await task).version == "4"
     await one.close()
     return next(iter(side.runs.values()))["body"]
-
-
-@pytest.fixture
-def validate(needs):
-    """Check an object with the schemas of Kubernetes, which live in an environment beside ours."""
-    python = needs(str(OUTSIDE / "python"))
-    code = "import json, sys, kubernetes_validate as k; k.validate(json.load(sys.stdin), '1.30', strict=True)"
-
-    def check(job: dict) -> str:
-        done = subprocess.run(
-            [python, "-c", code], input=json.dumps(job), capture_output=True, text=True, check=False
-        )
-        return done.stderr
-
-    return check
-
-
-async def test_the_schemas_of_kubernetes_take_it(side, tmp_path, validate):
-    for n, of in enumerate(KINDS):
-        side.runs.clear()
-        job = await made_of(side, tmp_path / str(n), **of)
-        assert validate(job) == ""
-        wrong = job | {"spec": job["spec"] | {"backofLimit": 0}}
-        assert "backofLimit" in validate(wrong)
 
 
 @pytest.mark.parametrize("of", KINDS)
@@ -101,6 +87,129 @@ async def test_a_cronjob_that_is_not_there_is_said(side, tmp_path):
     with pytest.raises(Refused, match="404"):
         await one.train("fraud", KEY)
     await one.close()
+
+
+# ---- on an API server that keeps objects, and takes none that is not valid
+
+
+class Batch(Cluster):
+    """A cluster with a CronJob; a test ends what runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.lay(CRONJOBS, {
+            "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "retrain", "namespace": NAMESPACE},
+            "spec": {"schedule": "0 3 * * *", "suspend": True, "jobTemplate": {"spec": KubernetesSide.JOB}},
+        })  # fmt: skip
+
+    def finish(self, **condition):
+        """End all Jobs, with what their pods have printed."""
+        for name, job in self.all(JOBS).items():
+            self.edit(JOBS, name, status={"conditions": [{"status": "True", **condition}]})
+            phase = "Succeeded" if condition["type"] == "Complete" else "Failed"
+            self.lay(PODS, {
+                "apiVersion": "v1", "kind": "Pod", "status": {"phase": phase},
+                "metadata": {"name": f"{name}-x", "namespace": NAMESPACE, "labels": {"job-name": name}},
+                "spec": job["spec"]["template"]["spec"],
+            })  # fmt: skip
+            self.logs[f"{name}-x"] = b"epoch 1\n" + json.dumps(REPORT).encode() + b"\n"
+
+
+@pytest.fixture
+def batch(monkeypatch):
+    monkeypatch.setenv("K8S_TOKEN", "t0ken")
+    with serving(Batch()) as made:
+        yield made
+
+
+def life(side, state, **more):
+    """Return a trainer, as after a start of the daemon."""
+    config = {"model": "fraud", "every": 0.02, "cronjob": "retrain", **more}
+    config |= {"url": side.url, "token": "env:K8S_TOKEN", "namespace": NAMESPACE}
+    return TrainerKubernetes("trainer", TrainerKubernetes.Config(**config), state=state)
+
+
+@pytest.mark.parametrize("of", KINDS)
+async def test_a_job_is_made_once_and_found_again(batch, tmp_path, of, needs):
+    needs(str(OUTSIDE))
+    one = life(batch, tmp_path / "1", **of)
+    assert "would make a Job" in (await one.describe())[1]
+    task = asyncio.create_task(one.train("fraud", KEY))
+    await until(lambda: batch.all(JOBS))
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await one.close()
+    looks = len(batch[JOBS, "get"])
+    again = life(batch, tmp_path / "2", **of)  # one that has forgotten all
+    task = asyncio.create_task(again.train("fraud", KEY))
+    await until(lambda: len(batch[JOBS, "get"]) > looks + 1)
+    batch.finish(type="Complete")
+    assert (await task).version == "4"
+    assert await again.find(KEY) == await task
+    await again.close()
+    ((name, job),) = batch.all(JOBS).items()
+    assert name == label_of("fraud", KEY)
+    assert faults(job) == ""
+    assert [one["kind"] for one in batch.changed] == ["Job"]
+    assert batch.used <= role_of("trainers.md", "The role it takes")
+
+
+async def test_a_job_that_fails_says_why(batch, tmp_path):
+    one = life(batch, tmp_path)
+    task = asyncio.create_task(one.train("fraud", KEY))
+    await until(lambda: batch.all(JOBS))
+    batch.finish(type="Failed", reason="DeadlineExceeded", message="it was active too long")
+    with pytest.raises(Refused, match="failed: DeadlineExceeded: it was active too long"):
+        await task
+    await one.close()
+
+
+async def test_a_job_that_is_called_off_is_deleted(batch, tmp_path):
+    one = life(batch, tmp_path)
+    task = asyncio.create_task(one.train("fraud", KEY))
+    await until(lambda: batch.all(JOBS))
+    await one.cancel(KEY)
+    with pytest.raises(Refused):
+        await task
+    assert not batch.all(JOBS)
+    assert batch.used <= role_of("trainers.md", "The role it takes")
+    assert batch.changed[-1] == {
+        "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
+    }  # fmt: skip
+    await one.close()
+
+
+async def test_who_has_made_a_job_of_that_name_meanwhile_keeps_it(batch, tmp_path):
+    theirs = {
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": label_of("fraud", KEY), "namespace": NAMESPACE},
+        "spec": KubernetesSide.JOB,
+    }  # fmt: skip
+    batch.meanwhile = lambda _: batch.lay(JOBS, theirs)
+    one = life(batch, tmp_path)
+    with pytest.raises(Refused, match="it is not ours"):
+        await one.train("fraud", KEY)
+    assert "annotations" not in batch.all(JOBS)[label_of("fraud", KEY)]["metadata"]
+    await one.close()
+
+
+async def test_a_job_that_kubernetes_does_not_take_is_said(batch, tmp_path, needs):
+    needs(str(OUTSIDE))
+    wrong = {**KubernetesSide.JOB, "backofLimit": 0}
+    one = life(batch, tmp_path, cronjob="", job=wrong)
+    with pytest.raises(Refused, match=r"422.*backofLimit"):
+        await one.train("fraud", KEY)
+    assert not batch.all(JOBS)
+
+    def quota(_):
+        raise refusal(403, "Forbidden", "exceeded quota: jobs")
+
+    batch.meanwhile = quota
+    other = life(batch, tmp_path)
+    with pytest.raises(Refused, match="exceeded quota: jobs"):
+        await other.train("fraud", KEY)
+    await one.close()
+    await other.close()
 
 
 # ---- the ways in

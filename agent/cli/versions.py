@@ -37,11 +37,11 @@ def compare(
     Of a shadow the same requests are compared, of a canary or an A/B test those of the same time; versions that never
     served at once are compared one after the other. The bounds hold however often you look.
     """
-    from agent import cli_models
+    from agent.cli import model_tables
 
     _, folder = where(config, state)
     found = control.Control(folder).get(f"/api/models/{part(model)}/compare", a=a, b=b)
-    emit(found, as_json, cli_models.compared)
+    emit(found, as_json, model_tables.compared)
 
 
 @command(
@@ -62,11 +62,11 @@ def edges(
 
     A process at the edge that counts over them may send counts instead of rows.
     """
-    from agent import cli_models
+    from agent.cli import model_tables
 
     _, folder = where(config, state)
     found = control.Control(folder).get(f"/api/models/{part(model)}/edges", version=version)
-    emit(found, as_json, cli_models.edges)
+    emit(found, as_json, model_tables.edges)
 
 
 @command(
@@ -104,7 +104,8 @@ def explain(
     else as it is, and how unusual it is. Rows are not kept, so you give the record; it is looked at and forgotten.
     Where you have the model, `--ask` asks it: Shapley values against rows of the reference, exact but for sampling.
     """
-    from agent import at_hand, cli_models
+    from agent import at_hand
+    from agent.cli import model_tables
 
     record = _record(file)
     features = record.get("features", record)
@@ -113,11 +114,11 @@ def explain(
     version = version or str(said or "")
     if ask:
         made = at_hand.rows_of(_reference(reference, path, model, version), model)
-        emit(at_hand.asked(features, made, at_hand.model_at(ask)), as_json, cli_models.asked)
+        emit(at_hand.asked(features, made, at_hand.model_at(ask)), as_json, model_tables.asked)
         return
     body = {"version": version, "features": features}
     found = control.Control(folder).post(f"/api/models/{part(model)}/explain", body)
-    emit(found, as_json, cli_models.explained)
+    emit(found, as_json, model_tables.explained)
 
 
 @command(
@@ -144,11 +145,12 @@ def drift(
     single column shows. For a second look: what the daemon watches needs no such question. Of either file the newest
     20,000 rows are read, looked at and forgotten.
     """
-    from agent import at_hand, cli_models
+    from agent import at_hand
+    from agent.cli import model_tables
 
     old = _reference(reference, where(config, None)[0], model, version)
     found = at_hand.apart(at_hand.rows_of(old, model), at_hand.rows_of(file, model))
-    emit({"file": str(file), "reference": str(old), **found}, as_json, cli_models.apart)
+    emit({"file": str(file), "reference": str(old), **found}, as_json, model_tables.apart)
 
 
 def _reference(given: Path | None, path: Path | None, model: str, version: str) -> Path:

@@ -84,6 +84,6 @@ def digest(
 
 
 def _show(said: Any) -> None:
-    from agent import cli_show
+    from agent.cli import tables
 
-    cli_show.why(said)
+    tables.why(said)

@@ -51,7 +51,7 @@ def approve(
     nothing happens and you are told. In a dry run each step looks at the world as it is, says what it would do or why
     it can not, and nothing is done.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     _, folder = where(config, state)
     daemon = control.Control(folder)
@@ -64,7 +64,7 @@ def approve(
     if not yes:
         if not sys.stdin.isatty():
             raise Refused("nobody is there to be asked again; add --yes")
-        cli_show.run(plan)
+        tables.run(plan)
         if not typer.confirm("Approve?", default=False):
             raise typer.Exit(PROBLEMS)
     said = daemon.post(f"/api/runs/{plan['id']}/approve", {"plan_hash": plan["plan_hash"]})
@@ -107,9 +107,9 @@ def answer(
 
 def _tried(told: Any, as_json: bool) -> None:
     """Show what each step would do; exit code 1 when one can not, or has no answer."""
-    from agent import cli_show
+    from agent.cli import tables
 
-    emit(told, as_json, cli_show.dry_run)
+    emit(told, as_json, tables.dry_run)
     if any(one["status"] in {"refused", "unknown"} for one in told):
         raise typer.Exit(PROBLEMS)
 
@@ -191,7 +191,7 @@ def undo(
     You are shown what it did. Each step is put back only where nobody has changed it since; what can not be put back
     is told. A run that still acts is stopped first. The playbook only suggests for this incident from then on.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     _, folder = where(config, state)
     daemon = control.Control(folder)
@@ -199,7 +199,7 @@ def undo(
     if not yes:
         if not sys.stdin.isatty():
             raise Refused("nobody is there to be asked again; add --yes")
-        cli_show.run(found)
+        tables.run(found)
         if not typer.confirm("Put it back?", default=False):
             raise typer.Exit(PROBLEMS)
     said = daemon.post(f"/api/runs/{found['id']}/undo", {"reason": reason})
@@ -241,7 +241,7 @@ def run_playbook(
     Ceilings, its conditions and the cause need not hold, as you decide; all other gates do. In a dry run each step
     looks at the world as it is, says what it would do or why it can not, and nothing is done.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     _, folder = where(config, state)
     daemon = control.Control(folder)
@@ -258,11 +258,11 @@ def run_playbook(
             )
         asked = plan["allowed"] and sys.stdin.isatty() and not as_json
         if not asked:
-            emit(plan, as_json, cli_show.plan)
+            emit(plan, as_json, tables.plan)
             if not plan["allowed"]:
                 raise typer.Exit(PROBLEMS)
             return
-        cli_show.plan(plan)
+        tables.plan(plan)
         if not typer.confirm("Start it?", default=False):
             raise typer.Exit(PROBLEMS)
     body = {"target": plan["target"]["id"], "plan_hash": plan["hash"], "reason": reason}
@@ -296,13 +296,13 @@ def mode(
     It only lowers: what its text and agent.yaml say stays the most. It holds over restarts, until somebody says
     otherwise; `auto` takes it away. Needs the role author.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     _, folder = where(config, state)
     said = control.Control(folder).post(
         f"/api/playbooks/{part(playbook)}/mode", {"mode": most, "reason": reason}
     )
-    emit([said], as_json, cli_show.playbooks)
+    emit([said], as_json, tables.playbooks)
 
 
 @command(
@@ -412,7 +412,7 @@ def silence(
     Without arguments it lists what is silenced. A silenced target is still watched: its incidents are in the
     console, but nobody is paged and nothing acts.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     _, folder = where(config, state)
     daemon = control.Control(folder)
@@ -423,12 +423,12 @@ def silence(
         )
         return
     if not target:
-        emit(daemon.get("/api/silences"), as_json, cli_show.silences)
+        emit(daemon.get("/api/silences"), as_json, tables.silences)
         return
     if not lasts:
         raise Refused("a silence needs an end; add --for 2h")
     body = {"target": target, "for": lasts, "cause": cause, "reason": reason}
-    emit(daemon.post("/api/silences", body), as_json, lambda one: cli_show.silences([one]))
+    emit(daemon.post("/api/silences", body), as_json, lambda one: tables.silences([one]))
 
 
 @command(
@@ -522,19 +522,19 @@ def reinstate(
     wherever it has not helped three times, and everywhere once it harmed two. This says that you have looked at it;
     then it may again go as far as its text and agent.yaml let it. Needs the role author.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     _, folder = where(config, state)
     said = control.Control(folder).post(
         f"/api/playbooks/{part(playbook)}/reinstate", {"reason": reason}
     )
-    emit([said], as_json, cli_show.playbooks)
+    emit([said], as_json, tables.playbooks)
 
 
 def _paused(said: Any, as_json: bool) -> None:
-    from agent import cli_show
+    from agent.cli import tables
 
-    emit(said, as_json, cli_show.pauses)
+    emit(said, as_json, tables.pauses)
 
 
 @command(
@@ -637,12 +637,12 @@ def token_list(
     *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False
 ) -> None:
     """List tokens by name and role. The tokens themselves are nowhere."""
-    from agent import cli_show
+    from agent.cli import tables
 
     said = _tokens(
         config, state, lambda d: d.get("/api/tokens"), lambda desk, me: desk.token_list(me)
     )
-    emit(said, as_json, cli_show.tokens)
+    emit(said, as_json, tables.tokens)
 
 
 @command("revoke", parent=token_app, example="homeostat token revoke olga")

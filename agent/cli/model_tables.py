@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Group
 from rich.text import Text
 
-from agent.cli_show import _console, _table
+from agent.cli.tables import _console, _table
 from agent.units import say, say_duration
 
 _WHOLE: Final = frozenset({"mae", "rmse", "bias", "log_loss"})

@@ -431,7 +431,7 @@ def _show_plan(said: Any) -> None:
     typer.echo(f"{said['title']}  ({said['playbook']} on {said['target']}, cause {said['cause']})")
     typer.echo(fires + (f": {said['reason']}" if said["reason"] else ""))
     typer.echo(f"goes as far as: {said['mode']}")
-    from agent.cli_show import WOULD
+    from agent.cli.tables import WOULD
 
     dry = {one["id"]: one for one in said["dry_run"] or ()}
     for part in ("steps", "then"):

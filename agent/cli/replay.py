@@ -99,7 +99,7 @@ def replay(
     would act otherwise.
     """
     from agent import registry
-    from agent.cli_playbook import sound
+    from agent.cli.playbook import sound
 
     registry.load()
     config_path, folder = where(config, state)

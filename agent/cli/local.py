@@ -135,9 +135,9 @@ def check(*, config: ConfigPath = None, as_json: AsJson = False) -> None:
     path = control.config_path(config)
     loaded = load(path)
     said = _summary(path, loaded)
-    from agent import cli_show
+    from agent.cli import tables
 
-    emit(said, as_json, cli_show.check)
+    emit(said, as_json, tables.check)
 
 
 def _summary(path: Path | None, config: Config) -> dict[str, Any]:
@@ -176,7 +176,8 @@ def windows(
     As `maintenance:` of agent.yaml says, on the clock of each window and on that of this host. In one, nothing is
     touched; people are told all the same.
     """
-    from agent import cli_show, registry
+    from agent import registry
+    from agent.cli import tables
     from agent.config import load
     from agent.windows import upcoming
 
@@ -189,7 +190,7 @@ def windows(
         }
         for start, end, w in upcoming(load(control.config_path(config)).maintenance, now, most)
     ]  # fmt: skip
-    emit(said, as_json, cli_show.windows)
+    emit(said, as_json, tables.windows)
 
 
 @command(
@@ -223,7 +224,8 @@ def try_source(
     is taken for, and what each check still waits for. Of a way to people it says where it would send, and sends only
     with --send. Changes nothing else, needs no daemon. Exit code 1 when it does not answer.
     """
-    from agent import cli_show, registry, trying
+    from agent import registry, trying
+    from agent.cli import tables
     from agent.config import load
 
     registry.load()
@@ -242,7 +244,7 @@ def try_source(
         seen = asyncio.run(trying.look(source, load(path), own, send=send))
     except Unavailable as silent:  # it is the source that does not answer, not the daemon: exit 1
         raise Refused(str(silent)) from None
-    emit(seen, as_json, lambda s: cli_show.tried(s, None if everything else _SHOWN))
+    emit(seen, as_json, lambda s: tables.tried(s, None if everything else _SHOWN))
 
 
 @command(

@@ -30,16 +30,16 @@ PROBLEMS: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 _PARTS: Final = (
-    "cli_ask",
-    "cli_report",
-    "cli_act",
-    "cli_playbook",
-    "cli_replay",
-    "cli_local",
-    "cli_reference",
-    "cli_versions",
-    "cli_dashboards",
-    "cli_slack",
+    "asking",
+    "report",
+    "act",
+    "playbook",
+    "replay",
+    "local",
+    "reference",
+    "versions",
+    "dashboards",
+    "slack",
 )
 """Where commands are, in the order of --help."""
 
@@ -244,8 +244,8 @@ def tell(error: AgentError, as_json: bool) -> int:
 def main() -> None:
     """Run the command line; never shows a traceback for what is expected."""
     # the daemon lives for months: it holds no command but its own
-    for part_of in ("cli_local",) if sys.argv[1:2] == ["run"] else _PARTS:
-        import_module(f"agent.{part_of}")
+    for part_of in ("local",) if sys.argv[1:2] == ["run"] else _PARTS:
+        import_module(f"agent.cli.{part_of}")
 
     try:
         app()

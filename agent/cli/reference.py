@@ -74,9 +74,9 @@ def make(
     }  # fmt: skip
 
     def show(_: Any) -> None:
-        from agent import cli_show
+        from agent.cli import tables
 
-        cli_show.columns(said["columns"])
+        tables.columns(said["columns"])
         accuracy = f", accuracy {made['accuracy']:.1%}" if "accuracy" in made else ""
         typer.echo(
             f"wrote {out}: {maker.rows:,} rows, {len(made['features'])} features, "

@@ -30,10 +30,10 @@ def status(
     Open incidents, runs that wait for you, what is blind or still learning, what is paused, and whether the alarm
     budget holds.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     _, folder = where(config, state)
-    emit(control.Control(folder).get("/api/status"), as_json, cli_show.status)
+    emit(control.Control(folder).get("/api/status"), as_json, tables.status)
 
 
 @command(
@@ -54,13 +54,13 @@ def incidents(
 
     Answers from the journal when the daemon is dead.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     found = ask(
         config, state, "/api/incidents", {"state": "all" if everything else "open", "limit": limit},
         lambda desk: desk.incidents(everything=everything, limit=limit),
     )  # fmt: skip
-    emit(found, as_json, cli_show.incidents)
+    emit(found, as_json, tables.incidents)
 
 
 @command(
@@ -79,12 +79,12 @@ def why(
     What it is, why, what it is not, what was done, and what you can do. Answers from the journal when the
     daemon is dead.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     said = ask(
         config, state, f"/api/incidents/{part(incident)}/why", {}, lambda desk: desk.why(incident)
     )
-    emit(said, as_json, cli_show.why)
+    emit(said, as_json, tables.why)
 
 
 @command(
@@ -109,13 +109,13 @@ def why_not(
     fit: the cause that was found, how sure it was, each condition with what it saw. Answers from the journal when the
     daemon is dead.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     said = ask(
         config, state, f"/api/playbooks/{part(playbook)}/why-not", {"target": target, "time": time},
         lambda desk: desk.why_not(playbook, target, time),
     )  # fmt: skip
-    emit(said, as_json, cli_show.why)
+    emit(said, as_json, tables.why)
 
 
 @command(
@@ -133,11 +133,11 @@ def models(
 
     Figures come with bounds that hold however often you look. Needs the running daemon.
     """
-    from agent import cli_models
+    from agent.cli import model_tables
 
     _, folder = where(config, state)
     found = control.Control(folder).get("/api/models", model=model)
-    emit(found, as_json, lambda said: cli_models.models(said, closely=bool(model)))
+    emit(found, as_json, lambda said: model_tables.models(said, closely=bool(model)))
 
 
 @command(
@@ -152,10 +152,10 @@ def playbooks(
     `at least` is the lower 95 % bound of the share of runs that helped, of those that could be told. Answers from the
     journal when the daemon is dead.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     found = ask(config, state, "/api/playbooks", {}, lambda desk: desk.playbooks())
-    emit(found, as_json, cli_show.playbooks)
+    emit(found, as_json, tables.playbooks)
 
 
 @command(
@@ -178,11 +178,11 @@ def forecast(
 
     The time is the median with its 80 % interval. Needs the running daemon.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     _, folder = where(config, state)
     found = control.Control(folder).get("/api/forecasts", entity=entity)
-    emit(found, as_json, lambda said: cli_show.forecasts(said, everything=everything))
+    emit(found, as_json, lambda said: tables.forecasts(said, everything=everything))
 
 
 @command(
@@ -205,17 +205,17 @@ def runs(
     A run is a playbook at work on one target. Its verdict is proven: helped, no effect, harmed (then it was
     undone), or can not be told from chance. Answers from the journal when the daemon is dead.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     if run:
         one = ask(config, state, f"/api/runs/{part(run)}", {}, lambda desk: desk.run(run))
-        emit(one, as_json, cli_show.run)
+        emit(one, as_json, tables.run)
         return
     found = ask(
         config, state, "/api/runs", {"state": "live" if live else "all", "limit": limit},
         lambda desk: desk.runs(everything=not live, limit=limit),
     )  # fmt: skip
-    emit(found, as_json, cli_show.runs)
+    emit(found, as_json, tables.runs)
 
 
 @command(
@@ -239,11 +239,11 @@ def topology(
     Services, what they call, the models that they serve, and the replicas, GPUs and hosts that carry them: each with
     how it is, each edge with what it carries and who says so.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     _, folder = where(config, state)
     said = control.Control(folder).get("/api/topology", target=target, everything=everything)
-    emit(said, as_json, cli_show.topology)
+    emit(said, as_json, tables.topology)
 
 
 @command(
@@ -268,13 +268,13 @@ def changes(
     Releases, settings, scaling, restarts, and what homeostat itself did. Answers from the journal when the daemon is
     dead; `target` then means just that entity.
     """
-    from agent import cli_show
+    from agent.cli import tables
 
     found = ask(
         config, state, "/api/changes", {"target": target, "since": since, "limit": limit},
         lambda desk: desk.changes(target, since, limit=limit),
     )  # fmt: skip
-    emit(found, as_json, cli_show.changes)
+    emit(found, as_json, tables.changes)
 
 
 @command("verify", parent=audit_app, example="homeostat audit verify")
