@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import Refused
+from agent.meant import NotThere
 from agent.units import say
 from agent.views import ChartView
 from agent.why import run_words, spark
@@ -176,24 +177,33 @@ class Answers:
         return Answer(text, charts=(chart,) if self._pictures else ())
 
     def _series(self, words: Sequence[str]) -> str:
-        """Return the series that is meant by a metric, or a part of its name, and perhaps whose it is."""
-        metric = words[0]
+        """Return the series that is meant by a metric, or words of its name, and perhaps whose it is."""
         known = sorted({s.metric for s in self._desk.hooks.series()})
+        metric, whose = words[0], words[1:]
         if metric.partition("{")[0] not in known:
-            near = [m for m in known if metric.lower().replace(" ", "_") in m]
-            metric = near[0] if len(near) == 1 else metric
+            for used in range(len(words), 0, -1):  # as many words as there is a name for
+                part = "_".join(words[:used]).lower().replace(" ", "_")
+                near = [m for m in known if part in m]
+                if near:
+                    break
             if len(near) > 1:
                 raise Refused(
-                    f"{metric} may be {len(near)} metrics; write one of {', '.join(near[:8])}"
+                    f"{' '.join(words[:used])} may be {len(near)} metrics; write one of {', '.join(near[:8])}"
                 )
-        if len(words) > 1 and "{" not in metric:
-            return f"{metric}{{{self._desk.meant(' '.join(words[1:])).id}}}"
-        return metric
+            metric, whose = (near[0], words[used:]) if near else (metric, whose)
+        if not whose or "{" in metric:
+            return metric
+        kind, text = metric.partition(".")[0], " ".join(whose)
+        try:  # whoever has such a metric is meant before others of that name
+            return f"{metric}{{{self._desk.meant(f'{kind}:{text}').id}}}"
+        except NotThere:
+            return f"{metric}{{{self._desk.meant(text).id}}}"
 
     def _drift(self, line: Line) -> Answer:
         model = line.words[0] if line.words else ""
+        small = {m["model"].lower(): m["model"] for m in self._desk.models("")}
         rows: list[str] = []
-        for m in self._desk.models(model):
+        for m in self._desk.models(small.get(model.lower(), model)):
             moved = [f for f in (*m["features"], *m["outputs"]) if f["drifted"] or f["broken"]]
             accuracy = m["accuracy"]["value"]
             said = f", accuracy {100 * accuracy:.1f} %" if accuracy is not None else ""

@@ -499,6 +499,17 @@ async def test_a_graph_is_sent_to_who_asked_or_shown_to_all(tmp_path, mode):
 # ---- one socket an app
 
 
+async def test_a_metric_is_found_by_words_of_its_name_and_whose_it_is(tmp_path):
+    async with acting(tmp_path, "socket") as (side, _):
+        for line in (
+            "graph latency p95",
+            "graph latency_p95 wine",
+            "graph Latency P95 wine last 30 min",
+        ):
+            assert "latency p95 of wine" in await asked(side, line)
+        assert "fraud" in await asked(side, "drift Fraud")
+
+
 async def test_while_another_agent_holds_the_app_nothing_is_done(tmp_path):
     async with SlackSide().serving() as side:
         side.elsewhere = 1
