@@ -155,9 +155,9 @@ class Asleep:
         del person, yes, plan_hash, reason
         raise _dead(f"run {run_id} can not be answered")
 
-    async def cancel(self, run_id: str, person: Person) -> None:
+    async def cancel(self, run_id: str, person: Person, reason: str = "") -> None:
         """As `answer`."""
-        del person
+        del person, reason
         raise _dead(f"run {run_id} does not move, nothing is to be stopped")
 
     async def start(self, run_id: str, person: Person) -> Run:

@@ -173,7 +173,7 @@ def _of_people(kind: str, b: dict[str, Any]) -> str:
             return f"is talked about in {b.get('channel', '')}"
         case "handoff":
             return str(b.get("why") or b.get("code") or "nobody is needed any more")
-        case "reason":
+        case "reason" | "cancel":
             return str(b.get("reason", ""))
         case "intent":
             return f"{b.get('step', '')} ({b.get('use', '')}) begins"

@@ -47,7 +47,7 @@ ANSWER: Final = "answer"
 class Passage:
     """What the boundary before a step said: go on, unless one of these is set.
 
-    by     the person who wants the run stopped
+    by     the person who wants the run stopped, and why when they said so
     over   why nothing is left to heal
     """
 
@@ -57,7 +57,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What verification said, and when; `by` = a person wants the run stopped, there is no verdict."""
+    """What verification said, and when; `by` = a person wants it stopped (as in `Passage`), there is no verdict."""
 
     ended: float
     outcome: Outcome | None = None
@@ -97,7 +97,7 @@ class Hands(Protocol):
         ...
 
     def cancelled_by(self, run_id: str) -> str:
-        """Return who wants a run that lives stopped; "" = nobody."""
+        """Return who wants a run that lives stopped, and why when they said so; "" = nobody."""
         ...
 
     async def accept(self, plan: Plan) -> None:
@@ -110,12 +110,16 @@ class Hands(Protocol):
         """Record what a person said when the run, or one of its steps, asked by this hash."""
         ...
 
-    async def cancelled(self, plan: Plan, person: str) -> None:
-        """Record that a person wants the run stopped."""
+    async def cancelled(self, plan: Plan, person: str, reason: str = "") -> None:
+        """Record that a person wants the run stopped, and why when they said so."""
         ...
 
-    async def boundary(self, plan: Plan, run: Run, *, first: bool) -> Passage:
-        """Wait while the target is paused; `first`: nothing has been done yet, so the run may still end unheard."""
+    async def boundary(self, plan: Plan, run: Run, *, first: bool, back: bool = False) -> Passage:
+        """Wait while the target is paused.
+
+        first   nothing has been done yet, so the run may still end unheard
+        back    something is to be put back now: people are told what a pause keeps from it
+        """
         ...
 
     async def observe(
@@ -275,6 +279,7 @@ class Course:
             if outcome.verdict == "harmed" or (idle and plan.verify.otherwise == "undo"):
                 await self._report("undoing", outcome.summary, outcome)
                 outcome = replace(outcome, undone=await self._undo(self._done))
+                self._run = replace(self._run, outcome=outcome)  # what follows may have to wait
         stop = await self._hold(since, outcome)
         if stop is not None:
             return await self._stopped(stop, outcome)
@@ -400,10 +405,10 @@ class Course:
                 return _Stop("failed", acted.text)
         return None
 
-    async def _boundary(self, name: str, *, first: bool = False) -> Passage:
+    async def _boundary(self, name: str, *, first: bool = False, back: bool = False) -> Passage:
         run = self._run
         return await self._box(
-            name, Passage, lambda: self._hands.boundary(self._plan, run, first=first)
+            name, Passage, lambda: self._hands.boundary(self._plan, run, first=first, back=back)
         )
 
     async def _one(self, step: PlannedStep, outcome: Outcome | None = None) -> Acted:
@@ -438,9 +443,8 @@ class Course:
                 if why := why_stays(step):
                     self._stays.append(f"{step.id} stays ({why})")
                 continue
-            await self._boundary(
-                f"boundary:undo:{step.id}"
-            )  # a pause holds here too; a wish to stop is met anyway
+            # a pause holds here too; a wish to stop is met anyway
+            await self._boundary(f"boundary:undo:{step.id}", back=True)
             put_back = functools.partial(
                 self._hands.undo, self._plan, step, acted, dict(self._results)
             )

@@ -206,7 +206,7 @@ class RealHands:
         return [pack(said) for said in self._memory.approvals.get(run_id, {}).values()]
 
     def cancelled_by(self, run_id: str) -> str:
-        """Return who wants a run stopped."""
+        """Return who wants a run stopped, and why when they said so."""
         return self._memory.cancels.get(run_id, "")
 
     async def accept(self, plan: Plan) -> None:
@@ -231,9 +231,12 @@ class RealHands:
             body["reason"] = reason
         self._put("approval", plan.run_id, body)
 
-    async def cancelled(self, plan: Plan, person: str) -> None:
-        """Record that a person wants a run stopped."""
-        self._put("cancel", plan.run_id, {"person": person})
+    async def cancelled(self, plan: Plan, person: str, reason: str = "") -> None:
+        """Record that a person wants a run stopped, and why when they said so."""
+        body = {"person": person}
+        if reason:
+            body["reason"] = reason
+        self._put("cancel", plan.run_id, body)
 
     async def report(self, run: Run) -> Run:
         """Record how a run stands, now."""
@@ -275,7 +278,7 @@ class RealHands:
 
     # ---- boxes: before a step
 
-    async def boundary(self, plan: Plan, run: Run, *, first: bool) -> Passage:
+    async def boundary(self, plan: Plan, run: Run, *, first: bool, back: bool = False) -> Passage:
         """Wait while the target is paused; tell whether the run is still wanted."""
         waited: list[float] = []
         # what is put back, and what follows a verdict, waits for a pause only
@@ -287,7 +290,8 @@ class RealHands:
                 break
             if not waited:
                 await self.report(replace(run, state="paused", text=why))
-                await self._held_back(plan, run, why)
+                if back:
+                    await self._held_back(plan, run, why)
                 waited.append(self._clock())
             if first and not paused and not 0 <= self._clock() - waited[0] < self._patience(plan):
                 await self.report(run)

@@ -239,6 +239,7 @@ class Memory:
     room_runs, room_incidents   how many that have ended are kept; of runs, that acted, and as many that did not
     changes   what was changed, by us and by others, in the order in which it was told; by id, or by entry
     approvals what people answered to live runs: run -> what was asked (a hash) -> the answer
+    cancels   who wants a live run stopped, and why when they said so
     labelled  number of the newest label's entry: tells whether there is news
     ceilings  how far people let playbooks go, by playbook
     handoffs  which incidents need a person, and why
@@ -533,7 +534,8 @@ class Memory:
 
     def _cancel(self, entry: Entry) -> None:
         if not self._over(entry.subject):
-            self.cancels[entry.subject] = str(entry.body["person"])
+            why = str(entry.body.get("reason", ""))
+            self.cancels[entry.subject] = str(entry.body["person"]) + (f": {why}" if why else "")
 
     def _over(self, run_id: str) -> bool:
         run = self.runs.get(run_id)

@@ -151,10 +151,10 @@ class Runner:
         """Ask each step of a plan what it would do now; changes nothing."""
         return [await self.hands.would(plan, step) for step in (*plan.steps, *plan.then)]
 
-    async def cancel(self, run_id: str, person: str) -> None:
+    async def cancel(self, run_id: str, person: str, reason: str = "") -> None:
         """Stop a run at its next boundary and put back what it did. Refused when it has ended."""
         plan = self._live(run_id)
-        await self.hands.cancelled(plan, person)
+        await self.hands.cancelled(plan, person, reason)
         await self._load()
         await self._settle(plan)
 

@@ -132,7 +132,7 @@ def _of_runs(journal: JournalReader, runs: Mapping[str, str]) -> Iterator[Row]:
             case "approval":
                 said = f"says {'yes' if b.get('yes') else 'no'} to {playbook}{_because(b)}"
             case "cancel":
-                said = f"stops {playbook}"
+                said = f"stops {playbook}{_because(b)}"
             case _:
                 said = f"says why {playbook} was started{_because(b)}"
         yield entry.ts, _who(b), said

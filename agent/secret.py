@@ -20,7 +20,8 @@ class Hidden:
 
 HIDDEN: Final = Hidden()
 _SECRET_NAME: Final = re.compile(
-    r"(?i)authorization|cookie|token|secret|passw|api[-_]?key|credential"
+    r"(?i)authorization|cookie|token|secret|passw|credential|(?<![a-z])auth(?![a-z])"
+    r"|(api|access|account|functions?|routing|subscription)[-_]?key"
 )
 
 Reference = Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$"), HIDDEN]

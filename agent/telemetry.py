@@ -11,6 +11,7 @@ are built once a table and kept; a render of 1,000 series costs about a millisec
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import logging
 import math
@@ -659,6 +660,29 @@ def set_up_logging(*, as_json: bool) -> None:
     threading.excepthook = lambda args: last_words(
         args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback
     )
+
+
+@contextlib.contextmanager
+def logging_aside() -> Iterator[None]:
+    """Write errors alone meanwhile, to standard error and without secrets: standard output is for the answer."""
+    was_set, before = structlog.is_configured(), structlog.get_config()
+    style = structlog.dev.ConsoleRenderer(
+        colors=False, exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level, _strike_out, lambda *said: strike(style(*said))
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+        if was_set:
+            structlog.configure(**before)
 
 
 class _Struck(logging.Formatter):

@@ -30,6 +30,7 @@ from agent.ports import (
     PredictionBatch,
     Pulse,
     Receiver,
+    Sink,
     Source,
 )
 from agent.rates import Rates
@@ -57,6 +58,7 @@ async def look(
         made = make_connector(name, wanted, Path(folder))
         try:
             out = await _ask(name, wanted.use or name, made)
+            out["says"] = [_as_here(line, config) for line in out["says"]]
             if isinstance(made, Feed):
                 await _rows(out, made, config, Path(folder))
             if send:
@@ -191,6 +193,19 @@ async def _within(work: Any, what: str) -> Any:
     raise Unavailable(f"it did not {what} within {_LIMIT_S:.0f} s; look whether it is up")
 
 
+def _as_here(line: str, config: Config) -> str:
+    """Return a line in which our own addresses are those of this config, so that it can be copied as it is."""
+    for written, own in (
+        ("127.0.0.1:8787", config.listen),
+        ("127.0.0.1:4318", config.ingest_listen),
+    ):
+        if own and not own.startswith("unix:"):
+            host, _, port = own.rpartition(":")
+            everywhere = host in {"0.0.0.0", "[::]"}  # noqa: S104  # read, not bound
+            line = line.replace(written, f"{socket.gethostname()}:{port}" if everywhere else own)
+    return line
+
+
 def _count(arrivals: Sequence[Any]) -> dict[str, int]:
     """Count what a log held."""
     out: dict[str, int] = {}
@@ -217,4 +232,5 @@ def _may(made: Any) -> list[str]:
         *(["talk with people"] if isinstance(made, Chat) else []),
         *(["beat, while all is well"] if isinstance(made, Pulse) else []),
         *(["keep a copy of the record"] if isinstance(made, Archive) else []),
+        *(["write our numbers there"] if isinstance(made, Sink) else []),
     ]

@@ -608,9 +608,9 @@ class Living:
         """Hand a person's answer to the runner."""
         await self._daemon.runner.approve(run_id, person.signed, yes, plan_hash, reason)
 
-    async def cancel(self, run_id: str, person: Person) -> None:
+    async def cancel(self, run_id: str, person: Person, reason: str = "") -> None:
         """Stop a run."""
-        await self._daemon.runner.cancel(run_id, person.signed)
+        await self._daemon.runner.cancel(run_id, person.signed, reason)
 
     async def start(self, run_id: str, person: Person) -> Run:
         """Turn a suggestion into a run."""

@@ -207,12 +207,16 @@ def _others(detail: IncidentDetail) -> list[str]:
 
 
 def run_words(run: RunView) -> str:
-    """Say a run in one line."""
+    """Say a run in one line; of one that was denied or stopped by whom, and why when they said so."""
     outcome = run["outcome"]
     whose = "undo of " if run["undoes"] else ""
     said = f"{whose}{run['playbook']} on {run['target']['name']}: "
+    undone = ", undone" if outcome is not None and outcome["undone"] else ""
+    # a no before the verdict: nothing was measured that could be told
+    unjudged = outcome is None or outcome["summary"] == run["text"]
+    if run["state"] == "denied" and run["text"] and unjudged:
+        return said + run["text"] + undone
     if outcome is not None:
-        undone = ", undone" if outcome["undone"] else ""
         return (
             said
             + f"{_VERDICT_WORDS.get(outcome['verdict'], outcome['verdict'])}{undone} ({outcome['summary']})"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +18,10 @@ from pydantic import AfterValidator
 
 from agent.errors import AgentError, Refused, Unavailable
 from agent.secret import Reference, secret
+from agent.strike import strike
 from agent.units import Model
-from connectors._notes import wait_s
-from connectors.http import checked_url, redacted
+from connectors._patience import Patience
+from connectors.http import checked_base, redacted, retry_after
 
 # each failed try is a warning of its own there; what is new is said by whoever tries
 logging.getLogger("elastic_transport").setLevel(logging.ERROR)
@@ -29,6 +29,8 @@ logging.getLogger("elastic_transport").setLevel(logging.ERROR)
 MOST_BYTES: Final = 64 << 20
 """Of one answer: a page of 10,000 documents of some kilobytes."""
 _STRANGE: Final = "it answers, but not as Elasticsearch does"
+_AROUND: Final = re.compile(r"^(<.*?>|\w+\(host=.*?\)): ")
+"""What urllib3 puts before the system's own words."""
 _PIECE: Final = 1 << 16
 _NEVER: Final = frozenset({400, 401, 403, 405, 406, 410})
 """Statuses that say no and would say it again."""
@@ -41,7 +43,7 @@ class Misread(Unavailable):
 class Access(Model):
     """Where it is, and who we are there."""
 
-    url: Annotated[str, AfterValidator(checked_url)]
+    url: Annotated[str, AfterValidator(checked_base)]
     api_key: Reference = ""
     """`env:NAME` or `file:/PATH`."""
     user: str = ""
@@ -106,11 +108,11 @@ class Elastic:
                 return Refused(f"{said}; it sends us elsewhere, which is not followed; mend `url`")
             if status in _NEVER or (status == 404 and "index" in why):
                 return Refused(said)
-            return Unavailable(said, wait_s=wait_s(problem.meta.headers))
+            return Unavailable(said, wait_s=retry_after(problem.meta.headers))
         if isinstance(problem, module.SerializationError | RecursionError):
             return Unavailable(f"{where}: {_STRANGE}")
         if isinstance(problem, module.TransportError):
-            return Unavailable(f"{where}: {re.sub('^<.*?>: ', '', str(problem.message))[:200]}")
+            return Unavailable(f"{where}: {strike(_AROUND.sub('', str(problem.message)))[:200]}")
         return problem
 
 
@@ -122,7 +124,8 @@ def reason(body: Any) -> str:
     causes = error.get("root_cause")
     first = causes[0] if isinstance(causes, list) and causes else error
     why = first.get("reason") if isinstance(first, dict) else None
-    return f"{error.get('type', '')}: {why or error.get('reason') or ''}"[:300].removesuffix(": ")
+    said = f"{error.get('type', '')}: {why or error.get('reason') or ''}"
+    return strike(said)[:300].removesuffix(": ")  # half a secret is known to nobody
 
 
 def fields(said: Any, *names: str) -> tuple[Any, ...]:
@@ -142,7 +145,7 @@ def library() -> Any:
 
 
 def _bounded(timeout_s: float) -> Any:
-    """Return a node of the transport that reads no more, and no longer, than it may.
+    """Return a node of the transport that reads no more, and waits no longer, than it may.
 
     The library's own limit is between two bytes, and it reads whatever comes.
     """
@@ -151,34 +154,46 @@ def _bounded(timeout_s: float) -> Any:
     class Bounded(node):  # type: ignore[misc]  # its base is only known when the library is there
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.pool.urlopen = _limited(self.pool.urlopen, timeout_s)
+            patience = Patience()
+            self.pool.ConnectionCls = patience.kind(self.pool.ConnectionCls)
+            self.pool.urlopen = _limited(self.pool.urlopen, patience, timeout_s)
 
     return Bounded
 
 
-def _limited(ask: Any, timeout_s: float) -> Any:
+def _limited(ask: Any, patience: Patience, timeout_s: float) -> Any:
+    late = f"no whole answer within {timeout_s:g} s"
+
     def urlopen(*args: Any, **more: Any) -> Any:
-        end = time.monotonic() + timeout_s
-        response = ask(*args, preload_content=False, **more)
-        whole = False
-        parts: list[bytes] = []
         try:
-            size = 0
-            for part in response.stream(_PIECE, decode_content=True):
-                parts.append(part)
-                size += len(part)
-                if size > MOST_BYTES:
-                    raise OverflowError(f"the answer is larger than {MOST_BYTES} bytes")
-                if time.monotonic() > end:
-                    raise OverflowError(f"no whole answer within {timeout_s:g} s")
-            whole = True
-        finally:
-            if whole:
-                response.release_conn()
-            else:
-                response.close()
-        return SimpleNamespace(
-            status=response.status, headers=response.headers, data=b"".join(parts)
-        )
+            with patience.limit(timeout_s):
+                answer = _read(ask(*args, preload_content=False, **more))
+        except Exception:
+            if patience.over:
+                raise OverflowError(late) from None
+            raise
+        if patience.over:  # it was cut in the head of the answer, which then looks like one
+            raise OverflowError(late)
+        return answer
 
     return urlopen
+
+
+def _read(response: Any) -> SimpleNamespace:
+    """Read an answer as it comes, up to the limit of its size."""
+    whole = False
+    parts: list[bytes] = []
+    try:
+        size = 0
+        for part in response.stream(_PIECE, decode_content=True):
+            parts.append(part)
+            size += len(part)
+            if size > MOST_BYTES:
+                raise OverflowError(f"the answer is larger than {MOST_BYTES} bytes")
+        whole = True
+    finally:
+        if whole:
+            response.release_conn()
+        else:
+            response.close()
+    return SimpleNamespace(status=response.status, headers=response.headers, data=b"".join(parts))

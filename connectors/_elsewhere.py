@@ -28,7 +28,7 @@ from connectors._mlflow_runs import Runs, RunsAt
 from connectors._once import Once
 from connectors._proc import command_line
 from connectors._trained import MOST_REPORT_BYTES, Trained, read_report, trained
-from connectors.http import Answer, Door, Method, redacted
+from connectors.http import Answer, Door, Method, redacted, retry_after
 
 log = structlog.get_logger()
 
@@ -308,8 +308,7 @@ class Elsewhere:
         words = command_line([answer.body[:400].decode("utf-8", "replace")])
         said = f"{method} {redacted(url)}: {status}" + (f", {words}" if words else "")
         if status in _NOT_NOW or (method == "GET" and status >= 500):
-            after = answer.headers.get("retry-after", "")
-            raise Unavailable(said, wait_s=float(after) if after.isdigit() else None)
+            raise Unavailable(said, wait_s=retry_after(answer.headers))
         if status < 500:
             raise Refused(said)
         raise Uncertain(f"{said}; it may have been done")

@@ -119,6 +119,7 @@ class ApiDoor(Door):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         most_bytes: int = MOST_BYTES,
+        keep: bool = True,
         called: str = "",
     ) -> Answer:
         """Ask once, as `Door.ask` does; once more when a credential of a program was not taken."""
@@ -130,7 +131,7 @@ class ApiDoor(Door):
                 who = {"authorization": f"Bearer {used.token}"}
             answer = await door.ask(
                 method, url, timeout_s=timeout_s, headers={**(headers or {}), **who}, body=body,
-                most_bytes=most_bytes, called=called,
+                most_bytes=most_bytes, keep=keep, called=called,
             )  # fmt: skip
             if answer.status != 401 or self._place.program is None or last:
                 break

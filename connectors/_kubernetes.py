@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from agent.errors import Refused
 from agent.secret import Reference, secret
 from agent.units import Duration, Model
-from connectors.http import checked_url
+from connectors.http import checked_base
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PROTOCOLS: Final = tuple(f"client.authentication.k8s.io/{v}" for v in ("v1", "v1beta1"))
@@ -59,7 +59,7 @@ class Access(Model):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.url:
-            checked_url(self.url)
+            checked_base(self.url)
         if self.url and self.kubeconfig:
             raise ValueError("`url` and `kubeconfig` are two ways in: keep one of them")
         if self.context and not self.kubeconfig:

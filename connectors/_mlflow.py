@@ -22,7 +22,15 @@ from agent.errors import Refused, Unavailable, Uncertain
 from agent.secret import Headers, Reference, secret
 from agent.units import Duration, Model
 from connectors._proc import command_line
-from connectors.http import Answer, Door, Method, checked_url, redacted, trusting
+from connectors.http import (
+    Answer,
+    Door,
+    Method,
+    checked_base,
+    redacted,
+    retry_after,
+    trusting,
+)
 
 KEY_TAG: Final = "homeostat.key"
 """Tag of a run that was started for a step: the key of the step."""
@@ -36,7 +44,7 @@ _MOST_PAGES: Final = 20
 class Access(Model):
     """Where MLflow answers, and who asks."""
 
-    url: Annotated[str, AfterValidator(checked_url)]
+    url: Annotated[str, AfterValidator(checked_base)]
     """Of the tracking server: `http://mlflow:5000`."""
     token: Reference = ""
     """Of a bearer token."""
@@ -143,8 +151,7 @@ class Mlflow:
         if status == 404 or code == "RESOURCE_DOES_NOT_EXIST":
             raise Missing(said)
         if status in _NOT_NOW:
-            after = answer.headers.get("retry-after", "")
-            raise Unavailable(said, wait_s=float(after) if after.isdigit() else None)
+            raise Unavailable(said, wait_s=retry_after(answer.headers))
         if status in {401, 403}:
             raise Refused(f"{said}; may `token` or `user` do this?")
         if status < 500:

@@ -6,7 +6,6 @@ mended within the hours that the outbox tries; a fault of one note gives up that
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -19,13 +18,12 @@ from agent.news import Event
 from agent.ports import Note
 from agent.secret import HIDDEN, is_reference, secret
 from agent.units import Duration, Model
-from connectors.http import Answer, Door, Method, checked_url
+from connectors.http import Answer, Door, Method, checked_base, checked_url, retry_after
 
 MEND_S: Final = 60.0
 """How long to wait for a person to mend a way, between two tries."""
 _THE_NOTE: Final = frozenset({400, 413, 422})
 """Statuses that blame the note and not the way."""
-_LONGEST_WAIT_S: Final = 3600.0
 
 
 def _url(text: str) -> str:
@@ -95,7 +93,7 @@ class Web:
         where = url.partition("?")[0] + path
         try:
             whole = (
-                checked_url(secret(url)).rstrip("/") + path if path else checked_url(secret(url))
+                checked_base(secret(url)).rstrip("/") + path if path else checked_url(secret(url))
             )
             if whole != url + path:
                 where = f"the URL of {self.name} ({urlsplit(whole).hostname})"
@@ -122,7 +120,7 @@ def wrong_answer(asked: str, answer: Answer) -> Exception:
     status = answer.status
     said = f"{asked}: {status}"
     if status in {429, 502, 503, 504}:
-        return Unavailable(f"{said}, not now", wait_s=wait_s(answer.headers))
+        return Unavailable(f"{said}, not now", wait_s=retry_after(answer.headers))
     if status in _THE_NOTE:
         return Refused(f"{said}: it does not take this note")
     if status in {401, 403}:
@@ -134,15 +132,6 @@ def wrong_answer(asked: str, answer: Answer) -> Exception:
     if status < 500:
         return Unavailable(f"{said}: mend the url", wait_s=MEND_S)
     return Uncertain(f"{said}; it may have been taken")
-
-
-def wait_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of `Retry-After`, at most an hour; dates are not read."""
-    try:
-        seconds = float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return min(max(seconds, 0.0), _LONGEST_WAIT_S) if math.isfinite(seconds) else None
 
 
 def facts(note: Note) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
@@ -25,15 +24,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.errors import Refused, Unavailable
 from agent.secret import Headers, Reference, secret
+from agent.strike import strike
 from agent.units import Bytes, Duration, Model
-from connectors.http import checked_url, redacted
+from connectors._patience import Patience
+from connectors.http import authorities, checked_base, redacted, retry_after
 
 _PIECE: Final = 1 << 16
 _SAID: Final = 200
 """Of what a server says of an error, so many characters are told."""
 _LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that another try may turn; 500 is what a proxy before a restarting server says."""
-_LONGEST_WAIT_S: Final = 600.0
 
 # A URL of a query may hold what an operator would not want in a log.
 logging.getLogger("urllib3").setLevel(logging.WARNING)
@@ -42,7 +42,7 @@ logging.getLogger("urllib3").setLevel(logging.WARNING)
 class Access(Model):
     """Where it answers, and who asks."""
 
-    url: Annotated[str, AfterValidator(checked_url)]
+    url: Annotated[str, AfterValidator(checked_base)]
     """`http://prometheus:9090`; Mimir ends with `/prometheus`, VictoriaMetrics clusters `/select/0/prometheus`."""
     token: Reference = ""
     """`env:NAME` or `file:PATH` of a bearer token."""
@@ -90,11 +90,18 @@ class _Session:
         self._requests = requests
         self._inner = requests.Session()
         self._inner.trust_env = False
-        self.verify: bool | str = str(access.ca) if access.ca else True
+        self._patience = Patience()
+        self.verify: bool | str = str(access.ca) if access.ca else authorities() or True
         cert = str(access.certificate) if access.certificate else None
         self.cert = (cert, str(access.key)) if cert and access.key else cert
 
     def mount(self, prefix: str, adapter: Any) -> None:
+        adapter.poolmanager.pool_classes_by_scheme = {
+            scheme: type(
+                "Pool", (pool,), {"ConnectionCls": self._patience.kind(pool.ConnectionCls)}
+            )
+            for scheme, pool in adapter.poolmanager.pool_classes_by_scheme.items()
+        }
         self._inner.mount(prefix, adapter)
 
     def close(self) -> None:
@@ -112,31 +119,37 @@ class _Session:
             headers["Authorization"] = f"Bearer {secret(a.token)}"
         auth = (a.user, secret(a.password)) if a.user else None
         gone: type[Exception] = self._requests.RequestException
-        end = time.monotonic() + a.timeout
+        late = Unavailable(f"{where}: no answer within {a.timeout:g} s")
         try:
-            with contextlib.closing(
+            with self._patience.limit(a.timeout), contextlib.closing(
                 self._inner.request(
                     method, url, params=params, headers=headers, auth=auth, stream=True,
                     timeout=a.timeout, allow_redirects=False, verify=self.verify, cert=self.cert,
                 )
             ) as response:  # fmt: skip
-                body = b"".join(self._pieces(response, where, end))
-                status, said = response.status_code, dict(response.headers)
-        except self._requests.exceptions.SSLError as wrong:
-            raise Refused(
-                f"{where}: the certificate is not to be trusted, or ours is not taken "
-                f"({_told(str(wrong), hidden)}); see `ca` and `certificate`"
-            ) from None
+                body = b"".join(self._pieces(response, where))
+                status, said = response.status_code, response.headers
         except self._requests.Timeout:
-            raise Unavailable(f"{where}: no answer within {a.timeout:g} s") from None
-        except (gone, OSError, ValueError) as wrong:
+            raise late from None
+        except (gone, OSError, ValueError, Unavailable) as wrong:
+            if self._patience.over:
+                raise late from None
+            if isinstance(wrong, Unavailable):
+                raise
+            if isinstance(wrong, self._requests.exceptions.SSLError):
+                raise Refused(
+                    f"{where}: the certificate is not to be trusted, or ours is not taken "
+                    f"({_told(str(wrong), hidden)}); see `ca` and `certificate`"
+                ) from None
             raise Unavailable(f"{where}: no connection ({_why(wrong)})") from None
+        if self._patience.over:  # it was cut in the head of the answer, which then looks like one
+            raise late
         if status != 200:
             raise _failure(where, status, said, _told(_error(body), hidden))
         return _Answer(_read(body, where))
 
-    def _pieces(self, response: Any, where: str, end: float) -> Iterator[bytes]:
-        """Read what comes, as it comes: a server that drips must not hold us, one that floods must not fill us."""
+    def _pieces(self, response: Any, where: str) -> Iterator[bytes]:
+        """Read what comes, as it comes: a server that floods must not fill us."""
         size, most = 0, int(self._access.most_bytes)
         raw = response.raw
         try:
@@ -146,8 +159,6 @@ class _Session:
                     raise Refused(
                         f"{where}: the answer is larger than {most} bytes; narrow the selectors, or raise `most_bytes`"
                     )
-                if time.monotonic() > end:
-                    raise Unavailable(f"{where}: no whole answer within {self._access.timeout:g} s")
                 yield piece
         except import_module("urllib3").exceptions.HTTPError as wrong:
             raise Unavailable(f"{where}: the answer broke off ({_why(wrong)})") from None
@@ -274,6 +285,7 @@ def _error(body: bytes) -> str:
 
 def _told(text: str, hidden: Sequence[str]) -> str:
     """Return text of others without our secrets, on one line, not too long."""
+    text = strike(text)  # before it is cut: half a secret is known to nobody
     for one in filter(None, hidden):
         text = text.replace(one, "***")
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_SAID]
@@ -304,11 +316,5 @@ def _failure(where: str, status: int, headers: Mapping[str, str], said: str) -> 
             f"{where}: we may not ask ({status}){words}; see `token`, or `user` and `password`"
         )
     if status in _LATER:
-        return Unavailable(f"{where}: {status}{words}", wait_s=_wait(headers))
+        return Unavailable(f"{where}: {status}{words}", wait_s=retry_after(headers))
     return Refused(f"{where}: {status}{words}")
-
-
-def _wait(headers: Mapping[str, str]) -> float | None:
-    with contextlib.suppress(ValueError):
-        return min(max(0.0, float(headers.get("Retry-After", ""))), _LONGEST_WAIT_S)
-    return None

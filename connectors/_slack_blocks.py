@@ -208,7 +208,7 @@ def _facts(i: IncidentDetail) -> Iterable[str]:
         yield f"*Size* a storm: {_about(len(i['anomalies']) + i['more'])} abnormal series, one incident"
     done = [r for r in i["run_views"] if not (r["asks"] or only_suggested(r))]
     for r in done[-_MOST_RUNS:]:
-        yield f"*{'Now' if r['live'] else 'Tried'}* {escaped(cut(_tried(r), 300))}"
+        yield f"*{'Now' if r['live'] else 'Tried'}* {escaped(cut(_plainly(run_words(r)), 300))}"
     asking = [r for r in i["run_views"] if r["asks"]]
     yield from (f"*Would do* {_plan_words(r)}" for r in asking[-1:])
     for q in i["questions"][:_MOST_REASONS]:
@@ -226,13 +226,6 @@ def _facts(i: IncidentDetail) -> Iterable[str]:
             f", held back by gate {gate['name']}: {gate['reason'] or gate['value']}" if gate else ""
         )
         yield f"*Held* {escaped(cut(held[-1]['playbook'] + why, 300))}"
-
-
-def _tried(r: RunView) -> str:
-    """Say what came of a run; of one that was denied by whom, and why when they said so."""
-    if r["state"] == "denied" and r["outcome"] is None and r["text"]:
-        return f"{r['playbook']} on {r['target']['name']}: {r['text']}"
-    return _plainly(run_words(r))
 
 
 def _about(n: int) -> str:

@@ -31,8 +31,8 @@ from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.secret import secret
-from connectors._notes import MEND_S, wait_s
-from connectors.http import checked_url
+from connectors._notes import MEND_S
+from connectors.http import checked_url, retry_after
 
 POST_EVERY_S: Final = 1.05
 """Slack: "1 per second per channel, short bursts above it"; we keep to it."""
@@ -244,7 +244,7 @@ class Door:
         """Sort an error code, or a status where there is none."""
         text = f"{self.name}: {where}: {code or status}"
         if status == 429 or code in _NOW:
-            wait = wait_s({k.lower(): v for k, v in headers.items()}) or _NOW_S
+            wait = retry_after(headers) or _NOW_S
             self._rest[where.partition(" ")[0]] = time.monotonic() + wait
             return Unavailable(f"{text}, it asks us to wait {wait:.0f} s", wait_s=wait)
         if code in MEND:

@@ -46,7 +46,7 @@ from connectors._alertmanager_out import (
     test_alert,
 )
 from connectors._notes import MEND_S, wrong_answer
-from connectors.http import Answer, Door, Method, checked_url, redacted
+from connectors.http import Answer, Door, Method, checked_base, redacted
 
 log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ _RECEIVER: Final = """route: {receiver: homeostat}       # or below your own rou
 receivers:
   - name: homeostat
     webhook_configs:
-      - url: http://127.0.0.1:8787/ingest/alertmanager
+      - url: http://127.0.0.1:8787/ingest/NAME
         http_config: {authorization: {credentials: TOKEN}}     # homeostat token add NAME --role operator"""
 
 
@@ -84,7 +84,7 @@ class Alertmanager:
 
         ignore: list[Annotated[str, Field(min_length=1)]] = ["Watchdog", "InfoInhibitor"]
         """Names of alerts that say nothing about the world: those that always fire, to prove that alerting works."""
-        url: Annotated[str, AfterValidator(lambda u: checked_url(u) if u else u)] = ""
+        url: Annotated[str, AfterValidator(lambda u: checked_base(u) if u else u)] = ""
         """Where its API is; empty = it is not told anything."""
         headers: Headers = {}
         """Sent with every request: `authorization: env:NAME`."""
@@ -258,7 +258,7 @@ class Alertmanager:
             f"takes alerts; may silence by {redacted(self.config.url)}, {active} silences hold now",
             f"would send incidents as {INCIDENT}: {out}",
             "to have it send its alerts here, put this into its alertmanager.yml:",
-            *_RECEIVER.splitlines(),
+            *_RECEIVER.replace("ingest/NAME", f"ingest/{self.name}").splitlines(),
         )
 
     async def close(self) -> None:

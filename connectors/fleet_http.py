@@ -33,7 +33,7 @@ from agent.registry import connector
 from agent.secret import Headers
 from agent.units import Duration, Model, say_duration
 from connectors._values import nested
-from connectors.http import Answer, Door, Method, checked_url, redacted
+from connectors.http import Answer, Door, Method, checked_base, redacted
 
 log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class FleetHttp:
         """Where it is asked and told."""
 
         service: Name
-        url: Annotated[str, AfterValidator(checked_url)]
+        url: Annotated[str, AfterValidator(checked_base)]
         headers: Headers = {}
         """`env:NAME` and `file:PATH` stand for secrets."""
         replicas: Path = "replicas"

@@ -13,14 +13,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
+import os
+import re
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+import certifi
 import httpx
 
 from agent.errors import Refused, Unavailable, Uncertain
@@ -32,7 +38,11 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 MOST_BYTES: Final = 8 << 20
 _LEAST_SECRET: Final = 4
 """What is shorter is no secret, and would be found everywhere."""
+_PIECE: Final = 1 << 18
 _CONNECT_SHARE: Final = 0.75
+_LONGEST_WAIT_S: Final = 3600.0
+_HASHED: Final = re.compile(r"[0-9a-f]{8}\.\d+")
+"""How OpenSSL finds a certificate in a folder; by another name it does not."""
 _SAFE: Final = frozenset({"GET", "HEAD"})
 """Methods after which nothing has happened, whatever became of the answer."""
 
@@ -81,12 +91,41 @@ def checked_url(url: str) -> str:
     return url
 
 
+def checked_base(url: str) -> str:
+    """Return a URL to which paths are added, if it is one; raises ValueError as `checked_url` does."""
+    if "?" in url or "#" in url:
+        raise ValueError(
+            "paths are added to this URL: end it before `?`; write what stands for a secret as a header"
+        )
+    return checked_url(url)
+
+
 def trusting(ca: Path) -> ssl.SSLContext:
     """Return a context that trusts these certificates and no others; raises Refused when they can not be read."""
     try:
         return ssl.create_default_context(cafile=str(ca))
     except (OSError, ssl.SSLError) as wrong:
         raise Refused(f"the certificates in {ca} can not be read: {wrong}") from None
+
+
+def authorities() -> str | None:
+    """Return the file or folder of the authorities that this host trusts; None where it has none.
+
+    An authority of one's own stands there, too. `SSL_CERT_FILE` and `SSL_CERT_DIR` name others, as for all programs.
+    """
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile or not paths.capath:
+        return paths.cafile
+    found = any(_HASHED.fullmatch(one.name) for one in Path(paths.capath).iterdir())
+    return paths.capath if found else None
+
+
+def trusted() -> ssl.SSLContext:
+    """Return a context that trusts whom this host trusts; where that is nobody, whom browsers do."""
+    context = ssl.create_default_context()
+    if authorities() is None:
+        context.load_verify_locations(certifi.where())
+    return context
 
 
 def _expires(response: httpx.Response) -> float | None:
@@ -99,6 +138,31 @@ def _expires(response: httpx.Response) -> float | None:
     return float(ssl.cert_time_to_seconds(until)) if isinstance(until, str) else None
 
 
+async def _unpacked(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the body in small pieces, also where some bytes of gzip stand for a gigabyte; raises TransportError."""
+    if response.is_stream_consumed:  # a transport that had all of it has unpacked it, too
+        yield response.content
+        return
+    packing = response.headers.get("content-encoding", "").strip().lower()
+    if packing not in {"", "identity", "gzip", "x-gzip"}:
+        raise httpx.RemoteProtocolError(f"an answer packed by {packing[:20]} was not asked for")
+    if not packing.endswith("gzip"):
+        async for part in response.aiter_raw():
+            yield part
+        return
+    unpack = zlib.decompressobj(wbits=31)
+    async for part in response.aiter_raw():
+        packed = part
+        while packed:
+            try:
+                yield unpack.decompress(packed, _PIECE)
+            except zlib.error:
+                raise httpx.RemoteProtocolError("the answer is not packed as it says") from None
+            packed = unpack.unconsumed_tail
+        if unpack.eof:
+            return
+
+
 def _without(answer: Answer, hidden: Sequence[str]) -> Answer:
     """Return an answer without the secrets that went with the request: some servers echo what they were asked."""
     found = [form for one in hidden for form in forms(one) if len(form) >= _LEAST_SECRET]
@@ -107,6 +171,19 @@ def _without(answer: Answer, hidden: Sequence[str]) -> Answer:
         body = body.replace(form.encode("utf-8", "surrogateescape"), b"***")
         headers = {name: value.replace(form, "***") for name, value in headers.items()}
     return replace(answer, body=body, headers=headers)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return for how many seconds an answer asks us to wait, at most an hour; None where it does not say."""
+    said = next((text for name, text in headers.items() if name.lower() == "retry-after"), "")
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), _LONGEST_WAIT_S) if math.isfinite(seconds) else None
 
 
 def redacted(url: str) -> str:
@@ -121,7 +198,7 @@ class Door:
     """A client that every connector may hold; connections are made when first needed.
 
     keep_alive  False: a connection of its own for each request, as a new client would come
-    trust       whose certificates are trusted; None = those that programs here trust
+    trust       whose certificates are trusted; None = `trusted()`
     socket      a Unix socket that all requests go to, whatever host their URL names
     """
 
@@ -150,10 +227,12 @@ class Door:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         most_bytes: int = MOST_BYTES,
+        keep: bool = True,
         called: str = "",
     ) -> Answer:
         """Ask once; any status is an answer. `timeout_s` limits the whole of it, body included.
 
+        keep     False: the body is read to its end and forgotten
         called   what errors call the URL, when its path is a secret, too
 
         Raises Unavailable when nothing has happened at the other end (or could have, by the method), Uncertain
@@ -179,6 +258,7 @@ class Door:
                     body,
                     where,
                     most_bytes=most_bytes,
+                    keep=keep,
                     timeout_s=timeout_s,
                     start=start,
                 )
@@ -220,6 +300,7 @@ class Door:
         where: str,
         *,
         most_bytes: int,
+        keep: bool,
         timeout_s: float,
         start: float,
     ) -> Answer:
@@ -230,11 +311,12 @@ class Door:
         ) as response:
             parts: list[bytes] = []
             size = 0
-            async for part in response.aiter_bytes():
+            async for part in _unpacked(response):
                 size += len(part)
                 if size > most_bytes:
                     raise Refused(f"{method} {where}: the answer is larger than {most_bytes} bytes")
-                parts.append(part)
+                if keep:
+                    parts.append(part)
             return Answer(
                 response.status_code,
                 dict(response.headers),
@@ -248,14 +330,14 @@ class Door:
             uds = httpx.AsyncHTTPTransport(uds=str(self._socket)) if self._socket else None
             self._client = httpx.AsyncClient(
                 transport=self._transport or uds,
-                verify=self._trust or True,
+                verify=self._trust or trusted(),
                 follow_redirects=False,
                 trust_env=False,
                 timeout=None,  # noqa: S113  # the limits stand in `ask`
                 limits=httpx.Limits(
                     max_connections=20, max_keepalive_connections=10 if self._keep_alive else 0
                 ),
-                headers={"user-agent": "homeostat"}
+                headers={"user-agent": "homeostat", "accept-encoding": "gzip"}
                 | ({} if self._keep_alive else {"connection": "close"}),
             )
         return self._client
@@ -273,5 +355,15 @@ class Door:
 
 
 def _reason(wrong: Exception) -> str:
-    """Return the system's own words, without addresses that httpx may put before them."""
-    return str(wrong).removeprefix("[Errno -2] ").strip().lower() or type(wrong).__name__
+    """Return the system's own words: what libraries wrap around them says less."""
+    cause: BaseException | None = wrong
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            number = 0 if isinstance(cause, ssl.SSLError) else cause.errno or 0
+            return (os.strerror(number) if number > 0 else cause.strerror).lower()
+        cause = (
+            cause.exceptions[0]  # a name has several addresses
+            if isinstance(cause, BaseExceptionGroup)
+            else cause.__cause__ or cause.__context__
+        )
+    return str(wrong).strip().lower() or type(wrong).__name__

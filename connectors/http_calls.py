@@ -29,7 +29,7 @@ from agent.secret import Headers
 from agent.units import Model
 from connectors._once import Once
 from connectors._proc import command_line
-from connectors.http import Answer, Door, Method, checked_url, redacted
+from connectors.http import Answer, Door, Method, checked_url, redacted, retry_after
 
 log = structlog.get_logger()
 
@@ -165,10 +165,8 @@ class HttpCalls:
         if answer.ok:
             return
         if answer.status in _NOT_NOW:
-            after = answer.headers.get("retry-after", "")
             raise Unavailable(
-                f"{said}: {answer.status}, not now",
-                wait_s=float(after) if after.isdigit() else None,
+                f"{said}: {answer.status}, not now", wait_s=retry_after(answer.headers)
             )
         if answer.status < 500:
             raise Refused(f"{said}: {answer.status}; see whether the URL and the token are right")

@@ -27,7 +27,8 @@ from connectors.http import Door, checked_url, redacted
 
 log = structlog.get_logger()
 
-_MOST_BYTES: Final = 1 << 20
+_MOST_BYTES: Final = 64 << 20
+"""Whoever sends more than a page, or a file, without an end, has no answer."""
 
 
 def _checked(url: str) -> str:
@@ -171,6 +172,7 @@ class Probe:
                 headers=config.headers,
                 body=config.body.encode() if config.body else None,
                 most_bytes=_MOST_BYTES,
+                keep=False,
             )
         except AgentError as problem:
             return None, str(problem)

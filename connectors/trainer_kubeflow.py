@@ -27,7 +27,7 @@ from agent.errors import Unavailable, Uncertain
 from agent.registry import connector
 from agent.secret import Headers, Reference, secret
 from connectors._elsewhere import Elsewhere, ElsewhereConfig, Look, filled, label_of, read
-from connectors.http import Door, Method, checked_url, redacted, trusting
+from connectors.http import Door, Method, checked_base, checked_url, redacted, trusting
 
 _FAILED: Final = frozenset({"FAILED", "CANCELED", "SKIPPED"})
 
@@ -46,7 +46,7 @@ class TrainerKubeflow(Elsewhere):
     class Config(ElsewhereConfig):
         """Which pipeline, and where."""
 
-        url: Annotated[str, AfterValidator(checked_url)]
+        url: Annotated[str, AfterValidator(checked_base)]
         pipeline: Annotated[str, Field(min_length=1)]
         """Its id."""
         version: str = ""

@@ -263,8 +263,9 @@ class StoryHooks:
         run = replace(self.memory.runs[run_id], state=state, updated=self._now)
         self.record("run", run_id, pack(run), self._now)
 
-    async def cancel(self, run_id, person):
-        self.record("cancel", run_id, {"person": person.signed}, self._now)
+    async def cancel(self, run_id, person, reason=""):
+        body = {"person": person.signed} | ({"reason": reason} if reason else {})
+        self.record("cancel", run_id, body, self._now)
 
     async def start(self, run_id, person):
         run = replace(self.memory.runs[run_id], state="acting", updated=self._now)

@@ -78,7 +78,7 @@ def test_every_page_is_listed():
 def commands():
     """Return the whole command line, as a group of commands and groups."""
     for part in cli._PARTS:
-        import_module(f"agent.{part}")
+        import_module(f"agent.cli.{part}")
     return typer.main.get_command(cli.app)
 
 

@@ -227,6 +227,7 @@ def try_source(
     from agent import registry, trying
     from agent.cli import tables
     from agent.config import load
+    from agent.telemetry import logging_aside
 
     registry.load()
     path = control.config_path(config)
@@ -241,7 +242,8 @@ def try_source(
         else:
             own[key] = value
     try:
-        seen = asyncio.run(trying.look(source, load(path), own, send=send))
+        with logging_aside():
+            seen = asyncio.run(trying.look(source, load(path), own, send=send))
     except Unavailable as silent:  # it is the source that does not answer, not the daemon: exit 1
         raise Refused(str(silent)) from None
     emit(seen, as_json, lambda s: tables.tried(s, None if everything else _SHOWN))

@@ -31,8 +31,10 @@ _COLOUR: Final = {
 
 
 def _console() -> Console:
-    # into a pipe or a file: wide lines, nothing folded
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    # into a pipe or a file: wide lines, nothing folded. Names and words of others may look like markup: [kworker/0:1]
+    return Console(
+        highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200
+    )
 
 
 def _word(word: str) -> Text:

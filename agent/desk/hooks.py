@@ -217,7 +217,7 @@ class Hooks(Protocol):
         """Hand a person's answer to a run that waits for it; raises Refused."""
         ...
 
-    async def cancel(self, run_id: str, person: Person) -> None:
+    async def cancel(self, run_id: str, person: Person, reason: str = "") -> None:
         """Stop a run at its next boundary and put back what it did; raises Refused."""
         ...
 

@@ -65,7 +65,7 @@ class Runs(Finding):
         run = self._run(id_)
         if not plan_hash and run.state not in ENDED and run.state != "waiting_approval":
             person.must("deny")
-            await self.hooks.cancel(run.id, person)
+            await self.hooks.cancel(run.id, person, reason)
             return self._run_view(self.hooks.memory.runs.get(run.id, run))
         run, asked = self._asking(id_, person, "deny", plan_hash)
         if run.state == "suggested":
@@ -84,7 +84,7 @@ class Runs(Finding):
         person.must("undo")
         run = self._run(id_)
         if run.state not in ENDED and run.state != "waiting_approval":
-            await self.hooks.cancel(run.id, person)
+            await self.hooks.cancel(run.id, person, reason)
             return self._run_view(self.hooks.memory.runs.get(run.id, run))
         return self._run_view(await self.hooks.undo(run.id, person, reason))
 

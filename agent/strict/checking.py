@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from agent.errors import ConfigError, Fault
+from agent.secret import Hidden
 from agent.strict.document import Document, Part, Place, did_you_mean, is_secret
 
 M = TypeVar("M", bound=BaseModel)
@@ -194,8 +195,11 @@ def _fault(
     if "[key]" in one["loc"]:
         problem, remedy = _words(one, path[-1], None, secret=False)
         return document.fault((*base, *path), f"key {problem}", remedy, key=True)
-    problem, remedy = _words(one, value, raw, secret=is_secret(path, value))
-    return document.fault((*base, *path), f"{_named(path)}{problem}", remedy)
+    hidden = _hidden(model, path)
+    problem, remedy = _words(one, value, raw, secret=hidden or is_secret(path, value))
+    if hidden and kind == "string_pattern_mismatch":
+        problem, remedy = "a secret is not written here", "write `env:NAME` or `file:/PATH` of it"
+    return document.fault((*base, *path), f"{_named(path)}{problem}", remedy, secret=hidden)
 
 
 def _named(path: Place) -> str:
@@ -204,6 +208,22 @@ def _named(path: Place) -> str:
     if not words:
         return ""
     return f"`{words[-1]}`: " if path[-1] == words[-1] else f"`{words[-1]}[{path[-1]}]`: "
+
+
+def _hidden(model: type[BaseModel], path: Place) -> bool:
+    """Tell whether the model says that what stands here, or around it, is a secret."""
+    for i, part in enumerate(path):
+        for found in _models_at(model, path[:i]):
+            info = found.model_fields.get(keys_of(found).get(str(part), str(part)))
+            if info is not None and (
+                _marked(info.annotation) or any(isinstance(one, Hidden) for one in info.metadata)
+            ):
+                return True
+    return False
+
+
+def _marked(annotation: Any) -> bool:
+    return isinstance(annotation, Hidden) or any(map(_marked, get_args(annotation)))
 
 
 def _models_at(model: type[BaseModel], path: Place) -> list[type[BaseModel]]:
@@ -220,7 +240,9 @@ def _unknown_key(model: type[BaseModel], document: Document, base: Place, path: 
         remedy = "write `when:` (many readers of YAML turn a key `on` into true)"
     else:
         remedy = did_you_mean(key, known, show=40)
-    return document.fault((*base, *path), f"unknown key `{key}`", remedy, key=True)
+    # what is near the name of a secret was meant to hold one
+    hidden = is_secret((remedy,)) and not remedy.startswith("known")
+    return document.fault((*base, *path), f"unknown key `{key}`", remedy, key=True, secret=hidden)
 
 
 def _help_of(model: type[BaseModel], path: Place, name: str) -> str:

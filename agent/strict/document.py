@@ -6,14 +6,20 @@ import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Final
 
 from agent.errors import Fault
 
 Part = str | int
 Place = tuple[Part, ...]
-_SECRET: Final = re.compile(r"(?i)token|secret|passw|api_?key|credential|://[^/\s@]+@")
+_SECRET: Final = re.compile(
+    r"(?i)token|secret|passw|api_?key|routing_?key|credential|authorization|://[^/\s@]+@"
+)
 """In the name of a key, a value or a line; the last is a URL with a login in it."""
+_WORD: Final = re.compile(r"[\w+=-]{12,}", re.ASCII)
+_TURNS: Final = 4
+"""So often letters and digits follow each other in keys and hashes; in names and dates less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +56,17 @@ class Document:
         return self.values.get(here, (0, 0))
 
     def fault(
-        self, path: Sequence[Part], problem: str, remedy: str = "", *, key: bool = False
+        self,
+        path: Sequence[Part],
+        problem: str,
+        remedy: str = "",
+        *,
+        key: bool = False,
+        secret: bool = False,
     ) -> Fault:
-        """Return a fault at the place of `path`."""
+        """Return a fault at the place of `path`. secret: its line is not shown."""
         line, column = self.where(path, key=key)
-        shown = "" if is_secret(tuple(path)) else line_of(self.lines, line)
+        shown = "" if secret or is_secret(tuple(path)) else line_of(self.lines, line)
         return Fault(self.place, line, column, _clip(problem), _clip(remedy), shown)
 
     def fault_in(
@@ -100,4 +112,11 @@ def is_secret(path: Place, value: Any = None) -> bool:
 def line_of(lines: Sequence[str], line: int) -> str:
     """Return a line to be shown; "" when there is none, or when it may hold a secret."""
     text = lines[line - 1] if 1 <= line <= len(lines) else ""
-    return "" if _SECRET.search(text) else text
+    return "" if _SECRET.search(text) or any(map(_random, _WORD.findall(text))) else text
+
+
+def _random(word: str) -> bool:
+    turns = sum(
+        a.isdigit() != b.isdigit() for a, b in pairwise(word) if a.isalnum() and b.isalnum()
+    )
+    return turns >= _TURNS

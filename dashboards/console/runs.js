@@ -27,7 +27,7 @@ export function run(r, { short = false, why = false } = {}) {
     !o && r.expect.length ? h("p", { class: "soft" }, "Proven by ", h("code", {}, r.expect.join(" and "))) : null,
     left !== null && left > 0 ? h("p", { class: "soft" }, `Without an answer it ${r.approve.on_timeout === "deny" ? "is denied" : "escalates"} in ${lasts(left)}.`) : null,
     o ? null : shut.map((g) => h("p", { class: "gates" }, `Gate ${g.name}: ${g.reason || g.value}`)),
-    r.text && !o && r.text !== r.title ? h("p", { class: "soft" }, r.text) : null);
+    r.text && r.text !== r.title && (!o || (r.state === "denied" && r.text !== o.summary)) ? h("p", { class: "soft" }, r.text) : null);
 }
 
 /** Whether a run was never more than a suggestion: a newer one stands for it, or somebody took it up. */

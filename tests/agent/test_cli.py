@@ -3,6 +3,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from desk_story import HOST, MODEL, Story, free_port, living
 
 from agent import cli
 from agent.authority import Tokens
-from agent.cli import act, asking, local
+from agent.cli import act, asking, local, tables
 from agent.codec import pack
 from agent.journal import Journal
 from agent.memory import Memory
@@ -485,6 +486,44 @@ def test_check_without_a_file_is_about_the_defaults(homeostat):
     assert code == 0
     assert "built-in defaults: no faults" in out
     assert homeostat("check", "--config", "/nowhere/agent.yaml")[0] == 2
+
+
+def test_words_in_brackets_are_shown_as_they_are(capsys):
+    words = "[ssl: x] took all of [/dev/fd/3] and [kworker/0:1], :bug:"
+    series = {"series": words, "said": words, "means": words, "value": 1.0}
+    said = {
+        "says": [words], "series": [series], "poll_s": 1.0, "records": {}, "models": [], "ways_in": [], "seen": [],
+        "may": [],
+    }  # fmt: skip
+    tables.tried(said, None)
+    assert capsys.readouterr().out.count(words) == 4
+
+
+def test_what_a_connector_logs_is_no_part_of_what_try_answers(homeostat, tmp_path):
+    path = tmp_path / "agent.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    path.write_text(
+        f"connectors: {{front: {{use: probe, service: shop, url: '{url}'}}}}\nservices: [{{id: shop}}]\n"
+    )
+    code, out, err = homeostat("try", "front", "--json", "--config", path)
+    assert code == 0
+    said = json.loads(out)
+    assert [s["value"] for s in said["series"]] == [None, 0.0]
+    assert "probe_failed" not in err, "it is in the answer"
+
+
+def test_what_try_prints_to_be_copied_has_our_own_addresses(homeostat, tmp_path):
+    path = tmp_path / "agent.yaml"
+    path.write_text("listen: 127.0.0.1:9787\ningest_listen: 0.0.0.0:9318\n")
+    _, out, _ = homeostat("try", "otlp", "--config", path)
+    assert f"endpoint: http://{socket.gethostname()}:9318 " in out
+    path.write_text("connectors: {rw: {use: remote_write, url: 'http://127.0.0.1:9/w'}}\n")
+    _, out, _ = homeostat("try", "rw", "--config", path)
+    assert "may: write our numbers there" in out
+    path.write_text("ingest_listen: unix:/run/x.sock\n")
+    _, out, _ = homeostat("try", "otlp", "--config", path)
+    assert "endpoint: http://127.0.0.1:4318 " in out
 
 
 def test_try_reads_a_source_twice_and_says_what_it_may(homeostat, tmp_path):

@@ -391,6 +391,19 @@ async def test_a_run_that_acts_is_stopped_by_a_no(story):
     assert story.hooks.memory.cancels == {"run-22c0ffee": "olga (operator, token)"}
 
 
+@pytest.mark.parametrize("verb", ["deny", "undo"])
+async def test_why_it_was_stopped_is_in_the_record(story, verb):
+    desk, why = story.desk, "the batch must finish"
+    await desk.approve("run-22", OPERATOR)
+    await (
+        desk.deny("run-22", OPERATOR, why) if verb == "deny" else desk.undo(OPERATOR, "run-22", why)
+    )
+    (entry,) = story.hooks.journal.read(("cancel",))
+    assert entry.body == {"person": "olga (operator, token)", "reason": why}
+    shown = audit.line(entry)
+    assert (shown["by"], shown["text"]) == ("olga (operator, token)", why)
+
+
 async def test_a_suggestion_asks_while_its_incident_is_open(story):
     from dataclasses import replace
 

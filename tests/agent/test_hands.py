@@ -645,7 +645,7 @@ async def test_harm_that_a_pause_keeps_from_being_undone_is_told_at_once(stage):
     made = await begun(stage)
     stage.record("pause", "*", {"by": "ann", "reason": "release"}, stage.clock())
     harmed = replace(recorded(made, "undoing"), outcome=Outcome("harmed", "worse: slow"))
-    waits = asyncio.create_task(stage.hands.boundary(made, harmed, first=False))
+    waits = asyncio.create_task(stage.hands.boundary(made, harmed, first=False, back=True))
     await stage.state("paused")
     await stage.until(lambda: stage.told)
     (note,) = stage.told

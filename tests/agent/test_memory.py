@@ -185,6 +185,8 @@ def test_approvals_and_cancels_go_with_their_run(told):
     said = told.memory.approvals["r1"].values()  # to the run, and to a step of it
     assert [(a.person, a.yes) for a in said] == [("ann", True), ("bob", False)]
     assert told.memory.cancels == {"r1": "bob"}
+    told("cancel", "r1", {"person": "bob", "reason": "the wrong host"})
+    assert told.memory.cancels == {"r1": "bob: the wrong host"}
     told.run(run(state="failed"))
     assert told.memory.approvals == {}
     assert told.memory.cancels == {}

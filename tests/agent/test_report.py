@@ -168,6 +168,25 @@ def test_what_people_said_and_were_told_stands_in_the_timeline(story):
     assert not any("another incident" in what or "model:fraud" in what for _, what in found)
 
 
+@pytest.mark.parametrize("acted", [False, True])
+def test_who_stopped_a_run_and_why_stands_in_it(story, acted):
+    who, why = "olga (operator, token)", "the batch must finish"
+    asyncio.run(story.desk.approve("run-22c0ffee", OPERATOR))
+    asyncio.run(story.desk.deny("run-22c0ffee", OPERATOR, why))
+    run = story.hooks.memory.runs["run-22c0ffee"]
+    text = f"stopped by {story.hooks.memory.cancels[run.id]}"
+    outcome = Outcome("cannot_tell", text, undone=True) if acted else None
+    story.hooks.record(
+        "run", run.id, pack(replace(run, state="denied", text=text, outcome=outcome)), story.now
+    )
+    said = report(story, "inc-7f")
+    assert (who, f"stops calm-neighbour: {why}") in rows(said)
+    done = said[said.index("## What was done") :]
+    put_back = ", undone" if acted else ""
+    assert f": stopped by {who}: {why}{put_back}." in done
+    assert "can not be told" not in done
+
+
 def test_answers_to_a_question_of_a_run_stand_in_the_timeline(story):
     key = "run-22c0ffee/really"
     told(story, f"{key}:ask", "", "Really?", "Really?\nAnswer: ...", severity="warning")

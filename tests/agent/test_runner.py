@@ -422,6 +422,18 @@ async def test_a_cancelled_run_puts_back_what_it_did(stage, tmp_path):
         await stage.runner.cancel("r1", "ann")
 
 
+async def test_why_a_run_was_stopped_is_kept(stage):
+    until = Until(("service.latency_p95_seconds < 0.0",), 0.0, 1e6)
+    await stage.runner.start(begun(stage, step("a", until=until)))
+    await stage.state("holding")
+    await stage.runner.cancel("r1", "ann", "the wrong host")
+    run = await stage.ended()
+    assert (run.state, run.text) == ("denied", "stopped by ann: the wrong host")
+    assert run.outcome.summary == run.text
+    (said,) = stage.kinds("cancel")
+    assert said.body == {"person": "ann", "reason": "the wrong host"}
+
+
 async def test_a_run_that_asks_can_be_cancelled(stage, tmp_path):
     made = to_approve(stage)
     await stage.runner.start(made)
@@ -479,6 +491,31 @@ async def test_harm_found_while_paused_is_told_and_undone_after_the_pause(tmp_pa
         run = await stage.ended()
     assert (run.outcome.verdict, run.outcome.undone) == ("harmed", True)
     assert read_effects(tmp_path) == ["r1/a 1.0", "r1/a/undo 0.0"]
+
+
+@pytest.mark.parametrize("undo", ["auto", "none"])
+async def test_a_pause_of_what_follows_is_not_said_to_keep_harm_from_being_undone(
+    stage, verbs, undo
+):
+    """Harm was put back, or there was nothing to put back: to resume would not change that."""
+
+    def paused(moment):
+        if moment == "effect:r1/s:after":
+            stage.record("pause", "*", {"by": "ann"}, stage.clock())
+
+    verbs["shout"].moments = staticmethod(paused)
+    stage.latency = harmful(stage)
+    await asyncio.sleep(0.4)
+    then = (step("s", "shout"), step("t", "shout"))
+    await stage.runner.start(begun(stage, step("a", undo=undo), verify=VERIFY, then=then))
+    await stage.state("paused")
+    waits = stage.memory.runs["r1"].outcome
+    assert (waits.verdict, waits.undone) == ("harmed", undo == "auto")
+    stage.record("resume", "*", {"by": "ann"}, stage.clock())
+    run = await stage.ended()
+    assert (run.state, run.outcome.undone) == ("done", undo == "auto")
+    assert [s.id for s in run.steps][-2:] == ["s", "t"]
+    assert told(stage) == ["escalate"]
 
 
 async def test_harm_that_comes_over_a_restart_in_the_window_is_undone_once(tmp_path, verbs):

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from agent.config import Config, Service, Team
 from agent.errors import ConfigError
+from agent.secret import Headers, Reference
 from agent.strict import MAX_BYTES, MAX_DEPTH, check, did_you_mean, examine, read
 from agent.units import Duration, Model
 
@@ -264,6 +265,31 @@ def test_secrets_are_not_shown():
     assert "s3cr3t" not in found
 
 
+class Way(Model):
+    hook: Annotated[Reference, Field(min_length=1)] = "env:HOOK"
+    other: Reference | None = None
+    headers: Headers = {}
+    password: str = ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hook: hunter", "`hook`: a secret is not written here; write `env:NAME` or `file:/PATH`"),
+        ("other: hunter", "`other`: a secret is not written here"),
+        ("headers: {x-auth: hunter}", "x-auth is a secret: write `env:NAME`"),
+        ("headers: {x: [hunter]}", "what is written is not text"),
+        ("pasword: hunter", "unknown key `pasword`; did you mean `password`?"),
+    ],
+)
+def test_what_a_model_calls_a_secret_is_not_shown_whatever_its_name(text, words):
+    with pytest.raises(ConfigError) as caught:
+        check(Way, read(text, "way.yaml"))
+    (fault,) = caught.value.faults
+    assert words in str(fault)
+    assert "hunter" not in f"{fault} {fault.caret()}"
+
+
 def test_a_broken_file_is_not_blamed_for_what_is_missing():
     assert len(faults("owner: x\nservices: [", Team)) == 1
     assert len(faults("x: [", Service)) == 1
@@ -396,12 +422,25 @@ def test_a_long_line_is_cut_around_the_place_and_odd_signs_are_blanks():
 
 @pytest.mark.parametrize(
     "line",
-    ["token: [1]", "x: {api_key: s3cr3t, on: }", "password: yes", "url: [http://u:s3cr3t@h/]"],
-)
+    [
+        "token: [1]", "x: {api_key: s3cr3t, on: }", "password: yes", "url: [http://u:s3cr3t@h/]",
+        "x: {routing_key: s3cr3t, on: }", "url: [https://h/services/T0/B0/aB3dE5gH7jK9]",
+        "x: 0a1b2c3d4e5f6a7b8c9d", "x: a1B2c3-D4e5f6==",
+    ],
+)  # fmt: skip
 def test_a_line_that_may_hold_a_secret_is_not_shown(line):
     document = read(f"{line}\n", "f.yaml")
     faults = [*document.faults, document.fault((line.partition(":")[0],), "wrong")]
     assert [f.caret() for f in faults] == [""] * len(faults)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["signal: service.latency_p95_seconds", "from: 2026-12-24T18:00+01:00", "path: /srv/v2/model3"],
+)
+def test_names_paths_and_dates_are_shown(line):
+    told = read(f"{line}\n", "f.yaml").fault((line.partition(":")[0],), "wrong")
+    assert line in told.caret()
 
 
 def test_a_very_long_quotation_is_cut():

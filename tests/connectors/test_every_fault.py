@@ -118,6 +118,22 @@ class Broken:
         await writer.drain()
         return await self._slow(writer, echo)
 
+    async def _drips(self, writer, echo: bytes) -> bool:
+        """Send the head of an answer, which never ends, byte by byte."""
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Much: ")
+        return await self._drip(writer)
+
+    async def _drips_its_body(self, writer, echo: bytes) -> bool:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        return await self._drip(writer)
+
+    async def _drip(self, writer) -> bool:
+        for _ in range(600):
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(LIMIT_S / 4)
+        return False
+
     async def _dropped(self, writer, echo: bytes) -> bool:
         return False
 
@@ -158,8 +174,8 @@ class Broken:
 
 
 FAULTS = (
-    "refused", "slow", "half_open", "dropped", "401", "403", "404", "429", "500", "503", "garbage", "wrong_body",
-    "wrong_shape", "deep", "huge", "redirect", "no_tls", "strange_certificate",
+    "refused", "slow", "half_open", "drips", "drips_its_body", "dropped", "401", "403", "404", "429", "500", "503",
+    "garbage", "wrong_body", "wrong_shape", "deep", "huge", "redirect", "no_tls", "strange_certificate",
 )  # fmt: skip
 
 

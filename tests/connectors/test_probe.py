@@ -338,6 +338,15 @@ async def test_a_port_that_takes_connections_is_up_and_one_that_is_closed_or_han
         assert "no answer within 200 ms" in (await hangs.describe())[1]
 
 
+async def test_a_large_page_is_an_answer_as_well():
+    page = b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000
+    async with serving(page) as (url, _):
+        one = probe(url, timeout=10.0)
+        assert (await ask(one))["service.up"] == 1.0
+        assert "up: status 200" in (await one.describe())[1]
+        await one.close()
+
+
 async def test_a_name_is_resolved_as_this_host_does():
     assert (await ask(probe("dns://localhost")))["service.up"] == 1.0
     assert "127.0.0.1" in (await probe("dns://localhost").describe())[1]

@@ -610,7 +610,7 @@ async def test_garbage_is_said_to_be_some(server, source, body):
         (403, (), Refused, "we may not ask"),
         (400, (), Refused, "400: "),
         (422, (), Refused, "422: "),
-        (429, (("Retry-After", "33"),), Unavailable, "429"),
+        (429, (("retry-after", "33"),), Unavailable, "429"),
         (500, (), Unavailable, "500"),
         (503, (("Retry-After", "soon"),), Unavailable, "503"),
         (

@@ -229,8 +229,10 @@ async def test_a_run_at_work_is_stopped(tmp_path, mode):
         assert "nothing to stop" in await told(side, OLGA)
         assert len(talk.entries("cancel")) == 1
         talk.run(state="verifying")
-        assert f"Stopping {RUN}" in await asked(side, f"deny {RUN}"), "as it is written"
-        assert len(talk.entries("cancel")) == 2
+        said = await asked(side, f"deny {RUN} because it is needed")
+        assert f"Stopping {RUN}" in said, "as it is written"
+        _, cancel = talk.entries("cancel")
+        assert cancel.body["reason"] == "it is needed"
 
 
 def done_and_undoable(talk):

@@ -101,7 +101,7 @@ def test_an_alert_opens_a_warning_and_its_end_closes_it(running, alertmanager):
 
 async def test_a_target_is_silenced_there_and_heard_again(alertmanager):
     post = alertmanager(free_port(), "none")
-    made = Alertmanager("alertmanager", Alertmanager.Config(url=post.url))
+    made = Alertmanager("paging", Alertmanager.Config(url=post.url))
     assert isinstance(made, Silencer)
     act = SilenceTarget(SilenceTarget.Params(**{"for": "1h", "reason": "we reboot it"}), made)
     step = Step("run-1/quiet", "silence", "service:shop", {}, by="homeostat:run-1")
@@ -130,5 +130,7 @@ async def test_a_target_is_silenced_there_and_heard_again(alertmanager):
     with pytest.raises(Refused, match="alerts have no label for model:fraud"):
         await made.silence("k", "model:fraud", time.time() + 60, "me", "why")
     await made.close()
-    assert "may silence by" in (await made.describe())[0]
+    said = await made.describe()
+    assert "may silence by" in said[0]
+    assert f"      - url: http://127.0.0.1:8787{made.routes()[0].path}" in said, "its own way in"
     await made.close()

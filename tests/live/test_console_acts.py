@@ -8,6 +8,7 @@ import pytest
 from console_side import asked, at, button, put, sign_in
 
 from agent.codec import pack
+from agent.model import Outcome
 from agent.ports import Note
 from agent.questions import Field, Question
 
@@ -39,9 +40,19 @@ def test_approving_asks_for_a_token_once_and_for_exactly_this_plan(page, house):
     assert page.js("Object.values(localStorage).join() + document.cookie") == ""
     page.click("#runs [data-focus^='stop']")  # it acts: now it can be stopped
     page.wait("document.querySelector('#ask-box').open")
+    page.click("#field-reason")
+    page.write("the wrong host")
     page.click("#ask-go")
     page.wait("!document.querySelector('#ask-box').open")
-    assert house.story.hooks.memory.cancels == {"run-22c0ffee": "olga (operator, token)"}
+    said = "olga (operator, token): the wrong host"
+    assert house.story.hooks.memory.cancels == {"run-22c0ffee": said}
+    # it had helped, and held something until it was stopped
+    helped = Outcome("helped", "latency fell", "", undone=True)
+    run = replace(house.story.run, state="denied", text=f"stopped by {said}", outcome=helped)
+    house.call(house.story.hooks.record, "run", run.id, pack(run), house.story.now)
+    page.open(f"{house.url}/incidents/{NOISY}")
+    page.wait("document.body.innerText.includes('latency fell')")
+    page.wait(f"document.body.innerText.includes('stopped by {said}')")
 
 
 @pytest.mark.live
