@@ -30,6 +30,8 @@ from agent.errors import Refused
 
 Role = Literal["viewer", "operator", "author", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
+Approver = Literal["operator", "author", "admin"]
+"""Roles that a playbook may ask: who only looks decides nothing."""
 Sender = Literal["sender"]
 SENDER: Final[Sender] = "sender"
 """Beside the roles, not below them: it may send what a viewer may not, and see nothing."""

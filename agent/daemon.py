@@ -764,7 +764,7 @@ class Daemon:
                 self.collector.add(name, source, wanted.interval)
 
     def _library(self, config: Config) -> Library:
-        library = Library.load(self._playbook_dirs(), config)
+        library = Library.load(self._playbook_dirs(), config, tests=False)
         library.unbuilt(self.connectors.faults)
         return library
 

@@ -87,7 +87,7 @@ class Token:
 
 
 _TOKENS: Final = re.compile(
-    r"""(?P<space>\s+)
+    r"""(?P<space>[ \t\r\n\f]+)
     |(?P<unit>(?:\d+(?:\.\d+)?)(?:%|(?!e[-+]?\d|E[-+]?\d)[A-Za-z]+(?:\d+(?:\.\d+)?[A-Za-z]+)*))
     |(?P<number>(?:\d+\.\d+|\.\d+|\d+)(?:[eE][-+]?\d+)?)
     |(?P<text>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")
@@ -103,6 +103,9 @@ _INSTEAD: Final = {
     '"': "close the quote", "$": "inside an expression names stand bare", "{": "maps are not part of the language",
     ".": "a name or number is not finished here", "~": "write `!`", "#": "comments stand outside the expression",
     "`": "write 'text' in straight quotes", ";": "write one expression",
+    "\u2264": "write `<=`", "\u2265": "write `>=`", "\u2260": "write `!=`", "\u00d7": "write `*`",
+    **dict.fromkeys("\u2018\u2019\u201c\u201d\u00b4", "write 'text' in straight quotes"),
+    **dict.fromkeys("\u2013\u2014\u2212", "write `-`"),
 }  # fmt: skip
 _MISSING: Final = "a missing value is unknown by itself"
 _INSTEAD_OF_WORDS: Final = {
@@ -155,9 +158,7 @@ def _slips(tokens: Sequence[Token], i: int) -> Iterator[Slip]:
         yield Slip(token.at, f"`{token.text}` has no point, and signals are never whole numbers",
                    f"write {token.text}.0")  # fmt: skip
     elif token.kind == "bad":
-        yield Slip(
-            token.at, f"`{token.text}` is not part of the language", _INSTEAD.get(token.text, "")
-        )
+        yield _bad(token)
     elif token.kind == "name":
         yield from _name_slips(token, after)
     elif token.kind == "text" and before and re.fullmatch(r"[rRbB]+", before):
@@ -172,6 +173,15 @@ def _slips(tokens: Sequence[Token], i: int) -> Iterator[Slip]:
             "only a name or a number other than zero may follow `/`",
             "multiply by the inverse",
         )
+
+
+def _bad(token: Token) -> Slip:
+    if not token.text.isprintable():
+        code = f"U+{ord(token.text):04X}"
+        return Slip(token.at, f"a character that can not be seen ({code}) stands here", "delete it")
+    return Slip(
+        token.at, f"`{token.text}` is not part of the language", _INSTEAD.get(token.text, "")
+    )
 
 
 def _name_slips(token: Token, after: str) -> Iterator[Slip]:

@@ -295,9 +295,12 @@ def _mode(case: _Case) -> Gate:
     person = case.memory.ceilings.get(case.playbook.id)
     if person is not None:
         said += f", {person.by} {person.mode}"
-    return Gate(
-        "mode", mode != "observe", mode, said, "" if mode != "observe" else "it only observes"
-    )
+    reason = ""
+    if mode == "observe":
+        words = ((case.config.mode, "agent.yaml"), (case.playbook.mode, "the playbook"))
+        who = next((by for said_mode, by in words if said_mode == mode), "")
+        reason = f"it only observes: {who} says `mode: observe`" if who else "it only observes"
+    return Gate("mode", mode != "observe", mode, said, reason)
 
 
 def _ability(case: _Case) -> Gate:
@@ -427,6 +430,8 @@ def _once(case: _Case) -> Gate:
         r
         for r in case.memory.runs.values()
         if (r.playbook, r.incident) == (case.playbook.id, case.incident.id)
+        # one that waited in vain for its turn has told nobody
+        and (r.state != "expired" or r.steps)
     ]
     lives = case.incident.reopened + 1
     reason = "" if len(runs) < lives else f"run {runs[-1].id} has done so for this incident"
@@ -770,7 +775,13 @@ def _confidence(case: _Case) -> Gate:
     sure = f"{case.cause.probability:.0%}" if case.cause else "-"
     if low and case.asked:
         return Gate("confidence", True, sure, "not low", "low, but a person decided")
-    reason = "the diagnosis is not sure enough to act on its own" if low else ""
+    reason = ""
+    if low and (case.cause is None or case.cause.kind == "unknown"):
+        reason = "no cause has enough evidence, and without one nothing acts on its own"
+    elif low and case.cause is not None and case.cause.probability >= 0.5:
+        reason = "only shipped limits speak for it so far, which is too little to act on its own"
+    elif low:
+        reason = "the diagnosis is not sure enough to act on its own"
     return Gate("confidence", not low, sure, "not low", reason)
 
 

@@ -31,6 +31,7 @@ from agent.authority import Person, Tokens, Unknown
 from agent.calls import Names
 from agent.control import reach
 from agent.errors import AgentError, Refused, Unavailable
+from agent.imports import without
 from agent.inlets import LARGE, Busy, Inlets, No, told
 from agent.intake import MOST_CELLS, SIZE, read
 from agent.parcels import cells_of, pack, parts, unpack
@@ -197,7 +198,8 @@ class Front:
             await told(error).send(send)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        import httpx
+        with without("pygments"):  # as in `connectors/http.py`
+            import httpx
 
         if self._client is None:
             path = self._reached.enter_context(reach(self._daemon))  # for as long as we live

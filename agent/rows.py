@@ -1,7 +1,8 @@
 """Rows of several series over time: made, or read from a CSV or parquet file with a column `ts`.
 
 A column is called as a series is written: `service.latency_p95_seconds{service:shop}`. An empty cell: asked and not
-answered.
+answered. `ts` is unix seconds, milli-, micro- or nanoseconds (told by their size), or a time with its date; one that
+names no zone is UTC.
 """
 
 from __future__ import annotations
@@ -10,14 +11,22 @@ import csv
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from agent.catalogue import SIGNALS
 from agent.errors import Refused
 from agent.model import FloatArray, Frame, Series, Sighting
+from agent.strict import did_you_mean
+from agent.units import ticks_a_second
+
+Check = Callable[[Sequence[str]], None]
+_A_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_FEW: Final = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,70 +67,157 @@ def from_file(path: Path, named: Callable[[str], Series], *, most_bytes: float) 
             raise Refused(
                 f"{path} is larger than {most_bytes / 2**20:.0f} MiB; cut what you need out of it"
             )
-        names, columns = _parquet(path) if path.suffix == ".parquet" else _csv(path)
+        read = _parquet if path.suffix == ".parquet" else _csv
+        # what is wrong with the heads is told before what is wrong with the values below them
+        names, columns = read(path, lambda heads: _check(path, heads, named))
     except OSError as wrong:
         raise Refused(
             f"{path} can not be read: {wrong.strerror or wrong}; check its rights"
         ) from None
-    if "ts" not in names:
-        raise Refused(f"{path} has no column `ts`; give each row its unix seconds")
-    ts = columns[names.index("ts")]
-    if len(ts) == 0 or not np.isfinite(ts).all() or (np.diff(ts) <= 0).any():
-        raise Refused(
-            f"{path}: `ts` is empty or does not rise; sort the rows by time, each moment once"
-        )
-    found: dict[Series, FloatArray] = {}
-    for name, values in zip(names, columns, strict=True):
-        if name == "ts":
-            continue
-        try:
-            found[named(name)] = values
-        except (ValueError, KeyError):
-            raise Refused(
-                f"{path}: no signal is called `{name}`; columns are signals of the catalogue, or signal{{kind:key}}"
-            ) from None
-    if not found:
-        raise Refused(f"{path} has no column beside `ts`; add one for each series")
+    found = {named(n): c for n, c in zip(names, columns, strict=True) if n != "ts"}
+    ts = _in_seconds(columns[names.index("ts")])
+    if wrong_row := _not_rising(ts):
+        raise Refused(f"{path}: {wrong_row}")
     series = tuple(sorted(found))
     return Rows(ts, series, np.column_stack([found[s] for s in series]))
 
 
-def _csv(path: Path) -> tuple[list[str], list[FloatArray]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _check(path: Path, heads: Sequence[str], named: Callable[[str], Series]) -> None:
+    """Raise Refused with all that is wrong with the heads of the columns."""
+    if "ts" not in heads:
+        there = f"its columns are {_few([f'`{n}`' for n in heads])}; " if heads else "it is empty; "
+        raise Refused(f"{path} has no column `ts`: {there}call the one with the time of a row `ts`")
+    if len(heads) == 1:
+        raise Refused(f"{path} has no column beside `ts`; add one for each series")
+    seen: set[Series | str] = set()
+    faults = []
+    for head in heads:
         try:
-            lines = (line for line in csv.reader(file) if line)
-            names = next(lines, [])
-            cells = [np.array([_number(cell) for cell in line], float) for line in lines]
-        except (csv.Error, UnicodeDecodeError, ValueError) as wrong:
+            one = "ts" if head == "ts" else named(head)
+        except KeyError:
+            meant = did_you_mean(head.partition("{")[0].strip(), SIGNALS)
+            faults.append(f"no signal is called `{head}`" + (f", {meant}" if meant else ""))
+            continue
+        except ValueError as wrong:
+            faults.append(str(wrong))
+            continue
+        if one in seen:
+            faults.append(f"`{head}` is there twice")
+        seen.add(one)
+    if faults:
+        raise Refused(
+            f"{path}: {_few(faults)}; columns are called as series are written: signal{{kind:key}}"
+        )
+
+
+def _in_seconds(ts: FloatArray) -> FloatArray:
+    """Return unix seconds of what may be in smaller units, all rows in the same."""
+    known = ts[np.isfinite(ts)]
+    return ts / ticks_a_second(float(known[-1])) if len(known) else ts
+
+
+def _not_rising(ts: FloatArray) -> str:
+    """Say at which row time does not go on, and what to do; "" = it does."""
+    if len(ts) == 0:
+        return "there is no row below the names of its columns; record some, or name another file"
+    missing, back = np.flatnonzero(~np.isfinite(ts)), np.flatnonzero(np.diff(ts) <= 0)
+    if len(missing):
+        return f"row {missing[0] + 1} has no `ts`; give each row its time"
+    if not len(back):
+        return ""
+    i = int(back[0]) + 1
+    said = f"`ts` does not rise: row {i + 1} is of {ts[i]:.15g}"
+    if ts[i] == ts[i - 1]:
+        return f"{said} as the row before; keep one row of each moment"
+    return f"{said}, the row before it of {ts[i - 1]:.15g}; sort the rows by time"
+
+
+def _few(said: Sequence[str]) -> str:
+    more = f" and {len(said) - _FEW} more" if len(said) > _FEW else ""
+    return ", ".join(said[:_FEW]) + more
+
+
+def _csv(path: Path, check: Check) -> tuple[list[str], list[FloatArray]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            names = [name.strip() for name in next(filter(None, reader), [])]
+            check(names)
+            cells = [np.array(_cells(line, names)) for line in reader if line]
+        except (csv.Error, UnicodeDecodeError) as wrong:
             raise Refused(
                 f"{path} is not a table of numbers: {wrong}; save it as UTF-8 CSV"
             ) from None
-    if any(len(line) != len(names) for line in cells):
-        raise Refused(f"{path}: a row has not as many cells as the first line has names; mend it")
-    return [n.strip() for n in names], list(
-        np.array(cells, float).reshape(len(cells), len(names)).T
-    )
+        except ValueError as wrong:
+            raise Refused(f"{path}, line {reader.line_num}: {wrong}") from None
+    return names, list(np.array(cells, float).reshape(len(cells), len(names)).T)
+
+
+def _cells(line: Sequence[str], names: Sequence[str]) -> list[float]:
+    """Return the numbers of a line; raises ValueError."""
+    if len(line) != len(names):
+        raise ValueError(f"{len(line)} cells below {len(names)} names of columns; mend the row")
+    out = []
+    for name, cell in zip(names, line, strict=True):
+        try:
+            out.append(_moment(cell) if name == "ts" else _number(cell))
+        except ValueError:
+            wanted = (
+                "no time; write unix seconds or 2026-11-23T14:00:00Z"
+                if name == "ts"
+                else "no number; leave empty what is not known"
+            )
+            raise ValueError(f"column `{name}`: {cell!r} is {wanted}") from None
+    return out
 
 
 def _number(cell: str) -> float:
     return float(cell) if cell.strip() else math.nan
 
 
-def _parquet(path: Path) -> tuple[list[str], list[FloatArray]]:
+def _moment(cell: str) -> float:
+    """Read a number, or a date with a time, of UTC where no zone stands; raises ValueError."""
+    try:
+        return _number(cell)
+    except ValueError:
+        when = datetime.fromisoformat(cell.strip())
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def _parquet(path: Path, check: Check) -> tuple[list[str], list[FloatArray]]:
     try:
         parquet: Any = import_module("pyarrow.parquet")
     except ImportError:
         raise Refused(f"{path} needs pyarrow: pip install 'homeostat[files]'") from None
     try:
         table = parquet.read_table(path)
-        columns = [
-            column.cast("float64").to_numpy().astype(np.float64, copy=False)
-            for column in table.columns
-        ]
-    except (
-        TypeError,
-        ValueError,
-        NotImplementedError,
-    ) as wrong:  # what pyarrow says of a file that is none is a ValueError
-        raise Refused(f"{path} is not a table of numbers: {wrong}; write it anew") from None
-    return list(table.column_names), columns
+    except (TypeError, ValueError, NotImplementedError) as wrong:
+        # what pyarrow says of a file that is none is a ValueError
+        raise Refused(f"{path} can not be read as parquet: {wrong}; write it anew") from None
+    names = list(table.column_names)
+    check(names)
+    columns = []
+    for name, column in zip(names, table.columns, strict=True):
+        try:
+            columns.append(_moments(column) if name == "ts" else _numbers(column))
+        except (TypeError, ValueError, NotImplementedError) as wrong:
+            raise Refused(
+                f"{path}: column `{name}` holds no numbers: {wrong}; write it as float64"
+            ) from None
+    return names, columns
+
+
+def _numbers(column: Any) -> FloatArray:
+    # not safe: whole nanoseconds since 1970 lose their last digits, which nobody misses
+    return np.asarray(column.cast("float64", safe=False).to_numpy(), float)
+
+
+def _moments(column: Any) -> FloatArray:
+    """Return the times of a column: of type timestamp, text, or number."""
+    kind = str(column.type)
+    if kind.startswith("timestamp["):
+        # without a zone it counts from 1970 in UTC, too
+        return _numbers(column.cast("int64")) / _A_SECOND[column.type.unit]
+    if kind in {"string", "large_string"}:
+        return np.array([_moment(cell or "") for cell in column.to_pylist()], float)
+    return _numbers(column)

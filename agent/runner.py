@@ -8,7 +8,7 @@ Nothing twice: a box may be entered again after a crash, so `Hands.act` writes a
 world before it acts again. Should even the store of runs be lost, the plans and those intents are in the journal: a run
 that is begun anew does not repeat what is noted there.
 
-Measured with DBOS 3.4 on SQLite: the import costs 24 MB and .3 s, a launch 5 MB and .05 s, one box 3 ms; while loaded
+Measured with DBOS 3.4 on SQLite: the import costs 12 MB and .3 s, a launch 5 MB and .05 s, one box 3 ms; while loaded
 it polls for 1 to 2 % of a core. So it is loaded when a run needs it, and let go after minutes without one, which gives
 back the CPU but not the memory.
 """
@@ -30,6 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from agent.codec import pack, unpack
 from agent.course import ANSWER, Course, Hands
 from agent.errors import AgentError, Refused, Unavailable
+from agent.imports import on_demand
 from agent.model import Outcome, Run
 from agent.plans import Plan, Would
 from agent.runs_store import RunsStore
@@ -350,7 +351,8 @@ class Runner:
         self.store.hold()
         self.store.prepare()
         _relay_logs()
-        from dbos import DBOS, DBOSPortableJSONSerializer  # 24 MB: only when a run needs it
+        with on_demand("psycopg", "errors"):  # 9 MB, which a file of runs does not need
+            from dbos import DBOS, DBOSPortableJSONSerializer  # 12 MB: only when a run needs it
 
         _serving = self
         try:

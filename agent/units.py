@@ -6,7 +6,7 @@ Used wherever YAML is read. Percent, bytes and durations are literals of YAML sc
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -34,6 +34,7 @@ class Model(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=False,
         populate_by_name=True, use_attribute_docstrings=True,
+        defer_build=True,  # one process uses few of them: 1 MB, and a tenth of the time to start
         hide_input_in_errors=True,  # it may be a secret that was written where only a reference may stand
     )  # fmt: skip
 
@@ -62,22 +63,42 @@ def read_duration(text: Any) -> Any:
     return _read(text, _SECONDS, "30s, 5m or 1h30m")
 
 
+def ticks_a_second(ts: float) -> float:
+    """Return in what a unix time of our days counts: 1 (seconds), 1e3, 1e6 or 1e9 (nanoseconds) a second."""
+    size = abs(ts)  # 1e11 is the year 5138 in seconds, 1973 in milliseconds
+    return 1.0 if size < 1e11 else 1e3 if size < 1e14 else 1e6 if size < 1e17 else 1e9
+
+
 def read_moment(text: str, now: float) -> float:
-    """`15m` or `15m ago`, `now`, unix seconds, or ISO 8601 -> unix seconds; raises ValueError."""
-    text = text.strip().lstrip("-").removesuffix("ago").rstrip()
-    if text == "now":
+    """`15m` or `15m ago`, `14:05` (when it was last so), `yesterday 14:05`, unix seconds, ISO 8601 -> unix seconds.
+
+    Without a zone it is the time of this host. Raises ValueError.
+    """
+    said = text.strip().lstrip("-").lower()
+    if said == "now":
         return now
-    if text.replace(".", "", 1).isdigit():
-        return float(text)
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", said):
+        number = float(said)
+        return number / ticks_a_second(number)
     try:
-        return now - float(read_duration(text))
+        return now - float(read_duration(said.removesuffix("ago")))
     except ValueError:
-        try:
-            return datetime.fromisoformat(text).timestamp()
-        except (ValueError, OverflowError):  # a year that no clock has
-            raise ValueError(
-                f"not a time: {text!r}; write 15m (ago), unix seconds or 2026-11-23T14:00"
-            ) from None
+        pass
+    try:
+        if of_day := re.fullmatch(r"(yesterday\s+)?([0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?)", said):
+            return _on_the_clock(of_day[2], now, yesterday=bool(of_day[1]))
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError):  # a year that no clock has
+        raise ValueError(
+            f"not a time: {_short(text)}; write 15m (ago), 14:05, 2026-11-23T14:00 or unix seconds"
+        ) from None
+
+
+def _on_the_clock(text: str, now: float, *, yesterday: bool) -> float:
+    """Return when the clock on this host's wall showed it last, or did yesterday."""
+    of_day = time.fromisoformat(text if text[2] == ":" else f"0{text}")
+    when = datetime.combine(datetime.fromtimestamp(now).astimezone().date(), of_day)
+    return (when - timedelta(days=yesterday or when.timestamp() > now)).timestamp()
 
 
 def read_bytes(text: Any) -> Any:

@@ -87,12 +87,24 @@ def _decided(asked: _Asked) -> Decision | None:
         incident = str(entry.body.get("incident"))
         if entry.ts > asked.ts or incident in seen:
             continue
+        decision = unpack(Decision, entry.body)
+        if _kept_by_itself(asked, decision):
+            continue
         seen.add(incident)
         if _then(asked, incident) is not None:
-            return unpack(Decision, entry.body)
+            return decision
         if len(seen) >= _LOOK_BACK:
             break
     return None
+
+
+def _kept_by_itself(asked: _Asked, decision: Decision) -> bool:
+    """Tell whether nothing but its own run was in its way: then what let that run begin is the answer."""
+    closed = [g for g in decision.gates if not g.passed]
+    if [g.name for g in closed] != ["busy"]:
+        return False
+    run = asked.hooks.memory.runs.get(closed[0].value)
+    return run is not None and (run.playbook, run.target) == (decision.playbook, decision.target)
 
 
 def _then(asked: _Asked, incident: str) -> Incident | None:
@@ -128,7 +140,9 @@ def _recorded(asked: _Asked, decision: Decision) -> WhyNotView:
         answer = "ran"
         text = f"nothing held it back at {said}: it was let go on {decision.mode}"
         next_ = (
-            f"homeostat runs {run.id}" if run is not None else f"homeostat why {decision.incident}"
+            f"homeostat {'approve' if run.state == 'waiting_approval' else 'runs'} {run.id}"
+            if run is not None
+            else f"homeostat why {decision.incident}"
         )
     lines = [f"{asked.head()}, at {asked.when}", f"Answer:   {text} (incident {decision.incident})"]
     if run is not None:
@@ -180,15 +194,21 @@ def _worked_out(asked: _Asked) -> WhyNotView:
         incident, next_ = one.id, f"homeostat why {one.id}"
         first = next((g for g in gates if not g["passed"]), None)
         answer = "not_meant" if first is not None else "unknown"
-        text = first["reason"] if first is not None else _nothing_against(book)
-        note = _rival(asked, one) if first is None else ""
+        rival = _rival(asked, one) if first is None else ""
+        if first is not None:
+            text = first["reason"]
+        elif rival:
+            text = f"all that can be known fits, but {rival} came first on this target"
+            note = "first is who names the more specific cause, then who has more conditions, then the lower `order:`"
+        else:
+            text = _nothing_against(book)
     lines = [
         f"{asked.head()}, at {asked.when}",
         "Decided:  nothing; this is worked out from what was recorded" + before,
     ]
     lines.append(f"Answer:   {text}" + (f" (incident {incident})" if incident else ""))
     if note:
-        lines.append(f"Instead:  {note}")
+        lines.append(f"Order:    {note}")
     lines += [_line("Not", g) for g in gates if not g["passed"]][1:]
     fits = ", ".join(f"{g['name']} {g['value']}" for g in gates if g["passed"])
     lines += [f"Fits:     {fits}"] if fits else []
@@ -347,13 +367,13 @@ def _nothing_against(book: Playbook) -> str:
 
 
 def _rival(asked: _Asked, incident: Incident) -> str:
-    """Say which other playbook had the word on this target in this incident."""
+    """Return which other playbook had the word on this target in this incident; "" = none."""
     found = [
         d.playbook
         for d in asked.hooks.memory.decisions(incident.id)
         if d.target == asked.target and d.playbook != asked.playbook and d.ts <= asked.ts
     ]
-    return f"{found[-1]} came first on this target" if found else ""
+    return found[-1] if found else ""
 
 
 # ---------------------------------------------------------------- form

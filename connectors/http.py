@@ -27,11 +27,14 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import certifi
-import httpx
 
 from agent.errors import Refused, Unavailable, Uncertain
+from agent.imports import without
 from agent.secret import secret
 from agent.strike import forms
+
+with without("pygments"):  # for a command line of its own that colours what it shows
+    import httpx
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -187,8 +190,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def redacted(url: str) -> str:
-    """Return scheme, host, port and path: what may stand in messages and logs."""
-    parts = urlsplit(url)
+    """Return scheme, host, port and path: what may stand in messages and logs. Of what is no URL, its end."""
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.netloc) and parts.port != 0
+    except ValueError:  # no port, or half an IPv6 address
+        whole = False
+    if not whole:
+        return re.split(r"[?#]", url)[0].rpartition("@")[2]
     port = f":{parts.port}" if parts.port else ""
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}{port}{parts.path}"

@@ -97,7 +97,10 @@ def why_not(
     playbook: Annotated[str, typer.Argument(help="Its id, or a unique part of it.")],
     target: Annotated[str, typer.Argument(help="On whom: id or a unique part of its name.")],
     time: Annotated[
-        str, typer.Argument(help="When: 15m (ago), 2026-11-23T14:00, unix seconds; default: now.")
+        str,
+        typer.Argument(
+            help="When: 15m (ago), 14:05, 2026-11-23T14:00, unix seconds; default: now."
+        ),
     ] = "",
     config: ConfigPath = None,
     state: StateFolder = None,

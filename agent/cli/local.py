@@ -21,6 +21,7 @@ from agent.cli import (
     note,
 )
 from agent.errors import ConfigError, Refused, Unavailable
+from agent.imports import without
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -111,11 +112,8 @@ def run(
     again, SIGTERM drains: runs stop at a step and go on after the next start.
     """
     # structlog would take rich along, for tracebacks in colour that we do not show: 5 MB for as long as it runs
-    if "rich" not in sys.modules:
-        sys.modules["rich"] = None  # type: ignore[assignment]
+    with without("rich"):
         import structlog  # noqa: F401
-
-        del sys.modules["rich"]
     from agent.daemon import run as run_daemon
 
     raise typer.Exit(run_daemon(control.config_path(config), state=state, log_json=log_json))

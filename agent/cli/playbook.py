@@ -25,7 +25,7 @@ from agent.cli import (
     shown,
 )
 from agent.errors import ConfigError, Fault, Refused
-from agent.units import say_duration
+from agent.units import read_quantity, say_duration
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -40,6 +40,7 @@ _OFFLINE: Final = frozenset(
 """Gates of the guard whose answer needs neither the journal nor the present."""
 _OF_CONFIG: Final = frozenset({"ability", "scope", "shared"})
 """Those of them that agent.yaml answers."""
+_NUMBER: Final = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 Which = Annotated[
     list[str] | None,
     typer.Argument(
@@ -203,6 +204,9 @@ def lint(
     opened = _open(which or (), config)
     _unbuilt(opened.books, opened.config)
     hints = [h for b in opened.books for h in style.hints(b, opened.documents[b.id])]
+    if which and not opened.books and not opened.faults:
+        nothing = f"there is no playbook in {', '.join(which)}"
+        hints.append(Fault(which[0], 0, 0, nothing, "name files, or a folder that holds *.yaml"))
     tried = [
         (book, i, run(book, test)) for book in opened.books for i, test in enumerate(book.tests)
     ]
@@ -356,14 +360,22 @@ def _target(text: str) -> Entity:
 
 
 def _pair(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE: facts and attributes are text, signals numbers with or without a unit."""
+    from agent.catalogue import SIGNALS
+
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise Refused(f"not a value: {text!r}; write it like --given gpu.clock_ratio=0.6")
+    if name.startswith(("cause.", "target.")) and name != "cause.probability":
+        return name, value
+    measured = name.removeprefix("baseline.") in SIGNALS
     if value in {"true", "false"}:
-        return name, value == "true"
+        return name, float(value == "true") if measured else value == "true"
     try:
-        return name, float(value)
-    except ValueError:
+        return name, float(read_quantity(value) if not _NUMBER.fullmatch(value) else value)
+    except ValueError as wrong:
+        if measured:
+            raise Refused(f"{name} is a number: {wrong}") from None
         return name, value
 
 

@@ -53,7 +53,8 @@ def replay(
         ),
     ] = None,
     start: Annotated[
-        str, typer.Option("--from", metavar="TIME", help="From when on: 24h (ago), unix seconds or 2026-11-23T14:00.",
+        str, typer.Option("--from", metavar="TIME",
+                          help="From when on: 24h (ago), 14:05, 2026-11-23T14:00 or unix seconds.",
                           show_default="the beginning; 1h with --prometheus")
     ] = "",
     end: Annotated[
@@ -133,7 +134,11 @@ def replay(
 
         found, took_s = walk(opened.books, "replay")
         if not found.ticks:
-            raise Refused(f"{source.place} has no rows {_said_span(span)}; look at --from and --to")
+            also = ", and whether it holds what --query asks for, or homeostat_... by name"
+            raise Refused(
+                f"{source.place} has no rows {_said_span(span)}; look at --from and --to"
+                + (also if source.kind == "prometheus" else "")
+            )
         said = said_of(found, took_s, incidents, runs) | {
             "past": {"kind": source.kind, "place": source.place}, "playbooks": len(opened.books),
             "notes": notes(found, loaded, source.kind),

@@ -29,7 +29,7 @@ plan       what a run is going to do, fixed
 verbs      what the steps' verbs say of themselves
 
 For authors only, and never loaded by the daemon: `examples` and `feeds` (a playbook's own tests), `schema`, `template`,
-`style`, `explain` and `flow`.
+`style`, `explain` with `sentences`, and `flow`.
 """
 
 from agent.playbook.language import Guard, Playbook, lowest

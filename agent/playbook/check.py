@@ -24,6 +24,7 @@ from agent.playbook.language import MOST, Item, Playbook, StepModel
 from agent.playbook.trial import ABOUT, Example, notation
 from agent.playbook.verbs import can_undo, given_by, may_undo, stays, verb_of
 from agent.strict import Document, Place, did_you_mean, examine, misfits
+from agent.units import read_quantity
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -73,6 +74,8 @@ _STAND_IN: Final[Mapping[str, Any]] = {
 }  # fmt: skip
 """What stands for a part that must be there and is not right, as far as no other part depends on what it says."""
 _MOST_TURNS: Final = 20
+_QUOTED: Final = 120
+"""So much of an expression is quoted in a message: its place is told beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +283,11 @@ class _Check:
         """
         whole = inside or text
         start = max(0, whole.find(text))
+        shown = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
         def say(at: int, problem: str, remedy: str) -> Fault:
             return self.document.fault_in(
-                path, whole, start + at, f"in `{text}`: {problem}", remedy
+                path, whole, start + at, f"in `{shown}`: {problem}", remedy
             )
 
         slips = lint(text)
@@ -476,8 +480,23 @@ class _Check:
             return
         # another cause may be given, to see that it stays silent
         about = replace(self._about(), cause="")
-        for problem, remedy in unknown(name.partition("{")[0], about, _ABOUT_SIGNAL):
+        nameless = list(unknown(name.partition("{")[0], about, _ABOUT_SIGNAL))
+        for problem, remedy in nameless:
             yield self._say(path, problem, remedy, key=True)
+        if not nameless:
+            yield from self._typed(name, example.given[name], path)
+
+    def _typed(self, name: str, value: float | bool | str | None, path: Place) -> Iterator[Fault]:
+        """Check that what is given has the type by which expressions see it: else nothing is ever equal to it."""
+        if name.startswith(("cause.", "target.")):
+            if value is not None and not isinstance(value, str):
+                written = self.document.raw.get(path, value)
+                yield self._say(path, f"`{name}` is text", f"put it in quotes: '{written}'")
+        elif name.partition("{")[0].removeprefix("baseline.") in SIGNALS:
+            if isinstance(value, bool):
+                yield self._say(path, f"`{name}` is a number", f"write {float(value)}")
+            elif isinstance(value, str):
+                yield self._say(path, f"`{name}` is a number", _as_number(value))
 
     def _feed(self, example: Example, path: Place) -> Iterator[Fault]:
         feed = example.feed
@@ -535,6 +554,13 @@ class About:
         kind = playbook.target.kind
         labels = None if config is None else frozenset(labels_of(config, kind))
         return cls(kind, playbook.because.cause, labels)
+
+
+def _as_number(text: str) -> str:
+    try:
+        return f"write {float(read_quantity(text)):g}"
+    except ValueError:
+        return "write a number like 2.5"
 
 
 def unknown(

@@ -1,31 +1,27 @@
 """A playbook as a runbook for people: when, on whom, what is done first, how we know, what is undone, who is asked.
 
-    for label, lines in explain(playbook): ...     # ("When", ["diagnosis says: ...", "..."])
+for label, lines in explain(playbook): ...     # ("When", ["diagnosis says: ...", "..."])
 
-Expressions are said in words where they are simple comparisons, else shown as they are written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from agent.attributes import LABELS
-from agent.catalogue import SIGNALS, labelled
 from agent.causes import CAUSES, matches, words
-from agent.expr import Token, scan
 from agent.playbook.language import Approval, Playbook, StepModel
+from agent.playbook.sentences import every, named, sentence, ways
 from agent.playbook.verbs import ability_of, put_back, stays, verb_of
 from agent.ports import Notifier
-from agent.units import say, say_duration
+from agent.units import say_duration
 
 Section = tuple[str, list[str]]
 
-_OPS: Final = {
-    ">": "is above", "<": "is below", ">=": "is at least", "<=": "is at most", "==": "is", "!=": "is not",
-    "&&": "and", "||": "or", "!": "not:", "+": "plus", "-": "less", "*": "times", "/": "over",
-}  # fmt: skip
-_COMPARED: Final = frozenset({">", "<", ">=", "<=", "==", "!="})
+_WIDTH: Final = 110
+
 _MODES: Final = {
     "observe": "it only watches: nothing is suggested",
     "suggest": "it suggests, and a person presses the button",
@@ -33,7 +29,7 @@ _MODES: Final = {
     "auto": "it acts by itself, within the limits below",
 }
 _AGAINST: Final = {
-    "": "the best comparison there is",
+    "": "whatever says enough: others that were not treated, a forecast, or earlier episodes that were left alone",
     "peers": "others that were not treated, else with what would have come without it",
     "forecast": "what would have come without it", "past": "earlier episodes that were left alone",
 }  # fmt: skip
@@ -48,14 +44,23 @@ def explain(playbook: Playbook) -> Iterator[Section]:
     """Yield the sections of the runbook, in the order in which a person needs them."""
     yield "When", list(_when(playbook))
     if playbook.unless:
-        yield "Not when", [sentence(text) for text in playbook.unless]
+        yield (
+            "Not when",
+            [
+                f"{'or ' if i else ''}{sentence(text, kind=playbook.target.kind)}"
+                for i, text in enumerate(playbook.unless)
+            ],
+        )
     yield "On", [_target(playbook)]
     yield "May", [f"{playbook.mode}: {_MODES[playbook.mode]}", *_needs(playbook)]
-    yield "Do", [line for i, step in enumerate(playbook.do, 1) for line in _step(i, step)]
+    yield "Do", [line for i, step in enumerate(playbook.do, 1) for line in _step(i, step, playbook)]
     yield "Works if", list(_proof(playbook))
     yield "Undo", list(_undo(playbook))
     if playbook.then:
-        yield "Then", [line for i, step in enumerate(playbook.then, 1) for line in _step(i, step)]
+        yield (
+            "Then",
+            [line for i, step in enumerate(playbook.then, 1) for line in _step(i, step, playbook)],
+        )
     yield "Limits", list(_limits(playbook))
     yield "Asked", [_asked(playbook)]
     if playbook.owner:
@@ -67,90 +72,12 @@ def text(playbook: Playbook) -> str:
     out = [f"{playbook.title}  ({playbook.id})", ""]
     for label, lines in explain(playbook):
         for i, line in enumerate(lines):
-            out.append(f"{label if i == 0 else '':10}{line}")
+            inner = len(line) - len(line.lstrip()) + 2
+            out += textwrap.wrap(
+                line, _WIDTH, initial_indent=f"{label if i == 0 else '':10}", subsequent_indent=" " * (10 + inner),
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
     return "\n".join(out)
-
-
-def sentence(expression: str, signal: str = "") -> str:
-    """Say an expression in words; as it is written when it is more than comparisons of names and numbers."""
-    tokens = scan(expression)
-    if any(t.text in {"(", "[", "?", "in"} for t in tokens):
-        return f"`{expression}`"
-    out: list[str] = []
-    i = 0
-    while i < len(tokens):
-        said, used = _usual(tokens[i : i + 5], signal)
-        if not used:
-            said, used = _comparison(tokens[i : i + 3], signal)
-        if used and (i + used == len(tokens) or tokens[i + used].text in {"&&", "||"}):
-            out.append(said)
-            i += used
-        else:
-            out.append(_word(tokens[i], signal))
-            i += 1
-    return " ".join(out)
-
-
-def _usual(tokens: list[Token], signal: str) -> tuple[str, int]:
-    """Say `a.b op baseline.a.b * number`: the most common comparison there is."""
-    texts = [t.text for t in tokens]
-    name = _signal(texts[0], signal)
-    if len(tokens) < 3 or texts[1] not in _COMPARED or texts[2] != f"baseline.{name}":
-        return "", 0
-    said = f"{_name(name)} {_OPS[texts[1]]}"
-    if len(tokens) == 5 and texts[3] == "*" and tokens[4].kind == "number":
-        return f"{said} {float(texts[4]):g} times what is usual for it", 5
-    return f"{said} what is usual for it", 3
-
-
-def _comparison(tokens: list[Token], signal: str) -> tuple[str, int]:
-    """Say `signal op number` with the number in the signal's unit; states say that they hold or not."""
-    if len(tokens) < 3 or tokens[1].text not in _COMPARED or tokens[2].kind != "number":
-        return "", 0
-    name, op, number = tokens[0].text, tokens[1].text, float(tokens[2].text)
-    metric, labels = labelled(_signal(name, signal).removeprefix("baseline."))
-    definition = SIGNALS.get(metric)
-    if tokens[0].kind != "name" or definition is None:
-        return "", 0
-    if definition.unit == "bool" and 0 < number < 1:
-        state = definition.help.partition(" (")[0].partition(":")[0].removeprefix("whether ")
-        negation = "" if op in {">", ">="} else "it is not so that "
-        return f"{negation}{state} ({', '.join([definition.entity_kind, *_said(labels)])})", 3
-    return f"{_word(tokens[0], signal)} {_OPS[op]} {say(number, definition.unit)}", 3
-
-
-def _word(token: Token, signal: str) -> str:
-    if token.kind == "name":
-        return _name(_signal(token.text, signal))
-    if token.kind == "number":
-        return f"{float(token.text):g}"
-    return _OPS.get(token.text, token.text)
-
-
-def _signal(name: str, signal: str) -> str:
-    return signal if name == "value" and signal else name
-
-
-def _name(name: str) -> str:
-    if name == "peers.median":
-        return "the median of its peers"
-    if name == "peers.count":
-        return "the number of its peers"
-    head, _, rest = name.partition(".")
-    if head == "baseline":
-        return f"what is usual for the {_name(rest)}"
-    metric, labels = labelled(name)
-    definition = SIGNALS.get(metric)
-    if definition is None:
-        return name
-    unit = "" if definition.unit == "per_second" else f"_{definition.unit}"
-    quantity = metric.partition(".")[2].removesuffix(unit).replace("_", " ")
-    which = f" ({', '.join(_said(labels))})" if labels else ""
-    return f"{quantity}{which} of the {head}"
-
-
-def _said(labels: tuple[tuple[str, str], ...]) -> list[str]:
-    return [f"{name} {value.replace('_', ' ')}" for name, value in labels]
 
 
 def _when(playbook: Playbook) -> Iterator[str]:
@@ -162,16 +89,30 @@ def _when(playbook: Playbook) -> Iterator[str]:
     if because.severity != "note":
         yield f"and the incident is of severity {because.severity} at least"
     items = playbook.when.any or playbook.when.all
-    if len(items) > 1:
+    several = len(items) > 1
+    if several:
         yield "and any of these holds:" if playbook.when.any else "and all of these hold:"
     for item in items:
         held = f", for {say_duration(item.for_)}" if item.for_ else ""
-        yield f"{'  - ' if len(items) > 1 else 'and '}{sentence(item.is_, item.signal)}{held}"
+        yield from _listed(
+            ways(item.is_, item.signal, playbook.target.kind), held, "  - " if several else "and "
+        )
+
+
+def _listed(said: Sequence[str], tail: str, head: str) -> Iterator[str]:
+    """Say one condition: in a line, or a line for each of the ways in which it comes true."""
+    if len(said) == 1:
+        yield f"{head}{said[0]}{tail}"
+        return
+    yield f"{head}any of these{tail}:"
+    indent = " " * (len(head) - len(head.lstrip())) + "  - "
+    yield from (f"{indent}{one}" for one in said)
 
 
 def _target(playbook: Playbook) -> str:
-    where = f", where `{playbook.target.where}`" if playbook.target.where else ""
-    return f"the {playbook.target.kind} that the diagnosis names, or its nearest relative{where}"
+    about = playbook.target
+    where = f", where {sentence(about.where, kind=about.kind)}" if about.where else ""
+    return f"the {named(about.kind)} that the diagnosis names, or the one nearest to what it names{where}"
 
 
 def _needs(playbook: Playbook) -> Iterator[str]:
@@ -181,23 +122,27 @@ def _needs(playbook: Playbook) -> Iterator[str]:
     if needed:
         yield f"it needs a connector that can: {', '.join(needed)}"
     if playbook.touching:
-        yield f"and the {playbook.target.kind} under `manages:` of agent.yaml"
+        yield f"and the {named(playbook.target.kind)} under `manages:` of agent.yaml"
     if playbook.shared:
         yield "and `single_agent: true`: no other agent may act on the same thing"
 
 
-def _step(number: int, step: StepModel) -> Iterator[str]:
+def _step(number: int, step: StepModel, playbook: Playbook) -> Iterator[str]:
     verb = verb_of(step)
     doc = " ".join((verb.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
     via = f" through {step.via}" if step.via else ""
-    yield f"{number}. {doc} ({step.use}{via})"
+    yield f"{number}. {step.id}: {doc} ({step.use}{via})"
     for name, value in step.with_.items():
-        yield f"   {name}: {_value(value)}"
+        yield f"   {name}: {_value(value, playbook)}"
 
 
-def _value(value: Any) -> str:
+def _value(value: Any, playbook: Playbook) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(one, playbook) for one in value)
     said = " ".join(str(value).split())
-    return said if len(said) <= 120 else said[:117] + "..."
+    return said.replace("${title}", playbook.title).replace("${owner}", playbook.owner)
 
 
 def _proof(playbook: Playbook) -> Iterator[str]:
@@ -205,9 +150,15 @@ def _proof(playbook: Playbook) -> Iterator[str]:
     if verify is None:
         yield "nothing is proven: it only tells, or marks something"
         return
-    joined = " and ".join(sentence(text) for text in verify.expect)
     wait = f"{say_duration(verify.wait)} after the last step, " if verify.wait else ""
-    yield f"{wait}within {say_duration(verify.within)}: {joined}"
+    within = f"{wait}within {say_duration(verify.within)}"
+    expected = [ways(text, kind=playbook.target.kind) for text in verify.expect]
+    if len(expected) == 1:
+        yield from _listed(expected[0], "", f"{within}: ")
+    else:
+        yield f"{within}, all of these hold:"
+        for said in expected:
+            yield from _listed(said, "", "  - ")
     back = any(put_back(step) for step in playbook.do)
     harm = "harm is undone at once" if back else "harm is told at once, nothing is put back"
     yield f"compared with {_AGAINST[verify.against]}; {harm}"
@@ -233,7 +184,7 @@ def _undo(playbook: Playbook) -> Iterator[str]:
             else f"{step.id}: undone by the inverse that is declared for it, if one is"
         )
         if step.until is not None:
-            until = " and ".join(sentence(text) for text in step.until.is_)
+            until = every(step.until.is_, playbook.target.kind)
             yield (
                 f"   of itself when {until}, for {say_duration(step.until.for_)}; "
                 f"after {say_duration(step.until.at_most)} in any case"
@@ -246,27 +197,40 @@ def _undo(playbook: Playbook) -> Iterator[str]:
 
 def _limits(playbook: Playbook) -> Iterator[str]:
     g = playbook.limits
-    per = "one target" if g.cooldown.per == "target" else "all targets"
-    often = f"{g.rate.max} times in {say_duration(g.rate.per)}"
-    yield f"rests {say_duration(g.cooldown.time)} on {per}; acts {often} at most"
+    whom = "its target" if g.cooldown.per == "target" else "all targets"
+    yield (
+        f"after a run it leaves {whom} alone for {say_duration(g.cooldown.time)}; "
+        f"it acts {_times(g.rate.max)} in {say_duration(g.rate.per)} at most"
+    )
     if not playbook.mutating:
         return
     then = "then people must look" if g.attempts.then == "escalate" else "then it stops"
-    yield f"tries {g.attempts.max} times on one target in {say_duration(g.attempts.per)}, {then}"
+    yield f"it tries {_times(g.attempts.max)} on one target in {say_duration(g.attempts.per)}, {then}"
+    kind = named(playbook.target.kind)
+    many = f"{g.blast.max_targets} {kind}{'s' * (g.blast.max_targets != 1)}"
     domain = f" of one {g.blast.domain.removeprefix(LABELS)}" if g.blast.domain else ""
-    yield (
-        f"{g.blast.max_targets} targets{domain} under treatment at once, {g.blast.max_share:.0%} at most, "
-        "whoever treats them; "
-        f"waits {say_duration(g.settle)} between two targets"
+    share = (
+        f", and no more than {g.blast.max_share:.0%} of those there are"
+        if g.blast.max_targets > 1
+        else ""
     )
-    yield f"after {g.breaker.bad_outcomes} runs that did not help it rests {say_duration(g.breaker.hold)}"
-    yield "does nothing when the same symptom is nearly everywhere, or when its evidence is old"
+    yield (
+        f"at most {many}{domain} may be under treatment at once{share}, whoever treats; "
+        f"{say_duration(g.settle)} lie between two targets"
+    )
+    bad = f"{g.breaker.bad_outcomes} runs that" if g.breaker.bad_outcomes != 1 else "a run that"
+    yield f"after {bad} did not help it rests {say_duration(g.breaker.hold)}"
+    yield "it does nothing when the same symptom is nearly everywhere, or when its evidence is old"
+
+
+def _times(n: int) -> str:
+    return {1: "once", 2: "twice"}.get(n, f"{n} times")
 
 
 def _asked(playbook: Playbook) -> str:
     apart = "; ".join(f"{_person(s.approve)}, before {s.id}" for s in playbook.do if s.approve)
     if playbook.mode == "auto":
-        return apart or "nobody, unless agent.yaml holds it back"
+        return apart or "nobody, unless `mode:` of agent.yaml says less than auto"
     if not playbook.mutating:
         return "nobody: it changes nothing but what people know, or marks something of our own"
     return "; and ".join(said for said in (_person(playbook.limits.approve), apart) if said)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from agent.playbook.explain import sentence
 from agent.playbook.language import Playbook, StepModel
+from agent.playbook.sentences import every, sentence
 from agent.playbook.verbs import put_back
 from agent.units import say_duration
 
@@ -36,7 +36,7 @@ def flow(playbook: Playbook) -> Flow:
     out.boxes["cause"] = ("start", f"{because.cause}, {because.min_confidence:.0%} sure")
     items = playbook.when.any or playbook.when.all
     joined = (" or " if playbook.when.any else " and ").join(
-        sentence(i.is_, i.signal) for i in items
+        sentence(i.is_, i.signal, playbook.target.kind) for i in items
     )
     out.boxes["guard"] = ("ask", "may it act? scope, limits, evidence")
     out.boxes["rest"] = ("end", "nothing is done; why-not tells")
@@ -47,7 +47,7 @@ def flow(playbook: Playbook) -> Flow:
         out.arrows += [(at, "when", ""), ("when", "rest", "no, or unknown")]
         at = "when"
     for i, text in enumerate(playbook.unless):
-        out.boxes[f"unless{i}"] = ("ask", f"unless {sentence(text)}")
+        out.boxes[f"unless{i}"] = ("ask", f"unless {sentence(text, kind=playbook.target.kind)}")
         out.arrows += [
             (at, f"unless{i}", "yes" if at == "when" else ""),
             (f"unless{i}", "rest", "true"),
@@ -90,7 +90,7 @@ def _steps(out: Flow, part: str, steps: Sequence[StepModel], at: str, said: str)
 def _verify(out: Flow, playbook: Playbook, at: str, said: str) -> tuple[str, str]:
     verify = playbook.verify
     assert verify is not None  # noqa: S101  # asked by the caller
-    expected = " and ".join(sentence(text) for text in verify.expect)
+    expected = every(verify.expect, playbook.target.kind)
     out.boxes["verify"] = ("ask", f"within {say_duration(verify.within)}: {expected}")
     out.arrows.append((at, "verify", said))
     undone = [s.id for s in playbook.do if put_back(s)]
@@ -109,7 +109,7 @@ def _verify(out: Flow, playbook: Playbook, at: str, said: str) -> tuple[str, str
     for step in playbook.do:
         if step.until is not None:
             name = f"until_{step.id}"
-            until = " and ".join(sentence(text) for text in step.until.is_)
+            until = every(step.until.is_, playbook.target.kind)
             out.boxes[name] = (
                 "ask",
                 f"{step.id} stays until {until}, {say_duration(step.until.at_most)} at most",

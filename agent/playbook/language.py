@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints
 
 from agent.abilities import OURS, Able, acting
-from agent.authority import Role
+from agent.authority import Approver
 from agent.catalogue import SIGNALS
 from agent.conditions import Condition, Holding
 from agent.errors import Refused
@@ -145,7 +145,7 @@ LEAST_TREATED_S: Final = 60.0
 class Approval(Model):
     """Who may say yes, and what silence means."""
 
-    by: Role = "operator"
+    by: Approver = "operator"
     timeout: Duration = 900.0
     on_timeout: Literal["escalate", "deny"] = "escalate"
 

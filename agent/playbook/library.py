@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -26,19 +26,33 @@ class Library:
     _of_cause: dict[str, list[Playbook]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def load(cls, dirs: Sequence[Path], config: Config, *, built_in: bool = True) -> Library:
+    def load(
+        cls, dirs: Sequence[Path], config: Config, *, built_in: bool = True, tests: bool = True
+    ) -> Library:
         """Read the built-in playbooks and lay those of `dirs` over them, in order.
 
-        Connectors and verbs must be registered. Raises ConfigError with every fault of every file.
+        Connectors and verbs must be registered. tests: whether their tests are kept; checked they are in any case.
+        Raises ConfigError with every fault of every file.
         """
         faults: list[Fault] = []
-        layers = [shipped()] if built_in else []
-        layers += [in_folder(folder, faults) for folder in dirs]
-        found = lay(layers, config)
-        faults += found.faults
+        site = [in_folder(folder, faults) for folder in dirs]
+        changed = [document.data.get("id") for files in site for document in files]
+        found: dict[str, Playbook] = {}
+        # one after the other: a text with all its places takes far more memory than what is kept of it
+        under = []
+        for document in shipped() if built_in else ():
+            if document.data.get("id") in changed:
+                under.append(document)
+                continue
+            alone = lay([[document]], config)
+            found |= _kept(alone, tests=tests)
+            faults += alone.faults
+        laid = lay([under, *site], config)
+        found |= _kept(laid, tests=tests)
+        faults += laid.faults
         if faults:
             raise ConfigError(sorted(set(faults), key=_order))
-        return cls({name: p for name, p in found.playbooks.items() if p.enabled})
+        return cls({name: p for name, p in sorted(found.items()) if p.enabled})
 
     def unbuilt(self, faults: Mapping[str, str]) -> None:
         """Let playbooks know, from now on, which connectors could not be built, and why: the mapping itself is kept."""
@@ -66,7 +80,13 @@ class Laid:
     faults: Sequence[Fault]
 
 
-def lay(layers: Sequence[Sequence[Document]], config: Config | None) -> Laid:
+def _kept(laid: Laid, *, tests: bool) -> Mapping[str, Playbook]:
+    if tests:
+        return laid.playbooks
+    return {name: p.model_copy(update={"tests": []}) for name, p in laid.playbooks.items()}
+
+
+def lay(layers: Iterable[Iterable[Document]], config: Config | None) -> Laid:
     """Merge playbooks by id and check each; without a config, no connector is asked for."""
     faults: list[Fault] = []
     merged: dict[str, Document] = {}
@@ -100,11 +120,12 @@ def _order(fault: Fault) -> tuple[str, int, int, str]:
     return fault.place, fault.line, fault.column, fault.problem
 
 
-def shipped() -> list[Document]:
-    """Return the built-in playbooks, as they were written."""
+def shipped() -> Iterator[Document]:
+    """Yield the built-in playbooks, as they were written."""
     root = resources.files("playbooks")
     found = sorted((f for f in root.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return [read(f.read_bytes(), f"playbooks/{f.name}") for f in found]
+    for file in found:
+        yield read(file.read_bytes(), f"playbooks/{file.name}")
 
 
 def folders(config_path: Path | None, config: Config) -> list[Path]:

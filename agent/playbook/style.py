@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,19 +11,36 @@ from agent.playbook.language import Playbook
 from agent.playbook.trial import Example
 from agent.playbook.verbs import can_undo, stays, verb_of
 from agent.strict import Document
+from agent.units import say_duration
 
 _SURE = 0.5
+_TIMED = {"when", "guard", "do", "verify", "then"}
+_TIMES = {
+    "at_most", "cooldown", "for", "fresh", "hold", "per", "settle", "time", "timeout", "wait", "within",
+}  # fmt: skip
 
 
 def hints(playbook: Playbook, document: Document) -> Iterator[Fault]:
     """Yield what could be better, each with its place and what to write."""
     yield from _names(playbook, document)
+    yield from _bare(document)
     yield from _tests(playbook, document)
     if playbook.broken:
         remedy = "mend it, or take it out of agent.yaml; elsewhere it may be fine"
         yield document.fault(("do",), f"not able here: {playbook.broken}", remedy)
     if playbook.mutating:
         yield from _acts(playbook, document)
+
+
+def _bare(document: Document) -> Iterator[Fault]:
+    """Yield times without a unit: they are seconds, and often minutes were meant."""
+    for path, written in document.raw.items():
+        timed = path[0] in _TIMED and path[-1] in _TIMES and "with" not in path
+        if timed and re.fullmatch(r"[0-9.]+", written) and (value := float(written)):
+            remedy = f"write {value:g}s, or the unit that you mean"
+            yield document.fault(
+                path, f"`{path[-1]}: {value:g}` names no unit: it is {say_duration(value)}", remedy
+            )
 
 
 def _names(playbook: Playbook, document: Document) -> Iterator[Fault]:

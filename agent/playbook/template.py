@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -65,6 +67,8 @@ _SYMPTOMS: Final[Mapping[str, _Symptom]] = {
     "unknown": _SLOW,
 }  # fmt: skip
 
+_LONGEST_TITLE: Final = 100
+
 
 def write(name: str, cause: str, use: str) -> str:
     """Return the text of a playbook. Raises Refused for a cause or verb that is not there."""
@@ -81,13 +85,15 @@ def write(name: str, cause: str, use: str) -> str:
 def _lines(name: str, cause: str, use: str, verb: type[Any], symptom: _Symptom) -> Iterator[str]:
     mutating = verb.effect == "mutating"
     title = f"{_doc(verb)}, because {words(cause) if cause in CAUSES else cause}"
+    if len(title) > _LONGEST_TITLE:
+        title = textwrap.shorten(_doc(verb), _LONGEST_TITLE, placeholder="")
     yield "# yaml-language-server: $schema=playbook.schema.json"
     yield "# (made by `homeostat schema playbook > playbook.schema.json`)"
     yield "#"
     yield "# Say here, for the person who reads it at night: what is wrong then, and why this helps."
     yield "version: 1"
     yield f"id: {name}"
-    yield f"title: {_text(title[:100])}"
+    yield f"title: {_text(title)}"
     yield "owner: ''                          # team that answers for it"
     yield "mode: suggest                      # observe | suggest | approve | auto: how far it may go at most"
     yield f"target: {{kind: {symptom.kind}}}"
@@ -195,7 +201,7 @@ def _id(use: str) -> str:
 
 def _doc(verb: type[Any]) -> str:
     first = " ".join((verb.__doc__ or "Act").split("\n\n")[0].split())
-    return first.partition(";")[0].rstrip(".")
+    return re.split(r"[:;]|\. ", first)[0].rstrip(".")
 
 
 def _text(words_: str) -> str:

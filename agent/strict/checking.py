@@ -262,9 +262,9 @@ def _words(one: Any, value: Any, raw: str | None, *, secret: bool) -> tuple[str,
         problem, _, remedy = str(ctx.get("error", one["msg"])).partition("; ")
         return problem, remedy
     if kind in {"literal_error", "enum"}:
-        known = re.findall(r"'([^']+)'", str(ctx.get("expected", "")))
-        near = did_you_mean(value, known) if isinstance(value, str) and known else ""
-        return f"{shown} is not one of {', '.join(known)}", near
+        return _not_one_of(shown, value, str(ctx.get("expected", "")))
+    if value is None and (kind == "string_type" or kind in _SHAPES):
+        return "nothing stands here", "write its value, or take the key away"
     if kind == "string_type":
         return (
             f"{shown} is not text",
@@ -280,6 +280,16 @@ def _words(one: Any, value: Any, raw: str | None, *, secret: bool) -> tuple[str,
     if kind == "string_pattern_mismatch":
         return f"{shown} has a form that is not allowed", f"it must match {ctx.get('pattern')}"
     return f"{shown}: {one['msg'][:1].lower()}{one['msg'][1:]}", ""
+
+
+def _not_one_of(shown: str, value: Any, expected: str) -> tuple[str, str]:
+    """Say what is expected, which pydantic tells as `'a', 'b' or 3`."""
+    known = re.findall(r"'([^']+)'", expected)
+    numbers = re.findall(r"\b[0-9]+\b", re.sub(r"'[^']+'", "", expected))
+    if value in numbers:
+        return f"{shown} is text here, no number", f"write {value} without quotes"
+    near = did_you_mean(value, known) if isinstance(value, str) and known else ""
+    return f"{shown} is not one of {', '.join([*known, *numbers])}", near
 
 
 def _show(value: Any, raw: str | None) -> str:

@@ -24,6 +24,10 @@ _APART: Final = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff?]|(?:^|[\\s,\\[{:])!", re.MULTILINE
 )
 """Where libyaml and PyYAML's own scanner may not agree; such texts, and those with faults, go to the latter."""
+_NO_SPACE: Final = re.compile(
+    "[\u00a0\u00ad\u1680\u180e\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff]"
+)
+"""What word processors and web pages put where a space, or nothing, should be."""
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 """Where PyYAML lets a line end."""
 
@@ -179,12 +183,47 @@ class _Reader:
     def _explain(self, error: yaml.MarkedYAMLError) -> None:
         mark = error.problem_mark or error.context_mark
         where = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        if self._explained(where):
+            return
         problem = " ".join(str(error.problem or error.context or "is not YAML").split())
         for pattern, words, remedy in _WORDS:
             if re.search(pattern, problem):
                 self._say(where, words, remedy)
                 return
         self._say(where, f"is not YAML: {problem}", "check indentation, brackets and quotes nearby")
+
+    def _explained(self, where: tuple[int, int]) -> bool:
+        """Tell a cause that stands before the place where the scanner noticed; False = none is known."""
+        line = where[0]
+        for number in (line, line - 1):
+            text = self._lines[number - 1] if 1 <= number <= len(self._lines) else ""
+            found = _NO_SPACE.search(text)
+            if found is not None and not any(text[: found.start()].count(q) % 2 for q in "'\""):
+                code = f"U+{ord(found.group()):04X}"
+                problem = f"character {code} looks like a space, or like nothing"
+                self._say((number, found.start() + 1), problem, "write a space, or delete it")
+                return True
+        opened = self._quote_until(where)
+        if opened is not None:
+            problem = f"this quote is closed only at line {line}, column {where[1] - 1}"
+            self._say(opened, problem, "close it where its text ends")
+        return opened is not None
+
+    def _quote_until(self, where: tuple[int, int]) -> tuple[int, int] | None:
+        """Return where a quote was opened, lines before, that was closed just before a place."""
+        try:
+            for token in yaml.scan(self._text, yaml.SafeLoader):
+                end = token.end_mark
+                if (
+                    isinstance(token, yaml.ScalarToken)
+                    and (end.line + 1, end.column + 1) == where
+                    and token.style in {"'", '"'}
+                    and token.start_mark.line < end.line
+                ):
+                    return token.start_mark.line + 1, token.start_mark.column + 1
+        except (yaml.YAMLError, ValueError, OverflowError, IndexError):
+            pass  # what it stopped at is being told
+        return None
 
     def _root(self, events: Iterator[yaml.Event]) -> _Node | None:
         root: _Node | None = None

@@ -91,7 +91,7 @@ def everyone() -> Iterator[Member]:
 def parse(about: Entity) -> tuple[int, int]:
     """Return (pid, start) of the leader; raises Refused for another kind, form or boot."""
     if about.kind != "process":
-        raise Refused(f"{about} is no process group: this verb acts on targets of kind process")
+        raise Refused(f"{about} is no process group; target a process, or name one with `process:`")
     boot, _, rest = about.key.partition("/")
     pid, _, start = rest.partition("/")
     if not (boot and pid.isdigit() and start.isdigit()):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from agent.authority import Role
+from agent.authority import Approver
 from agent.errors import Refused
 from agent.ports import Done, Step
 from agent.questions import Asker, Question, id_of
@@ -58,7 +58,7 @@ class Ask:
         text: Annotated[str, Field(min_length=1, max_length=2000)]
         form: dict[FieldName, FormField] = {}
         """Default: one line `go`, yes or no. A line `go` of yes or no decides whether the run goes on."""
-        by: Role = "operator"
+        by: Approver = "operator"
         """Who may answer, at least."""
         wait: Annotated[Duration, Field(gt=0, le=86_400)] = 900.0
         """For an answer."""

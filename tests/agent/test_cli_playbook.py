@@ -54,6 +54,13 @@ def test_new_lint_test(homeostat):
     assert out.endswith("3 passed, 0 failed\n")
 
 
+def test_a_first_playbook_is_called_by_whole_words(homeostat):
+    text = made(homeostat, "ask-me", "serving", "ask").read_text()
+    assert "title: 'Ask a person and wait for the answer, because serving'" in text
+    text = made(homeostat, "end-it", "host.exhausted", "kill_process").read_text()
+    assert "title: 'End a process group'\n" in text
+
+
 @pytest.mark.parametrize("use", list(registry.action))
 def test_what_new_writes_for_any_verb_is_sound(homeostat, use):
     path = made(homeostat, "one", "serving.saturation", use)
@@ -140,6 +147,7 @@ def test_a_failing_test_is_a_fault_at_its_place(homeostat):
         ("id: gpu-hot", "id: gpu-cold", "the file is not called gpu-cold.yaml"),
         ("mode: suggest", "mode: auto", "it acts by itself from the first day"),
         ("title: 'S", "title: 's", "begins with a capital letter"),
+        ("settle: 5m", "settle: 5", "`settle: 5` names no unit: it is 5 s"),
         ("down'", "down.'", "a title has no full stop"),
         ("min_confidence: 60%", "min_confidence: 20%", "only 20% sure"),
         (
@@ -215,6 +223,26 @@ def test_plan_fills_parameters_and_asks_the_gates_it_can(homeostat):
     assert gates["mode"]["passed"] is True
     assert gates["scope"]["passed"] is None
     assert gates["cooldown"]["passed"] is None
+
+
+def test_what_is_given_to_a_plan_is_read_as_people_write_it(homeostat):
+    """Numbers may have units; what a diagnosis says is text, also where it looks like a number."""
+    plan = ("playbook", "plan", "--json", "--target")
+    slow = ("service.latency_p95_seconds=900ms", "baseline.service.latency_p95_seconds=0.1s",
+            "service.requests_per_second=9e1", "baseline.service.requests_per_second=40")  # fmt: skip
+    given = [word for one in slow for word in ("--given", one)]
+    code, out, _ = homeostat(*plan, "service:shop", "serve-saturation", *given)
+    assert (code, json.loads(out)["fires"]) == (0, True)
+    given = ("--given", "cause.xid=79", "--given", "host.gpu_driver_up=true")
+    code, out, _ = homeostat(*plan, "host:web-1", "gpu-off-bus", *given)
+    assert (code, json.loads(out)["fires"]) == (0, True), out
+
+
+def test_a_folder_without_playbooks_is_hinted_at(homeostat):
+    (homeostat.work / "empty").mkdir()
+    code, out, _ = homeostat("playbook", "lint", "empty")
+    assert (code, "there is no playbook in empty" in out) == (0, True)
+    assert homeostat("playbook", "lint", "empty", "--strict")[0] == 1
 
 
 def test_plan_with_an_agent_yaml_knows_what_is_managed(homeostat):
@@ -337,6 +365,10 @@ def test_a_dry_run_in_which_every_step_can_is_well(homeostat):
         (("serve-saturtion", "--target", "service:x"), "did you mean `serve-saturation`?"),
         (("no.yaml", "--target", "service:x"), "no.yaml: can not be read"),
         (("serve-saturation", "--target", "service:x", "--given", "x"), "not a value: 'x'"),
+        (
+            ("serve-saturation", "--target", "service:x", "--given", "service.up=soon"),
+            "service.up is a number: not understood: 'soon'",
+        ),
         (
             ("serve-saturation", "--target", "service:x", "--given", "service.upp=1"),
             "did you mean `service.up`?",

@@ -249,6 +249,8 @@ def test_a_would_be_act_holds_its_place(homeostat, tmp_path):
         (("--file", "march.csv", "--to", "1000"), "nothing lies between"),
         (("--file", "march.csv", "--prometheus", "http://x"), "two pasts"),
         (("--file", "march.csv", "--query", "a=b"), "asks a Prometheus"),
+        (("--prometheus", "me:secret@x:9090"), "homeostat: x:9090 is no address of Prometheus"),
+        (("--prometheus", "http://x:99999"), "http://x:99999 is no address of Prometheus"),
         (("--file", "march.csv", "--warm", "long"), "--warm: not understood"),
         (("nobody", "--file", "march.csv"), "no playbook is called 'nobody'"),
         (("--file", "march.csv", "--against", "nowhere"), "nowhere: can not be listed"),

@@ -154,6 +154,11 @@ def test_an_expression_is_compiled_once_and_compares_by_text():
         ("0x10 > a", 0, "`0x`", ""),
         ("package > 1.0", 0, "reserved word", "rename"),
         ("a > 1.0 && a.b > 1.0", 0, "`a` is used as a value and as the beginning", ""),
+        ("a\u00a0> 1.0", 1, "can not be seen (U+00A0)", "delete it"),
+        ("a.\u200bb > 1.0", 2, "can not be seen (U+200B)", "delete it"),
+        ("a == \u2018x\u2019", 5, "`\u2018` is not", "straight quotes"),
+        ("a \u2264 1.0", 2, "`\u2264` is not", "write `<=`"),
+        ("a \u2013 1.0 > b", 2, "`\u2013` is not", "write `-`"),
         ("'a'.size().x", 9, "nothing can be read from a result", "dotted name"),
     ],
 )  # fmt: skip

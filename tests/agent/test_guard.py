@@ -230,6 +230,24 @@ def closed(decision):
 # ---------------------------------------------------------------- all open
 
 
+def test_one_that_waited_in_vain_for_its_turn_has_told_nobody(make):
+    told = Past().run(ago=4000, incident="i", use="tell")
+    assert closed(ask(make(use="tell"), past=told)) == {"once"}
+    expired = Past().run(ago=4000, incident="i", use="tell", state="expired", acted=False)
+    assert closed(ask(make(use="tell"), past=expired)) == set()
+    asked = Past().run(ago=4000, incident="i", use="tell", state="expired")
+    assert closed(ask(make(use="tell"), past=asked)) == {"once"}
+
+
+def test_what_only_observes_says_who_wants_it_so(make):
+    assert gate(ask(make(), c=config(mode="observe")), "mode").reason.endswith(
+        "agent.yaml says `mode: observe`"
+    )
+    assert gate(ask(make(mode="observe")), "mode").reason.endswith(
+        "the playbook says `mode: observe`"
+    )
+
+
 def test_all_gates_open_lets_it_act(make):
     decision = ask(make())
     assert closed(decision) == set()
@@ -385,6 +403,23 @@ def test_low_confidence_only_suggests_unless_a_person_asks(make):
     assert (decision.allowed, decision.mode, closed(decision)) == (True, "suggest", {"confidence"})
     asked = ask(make(), incident(low=True), ceiling="approve")
     assert (asked.allowed, asked.mode) == (True, "approve")
+
+
+@pytest.mark.parametrize(
+    ("cause", "said", "why"),
+    [
+        (Cause("unknown", WEB, 0.99), "99%", "no cause has enough evidence"),
+        (Cause("serving.saturation", WEB, 0.4), "40%", "not sure enough"),
+        (Cause("serving.saturation", WEB, 0.9), "90%", "only shipped limits speak for it"),
+    ],
+)
+def test_why_a_diagnosis_is_of_low_confidence_is_told_though_it_may_look_sure(
+    make, cause, said, why
+):
+    decision = ask(make(), incident(low=True, cause=cause))
+    (gate,) = (g for g in decision.gates if g.name == "confidence")
+    assert (gate.passed, gate.value) == (False, said)
+    assert why in gate.reason
 
 
 def test_a_person_may_start_what_is_only_suggested_but_passes_the_other_gates(make):

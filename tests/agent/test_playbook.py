@@ -258,11 +258,46 @@ def test_shorthands_of_when(tmp_path):
             "then:\n  - {id: out, use: look}\n",
             "two steps are called `out`; give one an `id:`",
         ),
-        ("version: 1", "version: 2", "`version`: `2` is not one of"),
+        ("version: 1", "version: 2", "`version`: `2` is not one of 1"),
+        (
+            "version: 1",
+            "version: '1'",
+            "`version`: `1` is text here, no number; write 1 without quotes",
+        ),
+        (
+            "guard: {cooldown",
+            "guard: {settle: , cooldown",
+            "`settle`: nothing stands here; write its value, or take the key away",
+        ),
+        (
+            "guard: {cooldown",
+            "guard: {approve: {by: viewer}, cooldown",
+            "`viewer` is not one of operator, author",
+        ),
+        (
+            "unless:",
+            f"unless: ['{'service.up < 0.5 || ' * 200} true']\nunles:",
+            "...`: the expression has more than 2000 characters; split it",
+        ),
         (
             "unless:",
             "tests: [{name: t, given: {service.bussy_ratio: 1.0}, fires: true}]\nunless:",
             "nothing is called `service.bussy_ratio`",
+        ),
+        (
+            "unless:",
+            "tests: [{name: t, given: {service.up: true}, fires: true}]\nunless:",
+            "`service.up` is a number; write 1.0",
+        ),
+        (
+            "unless:",
+            "tests: [{name: t, given: {baseline.service.busy_ratio: 90%}, fires: true}]\nunless:",
+            "`baseline.service.busy_ratio` is a number; write 0.9",
+        ),
+        (
+            "unless:",
+            "tests: [{name: t, given: {cause.before: 10}, fires: true}]\nunless:",
+            "`cause.before` is text; put it in quotes: '10'",
         ),
     ],
 )

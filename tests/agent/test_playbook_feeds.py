@@ -198,10 +198,16 @@ def test_a_recorded_file_beside_the_playbook_is_walked(tmp_path, name):
     [
         (None, "is not there; record it"),
         ("a,b\n1,2\n", "has no column `ts`"),
-        ("ts,gpu.clock_ratio\n2,1\n1,1\n", "`ts` is empty or does not rise"),
-        ("ts,gpu.clok_ratio\n1,1\n2,1\n", "no signal is called `gpu.clok_ratio`"),
-        ("ts,gpu.clock_ratio\n1,x\n", "is not a table of numbers"),
-        ("ts,gpu.clock_ratio\n1\n", "a row has not as many cells"),
+        (
+            "ts,gpu.clock_ratio\n2,1\n1,1\n",
+            "`ts` does not rise: row 2 is of 1, the row before it of 2",
+        ),
+        (
+            "ts,gpu.clok_ratio\n1,1\n2,1\n",
+            "no signal is called `gpu.clok_ratio`, did you mean `gpu.clock_ratio`?",
+        ),
+        ("ts,gpu.clock_ratio\n1,x\n", "line 2: column `gpu.clock_ratio`: 'x' is no number"),
+        ("ts,gpu.clock_ratio\n1\n", "line 2: 1 cells below 2 names of columns"),
         ("ts\n1\n2\n", "has no column beside `ts`"),
         ("", "has no column `ts`"),
     ],

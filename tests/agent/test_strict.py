@@ -131,6 +131,10 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path):
         ("a: &x [*x]", 1, 8, "*x contains itself"),
         ("a: \x07", 1, 4, "U+0007"),
         ('a: "\\ud800"', 1, 4, "lone surrogate"),
+        ("a:\u00a0x\nb: 1", 1, 3, "character U+00A0 looks like a space, or like nothing; write a space"),
+        ("a: x\nb:\u200b [1]\nc: 2", 2, 3, "character U+200B looks like a space"),
+        ("a: 'x\nb: 1\nc: 'y'\n", 1, 4, "this quote is closed only at line 3, column 4; close it where"),
+        ("a: 'x\u00a0y'\nb: c: d", 2, 5, "quote the text"),
     ],
 )  # fmt: skip
 def test_faults_of_yaml_say_where_and_what_to_do(text, line, column, says):

@@ -1,4 +1,6 @@
 import re
+import time
+from datetime import datetime
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -70,3 +72,48 @@ def test_the_schema_takes_the_texts_that_the_reader_takes(kind, text):
     else:
         taken = True
     assert any(re.search(p, text) for p in patterns) is taken
+
+
+@pytest.fixture
+def berlin(monkeypatch):
+    """Let this host be in Berlin: local times are an hour, or two, before UTC."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("now", "2026-11-23T10:30:00+01:00"),
+        ("15m", "2026-11-23T10:15:00+01:00"),
+        ("-15m", "2026-11-23T10:15:00+01:00"),
+        ("1h30m ago", "2026-11-23T09:00:00+01:00"),
+        ("9:05", "2026-11-23T09:05:00+01:00"),
+        ("10:30:00", "2026-11-23T10:30:00+01:00"),
+        ("10:30:01", "2026-11-22T10:30:01+01:00"),  # not yet today
+        ("yesterday 09:05", "2026-11-22T09:05:00+01:00"),
+        ("yesterday 23:05", "2026-11-22T23:05:00+01:00"),
+        ("2026-11-23 08:00:05", "2026-11-23T08:00:05+01:00"),  # as the day is written in answers
+        ("2026-07-01T08:00", "2026-07-01T08:00:00+02:00"),
+        ("2026-11-23T08:00:00Z", "2026-11-23T08:00:00+00:00"),
+        ("1764000000", "2025-11-24T16:00:00+00:00"),
+        ("1764000000000", "2025-11-24T16:00:00+00:00"),
+        ("1764000000000000000", "2025-11-24T16:00:00+00:00"),
+    ],
+)
+def test_moments_as_people_write_them(text, meant):
+    now = datetime.fromisoformat("2026-11-23T10:30:00+01:00").timestamp()
+    assert read_moment(text, now) == datetime.fromisoformat(meant).timestamp()
+
+
+@pytest.mark.parametrize(
+    "text", ["yesterday", "25:00", "9:5", "tomorrow 9:05", "²", "1.2.3", "", ".", "soon " * 1000]
+)
+def test_what_is_no_moment_is_refused_with_an_example(text):
+    with pytest.raises(ValueError, match=r"not a time: .*; write 15m") as caught:
+        read_moment(text, 1e9)
+    assert len(str(caught.value)) < 150

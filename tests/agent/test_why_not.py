@@ -6,12 +6,12 @@ import pytest
 from desk_story import BATCH, MODEL, WINE, Story
 from pydantic import TypeAdapter
 
-from agent import registry
+from agent import registry, views
 from agent.cli import tables
 from agent.codec import pack
 from agent.errors import Refused
 from agent.meant import NotThere
-from agent.model import Decision, Gate
+from agent.model import Decision, Gate, Run
 from agent.playbook import Playbook
 from agent.views import WhyNotView
 
@@ -68,7 +68,7 @@ def test_what_did_run_is_said_with_its_run(story):
     said, text = ask(story, "calm", "nightly-batch")
     assert (said["answer"], said["run"]) == ("ran", "run-22c0ffee")
     assert "run-22c0ffee is waiting approval" in text
-    assert said["next"] == "homeostat runs run-22c0ffee"
+    assert said["next"] == "homeostat approve run-22c0ffee"
 
 
 def test_each_time_has_the_decision_that_held_then(story):
@@ -82,6 +82,39 @@ def test_each_time_has_the_decision_that_held_then(story):
     before, text = ask(story, "backup-model", "model:wine", "30m")
     assert before["decided"] is None
     assert "Decided:  nothing" in text
+
+
+def test_that_its_own_run_is_at_work_is_no_answer_but_what_let_it_begin_and_where_it_stands(story):
+    busy = Gate("busy", False, "backup-1", "one run a target", "run backup-1 is at work")
+    let = Decision(story.now - 40, "backup-model", MODEL, "inc-7c00beef", "approve", True, ())
+    held = Decision(
+        story.now - 30, "backup-model", MODEL, "inc-7c00beef", "approve", False, (busy,)
+    )
+    for one in (let, held):
+        story.hooks.record("decision", f"backup-model|{MODEL.id}", pack(one), one.ts)
+    run = Run("backup-1", "backup-model", MODEL, "inc-7c00beef", "approve", "waiting_approval",
+              let.ts, let.ts, "h", text="waits for a yes")  # fmt: skip
+    story.hooks.record("run", run.id, pack(run), let.ts)
+    said, text = ask(story, "backup-model", "model:wine")
+    assert (said["answer"], said["run"], said["decided"]) == ("ran", "backup-1", let.ts)
+    assert "backup-1 is waiting approval: waits for a yes" in text
+    assert text.endswith("Next:     homeostat approve backup-1")
+    other = replace(busy, value="run-of-another")
+    held = replace(held, ts=story.now - 20, gates=(other,))
+    story.hooks.record("decision", f"backup-model|{MODEL.id}", pack(held), held.ts)
+    assert ask(story, "backup-model", "model:wine")[0]["answer"] == "held"
+
+
+def test_a_run_does_not_show_itself_as_what_stands_in_its_way(story, capsys):
+    run = Run("backup-1", "backup-model", MODEL, "inc-7c00beef", "approve", "waiting_approval",
+              story.now, story.now, "h", text="waits for a yes")  # fmt: skip
+    gates = (Gate("busy", False, "backup-1", "one run a target", "run backup-1 is at work"),
+             Gate("settle", False, "1 s", "5 min", "an act nearby has to settle"))  # fmt: skip
+    held = Decision(story.now, "backup-model", MODEL, "inc-7c00beef", "approve", False, gates)
+    tables.run(views.run_view(run, None, held, str))
+    shown = capsys.readouterr().out
+    assert "gate settle: an act nearby" in shown
+    assert "gate busy" not in shown
 
 
 def test_a_decision_of_an_incident_that_is_over_does_not_hold_any_more(story):
@@ -115,6 +148,18 @@ def test_a_condition_says_what_it_saw_now_and_then(story):
     load(story, when=["service.error_ratio > 0.3"])
     _, text = ask(story, "slow-service", "service:wine", "2m")
     assert "was unknown: service.error_ratio unknown" in text
+
+
+def test_who_came_first_is_the_answer_where_nothing_else_speaks_against_it(story):
+    """Not that its conditions may not have held: they may have, for hours."""
+    load(story, when=[{"is": "service.latency_p95_seconds > 0.3", "for": 30}])
+    first = Decision(story.now - 60, "tell-owner", WINE, "inc-7f3a99e0", "auto", True, ())
+    story.hooks.record("decision", f"tell-owner|{WINE.id}", pack(first), first.ts)
+    said, text = ask(story, "slow-service", "service:wine")
+    assert said["answer"] == "unknown"
+    assert "all that can be known fits, but tell-owner came first on this target" in text
+    assert "Order:    first is who names the more specific cause" in text
+    assert "may not have held" not in text
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What the daemon costs: memory, CPU, series, lost frames, and what it must not have loaded.
 
-    python tests/bench/agent.py [--seconds 60] [--settle 15]
+    python tests/bench/agent.py [--seconds 60] [--settle 15] [--jobs 60]
 
-Starts the real daemon with an empty config (host metrics at 1 s, all built-in sources) in a state folder of its own,
-and measures it from outside through /proc. prometheus-node-exporter, where it is installed, is measured at the same
-time, scraped once a second. Prints a table and writes build/bench/agent.json.
+Starts the real daemon in a state folder of its own, with all built-in sources at 1 s, and measures it from outside
+through /proc. The host is given `--jobs` idle processes and the daemon looks at each of them, so that there are about
+1,000 series, as is promised. Then a person starts a playbook by hand, and memory is measured once more after this first
+run: it loads the engine of runs. prometheus-node-exporter, where it is installed, is measured at the same time as the
+daemon before its run, scraped once a second. Prints a table and writes build/bench/agent.json.
 """
 
 from __future__ import annotations
@@ -37,6 +39,19 @@ OUT = ROOT / "build" / "bench" / "agent.json"
 HEAVY = ("sklearn", "scipy", "torch", "pandas", "statsmodels", "mlflow", "elasticsearch")
 RIVAL = "prometheus-node-exporter"
 SETTLE_UNTIL_S = 60.0
+RUN_UNTIL_S = 60.0
+PLAYBOOK = """\
+version: 1
+id: bench-run
+title: Take a picture of this host
+mode: auto
+target: {kind: host}
+because: {cause: host}
+when: ['host.cpu_utilization_ratio > 2.0']
+guard: {settle: 1s}
+do: [{id: picture, use: collect}]
+"""
+"""It never fires by itself, and its run changes nothing; but its run is one like all."""
 
 
 @dataclass
@@ -93,10 +108,30 @@ def native(pid: int) -> list[str]:
 
 
 @contextlib.contextmanager
+def idle(count: int) -> Iterator[None]:
+    """Processes that do nothing, each a group of its own."""
+    made = [subprocess.Popen(["sleep", "3600"], start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for one in made:
+            one.kill()
+            one.wait()
+
+
+@contextlib.contextmanager
 def daemon(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The real daemon in its own process and state folder; ended by SIGTERM."""
     config = folder / "agent.yaml"
-    config.write_text(f"listen: 127.0.0.1:{free_port()}\n", encoding="utf-8")
+    wanted = {
+        "listen": f"127.0.0.1:{free_port()}",
+        "single_agent": True,
+        "manages": [{"kind": "host", "key": "*"}],
+        "connectors": {"processes": {"interval": "1s", "top": 200, "top_applications": 100}},
+    }
+    config.write_text(json.dumps(wanted), encoding="utf-8")  # JSON is YAML
+    (folder / "playbooks.d").mkdir()
+    (folder / "playbooks.d" / "bench-run.yaml").write_text(PLAYBOOK, encoding="utf-8")
     state = folder / "state"
     command = [sys.executable, "-m", "agent", "run", "--config", str(config), "--state", str(state)]
     with (folder / "log").open("wb") as log:
@@ -171,6 +206,22 @@ def wait_for_sources(process: subprocess.Popen[bytes], folder: Path) -> dict[str
     sys.exit(f"the daemon did not answer:\n{(folder / 'log').read_text()}")
 
 
+def first_run(state: Path) -> str:
+    """Start the playbook as a person does; returns the state in which its run has ended."""
+    from agent.control import Control
+
+    control = Control(state, timeout_s=10.0)
+    path, host = "/api/playbooks/bench-run", f"host:{socket.gethostname()}"
+    plan = control.get(f"{path}/plan", target=host)
+    run = control.post(f"{path}/run", {"target": host, "plan_hash": plan["hash"]})
+    until = time.monotonic() + RUN_UNTIL_S
+    while time.monotonic() < until and run["state"] not in {"done", "failed", "expired"}:
+        time.sleep(0.5)
+        run = control.get(f"/api/runs/{run['id']}")
+    said: str = run["state"]
+    return said
+
+
 def rows_of_history(state: Path, start: float, end: float) -> tuple[int, float, float]:
     """What arrived on disk after the daemon has ended: rows of the host source, longest gap, bytes a point."""
     from agent.history import History
@@ -187,7 +238,7 @@ def rows_of_history(state: Path, start: float, end: float) -> tuple[int, float, 
         history.close()
 
 
-def measure(seconds: float, settle: float) -> list[dict[str, Any]]:
+def measure(seconds: float, settle: float, jobs: int) -> list[dict[str, Any]]:
     """Run both and return the rows of the report."""
     rows: list[dict[str, Any]] = []
 
@@ -197,7 +248,7 @@ def measure(seconds: float, settle: float) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="homeostat-bench-") as name:
         folder = Path(name)
         began = time.monotonic()
-        with daemon(folder) as process, rival() as other:
+        with idle(jobs), daemon(folder) as process, rival() as other:
             wait_for_sources(process, folder)
             ready = time.monotonic() - began
             meters = [Meter(psutil.Process(process.pid))]
@@ -212,11 +263,17 @@ def measure(seconds: float, settle: float) -> list[dict[str, Any]]:
             end = time.time()
             after = status(folder / "state")
             mapped = native(process.pid)
+            ran = first_run(folder / "state")
+            after_run = Meter(psutil.Process(process.pid))
+            _run([after_run], None, settle)
         arrived, gap, bytes_a_point = rows_of_history(folder / "state", start, end)
     used, was = after["usage"], before["usage"]
     loaded = sorted({*mapped, *used.get("modules_heavy", [])})
     row("homeostat", "rss_bytes", statistics.median(meters[0].rss))
     row("homeostat", "rss_max_bytes", max(meters[0].rss))
+    row("homeostat", "rss_after_run_bytes", statistics.median(after_run.rss))
+    row("homeostat", "rss_after_run_max_bytes", max(after_run.rss))
+    row("homeostat", "runs_not_done", int(ran != "done"))
     row("homeostat", "rss_tree_bytes", statistics.median(meters[0].tree))
     row("homeostat", "cpu_share", shares[0])
     row("homeostat", "series", used["series"])
@@ -252,8 +309,11 @@ def _run(meters: list[Meter], other: tuple[Any, str] | None, seconds: float) -> 
     return samples
 
 
-LIMITS = {"rss_max_bytes": 110e6, "modules_heavy": 0, "frames_lost": 0, "bugs": 0}
-"""What was promised for homeostat before its first run."""
+LIMITS = {
+    "rss_max_bytes": 110e6, "rss_after_run_max_bytes": 140e6, "runs_not_done": 0, "cpu_share": 0.01,
+    "modules_heavy": 0, "frames_lost": 0, "bugs": 0,
+}  # fmt: skip
+"""What was promised for homeostat at 1,000 series a second; before its first run, where nothing else is said."""
 
 
 def say(figure: str, value: float | None) -> str:
@@ -296,12 +356,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure")
     parser.add_argument("--settle", type=float, default=15.0, help="how long to wait before")
+    parser.add_argument("--jobs", type=int, default=60, help="idle processes that are looked at")
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     if sys.platform != "linux":
         sys.exit("this benchmark reads /proc: run it on Linux")
     sys.path.insert(0, str(ROOT))
-    rows = measure(asked.seconds, asked.settle)
+    rows = measure(asked.seconds, asked.settle, asked.jobs)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}  # fmt: skip
     asked.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -215,6 +215,21 @@ def test_the_interval_leaves_room_for_the_time_limit():
 def test_redaction_leaves_what_helps():
     assert redacted("https://api.example:8443/v1/x?token=s#f") == "https://api.example:8443/v1/x"
     assert redacted("http://[::1]:80/a?b") == "http://[::1]:80/a"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("127.0.0.1:9090", "127.0.0.1:9090"),
+        ("user:secret@host:9090/x?token=s", "host:9090/x"),
+        ("http://user:secret@host:99999/", "host:99999/"),
+        ("http://host:abc?token=s", "http://host:abc"),
+        ("http://[::1", "http://[::1"),
+        ("", ""),
+    ],
+)
+def test_what_is_no_url_is_named_without_its_secret(written, said):
+    assert redacted(written) == said
     assert checked_url("http://[::1]:80/a") == "http://[::1]:80/a"
 
 

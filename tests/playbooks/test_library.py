@@ -1,6 +1,7 @@
 """The shipped playbooks, against the real verbs, the catalogue and the tree of causes."""
 
 import re
+import tracemalloc
 from importlib import resources
 from pathlib import Path
 
@@ -44,6 +45,26 @@ def test_the_page_of_the_library_has_every_playbook_and_no_other():
     beyond = "".join(re.findall(r"Beyond the catalogue: (.*?)\n\n", page + "\n\n", re.DOTALL))
     told = re.findall(r"`([a-z]+(?:-[a-z]+)+)`", "".join(cells) + beyond)
     assert sorted(set(told)) == [p.id for p in BOOKS]
+
+
+def test_loading_takes_little_more_memory_than_what_is_kept_of_it():
+    tracemalloc.start()
+    try:
+        library = Library.load([], Config())
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(library.playbooks) == len(BOOKS)
+    assert most < 1.5 * kept
+
+
+def test_a_library_without_tests_is_the_same_otherwise():
+    bare = Library.load([], Config(), tests=False).playbooks
+    assert list(bare) == list(LIBRARY.playbooks)
+    for book in BOOKS:
+        assert not bare[book.id].tests
+        assert bare[book.id].model_copy(update={"tests": book.tests}) == book
+        assert bare[book.id].text_hash == book.text_hash
 
 
 def test_a_file_is_called_as_its_playbook():
