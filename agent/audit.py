@@ -108,7 +108,8 @@ def line(entry: Entry) -> EntryView:
     """Return one entry in a line."""
     said = (entry.body.get(k) for k in ("by", "person", "ended_by"))
     by = next((v for v in said if isinstance(v, str)), "")
-    text = " ".join(_text(entry.kind, entry.body).split())
+    told = _told(entry) if entry.kind == "told" else _text(entry.kind, entry.body)
+    text = " ".join(told.split())
     return {
         "seq": entry.seq, "ts": entry.ts, "kind": entry.kind, "subject": entry.subject, "by": by,
         "text": text if len(text) <= _WORDS else f"{text[: _WORDS - 1]}…",
@@ -148,6 +149,21 @@ def _text(kind: str, b: dict[str, Any]) -> str:
             return _of_people(kind, b)
 
 
+def _told(entry: Entry) -> str:
+    """Say what became of a note on one way to people, and why when it became nothing."""
+    b = entry.body
+    if not entry.subject:
+        return "is told what happens from here on"
+    if why := b.get("withheld"):
+        return f"nobody was told: {why}"
+    if why := b.get("gave_up"):
+        return f"given up: {why}"
+    sent = b.get("sent") or {}
+    said = "people were called" if sent.get("page") else "people were told"
+    where = f", in {sent['channel']}" if sent.get("channel") else ""
+    return said + where + (f", together with others ({b['in']})" if b.get("in") else "")
+
+
 def _of_people(kind: str, b: dict[str, Any]) -> str:
     """As `_text`, of what people say, and where they are asked to."""
     match kind:
@@ -159,6 +175,19 @@ def _of_people(kind: str, b: dict[str, Any]) -> str:
             return str(b.get("why") or b.get("code") or "nobody is needed any more")
         case "reason" | "cancel":
             return str(b.get("reason", ""))
+        case "intent":
+            return f"{b.get('step', '')} ({b.get('use', '')}) begins"
+        case "acted":
+            record = (b.get("result") or {}).get("record") or {}
+            said = record.get("summary") or record.get("status") or "nothing"
+            return f"{b.get('step', '')}: {said}"
+        case "refused":
+            more = f", {b['more']} more since" if b.get("more") else ""
+            return f"{b.get('method', '')}: {b.get('why', '')} ({b.get('status', '')}{more})"
+        case "note":
+            title, text = str(b.get("title", "")), str(b.get("text", ""))
+            said = text if text.startswith(title) else f"{title}: {text}"
+            return f"{b.get('severity', '')}: {said}"
         case _:
             return _plain(b)
 

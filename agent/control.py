@@ -19,6 +19,8 @@ from agent.errors import Refused, Unavailable
 
 SOCKET: Final = "agent.sock"
 PAUSED: Final = "PAUSED"
+ALL: Final = frozenset({"", "*", "everything", "all"})
+"""How people name everything when they stop it."""
 _LONGEST: Final = 100
 """Bytes of a socket's path; Linux takes 107."""
 

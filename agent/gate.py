@@ -273,6 +273,8 @@ def told(request: Request, error: Exception) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         said = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "model_type":  # pydantic names our class, which is nobody's business
+            said = "Input should be an object"
         return answer({"error": f"{where}: {said}", "remedy": remedy}, 400)
     if isinstance(error, HTTPException):
         said = str(error.detail).lower()

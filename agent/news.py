@@ -62,6 +62,8 @@ def _change(entry: Entry) -> Iterator[Note]:
 
 
 def _run(run: Mapping[str, Any]) -> Iterator[Note]:
+    if run["mode"] == "suggest":  # somebody took it up: what acts is a run of its own
+        return
     event = "acting" if run["state"] == "acting" else "acted" if run["state"] in _OVER else ""
     if not event:
         return

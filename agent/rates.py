@@ -17,6 +17,9 @@ from agent.model import FloatArray, Frame, IntArray, Series
 
 _CLOCKS_AGREE_S: Final = 0.25
 """Wall time is trusted between two readings as long as it and a steady clock differ by less than this."""
+_SHORTEST_S: Final = 0.05
+"""A host that starves us stops a reading in its middle, and the next one follows at once: a rate over less than this
+tells when we were let run, not what happened (thousands of cores, where there are two)."""
 
 
 @dataclass(slots=True)
@@ -44,7 +47,8 @@ class Rates:
     backwards or leapt by more than `longest_gap_s`. A fall means that what counted began anew (a restart, a
     re-plugged device) or, on Linux, that the kernel corrected iowait: what it had counted until then is lost, so
     value / dt would be a guess, and one row without a value costs nothing. After a long gap the mean would say
-    little about now. A counter that did not answer (NaN) keeps its last value: the next rate spans the hole.
+    little about now. A counter that did not answer (NaN) keeps its last value: the next rate spans the hole. So does
+    one that was read again at once.
 
     Cost: a handful of vector operations a frame; Python per series only when the table changes. 24 bytes a counter.
     """
@@ -72,11 +76,12 @@ class Rates:
             jumped = np.abs(dt - steady_dt) > _CLOCKS_AGREE_S  # False where steady_dt is NaN
             dt = np.where(jumped, steady_dt, dt)
         delta = now - columns.last
-        good = (dt > 0) & (dt <= self.longest_gap_s) & (delta >= 0) & np.isfinite(delta)
+        at_once = (dt > 0) & (dt < _SHORTEST_S)
+        good = (dt > 0) & ~at_once & (dt <= self.longest_gap_s) & (delta >= 0) & np.isfinite(delta)
         rate = np.full(counters.size, np.nan)
         np.divide(delta, dt, out=rate, where=good)
         values[counters] = rate
-        answered = np.isfinite(now)
+        answered = np.isfinite(now) & ~at_once
         columns.last[answered] = now[answered]
         columns.when[answered] = frame.ts
         columns.steady[answered] = np.nan if steady is None else steady

@@ -90,8 +90,8 @@ class _Clock:
 
 
 def _safe(text: str) -> str:
-    """Escape what Markdown would read as more than words."""
-    return _MARKS.sub(r"\\\1", " ".join(text.split()))
+    """Escape what Markdown would read as more than words; series are named as people name them."""
+    return _MARKS.sub(r"\\\1", " ".join(views.plainly(text).split()))
 
 
 def _part(title: str, lines: Sequence[str]) -> list[str]:
@@ -145,7 +145,7 @@ def _summary(detail: IncidentDetail, doubted: Doubted | None, now: float) -> str
         if doubted is not None and _rejected(top, doubted):
             said.append(f"homeostat named as cause {named}; {_instead(doubted)}.")
         else:
-            said.append(f"The cause was {named}.")
+            said.append(f"The cause: {named}.")
     acted = [r for r in detail["run_views"] if _acted(r)]
     if acted:
         said.append("What was done: " + "; ".join(run_words(r) for r in acted) + ".")
@@ -276,6 +276,8 @@ def _why_not(c: CauseView) -> str:
 def _acts(detail: IncidentDetail, at: _Clock) -> list[str]:
     lines: list[str] = []
     for run in detail["run_views"]:
+        if views.only_suggested(run):
+            continue
         lines += [f"### {_safe(run['title'])} ({run['id']})", ""]
         lines += [_safe(run_words(run)) + ".", ""]
         if run["steps"]:
@@ -286,7 +288,7 @@ def _acts(detail: IncidentDetail, at: _Clock) -> list[str]:
             ] + [""]  # fmt: skip
         if run["outcome"] is not None and run["outcome"]["against"]:
             lines += [f"Compared with: {_safe(run['outcome']['against'])}.", ""]
-        if run["gates"]:
+        if run["gates"] and all(g["passed"] for g in run["gates"]):
             passed = ", ".join(f"{g['name']} {g['value']}".strip() for g in run["gates"])
             lines += [f"Gates it passed: {_safe(passed)}.", ""]
     held = [d for d in detail["decisions"] if not d["allowed"]]

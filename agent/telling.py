@@ -9,6 +9,7 @@ from agent.filling import when
 from agent.model import Incident
 from agent.ports import Note
 from agent.routing import OWN_HARM
+from agent.views import name_of
 
 if TYPE_CHECKING:
     from agent.memory import Memory
@@ -43,7 +44,8 @@ def note_of(key: str, incident: Incident, world: World, now: float) -> Note:
     """Return the note of an incident that harms: what it is, why, and what comes."""
     top = incident.diagnosis.top if incident.diagnosis else None
     if top and top.kind != "unknown":
-        said = f"{words(top.kind)} ({top.entity.id}, {top.probability:.0%} sure)"
+        whom = name_of(top.entity, world.attrs(top.entity))
+        said = f"{words(top.kind)} ({whom}, {100 * top.probability:.0f} % sure)"
     else:
         moved = top.evidence[0].text if top and top.evidence else ""
         said = f"cause not known yet; {moved}" if moved else "cause not known yet"

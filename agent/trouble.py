@@ -13,6 +13,9 @@ from agent.units import say
 
 _MANY_SIGNALS: Final = 6
 _MANY_FOR_S: Final = 10.0
+_NOT: Final = (
+    ("answers", "does not answer"), ("says", "does not say"), ("calls", "does not call"), ("is", "is not"),
+)  # fmt: skip
 ORDER: Final[dict[Severity, int]] = {"note": 0, "warning": 1, "page": 2}
 """How bad a severity is."""
 
@@ -76,8 +79,16 @@ def title_of(lead: Anomaly) -> str:
         return f"{who}: {what} has no value"
     if definition.kind == "state":
         fact = what.removeprefix("whether ").partition(":")[0]
-        return f"{who}: {fact}" if lead.value > 0.5 else f"{who}: it is not so that {fact}"
+        return f"{who}: {fact if lead.value > 0.5 else _not(fact)}"
     if lead.road != "objective" and not lead.direction:
         return f"{who}: {what} is not ordinary"
     side = "above" if lead.direction > 0 else "below"
     return f"{who}: {what} is {side} {'its objective' if lead.road == 'objective' else 'ordinary'}"
+
+
+def _not(fact: str) -> str:
+    """Return what is so when a fact is not: `the service does not answer a probe`."""
+    for verb, instead in _NOT:
+        if f" {verb} " in f"{fact} ":
+            return f"{fact} ".replace(f" {verb} ", f" {instead} ", 1).rstrip()
+    return f"it is not so that {fact}"

@@ -178,6 +178,14 @@ def say_duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 and seconds != whole else f"{whole} s"
 
 
+def say_times(power: float) -> str:
+    """Write a power of ten as people say it: `1.5 times`, `630 times`, `more than a million times`."""
+    if power >= 6:
+        return "more than a million times"
+    size = float(f"{10**power:.2g}")
+    return f"{size:,.1f} times" if size < 10 and size % 1 else f"{size:,.0f} times"
+
+
 def say(value: float, unit: str) -> str:
     """Write a value with its catalogue unit for people: `12.3 %`, `245 ms`, `1.2 GB`."""
     if value != value:  # noqa: PLR0124  # NaN

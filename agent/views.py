@@ -32,6 +32,7 @@ from agent.model import (
     Incident,
     Run,
     Series,
+    entity,
 )
 from agent.plans import Plan, PlannedStep, asked_for
 from agent.questions import Question
@@ -545,6 +546,7 @@ def name_of(entity: Entity, attrs: Mapping[str, str]) -> str:
             return said or entity.key
 
 
+_SERIES = re.compile(r"\b([a-z]+\.[a-z0-9_]+)\{([a-z]+):([^{},]+)((?:,[^{}]*)?)\}")
 _UNIT_TAIL = re.compile(
     r"_(seconds|bytes|ratio|celsius|watts|hertz|count|per_second|bytes_per_second)$"
 )
@@ -565,6 +567,23 @@ def title_of(series: Series) -> str:
     )
     inner = ", ".join(f"{k} {v}" for k, v in series.labels)
     return f"{said} ({inner})" if inner else said
+
+
+def plainly(text: str) -> str:
+    """Return a text with the names of series as people say them: `latency p95 of wine`."""
+
+    def named(found: re.Match[str]) -> str:
+        metric, kind, key, labels = found.groups()
+        if metric not in SIGNALS:
+            return found[0]
+        pairs = (pair.partition("=") for pair in labels.split(",")[1:])
+        inner = tuple((name, value) for name, _, value in pairs)
+        try:
+            return f"{title_of(Series(metric, entity(f'{kind}:{key}'), inner))} of {key}"
+        except ValueError:  # no entity of ours
+            return found[0]
+
+    return _SERIES.sub(named, text)
 
 
 def clock(ts: float, now: float) -> str:
@@ -741,6 +760,11 @@ def run_view(
     }  # fmt: skip
 
 
+def only_suggested(run: RunView) -> bool:
+    """Tell whether a run was never more than a suggestion: a newer one stands for it, or somebody took it up."""
+    return run["mode"] == "suggest" and not run["asks"] and run["state"] in {"suggested", "done"}
+
+
 def undoable(plan: Plan, run: Run) -> frozenset[str]:
     """Return the steps of a run that stand and can be put back."""
     now = {s.id: s.status for s in run.steps}  # the last word on each
@@ -771,7 +795,7 @@ def _steps(run: Run, plan: Plan | None) -> list[StepView]:
     done: dict[str, StepView] = {}
     for record in run.steps:  # a later record of the same step (undone) is what it is now
         done[record.id] = {
-            "id": record.id, "use": record.use, "status": record.status, "summary": record.summary,
+            "id": record.id, "use": record.use, "status": record.status, "summary": plainly(record.summary),
             "started": record.started, "ended": record.ended, "temporary": False,
         }  # fmt: skip
     out: list[StepView] = []
@@ -795,7 +819,7 @@ def _outcome(run: Run) -> OutcomeView | None:
         return None
     numbers = {k: _number(v) for k, v in o.numbers.items()}
     return {
-        "verdict": o.verdict, "summary": o.summary, "against": o.against, "numbers": numbers,
+        "verdict": o.verdict, "summary": plainly(o.summary), "against": o.against, "numbers": numbers,
         "undone": o.undone,
     }  # fmt: skip
 

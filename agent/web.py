@@ -315,6 +315,8 @@ def ways(desk: Desk) -> tuple[Way, ...]:
             query=_Many, returns=many),
         Way("GET", "/api/runs/{id}", "run", "see", "One run, step by step.",
             lambda a: desk.run(a.path["id"]), returns=RunView),
+        Way("GET", "/api/runs/{id}/dry-run", "dry_run_of", "run", "What each step of a run that asks says it would do.",
+            lambda a: desk.dry_run_of(a.person, a.path["id"]), returns=list[WouldView]),
         Way("POST", "/api/runs/{id}/approve", "approve", "approve", "Say yes to a run that asks.",
             lambda a: desk.approve(a.path["id"], a.person, a.body.plan_hash), body=_Approve, returns=RunView),
         Way("POST", "/api/runs/{id}/deny", "deny", "deny", "Say no; one that acts is stopped and put back.",

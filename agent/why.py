@@ -24,6 +24,7 @@ from agent.views import (
     RunView,
     WhyView,
     clock,
+    only_suggested,
 )
 
 MOST_LINES: Final = 11
@@ -93,7 +94,8 @@ def why_view(
     if coming and detail["resolved"] is None:
         lines.append("Ahead:    " + "; ".join(_coming(a) for a in coming[:3]))
     lines += _others(detail)
-    lines += [f"Run:      {run_words(r)}" for r in detail["run_views"][-2:]]
+    runs = [r for r in detail["run_views"] if not only_suggested(r)]
+    lines += [f"Run:      {run_words(r)}" for r in runs[-2:]]
     if held and not any(r["live"] for r in detail["run_views"]):
         lines.append(f"Held:     {_gate_line(held[-1])}")
     if label := detail["labelled"]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import Refused
+from agent.meant import NotThere
 from agent.units import say
 from agent.views import ChartView
 from agent.why import run_words, spark
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from agent.desk import Desk
 
 _MOST_ROWS: Final = 15
+_BETWEEN: Final = frozenset({"and", "vs", "vs.", "with", "against", "to"})
 _MOST_MOVED: Final = 10
 HELP: Final = (
     "*What I understand* (add `share` and everybody sees the answer)",
     "`status` · `incidents` · `why [INCIDENT]` · `why-not PLAYBOOK TARGET [2h ago]` · `runs` · `playbooks`",
     "`ack INCIDENT` · `mute INCIDENT for 2h` · `page INCIDENT` · `noise INCIDENT` · `real INCIDENT`",
     "`approve RUN` · `deny RUN` · `undo RUN` · `run PLAYBOOK TARGET` shows the plan first · `answer ID name=value`",
+    "`dry-run RUN` · `dry-run PLAYBOOK TARGET` asks each step what it would do; nothing is done",
     "`silence TARGET for 2h because we deploy` · `silence TARGET until 18:00` · `unsilence ID`",
     "`pause [TARGET]` · `resume [TARGET]` · `mode PLAYBOOK suggest`",
     "`graph METRIC [TARGET] since yesterday` · `drift MODEL` · `compare MODEL A B`",
@@ -53,14 +56,21 @@ class Answers:
 
     def to(self, line: Line) -> Answer | None:
         """Answer a line; None = it is no question. Raises what the desk raises."""
-        found = {
-            "status": self._status, "incidents": self._incidents, "why": self._why, "why-not": self._why_not,
-            "runs": self._runs, "playbooks": self._playbooks, "graph": self._graph, "drift": self._drift,
-            "compare": self._compare,
-        }.get(line.verb)  # fmt: skip
+        found = self._questions().get(line.verb)
         if line.verb in {"help", "hello", "hi", "?"}:
             return Answer("What I understand", blocks.text(HELP))
         return None if found is None else found(line)
+
+    def verbs(self) -> Sequence[str]:
+        """Return what can be asked."""
+        return ("help", *self._questions())
+
+    def _questions(self) -> Mapping[str, Callable[[Line], Answer]]:
+        return {
+            "status": self._status, "incidents": self._incidents, "why": self._why, "why-not": self._why_not,
+            "runs": self._runs, "playbooks": self._playbooks, "graph": self._graph, "drift": self._drift,
+            "compare": self._compare,
+        }  # fmt: skip
 
     def incident_meant(self, text: str) -> str:
         """Return the incident of a word; none = the one that is open, when it is only one."""
@@ -111,7 +121,7 @@ class Answers:
         )  # fmt: skip
 
     def _incidents(self, line: Line) -> Answer:
-        found = self._desk.incidents(everything="all" in line.words, limit=_MOST_ROWS)
+        found = self._desk.incidents(everything=_all(line), limit=_MOST_ROWS)
         if not found:
             return Answer("No incident is open.")
         rows = [
@@ -137,7 +147,7 @@ class Answers:
         return Answer("\n".join(told), blocks.text(blocks.escaped("\n".join(told)), code=True))
 
     def _runs(self, line: Line) -> Answer:
-        found = self._desk.runs(everything="all" in line.words, limit=_MOST_ROWS)
+        found = self._desk.runs(everything=_all(line), limit=_MOST_ROWS)
         if not found:
             return Answer("No run is at work or asks for a yes; `runs all` shows what was.")
         return plain(*(f"`{r['id']}` {run_words(r)}" for r in found))
@@ -167,24 +177,33 @@ class Answers:
         return Answer(text, charts=(chart,) if self._pictures else ())
 
     def _series(self, words: Sequence[str]) -> str:
-        """Return the series that is meant by a metric, or a part of its name, and perhaps whose it is."""
-        metric = words[0]
+        """Return the series that is meant by a metric, or words of its name, and perhaps whose it is."""
         known = sorted({s.metric for s in self._desk.hooks.series()})
+        metric, whose = words[0], words[1:]
         if metric.partition("{")[0] not in known:
-            near = [m for m in known if metric.lower().replace(" ", "_") in m]
-            metric = near[0] if len(near) == 1 else metric
+            for used in range(len(words), 0, -1):  # as many words as there is a name for
+                part = "_".join(words[:used]).lower().replace(" ", "_")
+                near = [m for m in known if part in m]
+                if near:
+                    break
             if len(near) > 1:
                 raise Refused(
-                    f"{metric} may be {len(near)} metrics; write one of {', '.join(near[:8])}"
+                    f"{' '.join(words[:used])} may be {len(near)} metrics; write one of {', '.join(near[:8])}"
                 )
-        if len(words) > 1 and "{" not in metric:
-            return f"{metric}{{{self._desk.meant(' '.join(words[1:])).id}}}"
-        return metric
+            metric, whose = (near[0], words[used:]) if near else (metric, whose)
+        if not whose or "{" in metric:
+            return metric
+        kind, text = metric.partition(".")[0], " ".join(whose)
+        try:  # whoever has such a metric is meant before others of that name
+            return f"{metric}{{{self._desk.meant(f'{kind}:{text}').id}}}"
+        except NotThere:
+            return f"{metric}{{{self._desk.meant(text).id}}}"
 
     def _drift(self, line: Line) -> Answer:
         model = line.words[0] if line.words else ""
+        small = {m["model"].lower(): m["model"] for m in self._desk.models("")}
         rows: list[str] = []
-        for m in self._desk.models(model):
+        for m in self._desk.models(small.get(model.lower(), model)):
             moved = [f for f in (*m["features"], *m["outputs"]) if f["drifted"] or f["broken"]]
             accuracy = m["accuracy"]["value"]
             said = f", accuracy {100 * accuracy:.1f} %" if accuracy is not None else ""
@@ -202,13 +221,18 @@ class Answers:
         return plain(*rows) if rows else Answer("No rows of any model were seen.")
 
     def _compare(self, line: Line) -> Answer:
-        if len(line.words) != 3:
+        words = [w for w in line.words if w.lower() not in _BETWEEN]
+        if len(words) != 3:
             raise Refused("write it like `compare MODEL 3 4`")
-        found = self._desk.compare(*line.words)
+        found = self._desk.compare(*words)
         return plain(
-            f"*{line.words[0]}*, version {found['b']} against {found['a']}: *{found['verdict']}*",
+            f"*{words[0]}*, version {found['b']} against {found['a']}: *{found['verdict']}*",
             found["said"],
         )
+
+
+def _all(line: Line) -> bool:
+    return "all" in {w.lower() for w in line.words}
 
 
 def plain(*lines: str) -> Answer:

@@ -39,17 +39,15 @@ from slack_sdk.models.blocks import (
 from slack_sdk.models.blocks.basic_components import SlackFile
 from slack_sdk.models.views import View
 
-from agent.catalogue import SIGNALS
 from agent.causes import CAUSES
 from agent.errors import Refused
 from agent.handoff import CALLS
-from agent.model import Series, entity
-from agent.views import title_of
+from agent.views import only_suggested, plainly
 from agent.why import run_words
 
 if TYPE_CHECKING:
     from agent.ports import Note
-    from agent.views import FieldView, IncidentDetail, PlanView, QuestionView, RunView
+    from agent.views import FieldView, IncidentDetail, PlanView, QuestionView, RunView, WouldView
 
 EVENT: Final = "homeostat_message"
 """Type of the metadata that our messages carry."""
@@ -64,7 +62,6 @@ _MOST_OPTIONS: Final = 100
 _MOST_ANSWER: Final = 2000
 _WRITTEN: Final = re.compile(r"(?<![/\w])homeostat ((?:approve|deny|answer|undo) [^\n;`]+)")
 """A command as a terminal takes it, in what people are told."""
-_SERIES: Final = re.compile(r"\b([a-z]+\.[a-z0-9_]+)\{([a-z]+):([^{},]+)((?:,[^{}]*)?)\}")
 _RUN: Final = re.compile(r"\bby homeostat:[\w-]+")
 _MOST_REASONS, _MOST_RUNS, _MOST_HURT, _MOST_STEPS = 3, 3, 5, 6
 _MARKS: Final[Mapping[str, str]] = {"page": "🔴", "warning": "🟠", "note": "🔵"}
@@ -83,6 +80,10 @@ _SNOOZES: Final = (
 _LASTS: Final = (
     ("1h", "1 hour"), ("4h", "4 hours"), ("1d", "1 day"), ("7d", "1 week"), ("30d", "30 days"),
 )  # fmt: skip
+
+_WOULD: Final[Mapping[str, str]] = {
+    "would": "", "refused": "it can not: ", "unknown": "no answer: ", "later": "can be told only then: ",
+}  # fmt: skip
 
 Blocks = list[dict[str, Any]]
 
@@ -205,7 +206,7 @@ def _facts(i: IncidentDetail) -> Iterable[str]:
         yield f"*Hurts* {escaped(', '.join(hurts[:_MOST_HURT]))}{more}"
     if i["more"] or len(i["anomalies"]) > 20:
         yield f"*Size* a storm: {_about(len(i['anomalies']) + i['more'])} abnormal series, one incident"
-    done = [r for r in i["run_views"] if not r["asks"] and r["state"] != "suggested"]
+    done = [r for r in i["run_views"] if not (r["asks"] or only_suggested(r))]
     for r in done[-_MOST_RUNS:]:
         yield f"*{'Now' if r['live'] else 'Tried'}* {escaped(cut(_plainly(run_words(r)), 300))}"
     asking = [r for r in i["run_views"] if r["asks"]]
@@ -251,7 +252,7 @@ def _buttons(i: IncidentDetail) -> list[Block]:
         about = {**of, "r": r["id"], "h": r["plan_hash"]}
         rows.append([
             _button("approve", "Approve", about, style="primary", confirm=_plan_words(r), yes="Do it"),
-            _button("deny", "Deny", about, style="danger"),
+            _button("deny", "Deny", about, style="danger"), _button("dry-run", "Dry run", about),
         ])  # fmt: skip
     rows += [[_answer_button(q["id"], i["id"])] for q in i["questions"][:1]]
     for r in [r for r in i["run_views"] if _stoppable(r)][-1:]:
@@ -315,12 +316,14 @@ def packed(about: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- notes
 
 
-def note(n: Note, *, alone: bool = False, command: str = "") -> dict[str, Any]:
+def note(n: Note, *, alone: bool = False, command: str = "", whom: str = "") -> dict[str, Any]:
     """Return a note as a message: beneath that of its incident, or alone, with what is known of it.
 
     command   by which something can be done from here; what a run asks has a button then. "" = nothing can be
+    whom      what people call the target of the run that a note is about, "" = as its title does
     """
-    title, plain = escaped(cut(n.title, 200)), cut(_plainly(n.text), 1500)
+    headed = f"{n.facts['playbook']} on {whom}" if whom and n.facts.get("playbook") else n.title
+    title, plain = escaped(cut(headed, 200)), cut(_plainly(n.text), 1500)
     said = escaped(_WRITTEN.sub(rf"`{command} \1`", plain) if command else plain)
     if n.event and n.facts.get("run"):
         verdict = n.facts.get("verdict", "").replace("_", " ")
@@ -355,19 +358,7 @@ def _titled(n: Note, said: str) -> list[str]:
 
 def _plainly(text_: str) -> str:
     """Return a text with the names of series as people say them, and homeostat without the number of its run."""
-
-    def named(found: re.Match[str]) -> str:
-        metric, kind, key, labels = found.groups()
-        if metric not in SIGNALS:
-            return found[0]
-        pairs = (pair.partition("=") for pair in labels.split(",")[1:])
-        inner = tuple((name, value) for name, _, value in pairs)
-        try:
-            return f"{title_of(Series(metric, entity(f'{kind}:{key}'), inner))} of {key}"
-        except ValueError:  # no entity of ours
-            return found[0]
-
-    return _RUN.sub("by homeostat", _SERIES.sub(named, text_))
+    return _RUN.sub("by homeostat", plainly(text_))
 
 
 def metadata(key: str) -> dict[str, Any]:
@@ -411,20 +402,27 @@ def plan(p: PlanView) -> Blocks:
     if p["expect"]:
         lines.append(f"Then it must hold that {escaped(' and '.join(p['expect']))}.")
     out: list[Block] = [_section(cut("\n".join(lines), _MOST_TEXT))]
+    about = {"p": p["playbook"], "t": p["target"]["id"], "h": p["hash"]}
+    buttons: list[InteractiveElement] = [_button("dry-run", "Dry run", about)]
     if p["allowed"]:
-        about = {"p": p["playbook"], "t": p["target"]["id"], "h": p["hash"]}
-        button = _button(
-            "start",
-            "Start it",
-            about,
-            style="primary",
-            confirm=cut("; ".join(steps), 280),
-            yes="Do it",
+        sure = cut("; ".join(steps), 280)
+        buttons.insert(
+            0, _button("start", "Start it", about, style="primary", confirm=sure, yes="Do it")
         )
-        out.append(ActionsBlock(elements=[button]))
     else:
         out.append(_section(f"The guard says no: {escaped(cut(p['closed'], 400))}"))
+    out.append(ActionsBlock(elements=buttons))
     return [block.to_dict() for block in out]
+
+
+def would(title: str, told: Sequence[WouldView]) -> Blocks:
+    """Return what each step of a plan says it would do now."""
+    steps = [
+        f"{n}. {w['use'].replace('_', ' ')}: {_WOULD[w['status']]}{cut(_plainly(w['text']), 400)}"
+        for n, w in enumerate(told, 1)
+    ]
+    head = f"*Dry run* {escaped(title)}, as the world is now. Nothing was done."
+    return text([head, *map(escaped, steps)])
 
 
 def _params(params: Mapping[str, Any]) -> str:

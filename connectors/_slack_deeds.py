@@ -21,6 +21,8 @@ CHANGES: Final = frozenset({
     "pause", "resume",
 })  # fmt: skip
 """Commands that change something."""
+FOR_SOME: Final = CHANGES | {"dry-run"}
+"""Commands that ask for a role, and are done here."""
 _OF_RUNS: Final = frozenset({"approve", "deny", "stop", "undo", "start"})
 
 
@@ -46,6 +48,8 @@ class Deeds:
         said    what was written into the form
         """
         given = said or {}
+        if what == "dry-run":
+            return await self._tried(about, person)
         if what in _OF_RUNS:
             return await self._of_run(what, about, person, given.get("reason", ""))
         return self._of_incident(what, about.get("i", ""), person, given, tz)
@@ -78,6 +82,20 @@ class Deeds:
         run = await desk.start(person, about.get("p", ""), about.get("t", ""), seen, reason)
         said = f"Started: {run['title']} on {run['target']['name']} ({run['id']})."
         return Answer(said, changed=run["incident"])
+
+    async def _tried(self, about: Mapping[str, str], person: Person) -> Answer:
+        """Ask each step of a plan what it would do: that of a run which asks, or of a playbook on a target."""
+        desk, r = self._desk, about.get("r", "")
+        if r:
+            told = await desk.dry_run_of(person, r, about.get("h", ""))
+            run = desk.run(r)
+            title = f"{run['title']}, on {run['target']['name']}"
+        else:
+            p, t = about.get("p", ""), about.get("t", "")
+            told = await desk.dry_run(person, p, t)
+            plan = desk.plan(p, t)
+            title = f"{plan['title']}, on {plan['target']['name']}"
+        return Answer(f"Dry run: {title}", blocks.would(title, told))
 
     async def _stopped(self, r: str, i: str, person: Person, reason: str) -> Answer:
         """Stop a run that is at work."""
@@ -139,21 +157,27 @@ class Deeds:
             case "ack" | "page" | "noise" | "real":
                 about = {"i": answers.incident_meant(first)}
                 return await self.pressed(line.verb, about, person, {"reason": why})
+            case "dry-run":
+                if not rest:
+                    return await self._tried({"r": answers.run_meant(first)}, person)
+                about = {"p": " ".join(line.words[:-1]), "t": line.words[-1]}
+                return await self._tried(about, person)
             case "run":
                 _needed(rest, "run PLAYBOOK TARGET")
                 person.must("run")
                 plan = self._desk.plan(" ".join(line.words[:-1]), line.words[-1])
                 return Answer(f"The plan of {plan['playbook']}", blocks.plan(plan))
             case "answer":
-                pairs = [word.partition("=") for word in line.words[1:]]
+                said = " ".join(line.words[1:]).replace(" = ", "=") if "=" in line.words else ""
+                pairs = [word.partition("=") for word in said.split() or line.words[1:]]
                 asked = self._desk.answer(
                     person, _needed(first, "answer ID name=value"), {k: v for k, _, v in pairs}
                 )
                 return Answer(f"Answered {asked['id']}.")
             case "mode":
                 _needed(rest, "mode PLAYBOOK observe|suggest|approve|auto")
-                name = " ".join(line.words[:-1])
-                book = self._desk.set_mode(person, name, line.words[-1], line.reason)
+                name = " ".join(w for w in line.words[:-1] if w.lower() not in {"to", "="})
+                book = self._desk.set_mode(person, name, line.words[-1].lower(), line.reason)
                 return Answer(f"{book['id']} goes as far as {book['mode']} now.")
         return self._quiet(line, first, why, person)
 

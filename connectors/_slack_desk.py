@@ -9,6 +9,7 @@ and what came of it is journalled, refusals too.
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 from collections import OrderedDict
@@ -25,7 +26,7 @@ from agent.meant import NotThere
 from agent.model import entity
 from connectors import _slack_blocks as blocks
 from connectors._slack_answers import Answer, Answers
-from connectors._slack_deeds import CHANGES, Deeds
+from connectors._slack_deeds import CHANGES, FOR_SOME, Deeds
 from connectors._slack_door import Door, Unfit
 from connectors._slack_words import Line, read, zone
 
@@ -77,6 +78,7 @@ class Clerk:
 
     shared   tells whether another agent holds the same app
     team     id of the workspace that we are in
+    since    when we came, by Slack's clock: what was written before may have been done by who was here before us
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Clerk:
         *,
         shared: Callable[[], bool],
         team: str,
+        since: float,
     ) -> None:
         self._config = config
         self._door = door
@@ -99,7 +102,7 @@ class Clerk:
         self._deeds = Deeds(room.desk, self._answers)
         self._known: OrderedDict[str, tuple[float, Known]] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
-        self._since = time.time()
+        self._since = since
         self._hosts = {urlsplit(config.api_url).hostname, "hooks.slack.com", "hooks.slack-gov.com"}
 
     async def take(self, kind: str, payload: Mapping[str, Any]) -> None:
@@ -357,11 +360,14 @@ class Clerk:
 
     async def _answer(self, line: Line, person: Person) -> Answer:
         person.must("see")
-        if line.verb in CHANGES:
+        if line.verb in FOR_SOME:
             return await self._deeds.told(line, person)
         found = self._answers.to(line)
         if found is None:
-            raise Refused(f"`{line.verb}` is no word of mine; write `help`")
+            known = [*self._answers.verbs(), *FOR_SOME]
+            near = difflib.get_close_matches(line.verb, known, n=2, cutoff=0.6)
+            meant = f"did you mean `{'` or `'.join(near)}`?" if near else "write `help`"
+            raise Refused(f"`{blocks.cut(line.verb, 40)}` is no word of mine; {meant}")
         return found
 
     # ---- answering

@@ -19,6 +19,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -118,6 +119,9 @@ class Door:
         self._shut = False
         self._rest: dict[str, float] = {}
         self._turns: dict[str, tuple[asyncio.Lock, list[float]]] = {}
+        self.theirs: float | None = None
+        """What Slack's clock said when it last answered, unix seconds; None = it did not tell."""
+        self._heard = 0.0
         self.asked: dict[str, int] = {}
         """Method -> how often it was asked, for those who want to know whether we are a good guest."""
 
@@ -139,6 +143,7 @@ class Door:
                 said = await getattr(client, method)(**given)
         except Exception as wrong:  # noqa: BLE001  # the client raises whatever comes: AttributeError for a strange shape
             raise self._sorted(method, wrong) from None
+        self._look_at_clock(said.headers)
         return dict(said.data)
 
     async def send(self, url: str, called: str, **given: Any) -> None:
@@ -163,6 +168,22 @@ class Door:
         if self._session is not None:
             await self._session.close()
         self._session = self._client = None
+
+    def _look_at_clock(self, headers: Mapping[str, Any]) -> None:
+        """Take the time from an answer: what Slack signs, it signs by its own clock."""
+        told = next((v for k, v in headers.items() if k.lower() == "date"), "")
+        try:
+            theirs = parsedate_to_datetime(str(told)).timestamp()
+        except (ValueError, OverflowError):
+            return
+        self.theirs, self._heard = theirs, time.monotonic()
+
+    @property
+    def ahead_s(self) -> float:
+        """How far Slack's clock is ahead of ours, as it is set now; 0 = not known."""
+        if self.theirs is None:
+            return 0.0
+        return self.theirs + (time.monotonic() - self._heard) - time.time()
 
     def _open(self) -> AsyncWebClient:
         """Return the client, made when it is first needed: it wants a running loop. Raises Unavailable once closed."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
+from agent.model import entity
 from agent.ports import Note
 from agent.views import IncidentDetail
 from connectors import _slack_blocks as blocks
@@ -209,7 +210,7 @@ class Threads:
         if not thread.heard:
             thread.said |= await self._replies(thread)
             thread.heard = True
-        if note.key in thread.said:
+        if note.key in thread.said or self._told_by_itself(thread, note):
             return
         thread.heard = False
         try:
@@ -228,6 +229,19 @@ class Threads:
         thread.said.add(note.key)
         if len(thread.said) <= _MOST_SAID:
             self._remember(note.incident, thread)
+
+    def _told_by_itself(self, thread: _Thread, note: Note) -> bool:
+        """Tell whether a note only says how a run ended, and a step of that run has said so here in its own words."""
+        run = note.facts.get("run", "")
+        if note.event != "acted" or not run or not note.text:
+            return False
+        journal = self._room.desk.hooks.journal
+        ours = (key for key in thread.said if key.startswith((f"{run}/", f"{run}:")))
+        return any(
+            note.text in str(entry.body.get("text", ""))
+            for key in ours
+            for entry in journal.read(("note",), key)
+        )
 
     async def tell(self, note: Note) -> None:
         """Tell a note of no incident, once a key as far as the channel's history reaches."""
@@ -342,8 +356,12 @@ class Threads:
         return 0.0
 
     def _told(self, note: Note, *, alone: bool = False) -> dict[str, Any]:
-        c = self._config
-        return blocks.note(note, alone=alone, command=c.command if c.acts else "")
+        c, about = self._config, note.facts.get("entity", "")
+        whom = ""
+        if note.facts.get("run") and about:
+            with contextlib.suppress(ValueError):
+                whom = self._room.desk.name(entity(about))
+        return blocks.note(note, alone=alone, command=c.command if c.acts else "", whom=whom)
 
     def _message(self, thread: _Thread, detail: IncidentDetail) -> dict[str, Any]:
         link = f"{self._link}/incidents/{detail['id']}" if self._link else ""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import json
 import time
 from collections import OrderedDict
@@ -33,7 +34,7 @@ from agent.news import Event
 from agent.ports import Note, Route, Said
 from agent.registry import connector
 from agent.secret import Reference, secret
-from agent.units import Model
+from agent.units import Model, say_duration
 from connectors._notes import MEND_S, Routed, Wanted
 from connectors.http import checked_url
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _OLDEST_S: Final = 300.0
+_SKEWED_S: Final = 60.0
 _MOST_SIGNATURES: Final = 5000
 _MOST_BYTES: Final = 1 << 20
 _MOST_AT_WORK: Final = 100
@@ -135,7 +137,9 @@ class Slack(Routed):
         self._said = ""
         self._told: OrderedDict[str, None] = OrderedDict()
         self._signatures: OrderedDict[str, float] = OrderedDict()
-        self._since = time.time()
+        self._since = time.time()  # by Slack's clock, once it has told it
+        self._newest = 0.0
+        self._met = False
         self._forged = 0
         self._forged_told = -_SAY_EVERY_S
         self._tasks: set[asyncio.Task[None]] = set()
@@ -218,9 +222,12 @@ class Slack(Routed):
 
         self._room, door = room, self._door
         who = await door.ask("auth_test")
+        since = time.time() if door.theirs is None else door.theirs
+        if not self._met:
+            self._met, self._since = True, since
         self._threads = Threads(self.config, door, room, room.desk.hooks.config.public_url)
         self._clerk = Clerk(
-            self.config, door, room, self._threads, shared=self._shared, team=str(who.get("team_id", ""))
+            self.config, door, room, self._threads, shared=self._shared, team=str(who.get("team_id", "")), since=since
         )  # fmt: skip
         work: list[Coroutine[Any, Any, None]] = [self._watch(room, self._threads)]
         if self.config.mode == "socket" and self.config.owner:
@@ -284,6 +291,12 @@ class Slack(Routed):
     def troubles(self) -> Sequence[str]:
         """Say whether we are alone on the app, and which messages are behind."""
         out = [self._said] if self._said else []
+        off = self._made.ahead_s if self._made is not None and self.config.mode == "http" else 0.0
+        if abs(off) > _SKEWED_S:
+            out.append(
+                f"the clock of this host is {say_duration(abs(off))} {'behind' if off > 0 else 'ahead of'} Slack's; "
+                f"beyond {say_duration(_OLDEST_S)} no press is taken: set it (timedatectl)"
+            )
         if self._shared():
             out.append(
                 "another agent holds the same Slack app, presses go to either at random: nothing is done from Slack; "
@@ -332,46 +345,61 @@ class Slack(Routed):
     def _vouch(self, headers: Mapping[str, str], body: bytes) -> None:
         """Let in what Slack has signed within five minutes, once; raises Refused.
 
-        What was taken by whoever was here before us is not known, so nothing older than us is let in: what Slack sends
-        again it signs anew.
+        Our clock may be wrong, and may be put back: what is too old for a second try is measured by what Slack has
+        signed since. What was taken by whoever was here before us is not known, so nothing older than us is let in, by
+        Slack's clock, too: what it sends again it signs anew.
         """
         try:
             from slack_sdk.signature import SignatureVerifier
 
-            key = secret(self.config.signing_secret)
+            verifier = SignatureVerifier(secret(self.config.signing_secret))
         except (ImportError, Refused) as missing:
             raise Refused(f"{self.name} can not check signatures: {missing}") from None
-        try:
-            well = SignatureVerifier(key).is_valid_request(body, dict(headers))
-        except (
-            ValueError,
-            TypeError,
-            OverflowError,
-        ):  # a timestamp that is none, bytes that are no text
-            well = False
-        now = time.time()
         signature = headers.get("x-slack-signature", "")
-        while self._signatures and (
-            next(iter(self._signatures.values())) < now - 2 * _OLDEST_S
-            or len(self._signatures) > _MOST_SIGNATURES
-        ):
+        stamp = headers.get("x-slack-request-timestamp", "")
+        try:
+            made = verifier.generate_signature(timestamp=stamp, body=body) or ""
+            well, ts = hmac.compare_digest(made.encode(), signature.encode()), float(int(stamp))
+        except (ValueError, OverflowError):  # a timestamp that is none, bytes that are no text
+            well, ts = False, 0.0
+        if not well:
+            raise self._turned_away("forged", "the signature is not Slack's; see signing_secret")
+        off = time.time() - ts
+        if abs(off) > _OLDEST_S:
+            when = f"{say_duration(abs(off))} {'ago' if off > 0 else 'ahead of us'}"
+            raise self._turned_away(
+                "stale",
+                f"this request was signed {when} by the clock of this host, which is more than five minutes: "
+                "somebody sends an old one again, or the clock is wrong",
+            )
+        if signature in self._signatures:
+            raise self._turned_away("replayed", "this request was taken already")
+        if ts < self._since:
+            raise self._turned_away(
+                "replayed", "this request was signed before homeostat was started; send it anew"
+            )
+        if ts < self._newest - _OLDEST_S:
+            raise self._turned_away(
+                "replayed", "Slack has signed others five minutes after this request; send it anew"
+            )
+        self._newest = max(self._newest, ts)
+        self._signatures[signature] = ts
+        # forgotten is only what can not be taken any more
+        while next(iter(self._signatures.values())) < self._newest - _OLDEST_S:
             self._signatures.popitem(last=False)
-        old = well and float(headers["x-slack-request-timestamp"]) < self._since
-        if well and not old and signature not in self._signatures:
-            self._signatures[signature] = now
-            return
-        what = "replayed" if well else "forged"
+        while len(self._signatures) > _MOST_SIGNATURES:
+            _, gone = self._signatures.popitem(last=False)
+            self._since = max(self._since, gone + 1.0)
+
+    def _turned_away(self, what: str, why: str) -> Refused:
+        """Count a request that is not taken, and say so in the journal, once a minute."""
         self._forged += 1
         if self._room is not None and time.monotonic() - self._forged_told >= _SAY_EVERY_S:
             self._forged_told = time.monotonic()
             self._room.pressed(
                 "somebody who claims to be Slack", f"a {what} request", "-", f"refused: {self._forged} so far"
             )  # fmt: skip
-        raise Refused(
-            "this request was signed before homeostat was started; send it anew" if old
-            else "this request was taken already" if well
-            else "the signature is not Slack's, or older than five minutes; see signing_secret, and the clock"
-        )  # fmt: skip
+        return Refused(why)
 
     def _came(self, body: bytes, content_type: str) -> Said:
         """Take a request of Slack; it is answered at once, and worked on beside."""

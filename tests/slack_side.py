@@ -16,6 +16,7 @@ import random
 import re
 import time
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import urlencode
 
@@ -72,6 +73,7 @@ class SlackSide:
         self.elsewhere = 0  # connections of other agents
         self.acked: list[str] = []
         self.answered: list[dict[str, Any]] = []  # what envelopes and requests were answered with
+        self.ahead_s = 0.0  # its clock beside that of the host
         self.trigger_s = 60.0  # Slack's is 3, which is short beside other tests
         self._triggers: dict[str, float] = {}
         self.ack_s = 0.5
@@ -113,7 +115,8 @@ class SlackSide:
 
     def ts(self) -> str:
         self._n += 1
-        return f"{time.time() + 1:.0f}.{self._n:06d}"  # its clock is a second ahead of ours
+        # a second ahead of what its answers say
+        return f"{time.time() + self.ahead_s + 1:.0f}.{self._n:06d}"
 
     @property
     def parents(self) -> list[dict[str, Any]]:
@@ -167,6 +170,7 @@ class SlackSide:
         if handle is None:
             return _no("unknown_method")
         answer = handle(given)
+        answer.headers["Date"] = formatdate(time.time() + self.ahead_s, usegmt=True)
         if method in self.lose:
             self.lose.discard(method)
             request.transport.abort()

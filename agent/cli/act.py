@@ -29,14 +29,18 @@ from agent.errors import Refused
 _LEAST_HASH = 8
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only ask each step what it would do now.")]
+
+
 @command(
-    example="homeostat approve run-22",
+    example=("homeostat approve run-22", "homeostat approve run-22 --dry-run"),
     then="homeostat runs run-22 (what it did, and whether it helped)",
 )
 def approve(
     *,
     run: Annotated[str, typer.Argument(help="Id of the run, or its first letters.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not show it and ask again.")] = False,
+    dry_run: DryRun = False,
     config: ConfigPath = None,
     state: StateFolder = None,
     as_json: AsJson = False,
@@ -44,12 +48,18 @@ def approve(
     """Say yes to a run that asks, or let a suggestion act.
 
     You are shown what it will do. Your yes holds for exactly this plan: when the evidence has changed meanwhile,
-    nothing happens and you are told.
+    nothing happens and you are told. In a dry run each step looks at the world as it is, says what it would do or why
+    it can not, and nothing is done.
     """
     from agent.cli import tables
 
     _, folder = where(config, state)
     daemon = control.Control(folder)
+    if dry_run:
+        if yes:
+            raise Refused("--yes lets it act and --dry-run does not; say one of them")
+        _tried(daemon.get(f"/api/runs/{part(run)}/dry-run"), as_json)
+        return
     plan = daemon.get(f"/api/runs/{part(run)}")
     if not yes:
         if not sys.stdin.isatty():
@@ -93,6 +103,15 @@ def answer(
     body = {"values": {name: value for name, _, value in pairs}}
     said = daemon.post(f"/api/questions/{part(question)}/answer", body)
     emit(said, as_json, lambda one: typer.echo(f"answered {one['id']}: {one['text']}"))
+
+
+def _tried(told: Any, as_json: bool) -> None:
+    """Show what each step would do; exit code 1 when one can not, or has no answer."""
+    from agent.cli import tables
+
+    emit(told, as_json, tables.dry_run)
+    if any(one["status"] in {"refused", "unknown"} for one in told):
+        raise typer.Exit(PROBLEMS)
 
 
 def _questions(found: Any) -> None:
@@ -210,9 +229,7 @@ def run_playbook(
         str,
         typer.Option(metavar="HASH", help="Yes to the plan of this hash, or its first 8 letters."),
     ] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only ask each step what it would do now.")
-    ] = False,
+    dry_run: DryRun = False,
     reason: Reason = "",
     config: ConfigPath = None,
     state: StateFolder = None,
@@ -231,10 +248,7 @@ def run_playbook(
     if dry_run:
         if yes:
             raise Refused("--yes starts it and --dry-run does not; say one of them")
-        told = daemon.get(f"/api/playbooks/{part(playbook)}/dry-run", target=target)
-        emit(told, as_json, tables.dry_run)
-        if any(one["status"] in {"refused", "unknown"} for one in told):
-            raise typer.Exit(PROBLEMS)
+        _tried(daemon.get(f"/api/playbooks/{part(playbook)}/dry-run", target=target), as_json)
         return
     plan = daemon.get(f"/api/playbooks/{part(playbook)}/plan", target=target)
     if not (yes and len(yes) >= _LEAST_HASH and plan["hash"].startswith(yes)):
@@ -440,7 +454,7 @@ def pause(
     try:
         said = control.Control(folder).post("/api/pause", {"target": target, "reason": reason})
     except control.NotRunning:
-        if target not in {"", "*"}:
+        if target.lower() not in control.ALL:
             raise
         import time
 

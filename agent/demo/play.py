@@ -143,8 +143,8 @@ class Play:
             self.names[cause.entity.id] = first["entity"]["name"]
             if self._once(id_, f"cause {cause.kind} {cause.entity.id}"):
                 self.progress.say(
-                    f"  cause: {first['words']}: {cause.kind} on {first['entity']['name']}, "
-                    f"{cause.probability:.0%} sure"
+                    f"  cause: {first['words']}: {cause.kind} on {first['entity']['name']}"
+                    + ("" if cause.kind == "unknown" else f", {cause.probability:.0%} sure")
                 )
                 for one in first["evidence"][:3]:
                     self.progress.say(f"    {one['weight']:+.1f}  {one['text']}", "dim")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from agent import views
@@ -71,6 +72,14 @@ class Finding:
 
     def _entity(self, text: str) -> Entity:
         return entity(meant(text, self._entities()))
+
+    def _target(self, kind: str, text: str, names: Mapping[str, str]) -> Entity:
+        """Return the entity that was meant as target of a playbook: one of its kind before any other."""
+        some = {id_: name for id_, name in names.items() if id_.startswith(f"{kind}:")}
+        try:
+            return entity(meant(text, some))
+        except NotThere:
+            return entity(meant(text, names))
 
 
 def check_cause(cause: str) -> None:

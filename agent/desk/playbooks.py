@@ -14,9 +14,9 @@ from agent.desk.stops import Stops
 from agent.digest import DigestView
 from agent.digest import digest as digest_of
 from agent.errors import Refused
-from agent.meant import meant, moment, named, pick
+from agent.meant import moment, named, pick
 from agent.memory import EVERYTHING, Ceiling
-from agent.model import MODES, Mode, entity
+from agent.model import MODES, Mode
 from agent.record import Harm, Tally
 from agent.views import WhyNotView
 from agent.why_not import targets_of, why_not
@@ -75,7 +75,8 @@ class Playbooks(Stops):
         }
         id_ = named(playbook, known)
         gone = {e.id: self.name(e) for e in targets_of(self.hooks, id_)}
-        whom = entity(meant(target, {**gone, **self._entities()}))
+        kind = next((p["target"] for p in self.hooks.playbooks() if p["id"] == id_), "")
+        whom = self._target(kind, target, {**gone, **self._entities()})
         now = self.hooks.now()
         ts = moment(when, now, now)
         if ts > now:

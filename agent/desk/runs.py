@@ -12,7 +12,7 @@ from agent.desk.finding import Finding
 from agent.errors import Refused
 from agent.meant import named
 from agent.model import ENDED, Run
-from agent.plans import PlannedApproval, asked_for
+from agent.plans import Plan, PlannedApproval, asked_for
 from agent.views import PlanView, RunView, WouldView
 
 if TYPE_CHECKING:
@@ -99,7 +99,29 @@ class Runs(Finding):
         The systems outside are asked, so it takes the role that may start it. Raises NotThere, Forbidden, Refused.
         """
         person.must("run")
-        found = await self.hooks.would(self._proposed(playbook, target).plan)
+        return await self._would(self._proposed(playbook, target).plan)
+
+    async def dry_run_of(self, person: Person, id_: str, plan_hash: str = "") -> list[WouldView]:
+        """Ask each step of the plan that a run waits with what it would do now; nothing is done.
+
+        plan_hash   of the plan that the person saw, if any: another one by now is refused
+        Raises NotThere, Forbidden, Refused.
+        """
+        person.must("run")
+        run = self._run(id_)
+        if not self._asks(run):
+            raise Refused(
+                f"run {run.id} is {run.state}: it asks nobody, so there is no plan to try"
+            )
+        plan = self.hooks.memory.plans.get(run.id)
+        if plan is None:
+            raise Refused(f"what run {run.id} planned is not known any more")
+        if plan_hash and plan_hash != run.plan_hash:
+            raise Refused(f"the plan of run {run.id} has changed since you saw it; look again")
+        return await self._would(plan)
+
+    async def _would(self, plan: Plan) -> list[WouldView]:
+        found = await self.hooks.would(plan)
         return [{"id": w.id, "use": w.use, "status": w.status, "text": w.text} for w in found]
 
     async def start(
@@ -124,8 +146,10 @@ class Runs(Finding):
         return self._run_view(run)
 
     def _proposed(self, playbook: str, target: str) -> Proposal:
-        loaded = {p["id"]: p["title"] or p["id"] for p in self.hooks.playbooks()}
-        return self.hooks.propose(named(playbook, loaded), self._entity(target))
+        loaded = {p["id"]: p for p in self.hooks.playbooks()}
+        id_ = named(playbook, {p["id"]: p["title"] or p["id"] for p in loaded.values()})
+        whom = self._target(loaded[id_]["target"], target, self._entities())
+        return self.hooks.propose(id_, whom)
 
     def _run_view(self, run: Run) -> RunView:
         memory = self.hooks.memory

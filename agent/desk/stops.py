@@ -11,7 +11,7 @@ from typing import Final
 from agent import views
 from agent.authority import Person
 from agent.codec import pack
-from agent.control import paused_file
+from agent.control import ALL, paused_file
 from agent.desk.finding import Finding, check_cause
 from agent.errors import Refused
 from agent.meant import duration, meant, pick
@@ -42,6 +42,7 @@ class Stops(Finding):
             )
         if cause:
             check_cause(cause)
+        target = EVERYTHING if target.lower() in ALL - {""} else target
         over = target if any(c in target for c in "*?[") else self._entity(target).id
         now = self.hooks.now()
         made = Silence(
@@ -71,14 +72,14 @@ class Stops(Finding):
     def pause(self, person: Person, target: str = "", reason: str = "") -> list[PauseView]:
         """Stop acting, everywhere or on one target; runs stop at their next step. Raises Forbidden, Refused."""
         person.must("pause")
-        key = EVERYTHING if target in {"", EVERYTHING} else self._entity(target).id
+        key = EVERYTHING if target.lower() in ALL else self._entity(target).id
         self._record("pause", key, {"by": person.signed, "reason": reason})
         return self.pauses()
 
     def resume(self, person: Person, target: str = "") -> list[PauseView]:
         """Let it act again; takes the file PAUSED away too. Raises Forbidden, Refused."""
         person.must("resume")
-        key = EVERYTHING if target in {"", EVERYTHING} else self._paused_key(target)
+        key = EVERYTHING if target.lower() in ALL else self._paused_key(target)
         path = paused_file(self.hooks.config_path, self.hooks.state)
         filed = key == EVERYTHING and path.exists()
         if filed:

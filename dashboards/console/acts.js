@@ -2,7 +2,7 @@
 
 import { ask, part, query } from "./daemon.js";
 import { $, h } from "./dom.js";
-import { act, confirmed, reason } from "./people.js";
+import { act, confirmed, press, reason } from "./people.js";
 import { store } from "./store.js";
 import { words } from "./words.js";
 
@@ -15,12 +15,25 @@ export const steps = (some) => h("ol", { class: "steps" }, some.map((s) => h("li
   h("span", {}, s.summary || words(s.use), (s.status || "planned") === "planned" && s.temporary ? " (put back later)" : ""),
   h("span", { class: "hidden" }, `: ${words(s.status || "planned")}`))));
 
+const WOULD = { would: "", refused: "it can not: ", unknown: "no answer: ", later: "can be told only then: " };
+
+/** What each step says it would do now, asked when somebody wants to know: nothing is done. */
+function dryRun(path) {
+  const said = h("div", { role: "status" });
+  const tell = (...some) => said.replaceChildren(...some);
+  const answer = (all) => h("ul", { class: "dry" }, all.map((w) => h("li", { class: w.status }, h("b", {}, words(w.use)), ` ${WOULD[w.status]}${w.text}`)));
+  return h("div", {}, h("div", { class: "acts start" }, press("Dry run", "run", "dry-run", () => {
+    tell(h("p", { class: "soft" }, "Asking each step what it would do…"));
+    act(path, undefined, "GET").then((all) => tell(answer(all), h("p", { class: "soft small" }, "As the world is now. Nothing was done.")), (no) => tell(h("p", { class: "fault" }, no.whole || no.message)));
+  }), h("span", { class: "soft small" }, "asks each step what it would do; nothing is done")), said);
+}
+
 // ---- runs
 
 export function approve(r) {
   confirmed(r.title, [p(`On ${r.target.name}${r.incident ? `, for ${r.incident}` : ""}:`), steps(r.steps),
     r.expect.length ? p("Then it is checked: ", h("code", {}, r.expect.join(" and "))) : null,
-    h("p", { class: "soft small" }, `plan ${r.plan_hash.slice(0, 12)}`)],
+    dryRun(`/api/runs/${part(r.id)}/dry-run`), h("p", { class: "soft small" }, `plan ${r.plan_hash.slice(0, 12)}`)],
   "Approve", () => act(`/api/runs/${part(r.id)}/approve`, { plan_hash: r.plan_hash }), { fields: [] });
 }
 
@@ -49,7 +62,7 @@ function start(book, target, seen) {
     p(seen.incident ? `For ${seen.incident}${seen.cause ? `, ${seen.cause}` : ""}.` : "Nothing is known to be wrong with it."),
     seen.allowed ? null : h("p", { class: "gates" }, `The guard does not let it now: ${seen.closed}`),
     shut.length > 1 ? h("p", { class: "gates" }, `Shut: ${shut.map((g) => `${g.name} (${g.reason || g.value})`).join(", ")}`) : null,
-    h("p", { class: "soft small" }, `plan ${seen.hash.slice(0, 12)}`)],
+    dryRun(`/api/playbooks/${part(book.id)}/dry-run?${query({ target: seen.target.id })}`), h("p", { class: "soft small" }, `plan ${seen.hash.slice(0, 12)}`)],
   "Run it", (v) => act(`/api/playbooks/${part(book.id)}/run`, { target: seen.target.id, plan_hash: seen.hash, reason: v.reason }), { stop: true });
 }
 

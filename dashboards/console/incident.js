@@ -7,7 +7,7 @@ import { $, empty, fill, h, section, svg, width } from "./dom.js";
 import { drawMap } from "./map.js";
 import { cause, needs } from "./now.js";
 import { press } from "./people.js";
-import { gates, itself, run } from "./runs.js";
+import { gates, itself, offered, run } from "./runs.js";
 import { now, store } from "./store.js";
 import { first, lasts, many, percent, severities, time, words } from "./words.js";
 
@@ -26,7 +26,7 @@ export const page = {
   build(root) {
     root.append(
       h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: "/" }, "Now"), " / ", h("span", { id: "crumb" })),
-      h("header", { id: "about" }, h("h1", { tabindex: "-1" }, "Looking…")),
+      h("header", { id: "about" }, h("h1", { tabindex: "-1", "data-focus": "title" }, "Looking…")),
       h("div", { class: "columns" },
         h("div", {}, section("causes", "Why"), section("map", "Who is in it"), section("charts", "Evidence"), section("runs", "What was done")),
         h("div", { class: "side" }, section("timeline", "What happened when"))),
@@ -38,8 +38,8 @@ export const page = {
     fill($("causes"), [full.causes, full.rejected, full.hurts, full.logs_of, full.traces], () => causes(full));
     drawGraph(graph);
     evidence(full, charts);
-    fill($("runs"), [full.run_views, store.me, full.run_views.some((r) => r.live || r.asks) && Math.floor(now() / 5)], () => (full.run_views.length
-      ? h("div", { class: "card" }, full.run_views.map((r) => run(r))) : empty(said.length ? "Nothing: see below what held each playbook back." : "Nothing: no playbook is meant for this.")));
+    fill($("runs"), [full.run_views, store.me, full.run_views.some((r) => r.live || r.asks) && Math.floor(now() / 5)], () => (full.run_views.some((r) => !offered(r))
+      ? h("div", { class: "card" }, full.run_views.filter((r) => !offered(r)).map((r) => run(r))) : empty(full.run_views.length ? "Nothing: it was suggested, and nobody took it up." : said.length ? "Nothing: see below what held each playbook back." : "Nothing: no playbook is meant for this.")));
     fill($("timeline"), [full.anomalies, full.changes, full.turns, full.run_views, full.decisions, full.called], () => timeline(full));
     $("decisions-part").hidden = !said.length;
     fill($("decisions"), said, () => h("div", { class: "card pad" }, said.map((d) => gates(d))));
@@ -66,7 +66,7 @@ function about(i) {
     i.labelled ? h("span", { class: "chip", title: i.labelled.text }, `${i.labelled.label}, says ${first(i.labelled.by)}`) : null,
   ];
   return [
-    h("h1", { tabindex: "-1" }, i.title),
+    h("h1", { tabindex: "-1", "data-focus": "title" }, i.title),
     h("p", { class: "chips" }, chips, h("span", { class: "soft" }, over ? `${time(i.opened)} to ${time(i.resolved)}, it lasted ${lasts(i.resolved - i.opened)}` : `since ${time(i.opened)}, for ${lasts(now() - i.opened)}`)),
     h("p", { class: "lead" }, cause(i)),
     needs(i),
@@ -143,8 +143,11 @@ function timeline(i) {
   const events = [
     ...i.anomalies.flatMap((a) => [[a.onset, a.harm ? "bad" : "odd", a.entity.name, a.text, true], ...(a.end ? [[a.end, "end", a.entity.name, `${a.title} is as usual again`]] : [])]),
     ...i.changes.map((c) => [c.ts, c.ours ? "act" : "change", c.entity.name, `${c.kind}${c.before || c.after ? ` ${c.before || "?"} → ${c.after || "?"}` : ""}${c.by ? ` by ${c.ours ? "homeostat" : c.by}` : ""}${c.text ? `: ${c.text}` : ""}`]),
-    ...i.turns.filter((t) => t.event !== "opened" || t.ts !== i.opened).map((t) => [t.ts, t.event === "resolved" ? "end" : "life", t.by ? first(t.by) : "homeostat", `${words(t.event)}${t.why ? `: ${t.why}` : ""}`]),
-    ...i.run_views.flatMap((r) => [[r.started, "act", r.playbook, `${r.title}, on ${r.target.name}`],
+    ...i.turns.filter((t) => t.event !== "opened" || t.ts !== i.opened).map((t) => [t.ts, t.event === "resolved" ? "end" : "life", t.by ? first(t.by).replace(/^homeostat:.*/, "homeostat") : "homeostat", `${words(t.event)}${t.why ? `: ${t.why}` : ""}`]),
+    // of what was suggested again and again, the first time, and who took it up
+    ...i.run_views.filter((r, k, all) => r.mode === "suggest" && !all.slice(0, k).some((o) => o.mode === "suggest" && o.playbook === r.playbook && o.target.id === r.target.id)).map((r) => [r.started, "act", r.playbook, `suggested: ${r.title}, on ${r.target.name}`]),
+    ...i.run_views.filter((r) => r.mode === "suggest" && r.state !== "suggested" && r.text).map((r) => [r.updated, "act", r.playbook, r.text]),
+    ...i.run_views.filter((r) => r.mode !== "suggest").flatMap((r) => [[r.started, "act", r.playbook, `${r.title}, on ${r.target.name}`],
       ...r.steps.filter((s) => s.ended).map((s) => [s.ended, s.status === "failed" ? "bad" : "act", r.playbook, s.summary || `${words(s.use)}: ${words(s.status)}`]),
       ...(r.outcome ? [[r.updated, r.outcome.verdict === "harmed" ? "bad" : "end", r.playbook, `${words(r.outcome.verdict)}: ${r.outcome.summary}`]] : [])]),
     ...i.called.map((c) => [c.ts, "life", "homeostat", `called ${c.way}`]),

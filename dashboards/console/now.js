@@ -4,7 +4,7 @@ import { answer, unsilence } from "./acts.js";
 import { ask, part } from "./daemon.js";
 import { $, empty, fill, h, section, svg, width } from "./dom.js";
 import { press } from "./people.js";
-import { run } from "./runs.js";
+import { offered, run } from "./runs.js";
 import { now, store } from "./store.js";
 import { cut, first, lasts, many, percent, say, severities, time } from "./words.js";
 
@@ -46,7 +46,7 @@ export const page = {
       h("div", { class: "card rows" }, some.map(line)),
       open.length > some.length ? h("p", {}, h("button", { type: "button", class: "small", "data-focus": "more", onclick: () => { all = true; page.draw({ incidents, open, runs, silences, questions }); } }, `Show all ${open.length}`)) : null,
     ] : empty(s.ready ? "Nothing is wrong that we can see." : "Looking around.")));
-    const rest = runs.filter((r) => !r.asks).slice(0, 8);
+    const rest = runs.filter((r) => !r.asks && !offered(r)).slice(0, 8);
     fill($("runs"), [rest, store.me, minute], () => (rest.length ? h("div", { class: "card" }, rest.map((r) => run(r, { short: true }))) : empty("No playbook has run yet.")));
     fill($("sources"), s.sources.map((x) => [x.name, x.state, x.error, x.series, x.stretched, x.impossible, x.learning && [x.learning.ready, Math.round(x.learning.ready_in_s / 5)], x.state === "blind" && Math.round((x.age_s || 0) / 10)]), () => sources(s.sources));
     $("silences-part").hidden = !silences.length;
@@ -67,16 +67,16 @@ function verdict(s, needed) {
   $("verdict-more").textContent = [
     c.runs_asking ? `${many(c.runs_asking, "run waits", "runs wait")} for a person` : "",
     needed ? `${many(needed, "incident needs", "incidents need")} a person` : "",
-    c.runs_live - c.runs_asking > 0 ? `${c.runs_live - c.runs_asking} at work` : "",
+    c.runs_live - c.runs_asking > 0 ? `${many(c.runs_live - c.runs_asking, "run")} at work` : "",
     blind ? `blind at ${many(blind, "source")}` : "",
-    learning ? `still learning at ${learning}` : "",
+    learning ? `${many(learning, "source is", "sources are")} still learning` : "",
   ].filter(Boolean).join(", ");
 }
 
 function facts(s) {
   const b = s.budget, fact = (name, value, more) => h("div", {}, h("dt", {}, name), h("dd", {}, value, more ? h("small", {}, ` ${more}`) : null));
   return [
-    fact("False pages this week", `${b.false_last_week}`, `of ${b.pages_last_week} pages; promised at most ${b.promised_per_week}`),
+    fact("False pages this week", `${b.false_last_week}`, `of ${many(b.pages_last_week, "page")}; promised at most ${b.promised_per_week}`),
     fact("False pages measured", b.pages.high === null ? "not known yet" : `${b.pages.low.toPrecision(2)} to ${b.pages.high.toPrecision(2)} a week`, b.pages.high === null ? "it takes a day of watching" : b.signals.length ? `labels changed ${b.signals.length} signals` : ""),
     fact("May act on", s.manages ? many(s.manages, "kind of target", "kinds of targets") : "nothing", s.manages ? `up to ${s.mode}` : "it only watches"),
     fact("Watches", `${s.usage.series ?? s.sources.reduce((n, x) => n + x.series, 0)} series`, `from ${many(s.sources.length, "source")}`),

@@ -92,7 +92,7 @@ function ask_(b, target, when) {
     const { whom, time } = event.target.elements;
     page.go(`/playbooks?${query({ id: b.id, search: found, target: whom.value.trim(), time: time.value.trim() })}`);
   } }, h("label", { for: "whom" }, "On"), h("input", { id: "whom", name: "whom", required: true, value: target, placeholder: `${b.target}, by name or id`, autocomplete: "off" }),
-  h("label", { for: "time" }, "at"), h("input", { id: "time", name: "time", value: when, placeholder: "now, 15m, 2026-11-23T14:00", autocomplete: "off" }), h("button", { type: "submit", class: "small" }, "Ask"));
+  h("label", { for: "time" }, "at"), h("input", { id: "time", name: "time", value: when, size: 30, placeholder: "now, 15m ago, 2026-11-23T14:00", autocomplete: "off" }), h("button", { type: "submit", class: "small" }, "Ask"));
 }
 
 function said(a) {

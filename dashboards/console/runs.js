@@ -8,7 +8,8 @@ import { first, lasts, stateWords, time, verdictWords, words } from "./words.js"
 
 export function run(r, { short = false, why = false } = {}) {
   // a run that is at work keeps others of its kind away: that is no news of it
-  const o = r.outcome, shut = r.gates.filter((g) => !g.passed && ![g.value, g.reason].some((said) => (said || "").includes(r.id)));
+  // and of one that asks, that it has just been suggested; of one that is over they are about what came after it
+  const o = r.outcome, shut = r.live || r.asks ? r.gates.filter((g) => !g.passed && !(r.asks && g.name === "cooldown") && ![g.value, g.reason].some((said) => (said || "").includes(r.id))) : [];
   const chip = o ? h("span", { class: `chip ${o.verdict}` }, verdictWords[o.verdict] || o.verdict, o.undone ? ", undone" : "")
     : h("span", { class: `chip ${r.asks ? "asks" : r.live ? "live" : r.state}` }, stateWords[r.state] || words(r.state));
   const left = r.approve && r.approve.expires ? r.approve.expires - now() : null;
@@ -28,6 +29,9 @@ export function run(r, { short = false, why = false } = {}) {
     o ? null : shut.map((g) => h("p", { class: "gates" }, `Gate ${g.name}: ${g.reason || g.value}`)),
     r.text && r.text !== r.title && (!o || (r.state === "denied" && r.text !== o.summary)) ? h("p", { class: "soft" }, r.text) : null);
 }
+
+/** Whether a run was never more than a suggestion: a newer one stands for it, or somebody took it up. */
+export const offered = (r) => r.mode === "suggest" && !r.asks && (r.state === "suggested" || r.state === "done");
 
 /** Whether a playbook is held back only because a run of its own is at work: that is no news of it. */
 export function itself(d) {

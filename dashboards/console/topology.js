@@ -25,7 +25,7 @@ export const page = {
         h("datalist", { id: "names" }), h("label", {}, h("input", { id: "all", type: "checkbox", checked: state.all, onchange: look }), " all"), h("p", { id: "said", class: "soft", role: "status" })),
       h("div", { class: "card canvas", tabindex: "0", role: "region", "aria-label": "The graph, it can be scrolled" }, svg("svg", { id: "graph", role: "group", "aria-label": "Who depends on whom" })),
       h("p", { class: "legend" }, KEYS.map(([key, text]) => h("span", {}, h("i", { class: "key", "data-state": key }), text))),
-      h("section", { "aria-labelledby": "about-title" }, h("h2", { id: "about-title" }, "Click a thing"), h("div", { id: "about" })));
+      h("section", { "aria-labelledby": "about-title" }, h("h2", { id: "about-title" }, "Click a thing to see how it is, and on whom it depends"), h("div", { id: "about" })));
   },
   draw(got) {
     state.got = got;
@@ -44,7 +44,7 @@ function paint() {
 
 function about() {
   const n = state.got.nodes.find((x) => x.id === state.picked);
-  $("about-title").textContent = n ? n.id : "Click a thing";
+  $("about-title").textContent = n ? n.id : "Click a thing to see how it is, and on whom it depends";
   if (!n) { $("about").replaceChildren(); return; }
   const edges = state.got.edges.filter((e) => e.src === n.id || e.dst === n.id);
   $("about").replaceChildren(h("div", { class: "card pad" },

@@ -49,6 +49,17 @@ def test_every_kind_that_is_written_can_be_chosen_in_the_console():
         ("handoff", {"code": "", "why": ""}, "nobody is needed any more"),
         ("reason", {"by": "olga", "reason": "we tried it twice"}, "we tried it twice"),
         ("snooze", {"by": "olga", "until": 5.0, "reason": ""}, "until 5.0"),
+        ("told", {"by": "slack", "sent": {"channel": "", "page": False}}, "people were told"),
+        ("told", {"by": "page", "sent": {"channel": "#sre", "page": True}}, "people were called, in #sre"),
+        ("told", {"by": "mail", "in": "quiet:mail:1"}, "people were told, together with others (quiet:mail:1)"),
+        ("told", {"by": "mail", "withheld": "put off by olga"}, "nobody was told: put off by olga"),
+        ("told", {"by": "mail", "gave_up": "older than 6 h"}, "given up: older than 6 h"),
+        ("note", {"key": "page:x:0", "ts": 5.0, "severity": "page", "title": "slow", "text": "why", "facts": {}},
+         "page: slow: why"),
+        ("intent", {"step": "lower", "use": "set_priority", "before": {"nice": 0}}, "lower (set_priority) begins"),
+        ("acted", {"step": "lower", "result": {"record": {"summary": "nice is 19"}}}, "lower: nice is 19"),
+        ("refused", {"method": "POST", "status": 403, "why": "vic is viewer", "more": 2},
+         "POST: vic is viewer (403, 2 more since)"),
     ],
 )  # fmt: skip
 def test_entries_say_what_they_say_in_words(kind, body, said):

@@ -133,6 +133,15 @@ def test_the_version_is_told_in_both_ways_that_people_try(homeostat):
 # ---- doing
 
 
+def test_what_a_run_would_do_is_tried_before_it_is_approved(homeostat, daemon):
+    code, out, _ = homeostat("approve", "run-22", "--dry-run", "--state", daemon.state)
+    assert (code, "dry run: would set_priority" in out) == (0, True)
+    assert daemon.desk.run("run-22")["asks"]
+    code, _, err = homeostat("approve", "run-22", "--dry-run", "--yes", "--state", daemon.state)
+    assert code == 1
+    assert "say one of them" in err
+
+
 def test_approve_takes_exactly_what_was_shown(homeostat, daemon, monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
     code, _, err = homeostat("approve", "run-22", "--state", daemon.state)

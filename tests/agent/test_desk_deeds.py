@@ -182,6 +182,37 @@ async def test_a_dry_run_is_for_those_who_may_start_it(story):
     assert "run-byhand" not in story.hooks.memory.runs
 
 
+async def test_what_a_run_that_asks_would_do_is_tried_before_it_is_approved(story):
+    id_ = story.run.id
+    said = await story.desk.dry_run_of(OPERATOR, id_)
+    for one in said:
+        fits(WouldView, one)
+    assert [(one["use"], one["status"]) for one in said] == [("set_priority", "would")]
+    assert story.desk.run(id_)["asks"], "nothing was said to it"
+    with pytest.raises(Forbidden):
+        await story.desk.dry_run_of(VIEWER, id_)
+    with pytest.raises(Refused, match="has changed since you saw it"):
+        await story.desk.dry_run_of(OPERATOR, id_, "0" * 64)
+    with pytest.raises(Refused, match="it asks nobody"):
+        await story.desk.dry_run_of(OPERATOR, "run-1111aaaa")
+
+
+def test_a_target_is_looked_for_among_those_that_the_playbook_is_for(story):
+    with pytest.raises(Refused, match="may be 2 things"):
+        story.desk.meant("wine")
+    (calm,) = story.hooks.playbooks()
+    for kind in ("model", "service"):
+        story.hooks.playbooks = lambda kind=kind: [{**calm, "target": kind}]
+        assert story.desk.plan("calm", "wine")["target"]["id"] == f"{kind}:wine"
+        assert story.desk.why_not("calm", "wine")["target"]["id"] == f"{kind}:wine"
+
+
+@pytest.mark.parametrize("word", ["", "*", "everything", "All"])
+def test_everything_is_stopped_by_the_word_that_comes_to_mind(story, word):
+    assert [p["key"] for p in story.desk.pause(OPERATOR, word)] == ["*"]
+    assert story.desk.resume(OPERATOR, word) == []
+
+
 def test_a_closed_gate_is_told_with_the_plan(story):
     story.hooks.lets = False
     plan = story.desk.plan("calm", "nightly")

@@ -48,6 +48,8 @@ def test_a_run_tells_that_it_acts_and_how_it_ended_but_not_what_never_acted():
     assert acting.facts["run"] == acted.facts["run"] == "r1"
     for state in ("suggested", "waiting_approval", "denied", "expired", "verifying"):
         assert list(news.of(entry("run", replace(run, state=state)))) == []
+    taken = replace(run, mode="suggest", state="done", text="started by olga")
+    assert list(news.of(entry("run", taken))) == [], "what acts is a run of its own"
 
 
 def test_a_note_that_leaves_knows_the_cause_and_where_to_read_more():

@@ -82,7 +82,7 @@ def test_a_cause_that_a_person_rejects_is_not_stated_as_the_cause(story):
     story.desk.blame(OPERATOR, "inc-1a", "data.drift", "the sensors were moved on Friday")
     said = report(story, "inc-1a")
     why = said[said.index("## Why") : said.index("## What was done")]
-    assert "The cause was" not in said
+    assert "The cause:" not in said
     assert "homeostat named as cause a new model version is worse" in said
     assert why.splitlines()[2] == (
         "A person says it was data.drift (the inputs have moved away from the reference), "
@@ -95,7 +95,7 @@ def test_a_cause_that_a_person_rejects_is_not_stated_as_the_cause(story):
     story.hooks.memory.corrections["inc-1a2b3c4d"] = replace(
         story.hooks.memory.corrections["inc-1a2b3c4d"], wrong="data.stale"
     )
-    assert "The cause was a new model version" in report(story, "inc-1a")
+    assert "The cause: a new model version" in report(story, "inc-1a")
 
 
 def test_who_does_not_know_the_cause_only_takes_one_away(story):

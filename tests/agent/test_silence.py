@@ -98,6 +98,23 @@ def test_it_is_said_in_words_and_survives_the_journal(series):
     assert anomaly_view(back.anomalies[0], lambda e: e.key) == view
 
 
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("service.up", "a: the service does not answer a probe"),
+        ("gpu.reachable", "a: the GPU does not answer"),
+        ("host.network_up", "a: an interface is not up"),
+        ("host.ready", "a: the cluster does not call a node ready"),
+        ("model.relation_changed",
+         "a: it is not so that labels prove a changed relation between inputs and labels"),
+    ],
+)  # fmt: skip
+def test_what_is_no_longer_so_is_said_as_people_say_it(metric, said):
+    of = Series(metric, Entity(metric.partition(".")[0], "a"))
+    down = replace(silence(of), value=0.0, direction=-1, low=1.0, high=1.0, family="state")
+    assert title_of(down) == said
+
+
 def test_a_state_that_a_detector_names_is_said_in_words():
     down = replace(silence(TABLE[3]), value=0.0, direction=-1, low=1.0, high=1.0, family="state")
     said = anomaly_view(down, lambda e: e.key)["text"]

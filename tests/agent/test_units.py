@@ -26,6 +26,13 @@ def test_durations(text, seconds):
     assert read_duration(text) == seconds
 
 
+@pytest.mark.parametrize(
+    ("text", "ts"), [("now", 1e9), ("15m", 1e9 - 900), ("15m ago", 1e9 - 900), ("-2h", 1e9 - 7200)]
+)
+def test_moments(text, ts):
+    assert read_moment(text, 1e9) == ts
+
+
 def test_sizes_shares_and_quantities():
     assert read_bytes("512MiB") == 2.0**29
     assert read_ratio("12.5 %") == 0.125

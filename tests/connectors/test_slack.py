@@ -80,6 +80,7 @@ async def test_an_incident_is_one_message_with_its_evidence(tmp_path, side):
         assert side.buttons(parent(side)) == [
             "approve",
             "deny",
+            "dry-run",
             "ack",
             "snooze",
             "silence",
@@ -118,6 +119,21 @@ async def test_the_message_is_edited_as_life_goes_on(tmp_path, side):
         talk.chats.wrote(talk.entries("incident")[-1])
         await settled(side, talk)
         assert len(side.calls) == n, "nothing new is nothing said"
+
+
+async def test_a_suggestion_that_was_taken_up_is_no_second_run(tmp_path, side):
+    async with talking(tmp_path, side) as talk:
+        await until(lambda: parent(side))
+        run = talk.memory.runs[RUN]
+        taken = replace(run, id="run-s", mode="suggest", state="done", text="started by olga")
+        talk.story.hooks.record("run", taken.id, pack(taken), talk.story.now)
+        talk.run(
+            state="done", outcome=Outcome("helped", "service.up{service:wine} 1 after", "peers")
+        )
+        await until(lambda: "*Tried*" in text_of(parent(side)))
+        await settled(side, talk)
+        assert text_of(parent(side)).count("*Tried*") == 1
+        assert "helped (up of wine 1 after)" in text_of(parent(side))
 
 
 async def test_it_says_why_a_person_is_needed_and_what_people_said_of_the_cause(tmp_path, side):
@@ -166,6 +182,41 @@ async def test_notes_are_told_beneath_it_once(tmp_path, side):
             "asks for approval: x: do y?", "t: acknowledged by olga", "did not help: x: look",
         ]  # fmt: skip
         assert [m["broadcast"] for m in told] == [False, False, True]
+
+
+async def test_how_a_run_ended_is_told_once(tmp_path, side):
+    """By the last step of its playbook in words of its own; else by us."""
+    async with talking(tmp_path, side) as talk:
+        await until(lambda: parent(side))
+        better = "better: latency 710 ms before, 120 ms after"
+        told = Note(f"{RUN}/tell", 3.0, "warning", "Lowered", f"Lowered it; {better}", NOISY)
+        talk.story.hooks.record("note", told.key, pack(told), 3.0)
+        facts = {"run": RUN, "playbook": "calm-neighbour", "entity": "process:b00t/5200/9950"}
+
+        def of(run, event, text):
+            return Note(
+                f"run:{run}:{event}", 4.0, "note", "calm-neighbour on process:b00t/5200/9950", text, NOISY,
+                event=event, facts={**facts, "run": run},
+            )  # fmt: skip
+
+        for note in (
+            of(RUN, "acting", "Lower it"),
+            told,
+            of(RUN, "acted", better),
+            of("run-2", "acted", better),
+        ):
+            await talk.slack.notify(note)
+        whom = "calm-neighbour on nightly-batch (pid 5200)"
+        said = [m["blocks"][0]["text"]["text"] for m in side.replies(parent(side)["ts"])]
+        assert said == [
+            f"*Acting*: {whom}\nLower it", f"Lowered it; {better}", f"*Acted*: {whom}\n{better}",
+        ]  # fmt: skip
+    async with talking(tmp_path / "again", side) as again:  # a restart knows it, too
+        again.story.hooks.record("note", told.key, pack(told), 3.0)
+        await until(lambda: again.slack._threads is not None)
+        n = len(side.replies(parent(side)["ts"]))
+        await again.slack.notify(of(RUN, "acted", better))
+        assert len(side.replies(parent(side)["ts"])) == n
 
 
 @pytest.mark.parametrize(

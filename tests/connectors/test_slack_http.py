@@ -9,6 +9,7 @@ import pytest
 from slack_side import OLGA, SECRET, SlackSide, form, signed
 from slack_talk import RUN, Proxy, swifter, talking, until
 
+import connectors.slack
 from agent.errors import Refused
 from connectors.slack import Slack
 
@@ -46,8 +47,6 @@ async def test_what_slack_has_signed_is_taken_once(tmp_path):
         lambda body: {},
         lambda body: signed(body, key="somebody else's"),
         lambda body: signed(body + b" "),
-        lambda body: signed(body, ts=time.time() - 301),
-        lambda body: signed(body, ts=time.time() + 400),
         lambda body: {**signed(body), "x-slack-request-timestamp": "never"},
         lambda body: {**signed(body), "x-slack-request-timestamp": "9" * 400},
         lambda body: {**signed(body), "x-slack-signature": "v0=é"},
@@ -83,6 +82,109 @@ async def test_what_was_taken_before_a_restart_is_not_taken_again(tmp_path):
             assert again.entries("approval") == []
             status = form(side.command_payload(OLGA, "status"))
             assert (await Proxy(again).post(status, signed(status))).status_code == 200
+
+
+@pytest.mark.parametrize("off", [-301, 400])
+async def test_what_is_too_old_by_our_clock_says_that_the_clock_may_be_wrong(tmp_path, off):
+    async with waiting(tmp_path) as (_, talk, proxy, body):
+        said = await proxy.post(body, signed(body, ts=time.time() + off))
+        assert said.status_code == 401
+        assert "or the clock is wrong" in said.text
+        assert talk.entries("approval") == []
+        ((what, _, _),) = talk.presses()
+        assert what == "a stale request"
+
+
+class Clock:
+    """The clock of the host, as the connector sees it."""
+
+    def __init__(self):
+        self.off = 0.0
+
+    def time(self):
+        return time.time() + self.off
+
+    def monotonic(self):
+        return time.monotonic()
+
+
+async def test_what_was_taken_is_known_when_the_clock_was_put_on_and_back(tmp_path, monkeypatch):
+    async with waiting(tmp_path) as (_, talk, proxy, body):
+        clock = Clock()
+        monkeypatch.setattr(connectors.slack, "time", clock)
+        headers = signed(body)
+        assert (await proxy.post(body, headers)).status_code == 200
+        await until(lambda: talk.entries("approval"))
+        clock.off = 1000.0
+        status = form({"command": "/homeostat", "text": "status"})
+        assert (await proxy.post(status, signed(status, key="not Slack's"))).status_code == 401
+        clock.off = 0.0
+        again = await proxy.post(body, headers)
+        assert (again.status_code, len(talk.entries("approval"))) == (401, 1)
+        assert "taken already" in again.text
+
+
+async def test_what_slack_signed_long_ago_is_old_whatever_our_clock_says(tmp_path, monkeypatch):
+    async with waiting(tmp_path) as (side, talk, proxy, body):
+        talk.slack._since -= 3600.0
+        clock = Clock()
+        monkeypatch.setattr(connectors.slack, "time", clock)
+        now = time.time()
+        status = form(side.command_payload(OLGA, "status"))
+        assert (await proxy.post(status, signed(status, ts=now))).status_code == 200
+        clock.off = -400.0
+        said = await proxy.post(body, signed(body, ts=now - 400))
+        assert said.status_code == 401
+        assert "Slack has signed others" in said.text
+        assert talk.entries("approval") == []
+
+
+async def test_of_many_requests_at_once_none_is_taken_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(connectors.slack, "_MOST_SIGNATURES", 3)
+    async with waiting(tmp_path) as (side, talk, proxy, body):
+        headers = signed(body)
+        assert (await proxy.post(body, headers)).status_code == 200
+        for n in range(4):
+            status = form(side.command_payload(OLGA, "status"))
+            stamped = signed(status, ts=time.time() + 3 + n)
+            assert (await proxy.post(status, stamped)).status_code == 200
+        assert (await proxy.post(body, headers)).status_code == 401
+        await until(lambda: talk.entries("approval"))
+        assert len(talk.entries("approval")) == 1
+
+
+@pytest.mark.parametrize("ahead", [240.0, -240.0])
+async def test_a_restart_is_told_by_the_clock_of_slack_and_not_by_ours(tmp_path, ahead):
+    async with SlackSide().serving() as side:
+        side.ahead_s = ahead
+        async with talking(tmp_path, side, mode="http") as talk:
+            await until(lambda: side.parents and talk.slack._clerk is not None)
+            button = side.button(side.parents[0], "approve")
+            body = form(side.press_payload(OLGA, side.parents[0], button))
+            headers = signed(body, ts=time.time() + ahead + 1)
+            assert (await Proxy(talk).post(body, headers)).status_code == 200
+            await until(lambda: talk.entries("approval"))
+        side.ahead_s += 10.0  # ten seconds later
+        async with talking(tmp_path / "again", side, mode="http") as again:
+            await until(lambda: again.slack._clerk is not None)
+            assert (await Proxy(again).post(body, headers)).status_code == 401
+            assert again.entries("approval") == []
+            status = form(side.command_payload(OLGA, "status"))
+            new = signed(status, ts=time.time() + side.ahead_s + 1)
+            assert (await Proxy(again).post(status, new)).status_code == 200
+
+
+async def test_a_clock_that_is_wrong_is_told_before_presses_are_lost(tmp_path):
+    async with SlackSide().serving() as side:
+        side.ahead_s = -240.0
+        async with talking(tmp_path, side, mode="http") as talk:
+            await until(lambda: talk.slack._clerk is not None)
+            (said,) = talk.slack.troubles()
+            assert said.startswith("the clock of this host is 4 min")
+            assert "ahead of Slack's" in said
+            side.ahead_s = 0.0
+            await talk.slack._door.ask("auth_test")
+            assert talk.slack.troubles() == []
 
 
 async def test_a_flood_of_forged_requests_is_one_line_in_the_journal(tmp_path):

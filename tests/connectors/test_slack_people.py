@@ -358,6 +358,18 @@ async def test_what_was_written_before_we_were_here_is_not_done(tmp_path, mode):
         assert "web-1" in await told(side, OLGA)
 
 
+async def test_what_was_written_before_we_were_here_is_told_by_the_clock_of_slack(tmp_path):
+    async with SlackSide().serving() as side:
+        side.ahead_s = 240.0  # the clock of this host is behind
+        async with talking(tmp_path, side) as talk:
+            await until(lambda: side.sockets and side.parents)
+            await side.mention(OLGA, "pause service:wine", ts=f"{time.time() + 180:.6f}")
+            assert "may have been done already" in await told(side, OLGA)
+            assert talk.entries("pause") == []
+            await side.mention(OLGA, "pause service:wine")
+            assert "Paused: service:wine" in await told(side, OLGA)
+
+
 async def test_commands_do_by_the_desk_what_their_person_may(tmp_path, mode):
     async with acting(tmp_path, mode) as (side, talk):
         assert "'wine' may be 2 things" in await asked(side, "silence wine for 2h")
@@ -420,6 +432,52 @@ async def test_a_run_is_planned_first_and_started_by_exactly_that_plan(tmp_path,
         assert "The guard says no" in await asked(side, "run calm nightly")
 
 
+async def test_what_a_plan_would_do_is_asked_before_a_yes(tmp_path, mode):
+    """By the button beside Approve, by that of a plan, and by a command; nothing is done and nothing is answered."""
+    async with acting(tmp_path, mode) as (side, talk):
+        await side.press(OLGA, message(side), "dry-run")
+        said = await told(side, OLGA)
+        title = "Lower the priority of a noisy neighbour"
+        assert f"*Dry run* {title}, on nightly-batch (pid 5200)" in said
+        assert "1. set priority: would set_priority" in said
+        await side.command(OLGA, "run calm nightly")
+        await until(lambda: side.said)
+        shown = {"ts": "1.1", **side.said.pop()[1]}
+        await side.deliver(
+            "interactive", side.press_payload(OLGA, shown, side.button(shown, "dry-run"))
+        )
+        assert "*Dry run* Lower it, on nightly-batch (pid 5200)" in await told(side, OLGA)
+        for line in ("dry-run", f"Dry run {RUN}", "dry-run calm nightly"):
+            assert "1. set priority: would set_priority" in await asked(side, line)
+        assert "ictor is viewer, run needs operator" in await asked(side, "dry-run", VICTOR)
+        assert "run-byhand" not in talk.memory.runs
+        assert talk.entries("approval") == []
+        talk.run(state="acting")
+        await side.deliver(
+            "interactive", side.press_payload(OLGA, shown, {**side.button(shown, "dry-run"), "value": json.dumps(
+                {"a": "dry-run", "i": NOISY, "r": RUN})}),
+        )  # fmt: skip
+        assert "it asks nobody" in await told(side, OLGA)
+
+
+async def test_words_are_taken_as_people_mean_them(tmp_path):
+    async with acting(tmp_path, "socket") as (side, talk):
+        assert "did you mean `incidents`?" in await asked(side, "Incidnets")
+        assert "did you mean `playbooks`" in await asked(side, "playboks")
+        assert "write `help`" in await asked(side, "thanks")
+        assert "Accuracy" in await asked(side, "Incidents ALL")
+        assert "Paused: everything" in await asked(side, "pause everything")
+        assert "Nothing is paused" in await asked(side, "RESUME all")
+        assert "Silence" in await asked(side, "silence everything 10 min because of a drill")
+        assert talk.entries("silence")[-1].body["target"] == "*"
+        assert "needs author" in await asked(side, "mode calm to Suggest because it is new")
+        assert "You have it" in await asked(side, "ack inc-7f from home until 18:00")
+        assert talk.memory.incidents[NOISY].turns[-1].why == "from home until 18:00"
+        assert "version 7@canary against 6: worse" in await asked(side, "compare fraud 6 vs 7?")
+        assert "Denied" in await asked(side, f"deny {RUN} not before noon, for the customer")
+        assert talk.entries("approval")[-1].body["reason"] == "not before noon, for the customer"
+
+
 async def test_a_graph_is_sent_to_who_asked_or_shown_to_all(tmp_path, mode):
     async with acting(tmp_path, mode) as (side, talk):
         said = await asked(side, "graph cpu_busy web-1 since 30 min")
@@ -441,6 +499,17 @@ async def test_a_graph_is_sent_to_who_asked_or_shown_to_all(tmp_path, mode):
 
 
 # ---- one socket an app
+
+
+async def test_a_metric_is_found_by_words_of_its_name_and_whose_it_is(tmp_path):
+    async with acting(tmp_path, "socket") as (side, _):
+        for line in (
+            "graph latency p95",
+            "graph latency_p95 wine",
+            "graph Latency P95 wine last 30 min",
+        ):
+            assert "latency p95 of wine" in await asked(side, line)
+        assert "fraud" in await asked(side, "drift Fraud")
 
 
 async def test_while_another_agent_holds_the_app_nothing_is_done(tmp_path):

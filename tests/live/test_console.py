@@ -33,7 +33,7 @@ def test_the_first_page_says_what_is_wrong_why_and_what_is_done(page):
     said = page.text("main")
     for part in (
         "1 incident hurts users",
-        "1 run waits for a person, blind at 1 source, still learning at 1",
+        "1 run waits for a person, blind at 1 source, 1 source is still learning",
         "of 2 pages; promised at most 2",
         "Latency p95 of service wine is 710 ms",
         "nightly-batch (pid 5200): other processes take what the service needs (87 % sure)",

@@ -1,5 +1,6 @@
 """What people do in the console: each act with a token, a role, and a question first."""
 
+import json
 import time
 from dataclasses import replace
 
@@ -73,6 +74,60 @@ def test_a_plan_that_changed_since_it_was_seen_is_not_approved(page, house):
     assert done
     assert house.desk.run("run-22")["asks"]
     page.problems.clear()  # the browser notes the 409
+
+
+@pytest.mark.live
+def test_what_a_plan_would_do_is_asked_before_a_yes(page, house):
+    sign_in(page, house)
+    page.wait("document.querySelector('#asks [data-focus^=approve]')")
+    page.click("#asks [data-focus^='approve']")
+    page.wait("document.querySelector('#ask-box').open")
+    page.click("#ask-body [data-focus='dry-run']")
+    page.wait("document.querySelector('#ask-body .dry')")
+    assert "set priority would set_priority" in page.text("#ask-body .dry")
+    assert "Nothing was done" in page.text("#ask-body")
+    assert house.desk.run("run-22")["asks"]
+    assert list(house.story.hooks.journal.read(("approval",))) == []
+    page.click("#ask-cancel")
+    page.open(f"{house.url}/playbooks?id=calm-neighbour")
+    page.wait(button("plan calm-neighbour"))
+    page.click(at("plan calm-neighbour"))
+    page.wait("document.querySelector('#field-target')")
+    put(page, "target", "nightly")
+    page.click("#ask-go")
+    page.wait("document.querySelector('#ask-body [data-focus=dry-run]')")
+    page.click("#ask-body [data-focus='dry-run']")
+    page.wait("document.querySelector('#ask-body .dry')")
+    assert "set priority would set_priority" in page.text("#ask-body .dry")
+    assert "run-byhand" not in house.story.hooks.memory.runs
+
+
+@pytest.mark.live
+def test_what_was_only_suggested_is_no_run_of_its_own(page, house):
+    hooks, run = house.story.hooks, house.story.run
+    older = replace(run, id="run-0", mode="suggest", state="suggested", started=run.started - 9)
+    taken = replace(run, id="run-1", mode="suggest", state="done", text="started by olga")
+    for one in (older, taken):
+        house.call(lambda one=one: hooks.record("run", one.id, pack(one), house.story.now))
+    page.open(f"{house.url}/incidents/{NOISY}")
+    page.wait("document.querySelectorAll('#runs .run').length === 1")
+    page.wait("document.querySelector('#timeline').innerText.includes('started by olga')")
+    assert page.text("#timeline").count("suggested: ") == 1
+    assert "started by olga" not in page.text("#runs")
+    page.open(house.url)
+    page.wait("document.querySelector('#runs').innerText.includes('Roll back')")
+    assert "started by olga" not in page.text("#runs")
+
+
+@pytest.mark.live
+def test_by_keyboard_an_incident_is_opened_and_its_heading_has_the_focus(page, house):
+    page.wait("document.querySelector('[data-line]')")
+    page.js(f"document.querySelector('[data-focus={json.dumps(NOISY)}][data-line]').focus()")
+    page.key("Enter")
+    page.wait("document.querySelector('#about h1')?.innerText.includes('Latency')")
+    page.wait("document.activeElement.tagName === 'H1'")
+    page.wait("document.querySelector('#charts canvas')")
+    assert page.js("document.activeElement.tagName") == "H1"
 
 
 @pytest.mark.live

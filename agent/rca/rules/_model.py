@@ -11,6 +11,7 @@ from agent.models.cause import beyond_mix
 from agent.models.facts import size_of
 from agent.rca.case import Case
 from agent.rca.look import Look, Measured
+from agent.units import say_times
 
 QUALITY: Final = (
     "model.accuracy_ratio", "model.accuracy_high_ratio", "model.accuracy_recent_ratio", "model.loss_expected",
@@ -75,7 +76,7 @@ def name(feature: Entity) -> str:
 def say(found: tuple[Entity, float, float]) -> str:
     """Say how surely and how far a feature has drifted."""
     feature, evidence, psi = found
-    return f"{name(feature)} (10^{evidence:.1f} times what is enough, PSI {psi:.2f})"
+    return f"{name(feature)} ({say_times(evidence)} what is enough, PSI {psi:.2f})"
 
 
 def inputs(look: Look, model: Entity, case: Case, silent: str, loud: str) -> None:

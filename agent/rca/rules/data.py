@@ -10,7 +10,7 @@ from agent.model import Entity, Series
 from agent.rca.case import Case, numbers
 from agent.rca.look import Look
 from agent.rca.rules import _model as of
-from agent.units import say
+from agent.units import say, say_times
 
 _MANY_STUCK: Final = 2
 _RUNS: Final = (
@@ -60,7 +60,7 @@ def _broken(look: Look, model: Entity, feature: Entity, broken: int, every: int)
     psi = look.value("feature.drift_psi", feature)
     text = f"its PSI is {psi:.2f}" if psi else "its PSI is not known"
     text += (
-        f", evidence of drift 10^{evidence:.1f} times what is enough"
+        f", evidence of drift {say_times(evidence)} what is enough"
         if evidence and evidence > 0
         else ""
     )

@@ -9,7 +9,7 @@ from agent.rca.case import Case, numbers
 from agent.rca.look import Look, Suspect
 from agent.rca.rules import _model as of
 from agent.rca.rules import _service as service
-from agent.units import say, say_duration
+from agent.units import say, say_duration, say_times
 
 _CAUSES: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ("service", "release"): ("release.code", "callee changed before"),
@@ -188,7 +188,7 @@ def concept(look: Look) -> list[Case]:
         changed = look.state("model.relation_changed", model)
         if changed is not None and changed.now > 0.5:
             evidence = look.value("model.relation_evidence_count", model) or 0.0
-            text = f"labels prove a changed relation (10^{evidence:.1f} times what is enough)"
+            text = f"labels prove a changed relation ({say_times(evidence)} what is enough)"
             case.add("relation changed", text, changed)
         if accuracy is not None:
             text = f"accuracy on labels is {numbers(accuracy)}"

@@ -14,7 +14,7 @@ from agent.rca.look import Look, Measured
 from agent.rca.rules import _service as service
 from agent.rca.rules._model import drifted
 from agent.rca.rules._model import say as say_drift
-from agent.units import say, say_duration
+from agent.units import say, say_duration, say_times
 
 _PEERS: Final = 3
 """Fewer replicas than this have no peers to be apart from."""
@@ -420,7 +420,7 @@ def answers(look: Look) -> list[Case]:
         evidence = look.value("replica.apart_evidence_count", replica) or 0.0
         text = (
             f"{replica.key} alone answers otherwise than its peers on the same traffic: {say(size, 'ratio')} of its"
-            f" answers would have to be others (10^{evidence:.1f} times what is enough)"
+            f" answers would have to be others ({say_times(evidence)} what is enough)"
         )
         case.add("answers apart from peers", text, state)
         case.others = [
