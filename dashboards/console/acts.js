@@ -47,23 +47,32 @@ export function undo(r) {
     "Put it back", (v) => act(`/api/runs/${part(r.id)}/undo`, { reason: v.reason }), { stop: true });
 }
 
+const planOf = (book, target) => `/api/playbooks/${part(book.id)}/plan?${query({ target })}`;
+
 /** See the plan first; it is started as it was seen, or not at all. */
 export function plan(book, targets = []) {
   confirmed(`Run: ${book.title || book.id}`, p("You see the plan before anything happens. All gates hold."), "Show the plan", async (v) => {
-    const seen = await ask(`/api/playbooks/${part(book.id)}/plan?${query({ target: v.target })}`);
+    const seen = await ask(planOf(book, v.target));
     setTimeout(() => start(book, v.target, seen), 0);
   }, { fields: [{ name: "target", label: `Which ${book.target}`, list: targets, hint: "An id, or a unique part of its name." }] });
 }
 
-function start(book, target, seen) {
+function start(book, target, seen, changed = false) {
   const shut = seen.gates.filter((g) => !g.passed);
-  confirmed(`${seen.title || book.id} on ${seen.target.name}`, [steps([...seen.steps, ...seen.then]),
+  confirmed(`${seen.title || book.id} on ${seen.target.name}`, [
+    changed ? h("p", { class: "gates", role: "status" }, "The plan has changed since you looked, nothing was started. This is it now:") : null,
+    steps([...seen.steps, ...seen.then]),
     seen.expect.length ? p("Then it is checked: ", h("code", {}, seen.expect.join(" and "))) : null,
     p(seen.incident ? `For ${seen.incident}${seen.cause ? `, ${seen.cause}` : ""}.` : "Nothing is known to be wrong with it."),
     seen.allowed ? null : h("p", { class: "gates" }, `The guard does not let it now: ${seen.closed}`),
     shut.length > 1 ? h("p", { class: "gates" }, `Shut: ${shut.map((g) => `${g.name} (${g.reason || g.value})`).join(", ")}`) : null,
     dryRun(`/api/playbooks/${part(book.id)}/dry-run?${query({ target: seen.target.id })}`), h("p", { class: "soft small" }, `plan ${seen.hash.slice(0, 12)}`)],
-  "Run it", (v) => act(`/api/playbooks/${part(book.id)}/run`, { target: seen.target.id, plan_hash: seen.hash, reason: v.reason }), { stop: true });
+  "Run it", (v) => act(`/api/playbooks/${part(book.id)}/run`, { target: seen.target.id, plan_hash: seen.hash, reason: v.reason }).catch(async (no) => {
+    const now = no.status === 409 ? await ask(planOf(book, target)) : seen;
+    if (now.hash === seen.hash) throw no;
+    setTimeout(() => start(book, target, now, true), 0);
+    return "The plan has changed: look again";
+  }), { stop: true });
 }
 
 // ---- incidents

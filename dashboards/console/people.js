@@ -87,9 +87,9 @@ export function confirmed(title, body, label, go, { fields = [reason], stop = fa
     $("ask-go").disabled = true;
     $("ask-fault").textContent = "";
     try {
-      await go(Object.fromEntries([...new FormData(form)].map(([k, v]) => [k, v.trim()])));
+      const said = await go(Object.fromEntries([...new FormData(form)].map(([k, v]) => [k, v.trim()])));
       box.close();
-      $("say").textContent = `${label}: done`;
+      $("say").textContent = typeof said === "string" ? said : `${label}: done`;
       changed();
     } catch (refusal) {
       $("ask-fault").textContent = refusal instanceof Refusal ? refusal.whole : refusal.message;

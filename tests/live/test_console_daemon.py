@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import time
 
@@ -75,7 +76,7 @@ def host(running, tmp_path, browser):
         return one
 
     yield make
-    assert [p for p in browser.problems if "401" not in p] == []
+    assert [p for p in browser.problems if "401" not in p and "409" not in p] == []
 
 
 def sign_in(page, one, name, role):
@@ -123,6 +124,47 @@ def test_a_playbook_that_harmed_acts_again_once_an_author_has_looked(host, brows
     browser.problems.clear()  # the browser notes the daemon that was gone
 
 
+def started(page):
+    """Press *Run it*, and tell whether it has begun; False = the plan has changed, and is there again."""
+    before = page.text("#ask-body > p.small")
+    page.click("#ask-go")
+    page.wait(
+        "!document.querySelector('#ask-box').open"
+        f" || document.querySelector('#ask-body > p.small').innerText !== {json.dumps(before)}"
+    )
+    return not page.js("document.querySelector('#ask-box').open")
+
+
+def test_a_plan_that_has_changed_is_shown_again_and_not_started(host, browser, tmp_path):
+    one, page = host(), browser
+    wait_for("incident", lambda: one.get("/api/incidents").json())
+    sign_in(page, one, "olga", "operator")
+    page.open(f"{one.url}/playbooks?id=tidy-logs")
+    page.wait(button("plan tidy-logs"))
+    page.click(at("plan tidy-logs"))
+    page.wait("document.querySelector('#ask-box').open")
+    put(page, "target", f"host:{HOST}")
+    page.click("#ask-go")
+    page.wait("document.querySelector('#ask-title').innerText.includes('Move old logs aside on')")
+    file = tmp_path / "playbooks.d" / "tidy-logs.yaml"
+    file.write_text(TIDY.replace("title: Move old logs aside", "title: Move old logs away"))
+    one.process.send_signal(signal.SIGHUP)
+    wait_for(
+        "the new text is read",
+        lambda: any(p["title"] == "Move old logs away" for p in one.get("/api/playbooks").json()),
+    )
+    page.click("#ask-go")
+    page.wait("document.querySelector('#ask-body').innerText.includes('The plan has changed')")
+    page.wait("document.querySelector('#ask-title').innerText.includes('Move old logs away on')")
+    assert page.text("#say") == "The plan has changed: look again"
+    assert one.get("/api/runs").json() == []
+    assert any("409" in p for p in browser.problems)
+    browser.problems.clear()  # Chromium notes each answer that is a refusal
+    while not started(page):
+        pass
+    wait_for("it asks", lambda: one.get("/api/questions").json())
+
+
 def test_a_run_asks_by_a_form_acts_by_the_answers_and_is_put_back(host, browser, tmp_path):
     one, page, logs = host(), browser, tmp_path / "logs"
     wait_for("incident", lambda: one.get("/api/incidents").json())
@@ -134,8 +176,8 @@ def test_a_run_asks_by_a_form_acts_by_the_answers_and_is_put_back(host, browser,
     put(page, "target", f"host:{HOST}")
     page.click("#ask-go")
     page.wait("document.querySelector('#ask-title').innerText.includes('Move old logs aside on')")
-    page.click("#ask-go")
-    page.wait("!document.querySelector('#ask-box').open")
+    while not started(page):  # on a busy host other incidents come, and the plan is for another one
+        pass
     page.open(one.url)
     page.wait("document.querySelector('[data-focus^=answer]')")
     assert "How much of the old logs may go aside?" in page.text("#asks")
