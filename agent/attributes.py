@@ -125,6 +125,7 @@ FACTS: Final[Mapping[str, Mapping[str, str]]] = {
         "released": "which release of it came right before, from what to what",
         "loops": "entity id of a replica that starts again and again",
         "killed": "entity id of a replica whose processes are killed for want of memory",
+        "waiting": "why containers of a replica can not be started, as its cluster says: ImagePullBackOff, ...",
     },
     "serving": {"by": "who changed what may be the cause", "url": "where that is told"},
     "release": {

@@ -92,6 +92,7 @@ _HOST_INFO: Final = {
     "node_os_info": ("pretty_name", "os"),
     "kube_node_info": ("kernel_version", "kernel"),
     "DCGM_FI_DEV_GPU_UTIL": ("DCGM_FI_DRIVER_VERSION", "driver"),
+    "DCGM_FI_DEV_GPU_UTIL_RATIO": ("DCGM_FI_SYSTEM_DRIVER_VERSION", "driver"),
 }
 """Metric -> (label, what it is): what a host itself runs."""
 

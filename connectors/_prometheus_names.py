@@ -405,19 +405,38 @@ _DCGM_NAMES: Final = {
           for word in ("CRC_FLIT", "CRC_DATA", "REPLAY", "RECOVERY")),
     )
 }  # fmt: skip
-"""Fields that DCGM 4.6 calls otherwise and exporters since 4.9 show so; those whose unit changed, too, are not among them."""
+"""Fields that DCGM 4.6 calls otherwise and exporters since 4.9 show so."""
+_DCGM_BASE: Final = {
+    f"DCGM_FI_DEV_{old}": f"DCGM_FI_DEV_{new}"
+    for old, new in (
+        ("GPU_UTIL", "GPU_UTIL_RATIO"), ("MEM_COPY_UTIL", "MEMORY_UTIL_RATIO"), ("FB_USED", "FB_USED_BYTES"),
+        ("SM_CLOCK", "SM_CLOCK_HERTZ"), ("MEM_CLOCK", "MEMORY_CLOCK_HERTZ"), ("FAN_SPEED", "FAN_SPEED_RATIO"),
+    )
+}  # fmt: skip
+"""Fields beside which DCGM 4.7 has one in base units, which exporters since 4.9 show instead.
+
+DCGM 4.6 says percent under the name `GPU_UTIL_RATIO`, but what its exporters show unless told otherwise is `GPU_UTIL`.
+"""
+_OF_GPU: Final = "UUID, uuid, gpu_uuid"
+"""What exporters call the label that names a GPU."""
 _DCGM: Final = Pack(
     "dcgm_exporter",
     "DCGM_FI_DEV_GPU_TEMP",
     (
         *_DCGM_PLAIN,
         *(replace(p, metric=_DCGM_NAMES[p.metric]) for p in _DCGM_PLAIN if p.metric in _DCGM_NAMES),
+        *(replace(p, metric=_DCGM_BASE[p.metric], scale=1.0) for p in _DCGM_PLAIN if p.metric in _DCGM_BASE),
     ),
     (
         # of a GPU that is split: the instance that is fullest
         Derived("gpu.memory_utilization_ratio",
-                "DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE > 0)", "DCGM_FI_DEV_FB_USED"),
-        Derived("gpu.clock_ratio", "DCGM_FI_DEV_SM_CLOCK / (DCGM_FI_DEV_MAX_SM_CLOCK > 0)", "DCGM_FI_DEV_SM_CLOCK"),
+                "(DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE > 0) or "
+                "DCGM_FI_DEV_FB_USED_BYTES / (DCGM_FI_DEV_FB_USED_BYTES + DCGM_FI_DEV_FB_FREE_BYTES > 0))",
+                "DCGM_FI_DEV_FB_USED"),
+        Derived("gpu.clock_ratio",
+                "(DCGM_FI_DEV_SM_CLOCK / (DCGM_FI_DEV_MAX_SM_CLOCK > 0) or "
+                "DCGM_FI_DEV_SM_CLOCK_HERTZ / (DCGM_FI_DEV_SM_MAX_CLOCK_HERTZ > 0))",
+                "DCGM_FI_DEV_SM_CLOCK"),
         Derived("gpu.pcie_link_ratio", "DCGM_FI_DEV_PCIE_LINK_WIDTH / (DCGM_FI_DEV_PCIE_MAX_LINK_WIDTH > 0)",
                 "DCGM_FI_DEV_PCIE_LINK_WIDTH"),
         Derived("gpu.pcie_generation_ratio", "DCGM_FI_DEV_PCIE_LINK_GEN / (DCGM_FI_DEV_PCIE_MAX_LINK_GEN > 0)",
@@ -430,7 +449,7 @@ _DCGM: Final = Pack(
                 "DCGM_FI_DEV_GPU_TEMP"),
         Derived("gpu.recovery_needed", "DCGM_FI_DEV_GPU_RECOVERY_ACTION > bool 0", "DCGM_FI_DEV_GPU_RECOVERY_ACTION"),
         # a count, too, beside the counter: one more is a fault; volatile: since the driver was loaded
-        Derived("gpu.uncorrected_errors_count", "max by (UUID) (DCGM_FI_DEV_ECC_DBE_VOL_TOTAL)",
+        Derived("gpu.uncorrected_errors_count", f"max by ({_OF_GPU}) (DCGM_FI_DEV_ECC_DBE_VOL_TOTAL)",
                 "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL"),
         # a mask of bits, under its new name or its old one
         *(
@@ -442,7 +461,7 @@ _DCGM: Final = Pack(
         ),
         # the exporter says the last XID for ever: only one that is new is told, and only for a while
         Derived("gpu.xid_seen",
-                'clamp_max(count_values by (UUID, gpu) ("xid", '
+                f'clamp_max(count_values by ({_OF_GPU}, gpu) ("xid", '
                 + " or ".join(f"({name} > 0 and changes({name}[10m]) > 0)"
                               for name in ("DCGM_FI_DEV_XID_ERRORS", "DCGM_FI_DEV_XID_ERROR"))
                 + "), 1)", "DCGM_FI_DEV_XID_ERRORS", {"xid": "xid"}),

@@ -1,6 +1,7 @@
 """Frames of a test: made from a few words, or read from a recorded file.
 
     feed: {series: {gpu.clock_ratio: {ramp: [0.95, 0.5], from: 2m, to: 5m, noise: 0.01}}}
+    feed: {series: {host.network_up: {pulse: [1, 0], from: 2m, to: 2m30s, every: 10m}}}
     feed: thermal_ramp.csv            # ts,gpu.clock_ratio,gpu.clock_ratio{gpu:other}
 
 Around the target stands a small example of a world: a host, a GPU, a process, a service with its model, version and
@@ -18,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from agent.catalogue import SIGNALS
-from agent.model import Edge, EdgeKind, Entity, EntityKind, FloatArray, Series, Sighting
+from agent.model import BoolArray, Edge, EdgeKind, Entity, EntityKind, FloatArray, Series, Sighting
 from agent.playbook.trial import Feed, Wave, notation
 from agent.rows import Rows, from_file
 
@@ -103,6 +104,8 @@ def _wave(wave: Wave, ts: FloatArray, seed: int, text: str) -> FloatArray:
         out = np.where(ts < (wave.at or 0.0), *wave.step)
     elif wave.ramp is not None:
         out = np.interp(ts, [wave.from_ or 0.0, wave.to or 0.0], wave.ramp)
+    elif wave.pulse is not None:
+        out = np.where(_pulsing(wave, ts), wave.pulse[1], wave.pulse[0])
     else:
         out = np.full(len(ts), wave.value)
     # each series has noise of its own, and keeps it when others are added
@@ -115,3 +118,14 @@ def _wave(wave: Wave, ts: FloatArray, seed: int, text: str) -> FloatArray:
         start, end = wave.missing
         out[(ts >= start) & (ts < end)] = np.nan
     return out.astype(np.float64)
+
+
+def _pulsing(wave: Wave, ts: FloatArray) -> BoolArray:
+    """Tell at which instants a pulse is on."""
+    # sums of frames of a tenth of a second are not exact
+    since = np.round(ts - (wave.from_ or 0.0), 6)
+    lasts = (wave.to or 0.0) - (wave.from_ or 0.0)
+    began = since >= 0
+    if wave.every is not None:
+        since = np.round(since % wave.every, 6) % wave.every
+    return began & (since < round(lasts, 6))

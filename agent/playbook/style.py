@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import Fault
+from agent.playbook.alike import hollow
 from agent.playbook.language import Playbook
 from agent.playbook.trial import Example
 from agent.playbook.verbs import can_undo, stays, verb_of
@@ -77,6 +78,12 @@ def _tests(playbook: Playbook, document: Document) -> Iterator[Fault]:
             "no test shows what it stays silent on",
             "add the look-alike that it must leave alone",
         )
+    for i, test in enumerate(playbook.tests):
+        if empty := hollow(playbook, test):
+            yield document.fault(
+                ("tests", i, "feed"), f"it shows no look-alike: {empty}",
+                "let it happen: a `step` that stays, or a `pulse: [calm, ill]` that comes and goes",
+            )  # fmt: skip
 
 
 def _fires(test: Example) -> bool:

@@ -140,7 +140,8 @@ def _tests(use: str, verb: type[Any], symptom: _Symptom, *, mutating: bool) -> I
     for name, wave, expect in (
         ("it turns ill and stays so", f"{{step: [{symptom.calm}, {symptom.sick}], at: 5m}}",
          f"{{fires: 1, first_by: 7m, do: [{_id(use)}]}}"),
-        ("all is well", f"{symptom.calm}", "{fires: 0}"),
+        ("it is ill for a moment", f"{{pulse: [{symptom.calm}, {symptom.sick}], from: 5m, to: 5m20s}}",
+         "{fires: 0}"),
         ("nobody knows", f"{{step: [{symptom.calm}, {symptom.sick}], at: 5m, missing: [5m, 20m]}}", "{fires: 0}"),
     ):  # fmt: skip
         yield f"  - name: {name}"

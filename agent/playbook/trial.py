@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from agent.model import Entity, entity
-from agent.units import Duration, Model
+from agent.units import Duration, Model, say_duration
 
 
 def _wave(written: Any) -> Any:
@@ -19,7 +19,7 @@ Two = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Wave(Model):
-    """How one series of a feed moves: `value` all the time, or a `step`, or a `ramp`; with noise, with a gap."""
+    """How one series of a feed moves: `value` all the time, a `step`, a `ramp` or a `pulse`; with noise, with a gap."""
 
     value: float | None = None
     step: Two | None = None
@@ -27,6 +27,10 @@ class Wave(Model):
     at: Duration | None = None
     ramp: Two | None = None
     """From the first value to the second one, between `from` and `to`."""
+    pulse: Two | None = None
+    """The second value at `from` and until just before `to`, the first one before and after: it comes and goes."""
+    every: Annotated[Duration, Field(gt=0)] | None = None
+    """How often a pulse comes again, from the first one on; unless said, it comes once."""
     from_: Duration | None = Field(default=None, alias="from")
     to: Duration | None = None
     noise: Annotated[float, Field(ge=0)] = 0.0
@@ -36,18 +40,37 @@ class Wave(Model):
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:
-        if sum(shape is not None for shape in (self.value, self.step, self.ramp)) != 1:
+        shapes = (self.value, self.step, self.ramp, self.pulse)
+        if sum(shape is not None for shape in shapes) != 1:
             raise ValueError(
-                "it has not one shape; write a number, `step: [a, b]` or `ramp: [a, b]`"
+                "it has not one shape; write a number, `step: [a, b]`, `ramp: [a, b]` or `pulse: [a, b]`"
             )
         if (self.step is not None) != (self.at is not None):
             raise ValueError("a step happens at a moment; write `{step: [a, b], at: 2m}`")
-        timed = self.from_ is not None and self.to is not None
-        if (self.ramp is not None) != timed or (not timed and (self.from_ or self.to)):
-            raise ValueError("a ramp has two moments; write `{ramp: [a, b], from: 2m, to: 5m}`")
-        if self.from_ is not None and self.to is not None and self.from_ >= self.to:
-            raise ValueError("a ramp takes time; let `to` be later than `from`")
+        self._timed()
         return self
+
+    def _timed(self) -> None:
+        """Check the moments of a ramp or a pulse."""
+        name = "ramp" if self.pulse is None else "pulse"
+        shaped = self.ramp is not None or self.pulse is not None
+        timed = self.from_ is not None and self.to is not None
+        if shaped != timed or (not timed and (self.from_ or self.to)):
+            raise ValueError(
+                f"a {name} has two moments; write `{{{name}: [a, b], from: 2m, to: 5m}}`"
+            )
+        if self.from_ is not None and self.to is not None and self.from_ >= self.to:
+            raise ValueError(f"a {name} takes time; let `to` be later than `from`")
+        if self.every is None:
+            return
+        if self.pulse is None:
+            raise ValueError(
+                "only a pulse comes again; write `{pulse: [a, b], from: 2m, to: 3m, every: 10m}`"
+            )
+        if self.every <= (self.to or 0.0) - (self.from_ or 0.0):
+            raise ValueError(
+                "a pulse ends before it comes again; let `every` be longer than it lasts"
+            )
 
 
 Waved = Annotated[Wave, BeforeValidator(_wave, json_schema_input_type=float | Wave)]
@@ -83,6 +106,12 @@ class Feed(Model):
             raise ValueError(
                 f"it has more than {_MOST_FRAMES} frames; make it shorter, or `every` longer"
             )
+        for name, wave in self.series.items():
+            if wave.pulse is not None and (wave.to or 0.0) - (wave.from_ or 0.0) < self.every:
+                raise ValueError(
+                    f"the pulse of `{name}` may come and go between two frames;"
+                    f" let it last for {say_duration(self.every)} at least, or the feed's `every` be shorter"
+                )
         return self
 
 

@@ -134,7 +134,7 @@ def test_a_failing_test_is_a_fault_at_its_place(homeostat):
     assert code == 1
     said = "it acts first after 5 min 30 s, expected by 5 min 10 s"
     assert f"gpu-hot.yaml:{line}:5: test `it turns ill and stays so`: {said}" in out
-    code, out, _ = homeostat("playbook", "test", path.name, "-k", "well")
+    code, out, _ = homeostat("playbook", "test", path.name, "-k", "moment")
     assert (code, out.endswith("1 passed, 0 failed\n")) == (0, True)
     code, out, _ = homeostat("playbook", "test", path.name, "--json")
     said = json.loads(out)
@@ -164,6 +164,11 @@ def test_a_failing_test_is_a_fault_at_its_place(homeostat):
             "    expect: {fires: 0}",
             "    expect: {fires: 1}",
             "no test shows what it stays silent on",
+        ),
+        (
+            "{pulse: [0.97, 0.6], from: 5m, to: 5m20s}",
+            "0.97",
+            "it shows no look-alike: nothing stirs in it",
         ),
     ],
 )

@@ -93,6 +93,15 @@ def test_a_gpu_its_host_and_who_uses_it():
     assert edges("DCGM_FI_DEV_GPU_UTIL", idle) == {("runs_on", f"gpu:{UUID}", "host:n1")}
 
 
+@pytest.mark.parametrize(
+    ("metric", "label"),
+    [("GPU_UTIL", "DCGM_FI_DRIVER_VERSION"), ("GPU_UTIL_RATIO", "DCGM_FI_SYSTEM_DRIVER_VERSION")],
+)
+def test_a_gpu_tells_the_driver_of_its_host(metric, label):
+    told = read(f"DCGM_FI_DEV_{metric}", {"UUID": UUID, "hostname": "n1", label: "595.45"})
+    assert (Entity("host", "n1"), "driver", "595.45") in told.attrs
+
+
 def test_a_bare_uuid_is_a_gpu_and_other_uuids_are_not():
     told = read("nvidia_smi_utilization_gpu_ratio", {"uuid": UUID[4:], "instance": "n3:9835"})
     assert told.edges == (Edge("runs_on", Entity("gpu", UUID), Entity("host", "n3")),)

@@ -157,6 +157,7 @@ def test_shapes():
         "series": {
             "host.load1_count": 2, "gpu.clock_ratio": {"ramp": [1.0, 0.5], "from": "1m", "to": "3m"},
             "gpu.fan_ratio": {"step": [0.1, 0.9], "at": "2m", "missing": ["3m", "4m"]},
+            "host.network_up": {"pulse": [1, 0], "from": "2m", "to": "3m"},
         },
     })  # fmt: skip
     found = rows(feed, Path())
@@ -164,9 +165,31 @@ def test_shapes():
     assert by["host.load1_count"] == [2.0] * 5
     assert by["gpu.clock_ratio"] == [1.0, 1.0, 0.75, 0.5, 0.5]
     assert by["gpu.fan_ratio"][:3] == [0.1, 0.1, 0.9]
+    assert by["host.network_up"] == [1.0, 1.0, 0.0, 1.0, 1.0]
     assert np.isnan(by["gpu.fan_ratio"][3])
     assert onset(feed, found) == 60.0
-    assert {s.metric for s in found.moved()} == {"gpu.clock_ratio", "gpu.fan_ratio"}
+    assert {s.metric for s in found.moved()} == {
+        "gpu.clock_ratio", "gpu.fan_ratio", "host.network_up",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("every", [1.0, 0.1])
+def test_a_pulse_comes_again_as_often_as_it_says(every):
+    wave = {"pulse": [2, 5], "from": 20 * every, "to": 25 * every, "every": 30 * every}
+    feed = Feed.model_validate({
+        "every": every, "for": 100 * every, "series": {"host.load1_count": wave},
+    })  # fmt: skip
+    found = rows(feed, Path())
+    on = [round(t / every) for t in found.ts[found.values[:, 0] == 5.0]]
+    assert on == [*range(20, 25), *range(50, 55), *range(80, 85)]
+    assert onset(feed, found) == pytest.approx(20 * every)
+
+
+@pytest.mark.parametrize(("to", "fires"), [("5m50s", 0), ("6m20s", 1)])
+def test_a_burst_that_is_over_in_time_is_left_alone(to, fires):
+    text = HOT.format(expect=f"{{fires: {fires}}}", length="12m", other="0.95", used="0.8")
+    text = text.replace("step: [0.95, 0.6], at: 5m", f"pulse: [0.95, 0.6], from: 5m, to: {to}")
+    assert tried(book(text)).wrong == ()
 
 
 # ---------------------------------------------------------------- recorded
@@ -260,6 +283,18 @@ def test_notation():
         ("{name: t, feed: {series: {gpu.clock_ratio: {}}}, expect: {fires: 1}}", "it has not one shape"),
         ("{name: t, feed: {series: {gpu.clock_ratio: {ramp: [1, 0], from: 5m, to: 2m}}}, expect: {fires: 1}}",
          "a ramp takes time"),
+        ("{name: t, feed: {series: {gpu.clock_ratio: {pulse: [1, 0]}}}, expect: {fires: 1}}",
+         "a pulse has two moments"),
+        ("{name: t, feed: {series: {gpu.clock_ratio: {pulse: [1, 0], from: 5m, to: 5m}}}, expect: {fires: 1}}",
+         "a pulse takes time"),
+        ("{name: t, feed: {series: {gpu.fan_ratio: {pulse: [1, 0], from: 5m, to: 6m, every: 9s}}}, expect: {fires: 1}}",
+         "a pulse ends before it comes again"),
+        ("{name: t, feed: {series: {gpu.fan_ratio: {ramp: [1, 0], from: 5m, to: 6m, every: 9m}}}, expect: {fires: 1}}",
+         "only a pulse comes again"),
+        ("{name: t, feed: {series: {gpu.clock_ratio: {pulse: [1, 0], from: 5m, to: 5m5s}}}, expect: {fires: 1}}",
+         "may come and go between two frames; let it last for 10 s at least"),
+        ("{name: t, feed: {series: {gpu.clock_ratio: {puls: [1, 0], from: 5m, to: 6m}}}, expect: {fires: 1}}",
+         "did you mean `pulse`?"),
         ("{name: t, feed: {every: 1ms, for: 1h, series: {gpu.clock_ratio: 1}}, expect: {fires: 1}}",
          "more than 20000 frames"),
         ("{name: t, feed: {series: {gpu.clock_ratio: 1}}, expect: {fires: 1, do: [lowr]}}", "did you mean `lower`?"),

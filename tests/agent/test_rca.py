@@ -617,6 +617,78 @@ def test_replicas_that_are_not_ready_count_where_nobody_counts_the_missing(in_cl
     assert any(e.text == "1 of 4 replicas are not ready (shop/0)" for e in found.evidence)
 
 
+def want_of_memory(cause):
+    return [e.text for e in cause.evidence if "want of memory" in e.text]
+
+
+def test_a_kill_that_the_cluster_tells_as_a_state_is_one_where_nobody_counts_kills(in_cluster):
+    state = s("replica.oom_killed", PODS[1])
+    few, told = crashed(FAILS), crashed({**FAILS, state: (0.0, 0.0, 1.0)})
+    assert told.probability > few.probability + 0.2
+    assert told.facts["killed"] == PODS[1].id
+    assert want_of_memory(told) == [
+        "shop/1 was killed for want of memory and started again in the last ten minutes"
+    ]
+    counted = crashed({**FAILS, state: (0.0, 0.0, 1.0), OOM_KILLS[1]: (0.0, 0.0, 0.1)})
+    assert len(want_of_memory(counted)) == 1, "the same kills weigh once"
+    assert "killed" not in crashed({**FAILS, state: (1.0, 0.0, 1.0)}).facts, "as ever"
+
+
+def test_a_container_that_can_not_be_started_is_named_with_the_reason(in_cluster):
+    state = s("replica.waiting", PODS[2], reason="ImagePullBackOff")
+    few, stuck = crashed(FAILS), crashed({**FAILS, state: (0.0, 0.0, 1.0)})
+    assert stuck.probability > few.probability + 0.2
+    assert (stuck.facts["waiting"], stuck.facts.get("loops")) == ("ImagePullBackOff", None)
+    assert any(e.text == "shop/2 can not be started (ImagePullBackOff)" for e in stuck.evidence)
+    assert "waiting" not in crashed({**FAILS, state: (1.0, 0.0, 1.0)}).facts, "as ever"
+
+
+def test_a_container_that_waits_to_be_started_once_more_is_a_crash_loop(in_cluster):
+    state = s("replica.waiting", PODS[2], reason="CrashLoopBackOff")
+    loops = crashed({**FAILS, state: (0.0, 0.0, 1.0)})
+    assert (loops.facts["loops"], loops.facts.get("waiting")) == (PODS[2].id, None)
+    both = crashed({**FAILS, state: (0.0, 0.0, 1.0), RESTARTS[2]: (0.0, 0.0, 0.2)})
+    again = [e for e in both.evidence if "again" in e.text or "once more" in e.text]
+    assert len(again) == 1, "the same restarts weigh once"
+
+
+def test_replicas_that_nobody_wants_any_more_have_not_died(in_cluster):
+    fewer = {**FAILS, COUNT: (4.0, 0.0, 2.0)}
+    gone, unwanted = crashed(fewer), crashed({**fewer, MISSING: (0.0, 0.0, 0.0)})
+    assert unwanted.probability < gone.probability - 0.2
+    (said,) = [e for e in unwanted.evidence if "replicas fell" in e.text]
+    assert said.text == "replicas fell to 2 from 4, and no more are wanted"
+    least = s("service.replicas_least_count", SHOP)
+    scaled = crashed({**fewer, MISSING: (0.0, 0.0, 0.0), least: (2.0, 0.0, 2.0)})
+    assert any(
+        e.text.endswith("no more are wanted: its autoscaler keeps 2 at least")
+        for e in scaled.evidence
+    )
+
+
+def test_an_autoscaler_that_has_no_room_speaks_for_saturation_under_more_traffic(in_cluster):
+    most = s("service.replicas_most_count", SHOP)
+    surge = {
+        **CALM,
+        P50: (0.012, 0.001, 0.2),
+        P95: (0.03, 0.003, 0.4),
+        RPS: (40.0, 3.0, 90.0),
+        COUNT: (4.0, 0.0, 4.0),
+    }
+
+    def saturated(levels):
+        return of(solve(Case(levels, [P95])), "serving.saturation", SHOP)
+
+    plain, full = saturated(surge), saturated({**surge, most: (4.0, 0.0, 4.0)})
+    assert full.probability > plain.probability
+    assert any("makes 4 replicas at most, and there are 4" in e.text for e in full.evidence)
+    room = saturated({**surge, most: (9.0, 0.0, 9.0)})
+    assert room.probability == pytest.approx(plain.probability, abs=0.01)
+    assert any("its autoscaler may make 5 replicas more" in e.text for e in room.evidence)
+    calm = saturated({**surge, RPS: (40.0, 3.0, 40.0), most: (4.0, 0.0, 4.0)})
+    assert not any("autoscaler" in e.text for e in calm.evidence), "it may always be there"
+
+
 def test_a_release_right_before_a_crash_is_a_fact_of_it():
     levels = {**CALM, s("service.up", SHOP): (1.0, 0.0, 0.0), ERRORS: (0.0, 0.001, 0.4)}
     released = Change(ONSET - 20.0, SHOP, "release", "v1", "v2", by="ci")

@@ -341,6 +341,24 @@ async def test_what_is_told_of_a_gpu_once_for_each_instance_is_not_added(server,
     }
 
 
+@pytest.mark.parametrize("values", [
+    {"GPU_UTIL": 87, "MEM_COPY_UTIL": 40, "FB_USED": 2048, "SM_CLOCK": 1980, "MEM_CLOCK": 2619, "FAN_SPEED": 30},
+    {"GPU_UTIL_RATIO": 0.87, "MEMORY_UTIL_RATIO": 0.4, "FB_USED_BYTES": 2.0**31, "SM_CLOCK_HERTZ": 1.98e9,
+     "MEMORY_CLOCK_HERTZ": 2.619e9, "FAN_SPEED_RATIO": 0.3},
+])  # fmt: skip
+async def test_fields_that_exporters_since_4_9_show_in_other_units_mean_the_same(
+    server, source, values
+):
+    server.series = [metric(f"DCGM_FI_DEV_{name}", v, **CARD) for name, v in values.items()]
+    server.series.append(metric("DCGM_FI_DEV_GPU_TEMP_CELSIUS", 60.0, **CARD))
+    assert told(await source().poll()) == pytest.approx({
+        f"gpu.temperature_celsius{{gpu:{VM}}}": 60.0, f"gpu.utilization_ratio{{gpu:{VM}}}": 0.87,
+        f"gpu.memory_busy_ratio{{gpu:{VM}}}": 0.4, f"gpu.memory_used_bytes{{gpu:{VM}}}": 2.0**31,
+        f"gpu.clock_hertz{{gpu:{VM}}}": 1.98e9, f"gpu.memory_clock_hertz{{gpu:{VM}}}": 2.619e9,
+        f"gpu.fan_ratio{{gpu:{VM}}}": 0.3,
+    })  # fmt: skip
+
+
 async def test_pods_that_share_a_gpu_do_not_multiply_it(server, source):
     names = {"POWER_USAGE": 200.0, "GPU_TEMP": 60.0, "FB_USED": 1000.0, "ECC_SBE_VOL_TOTAL": 3.0}
     server.series = [

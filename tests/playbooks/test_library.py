@@ -14,6 +14,7 @@ from agent.config import Config
 from agent.expr import expressions, parse
 from agent.model import Cause, Diagnosis, Entity, Incident
 from agent.playbook import Library
+from agent.playbook.alike import hollow
 from agent.playbook.examples import run, try_examples
 from agent.playbook.trial import Example, notation
 from agent.playbook.verbs import put_back, stays, verb_of
@@ -83,6 +84,11 @@ def test_its_own_tests_pass(book):
         True, False
     }  # fmt: skip
     assert try_examples(book) == []
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=ids)
+def test_each_feed_on_which_it_is_silent_shows_what_it_is_about(book):
+    assert [(t.name, why) for t in book.tests if (why := hollow(book, t))] == []
 
 
 def signals(test):
@@ -210,6 +216,7 @@ def test_excuses_are_of_signs_that_there_are_and_reasoned():
 
 @pytest.mark.parametrize("signal", [
     "service.replicas_missing_count", "replica.restarts_per_second", "replica.oom_kills_per_second",
+    "replica.oom_killed", "replica.waiting", "service.replicas_most_count",
     "host.infiniband_up", "host.infiniband_errors_per_second", "host.raid_degraded", "host.disk_bad_sectors_count",
 ])  # fmt: skip
 def test_what_a_source_tells_of_a_failure_is_looked_at(signal):

@@ -20,7 +20,7 @@ from agent import match, registry
 from agent.causes import matches
 from agent.config import Config
 from agent.match import HoldingState
-from agent.model import Anomaly, Cause, Change, Edge, Entity, Incident
+from agent.model import Anomaly, Cause, Change, Edge, Entity, Incident, entity
 from agent.playbook import Library, Playbook
 from agent.playbook.examples import incident_of
 from agent.playbook.examples import run as tried
@@ -40,6 +40,7 @@ _UNDO = (
     "a release came right before it, and where its cluster keeps the one before that comes first"
 )
 _TOLD = "people are told where nobody can put the release before back; where somebody can, that comes first"
+_BOUND = "where an autoscaler rules, its bound is raised first, for it alone may add one"
 _KILLED = "where the cluster says that they were killed for want of memory, that is told first"
 _NODE = "the same fault on a node of a cluster, which is drained before it is rebooted; elsewhere it only is"
 ALTERNATIVES: dict[tuple[str, str], str] = {
@@ -51,6 +52,9 @@ ALTERNATIVES: dict[tuple[str, str], str] = {
     ("serve-crashloop", "serve-crashloop-undo"): _TOLD,
     ("serve-crashloop-undo", "serve-crashloop"): _UNDO,
     ("serve-oom-killed", "serve-crashloop-undo"): _KILLED,
+    ("serve-oom-killed", "serve-cannot-start"): _KILLED,
+    ("serve-crashloop-undo", "serve-cannot-start"): _UNDO,
+    ("serve-saturation", "serve-autoscaler-full"): _BOUND,
     ("gpu-off-bus", "node-gpu-lost"): _NODE,
     ("node-gpu-lost", "gpu-off-bus"): _NODE,
     ("driver-mismatch", "node-driver-mismatch"): _NODE,
@@ -80,6 +84,7 @@ ANYWAY: dict[str, tuple[str, frozenset[str]]] = {
         "concept-drift", "data-drift-expected", "data-drift-loss", "promote-better",
     })),
     "serve-dependency": (_PAIN, frozenset({
+        "serve-autoscaler-full",
         "gpu-noisy-neighbour", "serve-release-undo",
         "gpu-oom", "host-cpu-starve", "page-harm", "serve-admission", "serve-bad-config", "serve-bad-release",
         "serve-errors", "serve-latency-burn", "serve-noisy-neighbour", "serve-replica-sick", "serve-saturation",
@@ -88,16 +93,19 @@ ANYWAY: dict[str, tuple[str, frozenset[str]]] = {
     "serve-errors": (_PAIN, frozenset({"gpu-oom", "page-harm", "serve-bad-config", "serve-dependency"})),
     "serve-latency-burn": (_PAIN, frozenset({"serve-admission"})),
     "serve-noisy-neighbour": (_PAIN, frozenset({
+        "serve-autoscaler-full",
         "host-cpu-starve", "serve-admission", "serve-bad-release", "serve-callee", "serve-dependency",
         "serve-latency-burn", "serve-release-undo", "serve-replica-sick", "serve-saturation", "serve-traffic-mix",
     })),
     "serve-release-undo": (_PAIN, frozenset({
+        "serve-autoscaler-full", "serve-cannot-start",
         "gpu-noisy-neighbour", "gpu-oom", "host-cpu-starve", "page-harm", "serve-admission", "serve-bad-config",
         "serve-callee", "serve-crashloop", "serve-crashloop-undo", "serve-dependency", "serve-errors", "serve-hang",
         "serve-latency-burn", "serve-noisy-neighbour", "serve-oom-killed", "serve-replica-sick", "serve-saturation",
         "serve-traffic-mix",
     })),
     "serve-replica-sick": (_PAIN, frozenset({
+        "serve-autoscaler-full",
         "gpu-noisy-neighbour", "serve-release-undo",
         "gpu-oom", "host-cpu-starve", "page-harm", "serve-admission", "serve-bad-config", "serve-bad-release",
         "serve-callee", "serve-dependency", "serve-latency-burn", "serve-noisy-neighbour", "serve-saturation",
@@ -247,18 +255,27 @@ class Told:
 
     series: dict[str, Any] = field(default_factory=dict)
     change: str = ""
-    """Of the service, half a minute before its trouble."""
+    """Of whom it is about (`whom`), half a minute before the trouble."""
+    whom: str = "service"
+    """Kind of entity that was changed."""
+    attrs: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Entity id -> what sources say of it beside its numbers."""
     calls: str = ""
     """A service that it calls."""
     after: float = 0.0
     """Seconds by which it is told later than the playbook acts: something rare must happen before it has a rate."""
 
 
+_FELL = {"model.accuracy_ratio": {"step": [0.95, 0.8], "at": "5m", "noise": 0.004}}
+_AS_EVER = {"feature.drifted": {"value": 0}}
+_BROKEN = {"feature.contract_broken": {"step": [0, 1], "at": "10m"}}
 _WELL = {"service.processing_p50_seconds": {"value": 0.05, "noise": 0.001}}
 TOLD: dict[str, Told] = {
     "serve-admission": Told(),
+    "serve-autoscaler-full": Told(),
     "serve-bad-config": Told(change="config"),
     "serve-bad-release": Told(change="release"),
+    "serve-cannot-start": Told(),
     "serve-callee": Told({**_WELL, "service.latency_p50_seconds": {"step": [0.1, 1.0], "at": "8m"}}, calls="users"),
     "serve-crashloop": Told(),
     "serve-crashloop-undo": Told(change="release"),
@@ -276,6 +293,21 @@ TOLD: dict[str, Told] = {
     "serve-saturation": Told(),
     "serve-traffic-mix": Told(),
     "page-harm": Told(),
+    "calibration-off": Told(_AS_EVER),
+    "concept-drift": Told({**_AS_EVER, **_FELL}),
+    "data-contract-hold": Told(_BROKEN, attrs={"feature:example/f": {"broken": "scale x100"}}),
+    "data-drift-expected": Told({"feature.drifted": {"step": [0, 1], "at": "20m"}}),
+    "data-drift-loss": Told({"model.accuracy_ratio": {"step": [0.95, 0.85], "at": "2h", "noise": 0.004}}),
+    "feat-stale": Told(
+        {**_BROKEN, "feature.contract_broken{feature:example/g}": {"step": [0, 1], "at": "10m"}},
+        attrs={f"feature:example/{f}": {"broken": "stuck"} for f in "fg"},
+    ),
+    "prior-shift": Told(_AS_EVER),
+    "promote-better": Told(
+        {**_AS_EVER, "version.loss_difference_high{version:example/7,against=1,how=paired}": {"value": -0.02}},
+        attrs={"model:example": {"serving": "1"}},
+    ),
+    "serve-bad-deploy": Told(_AS_EVER, change="release", whom="model"),
 }  # fmt: skip
 NAMED = [
     *(n for n in BOOKS if n.partition("-")[0] in {"gpu", "host", "nic", "driver", "node"}),
@@ -289,7 +321,7 @@ def diagnosed(test: Example, book: Playbook, told: Told, *, at: float) -> Cause:
     feed = test.feed.model_copy(update={"series": {**test.feed.series, **waves}})
     found, begins = rows(feed, book.folder), onset(test.feed, rows(test.feed, book.folder))
     now = float(found.ts[0]) + at
-    seen = sightings(found.series, {})
+    seen = sightings(found.series, {entity(id_): attrs for id_, attrs in told.attrs.items()})
     if told.calls:
         calls = Edge("calls", example("service"), Entity("service", told.calls))
         seen = tuple(
@@ -297,7 +329,7 @@ def diagnosed(test: Example, book: Playbook, told: Told, *, at: float) -> Cause:
             for s in seen
         )
     changes = [
-        Change(begins - 30.0, example("service"), kind, "v1", "v2", by="somebody")
+        Change(begins - 30.0, example(told.whom), kind, "v1", "v2", by="somebody")
         for kind in [told.change] if kind
     ]  # fmt: skip
     world = World(patience={"feed": 60.0}, trusts={"feed": "local"})
@@ -326,12 +358,20 @@ def test_diagnosis_names_its_cause(name):
     top = diagnosed(test, book, told, at=tried(book, test).acts[0].at + told.after)
     assert matches(book.because.cause, top.kind), top
     assert top.probability >= book.because.min_confidence, top
+    # who would act on its symptoms is not asked
+    alike = [who for who, (_, on) in ANYWAY.items() if name in on]
+    assert [who for who in alike if matches(BOOKS[who].because.cause, top.kind)] == []
 
 
 def test_who_feels_alike_is_told_apart_by_the_diagnosis():
-    """That diagnosis knows who makes users wait is the reason why playbooks may act on each other's symptoms."""
-    alike = {n for who, (why, on) in ANYWAY.items() if why == _PAIN for n in (who, *on)}
-    assert alike <= set(NAMED)
+    """That diagnosis knows who it was is the reason why playbooks may act on each other's symptoms."""
+    assert {n for who, (_, on) in ANYWAY.items() for n in (who, *on)} <= set(NAMED)
+
+
+def test_the_shadow_that_is_promoted_is_the_one_that_diagnosis_names():
+    book, test = BOOKS["promote-better"], firing(BOOKS["promote-better"])
+    top = diagnosed(test, book, TOLD["promote-better"], at=tried(book, test).acts[0].at)
+    assert top.facts["better"] == test.given["cause.better"]
 
 
 OTHERS = [

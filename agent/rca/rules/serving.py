@@ -24,6 +24,8 @@ _AGAIN: Final = 1.5
 """More restarts than this since the onset are no single one, which a rollout or a person may be."""
 _BEFORE_S: Final = -30.0
 """A release that is told so much after the onset may still have come first: clocks differ."""
+_LOOPS: Final = "CrashLoopBackOff"
+"""What Kubernetes says of a container that it starts again and again, and is about to once more."""
 _TOLD_S: Final = 60.0
 """A change so near to the start of a process explains that start."""
 OF_REPLICA: Final = (
@@ -57,7 +59,22 @@ def saturation(look: Look) -> list[Case]:
     if busy is not None and busy.now > 0.85 and busy.deviations > 3:
         case.add("workers busy", f"the workers are {numbers(busy)} busy", busy)
     _cache(look, case)
+    if traffic is not None and service.rose(traffic):
+        _most(look, case)
     return [case]
+
+
+def _most(look: Look, case: Case) -> None:
+    """Weigh that an autoscaler may make no more replicas, or say how many it still may."""
+    most = look.state("service.replicas_most_count", look.group)
+    count = look.value("service.replicas_count", look.group)
+    if most is None or count is None:
+        return
+    if count > most.now - 0.5:
+        text = f"its autoscaler makes {most.now:.0f} replicas at most, and there are {count:.0f}"
+        case.add("autoscaler at its most", text, most)
+    else:
+        case.say(f"its autoscaler may make {most.now - count:.0f} replicas more", 0.0, most)
 
 
 def _waits(look: Look, case: Case) -> None:
@@ -119,8 +136,7 @@ def crash(look: Look) -> list[Case]:
     if up is not None and up.now < 0.5:
         case.add("no answer", "the service does not answer a probe", up)
     if replicas is not None and replicas.moved <= -1:
-        text = f"replicas fell to {replicas.now:.0f} from {replicas.usual:.0f}"
-        case.add("replicas gone", text, replicas)
+        _gone(look, case, replicas)
     if errors is not None and errors.now > 0.05 and errors.deviations > 3:
         case.add("requests fail", f"requests fail ({numbers(errors)})", errors)
     _hang(look, case)
@@ -132,6 +148,21 @@ def crash(look: Look) -> list[Case]:
         return []
     _released(look, case)
     return [case]
+
+
+def _gone(look: Look, case: Case, replicas: Measured) -> None:
+    """Weigh that there are fewer replicas than before: they died, unless their cluster says that it wants no more."""
+    text = f"replicas fell to {replicas.now:.0f} from {replicas.usual:.0f}"
+    m = look.measure("service.replicas_missing_count", look.group)
+    missing = m.now if m is not None else look.value("service.replicas_missing_count", look.group)
+    if missing is None or missing > 0.5:
+        case.add("replicas gone", text, replicas)
+        return
+    least = look.value("service.replicas_least_count", look.group)
+    text += ", and no more are wanted"
+    if least is not None and replicas.now > least - 0.5:
+        text += f": its autoscaler keeps {least:.0f} at least"
+    case.say(text, 0.0, replicas)
 
 
 def _released(look: Look, case: Case) -> None:
@@ -162,6 +193,8 @@ def _containers(look: Look, case: Case) -> None:
             said = f"{who.key} has {text.format(round(times))} since the trouble began"
             case.add(reason, said, m)
             case.facts = {**case.facts, fact: who.id}
+    _killed(look, case, replicas)
+    _waiting(look, case, replicas)
     if any(e.series and e.series.metric == "service.replicas_count" for e in case.evidence):
         return
     missing = look.measure("service.replicas_missing_count", look.group)
@@ -173,6 +206,38 @@ def _containers(look: Look, case: Case) -> None:
     elif away:
         text = f"{len(away)} of {len(replicas)} replicas are not ready ({away[0].key})"
         case.add("replicas missing", text, share=len(away) / len(replicas))
+
+
+def _killed(look: Look, case: Case, replicas: list[Entity]) -> None:
+    """Weigh that a cluster says of a replica that it was killed for want of memory, where nobody counts kills."""
+    found = _newly(look, replicas, "replica.oom_killed")
+    if found and "killed" not in case.facts:
+        who = found[0].series.entity
+        text = f"{who.key} was killed for want of memory and started again in the last ten minutes"
+        case.add("killed for want of memory", text, found[0])
+        case.facts = {**case.facts, "killed": who.id}
+
+
+def _waiting(look: Look, case: Case, replicas: list[Entity]) -> None:
+    """Weigh that containers wait to be started: once more, or because they can not be."""
+    for m in _newly(look, replicas, "replica.waiting"):
+        who, why = m.series.entity, dict(m.series.labels).get("reason", "")
+        if why == _LOOPS and "loops" not in case.facts:
+            case.add("starts again and again", f"{who.key} waits to be started once more", m)
+            case.facts = {**case.facts, "loops": who.id}
+        elif why != _LOOPS and "waiting" not in case.facts:
+            case.add("can not be started", f"{who.key} can not be started ({why})", m)
+            case.facts = {**case.facts, "waiting": why}
+
+
+def _newly(look: Look, replicas: list[Entity], metric: str) -> list[Measured]:
+    """Return the states of replicas that are so now, and were not as a rule before."""
+    found = [s for r in replicas for s in look.find(metric, r) if (look.world.get(s) or 0.0) > 0.5]
+    return [
+        Measured(s, 1.0, 0.0, 1.0, 0, None, look.trusted(s))
+        for s, m in zip(found, look.measure_all(found), strict=True)
+        if m is None or m.usual < 0.5
+    ]
 
 
 def _often(look: Look, replicas: list[Entity], metric: str) -> tuple[Measured, float] | None:
