@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
@@ -41,12 +40,23 @@ def expressions(board: dict) -> Iterator[tuple[str, str]]:
             yield one["name"], one["expr"]
 
 
+def called(title: str, expr: str) -> str:
+    """Return what an expression is called in a list: its panel, and the metric that it asks for first."""
+    metric = re.search(r"\b(homeostat_\w+|up)\b", expr)
+    return f"{title}: {metric[0].removeprefix('homeostat_')}"
+
+
 @dataclass
 class Told:
-    """What a Prometheus answered to a board."""
+    """What a Prometheus answered to a board.
+
+    values    of its variables
+    empty     expressions without a single value, and where they stand
+    slowest   seconds, and which one
+    """
 
     values: dict[str, list[str]] = field(default_factory=dict)
-    empty: list[str] = field(default_factory=list)
+    empty: list[tuple[str, str]] = field(default_factory=list)
     slowest: tuple[float, str] = (0.0, "")
     asked: int = 0
 
@@ -54,8 +64,8 @@ class Told:
 def read(server: Prometheus, board: dict, since: float, until: float) -> Told:
     """Ask everything that a board asks, for a stretch of time; an expression that is none raises.
 
-    Of a variable of which one value is chosen (a model, a host) the first is asked of; a panel that has nothing of that
-    one is asked of the others, too, and is empty when it has nothing of any.
+    Of a variable of which one value is chosen (a model, a host) the first is asked of; an expression that has nothing
+    of that one is asked of the others, too, and is empty when it has nothing of any.
     """
     told = _read(server, board, since, until, {})
     for one in variables(board):
@@ -73,9 +83,9 @@ def _read(
     since: float,
     until: float,
     told_to: dict[str, str],
-    only: Container[str] | None = None,
+    only: Container[tuple[str, str]] | None = None,
 ) -> Told:
-    """Ask with these values chosen, and the first of the others; `only` panels of these titles."""
+    """Ask with these values chosen, and the first of the others; `only` these expressions."""
     told, chosen = Told(), {"__range": f"{int(until - since)}s"}
     step = max(SCRAPE_S, math.ceil((until - since) / 200))
     chosen["__rate_interval"] = f"{max(step + SCRAPE_S, 4 * SCRAPE_S)}s"
@@ -91,17 +101,14 @@ def _read(
             told.values[one["name"]] = found
             first = told_to.get(one["name"], (found or [""])[0])
             chosen[one["name"]] = one["allValue"] if one["multi"] else first
-    for title, some in itertools.groupby(expressions(board), key=lambda pair: pair[0]):
-        if only is not None and title not in only:
+    for title, expr in expressions(board):
+        if only is not None and (title, expr) not in only:
             continue
-        full = False
-        for expr in [expr for _, expr in some]:
-            took, some_values = _ask(server, filled(expr, chosen), since, until, step)
-            told.asked += 1
-            told.slowest = max(told.slowest, (took, f"{title}: {expr}"))
-            full = full or some_values
-        if not full:
-            told.empty.append(title)
+        took, any_value = _ask(server, filled(expr, chosen), since, until, step)
+        told.asked += 1
+        told.slowest = max(told.slowest, (took, f"{title}: {expr}"))
+        if not any_value:
+            told.empty.append((title, expr))
     return told
 
 
