@@ -559,6 +559,8 @@ def title_of(series: Series) -> str:
     while match := _UNIT_TAIL.search(quantity):
         quantity = quantity[: match.start()]
     said = quantity.replace("_", " ") + tail
+    if bound := re.fullmatch(r"(.+) (high|low)", said):
+        said = f"{'upper' if bound[2] == 'high' else 'lower'} bound of {bound[1]}"
     said = re.sub(
         r"\b(cpu|gpu|tcp|udp|psi|ecc|pcie)\b",
         lambda m: m.group().upper(),

@@ -79,6 +79,7 @@ class Compared:
         )
         if self.verdict == "unknown":
             more = f"some {self.needed:.0f} more needed" if self.needed < 1e7 else "no end in sight"
+            more = more if self.needed >= 1 else "the next ones may tell"
             return f"version {b} against {a}: not known yet, {size}, {rows}, {more}"
         what = {"worse": "is worse than", "better": "is better than", "alike": "is as good as"}
         odds = getattr(self, self.verdict)

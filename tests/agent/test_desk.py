@@ -582,6 +582,8 @@ def test_what_people_did_is_still_so_after_a_restart(story, tmp_path):
         ("process.cpu_cores", (), "CPU cores"),
         ("host.load1_count", (), "load1"),
         ("model.feature_drift_psi", (), "feature drift PSI"),
+        ("model.accuracy_high_ratio", (), "upper bound of accuracy"),
+        ("version.loss_difference_low", (), "lower bound of loss difference"),
     ],
 )
 def test_series_have_names_for_people(metric, labels, said):

@@ -97,6 +97,9 @@ def test_a_worse_canary_is_proven_worse_and_says_how_surely():
     assert said.difference == pytest.approx(0.1, abs=0.04)
     assert (said.rows_a, said.rows_b) == (4800, 1200)
     assert "version 7@canary is worse than 6: log10 odds" in said.said
+    unsure = replace(said, verdict="unknown")
+    ends = {replace(unsure, needed=n).said.rpartition(", ")[2] for n in (0.3, 40.0, math.inf)}
+    assert ends == {"the next ones may tell", "some 40 more needed", "no end in sight"}
     facts = traffic.watch.facts("churn")
     (told,) = facts.compared
     assert told.verdict == "worse"
