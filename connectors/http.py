@@ -22,6 +22,7 @@ import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -124,9 +125,19 @@ def authorities() -> str | None:
 
 
 def trusted() -> ssl.SSLContext:
-    """Return a context that trusts whom this host trusts; where that is nobody, whom browsers do."""
+    """Return a context that trusts whom this host trusts; where that is nobody, whom browsers do.
+
+    All doors share it (change nothing of it): reading a host's authorities costs 30 ms and most of a megabyte. When
+    they change, the next door to open has read them again.
+    """
+    found = authorities()
+    return _trusting(found, Path(found).stat().st_mtime_ns if found else 0)
+
+
+@lru_cache(maxsize=1)
+def _trusting(found: str | None, _changed_ns: int) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    if authorities() is None:
+    if found is None:
         context.load_verify_locations(certifi.where())
     return context
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import gzip
+import os
 import socket
 import ssl
 import subprocess
@@ -11,6 +12,7 @@ import time
 import tracemalloc
 import zlib
 from email.utils import formatdate
+from pathlib import Path
 
 import httpx
 import pytest
@@ -174,6 +176,16 @@ async def test_an_authority_that_this_host_trusts_needs_no_setting(
         await ask(private)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     await ask(private)
+
+
+def test_doors_share_what_they_trust_until_it_changes(tmp_path, monkeypatch, certificate):
+    file = tmp_path / "authorities.pem"
+    file.write_bytes(Path(certificate[0]).read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    first = trusted()
+    assert trusted() is first
+    os.utime(file, ns=(1, 1))
+    assert trusted() is not first
 
 
 def test_a_host_without_authorities_trusts_those_that_come_with_python(tmp_path, monkeypatch):
