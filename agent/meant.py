@@ -91,11 +91,11 @@ def few(words: Iterable[str], most: int = 5) -> str:
 
 def duration(text: str) -> float:
     """Read `2h`, `90s`, `1h30m`, or a plain number of seconds; raises Refused."""
+    bare = text.replace(".", "", 1).isdigit()
     try:
-        seconds = float(text) if text.replace(".", "", 1).isdigit() else float(read_duration(text))
-    except (ValueError, TypeError) as error:
-        raise Refused(f"not a duration: {text!r}; write it like 30m, 2h or 1d") from error
-    return seconds
+        return float(read_duration(f"{text}s" if bare else text))
+    except (ValueError, TypeError) as wrong:
+        raise Refused(str(wrong).replace("not understood", "not a duration")) from None
 
 
 def moment(text: str, now: float, default: float) -> float:

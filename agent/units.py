@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 _SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_CENTURY_S: Final = 100 * 365.25 * 86_400.0
 _BYTES: Final = {
     "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
@@ -59,8 +60,11 @@ def _read(text: Any, units: dict[str, float] | dict[str, int], example: str) -> 
 
 
 def read_duration(text: Any) -> Any:
-    """`90s`, `1h30m`, `250ms` -> seconds."""
-    return _read(text, _SECONDS, "30s, 5m or 1h30m")
+    """`90s`, `1h30m`, `250ms` -> seconds. Raises ValueError, also beyond a hundred years: no clock shows its end."""
+    seconds = _read(text, _SECONDS, "30s, 5m or 1h30m")
+    if isinstance(text, str) and seconds > _CENTURY_S:
+        raise ValueError(f"longer than a hundred years: {_short(text)}")
+    return seconds
 
 
 def ticks_a_second(ts: float) -> float:
@@ -138,10 +142,11 @@ _Time: Final = _said("|".join(_SECONDS))
 _Size: Final = _said("|".join(_BYTES))
 _Share: Final = _said("%")
 _Part: Final[Any] = Annotated[float, Field(ge=0, le=1)]
+_Span: Final[Any] = Annotated[float, Field(ge=0, le=_CENTURY_S)]
 Duration = Annotated[
     float,
-    BeforeValidator(read_duration, json_schema_input_type=NonNegativeFloat | _Time),
-    Field(ge=0, allow_inf_nan=False),
+    BeforeValidator(read_duration, json_schema_input_type=_Span | _Time),
+    Field(ge=0, le=_CENTURY_S, allow_inf_nan=False),
 ]
 Bytes = Annotated[
     float,

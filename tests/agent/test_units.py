@@ -74,6 +74,13 @@ def test_the_schema_takes_the_texts_that_the_reader_takes(kind, text):
     assert any(re.search(p, text) for p in patterns) is taken
 
 
+@pytest.mark.parametrize("given", ["999999999d", "5220w", 1e12])
+def test_a_duration_ends_while_clocks_can_show_it(given):
+    with pytest.raises(ValidationError, match=r"hundred years|less than or equal"):
+        TypeAdapter(Duration).validate_python(given)
+    assert TypeAdapter(Duration).validate_python("5217w") == 5217 * 604_800
+
+
 @pytest.fixture
 def berlin(monkeypatch):
     """Let this host be in Berlin: local times are an hour, or two, before UTC."""
