@@ -386,6 +386,7 @@ async def test_a_disk_that_is_plugged_in_appears_and_the_rest_goes_on(small: Hos
         + "   8      16 sdb 1 0 8 1 1 0 8 1 0 1 1 0 0 0 0 0 0\n"
     )
     (trees[0] / "diskstats").write_text(more, "ascii")
+    await asyncio.sleep(0.06)  # what is read again at once has no rate
     frame = rates.apply(await small.poll())
     assert value(frame, "host.disk_reads_per_second", device="sda") > 0
     assert np.isnan(value(frame, "host.disk_reads_per_second", device="sdb"))
