@@ -34,7 +34,7 @@ acts: .venv/all
 	$(BIN)/pytest -m "demo and not long" $(ARGS)
 	@echo 'long tests, beside those of live servers: they say what they found at their end'
 	@nice -n 10 $(BIN)/pytest -q -n 2 -m long >build/long.log 2>&1 & long=$$!; \
-	$(BIN)/pytest -n 2 -m "(slow or live) and not demo and not long" $(ARGS); acts=$$?; \
+	$(BIN)/pytest -m "(slow or live) and not demo and not long" $(ARGS); acts=$$?; \
 	wait $$long; found=$$?; tail -n 60 build/long.log; exit $$((acts | found))
 
 lint: .venv/all

@@ -27,6 +27,12 @@ from playbooks.actions.retrain import Retrain
 
 pytestmark = pytest.mark.live
 
+
+def patient(**more):
+    """Return settings of the connector that wait for a server beside other tests, on two cores."""
+    return MlflowModels.Config(timeout=30.0, **more)
+
+
 BIN = Path(__file__).resolve().parents[2] / "build" / "outside" / "bin"
 BY = "homeostat:run-1"
 
@@ -74,7 +80,7 @@ async def planned(act, use: str, model: str) -> Step:
 
 async def test_what_people_do_there_is_seen(url, tmp_path):
     people = fraud(url, "seen")
-    one = MlflowModels("mlflow", MlflowModels.Config(url=url, models=["seen"]), state=tmp_path)
+    one = MlflowModels("mlflow", patient(url=url, models=["seen"]), state=tmp_path)
     frame = await one.poll()
     assert frame.changes == ()
     told = {s.entity.id: dict(s.attrs) for s in frame.seen}
@@ -101,7 +107,7 @@ async def test_what_people_do_there_is_seen(url, tmp_path):
 async def test_without_names_every_model_with_the_alias_is_watched(url, tmp_path):
     people = fraud(url, "watched")
     people.register("unwatched")
-    one = MlflowModels("mlflow", MlflowModels.Config(url=url), state=tmp_path)
+    one = MlflowModels("mlflow", patient(url=url), state=tmp_path)
     found = {s.entity.key for s in (await one.poll()).series}
     assert "watched" in found
     assert "unwatched" not in found
@@ -112,14 +118,14 @@ async def test_a_model_that_has_only_stages_is_told_to_take_an_alias(url, tmp_pa
     people = People(url)
     people.register("staged")
     people.stage("staged", "1", "Production")
-    one = MlflowModels("mlflow", MlflowModels.Config(url=url, alias="nobody"), state=tmp_path)
+    one = MlflowModels("mlflow", patient(url=url, alias="nobody"), state=tmp_path)
     (said,) = (line for line in await one.describe() if line.startswith("model:staged"))
     assert said.startswith(
         "model:staged: Production is version 1, but MLflow has deprecated stages"
     )
     assert said.endswith("set the alias on the one that serves, and load `models:/staged@nobody`")
     assert not (await one.poll()).series
-    named = MlflowModels("mlflow", MlflowModels.Config(url=url, models=["staged"]), state=tmp_path)
+    named = MlflowModels("mlflow", patient(url=url, models=["staged"]), state=tmp_path)
     with pytest.raises(Refused, match="no version of staged has the alias champion: Production is"):
         await named.champion("staged")
     await one.close()
@@ -131,8 +137,8 @@ async def test_the_source_keeps_its_contract(url, tmp_path):
     folders = iter(range(100))
 
     def make() -> MlflowModels:
-        config = MlflowModels.Config(url=url, models=["contract"])
-        return MlflowModels("mlflow", config, state=tmp_path / str(next(folders)))
+        settings = patient(url=url, models=["contract"])
+        return MlflowModels("mlflow", settings, state=tmp_path / str(next(folders)))
 
     faults = [await c.fault() for c in check_source(make, name="mlflow", close=lambda s: s.close())]
     assert [f for f in faults if f] == []
@@ -156,7 +162,7 @@ async def test_verbs_keep_their_contract(url, tmp_path, use):
         made = []
 
         def connector():
-            made.append(MlflowModels("mlflow", MlflowModels.Config(url=url, models=[model])))
+            made.append(MlflowModels("mlflow", patient(url=url, models=[model])))
             return made[-1]
 
         def again():
@@ -190,7 +196,7 @@ async def test_verbs_keep_their_contract(url, tmp_path, use):
 
 async def test_a_release_by_a_person_is_rolled_back_and_forth(url, tmp_path):
     people = fraud(url, "rolled")
-    one = MlflowModels("mlflow", MlflowModels.Config(url=url, models=["rolled"]), state=tmp_path)
+    one = MlflowModels("mlflow", patient(url=url, models=["rolled"]), state=tmp_path)
     await one.poll()
     people.point("rolled", "1")
     await one.poll()
@@ -245,7 +251,7 @@ async def test_a_training_logs_to_its_run_and_the_challenger_is_promoted(url, tm
     again = Trainer("trainer", config, state=tmp_path / "lost")  # found by its key
     assert (await Retrain(Retrain.Params(), again).run(step)).values == done.values
     assert "answers nobody" in act.stays
-    one = MlflowModels("mlflow", MlflowModels.Config(url=url, models=["trained"]))
+    one = MlflowModels("mlflow", patient(url=url, models=["trained"]))
     promote = models.Promote(models.Promote.Params(version=done.values["version"]), one)
     await promote.run(await planned(promote, "promote", "trained"))
     assert people.pointer("trained") == "7"
