@@ -699,6 +699,8 @@ def _healthy(reached: Reach, world: World, config: Config) -> Gate:
     for service, elsewhere in weakened:
         least = next((s.min_healthy for s in config.services if s.id == service.key), 1)
         replicas = world.value("service.replicas_count", service)
+        if replicas is not None and not math.isfinite(replicas):
+            replicas = None  # nobody counts so many
         if replicas is None and not (least == 0 and elsewhere is not None):
             reason = f"how many replicas of {service.key} are well is unknown"
             return Gate("min_healthy", False, "unknown", str(least), reason)

@@ -728,9 +728,11 @@ def test_the_last_healthy_replica_is_not_taken(make):
     decision = ask(make(use="drain"), w=world(replicas=2.0))
     assert closed(decision) == {"min_healthy"}
     assert gate(decision, "min_healthy").reason == "1 replicas of web would be left"
-    assert (
-        "unknown" in gate(ask(make(use="drain"), w=world(replicas=math.nan)), "min_healthy").reason
-    )
+    for uncounted in (math.nan, math.inf):
+        assert (
+            "unknown"
+            in gate(ask(make(use="drain"), w=world(replicas=uncounted)), "min_healthy").reason
+        )
 
 
 def test_a_process_that_serves_counts_as_a_replica(make):
