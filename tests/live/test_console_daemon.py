@@ -124,6 +124,19 @@ def test_a_playbook_that_harmed_acts_again_once_an_author_has_looked(host, brows
     browser.problems.clear()  # the browser notes the daemon that was gone
 
 
+def plan_shown(page, one):
+    """Sign in as an operator, and ask for the plan for this host once something is wrong with it."""
+    wait_for("incident", lambda: one.get("/api/incidents").json())
+    sign_in(page, one, "olga", "operator")
+    page.open(f"{one.url}/playbooks?id=tidy-logs")
+    page.wait(button("plan tidy-logs"))
+    page.click(at("plan tidy-logs"))
+    page.wait("document.querySelector('#ask-box').open")
+    put(page, "target", f"host:{HOST}")
+    page.click("#ask-go")
+    page.wait("document.querySelector('#ask-title').innerText.includes('Move old logs aside on')")
+
+
 def started(page):
     """Press *Run it*, and tell whether it has begun; False = the plan has changed, and is there again."""
     before = page.text("#ask-body > p.small")
@@ -137,15 +150,7 @@ def started(page):
 
 def test_a_plan_that_has_changed_is_shown_again_and_not_started(host, browser, tmp_path):
     one, page = host(), browser
-    wait_for("incident", lambda: one.get("/api/incidents").json())
-    sign_in(page, one, "olga", "operator")
-    page.open(f"{one.url}/playbooks?id=tidy-logs")
-    page.wait(button("plan tidy-logs"))
-    page.click(at("plan tidy-logs"))
-    page.wait("document.querySelector('#ask-box').open")
-    put(page, "target", f"host:{HOST}")
-    page.click("#ask-go")
-    page.wait("document.querySelector('#ask-title').innerText.includes('Move old logs aside on')")
+    plan_shown(page, one)
     file = tmp_path / "playbooks.d" / "tidy-logs.yaml"
     file.write_text(TIDY.replace("title: Move old logs aside", "title: Move old logs away"))
     one.process.send_signal(signal.SIGHUP)
@@ -167,15 +172,7 @@ def test_a_plan_that_has_changed_is_shown_again_and_not_started(host, browser, t
 
 def test_a_run_asks_by_a_form_acts_by_the_answers_and_is_put_back(host, browser, tmp_path):
     one, page, logs = host(), browser, tmp_path / "logs"
-    wait_for("incident", lambda: one.get("/api/incidents").json())
-    sign_in(page, one, "olga", "operator")
-    page.open(f"{one.url}/playbooks?id=tidy-logs")
-    page.wait(button("plan tidy-logs"))
-    page.click(at("plan tidy-logs"))
-    page.wait("document.querySelector('#ask-box').open")
-    put(page, "target", f"host:{HOST}")
-    page.click("#ask-go")
-    page.wait("document.querySelector('#ask-title').innerText.includes('Move old logs aside on')")
+    plan_shown(page, one)
     while not started(page):  # on a busy host other incidents come, and the plan is for another one
         pass
     page.open(one.url)
