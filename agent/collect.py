@@ -5,7 +5,7 @@
 
 A source that throws rests and is asked again with growing pauses; one that hangs is given up after its time limit;
 both are *blind* until they answer: a fact in the frame "self", so blindness is seen like any other trouble.
-Intervals stretch when polling costs more CPU than its share.
+Intervals stretch when all polling together costs more CPU than its budget, those of the dear sources alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -74,11 +75,26 @@ class Health:
     error: str = ""
     poll_s: float = 0.0
     cpu_ratio: float = 0.0
+    """Share of one core that its polls cost at the interval they are at, the dearest one of the last ten left out."""
+    cpu_s: float = 0.0
+    """What one poll costs, on the same count."""
     stretched_s: float = 0.0
     rests_s: float = 0.0
     """How seldom it wants to be asked while others tell most of what it sees; 0 = as ever."""
     series: int = 0
     started: float = 0.0
+    _costs: deque[float] = field(default_factory=lambda: deque(maxlen=10))
+
+    @property
+    def least_s(self) -> float:
+        """How often it is asked when its cost matters to nobody."""
+        return max(self.interval_s, self.rests_s)
+
+    def cost(self, cpu_s: float) -> None:
+        """Count what a poll cost. The dearest is left out: a first one imports, any may collect garbage."""
+        self._costs.append(cpu_s)
+        usual = sorted(self._costs)[:-1]
+        self.cpu_s = sum(usual) / len(usual) if usual else 0.0
 
     def blind(self, now: float) -> bool:
         """Tell whether we have not heard of it for too long."""
@@ -88,7 +104,7 @@ class Health:
     @property
     def patience_s(self) -> float:
         """How old its values may be before they are unknown."""
-        return patience_of(max(self.interval_s, self.rests_s, self.stretched_s))
+        return patience_of(max(self.least_s, self.stretched_s))
 
 
 def patience_of(interval_s: float) -> float:
@@ -330,9 +346,9 @@ class Collector:
                     log.exception("source_bug", source=name)
                 rest = self._fell(h, bug_in("the source", error), None)
             h.poll_s = time.monotonic() - start
-            cost = meter.cpu_s / max(h.interval_s, h.rests_s, h.stretched_s)
-            h.cpu_ratio = h.cpu_ratio * 0.9 + cost * 0.1 if h.asked > 1 else cost
+            h.cost(meter.cpu_s)
             h.stretched_s = self._stretch(h)
+            h.cpu_ratio = h.cpu_s / h.stretched_s
             due = max(due + max(rest, h.stretched_s), time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
@@ -347,10 +363,19 @@ class Collector:
         return rest
 
     def _stretch(self, h: Health) -> float:
-        """Return the interval at which this source keeps to its share, once all together cost too much."""
-        least = max(h.interval_s, h.rests_s)
-        if sum(x.cpu_ratio for x in self.health.values()) <= self.cpu_budget:
-            return least
-        share = self.cpu_budget / max(1, len(self._tasks))
-        now = max(least, h.stretched_s)
-        return max(least, min(_LONGEST_REST_S, now * h.cpu_ratio / share))
+        """Return how often this source is asked, so that all together keep to the budget.
+
+        What the cheap ones leave of it is shared by the dear ones, all of which get the same share of a core.
+        """
+        costs = [x.cpu_s / x.least_s for x in self.health.values()]
+        left = self.cpu_budget
+        if sum(costs) <= left:
+            return h.least_s
+        costs.sort()
+        share = left
+        for i, cost in enumerate(costs):
+            share = left / (len(costs) - i)
+            if cost > share:
+                break
+            left -= cost
+        return max(h.least_s, min(_LONGEST_REST_S, h.cpu_s / max(share, 1e-9)))

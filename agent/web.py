@@ -504,7 +504,7 @@ class Living:
             learns = learning.get(name) if h.series else None  # nothing seen, nothing to learn
             out.append({
                 "name": name, "state": state, "age_s": max(0.0, now - h.last_ok) if answered else None,
-                "interval_s": h.interval_s, "stretched": h.stretched_s > max(h.interval_s, h.rests_s),
+                "interval_s": h.interval_s, "stretched": h.stretched_s > h.least_s,
                 "error": h.error, "series": h.series, "poll_s": h.poll_s, "cpu_ratio": h.cpu_ratio,
                 "impossible": d.collector.possible.refused.get(name, 0),
                 "trust": d.world.trusts.get(name.partition("/")[0], "local"),

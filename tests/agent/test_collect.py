@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import structlog
 
-from agent.collect import Collector, patience_of
+from agent.collect import Collector, Health, patience_of
 from agent.errors import Unavailable
 from agent.model import Change, Entity, Frame, Series
 from agent.ports import LabelBatch, PredictionBatch
@@ -166,6 +166,45 @@ async def test_the_interval_stretches_when_polling_costs_more_than_its_share():
     await collector.close()
     assert h.stretched_s > 3 * h.interval_s
     assert h.cpu_ratio > 0.0
+
+
+class Starts(Good):
+    """Its first poll is dear, as one that imports is; from then on it costs nothing."""
+
+    name = "starts"
+    began = False
+
+    async def poll(self):
+        if not self.began:
+            self.began = True
+            sum(i * i for i in range(2_000_000))
+        return await super().poll()
+
+
+async def test_what_one_poll_costs_stretches_nothing():
+    collector = Collector(cpu_budget=0.5)
+    collector.add("starts", Starts())
+    await asyncio.sleep(0.8)
+    h = collector.health["starts"]
+    await collector.close()
+    assert h.stretched_s == h.interval_s
+    assert h.asked > 10
+
+
+async def test_dear_polls_stretch_the_interval_while_they_last_and_of_the_dear_source_alone():
+    collector = Collector(cpu_budget=0.2)
+    dear, cheap = Health("dear", 1.0), Health("cheap", 1.0)
+    collector.health = {"dear": dear, "cheap": cheap}
+    for cost in (0.1, 0.5, 0.5, 0.5):
+        dear.cost(cost)
+        cheap.cost(0.02)
+    assert collector._stretch(cheap) == 1.0
+    assert collector._stretch(dear) == pytest.approx((1.1 / 3) / (0.2 - 0.02)), (
+        "it gets what the cheap one leaves"
+    )
+    for _ in range(10):
+        dear.cost(0.1)
+    assert collector._stretch(dear) == 1.0, "what was dear once is forgotten"
 
 
 async def test_a_clock_that_was_set_blinds_nobody(collector):
