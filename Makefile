@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help run demo test check setup debian debian-bench bench bench-agent bench-belief bench-console bench-crash bench-decide bench-detect bench-drift bench-forecast bench-gpu bench-host bench-ingest bench-live bench-otlp bench-prometheus bench-rca bench-replay bench-verify boards readme dist clean
 SHELL := /bin/sh
+# Many images say that no bytecode is to be kept. Tests start hundreds of processes, and each would compile us anew.
+export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
