@@ -12,13 +12,13 @@ import httpx
 from desk_story import Story
 from slack_side import APP, BOT, CHANNEL, OLGA, SECRET, SlackSide, form, signed
 
-from agent import web
 from agent.api import Views, make_app
 from agent.chat import Chats
 from agent.codec import pack
 from agent.events import Events
 from agent.life import turned
 from agent.telemetry import Telemetry
+from agent.web.table import ways
 from connectors import _slack_door, _slack_socket, _slack_threads, slack
 from connectors.slack import Slack
 
@@ -69,7 +69,7 @@ class Proxy:
         story = talk.story
         telemetry = Telemetry(story.now)
         self.app = make_app(
-            web.ways(story.desk), Views(dict, dict, lambda _: ""), story.tokens, Events(), telemetry,
+            ways(story.desk), Views(dict, dict, lambda _: ""), story.tokens, Events(), telemetry,
             receivers={"slack": talk.slack.routes()}, public_url=PUBLIC,
         )  # fmt: skip
 
