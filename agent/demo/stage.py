@@ -40,6 +40,8 @@ from agent.demo.load import DAY_S
 from agent.demo.person import Person
 from agent.demo.play import Broken, Play, Progress
 from agent.demo.truth import Lines, Truth
+from agent.errors import Refused
+from agent.imports import lacking
 from agent.model import Mode
 
 _QUIET_S: Final = 7.0
@@ -171,11 +173,11 @@ def demo(
     plain     lines only, nothing that moves
     keep      folder to play in, kept afterwards; default: a temporary one
     more      further connectors of the agent, as agent.yaml has them: who else should see it
-    Raises ValueError, `problem: remedy`, for a name that nobody knows and for libraries that are not installed.
+    Raises ValueError, `problem: remedy`, for a name that nobody knows; Refused for libraries that are not installed.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"the demo needs {', '.join(missing)}: pip install 'homeostat[demo]'")
+        raise Refused(lacking(f"the demo needs {', '.join(missing)}", "demo"))
     if seed is None:
         seed = int.from_bytes(os.urandom(2))
     screen = Screen(file=out, width=None if (out or sys.stdout).isatty() else 140)

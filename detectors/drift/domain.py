@@ -26,6 +26,7 @@ import numpy as np
 
 from agent import registry
 from agent.errors import Refused
+from agent.imports import lacking
 from agent.intervals import wilson
 from agent.model import BoolArray, FloatArray
 
@@ -99,7 +100,7 @@ class Domain:
         try:
             ensemble = importlib.import_module("sklearn.ensemble")
         except ImportError:
-            raise Refused("scikit-learn is not installed: pip install 'homeostat[ml]'") from None
+            raise Refused(lacking("scikit-learn is not installed", "ml")) from None
         seed = int(self._random.integers(1 << 31))
         model = ensemble.HistGradientBoostingClassifier(
             max_iter=60, max_leaf_nodes=15, min_samples_leaf=40, early_stopping=False,
