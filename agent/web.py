@@ -54,7 +54,7 @@ from agent.refusals import Refusals
 from agent.report import ReportView
 from agent.sinks import Numbers
 from agent.telemetry import Telemetry
-from agent.units import Model
+from agent.units import Model, many
 from agent.views import (
     ChangeView,
     ChartView,
@@ -650,7 +650,8 @@ def health(desk: Desk, wall: float) -> dict[str, Any]:
     if h.world.now and still_s > _STUCK_S:
         problems.append(f"no tick for {still_s:.0f} s")
     if h.pending:
-        problems.append(f"the journal can not be written, {h.pending} entries wait")
+        waits = many(h.pending, "entry waits", "entries wait")
+        problems.append(f"the journal can not be written, {waits}")
     if sources and len(blind) == len(sources):
         problems.append("no source answers")
     faults = h.faults()

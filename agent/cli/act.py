@@ -580,13 +580,15 @@ def reload(
     *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False
 ) -> None:
     """Let the daemon read agent.yaml again. A faulty one is told, and the old one stays."""
+    from agent.units import many
+
     _, folder = where(config, state)
     said = control.Control(folder).post("/api/reload")
     emit(
         said,
         as_json,
         lambda s: typer.echo(
-            f"reloaded; mode {s['mode']}, manages {s['manages']} kinds of targets"
+            f"reloaded; mode {s['mode']}, manages {many(s['manages'], 'kind')} of targets"
         ),
     )
 

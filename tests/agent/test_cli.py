@@ -69,7 +69,7 @@ def test_status_says_what_matters_first(homeostat, daemon):
     code, out, _ = homeostat("status", "--state", daemon.state)
     assert code == 0
     for part in (
-        "2 open incidents, 1 harm users; 1 runs wait for you",
+        "2 open incidents, 1 harms users; 1 run waits for you",
         "false pages this week: 0 of 2 pages, within the budget of 2",
         "measured: not known yet, it takes a day of watching",
         "objective host.disk_utilization_ratio at most 0.9: no series has mount=/dta",
