@@ -277,9 +277,10 @@ def lines(view: DigestView) -> list[str]:
     out = [f"Pages:    {told}; {fair:.2g} false ones were allowed"]
     if view["unlabelled"]:
         out.append(f"Label:    was it right to page? {_some(view['unlabelled'])}")
-    counts = ", ".join(f"{view['counts'].get(s, 0)} {s}" for s in ("page", "warning", "note"))
+    counts = ", ".join(many(view["counts"].get(s, 0), s) for s in ("page", "warning", "note"))
     took = f"; half were over within {say_duration(view['heal_s'])}" if view["heal_s"] else ""
-    out.append(f"Begun:    {counts}; {view['resolved']} are over{took}")
+    over = many(view["resolved"], "is over", "are over")
+    out.append(f"Begun:    {counts}; {over}{took}")
     out += [
         f"Healed:   {h['title']} by {h['playbook']} in {say_duration(h['lasted_s'])}"
         for h in view["healed"][:_MOST]

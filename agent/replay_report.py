@@ -128,7 +128,12 @@ def notes(found: Found, config: Config, kind: str) -> list[str]:
             "nothing was done: what these acts would have changed, and their verdicts, are not known"
         )
     learnt = found.start - found.began
-    if learnt < 600:
+    if learnt < 0:
+        later = say_duration(-learnt)
+        out.append(
+            f"what was recorded begins {later} after --from, and detectors began as new ones with it"
+        )
+    elif learnt < 600:
         when = f"{say_duration(learnt)} before" if learnt else "with it"
         out.append(f"detectors began as new ones {when}; a later --from lets them learn more first")
     if not found.graph:

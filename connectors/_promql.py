@@ -186,6 +186,10 @@ class Promql:
             )
         return self._connect
 
+    def ready(self) -> None:
+        """Raise Refused when its client is not installed."""
+        _ = self._client
+
     def vector(self, query: str, **params: str) -> list[dict[str, Any]]:
         """Return `[{"metric": labels, "value": [ts, text]}]` as it is now. Raises Unavailable, Refused."""
         found = self._list(self._client.custom_query(query, params))

@@ -103,7 +103,7 @@ class Answers:
         blind = [x["name"] for x in s["sources"] if x["state"] == "blind"]
         learning = sum(1 for x in s["sources"] if x["learning"] and not x["learning"]["ready"])
         open_ = (
-            f"{c['open']} open ({c['page']} page, {c['warning']} warning, {c['note']} note)"
+            f"{c['open']} open ({', '.join(many(c[s], s) for s in ('page', 'warning', 'note'))})"
             if c["open"]
             else "none open"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -285,7 +285,10 @@ def run_playbook(
 def mode(
     *,
     playbook: Annotated[str, typer.Argument(help="Id, or its first letters.")],
-    most: Annotated[str, typer.Argument(metavar="MODE", help="observe, suggest, approve or auto.")],
+    most: Annotated[
+        Literal["observe", "suggest", "approve", "auto"],
+        typer.Argument(metavar="MODE", help="observe, suggest, approve or auto."),
+    ],
     reason: Reason = "",
     config: ConfigPath = None,
     state: StateFolder = None,
@@ -606,7 +609,8 @@ def token_add(
     *,
     name: Annotated[str, typer.Argument(help="Whose it is: a person or a program.")],
     role: Annotated[
-        str, typer.Option(help="sender, viewer, operator, author or admin.")
+        Literal["sender", "viewer", "operator", "author", "admin"],
+        typer.Option(metavar="ROLE", help="sender, viewer, operator, author or admin."),
     ] = "viewer",
     model: Annotated[
         list[str] | None,
@@ -629,7 +633,12 @@ def token_add(
         lambda d: d.post("/api/tokens", {"name": name, "role": role, "models": model or []}),
         lambda desk, me: desk.token_add(me, name, role, model or []),
     )  # fmt: skip
-    emit(said, as_json, lambda t: typer.echo(t["token"]))
+
+    def show(made: Any) -> None:
+        typer.echo(made["token"])
+        note(f"{name} is {role} by it; it is shown this once")
+
+    emit(said, as_json, show)
 
 
 @command(

@@ -268,6 +268,8 @@ def run_tests(
 
     opened = sound(which or (), config)
     tried = [(b, run(b, t)) for b in opened.books for t in b.tests if only in t.name]
+    if only and not tried:
+        raise Refused(f"no test has {only!r} in its name; without -k all of them run")
     said = {
         "passed": sum(not one.wrong for _, one in tried), "failed": sum(bool(one.wrong) for _, one in tried),
         "tests": [{"playbook": book.id, **asdict(one)} for book, one in tried],

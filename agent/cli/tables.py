@@ -503,7 +503,8 @@ def check(said: Any) -> None:
     b = said["budget"]
     table.add_row(
         "budget",
-        f"{b['pages_per_week']:g} false pages a week; from it {b['notes_per_day']:.2g} console notes a day, "
+        f"{b['pages_per_week']:g} false page{'s' * (b['pages_per_week'] != 1)} a week; from it "
+        f"{b['notes_per_day']:.2g} console note{'s' * (b['notes_per_day'] != 1)} a day, "
         f"{b['anomalies_per_series_day']:.2g} abnormal times a series and day",
     )
     table.add_row("console", f"http://{said['listen']}/")

@@ -29,6 +29,7 @@ from agent.errors import Refused
 from agent.imports import lacking
 from agent.intervals import wilson
 from agent.model import BoolArray, FloatArray
+from agent.units import many
 
 LEAST_ROWS: Final = 300
 MOST_ROWS: Final = 10_000
@@ -64,7 +65,7 @@ class Domain:
         n = min((len(next(iter(side.values()), ())) for side in sides), default=0)
         if n < LEAST_ROWS:
             raise Refused(
-                f"{n} rows with features that both have: it takes {LEAST_ROWS} on either side"
+                f"{many(n, 'row')} with features that both have: it takes {LEAST_ROWS} on either side"
             )
         columns = [_coded(sides[0][name], sides[1][name], n) for name in names]
         texts = np.array([is_text for _, _, is_text in columns])
