@@ -712,8 +712,8 @@ def _healthy(reached: Reach, world: World, config: Config) -> Gate:
     if not said:
         return Gate("min_healthy", True, "takes none away", "-")
     over, least, service = min(said)
-    left = many(over + least, "replica")
-    reason = "" if over >= 0 else f"{left} of {service.key} would be left"
+    rest = many(over + least, "replica")
+    reason = "" if over >= 0 else f"{rest} of {service.key} would be left"
     return Gate("min_healthy", over >= 0, str(over + least), str(least), reason)
 
 
