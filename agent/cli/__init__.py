@@ -153,6 +153,11 @@ def where(config: Path | None, state: Path | None) -> tuple[Path | None, Path]:
     return path, control.state_folder(state, path)
 
 
+def daemon_of(config: Path | None, state: Path | None) -> control.Control:
+    """Return the daemon to ask; whether it lives shows at the first question."""
+    return control.Control(where(config, state)[1])
+
+
 def emit(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     """Print an answer: as JSON, stable and complete, or as `show` shows it to people."""
     if as_json:

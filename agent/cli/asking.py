@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from agent import control
 from agent.cli import (
     PROBLEMS,
     AsJson,
@@ -15,6 +14,7 @@ from agent.cli import (
     ask,
     audit_app,
     command,
+    daemon_of,
     emit,
     part,
     where,
@@ -32,8 +32,7 @@ def status(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    emit(control.Control(folder).get("/api/status"), as_json, tables.status)
+    emit(daemon_of(config, state).get("/api/status"), as_json, tables.status)
 
 
 @command(
@@ -138,8 +137,7 @@ def models(
     """
     from agent.cli import model_tables
 
-    _, folder = where(config, state)
-    found = control.Control(folder).get("/api/models", model=model)
+    found = daemon_of(config, state).get("/api/models", model=model)
     emit(found, as_json, lambda said: model_tables.models(said, closely=bool(model)))
 
 
@@ -183,8 +181,7 @@ def forecast(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    found = control.Control(folder).get("/api/forecasts", entity=entity)
+    found = daemon_of(config, state).get("/api/forecasts", entity=entity)
     emit(found, as_json, lambda said: tables.forecasts(said, everything=everything))
 
 
@@ -244,8 +241,7 @@ def topology(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    said = control.Control(folder).get("/api/topology", target=target, everything=everything)
+    said = daemon_of(config, state).get("/api/topology", target=target, everything=everything)
     emit(said, as_json, tables.topology)
 
 
