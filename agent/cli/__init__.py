@@ -87,7 +87,7 @@ StateFolder = Annotated[
     Path | None,
     typer.Option(
         "--state", envvar="HOMEOSTAT_STATE", metavar="FOLDER", help="State folder of the daemon.",
-        show_default="`state:` in agent.yaml, else /var/lib/homeostat as root",
+        show_default="`state:` in agent.yaml, else /var/lib/homeostat as root, ~/.local/state/homeostat",
     ),
 ]  # fmt: skip
 AsJson = Annotated[
@@ -222,6 +222,8 @@ def fault_body(fault: Fault) -> dict[str, Any]:
 
 def tell(error: AgentError, as_json: bool) -> int:
     """Print an error with its remedy; returns the exit code."""
+    from agent.units import many
+
     code = (
         USAGE if isinstance(error, ConfigError)
         else UNREACHABLE if isinstance(error, Unavailable)
@@ -234,14 +236,15 @@ def tell(error: AgentError, as_json: bool) -> int:
     if as_json:
         body = {"error": said, "remedy": remedy, "exit": code}
         if faults:
-            body = {"error": f"{len(faults)} faults", "remedy": "", "exit": code, "faults": faults}
+            said = many(len(faults), "fault")
+            body = {"error": said, "remedy": "", "exit": code, "faults": faults}
         print(json.dumps(body, indent=2, ensure_ascii=False))  # noqa: T201  # standard output is what is asked for
         return code
     if faults:
         carets = [f.caret() for f in told] or [""] * len(faults)
         for f, caret in zip(faults, carets, strict=True):
             note(shown(f, caret))
-        note(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}")
+        note(many(len(faults), "fault"))
     else:
         note(f"homeostat: {said}" + (f"\n    {remedy}" if remedy else ""))
     return code

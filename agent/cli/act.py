@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -279,7 +279,10 @@ def run_playbook(
 def mode(
     *,
     playbook: Annotated[str, typer.Argument(help="Id, or its first letters.")],
-    most: Annotated[str, typer.Argument(metavar="MODE", help="observe, suggest, approve or auto.")],
+    most: Annotated[
+        Literal["observe", "suggest", "approve", "auto"],
+        typer.Argument(metavar="MODE", help="observe, suggest, approve or auto."),
+    ],
     reason: Reason = "",
     config: ConfigPath = None,
     state: StateFolder = None,
@@ -568,12 +571,14 @@ def reload(
     *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False
 ) -> None:
     """Let the daemon read agent.yaml again. A faulty one is told, and the old one stays."""
+    from agent.units import many
+
     said = daemon_of(config, state).post("/api/reload")
     emit(
         said,
         as_json,
         lambda s: typer.echo(
-            f"reloaded; mode {s['mode']}, manages {s['manages']} kinds of targets"
+            f"reloaded; mode {s['mode']}, manages {many(s['manages'], 'kind')} of targets"
         ),
     )
 
@@ -591,7 +596,8 @@ def token_add(
     *,
     name: Annotated[str, typer.Argument(help="Whose it is: a person or a program.")],
     role: Annotated[
-        str, typer.Option(help="sender, viewer, operator, author or admin.")
+        Literal["sender", "viewer", "operator", "author", "admin"],
+        typer.Option(metavar="ROLE", help="sender, viewer, operator, author or admin."),
     ] = "viewer",
     model: Annotated[
         list[str] | None,
@@ -614,7 +620,12 @@ def token_add(
         lambda d: d.post("/api/tokens", {"name": name, "role": role, "models": model or []}),
         lambda desk, me: desk.token_add(me, name, role, model or []),
     )  # fmt: skip
-    emit(said, as_json, lambda t: typer.echo(t["token"]))
+
+    def show(made: Any) -> None:
+        typer.echo(made["token"])
+        note(f"{name} is {role} by it; it is shown this once")
+
+    emit(said, as_json, show)
 
 
 @command(

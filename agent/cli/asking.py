@@ -286,6 +286,7 @@ def audit_verify(
     hash elsewhere to prove later that nothing was cut off at the end. Exit code 1 when something is wrong.
     """
     from agent.journal import Journal
+    from agent.units import many
 
     _, folder = where(config, state)
     with Journal.reader(folder / "journal.sqlite") as journal:
@@ -299,8 +300,8 @@ def audit_verify(
     def show(_: Any) -> None:
         for one in breaks:
             typer.echo(str(one))
-        verdict = f"{len(breaks)} problems" if breaks else "all is as it was written"
-        typer.echo(f"{entries} entries, {verdict}; last hash {head}")
+        verdict = many(len(breaks), "problem") if breaks else "all is as it was written"
+        typer.echo(f"{many(entries, 'entry', 'entries')}, {verdict}; last hash {head}")
 
     emit(said, as_json, show)
     if breaks:

@@ -138,7 +138,7 @@ def drift(
 ) -> None:
     """Say whether new rows differ from the reference, and by what.
 
-    All features together: a classifier is asked to tell them apart (needs `homeostat[ml]`), which also finds what no
+    All features together: a classifier is asked to tell them apart (needs the extra `ml`), which also finds what no
     single column shows. For a second look: what the daemon watches needs no such question. Of either file the newest
     20,000 rows are read, looked at and forgotten.
     """

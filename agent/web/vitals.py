@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent import expected
 from agent.handoff import NOBODY
+from agent.units import many
 
 if TYPE_CHECKING:
     from agent.daemon import Daemon
@@ -31,7 +32,8 @@ def health(desk: Desk, wall: float) -> dict[str, Any]:
     if h.world.now and still_s > _STUCK_S:
         problems.append(f"no tick for {still_s:.0f} s")
     if h.pending:
-        problems.append(f"the journal can not be written, {h.pending} entries wait")
+        waits = many(h.pending, "entry waits", "entries wait")
+        problems.append(f"the journal can not be written, {waits}")
     if sources and len(blind) == len(sources):
         problems.append("no source answers")
     faults = h.faults()

@@ -605,7 +605,7 @@ def trouble(talk, n, **what):
 
 
 def shared(side):
-    return [m for m in side.parents if "more incidents than" in m["text"]]
+    return [m for m in side.parents if "an hour that this channel takes" in m["text"]]
 
 
 async def test_more_incidents_than_a_channel_takes_share_one_message(tmp_path, side, monkeypatch):
