@@ -22,7 +22,7 @@ test: .venv/all build/outside build/schema ## everything: lint, types, layers, u
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then $(MAKE) --no-print-directory debian; fi
 	@$(MAKE) --no-print-directory check acts
 
-check: .venv/all lint unit ## lint, types and unit tests: ten minutes on two cores
+check: .venv/all lint unit ## lint, types and unit tests: six minutes on two cores
 
 # Three at a time on two cores: unit tests also wait for processes. What measures runs alone, in `test`.
 .PHONY: lint unit acts
