@@ -24,10 +24,10 @@ test: .venv/all build/outside build/schema ## everything: lint, types, layers, u
 
 check: .venv/all lint unit ## lint, types and unit tests: six minutes on two cores
 
-# Three at a time on two cores: unit tests also wait for processes. What measures runs alone, in `test`.
+# Four at a time on two cores: half of their time unit tests wait for servers and processes. What measures runs alone, in `test`.
 .PHONY: lint unit acts
 unit: .venv/all
-	$(BIN)/pytest -q -n 3 -m "not live and not demo and not slow and not long"
+	$(BIN)/pytest -q -n 4 -m "not live and not demo and not slow and not long"
 
 # The demo has the machine for itself: it proves that a neighbour who takes it is found and calmed. What computes for long
 # runs after it, at a low priority, beside what waits for servers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -84,8 +85,11 @@ def server() -> Iterator[Server]:
 
 
 def heard(frame: Frame, entity: Entity) -> list[Sighting]:
-    """Return what is told of the ports of a group; whom it calls, is told beside."""
-    return [s for s in frame.seen if s.entity == entity and "listen" in dict(s.attrs)]
+    """Return what is told of the ports of a group; whom it calls is told beside, for a while."""
+    return [
+        s for s in frame.seen
+        if s.entity == entity and "listen" in dict(s.attrs) and s.lasts_s == math.inf
+    ]  # fmt: skip
 
 
 def ports_of(frame: Frame, entity: Entity) -> set[str]:
