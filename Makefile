@@ -109,8 +109,8 @@ bench-verify: .venv/all ## verdicts on made-up series in which we know whether t
 boards: .venv/all ## build the Grafana boards anew from dashboards/boards
 	$(BIN)/python -m dashboards.boards
 
-readme: .venv/all ## put what there is into the tables of README and docs/actions.md
-	$(BIN)/python -m agent.shelf README.md docs/actions.md
+readme: .venv/all ## put what there is into the tables of README, docs/actions.md and docs/settings.md
+	$(BIN)/python -m agent.shelf README.md docs/actions.md docs/settings.md
 
 dist: .venv/all ## build the wheel and the source archive into dist/
 	$(PIP) build && $(BIN)/python -m build --outdir dist .

@@ -23,6 +23,7 @@ from agent.errors import AgentError
 from agent.journal import Entry, JournalReader
 from agent.model import Decision
 from agent.ports import Archive, Logged
+from agent.units import many
 
 log = structlog.get_logger()
 
@@ -60,10 +61,8 @@ class Archives:
 
     def faults(self) -> list[str]:
         """Say of each that lacks something what it is, and why."""
-        out = [
-            f"{x.connector}: {x.waiting} entries of the journal wait for it ({x.why})"
-            for x in self.away()
-        ]
+        one, more = "entry of the journal waits", "entries of the journal wait"
+        out = [f"{x.connector}: {many(x.waiting, one, more)} for it ({x.why})" for x in self.away()]
         for name, archive in self._archives().items():
             out += [f"{name}: {trouble}" for trouble in archive.troubles()]
         return out

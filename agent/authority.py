@@ -105,6 +105,11 @@ class Person:
             needed = role
         if self.has(needed) or (role is None and self.may(verb)):
             return
+        if self.via == "loopback" and verb == "rows":
+            raise Unknown(
+                "who sends rows needs a token; "
+                "make one with: homeostat token add NAME --role sender --model MODEL"
+            )
         if self.via == "loopback":
             raise Unknown(
                 f"{verb} needs a token of role {needed}; "

@@ -48,6 +48,7 @@ class Objective(Model):
     """
 
     signal: str
+    """Any gauge, state or counter of the catalogue, of a counter its rate: `service.latency_p95_seconds`."""
     max: Quantity | None = None
     min: Quantity | None = None
     for_: Duration = Field(default=10.0, alias="for")
@@ -67,7 +68,9 @@ class Service(Model):
 
     id: Name
     owner: str = ""
+    """Who answers for it, for `people:` and in what is told."""
     channel: str = ""
+    """Where its people are told, of ways that have channels."""
     pidfile: Path | None = None
     """Binds the process group of the master to the service."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -75,11 +78,13 @@ class Service(Model):
     process: str = ""
     """Binds process groups whose command matches this glob to the service."""
     models: list[Name] = []
+    """Models that it serves."""
     calls: list[str] = []
     """Services or dependencies (host:port) that it needs."""
     min_healthy: Annotated[int, Field(ge=0)] = 1
     """It never acts when fewer replicas than this would be left."""
     objectives: list[Objective] = []
+    """What its users may expect."""
 
 
 class Matcher(Model):
@@ -279,9 +284,12 @@ class ConnectorConfig(Model):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     use: str = ""
+    """Which connector it is; default: its name here."""
     enabled: bool = True
     interval: Duration | None = None
+    """How often a source is asked; default: as often as the connector says."""
     trust: Literal["untrusted", "local", "authenticated"] | None = None
+    """How far what it says is believed; default: local."""
 
     @property
     def own(self) -> dict[str, Any]:
@@ -295,6 +303,7 @@ class DetectorConfig(Model):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     use: str = ""
+    """Which detector it is; default: its name here."""
     enabled: bool = True
     sources: list[Name] = []
     """Which sources it looks at; default: all."""
@@ -385,7 +394,9 @@ class Config(Model):
     ingest_models: dict[str, list[str]] = {}
     """Token -> the models that it may push rows of: `{scoring: [fraud, 'churn-*']}`; `'*'` = all other tokens."""
     metrics_listen: str = ""
+    """/metrics for scrapers elsewhere, with a token: `0.0.0.0:8789` or `unix:/run/homeostat/metrics.sock`."""
     public_url: str = ""
+    """Where people reach the console through a proxy with TLS: `https://...`, also for links in what they are told."""
     state: Path | None = None
     """State folder; default: by XDG, as root /var/lib/homeostat."""
     cpu_budget: Ratio = 0.05
@@ -404,7 +415,7 @@ class Config(Model):
     topology: Map = Map()
     playbooks: PlaybookDirs = PlaybookDirs()
     connectors: dict[Name, ConnectorConfig] = {}
-    """Host, processes, connections and gpu run by default; `host: {enabled: false}` switches one off."""
+    """Where to look, and what can be done there. Seven sources run without a word: `gpu: {enabled: false}` ends one."""
     detectors: dict[Name, DetectorConfig] = {}
     """Joint detectors over all series of a source: `pca: {}`; none by default. Read at start, not at a reload."""
     forecasts: Outlook = Outlook()

@@ -22,7 +22,7 @@ from agent.cron import Cron
 from agent.intervals import wilson
 from agent.model import MODES, Incident, Mode
 from agent.ports import Note
-from agent.units import say_duration
+from agent.units import many, say_duration
 from agent.windows import zone_of
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ def due(config: Digest, desk: Desk, now: float) -> Note | None:
         return None
     since = newest - 7 * 86_400.0 if math.isnan(before) else before
     view = desk.digest(f"{since:.3f}")
-    title = f"homeostat: {view['pages']} pages, {len(view['healed'])} healed without a person"
+    pages, healed = many(view["pages"], "page"), len(view["healed"])
+    title = f"homeostat: {pages}, {healed} healed without a person"
     return Note(key, now, "note", title, "\n".join(view["text"]), event="digest")
 
 
@@ -253,7 +254,7 @@ def _retired(p: PlaybookView, memory: Memory, since: float) -> AdviceView | None
     record = p["record"]
     told = record["runs"] - record["cannot_tell"]
     if any(x["by"] == "record" for x in p["limits"]):
-        return {"playbook": p["id"], "to": "", "why": f"it harmed {record['harmed']} times"}
+        return {"playbook": p["id"], "to": "", "why": f"it harmed {many(record['harmed'], 'time')}"}
     if told >= _ENOUGH and float(wilson(record["helped"], told)[1]) < _POOR:
         why = f"{record['helped']} of {told} runs helped"
         return {"playbook": p["id"], "to": "", "why": why}
@@ -276,9 +277,10 @@ def lines(view: DigestView) -> list[str]:
     out = [f"Pages:    {told}; {fair:.2g} false ones were allowed"]
     if view["unlabelled"]:
         out.append(f"Label:    was it right to page? {_some(view['unlabelled'])}")
-    counts = ", ".join(f"{view['counts'].get(s, 0)} {s}" for s in ("page", "warning", "note"))
+    counts = ", ".join(many(view["counts"].get(s, 0), s) for s in ("page", "warning", "note"))
     took = f"; half were over within {say_duration(view['heal_s'])}" if view["heal_s"] else ""
-    out.append(f"Begun:    {counts}; {view['resolved']} are over{took}")
+    over = many(view["resolved"], "is over", "are over")
+    out.append(f"Begun:    {counts}; {over}{took}")
     out += [
         f"Healed:   {h['title']} by {h['playbook']} in {say_duration(h['lasted_s'])}"
         for h in view["healed"][:_MOST]
@@ -293,7 +295,7 @@ def lines(view: DigestView) -> list[str]:
         for w in view["waiting"][:_MOST]
     ]
     out += [
-        f"Noisy:    {n['signal']} in {n['incidents']} incidents"
+        f"Noisy:    {n['signal']} in {many(n['incidents'], 'incident')}"
         + (f", noise in {n['noise']}" if n["noise"] else "")
         for n in view["noisy"][:5]
     ]

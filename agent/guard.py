@@ -43,7 +43,7 @@ from agent.playbook import Guard, lowest
 from agent.reach import Reach
 from agent.record import group_of, owner_of
 from agent.trouble import Key, key_of
-from agent.units import say_duration
+from agent.units import many, say_duration
 
 if TYPE_CHECKING:
     from agent.config import Config, Matcher, Window
@@ -495,7 +495,7 @@ def _attempts(case: _Case) -> Gate:
     n = sum(owner_of(r.target) == mine for r in _recent(case, case.now - limit.per))
     reason = ""
     if n >= limit.max:
-        reason = f"tried {n} times on {case.target.id}; " + (
+        reason = f"tried {many(n, 'time')} on {case.target.id}; " + (
             "people must look now" if limit.then == "escalate" else "it stops here"
         )
     return Gate(
@@ -608,7 +608,8 @@ def _breaker(case: _Case) -> Gate:
         bad += verdict in {"harmed", "no_effect"}
     reason = ""
     if bad >= limit.bad_outcomes:
-        reason = f"it did not help {bad} times in a row; it rests for {say_duration(limit.hold)}"
+        times = "the last time" if bad == 1 else f"{bad} times in a row"
+        reason = f"it did not help {times}; it rests for {say_duration(limit.hold)}"
     said = f"{limit.bad_outcomes} in a row within {say_duration(limit.hold)}"
     return Gate(
         "breaker", bad < limit.bad_outcomes, f"{bad} without help", f"fewer than {said}", reason
@@ -711,7 +712,8 @@ def _healthy(reached: Reach, world: World, config: Config) -> Gate:
     if not said:
         return Gate("min_healthy", True, "takes none away", "-")
     over, least, service = min(said)
-    reason = "" if over >= 0 else f"{over + least} replicas of {service.key} would be left"
+    rest = many(over + least, "replica")
+    reason = "" if over >= 0 else f"{rest} of {service.key} would be left"
     return Gate("min_healthy", over >= 0, str(over + least), str(least), reason)
 
 

@@ -46,7 +46,7 @@ from agent.scene import Scene
 from agent.silences import OwnSilences
 from agent.strike import bug_in
 from agent.symptoms import symptoms_of
-from agent.units import say_duration
+from agent.units import many, say_duration
 from agent.verify import judge
 
 log = structlog.get_logger()
@@ -872,4 +872,6 @@ def _back_off(repeat: int, error: BaseException) -> float:
 
 def _unanswered(step: Step, error: BaseException, timeout: float, tries: int) -> str:
     said = str(error) or f"no answer within {say_duration(timeout)}"
-    return f"{step.use} on {step.target} did not come through in {tries} {'try' if tries == 1 else 'tries'}: {said}"
+    return (
+        f"{step.use} on {step.target} did not come through in {many(tries, 'try', 'tries')}: {said}"
+    )

@@ -7,6 +7,8 @@
 
 Many libraries import others at their top: for a command line of their own, for transports and databases that we do not
 use, for data frames. What is loaded already is left as it is.
+
+`lacking` says of what is not installed how it comes here.
 """
 
 from __future__ import annotations
@@ -19,6 +21,14 @@ from importlib import import_module
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
+
+
+def lacking(what: str, extra: str) -> str:
+    """Say what is missing and how the extra that brings it is put in: where make has installed, and by pip elsewhere.
+
+    homeostat is on no index: pip takes it from a checkout.
+    """
+    return f"{what}; in a checkout run `make setup`, or pip install '.[{extra}]' with the pip of another environment"
 
 
 class _Absent(MetaPathFinder):

@@ -236,9 +236,9 @@ class Inlets:
 
     def _allow(self, person: Person, model: str) -> None:
         if not may_speak(self._models(), person, model):
-            remedy = "add it under ingest_models: in agent.yaml"
-            if person.role == SENDER:
-                remedy = f"its token is for {', '.join(person.models)}; make one with --model, or {remedy}"
+            remedy = f"add it for {person.name} under ingest_models: in agent.yaml"
+            if person.role == SENDER and not any(fnmatchcase(model, g) for g in person.models):
+                remedy = f"its token is for {', '.join(person.models)}; make one with --model {model[:80]}"
             raise Forbidden(f"{person.name} may not speak for model {model[:80]}; {remedy}")
 
     # ---- the body

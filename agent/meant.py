@@ -31,7 +31,7 @@ def pick(text: str, ids: Mapping[str, Any], what: str) -> str:
             f"{text!r} is the beginning of {len(found)} {what}s; write more: {few(found)}"
         )
     if not ids:
-        raise NotThere(f"there is no {what} yet; nothing is in the journal of this state folder")
+        raise NotThere(f"there is no {what} yet; the journal of this state folder holds none")
     newest = list(ids)[-5:]
     raise NotThere(f"there is no {what} {text!r}; the newest are {few(reversed(newest))}")
 

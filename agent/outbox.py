@@ -32,6 +32,7 @@ from agent.journal import Entry, JournalReader
 from agent.ports import Choosy, Note, Notifier
 from agent.routing import Leg, People, Router
 from agent.strike import bug_in
+from agent.units import many
 
 log = structlog.get_logger()
 
@@ -119,7 +120,7 @@ class Outbox:
     def faults(self) -> list[str]:
         """Say of each address that fails how much waits for it, and why."""
         return [
-            f"{one.connector}: {one.waiting} notes are not delivered yet ({one.why})"
+            f"{one.connector}: {many(one.waiting, 'note is', 'notes are')} not delivered yet ({one.why})"
             for one in self.away()
         ]
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from agent import registry
 from agent.errors import Refused
+from agent.imports import lacking
 from agent.model import BoolArray, FloatArray
 from agent.units import Model, say
 from agent.worker import Job, Worker
@@ -117,9 +118,7 @@ class Picture:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
         except ImportError:
-            raise Refused(
-                "pictures need matplotlib; run: pip install 'homeostat[charts]'"
-            ) from None
+            raise Refused(lacking("pictures need matplotlib", "charts")) from None
         look = _DARK if config.dark else _LIGHT
         charts: list[Any] = config.charts
         marks = _marks(charts)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from agent.cli.playbook import count
-from agent.units import say_duration
+from agent.units import many, say_duration
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -129,7 +128,12 @@ def notes(found: Found, config: Config, kind: str) -> list[str]:
             "nothing was done: what these acts would have changed, and their verdicts, are not known"
         )
     learnt = found.start - found.began
-    if learnt < 600:
+    if learnt < 0:
+        later = say_duration(-learnt)
+        out.append(
+            f"what was recorded begins {later} after --from, and detectors began as new ones with it"
+        )
+    elif learnt < 600:
         when = f"{say_duration(learnt)} before" if learnt else "with it"
         out.append(f"detectors began as new ones {when}; a later --from lets them learn more first")
     if not found.graph:
@@ -157,7 +161,7 @@ def show(said: Any) -> None:
 
     line(
         f"{iso(said['from'])} to {iso(said['to'])} ({say_duration(said['to'] - said['from'])}), "
-        f"{said['series']} series, {count(said['playbooks'], 'playbook')}; "
+        f"{said['series']} series, {many(said['playbooks'], 'playbook')}; "
         f"walked in {said['took_s']:.1f} s, {said['times_real_time']:,.0f} times as fast as it went"
     )
     recorded = said["recorded"]
@@ -166,7 +170,7 @@ def show(said: Any) -> None:
         f"; the journal has {recorded['incidents']}, of which {recorded['matched']} are found again"
     )
     line(
-        f"\n{count(len(incidents), 'incident')}, {said['pages']} paged"
+        f"\n{many(len(incidents), 'incident')}, {said['pages']} paged"
         + (there if said["past"]["kind"] == "history" else "")
     )
     for i in incidents[:_MOST_SHOWN]:
@@ -178,14 +182,14 @@ def show(said: Any) -> None:
     _more(incidents)
     for r in recorded["missed"]:
         line(f"  {iso(r['opened'])}  not found again: {r['title']} ({r['severity']})")
-    line(f"\n{count(len(said['acts']), 'would-be act')}")
+    line(f"\n{many(len(said['acts']), 'would-be act')}")
     for a in said["acts"][:_MOST_SHOWN]:
         line(f"  {iso(a['at'])}  {_acts(a)}")
         for said_of_it in _about(a):
             line(f"      {said_of_it}")
     _more(said["acts"])
     if said["held"]:
-        line(f"\n{count(len(said['held']), 'time')} the guard stopped what had fired")
+        line(f"\n{many(len(said['held']), 'time')} the guard stopped what had fired")
         for h in said["held"][:_MOST_SHOWN]:
             why = "; ".join(
                 f"{g['name']} {g['value']}" + (f": {g['reason']}" if g["reason"] else "")

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from agent import views
 from agent.causes import words
 from agent.said import NOTHING, US, Doubted, Row, Said
-from agent.units import say, say_duration
+from agent.units import many, say, say_duration
 from agent.views import CauseView, ChartView, EvidenceView, IncidentDetail, RunView
 from agent.why import run_words, spark
 
@@ -113,7 +113,7 @@ def _head(detail: IncidentDetail, now: float, at: _Clock) -> str:
         "began": at.full(detail["opened"]),
         "ended": at.full(over) if over is not None else "not yet",
         "lasted": lasted if over is not None else f"{lasted} so far",
-        "came back": f"{detail['reopened']} times" if detail["reopened"] else "",
+        "came back": many(detail["reopened"], "time") if detail["reopened"] else "",
         "taken by": detail["acknowledged_by"] or "nobody",
         "part of": detail["merged_into"],
         "with it": ", ".join(detail["absorbed"]),

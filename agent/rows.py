@@ -20,6 +20,7 @@ import numpy as np
 
 from agent.catalogue import SIGNALS
 from agent.errors import Refused
+from agent.imports import lacking
 from agent.model import FloatArray, Frame, Series, Sighting
 from agent.strict import did_you_mean
 from agent.units import ticks_a_second
@@ -188,7 +189,7 @@ def _parquet(path: Path, check: Check) -> tuple[list[str], list[FloatArray]]:
     try:
         parquet: Any = import_module("pyarrow.parquet")
     except ImportError:
-        raise Refused(f"{path} needs pyarrow: pip install 'homeostat[files]'") from None
+        raise Refused(lacking(f"{path} needs pyarrow", "files")) from None
     try:
         table = parquet.read_table(path)
     except (TypeError, ValueError, NotImplementedError) as wrong:

@@ -24,7 +24,8 @@ _SECRET_NAME: Final = re.compile(
     r"|(api|access|account|functions?|routing|subscription)[-_]?key"
 )
 
-Reference = Annotated[str, Field(pattern=r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$"), HIDDEN]
+REFERENCE: Final = r"^(|env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$"
+Reference = Annotated[str, Field(pattern=REFERENCE), HIDDEN]
 """A secret, `env:NAME` or `file:/PATH` and never itself; "" = none."""
 
 

@@ -1,18 +1,20 @@
-"""What there is: every plug-in and playbook with one line each, for the README and for people who look around.
+"""What there is: every plug-in, playbook and setting with one line each, for the pages and for people who look around.
 
-`python -m agent.shelf README.md docs/actions.md` writes the tables between the marks of those files; without a file it
-prints those of the README.
+`python -m agent.shelf README.md docs/actions.md docs/settings.md` writes the tables between the marks of those files;
+without a file it prints those of the README.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
 
 from agent import registry
 from agent.playbook.verbs import can_undo, may_undo, stays
@@ -27,6 +29,7 @@ from agent.ports import (
     Sink,
     Source,
 )
+from agent.units import read_bytes, read_duration, read_ratio
 
 _POWERS: Final = (
     ("source", Source),
@@ -135,7 +138,121 @@ def _parameters(model: type[Any]) -> Iterator[str]:
         yield f"**{said}**" if about.is_required() else said
 
 
-_TABLES: Final[Mapping[str, Callable[[], str]]] = {"what there is": tables, "verbs": verbs}
+# ---------------------------------------------------------------- settings
+
+
+def settings() -> str:
+    """Return the tables of all that agent.yaml may hold, in Markdown."""
+    from agent.config import Config
+
+    head = ["", "| setting | default | |", "|---|---|---|"]
+    out = ["## The file", *head, *_rows(Config)]
+    for title, shelf in (("Connectors", registry.connector), ("Detectors", registry.detector)):
+        out += ["", f"## {title}"]
+        for name in shelf:
+            cls = shelf.get(name)
+            rows = list(_rows(cls.Config)) if hasattr(cls, "Config") else []
+            out += ["", f"### {name}", "", _line(cls) + ("" if rows else ". It has no setting.")]
+            out += [*head, *rows] if rows else []
+    return "\n".join(out)
+
+
+def _rows(model: type[BaseModel], before: str = "", within: tuple[Any, ...] = ()) -> Iterator[str]:
+    """Yield a row for each setting, those of a setting beneath it: `budget.x`, `services[].id`, `rules.NAME.path`."""
+    for name, field in model.model_fields.items():
+        said = f"{before}{field.alias or name}"
+        inner = [one for one in _models(field.annotation) if one[1] not in within]
+        about = field.description or (_line(inner[0][1]) if inner else "")
+        yield f"| `{said}` | {_default(field)} | {_about(about, _choices(field.annotation))} |"
+        for step, below in inner:
+            yield from _rows(below, f"{said}{step}.", (*within, below))
+
+
+def _models(annotation: Any, step: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield what is written inside a setting, and how one gets there."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield step, annotation
+        return
+    step += {list: "[]", tuple: "[]", dict: ".NAME"}.get(get_origin(annotation), "")
+    for one in get_args(annotation):
+        yield from _models(one, step)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the words that a setting takes, () = any."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((found for one in get_args(annotation) if (found := _choices(one))), ())
+
+
+def _about(text: str, choices: tuple[Any, ...]) -> str:
+    said = " ".join(text.split()).replace("|", "\\|")
+    said = said if said.endswith("...") else said.removesuffix(".")
+    words = ", ".join(f"`{one}`" for one in choices) if 1 < len(choices) <= _MOST_CHOICES else ""
+    return f"{said} ({words})" if said and words else said or words
+
+
+def _default(field: FieldInfo) -> str:
+    """Say what holds without a word, as one would write it."""
+    if field.is_required():
+        return "**needed**"
+    value = field.get_default(call_default_factory=True)
+    if value is None or isinstance(value, BaseModel) or value in ("", [], {}, ()):
+        return ""
+    written = _written(field.annotation, field.metadata)
+    if isinstance(value, bool):
+        said = str(value).lower()
+    elif isinstance(value, int | float):
+        said = written(float(value)) if written else f"{value:.12g}"
+    elif isinstance(value, list | tuple):
+        said = f"[{', '.join(map(str, value))}]"
+    elif isinstance(value, dict):
+        said = f"{{{', '.join(f'{k}: {v}' for k, v in value.items())}}}"
+    else:
+        said = str(value)
+    if len(said) > _LONGEST:
+        said = f"{said[: _LONGEST - 3]}..."
+    return f"`{said}`".replace("|", "\\|")
+
+
+def _written(annotation: Any, metadata: Iterable[Any]) -> Callable[[float], str] | None:
+    """Return how a number is written: a duration, a size, a share; None = plainly."""
+    for one in (*metadata, *getattr(annotation, "__metadata__", ())):
+        if isinstance(one, BeforeValidator) and one.func in _UNITS:
+            return _UNITS[one.func]
+    inner = (_written(one, ()) for one in get_args(annotation))
+    return next((found for found in inner if found), None)
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds * 1000:g}ms" if seconds else "0s"
+
+
+def _size(n: float) -> str:
+    for unit, size in (
+        ("GB", 10**9), ("MB", 10**6), ("GiB", 2**30), ("MiB", 2**20), ("kB", 10**3), ("KiB", 2**10),
+    ):  # fmt: skip
+        if n >= size and n % size == 0:
+            return f"{n / size:g}{unit}"
+    return f"{n:g}B"
+
+
+def _share(part: float) -> str:
+    return f"{part * 100:g}%"
+
+
+_UNITS: Final[Mapping[Any, Callable[[float], str]]] = {
+    read_duration: _span, read_bytes: _size, read_ratio: _share,
+}  # fmt: skip
+_MOST_CHOICES: Final = 12
+_LONGEST: Final = 80
+"""Of a default, in characters."""
+_TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "what there is": tables, "verbs": verbs, "settings": settings,
+}  # fmt: skip
 """Mark in a file -> what stands there."""
 
 

@@ -20,6 +20,7 @@ from agent.errors import AgentError, Refused
 from agent.model import FloatArray, Series
 from agent.ports import Labels, Sink
 from agent.telemetry import label_name
+from agent.units import many
 
 if TYPE_CHECKING:
     from agent.telemetry import Telemetry
@@ -115,7 +116,10 @@ class Sinks:
 
     def faults(self) -> list[str]:
         """Say of each that does not take our numbers, why, and how many wait."""
-        return [f"{x.connector}: {x.waiting} samples wait ({x.why})" for x in self.away()]
+        return [
+            f"{x.connector}: {many(x.waiting, 'sample waits', 'samples wait')} ({x.why})"
+            for x in self.away()
+        ]
 
     def away(self) -> list[Away]:
         """Return those that do not take our numbers."""

@@ -9,6 +9,7 @@ on nothing: `manages:` stays empty. Cost: a second at most, bounded in folders, 
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import Refused
+from agent.imports import lacking
 
 _PORTS: Final = (9090, 9091, 8428, 8429)
 """Where metric servers that speak the HTTP API of Prometheus usually listen."""
@@ -74,6 +76,8 @@ class Surroundings:
     container: str = ""
     containers: int = 0
     metrics_servers: tuple[str, ...] = ()
+    metrics_client: bool = True
+    """Whether what asks them is installed."""
     model_roots: tuple[ModelRoot, ...] = ()
     masters: tuple[Master, ...] = ()
     systemd: bool = False
@@ -92,6 +96,7 @@ def look(
         container=inside(root),
         containers=_containers(root),
         metrics_servers=tuple(_metrics_servers(ports)),
+        metrics_client=importlib.util.find_spec("prometheus_api_client") is not None,
         model_roots=tuple(_model_roots(root, folders, commands)),
         masters=tuple(_masters(root, commands)),
         systemd=(root / "run/systemd/system").is_dir(),
@@ -273,10 +278,11 @@ def tell(found: Surroundings) -> list[tuple[str, str]]:
         out.append(("container", f"we run inside {found.container}; its limits are watched"))
     if found.containers:
         out.append(("containers", f"{found.containers} on this host; their processes are watched"))
-    out += [
-        ("metrics", f"a Prometheus API at {url}; this version does not read from it yet")
-        for url in found.metrics_servers
-    ]
+    for url in found.metrics_servers:
+        asked = "what it knows is asked for, not scraped again"
+        if not found.metrics_client:
+            asked = lacking("to ask it needs prometheus-api-client", "prometheus")
+        out.append(("metrics", f"a Prometheus API at {url}; {asked}"))
     for root in found.model_roots:
         models = ", ".join(root.models[:5]) + (" ..." if len(root.models) > 5 else "")
         how = "with" if root.pointer else "without"
@@ -308,6 +314,10 @@ def yaml(found: Surroundings, *, day: str, plain: bool = False) -> str:
 
 def _connectors(found: Surroundings, *, plain: bool) -> str:
     wanted: list[str] = []
+    off = "" if found.metrics_client else "# "
+    for i, url in enumerate(found.metrics_servers):
+        name = "prometheus" if i == 0 else f"prometheus-{i + 1}"
+        wanted.append(f"  {off}{name}: {{use: prometheus, url: {_text(url)}}}")
     for i, root in enumerate(found.model_roots):
         name = "models" if i == 0 else f"models-{i + 1}"
         if not root.pointer:
@@ -349,7 +359,7 @@ def _distinct(masters: Sequence[Master]) -> list[Master]:
 def _block(name: str, lines: Sequence[str], *, plain: bool) -> str:
     if not lines:
         return f"# {name}:"
-    if plain:
+    if plain or all(line.lstrip().startswith("#") for line in lines):
         return "\n".join(f"# {line}" for line in (f"{name}:", *lines))
     return "\n".join((f"{name}:", *lines))
 
@@ -361,7 +371,7 @@ def _text(word: str) -> str:
 
 _TEMPLATE: Final = """\
 # What homeostat watches on {host}, and how far it may go. Written by `homeostat init` on {day}.
-# Every line is optional: an empty file is valid. After a change: `homeostat check`, then reload (SIGHUP).
+# Every line is optional: an empty file is valid. After a change: `homeostat check`, then `homeostat reload`.
 #
 # What was found:
 {seen}
@@ -391,7 +401,8 @@ listen: 127.0.0.1:8787
 #     - {{to: [page]}}
 #     - {{after: 10m, to: [pagerduty]}}        # another connector that reaches people
 
-# Where to look and what can be done there. host, processes, connections and gpu run without a word.
+# Where to look and what can be done there. host, processes, connections, containers, units, kernel_log and gpu run
+# without a word.
 # Switch one off with `gpu: {{enabled: false}}`; ask less often with `processes: {{interval: 10s}}`.
 # Logs of predictions and of labels, one JSON object a line, bring accuracy and drift:
 #   predictions: {{path: /var/log/checkout/predictions.jsonl, labels: /var/log/checkout/labels.jsonl}}

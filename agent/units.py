@@ -191,6 +191,11 @@ def say_times(power: float) -> str:
     return f"{size:,.1f} times" if size < 10 and size % 1 else f"{size:,.0f} times"
 
 
+def many(n: int, one: str, more: str = "") -> str:
+    """Say how many there are: `1 run`, `2 runs`, `20,000 rows`; `more` where an s does not make it."""
+    return f"{n:,} {one if n == 1 else more or f'{one}s'}"
+
+
 def say(value: float, unit: str) -> str:
     """Write a value with its catalogue unit for people: `12.3 %`, `245 ms`, `1.2 GB`."""
     if value != value:  # noqa: PLR0124  # NaN

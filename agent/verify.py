@@ -198,7 +198,8 @@ class Comparison:
     def _passing(self, e: Evidence, likely: float) -> str:
         """Say how it may have passed by itself; "" = it did not."""
         if self.stood < (MIN_ROWS if self.far >= FAR_OUT else STOOD_ROWS):
-            return f"it had stood for only {self.stood} rows before the act"
+            rows = "one row" if self.stood == 1 else f"{self.stood} rows"
+            return f"it had stood for only {rows} before the act"
         if e.passes <= likely:
             return "its excursions pass by themselves like this"
         if e.getting < 0 and e.getting_evidence > PACE_LIKELY and e.fades <= likely:

@@ -36,7 +36,7 @@ from agent.model import (
 )
 from agent.plans import Plan, PlannedStep, asked_for
 from agent.questions import Question
-from agent.units import say, say_duration
+from agent.units import many, say, say_duration
 
 Name = Callable[[Entity], str]
 """What an entity is called by people."""
@@ -854,19 +854,15 @@ def label_view(label: Label, signals: list[SignalView]) -> LabelView:
     more = [s["factor"] for s in signals if s["factor"] > 1.0]
     does = []
     if rarer:
-        does.append(
-            f"{_signals(len(rarer))} must be up to {max(rarer):.2g} times rarer to be named"
-        )
+        signals_ = many(len(rarer), "signal")
+        does.append(f"{signals_} must be up to {max(rarer):.2g} times rarer to be named")
     if more:
-        does.append(f"{_signals(len(more))} may be up to {max(more):.2g} times more common")
+        signals_ = many(len(more), "signal")
+        does.append(f"{signals_} may be up to {max(more):.2g} times more common")
     return {
         "incident": label.incident, "label": label.word, "by": label.by, "note": label.note,
         "ts": label.ts, "signals": signals, "text": "; ".join(does) or "it changes no sensitivity",
     }  # fmt: skip
-
-
-def _signals(n: int) -> str:
-    return "1 signal" if n == 1 else f"{n} signals"
 
 
 def doubt_view(d: Doubt) -> DoubtView:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from agent.units import say, say_duration
+from agent.units import many, say, say_duration
 from agent.views import (
     AnomalyView,
     CauseView,
@@ -240,7 +240,7 @@ def _standing(detail: IncidentDetail, now: float) -> str:
             f"State:    resolved, it lasted {lasted} ({since} to {clock(detail['resolved'], now)})"
         )
     times = detail["reopened"]
-    again = f", came back {times} time{'s' if times > 1 else ''}" if times else ""
+    again = f", came back {many(times, 'time')}" if times else ""
     lasts = say_duration(max(0.0, now - detail["opened"]))
     return (
         f"State:    {detail['state']} for {lasts}, since {since} ({detail['severity']})"

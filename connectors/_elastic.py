@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator
 
 from agent.errors import AgentError, Refused, Unavailable
-from agent.imports import without
+from agent.imports import lacking, without
 from agent.secret import Reference, secret
 from agent.strike import strike
 from agent.units import Model
@@ -146,7 +146,7 @@ def library() -> Any:
         with without("aiohttp", "pyarrow", "requests"):
             return import_module("elasticsearch")
     except ImportError:
-        raise Refused("Elasticsearch needs its client: pip install 'homeostat[elastic]'") from None
+        raise Refused(lacking("Elasticsearch needs its client", "elastic")) from None
 
 
 def _bounded(timeout_s: float) -> Any:

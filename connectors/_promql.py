@@ -23,6 +23,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Field, model_validator
 
 from agent.errors import Refused, Unavailable
+from agent.imports import lacking
 from agent.secret import Headers, Reference, secret
 from agent.strike import strike
 from agent.units import Bytes, Duration, Model
@@ -178,13 +179,16 @@ class Promql:
             try:
                 library, requests = map(import_module, ("prometheus_api_client", "requests"))
             except ImportError:
-                raise Refused(
-                    "asking Prometheus needs prometheus-api-client: pip install 'homeostat[prometheus]'"
-                ) from None
+                said = lacking("asking Prometheus needs prometheus-api-client", "prometheus")
+                raise Refused(said) from None
             self._connect = library.PrometheusConnect(
                 self._access.url.rstrip("/"), session=_Session(self._access, requests), retry=0
             )
         return self._connect
+
+    def ready(self) -> None:
+        """Raise Refused when its client is not installed."""
+        _ = self._client
 
     def vector(self, query: str, **params: str) -> list[dict[str, Any]]:
         """Return `[{"metric": labels, "value": [ts, text]}]` as it is now. Raises Unavailable, Refused."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import Refused
 from agent.meant import NotThere
-from agent.units import say
+from agent.units import many, say
 from agent.views import ChartView
 from agent.why import run_words, spark
 from connectors import _slack_blocks as blocks
@@ -103,7 +103,7 @@ class Answers:
         blind = [x["name"] for x in s["sources"] if x["state"] == "blind"]
         learning = sum(1 for x in s["sources"] if x["learning"] and not x["learning"]["ready"])
         open_ = (
-            f"{c['open']} open ({c['page']} page, {c['warning']} warning, {c['note']} note)"
+            f"{c['open']} open ({', '.join(many(c[s], s) for s in ('page', 'warning', 'note'))})"
             if c["open"]
             else "none open"
         )
@@ -111,10 +111,10 @@ class Answers:
         return plain(
             f"*homeostat on {s['host']}*: {'watching' if s['ready'] else 'starting'}, mode {s['mode']}",
             f"Incidents: {open_}",
-            f"Runs: {c['runs_live']} at work, {c['runs_asking']} ask for a yes",
+            f"Runs: {c['runs_live']} at work, {many(c['runs_asking'], 'asks', 'ask')} for a yes",
             f"Pages last week: {budget['pages_last_week']}, false {budget['false_last_week']} "
             f"(promised at most {budget['promised_per_week']:g})",
-            f"Eyes: {len(s['sources'])} sources" + (f", {learning} still learning" if learning else "")
+            f"Eyes: {many(len(s['sources']), 'source')}" + (f", {learning} still learning" if learning else "")
             + (f"; *blind*: {', '.join(blind)}" if blind else ", none blind"),
             f"*Paused*: {paused}" if paused else "",
             *(f"*Fault*: {fault}" for fault in s["faults"][:5]),

@@ -28,6 +28,7 @@ import structlog
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import entity
 from agent.ports import Note
+from agent.units import many
 from agent.views import IncidentDetail
 from connectors import _slack_blocks as blocks
 from connectors._slack_door import POST_EVERY_S, Door, Gone, Lacking, Unfit
@@ -492,9 +493,10 @@ class Threads:
         some = [f"• {blocks.escaped(blocks.cut(title, 150))} ({id_})" for id_, title in newest]
         if len(names) > len(some):
             some.append(f"and {len(names) - len(some)} before them")
-        many = f"{len(names)} more incidents than the {most} an hour that this channel takes"
+        count = many(len(names), "more incident")
+        said = f"{count} than the {most} an hour that this channel takes"
         where = f"; see <{self._link}|the console>" if self._link else "; see the console"
-        return {"text": many, "blocks": blocks.text([f"*{many}*{where}", *some])}
+        return {"text": said, "blocks": blocks.text([f"*{said}*{where}", *some])}
 
     # ---- memory
 

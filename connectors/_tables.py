@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 import numpy as np
 
 from agent.errors import Refused, Unavailable
+from agent.imports import lacking
 
 HEAD: Final = 1000
 _TEXT_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -44,9 +45,7 @@ def arrow(part: str) -> Any:
     try:
         found = import_module(part)
     except ImportError:
-        raise Refused(
-            "parquet and CSV files need pyarrow: pip install 'homeostat[files]'"
-        ) from None
+        raise Refused(lacking("parquet and CSV files need pyarrow", "files")) from None
     if part == "pyarrow":  # its own allocator keeps what was freed
         found.set_memory_pool(found.system_memory_pool())
     return found

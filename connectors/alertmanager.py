@@ -33,7 +33,7 @@ from agent.model import Severity
 from agent.ports import Arrival, Mute, Note, Route, Signal
 from agent.registry import connector
 from agent.secret import Headers
-from agent.units import Duration, Model
+from agent.units import Duration, Model, many
 from connectors._alertmanager_out import (
     INCIDENT,
     OURS,
@@ -253,9 +253,10 @@ class Alertmanager:
         except (Unavailable, Refused) as problem:
             return (str(problem),)
         active = sum(one["status"]["state"] == "active" for one in found)
+        hold = many(active, "silence holds", "silences hold")
         out = ", ".join(self.config.alerts) or "no severity: see `alerts`"
         return (
-            f"takes alerts; may silence by {redacted(self.config.url)}, {active} silences hold now",
+            f"takes alerts; may silence by {redacted(self.config.url)}, {hold} now",
             f"would send incidents as {INCIDENT}: {out}",
             "to have it send its alerts here, put this into its alertmanager.yml:",
             *_RECEIVER.replace("ingest/NAME", f"ingest/{self.name}").splitlines(),

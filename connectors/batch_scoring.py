@@ -31,7 +31,7 @@ from agent.ports import Arrival, PredictionBatch
 from agent.reference import Maker, read_json
 from agent.registry import connector
 from agent.roles import Guess, Role
-from agent.units import Duration, Ratio, say_duration
+from agent.units import Duration, Ratio, many, say_duration
 from connectors._aside import Aside
 from connectors._kept import Kept
 from connectors._personal import Personal, Settings
@@ -452,9 +452,8 @@ class BatchScoring:
         if not times:
             return [f"{self.config.path}: no run yet ({', '.join(SUFFIXES[:3])}, ...)"]
         now = time.time()
-        out = [
-            f"{self.config.path}: {len(times)} runs, the newest {say_duration(max(0.0, now - times[-1]))} ago"
-        ]
+        ago = say_duration(max(0.0, now - times[-1]))
+        out = [f"{self.config.path}: {many(len(times), 'run')}, the newest {ago} ago"]
         late, missed = lateness(now, times, cron=self._cron, grace_s=self.config.grace)
         usual = rhythm(times)
         if self._cron is not None:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from agent.model import Frame, IntArray, Series
 from agent.registry import connector
-from agent.units import Model
+from agent.units import Model, many
 from connectors._proc import read_at, this_host
 
 NAN: Final = math.nan
@@ -131,8 +131,9 @@ class Containers:
             [g.name for g in self._groups.values() if g.runs == runs]
             for runs in ("container", "unit")
         )
+        groups = f"{many(len(containers), 'container')} and {many(len(units), 'unit')}"
         lines = [
-            f"{len(containers)} containers and {len(units)} units of systemd, {len(frame.series)} series",
+            f"{groups} of systemd, {len(frame.series)} series",
             f"containers: {', '.join(containers) or 'none'}",
             f"units: {', '.join(units) or 'none'}",
         ]

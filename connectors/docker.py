@@ -28,7 +28,7 @@ from agent.config import Name
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import entity
 from agent.registry import connector
-from agent.units import Duration, Model, say_duration
+from agent.units import Duration, Model, many, say_duration
 from connectors.http import Answer, Door, Method
 
 log = structlog.get_logger()
@@ -129,7 +129,7 @@ class Docker:
                 )
             if len(running) != expect:
                 raise Refused(
-                    f"{target} runs {len(running)} containers, not {expect}: changed by others"
+                    f"{target} runs {many(len(running), 'container')}, not {expect}: changed by others"
                 )
             more = n > expect
             idle = [one for one in every if not _runs(one)]

@@ -30,7 +30,7 @@ from agent.calls import Names
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Edge, Entity, Frame, Series, Sighting
 from agent.registry import connector
-from agent.units import Duration, say_duration
+from agent.units import Duration, many, say_duration
 from connectors._elastic import Access, Elastic, Misread, fields
 from connectors._kept import Kept
 from connectors.http import redacted
@@ -192,8 +192,9 @@ class ElasticLogs:
             return (str(problem),)
         services = sum(e.kind == "service" for e in self._there)
         said = (
-            f"{self._where()}: {services} services, {len(self._there) - services} hosts that log for none, "
-            f"{len(self._slots)} templates; counted {say_duration(self.config.delay)} after their time"
+            f"{self._where()}: {many(services, 'service')}, "
+            f"{many(len(self._there) - services, 'host that logs', 'hosts that log')} for none, "
+            f"{many(len(self._slots), 'template')}; counted {say_duration(self.config.delay)} after their time"
         )
         lines = [said]
         if self._cut:

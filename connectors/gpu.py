@@ -25,7 +25,7 @@ from pydantic import Field
 from agent.errors import Refused, Unavailable
 from agent.model import Edge, Entity, FloatArray, Frame, Series, Sighting
 from agent.registry import connector
-from agent.units import Duration, Model, say
+from agent.units import Duration, Model, many, say
 from connectors._proc import head_of, process_entity, this_host
 
 log = structlog.get_logger()
@@ -147,7 +147,7 @@ class Gpu:
         frame = await self.poll()
         driver = self._driver or "unknown"
         whole = sum(card.of is None for card in self._cards.values())
-        lines = [f"driver {driver}, {whole} GPUs, {len(frame.series)} series"]
+        lines = [f"driver {driver}, {many(whole, 'GPU')}, {len(frame.series)} series"]
         for uuid, card in sorted(self._cards.items()):
             facts = dict(card.attrs)
             memory = say(float(facts.get("memory_bytes", "nan")), "bytes")

@@ -29,7 +29,7 @@ from agent.config import Name
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.model import Change, Edge, Entity, Frame, Series, Sighting
 from agent.registry import connector
-from agent.units import Duration, Model
+from agent.units import Duration, Model, many
 from connectors._proc import HERTZ, Stat, parse_stat, process_entity, scan
 
 log = structlog.get_logger()
@@ -272,7 +272,7 @@ class Gunicorn:
         may = _catches(master.pid, signal.SIGTTIN) and _owned(master.pid)
         pids = ", ".join(str(w.pid) for w in workers)
         return (
-            f"{self._service}: gunicorn {master.pid} runs {len(workers)} workers ({pids})",
+            f"{self._service}: gunicorn {master.pid} runs {many(len(workers), 'worker')} ({pids})",
             f"may run {self.config.min_workers} to {self.config.max_workers}"
             if may
             else "may only look: the process is not ours to signal",

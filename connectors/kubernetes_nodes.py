@@ -23,7 +23,7 @@ from pydantic import Field
 
 from agent.errors import AgentError, Refused
 from agent.registry import connector
-from agent.units import Duration
+from agent.units import Duration, many
 from connectors._kube_api import MERGE, Api, message, named, ready, wrong
 from connectors._kubernetes import Access
 from connectors.http import redacted
@@ -150,7 +150,7 @@ class KubernetesNodes:
             found = await self._api.items("api/v1/nodes")
             ours = [n for n in found if self._ours(n)]
             lines = [
-                f"{where}: {len(found)} nodes, {sum(map(ready, found))} ready, {len(ours)} may be touched"
+                f"{where}: {many(len(found), 'node')}, {sum(map(ready, found))} ready, {len(ours)} may be touched"
             ]
             lines += [
                 f"{_host(n)} takes no pods" + (f", closed by {by}" if (by := _node(n).by) else "")

@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 
 from agent.errors import Refused, Unavailable
 from agent.registry import connector
-from agent.units import Duration, Model, say, say_duration
+from agent.units import Duration, Model, many, say, say_duration
 
 _Word = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 _ASIDE: Final = ".homeostat-quarantine"
@@ -136,7 +136,7 @@ class OldFiles:
             may = os.access(rule.path, os.W_OK)
             lines.append(
                 f"{name}: {', '.join(rule.names)} in {rule.path}, older than {say_duration(rule.older)}: "
-                f"{len(found)} files, {size}"
+                f"{many(len(found), 'file')}, {size}"
                 + ("" if may else "; may only look: the folder is not ours to write")
             )
         return lines

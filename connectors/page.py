@@ -26,7 +26,7 @@ from pydantic import Field
 
 from agent.errors import Unavailable, Uncertain
 from agent.registry import connector
-from agent.units import Duration, Model
+from agent.units import Duration, Model, many
 
 if TYPE_CHECKING:
     from agent.ports import Note
@@ -106,7 +106,7 @@ class Page:
         return (
             f"pages by running {found or program} with the note as JSON on its standard input"
             + ("" if found else ": NOT FOUND, pages would be refused"),
-            f"has delivered {len(self._told)} notes that it remembers",
+            f"has delivered {many(len(self._told), 'note')} that it remembers",
         )
 
 

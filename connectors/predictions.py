@@ -33,7 +33,7 @@ from pydantic import Field
 from agent.errors import BadRecords, Refused, Unavailable
 from agent.ports import Arrival, Inlet, LabelBatch, PredictionBatch, Pushed, Taken
 from agent.registry import connector
-from agent.units import Bytes, Duration
+from agent.units import Bytes, Duration, many
 from connectors import _cloudevents, _csv_lines, _otlp, _sketches
 from connectors._aside import Aside
 from connectors._personal import Personal, Settings
@@ -238,16 +238,17 @@ class Predictions:
                 tail.close()
             rows = self._reader.lines(lines)
             said = [
-                f"{len(b.ids)} predictions of model:{b.model}"
+                f"{many(len(b.ids), 'prediction')} of model:{b.model}"
                 + (f" version {b.version}" if b.version else "")
-                + f" with {len(b.features)} features"
+                + f" with {many(len(b.features), 'feature')}"
                 if isinstance(b, PredictionBatch)
-                else f"{len(b.ids)} labels of model:{b.model}"
+                else f"{many(len(b.ids), 'label')} of model:{b.model}"
                 for b in rows.arrivals()
                 if isinstance(b, PredictionBatch | LabelBatch)
             ]
-            bad = f", {rows.bad} bad records ({rows.first_bad})" if rows.bad else ""
-            out.append(f"{path}: last {len(lines)} lines hold {', '.join(said) or 'nothing'}{bad}")
+            bad = f", {many(rows.bad, 'bad record')} ({rows.first_bad})" if rows.bad else ""
+            last = many(len(lines), "line holds", "lines hold")
+            out.append(f"{path}: last {last} {', '.join(said) or 'nothing'}{bad}")
         out += [f"takes POST {inlet.path}" for inlet in self.inlets()]
         return out
 

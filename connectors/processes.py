@@ -26,7 +26,7 @@ from pydantic import Field
 from agent.errors import Refused, Unavailable
 from agent.model import Edge, Entity, Frame, IntArray, Series, Sighting
 from agent.registry import connector
-from agent.units import Model, say
+from agent.units import Model, many, say
 from connectors._applications import METRICS, Applications
 from connectors._proc import (
     HERTZ,
@@ -208,20 +208,22 @@ class Processes:
         groups = [g for g in self._groups.values() if g.entity in self._chosen]
         groups.sort(key=lambda g: (-g.cores, -g.rss_pages))
         shown = f"{len(groups)} of them shown, {len(frame.series)} series"
-        lines = [f"{len(self._members)} processes in {len(self._groups)} groups: {shown}"]
+        every = many(len(self._members), "process", "processes")
+        lines = [f"{every} in {many(len(self._groups), 'group')}: {shown}"]
         lines += [
             f"{g.leader.pid:>8}  {g.cores:5.2f} cores  {say(g.rss_pages * PAGE_BYTES, 'bytes'):>8}  "
-            f"{g.size:>3} processes  {g.user:<10} {g.command[:80]}"
+            f"{many(g.size, 'process', 'processes'):<14} {g.user:<10} {g.command[:80]}"
             for g in groups[: self.config.top]
         ]
         lines += [
             f"application {name}: {one.cores:.2f} cores, {say(one.rss_pages * PAGE_BYTES, 'bytes')}, "
-            f"{one.processes} processes"
+            f"{many(one.processes, 'process', 'processes')}"
             for name, one in self._applications.choose(time.monotonic()).items()
         ]
         hidden = sum(not g.io_known for g in groups)
         if hidden:
-            lines.append(f"no files and I/O of {hidden} groups: they need root or CAP_SYS_PTRACE")
+            groups_ = many(hidden, "group: it takes", "groups: they take")
+            lines.append(f"no files and I/O of {groups_} root or CAP_SYS_PTRACE")
         return lines
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ from agent.model import BoolArray, Entity, FloatArray, Frame, IntArray, Series, 
 from agent.ports import Arrival, Signal
 from agent.registry import connector
 from agent.survey import Survey
-from agent.units import Duration, say_duration
+from agent.units import Duration, many, say_duration
 from connectors._joined import fold_of, largest_of_each, unit_of
 from connectors._proc import this_host
 from connectors._prometheus_names import (
@@ -80,7 +80,7 @@ _SERIES: Final = re.compile(
 )
 _SCRAPE: Final = """scrape_configs:
   - job_name: homeostat
-    static_configs: [{targets: ['127.0.0.1:8787']}]"""
+    static_configs: [{targets: ['127.0.0.1:8787']}]  # from another host: metrics_listen, and a token"""
 
 Exporter = Literal[
     "node_exporter", "smartctl_exporter", "cadvisor", "cadvisor_docker", "kube_state_metrics", "dcgm_exporter", "nginx",
@@ -285,7 +285,8 @@ class Prometheus:
             )
         live = int(np.isfinite(self._scraped).sum())
         lines.append(
-            f"{live} targets that are scraped; what was not scraped for {say_duration(self.config.stale)} is unknown"
+            f"{many(live, 'target that is', 'targets that are')} scraped; "
+            f"what was not scraped for {say_duration(self.config.stale)} is unknown"
         )
         if self.config.alerts:
             try:

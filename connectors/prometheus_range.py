@@ -112,6 +112,7 @@ class PrometheusRange:
         return out
 
     def _ask(self, query: str, begin: int, until: int) -> list[dict[str, Any]]:
+        self._promql.ready()  # what is not installed here Prometheus has not refused
         try:
             return self._promql.matrix(query, begin, until, self._step_s)
         except Unavailable as gone:

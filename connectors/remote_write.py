@@ -28,6 +28,7 @@ import structlog
 from pydantic import Field
 
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
+from agent.imports import lacking
 from agent.model import Series
 from agent.ports import Labels
 from agent.registry import connector
@@ -214,9 +215,7 @@ def _snappy(data: bytes) -> bytes:
     try:
         from cramjam import snappy
     except ImportError:
-        raise Refused(
-            "remote write packs with cramjam: pip install 'homeostat[remote-write]'"
-        ) from None
+        raise Refused(lacking("remote write packs with cramjam", "remote-write")) from None
     return bytes(snappy.compress_raw(data))
 
 

@@ -30,6 +30,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.authority import Role
 from agent.errors import AgentError, Refused, Unavailable
+from agent.imports import lacking
 from agent.news import Event
 from agent.ports import Note, Route, Said
 from agent.registry import connector
@@ -150,9 +151,7 @@ class Slack(Routed):
             try:
                 from connectors._slack_door import Door
             except ImportError:
-                raise Refused(
-                    "slack needs slack-sdk; run: pip install 'homeostat[slack]'"
-                ) from None
+                raise Refused(lacking("slack needs slack-sdk", "slack")) from None
             c = self.config
             self._made = Door(self.name, c.api_url, c.bot_token, c.timeout)
         return self._made

@@ -27,6 +27,7 @@ from pydantic import Field
 
 from agent import checkpoint, registry
 from agent.errors import Refused
+from agent.imports import lacking
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Past, Why
 from agent.units import Duration, Model
@@ -66,9 +67,8 @@ def need(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         library = module.partition(".")[0]
-        raise Refused(
-            f"{library} is not installed: pip install 'homeostat[{extra}]', then wait or start again"
-        ) from None
+        said = lacking(f"{library} is not installed", extra)
+        raise Refused(f"{said}; then wait, or start again") from None
 
 
 def squash(z: FloatArray) -> FloatArray:

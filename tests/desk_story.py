@@ -60,6 +60,8 @@ from agent.plans import Plan, PlannedApproval, PlannedStep, PlannedVerify, Until
 from agent.ports import Judged
 from agent.scores import Scores
 from agent.telemetry import Telemetry
+from agent.web import vitals
+from agent.web.table import ways
 from agent.world import World
 
 HOST = Entity("host", "web-1")
@@ -518,8 +520,10 @@ class House:
         self.socket = tmp_path / "state" / "agent.sock"
         extra = kw.pop("extra", ())
         self.app = make_app(
-            (*web.ways(self.desk), *extra),
-            Views(lambda: web.health(self.desk, self.wall), lambda: web.ready(self.desk), self.metrics),
+            (*ways(self.desk), *extra),
+            Views(
+                lambda: vitals.health(self.desk, self.wall), lambda: vitals.ready(self.desk), self.metrics
+            ),
             self.story.tokens,
             self.events,
             self.telemetry,
@@ -547,7 +551,7 @@ class House:
         self.pushed.extend(arrivals)
 
     def metrics(self, openmetrics):
-        web.measure(self.desk, self.telemetry, self.events)
+        vitals.measure(self.desk, self.telemetry, self.events)
         return self.telemetry.render(self.story.hooks.world, openmetrics=openmetrics)
 
     def token(self, role):

@@ -12,13 +12,13 @@ import httpx
 from desk_story import Story
 from slack_side import APP, BOT, CHANNEL, OLGA, SECRET, SlackSide, form, signed
 
-from agent import web
 from agent.api import Views, make_app
 from agent.chat import Chats
 from agent.codec import pack
 from agent.events import Events
 from agent.life import turned
 from agent.telemetry import Telemetry
+from agent.web.table import ways
 from connectors import _slack_door, _slack_socket, _slack_threads, slack
 from connectors.slack import Slack
 
@@ -69,7 +69,7 @@ class Proxy:
         story = talk.story
         telemetry = Telemetry(story.now)
         self.app = make_app(
-            web.ways(story.desk), Views(dict, dict, lambda _: ""), story.tokens, Events(), telemetry,
+            ways(story.desk), Views(dict, dict, lambda _: ""), story.tokens, Events(), telemetry,
             receivers={"slack": talk.slack.routes()}, public_url=PUBLIC,
         )  # fmt: skip
 
@@ -171,3 +171,37 @@ async def until(holds, what=None, timeout_s=25.0):
             while not holds():  # noqa: ASYNC110  # what it waits for has no event
                 await asyncio.sleep(0.01)
     assert holds(), what and what()
+
+
+# ---- a person in Slack
+
+
+@contextlib.asynccontextmanager
+async def acting(tmp_path, mode, **own):
+    """An agent with the message of an incident whose run asks for a yes; presses come by the one way or the other."""
+    async with SlackSide().serving() as side, talking(tmp_path, side, mode=mode, **own) as talk:
+        if mode == "http":
+            side.deliver = Proxy(talk).deliver
+        else:
+            await until(lambda: side.sockets)
+        side.journalled = talk.presses
+        await until(lambda: message(side) and "image" in json.dumps(message(side)["blocks"]))
+        yield side, talk
+
+
+def message(side, incident=NOISY):
+    return next(
+        (m for m in side.parents if m["metadata"]["event_payload"]["key"] == incident), None
+    )
+
+
+def whole(said):
+    return said["text"] + json.dumps(said["blocks"], ensure_ascii=False)
+
+
+async def told(side, user):
+    """Wait until somebody has been told something that nobody else sees; returns it."""
+    await until(lambda: any(who == user for who, _ in side.said), lambda: side.said)
+    said = [m for who, m in side.said if who == user]
+    side.said.clear()
+    return whole(said[-1])

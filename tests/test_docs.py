@@ -141,6 +141,7 @@ def test_extras_that_pages_name_exist_and_nobody_is_sent_to_an_index():
     for page in PAGES:
         text = page.read_text()
         named |= {e for said in re.findall(r"'\.\[([\w,-]+)\]'", text) for e in said.split(",")}
+        named |= set(re.findall(r"\bextras?\s+`([\w-]+)`", text))
         if page.name != "CHANGELOG.md":  # who reads that has it
             assert "pip install 'homeostat" not in text, f"{page.name}: it is on no index"
             assert "pip install homeostat" not in text, f"{page.name}: it is on no index"
@@ -148,6 +149,15 @@ def test_extras_that_pages_name_exist_and_nobody_is_sent_to_an_index():
     install = README.read_text().partition("## Install\n")[2].partition("\n## ")[0]
     said = set(SPAN.findall(install[install.index("Extras:") :]))
     assert extras - {"bench", "dev"} <= said
+
+
+def test_what_is_not_installed_is_said_in_one_place_by_extras_that_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rooms = ("agent", "connectors", "dashboards", "detectors", "playbooks")
+    sources = {name(p): p.read_text() for room in rooms for p in (ROOT / room).rglob("*.py")}
+    assert [path for path, text in sources.items() if "pip install" in text] == ["agent/imports.py"]
+    named = {e for text in sources.values() for e in re.findall(r'lacking\(.*, "([\w-]+)"\)', text)}
+    assert {"charts", "demo", "slack"} <= named <= set(project["optional-dependencies"])
 
 
 def test_detectors_in_the_readme_are_as_their_code_wants_them():

@@ -46,7 +46,7 @@ def test_every_connector_says_what_it_was_tested_with(name):
     assert not getattr(cls, "stand_in", False) or cls.tested.startswith("stand-in")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/actions.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/actions.md", "docs/settings.md"])
 def test_tables_are_as_the_code_says(page):
     text = (ROOT / page).read_text()
     assert filled(text) == text, f"{page}: run `make readme`"

@@ -86,7 +86,7 @@ StateFolder = Annotated[
     Path | None,
     typer.Option(
         "--state", envvar="HOMEOSTAT_STATE", metavar="FOLDER", help="State folder of the daemon.",
-        show_default="`state:` in agent.yaml, else /var/lib/homeostat as root",
+        show_default="`state:` in agent.yaml, else /var/lib/homeostat as root, ~/.local/state/homeostat",
     ),
 ]  # fmt: skip
 AsJson = Annotated[
@@ -153,6 +153,11 @@ def where(config: Path | None, state: Path | None) -> tuple[Path | None, Path]:
     return path, control.state_folder(state, path)
 
 
+def daemon_of(config: Path | None, state: Path | None) -> control.Control:
+    """Return the daemon to ask; whether it lives shows at the first question."""
+    return control.Control(where(config, state)[1])
+
+
 def emit(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     """Print an answer: as JSON, stable and complete, or as `show` shows it to people."""
     if as_json:
@@ -216,6 +221,8 @@ def fault_body(fault: Fault) -> dict[str, Any]:
 
 def tell(error: AgentError, as_json: bool) -> int:
     """Print an error with its remedy; returns the exit code."""
+    from agent.units import many
+
     code = (
         USAGE if isinstance(error, ConfigError)
         else UNREACHABLE if isinstance(error, Unavailable)
@@ -228,14 +235,15 @@ def tell(error: AgentError, as_json: bool) -> int:
     if as_json:
         body = {"error": said, "remedy": remedy, "exit": code}
         if faults:
-            body = {"error": f"{len(faults)} faults", "remedy": "", "exit": code, "faults": faults}
+            said = many(len(faults), "fault")
+            body = {"error": said, "remedy": "", "exit": code, "faults": faults}
         print(json.dumps(body, indent=2, ensure_ascii=False))  # noqa: T201  # standard output is what is asked for
         return code
     if faults:
         carets = [f.caret() for f in told] or [""] * len(faults)
         for f, caret in zip(faults, carets, strict=True):
             note(shown(f, caret))
-        note(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}")
+        note(many(len(faults), "fault"))
     else:
         note(f"homeostat: {said}" + (f"\n    {remedy}" if remedy else ""))
     return code

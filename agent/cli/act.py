@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ from agent.cli import (
     Reason,
     StateFolder,
     command,
+    daemon_of,
     emit,
     note,
     part,
@@ -53,8 +54,7 @@ def approve(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    daemon = control.Control(folder)
+    daemon = daemon_of(config, state)
     if dry_run:
         if yes:
             raise Refused("--yes lets it act and --dry-run does not; say one of them")
@@ -62,11 +62,7 @@ def approve(
         return
     plan = daemon.get(f"/api/runs/{part(run)}")
     if not yes:
-        if not sys.stdin.isatty():
-            raise Refused("nobody is there to be asked again; add --yes")
-        tables.run(plan)
-        if not typer.confirm("Approve?", default=False):
-            raise typer.Exit(PROBLEMS)
+        _sure(plan, tables.run, "Approve?")
     said = daemon.post(f"/api/runs/{plan['id']}/approve", {"plan_hash": plan["plan_hash"]})
 
     def show(one: Any) -> None:
@@ -92,8 +88,7 @@ def answer(
 
     What has a default need not be said. The first answer holds.
     """
-    _, folder = where(config, state)
-    daemon = control.Control(folder)
+    daemon = daemon_of(config, state)
     if not question:
         emit(daemon.get("/api/questions"), as_json, _questions)
         return
@@ -111,6 +106,15 @@ def _tried(told: Any, as_json: bool) -> None:
 
     emit(told, as_json, tables.dry_run)
     if any(one["status"] in {"refused", "unknown"} for one in told):
+        raise typer.Exit(PROBLEMS)
+
+
+def _sure(found: Any, show: Callable[[Any], None], question: str) -> None:
+    """Show what it is about and ask again; without a yes, nothing happens and the exit code is 1."""
+    if not sys.stdin.isatty():
+        raise Refused("nobody is there to be asked again; add --yes")
+    show(found)
+    if not typer.confirm(question, default=False):
         raise typer.Exit(PROBLEMS)
 
 
@@ -142,8 +146,7 @@ def ack(
     Others see who has it, since when and why; playbooks go on as they may. It holds until the incident is over:
     when it comes back later, it asks again.
     """
-    _, folder = where(config, state)
-    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/ack", {"reason": reason})
+    said = daemon_of(config, state).post(f"/api/incidents/{part(incident)}/ack", {"reason": reason})
 
     def show(one: Any) -> None:
         typer.echo(f"{one['id']} is {one['state']}, it is yours: {one['title']}")
@@ -168,8 +171,7 @@ def deny(
 
     A run that acts already stops at its next step and puts back what it did.
     """
-    _, folder = where(config, state)
-    said = control.Control(folder).post(f"/api/runs/{part(run)}/deny", {"reason": reason})
+    said = daemon_of(config, state).post(f"/api/runs/{part(run)}/deny", {"reason": reason})
     emit(said, as_json, lambda one: typer.echo(f"{one['id']} is {one['state'].replace('_', ' ')}"))
 
 
@@ -193,15 +195,10 @@ def undo(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    daemon = control.Control(folder)
+    daemon = daemon_of(config, state)
     found = daemon.get(f"/api/runs/{part(run)}")
     if not yes:
-        if not sys.stdin.isatty():
-            raise Refused("nobody is there to be asked again; add --yes")
-        tables.run(found)
-        if not typer.confirm("Put it back?", default=False):
-            raise typer.Exit(PROBLEMS)
+        _sure(found, tables.run, "Put it back?")
     said = daemon.post(f"/api/runs/{found['id']}/undo", {"reason": reason})
 
     def show(one: Any) -> None:
@@ -243,8 +240,7 @@ def run_playbook(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    daemon = control.Control(folder)
+    daemon = daemon_of(config, state)
     if dry_run:
         if yes:
             raise Refused("--yes starts it and --dry-run does not; say one of them")
@@ -262,9 +258,7 @@ def run_playbook(
             if not plan["allowed"]:
                 raise typer.Exit(PROBLEMS)
             return
-        tables.plan(plan)
-        if not typer.confirm("Start it?", default=False):
-            raise typer.Exit(PROBLEMS)
+        _sure(plan, tables.plan, "Start it?")
     body = {"target": plan["target"]["id"], "plan_hash": plan["hash"], "reason": reason}
     said = daemon.post(f"/api/playbooks/{plan['playbook']}/run", body)
 
@@ -285,7 +279,10 @@ def run_playbook(
 def mode(
     *,
     playbook: Annotated[str, typer.Argument(help="Id, or its first letters.")],
-    most: Annotated[str, typer.Argument(metavar="MODE", help="observe, suggest, approve or auto.")],
+    most: Annotated[
+        Literal["observe", "suggest", "approve", "auto"],
+        typer.Argument(metavar="MODE", help="observe, suggest, approve or auto."),
+    ],
     reason: Reason = "",
     config: ConfigPath = None,
     state: StateFolder = None,
@@ -298,8 +295,7 @@ def mode(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    said = control.Control(folder).post(
+    said = daemon_of(config, state).post(
         f"/api/playbooks/{part(playbook)}/mode", {"mode": most, "reason": reason}
     )
     emit([said], as_json, tables.playbooks)
@@ -328,9 +324,8 @@ def snooze(
     It gets worse when its severity rises, or when it comes back after it was over. Playbooks go on as they may: use
     silence where nothing shall be touched.
     """
-    _, folder = where(config, state)
     body = {"for": lasts, "reason": reason}
-    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/snooze", body)
+    said = daemon_of(config, state).post(f"/api/incidents/{part(incident)}/snooze", body)
 
     def show(one: Any) -> None:
         until = one["snoozed_until"]
@@ -355,8 +350,8 @@ def page(
     as_json: AsJson = False,
 ) -> None:
     """Call a person now, whatever the severity is."""
-    _, folder = where(config, state)
-    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/page", {"reason": reason})
+    body = {"reason": reason}
+    said = daemon_of(config, state).post(f"/api/incidents/{part(incident)}/page", body)
     emit(said, as_json, lambda one: typer.echo(f"called for {one['id']}: {one['title']}"))
 
 
@@ -381,9 +376,8 @@ def blame(
     With the right cause if you know it, a word of the tree such as host.disk. The next diagnoses of the same kind of
     trouble learn from it, within bounds: `homeostat why` says by how much.
     """
-    _, folder = where(config, state)
     body = {"right": right, "note": text}
-    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/blame", body)
+    said = daemon_of(config, state).post(f"/api/incidents/{part(incident)}/blame", body)
     emit(said, as_json, lambda one: typer.echo(f"{one['incident']}: {one['text']}"))
 
 
@@ -414,8 +408,7 @@ def silence(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    daemon = control.Control(folder)
+    daemon = daemon_of(config, state)
     if end:
         said = daemon.delete(f"/api/silences/{part(end)}")
         emit(
@@ -524,8 +517,7 @@ def reinstate(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    said = control.Control(folder).post(
+    said = daemon_of(config, state).post(
         f"/api/playbooks/{part(playbook)}/reinstate", {"reason": reason}
     )
     emit([said], as_json, tables.playbooks)
@@ -563,9 +555,8 @@ def label(
     """
     if word not in {"noise", "real"}:
         raise typer.BadParameter(f"{word!r} is neither noise nor real", param_hint="noise|real")
-    _, folder = where(config, state)
     body = {"label": word, "note": text}
-    said = control.Control(folder).post(f"/api/incidents/{part(incident)}/label", body)
+    said = daemon_of(config, state).post(f"/api/incidents/{part(incident)}/label", body)
 
     def show(one: Any) -> None:
         typer.echo(f"{one['incident']} is noted as {one['label']}; {one['text']}")
@@ -580,13 +571,14 @@ def reload(
     *, config: ConfigPath = None, state: StateFolder = None, as_json: AsJson = False
 ) -> None:
     """Let the daemon read agent.yaml again. A faulty one is told, and the old one stays."""
-    _, folder = where(config, state)
-    said = control.Control(folder).post("/api/reload")
+    from agent.units import many
+
+    said = daemon_of(config, state).post("/api/reload")
     emit(
         said,
         as_json,
         lambda s: typer.echo(
-            f"reloaded; mode {s['mode']}, manages {s['manages']} kinds of targets"
+            f"reloaded; mode {s['mode']}, manages {many(s['manages'], 'kind')} of targets"
         ),
     )
 
@@ -604,7 +596,8 @@ def token_add(
     *,
     name: Annotated[str, typer.Argument(help="Whose it is: a person or a program.")],
     role: Annotated[
-        str, typer.Option(help="sender, viewer, operator, author or admin.")
+        Literal["sender", "viewer", "operator", "author", "admin"],
+        typer.Option(metavar="ROLE", help="sender, viewer, operator, author or admin."),
     ] = "viewer",
     model: Annotated[
         list[str] | None,
@@ -627,7 +620,12 @@ def token_add(
         lambda d: d.post("/api/tokens", {"name": name, "role": role, "models": model or []}),
         lambda desk, me: desk.token_add(me, name, role, model or []),
     )  # fmt: skip
-    emit(said, as_json, lambda t: typer.echo(t["token"]))
+
+    def show(made: Any) -> None:
+        typer.echo(made["token"])
+        note(f"{name} is {role} by it; it is shown this once")
+
+    emit(said, as_json, show)
 
 
 @command(

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from agent import control
 from agent.cli import (
     PROBLEMS,
     AsJson,
@@ -15,6 +14,7 @@ from agent.cli import (
     ask,
     audit_app,
     command,
+    daemon_of,
     emit,
     part,
     where,
@@ -32,8 +32,7 @@ def status(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    emit(control.Control(folder).get("/api/status"), as_json, tables.status)
+    emit(daemon_of(config, state).get("/api/status"), as_json, tables.status)
 
 
 @command(
@@ -138,8 +137,7 @@ def models(
     """
     from agent.cli import model_tables
 
-    _, folder = where(config, state)
-    found = control.Control(folder).get("/api/models", model=model)
+    found = daemon_of(config, state).get("/api/models", model=model)
     emit(found, as_json, lambda said: model_tables.models(said, closely=bool(model)))
 
 
@@ -183,8 +181,7 @@ def forecast(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    found = control.Control(folder).get("/api/forecasts", entity=entity)
+    found = daemon_of(config, state).get("/api/forecasts", entity=entity)
     emit(found, as_json, lambda said: tables.forecasts(said, everything=everything))
 
 
@@ -244,8 +241,7 @@ def topology(
     """
     from agent.cli import tables
 
-    _, folder = where(config, state)
-    said = control.Control(folder).get("/api/topology", target=target, everything=everything)
+    said = daemon_of(config, state).get("/api/topology", target=target, everything=everything)
     emit(said, as_json, tables.topology)
 
 
@@ -290,6 +286,7 @@ def audit_verify(
     hash elsewhere to prove later that nothing was cut off at the end. Exit code 1 when something is wrong.
     """
     from agent.journal import Journal
+    from agent.units import many
 
     _, folder = where(config, state)
     with Journal.reader(folder / "journal.sqlite") as journal:
@@ -303,8 +300,8 @@ def audit_verify(
     def show(_: Any) -> None:
         for one in breaks:
             typer.echo(str(one))
-        verdict = f"{len(breaks)} problems" if breaks else "all is as it was written"
-        typer.echo(f"{entries} entries, {verdict}; last hash {head}")
+        verdict = many(len(breaks), "problem") if breaks else "all is as it was written"
+        typer.echo(f"{many(entries, 'entry', 'entries')}, {verdict}; last hash {head}")
 
     emit(said, as_json, show)
     if breaks:

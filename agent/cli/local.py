@@ -298,6 +298,9 @@ def demo(
     back, given a wrong playbook, blinded, crossed by a person, paused, and shown the same symptom everywhere.
     FILE of --with is an agent.yaml with nothing but `connectors:`.
     """
+    from agent.demo import must_be_installed
+
+    must_be_installed()  # before what is imported next asks for it
     from agent.demo.settings import more_connectors
     from agent.demo.stage import demo as play
 

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from agent.cli.tables import _console, _table
-from agent.units import say, say_duration
+from agent.units import many, say, say_duration
 
 _WHOLE: Final = frozenset({"mae", "rmse", "bias", "log_loss"})
 """Figures that are no shares."""
@@ -53,7 +53,8 @@ def _lines(m: Any, *, closely: bool) -> list[Any]:
         lines.append(Text(f"  of the loss, {_parts(m['loss'])}"))
     if m["preparing"]:
         whose = ", ".join(v or "no version" for v in m["preparing"])
-        waits = f"preparing what {whose} is held against: {m['held_rows']:,} rows wait, and are counted then"
+        rows = many(m["held_rows"], "row waits, and is", "rows wait, and are")
+        waits = f"preparing what {whose} is held against: {rows} counted then"
         lines.append(Text(f"  {waits}", style="dim"))
     elif not m["suspects"]:
         calm = "it is learning what is usual" if m["learning"] else "nothing has moved far enough"
@@ -147,7 +148,7 @@ def apart(said: Any) -> None:
     """Show whether rows are told from those of a reference, and by what."""
     out = _console()
     out.print(
-        f"{said['rows']:,} rows of {said['file']} against {said['reference_rows']:,} of {said['reference']}"
+        f"{many(said['rows'], 'row')} of {said['file']} against {said['reference_rows']:,} of {said['reference']}"
     )
     chance = said["chance"]
     known = "they differ" if chance["low"] > _COIN else "nobody can tell them apart"

@@ -25,7 +25,7 @@ from agent.cli import (
     shown,
 )
 from agent.errors import ConfigError, Fault, Refused
-from agent.units import read_quantity, say_duration
+from agent.units import many, read_quantity, say_duration
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -226,8 +226,8 @@ def lint(
         for h in hints:
             typer.echo(shown({**fault_body(h), "problem": f"hint: {h.problem}"}, h.caret()))
         typer.echo(
-            f"{count(len(opened.books), 'playbook')}, {count(len(tried), 'test')}, "
-            f"{count(len(faults), 'fault')}, {count(len(hints), 'hint')}"
+            f"{many(len(opened.books), 'playbook')}, {many(len(tried), 'test')}, "
+            f"{many(len(faults), 'fault')}, {many(len(hints), 'hint')}"
         )
 
     emit(said, as_json, show)
@@ -243,11 +243,6 @@ def _unbuilt(books: Sequence[Playbook], config: Config | None) -> None:
     faults = unbuilt(config, needed) if config is not None and needed else {}
     for book in books:
         book.unbuilt(faults)
-
-
-def count(n: int, word: str) -> str:
-    """Say how many there are of something."""
-    return f"{n} {word}" + ("" if n == 1 else "s")
 
 
 @command(
@@ -273,6 +268,8 @@ def run_tests(
 
     opened = sound(which or (), config)
     tried = [(b, run(b, t)) for b in opened.books for t in b.tests if only in t.name]
+    if only and not tried:
+        raise Refused(f"no test has {only!r} in its name; without -k all of them run")
     said = {
         "passed": sum(not one.wrong for _, one in tried), "failed": sum(bool(one.wrong) for _, one in tried),
         "tests": [{"playbook": book.id, **asdict(one)} for book, one in tried],

@@ -10,6 +10,7 @@ import typer
 
 from agent.cli import AsJson, command, emit, reference_app
 from agent.errors import Refused, Unavailable
+from agent.units import many
 
 
 @command(
@@ -79,7 +80,7 @@ def make(
         tables.columns(said["columns"])
         accuracy = f", accuracy {made['accuracy']:.1%}" if "accuracy" in made else ""
         typer.echo(
-            f"wrote {out}: {maker.rows:,} rows, {len(made['features'])} features, "
+            f"wrote {out}: {many(maker.rows, 'row')}, {many(len(made['features']), 'feature')}, "
             f"{maker.labelled:,} with a label{accuracy}"
         )
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from agent.units import say, say_duration
+from agent.units import many, say, say_duration
 from agent.views import rate_words
 from agent.why import SPARKS
 
@@ -69,14 +69,14 @@ def status(said: Any) -> None:
     up = say_duration(said["now"] - said["started"])
     host = said["host"] or "no host yet"
     out.print(f"{host}  mode {said['mode']}, version {said['version']}, up {up}")
-    open_ = f"{counts['open']} open incidents" + (
-        f", {counts['page']} harm users" if counts["page"] else ""
-    )
-    asking = f"; {counts['runs_asking']} runs wait for you" if counts["runs_asking"] else ""
+    harm = many(counts["page"], "harms users", "harm users")
+    open_ = many(counts["open"], "open incident") + (f", {harm}" if counts["page"] else "")
+    waits = many(counts["runs_asking"], "run waits for you", "runs wait for you")
+    asking = f"; {waits}" if counts["runs_asking"] else ""
     out.print(Text(open_ + asking, style="bold red" if counts["page"] else "default"))
     within = "within" if budget["within"] else "ABOVE"
     out.print(
-        f"false pages this week: {budget['false_last_week']} of {budget['pages_last_week']} pages, "
+        f"false pages this week: {budget['false_last_week']} of {many(budget['pages_last_week'], 'page')}, "
         f"{within} the budget of {budget['promised_per_week']:g}"
     )
     out.print(f"  measured: {rate_words(budget['pages'])}")
@@ -98,7 +98,8 @@ def status(said: Any) -> None:
             )
         )
     if len(budget["signals"]) > _MOST_SIGNALS:
-        out.print(Text(f"  and {len(budget['signals']) - _MOST_SIGNALS} more signals", style="dim"))
+        rest = many(len(budget["signals"]) - _MOST_SIGNALS, "more signal")
+        out.print(Text(f"  and {rest}", style="dim"))
     for c in budget["causes"][:_MOST_SIGNALS]:
         out.print(Text(f"  {c['text']}", style="dim"))
     for fault in said["faults"]:
@@ -115,7 +116,9 @@ def status(said: Any) -> None:
         )
         age = "" if s["age_s"] is None else say_duration(s["age_s"])
         said_of = s["error"] or (
-            f"{s['impossible']} impossible values, taken as unknown" if s["impossible"] else ""
+            f"{many(s['impossible'], 'impossible value')}, taken as unknown"
+            if s["impossible"]
+            else ""
         )
         table.add_row(s["name"], _word(s["state"]), age, str(s["series"]), learning, said_of)
     out.print(table)
@@ -123,7 +126,7 @@ def status(said: Any) -> None:
     if cost.get("rss_bytes"):
         cpu = cost["cpu_seconds"] / max(1.0, cost.get("uptime_seconds", 1.0))
         ram, share = say(cost["rss_bytes"], "bytes"), f"{cpu * 100:.1f} % of a core"
-        kept = f"journal: {said['journal_entries']} entries"
+        kept = f"journal: {many(said['journal_entries'], 'entry', 'entries')}"
         out.print(Text(f"costs {ram} of memory, {share}; {kept}", style="dim"))
 
 
@@ -500,7 +503,8 @@ def check(said: Any) -> None:
     b = said["budget"]
     table.add_row(
         "budget",
-        f"{b['pages_per_week']:g} false pages a week; from it {b['notes_per_day']:.2g} console notes a day, "
+        f"{b['pages_per_week']:g} false page{'s' * (b['pages_per_week'] != 1)} a week; from it "
+        f"{b['notes_per_day']:.2g} console note{'s' * (b['notes_per_day'] != 1)} a day, "
         f"{b['anomalies_per_series_day']:.2g} abnormal times a series and day",
     )
     table.add_row("console", f"http://{said['listen']}/")
@@ -547,8 +551,8 @@ def tried(said: Any, most: int | None) -> None:
 def _rows_of(out: Console, one: Any, most: int | None) -> None:
     """Show the rows of one version of a model: its columns, and what each check waits for."""
     version = f" version {one['version']}" if one["version"] else ""
-    labels = f", {one['labels']:,} labels" if one["labels"] else ""
-    out.print(f"\nmodel:{one['model']}{version}: {one['rows']:,} rows accepted{labels}")
+    labels = f", {many(one['labels'], 'label')}" if one["labels"] else ""
+    out.print(f"\nmodel:{one['model']}{version}: {many(one['rows'], 'row')} accepted{labels}")
     if one["columns"]:
         columns(one["columns"], most)
     table = _table("check", "", "")

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agent import control
-from agent.cli import AsJson, ConfigPath, StateFolder, command, emit, part, where
+from agent.cli import AsJson, ConfigPath, StateFolder, command, daemon_of, emit, part, where
 from agent.errors import Refused
 
 Reference = Annotated[
@@ -39,8 +38,7 @@ def compare(
     """
     from agent.cli import model_tables
 
-    _, folder = where(config, state)
-    found = control.Control(folder).get(f"/api/models/{part(model)}/compare", a=a, b=b)
+    found = daemon_of(config, state).get(f"/api/models/{part(model)}/compare", a=a, b=b)
     emit(found, as_json, model_tables.compared)
 
 
@@ -64,8 +62,7 @@ def edges(
     """
     from agent.cli import model_tables
 
-    _, folder = where(config, state)
-    found = control.Control(folder).get(f"/api/models/{part(model)}/edges", version=version)
+    found = daemon_of(config, state).get(f"/api/models/{part(model)}/edges", version=version)
     emit(found, as_json, model_tables.edges)
 
 
@@ -110,14 +107,14 @@ def explain(
     record = _record(file)
     features = record.get("features", record)
     said = record.get("version", "") if "features" in record else ""
-    path, folder = where(config, state)
     version = version or str(said or "")
     if ask:
+        path, _ = where(config, state)
         made = at_hand.rows_of(_reference(reference, path, model, version), model)
         emit(at_hand.asked(features, made, at_hand.model_at(ask)), as_json, model_tables.asked)
         return
     body = {"version": version, "features": features}
-    found = control.Control(folder).post(f"/api/models/{part(model)}/explain", body)
+    found = daemon_of(config, state).post(f"/api/models/{part(model)}/explain", body)
     emit(found, as_json, model_tables.explained)
 
 
@@ -141,7 +138,7 @@ def drift(
 ) -> None:
     """Say whether new rows differ from the reference, and by what.
 
-    All features together: a classifier is asked to tell them apart (needs `homeostat[ml]`), which also finds what no
+    All features together: a classifier is asked to tell them apart (needs the extra `ml`), which also finds what no
     single column shows. For a second look: what the daemon watches needs no such question. Of either file the newest
     20,000 rows are read, looked at and forgotten.
     """

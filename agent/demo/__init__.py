@@ -21,3 +21,21 @@ times and cool-downs are shortened alike; the score card prints each of them bes
 What to keep in mind: recorded rows come round every few seconds, so after retraining most rows that are served
 are rows the new version was trained on; whether it may be promoted is therefore judged on held-back rows only.
 """
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final
+
+from agent.errors import Refused
+from agent.imports import lacking
+
+NEEDED: Final = ("fastapi", "gunicorn", "sklearn", "uvicorn_worker")
+"""Libraries of the extra; the modules of this package take them, or what comes with them, at their top."""
+
+
+def must_be_installed() -> None:
+    """Raise Refused where the demo's libraries are not installed."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise Refused(lacking(f"the demo needs {', '.join(missing)}", "demo"))

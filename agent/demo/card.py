@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.units import read_quantity, say_duration
+from agent.units import many, read_quantity, say_duration
 from agent.views import DecisionView
 
 
@@ -201,15 +201,17 @@ class Card:
     def summary(self) -> str:
         """Return the last word for people."""
         f = self.figures()
+        harm = many(f["harmful"], "harmful act")
         lost = f"{self.failed} of {self.asked} requests failed or came too late"
         if self.believed:
             return (
-                f"{f['beliefs_right']} of {self.believed} acts of belief as they must be, {f['harmful']} harmful acts "
+                f"{f['beliefs_right']} of {self.believed} acts of belief as they must be, {harm} "
                 f"that nobody meant, in {say_duration(self.seconds)}; {lost}"
             )
         return (
-            f"{f['detected']} of {self.expected} detected, {f['cause_right']} causes right, {f['healed']} healed, "
-            f"{f['harmful']} harmful acts, {f['false_pages']} false pages, in {say_duration(self.seconds)}; {lost}"
+            f"{f['detected']} of {self.expected} detected, {many(f['cause_right'], 'cause')} right, "
+            f"{f['healed']} healed, {harm}, {many(f['false_pages'], 'false page')}, "
+            f"in {say_duration(self.seconds)}; {lost}"
         )
 
 

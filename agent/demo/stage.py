@@ -15,7 +15,6 @@ of it comes over its HTTP API and from the pages it sends.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -32,7 +31,7 @@ from rich.console import Console as Screen
 from rich.live import Live
 
 from agent.demo import belief as beliefs
-from agent.demo import card, faults, settings
+from agent.demo import card, faults, must_be_installed, settings
 from agent.demo.console import Console
 from agent.demo.ground import MODEL, SESSION_NICE, Ground, free_port
 from agent.demo.leash import own_share
@@ -45,7 +44,6 @@ from agent.model import Mode
 _QUIET_S: Final = 7.0
 _HABIT_S: Final = DAY_S + 3.0
 """The agent sees a whole day before anything breaks: the swing is part of what it knows as ordinary."""
-_NEEDED: Final = ("fastapi", "gunicorn", "sklearn", "uvicorn_worker")
 
 
 def _wait(what: str, done: Callable[[], bool], seconds: float, ground: Ground) -> None:
@@ -171,11 +169,9 @@ def demo(
     plain     lines only, nothing that moves
     keep      folder to play in, kept afterwards; default: a temporary one
     more      further connectors of the agent, as agent.yaml has them: who else should see it
-    Raises ValueError, `problem: remedy`, for a name that nobody knows and for libraries that are not installed.
+    Raises ValueError, `problem: remedy`, for a name that nobody knows; Refused for libraries that are not installed.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"the demo needs {', '.join(missing)}: pip install 'homeostat[demo]'")
+    must_be_installed()
     if seed is None:
         seed = int.from_bytes(os.urandom(2))
     screen = Screen(file=out, width=None if (out or sys.stdout).isatty() else 140)

@@ -1,6 +1,6 @@
 """What the desk needs of the daemon: memory, world and history for asking, journal and runner for doing.
 
-`agent.web.Living` answers while the daemon lives, `agent.asleep.Asleep` from the journal when it is dead.
+`agent.web.living.Living` answers while the daemon lives, `agent.asleep.Asleep` from the journal when it is dead.
 """
 
 from __future__ import annotations

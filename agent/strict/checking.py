@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from agent.errors import ConfigError, Fault
-from agent.secret import Hidden
+from agent.secret import REFERENCE, Hidden
 from agent.strict.document import Document, Part, Place, did_you_mean, is_secret
 
 M = TypeVar("M", bound=BaseModel)
@@ -67,10 +67,15 @@ def misfits(model: type[BaseModel], data: Any) -> list[Place]:
 def say(error: ValidationError) -> str:
     """Say in one line all that is wrong with values that stand in no document: `where: problem; remedy`."""
     said = []
+    missing = [one["loc"] for one in error.errors() if one["type"] == "missing"]
     for one in error.errors():
         where = ".".join(map(str, one["loc"]))
         if one["type"] == "missing":
-            problem, remedy = "it is missing", f"write `{one['loc'][-1]}: ...`"
+            if one["loc"] != missing[-1]:  # told together with the last of them
+                continue
+            where = ", ".join(".".join(map(str, loc)) for loc in missing)
+            problem = "they are missing" if len(missing) > 1 else "it is missing"
+            remedy = f"write {', '.join(f'`{loc[-1]}: ...`' for loc in missing)}"
         elif one["type"] == "extra_forbidden":
             problem, remedy = "there is no such key", ""
         else:
@@ -277,6 +282,11 @@ def _words(one: Any, value: Any, raw: str | None, *, secret: bool) -> tuple[str,
         name, words = _BOUNDS[kind]
         limit = ctx.get(name)
         return f"{shown} is out of bounds: {words} {limit}", ""
+    if kind == "string_pattern_mismatch" and ctx.get("pattern") == REFERENCE:
+        return (
+            f"{shown} is not where a secret is",
+            "write env:NAME or file:/PATH, never the secret itself",
+        )
     if kind == "string_pattern_mismatch":
         return f"{shown} has a form that is not allowed", f"it must match {ctx.get('pattern')}"
     return f"{shown}: {one['msg'][:1].lower()}{one['msg'][1:]}", ""

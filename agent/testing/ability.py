@@ -15,7 +15,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.testing._check import Broken, Check, must
@@ -67,6 +67,7 @@ _Ask = Callable[[Any, Ground, str], Awaitable[Any]]
 _Write = Callable[[Any, Ground, str, Any, Any], Coroutine[Any, Any, Any]]
 _Do = Callable[[Any, Ground, str, Any], Coroutine[Any, Any, Any]]
 _Done = Callable[[Any, Ground, Any], Awaitable[bool]]
+_Form = TypeVar("_Form")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,12 +262,31 @@ def check_deed(ability: str, make: MakeGround) -> list[Check]:
     return [Check(name, demand, getattr(kept, name)) for name, demand in checks]
 
 
-class _Settings:
-    """The checks of a setting, one method each."""
+class _Checks(Generic[_Form]):
+    """What both forms share: how it is used, a fresh ground for each check, and what it says of itself."""
 
-    def __init__(self, way: _Setting, make: MakeGround) -> None:
+    def __init__(self, way: _Form, make: MakeGround) -> None:
         self._way = way
         self._make = make
+
+    async def describes(self) -> None:
+        async with self._make() as g:
+            before = g.world()
+            must(hasattr(g.connector, "describe"), "describes", "it has no describe()")
+            said = list(await g.connector.describe())
+            lines = bool(said) and all(isinstance(line, str) and line.strip() for line in said)
+            must(lines, "describes", f"it says {said}")
+            _same("describes", before, g.world(), "describe()")
+            if GONE in g.fates:
+                await g.fate(GONE)
+                with contextlib.suppress(Unavailable, Refused):  # said as well
+                    told = bool(await g.connector.describe())
+                    must(told, "describes", "it says nothing of its loss")
+                await g.fate("")
+
+
+class _Settings(_Checks[_Setting]):
+    """The checks of a setting, one method each."""
 
     async def _read(self, g: Ground, connector: Any = None) -> Any:
         return await self._way.read(connector or g.connector, g, g.whom)
@@ -371,16 +391,9 @@ class _Settings:
                     found = await self._read(g)
                     must(found == g.values[1], "cut_off", f"{fate}: then it reads {found!r}")
 
-    async def describes(self) -> None:
-        await _describes(self._make)
 
-
-class _Deeds:
+class _Deeds(_Checks[_Deed]):
     """The checks of a deed, one method each."""
-
-    def __init__(self, way: _Deed, make: MakeGround) -> None:
-        self._way = way
-        self._make = make
 
     def _do(self, g: Ground, key: Any, connector: Any = None) -> Coroutine[Any, Any, Any]:
         return self._way.do(connector or g.connector, g, g.whom, key)
@@ -454,24 +467,6 @@ class _Deeds:
                 await _error(self._do(g, key, g.again()))
                 times = g.world()
                 must(times <= 1, "cut_off", f"{fate}: after a second try it was done {times} times")
-
-    async def describes(self) -> None:
-        await _describes(self._make)
-
-
-async def _describes(make: MakeGround) -> None:
-    async with make() as g:
-        before = g.world()
-        must(hasattr(g.connector, "describe"), "describes", "it has no describe()")
-        said = list(await g.connector.describe())
-        lines = bool(said) and all(isinstance(line, str) and line.strip() for line in said)
-        must(lines, "describes", f"it says {said}")
-        _same("describes", before, g.world(), "describe()")
-        if GONE in g.fates:
-            await g.fate(GONE)
-            with contextlib.suppress(Unavailable, Refused):  # said as well
-                must(bool(await g.connector.describe()), "describes", "it says nothing of its loss")
-            await g.fate("")
 
 
 async def _error(call: Awaitable[Any]) -> AgentError | None:

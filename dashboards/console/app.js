@@ -130,7 +130,7 @@ function head(s) {
   $("mode").textContent = `mode ${s.mode}`;
   $("mode").title = s.manages ? "How far any playbook may go" : "It acts on nothing: manages: is empty";
   $("badge").hidden = !s.counts.open;
-  fill($("badge"), [s.counts.open, s.counts.page], () => [String(s.counts.open), h("span", { class: "hidden" }, ` open${s.counts.page ? `, ${s.counts.page} hurt users` : ""}`)]);
+  fill($("badge"), [s.counts.open, s.counts.page], () => [String(s.counts.open), h("span", { class: "hidden" }, ` open${s.counts.page ? `, ${many(s.counts.page, "hurts", "hurt")} users` : ""}`)]);
   $("badge").classList.toggle("bad", s.counts.page > 0);
   $("paused").hidden = !s.paused.length;
   $("pause").hidden = s.paused.some((p) => p.key === "*");

@@ -39,7 +39,7 @@ export const page = {
   },
   draw({ books, book, decisions, answer, target, when }) {
     const terms = found.toLowerCase().split(/\s+/), some = books.filter((b) => terms.every((t) => `${b.id} ${b.title} ${b.target} ${b.causes.join(" ")}`.toLowerCase().includes(t)));
-    $("count").textContent = `${many(books.length, "playbook")}, ${books.filter((b) => b.record.runs).length} have run`;
+    $("count").textContent = `${many(books.length, "playbook")}, ${many(books.filter((b) => b.record.runs).length, "has", "have")} run`;
     fill($("books"), [some, chosen, found], () => (some.length ? some.map((b) => row(b)) : empty(books.length ? "No playbook has these words." : "No playbook is loaded.")));
     fill($("book"), [book, decisions, answer, target, when, store.me, Math.floor(now() / 30)], () => (book ? about(book, decisions, answer, target, when) : empty("Choose a playbook: how far it may go, why, its record, and why it did not act.")));
     $("book").parentElement.classList.toggle("chosen", Boolean(book));

@@ -26,8 +26,10 @@ import numpy as np
 
 from agent import registry
 from agent.errors import Refused
+from agent.imports import lacking
 from agent.intervals import wilson
 from agent.model import BoolArray, FloatArray
+from agent.units import many
 
 LEAST_ROWS: Final = 300
 MOST_ROWS: Final = 10_000
@@ -63,7 +65,7 @@ class Domain:
         n = min((len(next(iter(side.values()), ())) for side in sides), default=0)
         if n < LEAST_ROWS:
             raise Refused(
-                f"{n} rows with features that both have: it takes {LEAST_ROWS} on either side"
+                f"{many(n, 'row')} with features that both have: it takes {LEAST_ROWS} on either side"
             )
         columns = [_coded(sides[0][name], sides[1][name], n) for name in names]
         texts = np.array([is_text for _, _, is_text in columns])
@@ -99,7 +101,7 @@ class Domain:
         try:
             ensemble = importlib.import_module("sklearn.ensemble")
         except ImportError:
-            raise Refused("scikit-learn is not installed: pip install 'homeostat[ml]'") from None
+            raise Refused(lacking("scikit-learn is not installed", "ml")) from None
         seed = int(self._random.integers(1 << 31))
         model = ensemble.HistGradientBoostingClassifier(
             max_iter=60, max_leaf_nodes=15, min_samples_leaf=40, early_stopping=False,

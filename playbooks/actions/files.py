@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from agent.errors import Refused
 from agent.ports import Done, Step
 from agent.registry import action
-from agent.units import Bytes, Model, say
+from agent.units import Bytes, Model, many, say
 from playbooks.actions._step import change, nothing, target
 
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -84,7 +84,7 @@ class _Old:
 
     def _would(self, verb: str, plan: Mapping[str, Any]) -> Done:
         return Done(
-            f"would {verb} {_many(plan['files'], plan['bytes'])} of {self._params.rule}", plan
+            f"would {verb} {_sized(plan['files'], plan['bytes'])} of {self._params.rule}", plan
         )
 
 
@@ -118,7 +118,7 @@ class Quarantine(_Old):
         moved = await self._pruner.set_aside(self._params.rule, self._params.most, step.key)
         size = sum(f.size for f in moved)
         return Done(
-            f"moved {_many(len(moved), size)} of {self._params.rule} aside",
+            f"moved {_sized(len(moved), size)} of {self._params.rule} aside",
             {"rule": self._params.rule, "files": len(moved), "bytes": size},
             {"files": len(moved)},
             change(step, about, "act", "in place", "aside"),
@@ -129,17 +129,17 @@ class Quarantine(_Old):
         if nothing(done):
             return Done("nothing to put back: this step has moved nothing")
         if step.dry_run:
-            return Done(f"would move {done['files']} files back")
+            return Done(f"would move {many(done['files'], 'file')} back")
         n, blocked = await self._pruner.put_back(step.key)
         if blocked:
             raise Refused(
-                f"{n} files are back; others have put something in the place of {', '.join(blocked[:3])}: "
-                "these stay aside"
+                f"{many(n, 'file is', 'files are')} back; others have put something in the place of "
+                f"{', '.join(blocked[:3])}: these stay aside"
             )
         if not n:
             return Done("they are back already")
         return Done(
-            f"moved {n} files back",
+            f"moved {many(n, 'file')} back",
             {"files": n},
             change=change(step, target(step), "act", "aside", "in place"),
         )
@@ -181,11 +181,11 @@ class Prune(_Old):
         moved = await self._pruner.set_aside(self._params.rule, self._params.most, step.key)
         freed = await self._pruner.empty(step.key)
         return Done(
-            f"deleted {_many(len(moved), freed)} of {self._params.rule}",
+            f"deleted {_sized(len(moved), freed)} of {self._params.rule}",
             {"rule": self._params.rule, "files": len(moved), "bytes": freed},
-            change=change(step, about, "act", f"{len(moved)} files", "deleted"),
+            change=change(step, about, "act", many(len(moved), "file"), "deleted"),
         )
 
 
-def _many(n: int, size: float) -> str:
-    return f"{n} {'file' if n == 1 else 'files'} ({say(float(size), 'bytes')})"
+def _sized(n: int, size: float) -> str:
+    return f"{many(n, 'file')} ({say(float(size), 'bytes')})"

@@ -15,7 +15,7 @@ from agent.errors import Refused, Uncertain
 from agent.model import Entity
 from agent.ports import Done, Step
 from agent.registry import action
-from agent.units import Duration, Model
+from agent.units import Duration, Model, many
 from playbooks.actions import _procfs as procfs
 from playbooks.actions._step import change, target
 
@@ -70,7 +70,9 @@ class KillProcess:
         if not seen["members"]:
             return Done(f"{name} has ended already", values)
         if step.dry_run:
-            return Done(f"would end {name} ({len(seen['members'])} processes)", values)
+            return Done(
+                f"would end {name} ({many(len(seen['members']), 'process', 'processes')})", values
+            )
         if self._params.grace:
             await asyncio.to_thread(_signal, about, seen, signal.SIGTERM)
             if await _gone(about, seen, self._params.grace):
@@ -85,7 +87,7 @@ class KillProcess:
     @staticmethod
     def _done(step: Step, about: Entity, values: Mapping[str, Any], how: str) -> Done:
         return Done(
-            f"{values['name']} ({values['members']} processes) {how}",
+            f"{values['name']} ({many(values['members'], 'process', 'processes')}) {how}",
             values,
             change=change(step, about, "act", "running", how),
         )

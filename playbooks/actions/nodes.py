@@ -14,7 +14,7 @@ from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.model import Entity
 from agent.ports import Done, Step
 from agent.registry import action
-from agent.units import Duration, Model, say_duration
+from agent.units import Duration, Model, many, say_duration
 from playbooks.actions._setting import Setting
 from playbooks.actions._step import change, nothing, target
 
@@ -227,7 +227,8 @@ class DrainNode:
         others = [h for h in await self._nodes.open_nodes() if h != about.id]
         if len(others) < self._params.min_open:
             raise Refused(
-                f"without {about} only {len(others)} nodes are well and open, at least {self._params.min_open} must be"
+                f"without {about} only {many(len(others), 'node is', 'nodes are')} well and open, "
+                f"at least {self._params.min_open} must be"
             )
 
     def _kept(self, tenants: Sequence[Tenant]) -> str:

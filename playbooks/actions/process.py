@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -19,7 +19,7 @@ from agent.errors import Refused
 from agent.model import Entity
 from agent.ports import Done, Step
 from agent.registry import action
-from agent.units import Model
+from agent.units import Model, many
 from playbooks.actions import _procfs as procfs
 from playbooks.actions._step import change, nothing, target
 
@@ -135,7 +135,7 @@ class SetPriority:
         }
         if step.dry_run:
             return Done(
-                f"would lower {now['name']} ({len(now['members'])} processes) to {nice}", values
+                f"would lower {now['name']} ({_processes(now['members'])}) to {nice}", values
             )
         before: dict[str, Any] = {}
         # only sessions that were the group's own when planned and still are, and that nobody has set meanwhile
@@ -171,7 +171,7 @@ class SetPriority:
             ) from None
         values["members"] = len(before)
         return Done(
-            f"{now['name']} ({len(before)} processes) runs at priority {nice}, {leader_nice} before"
+            f"{now['name']} ({_processes(before)}) runs at priority {nice}, {leader_nice} before"
             + ("" if now["sessions"] or not _in_sessions(before) else _SHARED_SESSION),
             values,
             undo,
@@ -202,7 +202,7 @@ class SetPriority:
         if not alive:
             return Done(f"{done['name']} has ended: nothing to put back")
         if step.dry_run:
-            return Done(f"would put back the priority of {len(alive)} processes of {done['name']}")
+            return Done(f"would put back the priority of {_processes(alive)} of {done['name']}")
         others: list[str] = []
         back = 0
         for key, member in alive.items():
@@ -226,7 +226,7 @@ class SetPriority:
                 f"the priority of {done['name']} was changed by others: {', '.join(others[:5])}; left as it is"
             )
         return Done(
-            f"{done['name']} ({back} processes) runs at priority {leader_nice} again"
+            f"{done['name']} ({many(back, 'process', 'processes')}) runs at priority {leader_nice} again"
             + (f"; changed by others and left: {', '.join(others[:5])}" if others else ""),
             {"members": back},
             change=change(step, about, "act", f"priority {nice}", f"priority {leader_nice}"),
@@ -389,7 +389,7 @@ class PauseProcess:
         planned: Mapping[str, bool] = (step.before or now)["members"]
         values = {"process": about.id, "name": now["name"], "members": len(now["members"])}
         if step.dry_run:
-            return Done(f"would pause {now['name']} ({len(now['members'])} processes)", values)
+            return Done(f"would pause {now['name']} ({_processes(now['members'])})", values)
         # whom somebody else had stopped before us is not ours to wake
         standing = [key for key, stopped in planned.items() if stopped]
         ours: dict[str, bool] = {}
@@ -405,7 +405,7 @@ class PauseProcess:
         ours |= {m.id: True for m in procfs.members(about)[1] if m.stopped and m.id not in standing}
         values["members"] = len(ours)
         return Done(
-            f"{now['name']} ({len(ours)} processes) is paused",
+            f"{now['name']} ({_processes(ours)}) is paused",
             values,
             {
                 "process": about.id,
@@ -425,13 +425,13 @@ class PauseProcess:
         ]
         asleep = sum(m.stopped for m in ours)
         if step.dry_run:
-            return Done(f"would let {done['name']} ({asleep} processes) go on")
+            return Done(f"would let {done['name']} ({many(asleep, 'process', 'processes')}) go on")
         # also those that do not stand still yet: a stop may be on its way to them, and going on takes it back
         woken = sum(procfs.signal_one(member, signal.SIGCONT) for member in ours)
         if not asleep:
             return Done(f"{done['name']} runs again already, or has ended")
         return Done(
-            f"{done['name']} ({woken} processes) goes on",
+            f"{done['name']} ({many(woken, 'process', 'processes')}) goes on",
             {"members": woken},
             change=change(step, about, "act", "paused", "running"),
         )
@@ -444,3 +444,7 @@ def _settle(about: Entity, signalled: Mapping[str, bool]) -> None:
         m.id in signalled and not m.stopped for m in procfs.members(about)[1]
     ):
         time.sleep(0.01)
+
+
+def _processes(members: Sized) -> str:
+    return many(len(members), "process", "processes")

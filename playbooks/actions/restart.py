@@ -13,7 +13,7 @@ from agent.errors import Refused, Unavailable, Uncertain
 from agent.model import Entity
 from agent.ports import Done, Step
 from agent.registry import action
-from agent.units import Duration, Model, say_duration
+from agent.units import Duration, Model, many, say_duration
 from playbooks.actions._step import change, target
 
 _LOOK_S: Final = 0.2
@@ -111,9 +111,12 @@ class Restart:
         todo = [birth for birth in planned if birth in seen["units"]]
         values = {"service": service, "restarted": len(planned)}
         if not todo:
-            return Done(f"all {len(planned)} replicas of {about} were restarted already", values)
+            every = many(len(planned), "replica was", "replicas were")
+            return Done(f"{about}: {every} restarted already", values)
         if step.dry_run:
-            return Done(f"would restart {len(todo)} replicas of {about} one by one", values)
+            return Done(
+                f"would restart {many(len(todo), 'replica')} of {about}, one by one", values
+            )
         for turn, birth in enumerate(todo):
             try:
                 if turn and self._params.pause:
@@ -127,7 +130,7 @@ class Restart:
                     f"{turn} of {len(todo)} replicas of {about} were restarted, then: {problem}"
                 ) from None
         return Done(
-            f"restarted {len(todo)} replicas of {about}, one by one",
+            f"restarted {many(len(todo), 'replica')} of {about}, one by one",
             values,
             change=change(step, about, "restart", "running", "restarted"),
         )
@@ -143,7 +146,8 @@ class Restart:
                 return
             if time.monotonic() > end:
                 raise Refused(
-                    f"only {well} other replicas of {service} are well after {say_duration(self._params.wait)}, "
+                    f"only {many(well, 'other replica')} of {service} {'is' if well == 1 else 'are'} well "
+                    f"after {say_duration(self._params.wait)}, "
                     f"{self._params.min_healthy} must be: add one first, or mend those that are not"
                 )
             await asyncio.sleep(_LOOK_S)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from agent.errors import Refused
 from agent.ports import Done, Step
 from agent.registry import action
-from agent.units import Model
+from agent.units import Model, many
 from playbooks.actions._step import change, nothing, target
 
 
@@ -102,21 +102,23 @@ class Scale:
         values = {"service": about.id, "replicas": goal, "before": before}
         if goal == before and goal != self._params.to:
             raise Refused(
-                f"{about} runs {before} replicas, its bounds ({self._params.min} to {self._params.max or 'any'}) "
-                "leave no room; raise the bound or act otherwise"
+                f"{about} runs {many(before, 'replica')}, its bounds "
+                f"({self._params.min} to {self._params.max or 'any'}) leave no room; raise the bound or act otherwise"
             )
         if now == goal:
             # The world keeps no name on it: planned against another number, it was most likely this step.
             return Done(
-                f"{about} runs {goal} replicas already", values, values if before != goal else {}
+                f"{about} runs {many(goal, 'replica')} already",
+                values,
+                values if before != goal else {},
             )
         if now != before:
             raise Refused(_moved(about.id, now, before))
         if step.dry_run:
-            return Done(f"would bring {about} from {before} to {goal} replicas", values)
+            return Done(f"would bring {about} from {before} to {many(goal, 'replica')}", values)
         await self._scaler.set_replicas(about.id, goal, before)
         return Done(
-            f"{about} runs {goal} replicas, {before} before",
+            f"{about} runs {many(goal, 'replica')}, {before} before",
             values,
             values,
             change(step, about, "scale", before, goal),
@@ -130,14 +132,16 @@ class Scale:
         now = await self._scaler.replicas(service)
         values = {"service": service, "replicas": back, "before": ours}
         if now == back:
-            return Done(f"{service} runs {back} replicas again already", values)
+            return Done(f"{service} runs {many(back, 'replica')} again already", values)
         if now != ours:
             raise Refused(_moved(service, now, ours))
         if step.dry_run:
-            return Done(f"would bring {service} back from {ours} to {back} replicas", values)
+            return Done(
+                f"would bring {service} back from {ours} to {many(back, 'replica')}", values
+            )
         await self._scaler.set_replicas(service, back, ours)
         return Done(
-            f"{service} runs {back} replicas again, {ours} before",
+            f"{service} runs {many(back, 'replica')} again, {ours} before",
             values,
             change=change(step, target(step, service), "scale", ours, back),
         )
@@ -145,6 +149,6 @@ class Scale:
 
 def _moved(service: str, now: int, expected: int) -> str:
     return (
-        f"{service} was scaled by others: it runs {now} replicas, not {expected} as planned; "
+        f"{service} was scaled by others: it runs {many(now, 'replica')}, not {expected} as planned; "
         "an autoscaler or a person is at work there, leave it to them"
     )

@@ -13,7 +13,7 @@ from agent.errors import Refused
 from agent.model import Entity
 from agent.ports import Step
 from agent.registry import action
-from agent.units import Duration, Model, Ratio, say_duration
+from agent.units import Duration, Model, Ratio, many, say_duration
 from playbooks.actions._setting import Setting
 from playbooks.actions._step import target
 
@@ -118,8 +118,8 @@ class _OfBackend(Setting):
         well = [r for r, b in others.items() if b.up and b.state == "ready" and b.weight > 0]
         if len(well) < least:
             raise Refused(
-                f"without {about} only {len(well)} replicas of {_service(about)} would serve, at least {least} must; "
-                "mend one of the others first"
+                f"without {about} only {many(len(well), 'replica')} of {_service(about)} would serve, "
+                f"at least {least} must; mend one of the others first"
             )
 
 

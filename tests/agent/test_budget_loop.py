@@ -23,7 +23,7 @@ from agent.objectives import limits_of
 from agent.pipeline import Walk
 from agent.playbook import Library
 from agent.telemetry import Telemetry
-from agent.web import measure
+from agent.web.vitals import measure
 
 OPERATOR = Person("olga", "operator", "socket")
 T0, STEP = 1_795_000_000.0, 60.0

@@ -69,7 +69,7 @@ def test_status_says_what_matters_first(homeostat, daemon):
     code, out, _ = homeostat("status", "--state", daemon.state)
     assert code == 0
     for part in (
-        "2 open incidents, 1 harm users; 1 runs wait for you",
+        "2 open incidents, 1 harms users; 1 run waits for you",
         "false pages this week: 0 of 2 pages, within the budget of 2",
         "measured: not known yet, it takes a day of watching",
         "objective host.disk_utilization_ratio at most 0.9: no series has mount=/dta",
@@ -259,13 +259,15 @@ def test_label_and_reload(homeostat, daemon):
 
 def test_tokens(homeostat, daemon):
     where = ("--state", daemon.state)
-    code, out, _ = homeostat("token", "add", "olga", "--role", "operator", *where)
-    assert code == 0
+    code, out, err = homeostat("token", "add", "olga", "--role", "operator", *where)
+    assert (code, "olga is operator by it" in err, "this once" in err) == (0, True, True)
     assert daemon.story.tokens.who(out.strip()).role == "operator"
     assert "olga" in homeostat("token", "list", *where)[1]
     assert homeostat("token", "add", "olga", *where)[0] == 1
     assert homeostat("token", "revoke", "olga", *where)[0] == 0
     assert "no tokens" in homeostat("token", "list", *where)[1]
+    code, _, err = homeostat("token", "add", "bob", "--role", "boss", *where)
+    assert (code, "boss" in err, "operator" in err, "/api/" in err) == (2, True, True, False)
 
 
 # ---- errors
@@ -761,7 +763,7 @@ def test_a_playbook_is_held_back(homeostat, daemon):
     assert code == 0
     assert "observe" in out
     code, _, err = homeostat("mode", "calm", "full", *at)
-    assert (code, "mode" in err) == (2, True)
+    assert (code, "full" in err, "approve" in err, "/api/" in err) == (2, True, True, False)
 
 
 def test_a_playbook_is_run_by_a_yes_to_the_plan_that_was_seen(homeostat, daemon):

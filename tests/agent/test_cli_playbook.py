@@ -136,6 +136,8 @@ def test_a_failing_test_is_a_fault_at_its_place(homeostat):
     assert f"gpu-hot.yaml:{line}:5: test `it turns ill and stays so`: {said}" in out
     code, out, _ = homeostat("playbook", "test", path.name, "-k", "moment")
     assert (code, out.endswith("1 passed, 0 failed\n")) == (0, True)
+    code, _, err = homeostat("playbook", "test", path.name, "-k", "monument")
+    assert (code, "no test has 'monument' in its name" in err) == (1, True)
     code, out, _ = homeostat("playbook", "test", path.name, "--json")
     said = json.loads(out)
     assert (code, said["failed"], said["tests"][0]["acts"][0]["steps"]) == (1, 1, ["scale"])

@@ -172,6 +172,8 @@ def test_history_beside_whoever_writes_it(homeostat, tmp_path):
     }
     assert len(first["acts"]) == 1
     assert not any("who runs on" in n for n in first["notes"])
+    said = json.loads(homeostat(*words, "--from", str(START - 3600))[1])
+    assert "what was recorded begins 1 h after --from" in said["notes"][1]
     history.close()
 
 
@@ -263,3 +265,13 @@ def test_faults_are_told_with_place_and_remedy(homeostat, tmp_path, words, says)
     assert code in {1, 2}
     assert out == ""
     assert says in err, err
+
+
+def test_what_is_not_installed_is_not_refused_by_prometheus(homeostat, monkeypatch):
+    def gone(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr("connectors._promql.import_module", gone)
+    code, _, err = homeostat("--prometheus", "http://127.0.0.1:1", "--from", "1h")
+    assert (code, "asking Prometheus needs prometheus-api-client" in err) == (1, True)
+    assert "refused" not in err

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from agent.demo import stage
+from agent.errors import Refused
 from agent.journal import Journal
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and prctl")
@@ -114,10 +115,23 @@ def test_nothing_outlives_it(number, tmp_path):
 
 
 def test_what_is_not_installed_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr("agent.demo.stage._NEEDED", ("sklearn", "no_such_library"))
-    with pytest.raises(ValueError, match=r"needs no_such_library: pip install 'homeostat\[demo\]'"):
+    monkeypatch.setattr("agent.demo.NEEDED", ("sklearn", "no_such_library"))
+    with pytest.raises(Refused, match=r"needs no_such_library; .*pip install '\.\[demo\]'"):
         stage.demo(keep=tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_where_only_the_core_is_installed_the_command_says_what_it_needs():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('fastapi', 'joblib', 'sklearn')));"
+        "sys.argv = ['homeostat', 'demo']; from agent.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("homeostat: the demo needs fastapi, sklearn\n")
+    assert "make setup" in done.stderr
 
 
 def test_an_unknown_fault_is_told():

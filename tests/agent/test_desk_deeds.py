@@ -19,7 +19,7 @@ from agent.plans import Acted
 from agent.ports import Note
 from agent.telemetry import Telemetry
 from agent.views import IncidentDetail, LabelView, PlanView, RunView, WouldView
-from agent.web import measure
+from agent.web.vitals import measure
 
 AUTHOR = Person("anna", "author", "token")
 

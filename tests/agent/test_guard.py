@@ -727,7 +727,7 @@ def test_the_last_healthy_replica_is_not_taken(make):
     assert ask(make(use="drain"), w=world(replicas=3.0)).allowed
     decision = ask(make(use="drain"), w=world(replicas=2.0))
     assert closed(decision) == {"min_healthy"}
-    assert gate(decision, "min_healthy").reason == "1 replicas of web would be left"
+    assert gate(decision, "min_healthy").reason == "1 replica of web would be left"
     for uncounted in (math.nan, math.inf):
         assert (
             "unknown"

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from agent.imports import on_demand, without
+from agent.imports import lacking, on_demand, without
 
 CHILD = "optional_companion_of_a_test"
 
@@ -30,6 +30,13 @@ def loaded_by(code):
     code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(said.stdout.splitlines()[-1]))
+
+
+def test_what_is_missing_is_said_with_both_ways_to_put_it_in():
+    said, _, remedy = lacking("pictures need matplotlib", "charts").partition("; ")
+    assert said == "pictures need matplotlib"
+    assert "make setup" in remedy
+    assert "pip install '.[charts]'" in remedy
 
 
 def test_what_is_left_out_looks_as_if_it_were_not_installed_and_only_inside(companion):

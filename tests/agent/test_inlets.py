@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.authority import Person, Unknown
+from agent.authority import LOOPBACK, Person, Unknown
 from agent.errors import BadRecords, Refused, Unavailable
 from agent.inlets import Busy, Inlets, Limits, inflate, may_speak, mounted
 from agent.ports import Inlet, LabelBatch, Taken
@@ -174,6 +174,20 @@ async def test_a_sender_sends_rows_of_its_models(model, status):
     assert said.status_code == status
     if status == 403:
         assert "its token is for fraud, churn-*" in said.json()["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "status", "remedy"),
+    [
+        ({"person": Person("edge", "sender", "token", ("a*",))}, 403, "its token is for a*; make one with --model b"),
+        ({"person": Person("edge", "sender", "token", ("*",)), "models": {"edge": ["a*"]}}, 403,
+         "add it for edge under ingest_models: in agent.yaml"),
+        ({"person": LOOPBACK}, 401, "make one with: homeostat token add NAME --role sender --model MODEL"),
+    ],
+)  # fmt: skip
+async def test_who_may_not_is_told_what_to_do(kept, status, remedy):
+    said = await House(**kept).post(b'["ab", "b"]')
+    assert (said.status_code, said.json()["remedy"]) == (status, remedy)
 
 
 async def test_other_methods_are_refused():

@@ -19,7 +19,7 @@ from agent.monitor import Monitor, Watch
 from agent.objectives import Limit, entity_globs, limits_of
 from agent.pipeline import Moment, detect
 from agent.ports import Why
-from agent.web import Living
+from agent.web.living import Living
 from detectors.together import Together
 
 S = Entity("service", "shop")

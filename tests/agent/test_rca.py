@@ -684,7 +684,7 @@ def test_an_autoscaler_that_has_no_room_speaks_for_saturation_under_more_traffic
     assert any("makes 4 replicas at most, and there are 4" in e.text for e in full.evidence)
     room = saturated({**surge, most: (9.0, 0.0, 9.0)})
     assert room.probability == pytest.approx(plain.probability, abs=0.01)
-    assert any("its autoscaler may make 5 replicas more" in e.text for e in room.evidence)
+    assert any("its autoscaler may make 5 more replicas" in e.text for e in room.evidence)
     calm = saturated({**surge, RPS: (40.0, 3.0, 40.0), most: (4.0, 0.0, 4.0)})
     assert not any("autoscaler" in e.text for e in calm.evidence), "it may always be there"
 

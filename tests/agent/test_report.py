@@ -291,6 +291,7 @@ def test_a_digest_counts_pages_against_the_budget(story):
     assert view["unlabelled"] == ["inc-7f3a99e0"]
     assert view["counts"] == {"page": 2, "note": 1}
     assert view["text"][0] == "Pages:    2 in 7 d, 1 of them false; 2 false ones were allowed"
+    assert any(line.startswith("Begun:    2 pages, 0 warnings, 1 note; ") for line in view["text"])
 
 
 def test_healed_without_a_person_means_without_one(story):

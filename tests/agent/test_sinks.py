@@ -138,7 +138,7 @@ async def test_what_can_never_be_taken_is_said_and_makes_no_pause():
     sink.wrong = Refused("400: it does not take this")
     await stage.tick(1000.0, 0)
     await stage.tick(1000.0, 1)
-    assert stage.sinks.faults() == ["kept: 1 samples wait (400: it does not take this)"]
+    assert stage.sinks.faults() == ["kept: 1 sample waits (400: it does not take this)"]
 
     def broken(ts, numbers):
         raise Refused("needs a library")

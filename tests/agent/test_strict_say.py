@@ -39,5 +39,17 @@ def test_a_secret_is_not_shown():
 
 def test_a_connector_that_lacks_keys_says_which(tmp_path):
     registry.load()
-    with pytest.raises(Refused, match="connector docker: service: it is missing"):
+    wanted = (
+        "connector docker: service, labels: they are missing; write `service: ...`, `labels: ...`"
+    )
+    with pytest.raises(Refused, match=wanted):
         make_connector("docker", ConnectorConfig(), tmp_path)
+
+
+def test_a_secret_that_is_written_out_is_told_where_it_belongs(tmp_path):
+    registry.load()
+    own = {"url": "https://hooks.example.org/in", "secret": "hunter2"}
+    with pytest.raises(Refused, match="secret: what is written is not where a secret is") as caught:
+        make_connector("webhook", ConnectorConfig.model_validate(own), tmp_path)
+    assert "write env:NAME or file:/PATH" in str(caught.value)
+    assert "hunter2" not in str(caught.value)

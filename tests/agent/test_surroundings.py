@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,12 +172,28 @@ def test_what_init_writes_passes_check(tmp_path, found, plain):
     assert config.mode == "suggest"
     if found is FULL and not plain:
         assert {s.id for s in config.services} == {"wine", "no", "bare"}
+        assert config.connectors["prometheus"].own["url"] == "http://127.0.0.1:9090"
         assert config.connectors["models"].own["path"] == "/srv/models"
         assert config.connectors["models-2"].own["path"] == '/srv/other "models"'
         assert config.connectors["workers-wine"].use == "gunicorn"
     else:
         assert config.services == []
         assert config.connectors == {}
+
+
+def test_a_metrics_server_is_asked_only_where_its_client_is_installed(tmp_path):
+    registry.load()
+    server = "http://127.0.0.1:9090"
+    bare = Surroundings(host="x", metrics_servers=(server,), metrics_client=False)
+    text = yaml(bare, day="2026-11-23")
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    assert load(path).connectors == {}
+    assert f'prometheus: {{use: prometheus, url: "{server}"}}' in text
+    assert "pip install '.[prometheus]'" in dict(tell(bare))["metrics"]
+    there = replace(bare, metrics_servers=(server, "http://127.0.0.1:8428"), metrics_client=True)
+    path.write_text(yaml(there, day="2026-11-23"))
+    assert list(load(path).connectors) == ["prometheus", "prometheus-2"]
 
 
 def test_every_finding_stands_in_the_file_as_a_comment():
@@ -202,7 +219,7 @@ def test_it_never_overwrites_without_being_told(tmp_path):
 @pytest.mark.live
 def test_a_real_gunicorn_is_found(tmp_path):
     if not shutil.which("gunicorn", path=str(Path(sys.executable).parent)):
-        pytest.skip("gunicorn is not installed (pip install homeostat[demo])")
+        pytest.skip("gunicorn is not installed (the extra `demo`)")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

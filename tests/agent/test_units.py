@@ -10,6 +10,7 @@ from agent.units import (
     Duration,
     Quantity,
     Ratio,
+    many,
     read_bytes,
     read_duration,
     read_moment,
@@ -124,3 +125,9 @@ def test_what_is_no_moment_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match=r"not a time: .*; write 15m") as caught:
         read_moment(text, 1e9)
     assert len(str(caught.value)) < 150
+
+
+def test_one_is_one_and_all_else_is_many():
+    assert [many(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+    assert many(20_000, "entry waits", "entries wait") == "20,000 entries wait"
+    assert many(1, "entry waits", "entries wait") == "1 entry waits"

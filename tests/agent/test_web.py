@@ -19,7 +19,7 @@ import pytest
 from desk_story import OPERATOR, House, Story, free_port
 from pydantic import TypeAdapter
 
-from agent import _server, api, doors, gate, web
+from agent import _server, api, doors, gate
 from agent.api import Way
 from agent.authority import NEEDS
 from agent.budget import Day
@@ -30,6 +30,7 @@ from agent.inlets import SMALL, Inlets
 from agent.intake import Counting
 from agent.ports import Inlet, LabelBatch, Route, Taken
 from agent.telemetry import OPENMETRICS, TEXT
+from agent.web import table
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +63,7 @@ async def house(tmp_path):
 
 async def test_every_way_answers_what_its_document_says(house):
     ids = {"id": "inc-7f", "name": "x", "model": "fraud", "seq": "1"}
-    for way in web.ways(house.desk):
+    for way in table.ways(house.desk):
         if way.method != "GET":
             continue
         own = {"runs": "run-22", "playbooks": "backup-model"}.get(way.path.split("/")[2], "inc-7f")
@@ -84,7 +85,7 @@ async def test_every_way_answers_what_its_document_says(house):
 async def test_the_document_knows_every_way_and_all_it_refers_to(house):
     said = (await house.http.get("/api/openapi.json")).json()
     assert said["openapi"].startswith("3.1")
-    ours = {(w.path, w.method.lower()) for w in web.ways(house.desk)}
+    ours = {(w.path, w.method.lower()) for w in table.ways(house.desk)}
     theirs = {(path, method) for path, some in said["paths"].items() for method in some}
     assert ours < theirs
     assert ("/api/events", "get") in theirs
@@ -693,7 +694,7 @@ async def test_a_sender_gets_in_nowhere_but_where_rows_go(tmp_path):
         assert seen["models"] == ["fraud"]
         for path in ("/", "/health", "/metrics", "/api/me", "/api/events", "/api/incidents"):
             assert (await house.http.get(path, headers=headers)).status_code == 403, path
-        for way in web.ways(house.desk):
+        for way in table.ways(house.desk):
             path = way.path.replace("{id}", "x").replace("{name}", "edge")
             said = await house.http.request(way.method, path, headers=headers, json={})
             assert said.status_code in {400, 403}, path
@@ -778,7 +779,7 @@ def test_bad_addresses_are_refused(text):
 
 def test_every_verb_of_the_table_is_used_or_meant_for_receivers(tmp_path):
     story = Story(tmp_path)
-    used = {w.verb for w in web.ways(story.desk)}
+    used = {w.verb for w in table.ways(story.desk)}
     assert used | {"rows", "push"} == set(NEEDS)
     story.close()
 

@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Beside this file `agent.py`, a benchmark, would hide the package.
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "live")]
 
+from daemon_process import free_port  # noqa: E402
 from live_report import machine  # noqa: E402
-from servers import free_port  # noqa: E402
 
 from connectors.prometheus import Prometheus  # noqa: E402
 

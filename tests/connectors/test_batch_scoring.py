@@ -469,7 +469,7 @@ async def test_without_the_library_it_says_which_extra(make, tmp_path, monkeypat
     monkeypatch.setattr(_tables, "import_module", gone)
     one = make()
     for _ in range(3):  # again and again, and not by chance
-        with pytest.raises(Refused, match=r"homeostat\[files\]"):
+        with pytest.raises(Refused, match=r"'\.\[files\]'"):
             await one.read()
 
 

@@ -72,7 +72,7 @@ async def test_scaling_starts_what_is_there_and_stops_the_last(stage):
     assert await docker.replicas(WEB) == 4
     await docker.set_replicas(WEB, 1, 4)
     assert [side.state(f"web-{i}") for i in range(4)] == ["running", "exited", "exited", "exited"]
-    with pytest.raises(Refused, match="runs 1 containers, not 3: changed by others"):
+    with pytest.raises(Refused, match="runs 1 container, not 3: changed by others"):
         await docker.set_replicas(WEB, 2, 3)
     for n in (0, 5):
         with pytest.raises(Refused, match="has 1 to 4 containers"):

@@ -405,4 +405,4 @@ async def test_try_shows_the_series_and_whom_it_sees(elastic):
     assert found["service.log_records_per_second{service:shop}"] == pytest.approx(10, rel=0.3)
     assert found["service.log_error_ratio{service:shop}"] == 1.0
     assert said["seen"] == [{"entity": "service:shop", "attrs": {}, "edges": ["runs_on host:h1"]}]
-    assert "1 services" in said["says"][0]
+    assert "1 service, " in said["says"][0]

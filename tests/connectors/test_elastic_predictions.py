@@ -235,7 +235,7 @@ async def test_without_the_library_it_says_which_extra(make, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr("connectors._elastic.import_module", gone)
-    with pytest.raises(Refused, match=r"homeostat\[elastic\]"):
+    with pytest.raises(Refused, match=r"'\.\[elastic\]'"):
         await make().read()
 
 

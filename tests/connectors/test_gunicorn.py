@@ -425,7 +425,7 @@ async def test_one_replica_is_restarted_alone_and_the_last_one_never(server):
     await act.run(step)
     assert len(old & server.workers()) == 1
     careful = Restart(Restart.Params(wait=0.5, min_healthy=2), one)
-    with pytest.raises(Refused, match="only 1 other replicas of service:web are well"):
+    with pytest.raises(Refused, match="only 1 other replica of service:web is well"):
         await careful.run(restart_step())
     assert len(server.workers()) == 2
 

@@ -939,7 +939,7 @@ async def test_describe_moves_no_position(make, log):
     one = make()
     lines = await one.describe()
     assert (
-        "last 2 lines hold 1 predictions of model:fraud version 3 with 2 features, 1 bad records"
+        "last 2 lines hold 1 prediction of model:fraud version 3 with 2 features, 1 bad record ("
         in lines[0]
     )
     assert "not there yet" in lines[1]

@@ -780,5 +780,5 @@ async def test_it_says_what_it_sees(server, source):
     server.scraped = {(NODE["job"], NODE["instance"]): time.time()}
     lines = await source().describe()
     assert lines[0] == f"{server.url}: 3 series known by name (node_exporter), 0 others"
-    assert any("1 targets that are scraped" in line for line in lines)
+    assert any("1 target that is scraped" in line for line in lines)
     assert any("job_name: homeostat" in line for line in lines)

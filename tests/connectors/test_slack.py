@@ -10,7 +10,7 @@ import structlog
 from desk_story import OPERATOR
 from pydantic import ValidationError
 from slack_side import APP, BOT, CHANNEL, HOOK, OLGA, SECRET, Channel, SlackSide
-from slack_talk import BROKEN, NOISY, PNG, RUN, Talk, swifter, talking, until
+from slack_talk import BROKEN, NOISY, PNG, RUN, Talk, talking, until
 
 from agent.codec import pack
 from agent.errors import Refused, Unavailable, Uncertain
@@ -23,11 +23,7 @@ from connectors import _slack_threads
 from connectors.slack import Slack
 
 pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
-
-
-@pytest.fixture(autouse=True)
-def swift(monkeypatch):
-    swifter(monkeypatch)
+pytestmark = pytest.mark.usefixtures("swift")
 
 
 @pytest.fixture
@@ -609,7 +605,7 @@ def trouble(talk, n, **what):
 
 
 def shared(side):
-    return [m for m in side.parents if "more incidents than" in m["text"]]
+    return [m for m in side.parents if "an hour that this channel takes" in m["text"]]
 
 
 async def test_more_incidents_than_a_channel_takes_share_one_message(tmp_path, side, monkeypatch):

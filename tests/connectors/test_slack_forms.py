@@ -6,8 +6,8 @@ import json
 
 import pytest
 from desk_story import ADMIN
-from slack_side import GUEST, MALLORY, OLGA, VICTOR, SlackSide
-from slack_talk import NOISY, RUN, Proxy, swifter, talking, until
+from slack_side import GUEST, MALLORY, OLGA, VICTOR
+from slack_talk import NOISY, RUN, acting, message, told, until
 
 from agent.codec import pack
 from agent.errors import Refused
@@ -16,6 +16,7 @@ from agent.questions import Field, OwnQuestions, Question, id_of
 from playbooks.actions.ask import Ask
 
 pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
+pytestmark = pytest.mark.usefixtures("swift")
 
 FORM = {
     "replicas": {"kind": "number", "text": "How many replicas?", "min": 1, "max": 8},
@@ -25,29 +26,6 @@ FORM = {
 }  # fmt: skip
 STEP = Step(f"{RUN}/ask", "ask", "service:wine", {}, by=f"homeostat:{RUN}")
 ASKED = id_of(STEP.key)
-
-
-@pytest.fixture(autouse=True)
-def swift(monkeypatch):
-    swifter(monkeypatch)
-
-
-@pytest.fixture(params=["socket", "http"])
-def mode(request):
-    return request.param
-
-
-@contextlib.asynccontextmanager
-async def acting(tmp_path, mode, **own):
-    """An agent with the message of an incident whose run asks for a yes."""
-    async with SlackSide().serving() as side, talking(tmp_path, side, mode=mode, **own) as talk:
-        if mode == "http":
-            side.deliver = Proxy(talk).deliver
-        else:
-            await until(lambda: side.sockets)
-        side.journalled = talk.presses
-        await until(lambda: message(side) and "image" in json.dumps(message(side)["blocks"]))
-        yield side, talk
 
 
 @contextlib.asynccontextmanager
@@ -71,18 +49,6 @@ async def asking(tmp_path, mode, **params):
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-
-
-def message(side):
-    return next((m for m in side.parents if m["metadata"]["event_payload"]["key"] == NOISY), None)
-
-
-async def told(side, user):
-    """Wait until somebody has been told something that nobody else sees; returns it."""
-    await until(lambda: any(who == user for who, _ in side.said), lambda: side.said)
-    said = [m for who, m in side.said if who == user]
-    side.said.clear()
-    return said[-1]["text"] + json.dumps(said[-1]["blocks"], ensure_ascii=False)
 
 
 async def opened(side, action, user=OLGA, of=None):

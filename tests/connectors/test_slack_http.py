@@ -7,18 +7,14 @@ import time
 
 import pytest
 from slack_side import OLGA, SECRET, SlackSide, form, signed
-from slack_talk import RUN, Proxy, swifter, talking, until
+from slack_talk import RUN, Proxy, talking, until
 
 import connectors.slack
 from agent.errors import Refused
 from connectors.slack import Slack
 
 pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
-
-
-@pytest.fixture(autouse=True)
-def swift(monkeypatch):
-    swifter(monkeypatch)
+pytestmark = pytest.mark.usefixtures("swift")
 
 
 @contextlib.asynccontextmanager

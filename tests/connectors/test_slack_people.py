@@ -1,14 +1,25 @@
 """What people press and write in Slack: the same over Socket Mode and over signed requests."""
 
 import asyncio
-import contextlib
 import json
 import time
 from dataclasses import replace
 
 import pytest
 from slack_side import CHANNEL, GUEST, MALLORY, OLGA, VICTOR, SlackSide
-from slack_talk import BROKEN, NOISY, PNG, RELEASED, RUN, Proxy, swifter, talking, until
+from slack_talk import (
+    BROKEN,
+    NOISY,
+    PNG,
+    RELEASED,
+    RUN,
+    acting,
+    message,
+    talking,
+    told,
+    until,
+    whole,
+)
 
 from agent.codec import pack
 from agent.model import StepRecord
@@ -17,46 +28,7 @@ from agent.questions import Field, Question
 from connectors import _slack_socket
 
 pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
-
-
-@pytest.fixture(autouse=True)
-def swift(monkeypatch):
-    swifter(monkeypatch)
-
-
-@pytest.fixture(params=["socket", "http"])
-def mode(request):
-    return request.param
-
-
-@contextlib.asynccontextmanager
-async def acting(tmp_path, mode, **own):
-    """An agent with its first message posted; presses come by the one way or the other."""
-    async with SlackSide().serving() as side, talking(tmp_path, side, mode=mode, **own) as talk:
-        if mode == "http":
-            side.deliver = Proxy(talk).deliver
-        else:
-            await until(lambda: side.sockets)
-        await until(lambda: message(side) and "image" in json.dumps(message(side)["blocks"]))
-        yield side, talk
-
-
-def message(side, incident=NOISY):
-    return next(
-        (m for m in side.parents if m["metadata"]["event_payload"]["key"] == incident), None
-    )
-
-
-def whole(said):
-    return said["text"] + json.dumps(said["blocks"], ensure_ascii=False)
-
-
-async def told(side, user):
-    """Wait until somebody has been told something that nobody else sees; returns it."""
-    await until(lambda: any(who == user for who, _ in side.said), lambda: side.said)
-    said = [m for who, m in side.said if who == user]
-    side.said.clear()
-    return whole(said[-1])
+pytestmark = pytest.mark.usefixtures("swift")
 
 
 # ---- buttons

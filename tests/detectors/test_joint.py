@@ -218,7 +218,7 @@ async def test_a_missing_library_names_its_extra(name, library, extra, tmp_path,
     try:
         job = Job(name, SMALL[name], T0 + np.arange(2000.0), host(2000, 0))
         with pytest.raises(
-            Refused, match=rf"{library} is not installed: pip install 'homeostat\[{extra}\]'"
+            Refused, match=rf"{library} is not installed; .*make setup.*pip install '\.\[{extra}\]'"
         ):
             await worker.train(job)
         assert worker.pid is not None

@@ -5,18 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
+from daemon_process import free_port, wait_for
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody has now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+HAPROXY = """
+global
+    stats socket {socket} mode 600 level {level}
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 10s
+    timeout server 10s
+frontend in
+    bind 127.0.0.1:{port}
+    default_backend web
+backend web
+    balance roundrobin
+    server s1 127.0.0.1:{s1} weight 100 check inter 100ms
+    server s2 127.0.0.1:{s2} weight 100 check inter 100ms
+"""
 
 
 class Postgres:
@@ -70,3 +82,23 @@ def _pg_ctl(needs: Callable[[str], str]) -> str:
     """Return pg_ctl; Debian keeps it out of the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     return str(found[-1]) if found else needs("pg_ctl")
+
+
+@contextlib.contextmanager
+def haproxy_before(
+    s1: int, s2: int, program: str, folder: Path, level: str = "admin"
+) -> Iterator[tuple[Path, int]]:
+    """Run a HAProxy before two servers of 127.0.0.1 for a while; yields its socket, and where it takes requests.
+
+    level   what may be asked through its socket
+    """
+    path, config, port = folder / "ha.sock", folder / "ha.cfg", free_port()
+    config.write_text(HAPROXY.format(socket=path, level=level, port=port, s1=s1, s2=s2))
+    with (folder / "ha.log").open("wb") as log:
+        process = subprocess.Popen([program, "-db", "-f", config], stdout=log, stderr=log)
+    try:
+        wait_for("haproxy", lambda: httpx.get(f"http://127.0.0.1:{port}/").status_code == 200)
+        yield path, port
+    finally:
+        process.terminate()
+        process.wait(10)

@@ -22,6 +22,7 @@ import pytest
 from daemon_process import wait_for
 from prometheus_side import free_port
 from relay import FATES, relayed
+from servers import haproxy_before
 
 from agent.testing import GONE, Ground, check_deed, check_setting
 from connectors.alertmanager import Alertmanager
@@ -48,22 +49,6 @@ async def all_hold(checks_of: Callable, ability: str, ground: Callable) -> None:
 
 # ---- HAProxy
 
-CONFIG = """
-global
-    stats socket {socket} mode 600 level admin
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 10s
-    timeout server 10s
-frontend in
-    bind 127.0.0.1:{port}
-    default_backend web
-backend web
-    server s1 127.0.0.1:{s1} weight 100 check inter 100ms
-    server s2 127.0.0.1:{s1} weight 100 check inter 100ms
-"""
-
 
 class Well(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -88,21 +73,6 @@ def behind() -> Iterator[int]:
 
 def changes(data: bytes) -> bool:
     return data.startswith((b"set ", b"add ", b"del ", b"enable "))
-
-
-@contextlib.contextmanager
-def haproxy(program: str, folder: Path, port: int) -> Iterator[Path]:
-    """Run it for a while; yields its socket."""
-    path, config, own = folder / "ha.sock", folder / "ha.cfg", free_port()
-    config.write_text(CONFIG.format(socket=path, port=own, s1=port))
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program, "-db", "-f", config], stdout=log, stderr=log)
-    try:
-        wait_for("haproxy", lambda: httpx.get(f"http://127.0.0.1:{own}/").status_code == 200)
-        yield path
-    finally:
-        process.kill()
-        process.wait(10)
 
 
 def asked(path: Path, command: str) -> str:
@@ -142,7 +112,7 @@ async def test_haproxy(ability, whom, what, values, look, needs, behind):
 
     @contextlib.asynccontextmanager
     async def ground(folder: Path) -> AsyncIterator[Ground]:
-        with haproxy(program, folder, behind) as path:
+        with haproxy_before(behind, behind, program, folder) as (path, _):
             async with relayed(path, folder, changes) as relay:
                 config = Haproxy.Config(
                     service="web", socket=relay.path, check=0.1, wait=5, timeout=1

@@ -16,12 +16,12 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
-from agent import web
 from agent.api import Way
+from agent.web.table import ways
 
-WAYS = [(way.method, way.path) for way in web.ways(None)]
-READS = [way for way in web.ways(None) if way.verb == "see"]
-OTHERS = [way for way in web.ways(None) if way.verb != "see"]
+WAYS = [(way.method, way.path) for way in ways(None)]
+READS = [way for way in ways(None) if way.verb == "see"]
+OTHERS = [way for way in ways(None) if way.verb != "see"]
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance,
 ]  # fmt: skip

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.server
 import json
-import subprocess
 import threading
 import time
 import urllib.request
 
 import pytest
 from daemon_process import free_port, wait_for
+from servers import haproxy_before
 
 from agent.errors import Refused, Unavailable
 from agent.ports import Step
@@ -20,23 +21,6 @@ from playbooks.actions import traffic
 from playbooks.actions.limits import Limiter, SetLimit
 
 pytestmark = pytest.mark.live
-
-CONFIG = """
-global
-    stats socket {socket} mode 600 level {level}
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 10s
-    timeout server 10s
-frontend in
-    bind 127.0.0.1:{port}
-    default_backend web
-backend web
-    balance roundrobin
-    server s1 127.0.0.1:{s1} weight 100 check inter 100ms
-    server s2 127.0.0.1:{s2} weight 100 check inter 100ms
-"""
 
 
 class Backend:
@@ -110,31 +94,20 @@ def front(needs, tmp_path):
     """Start a HAProxy before two servers; a third runs and is not on its list."""
     program = needs("haproxy")
     servers = [Backend(f"s{i}") for i in (1, 2, 3)]
-    started = []
+    with contextlib.ExitStack() as running:
+        for one in servers:
+            running.callback(one.close)
 
-    def start(level: str = "admin"):
-        port, socket = free_port(), tmp_path / "ha.sock"
-        config = tmp_path / "ha.cfg"
-        config.write_text(
-            CONFIG.format(
-                socket=socket, level=level, port=port, s1=servers[0].port, s2=servers[1].port
+        def start(level: str = "admin"):
+            before = haproxy_before(servers[0].port, servers[1].port, program, tmp_path, level)
+            socket, port = running.enter_context(before)
+            made = Haproxy(
+                "haproxy",
+                Haproxy.Config(service="web", socket=socket, frontend="in", check=0.1, wait=10),
             )
-        )
-        with (tmp_path / "ha.log").open("wb") as log:
-            started.append(subprocess.Popen([program, "-db", "-f", config], stdout=log, stderr=log))
-        wait_for("haproxy", lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/").status == 200)  # fmt: skip
-        made = Haproxy(
-            "haproxy",
-            Haproxy.Config(service="web", socket=socket, frontend="in", check=0.1, wait=10),
-        )
-        return made, port, servers
+            return made, port, servers
 
-    yield start
-    for one in started:
-        one.terminate()
-        one.wait(10)
-    for server in servers:
-        server.close()
+        yield start
 
 
 async def planned(act, name: str) -> Step:

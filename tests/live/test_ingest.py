@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import time
+import urllib.error
+import urllib.request
 
 import httpx
 import psutil
@@ -114,3 +116,25 @@ def test_changes_and_webhooks_go_through_the_same_address(running, tmp_path):
     wait_for("the change", lambda: one.get("/api/changes").json())
     assert one.kill(signal.SIGTERM) == 0
     assert not path.exists()
+
+
+def test_who_sends_too_much_reads_why(running):
+    """By the standard library: it writes all of the body before it looks at the answer."""
+    port = free_port()
+    one = running(f"ingest_listen: 127.0.0.1:{port}\nconnectors: {{predictions: {{}}}}\n").start()
+    known = {**Sender(one, port).headers, "content-type": "application/json"}
+    nobody = {"content-type": "application/json"}
+
+    def push(to: int, path: str, headers: dict[str, str]) -> tuple[int, str]:
+        asked = urllib.request.Request(f"http://127.0.0.1:{to}{path}", b"x" * (32 << 20), headers)
+        with pytest.raises(urllib.error.HTTPError) as no:
+            urllib.request.urlopen(asked, timeout=30)
+        with no.value as answer:
+            return answer.code, answer.read().decode()
+
+    for to, path in ((port, "/ingest/predictions"), (one.port, "/api/pause")):
+        status, said = push(to, path, known)
+        assert (status, "send it in parts" in said) == (413, True), path
+        assert push(to, path, nobody)[0] == 401, path
+    assert push(port, "/api/changes", known)[0] == 413
+    assert one.kill(signal.SIGTERM) == 0

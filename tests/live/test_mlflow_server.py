@@ -13,9 +13,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from daemon_process import wait_for
+from daemon_process import free_port, wait_for
 from mlflow_side import People
-from servers import free_port
 
 from agent.errors import Refused
 from agent.ports import Step

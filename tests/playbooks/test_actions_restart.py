@@ -84,7 +84,7 @@ async def test_one_that_does_not_come_back_stops_the_others():
         await act.run(one)
     assert units.order == [1]
     with pytest.raises(
-        Refused, match="only 1 other replicas of service:web are well after 0 ms, 2 must be"
+        Refused, match="only 1 other replica of service:web is well after 0 ms, 2 must be"
     ):
         await act.run(dataclasses.replace(one, before={"units": {"3-0": "replica:web/3"}}))
     assert units.order == [1]

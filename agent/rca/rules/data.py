@@ -10,7 +10,7 @@ from agent.model import Entity, Series
 from agent.rca.case import Case, numbers
 from agent.rca.look import Look
 from agent.rca.rules import _model as of
-from agent.units import say, say_times
+from agent.units import many, say, say_times
 
 _MANY_STUCK: Final = 2
 _RUNS: Final = (
@@ -39,7 +39,8 @@ def contract(look: Look) -> list[Case]:
         for feature in broken:
             case = _broken(look, model, feature, len(broken), len(every))
             if stale and feature in stuck:
-                case.add("stuck with others", f"{len(stuck) - 1} others stand still with it")
+                others = many(len(stuck) - 1, "other stands", "others stand")
+                case.add("stuck with others", f"{others} still with it")
             out.append(case)
     return out
 
@@ -108,7 +109,8 @@ def drift(look: Look) -> list[Case]:
         case.others = [f for f, _, _ in found[:5]]
         names = ", ".join(map(of.say, found[:4]))
         case.add(
-            "features drifted", f"{len(found)} features are no longer as the reference: {names}"
+            "features drifted",
+            f"{many(len(found), 'feature is', 'features are')} no longer as the reference: {names}",
         )
         case.add(
             "each feature drifted", f"{len(found)} of them at once", share=float(min(3, len(found)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.rca.case import Case
 from agent.rca.look import Look
-from agent.units import say_duration
+from agent.units import many, say_duration
 
 
 def blind(look: Look) -> list[Case]:
@@ -19,6 +19,7 @@ def blind(look: Look) -> list[Case]:
     case = Case("observer.blind", first, others=[a.series.entity for a in found[1:]])
     age = look.value("source.age_seconds", first)
     said = f" for {say_duration(age)}" if age is not None else ""
-    more = f", nor have {len(found) - 1} others" if len(found) > 1 else ""
+    rest = len(found) - 1
+    more = f", nor {'has' if rest == 1 else 'have'} {many(rest, 'other')}" if rest else ""
     case.add("blind", f"source {first.key} has not answered{said}{more}")
     return [case]

@@ -14,7 +14,7 @@ from agent.rca.look import Look, Measured
 from agent.rca.rules import _service as service
 from agent.rca.rules._model import drifted
 from agent.rca.rules._model import say as say_drift
-from agent.units import say, say_duration, say_times
+from agent.units import many, say, say_duration, say_times
 
 _PEERS: Final = 3
 """Fewer replicas than this have no peers to be apart from."""
@@ -71,10 +71,12 @@ def _most(look: Look, case: Case) -> None:
     if most is None or count is None:
         return
     if count > most.now - 0.5:
-        text = f"its autoscaler makes {most.now:.0f} replicas at most, and there are {count:.0f}"
+        bound = many(round(most.now), "replica")
+        text = f"its autoscaler makes {bound} at most, and there are {count:.0f}"
         case.add("autoscaler at its most", text, most)
     else:
-        case.say(f"its autoscaler may make {most.now - count:.0f} replicas more", 0.0, most)
+        more = many(round(most.now - count), "more replica")
+        case.say(f"its autoscaler may make {more}", 0.0, most)
 
 
 def _waits(look: Look, case: Case) -> None:
@@ -201,7 +203,10 @@ def _containers(look: Look, case: Case) -> None:
     away = [r for r in replicas if look.value("replica.ready", r) == 0]
     if missing is not None:
         if missing.now > 0.5 and missing.moved > 0.5:
-            text = f"{missing.now:.0f} replicas that are wanted are not available"
+            lacks = many(
+                round(missing.now), "replica that is wanted is", "replicas that are wanted are"
+            )
+            text = f"{lacks} not available"
             case.add("replicas missing", text, missing)
     elif away:
         text = f"{len(away)} of {len(replicas)} replicas are not ready ({away[0].key})"
