@@ -279,8 +279,10 @@ class Streams:
 
     def _set_back(self, now: float) -> None:
         """Follow the clock of this host: senders on it went back with it."""
-        for some in (self._state, self._powers, *self._table):
-            some.set_back(now)
+        self._state.set_back(now)
+        self._powers.set_back(now)
+        for table in self._table:
+            table.set_back(now)
         self._heard = {who: min(at, now) for who, at in self._heard.items()}
         self._calls = {edge: min(at, now) for edge, at in self._calls.items()}
 
