@@ -126,26 +126,30 @@ def scan(text: str) -> list[Token]:
 
 def lint(text: str) -> list[Slip]:
     """Return everything that is wrong with an expression by itself, without knowing its names."""
+    return list(_compiled(text)[0])
+
+
+_MOST_KEPT: Final = 16_384
+"""Expressions that stay compiled: of a thousand playbooks; with room for fewer, each tick would compile anew."""
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _compiled(text: str) -> tuple[tuple[Slip, ...], Any]:
+    """Return what is wrong with an expression, and its program; None where something is."""
     if not text.strip():
-        return [Slip(0, "the expression is empty", "write a comparison like `a.b > 1.0`")]
+        return (Slip(0, "the expression is empty", "write a comparison like `a.b > 1.0`"),), None
     if len(text) > LONGEST:
-        return [
-            Slip(
-                0,
-                f"the expression has more than {LONGEST} characters",
-                "split it into several conditions",
-            )
-        ]
+        problem = f"the expression has more than {LONGEST} characters"
+        return (Slip(0, problem, "split it into several conditions"),), None
     tokens = scan(text)
     slips = [slip for i in range(len(tokens)) for slip in _slips(tokens, i)]
-    if not slips:
-        slips += _clashes(tokens)
-    if not slips:
-        try:
-            cel.compile(text)
-        except (ValueError, RuntimeError) as error:
-            slips.append(_said(str(error)))
-    return slips
+    slips = slips or list(_clashes(tokens))
+    if slips:
+        return tuple(slips), None
+    try:
+        return (), cel.compile(text)
+    except (ValueError, RuntimeError) as error:
+        return (_said(str(error)),), None
 
 
 def _slips(tokens: Sequence[Token], i: int) -> Iterator[Slip]:
@@ -281,7 +285,7 @@ class Expression:
 
     def __init__(self, text: str) -> None:
         """Compile; raises ConfigError with every slip (place `<expression>`, line 1) when it is not sound."""
-        slips = lint(text)
+        slips, program = _compiled(text)
         if slips:
             raise ConfigError(
                 [
@@ -302,7 +306,7 @@ class Expression:
             for token, after in itertools.pairwise(tokens)
             if token.text == "/" and after.kind == "name"
         )
-        self._program = cel.compile(text)
+        self._program = program
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -453,9 +457,7 @@ def _leave(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-@lru_cache(
-    maxsize=16_384
-)  # a thousand playbooks; with room for fewer, each tick would compile anew
+@lru_cache(maxsize=_MOST_KEPT)
 def parse(text: str) -> Expression:
     """Return the compiled expression, once a text; raises ConfigError."""
     return Expression(text)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent import _server, registry
 from agent.authority import Person, Tokens, Unknown
 from agent.calls import Names
-from agent.control import reach
+from agent.control import no_tls, reach
 from agent.errors import AgentError, Refused, Unavailable
 from agent.imports import without
 from agent.inlets import LARGE, Busy, Inlets, No, told
@@ -203,7 +203,7 @@ class Front:
 
         if self._client is None:
             path = self._reached.enter_context(reach(self._daemon))  # for as long as we live
-            transport = httpx.AsyncHTTPTransport(uds=path)
+            transport = httpx.AsyncHTTPTransport(uds=path, verify=no_tls())
             self._client = httpx.AsyncClient(transport=transport, timeout=_FORWARD_S)
         body = bytearray()
         more = True

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -74,7 +75,8 @@ past = Registry("recorded past")
 place = Registry("place for boards")
 
 
+@cache
 def load() -> None:
-    """Import every plug-in package that is installed, ours and other people's."""
+    """Import every plug-in package that is installed, ours and other people's; once, however often it is asked for."""
     for point in entry_points(group="homeostat.plugins"):
         point.load()

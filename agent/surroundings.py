@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agent.control import no_tls
 from agent.errors import Refused
 from agent.imports import lacking
 
@@ -150,7 +151,7 @@ def _metrics_servers(ports: Sequence[int]) -> Iterator[str]:
     """Ask the usual ports who they are; a closed port costs nothing, a silent one a third of a second."""
     import httpx  # only init needs it, and it takes a tenth of a second
 
-    with httpx.Client(timeout=0.3, trust_env=False) as client:
+    with httpx.Client(timeout=0.3, trust_env=False, verify=no_tls()) as client:
         for port in ports:
             url = f"http://127.0.0.1:{port}"
             try:

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 import certifi
 
+from agent.control import no_tls
 from agent.errors import Refused, Unavailable, Uncertain
 from agent.imports import without
 from agent.secret import secret
@@ -347,10 +348,15 @@ class Door:
 
     def _open(self) -> httpx.AsyncClient:
         if self._client is None:
-            uds = httpx.AsyncHTTPTransport(uds=str(self._socket)) if self._socket else None
+            trust = no_tls() if self._socket else self._trust or trusted()
+            uds = (
+                httpx.AsyncHTTPTransport(uds=str(self._socket), verify=trust)
+                if self._socket
+                else None
+            )
             self._client = httpx.AsyncClient(
                 transport=self._transport or uds,
-                verify=self._trust or trusted(),
+                verify=trust,
                 follow_redirects=False,
                 trust_env=False,
                 timeout=None,  # noqa: S113  # the limits stand in `ask`

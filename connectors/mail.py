@@ -164,7 +164,9 @@ class _Sending:
             def _get_socket(self, *to: Any) -> socket.socket:
                 return keep(self, super()._get_socket(*to))  # type: ignore[misc]  # not in the stubs
 
-        trust = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
+        trust = None
+        if config.security != "none":
+            trust = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
         me = socket.gethostname()
         if config.security == "tls":
             return Tls(

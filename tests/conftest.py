@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import json
 import os
@@ -25,6 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config):
     registry.load()
+
+
+def pytest_collection_finish(session):
+    """Let the collector look no more at what lives as long as the session: modules, and some ten thousand tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def need(program: str) -> str:

@@ -6,12 +6,10 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-import typer
 import yaml
 
 from agent import cli, registry
@@ -77,9 +75,7 @@ def test_every_page_is_listed():
 
 def commands():
     """Return the whole command line, as a group of commands and groups."""
-    for part in cli._PARTS:
-        import_module(f"agent.cli.{part}")
-    return typer.main.get_command(cli.app)
+    return cli._tree(cli._PARTS)
 
 
 def written(page: Path) -> Iterator[str]:

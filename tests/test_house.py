@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent import registry, strict
+from agent import cli, registry, strict
 from agent.catalogue import SIGNALS
 from agent.causes import CAUSES, known
 from agent.config import load
@@ -140,17 +140,16 @@ def test_the_wheel_holds_five_packages_and_what_they_need_at_run_time(tmp_path):
     assert not any(n.startswith("tests/") for n in names)
 
 
-def test_the_config_in_the_readme_passes_the_check(tmp_path):
+def test_the_config_in_the_readme_passes_the_check(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```yaml\n(mode: .*?)```", README, re.DOTALL)
     path = tmp_path / "agent.yaml"
     path.write_text(example)
     config = load(path)
     assert config.services[0].objectives
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "agent", "check", "--config", str(path)],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setattr(sys, "argv", ["homeostat", "check", "--config", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code, capsys.readouterr()
 
 
 def test_the_config_in_the_page_on_the_graph_passes_the_check(tmp_path):

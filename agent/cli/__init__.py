@@ -13,6 +13,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from textwrap import indent
@@ -249,14 +250,19 @@ def tell(error: AgentError, as_json: bool) -> int:
     return code
 
 
+@cache
+def _tree(parts: Sequence[str]) -> Callable[[], None]:
+    """Return the commands of these parts, ready to be run: they are built once."""
+    for name in parts:
+        import_module(f"agent.cli.{name}")
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line; never shows a traceback for what is expected."""
-    # the daemon lives for months: it holds no command but its own
-    for part_of in ("local",) if sys.argv[1:2] == ["run"] else _PARTS:
-        import_module(f"agent.cli.{part_of}")
-
     try:
-        app()
+        # the daemon lives for months: it holds no command but its own
+        _tree(("local",) if sys.argv[1:2] == ["run"] else _PARTS)()
     except AgentError as error:
         sys.exit(tell(error, "--json" in sys.argv[1:]))
     except BrokenPipeError:  # `homeostat runs | head`

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -69,7 +69,7 @@ def _open(which: Sequence[str], config_path: Path | None, instead: Path | None =
     """
     from agent import registry
     from agent.config import load
-    from agent.playbook.library import folders, in_folder, lay, shipped
+    from agent.playbook.library import folders, in_folder, lay, shipped, shipped_ids
     from agent.strict import read
 
     registry.load()
@@ -78,7 +78,7 @@ def _open(which: Sequence[str], config_path: Path | None, instead: Path | None =
     faults: list[Fault] = []
     site = folders(path, config) if config is not None else []
     site = [instead] if instead is not None else site
-    layers = [shipped(), *(in_folder(folder, faults) for folder in site)]
+    layers = [in_folder(folder, faults) for folder in site]
     files: list[Document] = []
     ids: list[str] = []
     for word in which:
@@ -89,22 +89,30 @@ def _open(which: Sequence[str], config_path: Path | None, instead: Path | None =
             files.append(read(here))
         else:
             ids.append(word)
-    found = lay([*layers, files], config)
-    _known(ids, found.documents)
+    layers.append(files)
+    _known(ids, {*shipped_ids(), *(_id(d) for layer in layers for d in layer)})
+    wanted = {*map(_id, files), *ids} if which else None
+    if wanted is not None:  # others are not checked: an author waits for none of them
+        layers = [[d for d in layer if _id(d) in wanted] for layer in layers]
+    found = lay([shipped(wanted), *layers], config)
     places = {d.place for d in files}
-    wanted = {str(d.data.get("id")) for d in files} | set(ids)
-    books = [p for name, p in found.playbooks.items() if not which or name in wanted]
+    books = [p for name, p in found.playbooks.items() if wanted is None or name in wanted]
     ours = places | {found.documents[name].place for name in ids}
     faults += [f for f in found.faults if not which or f.place in ours]
     return Opened(books, found.documents, faults, config)
 
 
-def _known(ids: Sequence[str], documents: Mapping[str, Any]) -> None:
+def _id(document: Document) -> str:
+    name = document.data.get("id")
+    return name if isinstance(name, str) else ""
+
+
+def _known(ids: Sequence[str], there: Collection[str]) -> None:
     from agent.strict import did_you_mean
 
     for name in ids:
-        if name not in documents:
-            remedy = did_you_mean(name, list(documents)) or "name a file, or an id from the README"
+        if name not in there:
+            remedy = did_you_mean(name, sorted(there)) or "name a file, or an id from the README"
             raise Refused(f"no playbook is called {name!r}, and no file either; {remedy}")
 
 
@@ -141,14 +149,13 @@ def new(
     from agent import registry
     from agent.playbook import template
     from agent.playbook.examples import try_examples
-    from agent.playbook.library import lay, shipped
+    from agent.playbook.library import lay, shipped_ids
     from agent.strict import read
 
     registry.load()
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
         raise Refused(f"{name!r} can not be an id; use lower case, digits and dashes: gpu-hot")
-    there = [d.data.get("id") for d in shipped()]
-    if name in there:
+    if name in shipped_ids():
         raise Refused(
             f"a built-in playbook is called {name!r}; choose another id, or write a layer over it"
         )

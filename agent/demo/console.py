@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from agent.control import no_tls
 from agent.desk.playbooks import PlaybookView
 from agent.model import Cause, entity
 from agent.views import IncidentDetail, RunView
@@ -34,7 +35,9 @@ class Console:
 
     def __post_init__(self) -> None:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        self._http = httpx.Client(base_url=self.url, timeout=10.0, headers=headers, trust_env=False)
+        self._http = httpx.Client(
+            base_url=self.url, timeout=10.0, headers=headers, trust_env=False, verify=no_tls()
+        )
 
     def close(self) -> None:
         """Let go of the connection."""

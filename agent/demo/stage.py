@@ -30,6 +30,7 @@ import httpx
 from rich.console import Console as Screen
 from rich.live import Live
 
+from agent.control import no_tls
 from agent.demo import belief as beliefs
 from agent.demo import card, faults, must_be_installed, settings
 from agent.demo.console import Console
@@ -60,7 +61,7 @@ def _wait(what: str, done: Callable[[], bool], seconds: float, ground: Ground) -
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2.0, trust_env=False).status_code == 200
+        return httpx.get(url, timeout=2.0, trust_env=False, verify=no_tls()).status_code == 200
     except httpx.HTTPError:
         return False
 

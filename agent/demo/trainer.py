@@ -34,15 +34,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import joblib
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier
 
 from agent.demo.leash import own_share
 from agent.demo.rows import CLASSES, FEATURES, STRONG, Rows, load
 from agent.model import FloatArray
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier
 
 TREES: Final = 60
 BINS: Final = 10
@@ -109,6 +110,9 @@ def move(folder: Path, version: str, by: str) -> str:
 
 def fit(rows: Rows, seed: int) -> RandomForestClassifier:
     """Train on these rows."""
+    # here, as in what reads models: clients of the service write files as the trainer does, and need none of it
+    from sklearn.ensemble import RandomForestClassifier
+
     forest = RandomForestClassifier(
         TREES, max_features=None, oob_score=True, random_state=seed, n_jobs=1
     )
@@ -153,6 +157,8 @@ def write_version(
     folder: Path, version: str, rows: Rows, *, role: str, parent: str, seed: int, key: str = ""
 ) -> RandomForestClassifier:
     """Train a version and put its folder in place in one move; return the model."""
+    import joblib
+
     model = fit(rows, seed)
     seen = reference(model, rows)
     started = Path(tempfile.mkdtemp(dir=folder, prefix=".training-"))
@@ -402,6 +408,8 @@ def retrain(
     enough      distinct labelled rows that must have come since then; waits for them up to `patience_s`
     Raises NotNow when retraining is held or the rows do not come.
     """
+    import joblib
+
     folder = root / name
     report = reports / f"{slug(key)}.json" if reports and key else None
     if report and report.exists() and find(folder, key):

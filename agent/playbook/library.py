@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -120,12 +120,18 @@ def _order(fault: Fault) -> tuple[str, int, int, str]:
     return fault.place, fault.line, fault.column, fault.problem
 
 
-def shipped() -> Iterator[Document]:
-    """Yield the built-in playbooks, as they were written."""
+def shipped_ids() -> list[str]:
+    """Return the ids of the built-in playbooks: the file of each is called by its id."""
     root = resources.files("playbooks")
-    found = sorted((f for f in root.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    for file in found:
-        yield read(file.read_bytes(), f"playbooks/{file.name}")
+    return sorted(f.name.removesuffix(".yaml") for f in root.iterdir() if f.name.endswith(".yaml"))
+
+
+def shipped(only: Collection[str] | None = None) -> Iterator[Document]:
+    """Yield the built-in playbooks as they were written; only: those with such an id."""
+    root = resources.files("playbooks")
+    for name in shipped_ids():
+        if only is None or name in only:
+            yield read((root / f"{name}.yaml").read_bytes(), f"playbooks/{name}.yaml")
 
 
 def folders(config_path: Path | None, config: Config) -> list[Path]:

@@ -6,6 +6,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -88,7 +89,8 @@ def _order(fault: Fault) -> tuple[str, int, int, str]:
     return (fault.place, fault.line, fault.column, fault.problem)
 
 
-def keys_of(model: type[BaseModel]) -> dict[str, str]:
+@cache
+def keys_of(model: type[BaseModel]) -> Mapping[str, str]:
     """Return what a person may write in a mapping of this model: key -> field name."""
     return {info.alias or name: name for name, info in model.model_fields.items()}
 

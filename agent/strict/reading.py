@@ -21,9 +21,12 @@ MAX_NODES: Final = 20_000
 _QUICK: Final[Any] = getattr(yaml, "CSafeLoader", None)
 """libyaml, twenty times faster; not in every build of PyYAML."""
 _APART: Final = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff?]|(?:^|[\\s,\\[{:])!", re.MULTILINE
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff]|(?:^|[\\s,\\[{:])!|[|>][-+0-9]*#",
+    re.MULTILINE,
 )
-"""Where libyaml and PyYAML's own scanner may not agree; such texts, and those with faults, go to the latter."""
+"""Where libyaml and PyYAML's own scanner may not agree; such texts, and those with faults, go to the latter.
+
+Nor do they agree on every `?`: see `_agreed`."""
 _NO_SPACE: Final = re.compile(
     "[\u00a0\u00ad\u1680\u180e\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff]"
 )
@@ -168,7 +171,8 @@ class _Reader:
         """Read the text; what libyaml stops at is read again, for the place and words of PyYAML's own scanner."""
         if _QUICK is not None and not _APART.search(self._text):
             try:
-                return self._root(_events(_QUICK(self._text)))
+                events = _events(_QUICK(self._text))
+                return self._root(_agreed(events, self._text) if "?" in self._text else events)
             except yaml.YAMLError:
                 self._faults.clear()
                 self._anchors.clear()
@@ -390,6 +394,28 @@ class _Reader:
 def _events(scanner: Any) -> Iterator[yaml.Event]:
     while scanner.check_event():
         yield scanner.get_event()
+
+
+def _agreed(events: Iterator[yaml.Event], text: str) -> Iterator[yaml.Event]:
+    """Yield events of libyaml as long as PyYAML's scanner takes each `?` as they do; raises YAMLError where it may not.
+
+    Inside quotes, in a block of text, and in plain text outside of brackets it is a character like others.
+    """
+    asked = [found.start() for found in re.finditer(r"\?", text)]
+    asked.reverse()
+    flow: list[bool] = []
+    for event in events:
+        assert event.start_mark is not None and event.end_mark is not None  # noqa: S101, PT018  # scanners of text always set them
+        if asked and asked[-1] < event.start_mark.index:
+            raise yaml.YAMLError("a `?` that is no part of a text")
+        if isinstance(event, yaml.CollectionStartEvent):
+            flow.append(bool(event.flow_style))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            flow.pop()
+        elif isinstance(event, yaml.ScalarEvent) and (event.style or not flow or not flow[-1]):
+            while asked and asked[-1] < event.end_mark.index:
+                asked.pop()
+        yield event
 
 
 def _mark(event: yaml.Event) -> tuple[int, int]:

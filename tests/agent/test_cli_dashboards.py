@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -11,17 +10,38 @@ import pytest
 from grafana_side import GrafanaBoardsSide
 from people_side import serving
 
+from agent import cli
 
-def call(*args, **environ):
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*args, **environ):
+        monkeypatch.setattr(sys, "argv", ["homeostat", "dashboards", *map(str, args)])
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def started(*args):
+    """Run it as people do, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "agent", "dashboards", *map(str, args)],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environ},
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
 
-def test_export_writes_what_is_shipped_and_says_what_was_new(tmp_path):
-    code, out, _ = call("export", tmp_path, "--json")
+def test_export_writes_what_is_shipped_and_says_what_was_new(tmp_path, call):
+    code, out, _ = started("export", tmp_path, "--json")
     said = json.loads(out)["files"]
     assert code == 0
     assert {one["became"] for one in said} == {"new"}
@@ -37,20 +57,20 @@ def test_export_writes_what_is_shipped_and_says_what_was_new(tmp_path):
     assert (tmp_path / "mine.json").read_text() == "{}"
 
 
-def test_export_for_kibana(tmp_path):
+def test_export_for_kibana(tmp_path, call):
     code, out, _ = call("export", tmp_path, "--kibana")
     assert code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["homeostat.ndjson"], out
 
 
-def test_export_to_where_nobody_may_write_says_so(tmp_path):
+def test_export_to_where_nobody_may_write_says_so(tmp_path, call):
     (tmp_path / "file").write_text("")
     code, _, err = call("export", tmp_path / "file" / "folder")
     assert code == 1
     assert "can not be written" in err
 
 
-def test_push_says_what_it_would_do_and_does_it():
+def test_push_says_what_it_would_do_and_does_it(call):
     with serving(GrafanaBoardsSide()) as side:
         args = ("push", "--url", side.url, "--token", "env:GRAFANA")
         code, out, err = call(*args, "--dry-run", GRAFANA=side.TOKEN)
@@ -71,14 +91,14 @@ def test_push_says_what_it_would_do_and_does_it():
 
 
 @pytest.mark.parametrize("token", ["glsa_abc", "env:", "file:relative"])
-def test_a_token_itself_is_refused_and_not_repeated(token):
+def test_a_token_itself_is_refused_and_not_repeated(call, token):
     code, _, err = call("push", "--url", "http://127.0.0.1:1", "--token", token)
     assert code == 1
     assert "env:GRAFANA_TOKEN" in err
     assert "glsa_abc" not in err
 
 
-def test_nobody_there_is_said():
+def test_nobody_there_is_said(call):
     code, _, err = call("push", "--url", "http://127.0.0.1:1", "--token", "env:T", T="glsa_secret")
     assert code == 3
     assert "no connection" in err

@@ -9,6 +9,7 @@ import pytest
 
 from agent import cli, registry
 from agent.causes import CAUSES
+from agent.playbook import library, template
 from agent.playbook.check import branches
 
 registry.load()
@@ -54,6 +55,21 @@ def test_new_lint_test(homeostat):
     assert out.endswith("3 passed, 0 failed\n")
 
 
+def test_an_author_waits_for_no_playbook_but_the_own(homeostat, monkeypatch):
+    was_read, really = [], library.read
+
+    def read(*what):
+        was_read.append(what[-1])
+        return really(*what)
+
+    monkeypatch.setattr(library, "read", read)
+    path = made(homeostat)
+    assert homeostat("playbook", "lint", path)[0] == 0
+    assert was_read == []
+    assert homeostat("playbook", "explain", "serve-leak", path)[0] == 0
+    assert was_read == ["playbooks/serve-leak.yaml"]
+
+
 def test_a_first_playbook_is_called_by_whole_words(homeostat):
     text = made(homeostat, "ask-me", "serving", "ask").read_text()
     assert "title: 'Ask a person and wait for the answer, because serving'" in text
@@ -70,7 +86,7 @@ def test_what_new_writes_for_any_verb_is_sound(homeostat, use):
 
 def test_what_new_writes_for_any_cause_is_sound(homeostat):
     for i, cause in enumerate(sorted({*CAUSES, *branches()})):
-        made(homeostat, f"c{i}", cause, "notify")
+        (homeostat.work / f"c{i}.yaml").write_text(template.write(f"c{i}", cause, "notify"))
     code, out, _ = homeostat("playbook", "lint", homeostat.work, "--strict")
     assert code == 0, out
 

@@ -9,19 +9,42 @@ import pytest
 import yaml
 from slack_side import APP, BOT, CHANNEL, HOOK, OLGA, SlackSide
 
+from agent import cli
+
 pytest.importorskip("slack_sdk", reason="needs the extra `slack`")
 TOKENS = {"SLACK_BOT_TOKEN": BOT, "SLACK_APP_TOKEN": APP}
 
 
-async def homeostat(*words, config="", folder=None, **env):
-    """Run the command; returns its exit code and what it printed."""
-    argv = [sys.executable, "-P", "-m", "agent", "slack", *words]
-    if folder is not None:
-        path = folder / "agent.yaml"
+@pytest.fixture
+def homeostat(monkeypatch, capsys, tmp_path):
+    """Run the command in this process, beside the loop of the stand-in; returns its exit code and what it printed."""
+
+    def go():
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code or 0
+        return 0
+
+    async def run(*words, config="", **env):
+        path = tmp_path / "agent.yaml"
         path.write_text(config)
-        argv += ["--config", str(path)]
+        for name, value in {"HOMEOSTAT_CONFIG": "", **env}.items():
+            monkeypatch.setenv(name, value)
+        argv = ["homeostat", "slack", *words, "--config", str(path)]
+        monkeypatch.setattr(sys, "argv", argv)
+        return await asyncio.to_thread(go), *capsys.readouterr()
+
+    return run
+
+
+async def started(*words, config, folder, **env):
+    """Run it as people do, in a process of its own."""
+    path = folder / "agent.yaml"
+    path.write_text(config)
     process = await asyncio.create_subprocess_exec(
-        *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        sys.executable, "-P", "-m", "agent", "slack", *words, "--config", str(path),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "HOMEOSTAT_CONFIG": "", **env},
     )  # fmt: skip
     out, err = await process.communicate()
@@ -40,21 +63,19 @@ async def side():
         yield made
 
 
-async def test_the_manifest_makes_the_app(tmp_path):
-    code, out, err = await homeostat("manifest", config="", folder=tmp_path)
+async def test_the_manifest_makes_the_app(homeostat):
+    code, out, err = await homeostat("manifest")
     assert code == 0, err
     said = yaml.safe_load(out)
     assert said["settings"]["socket_mode_enabled"] is True
     assert said["features"]["slash_commands"][0]["command"] == "/homeostat"
     assert {"chat:write", "commands", "files:write"} <= set(said["oauth_config"]["scopes"]["bot"])
     assert "https://api.slack.com/apps?new_app=1&manifest_yaml=" in err
-    code, out, err = await homeostat("manifest", "--mode", "http", "--json", folder=tmp_path)
+    code, out, err = await homeostat("manifest", "--mode", "http", "--json")
     assert code == 1
     assert "public_url" in out
     config = "public_url: https://h.example.org\n"
-    code, out, err = await homeostat(
-        "manifest", "--mode", "http", "--json", config=config, folder=tmp_path
-    )
+    code, out, err = await homeostat("manifest", "--mode", "http", "--json", config=config)
     assert code == 0, err
     said = json.loads(out)
     assert said["settings"]["interactivity"]["request_url"] == "https://h.example.org/ingest/slack"
@@ -62,7 +83,7 @@ async def test_the_manifest_makes_the_app(tmp_path):
 
 
 async def test_all_is_well_up_to_the_first_message(tmp_path, side):
-    code, out, err = await homeostat("test", config=slack(side), folder=tmp_path, **TOKENS)
+    code, out, err = await started("test", config=slack(side), folder=tmp_path, **TOKENS)
     assert code == 0, out + err
     assert all(line.startswith("ok  ") for line in out.splitlines())
     assert "homeostat can write here" in side.parents[0]["text"]
@@ -81,14 +102,14 @@ async def test_all_is_well_up_to_the_first_message(tmp_path, side):
     ],
 )
 async def test_the_first_step_that_is_not_well_says_how_to_mend_it(
-    tmp_path, side, monkeypatch, spoil, env, says
+    homeostat, side, monkeypatch, spoil, env, says
 ):
     own = {"people": spoil} if isinstance(spoil, dict) else {}
     side.channels[CHANNEL].member = spoil != "member"
     for name in TOKENS:
         monkeypatch.delenv(name, raising=False)
     config = slack(side, **own)
-    code, out, err = await homeostat("test", "--json", config=config, folder=tmp_path, **env)
+    code, out, err = await homeostat("test", "--json", config=config, **env)
     assert code == 1, out + err
     steps = json.loads(out)
     assert [s["ok"] for s in steps] == [True] * (len(steps) - 1) + [False]
@@ -97,9 +118,9 @@ async def test_the_first_step_that_is_not_well_says_how_to_mend_it(
     assert side.parents == []
 
 
-async def test_a_webhook_is_tried_too(tmp_path, side):
+async def test_a_webhook_is_tried_too(homeostat, side):
     config = slack(side, mode="webhook")
     env = {"SLACK_WEBHOOK_URL": side.url + HOOK}
-    code, out, _ = await homeostat("test", config=config, folder=tmp_path, **env)
+    code, out, _ = await homeostat("test", config=config, **env)
     assert code == 1
     assert "does not begin with https://" in out  # the stand-in has no TLS

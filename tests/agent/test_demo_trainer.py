@@ -184,21 +184,20 @@ def test_rows_from_before_the_last_change_of_champion_do_not_count(root, drifted
     assert not report["data"]["changed"]
 
 
-def test_as_a_command_it_prints_the_report_last_and_says_no_with_its_own_code(root, drifted):
-    argv = [sys.executable, "-m", "agent.demo.trainer", "retrain", "--root", str(root),
-            "--predictions", str(drifted / "p.jsonl"), "--labels", str(drifted / "l.jsonl"),
-            "--reports", str(drifted / "reports"), "--patience", "0"]  # fmt: skip
+def test_as_a_command_it_prints_the_report_last_and_says_no_with_its_own_code(
+    root, drifted, capsys
+):
+    argv = ["retrain", "--root", str(root), "--predictions", str(drifted / "p.jsonl"),
+            "--labels", str(drifted / "l.jsonl"), "--reports", str(drifted / "reports"), "--patience", "0"]  # fmt: skip
     done = subprocess.run(
-        argv, capture_output=True, text=True, env={"HOMEOSTAT_KEY": "k"}, check=False
-    )
+        [sys.executable, "-m", "agent.demo.trainer", *argv],
+        capture_output=True, text=True, env={"HOMEOSTAT_KEY": "k"}, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["holdback"]["rows"] > 30
     (root / "scoring" / "RETRAINING_HELD").write_text("no")
-    done = subprocess.run(
-        argv, capture_output=True, text=True, env={"HOMEOSTAT_KEY": "k2"}, check=False
-    )
-    assert done.returncode == trainer.REFUSED
-    assert "held: no" in done.stderr
+    assert trainer.main(argv, {"HOMEOSTAT_KEY": "k2"}) == trainer.REFUSED
+    assert "held: no" in capsys.readouterr().err
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(60, 400), st.integers(60, 400))

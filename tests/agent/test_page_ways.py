@@ -31,11 +31,30 @@ def ask(house):
     return get
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory):
+    """A house for those that only look: what its detectors have learnt of the past is learnt once."""
+    made = House(tmp_path_factory.mktemp("unchanged"))
+    yield made
+    made.story.close()
+
+
+@pytest.fixture
+def look(unchanged):
+    def get(path, status=200, **params):
+        said = unchanged.http("GET", path, params=params)
+        assert said.status_code == status, said.text
+        return said.json()
+
+    get.now = unchanged.story.now
+    return get
+
+
 # ---- any series
 
 
-def test_the_rarest_series_stand_first_and_what_is_abnormal_before_all(ask):
-    said = ask("/api/explore/series")
+def test_the_rarest_series_stand_first_and_what_is_abnormal_before_all(look):
+    said = look("/api/explore/series")
     assert said["total"] == said["found"] == 6
     states = [s["state"] for s in said["series"]]
     assert states[: states.count("abnormal")] == ["abnormal"] * states.count("abnormal")
@@ -49,33 +68,33 @@ def test_the_rarest_series_stand_first_and_what_is_abnormal_before_all(ask):
     assert rest == sorted(rest)
 
 
-def test_series_are_found_by_all_words_and_paged(ask):
-    assert [s["title"] for s in ask("/api/explore/series", search="WINE latency")["series"]] == [
+def test_series_are_found_by_all_words_and_paged(look):
+    assert [s["title"] for s in look("/api/explore/series", search="WINE latency")["series"]] == [
         "latency p95"
     ]
-    assert ask("/api/explore/series", search="nightly-batch")["found"] == 1  # as people call it
-    assert ask("/api/explore/series", search="no such thing")["series"] == []
-    names = [s["series"] for s in ask("/api/explore/series", sort="name")["series"]]
+    assert look("/api/explore/series", search="nightly-batch")["found"] == 1  # as people call it
+    assert look("/api/explore/series", search="no such thing")["series"] == []
+    names = [s["series"] for s in look("/api/explore/series", sort="name")["series"]]
     parts = [
-        ask("/api/explore/series", sort="name", offset=k, limit=2)["series"] for k in (0, 2, 4)
+        look("/api/explore/series", sort="name", offset=k, limit=2)["series"] for k in (0, 2, 4)
     ]
     assert [s["series"] for part in parts for s in part] == names
 
 
-def test_a_score_has_its_band_and_family(ask):
-    said = ask("/api/explore/score", series="host.cpu_busy_ratio")
+def test_a_score_has_its_band_and_family(look):
+    said = look("/api/explore/score", series="host.cpu_busy_ratio")
     assert said["state"] == "ordinary"
     assert 0 < said["p"] < 0.01  # it is busier than it ever was
     assert said["family"]
     assert said["low"] < 0.32 < said["high"]
     assert said["learnt_rows"] > 1000
-    ask("/api/explore/score", 404, series="host.no_such")
+    look("/api/explore/score", 404, series="host.no_such")
 
 
-def test_a_past_score_is_what_was_said_then(ask, house):
-    now = house.story.now
+def test_a_past_score_is_what_was_said_then(look):
+    now = look.now
     latency = "service.latency_p95_seconds"
-    said = ask(
+    said = look(
         "/api/explore/past-score", **{"series": latency, "from": str(now - 600), "to": str(now)}
     )
     ts, scores = said["data"]
@@ -87,19 +106,19 @@ def test_a_past_score_is_what_was_said_then(ask, house):
     ]
     assert max(began) > max(before) + 1
     assert 2 < said["limit"] < 20  # seldom is so rare by chance
-    day = ask("/api/explore/past-score", **{"series": latency, "from": "24h"})
+    day = look("/api/explore/past-score", **{"series": latency, "from": "24h"})
     assert (day["step_s"], len(day["data"][0])) == (220, 393)
     for span, status in (({"from": "8d"}, 409), ({"from": "1h", "to": "2h"}, 409)):
-        ask("/api/explore/past-score", status, series=latency, **span)
-    ask("/api/explore/past-score", 404, series="host.no_such")
+        look("/api/explore/past-score", status, series=latency, **span)
+    look("/api/explore/past-score", 404, series="host.no_such")
 
 
 # ---- what moved
 
 
-def test_what_moved_in_a_window_stands_first(ask, house):
-    now = house.story.now
-    said = ask("/api/explore/rank", start=str(now - 200), end=str(now))
+def test_what_moved_in_a_window_stands_first(look):
+    now = look.now
+    said = look("/api/explore/rank", start=str(now - 200), end=str(now))
     names = [s["series"].partition("{")[0] for s in said["series"]]
     assert set(names[:4]) == {
         "service.latency_p95_seconds", "process.cpu_cores", "host.cpu_busy_ratio", "feature.missing_ratio",
@@ -113,22 +132,22 @@ def test_what_moved_in_a_window_stands_first(ask, house):
     assert (said["compared"], said["silent"], said["left_out"]) == (6, 0, 0)
 
 
-def test_a_window_of_the_past_has_its_own_answer(ask, house):
-    now = house.story.now
-    said = ask("/api/explore/rank", start=str(now - 2350), end=str(now - 1950))
+def test_a_window_of_the_past_has_its_own_answer(look):
+    now = look.now
+    said = look("/api/explore/rank", start=str(now - 2350), end=str(now - 1950))
     assert said["series"][0]["series"] == "model.accuracy_ratio{model:wine}"
     assert said["series"][0]["direction"] == -1
-    only = ask("/api/explore/rank", start=str(now - 2350), end=str(now - 1950), search="latency")
+    only = look("/api/explore/rank", start=str(now - 2350), end=str(now - 1950), search="latency")
     assert only["compared"] == 1
-    quiet = ask("/api/explore/rank", start=str(now - 900), end=str(now - 600))
+    quiet = look("/api/explore/rank", start=str(now - 900), end=str(now - 600))
     assert all(s["score"] < 3 for s in quiet["series"])
 
 
 @pytest.mark.parametrize(
     ("start", "end"), [("1h", "2h"), ("1s", ""), ("30d", ""), ("nonsense", "")]
 )
-def test_a_window_that_can_not_be_is_refused_in_words(ask, start, end):
-    assert ask("/api/explore/rank", 409, start=start, end=end)["error"]
+def test_a_window_that_can_not_be_is_refused_in_words(look, start, end):
+    assert look("/api/explore/rank", 409, start=start, end=end)["error"]
 
 
 async def test_what_there_is_no_time_for_is_left_out_and_said():
@@ -172,8 +191,8 @@ async def test_ticks_go_on_while_it_reads():
 # ---- an incident's part of the graph
 
 
-def test_the_way_from_the_cause_to_whom_it_hurts_is_lit(ask):
-    said = ask("/api/incidents/inc-7f/graph")
+def test_the_way_from_the_cause_to_whom_it_hurts_is_lit(look):
+    said = look("/api/incidents/inc-7f/graph")
     assert said["parts"][BATCH.id] == "cause"
     assert said["parts"][WINE.id] == "hurt"
     assert said["parts"][HOST.id] == "abnormal"
@@ -193,8 +212,8 @@ def test_ways_are_shortest_and_need_not_exist(house):
 # ---- features of a version
 
 
-def test_features_come_with_both_distributions(ask):
-    said = ask("/api/models/fraud/features", version="6")
+def test_features_come_with_both_distributions(look):
+    said = look("/api/models/fraud/features", version="6")
     assert said["version"] == "6"
     assert said["features"]
     for one in said["features"]:
@@ -202,7 +221,7 @@ def test_features_come_with_both_distributions(ask):
         assert len(one["usual"]) == cells
         assert sum(one["usual"]) == pytest.approx(1.0)
         assert not one["now"] or sum(one["now"]) == pytest.approx(1.0)
-    ask("/api/models/nothing/features", 409)
+    look("/api/models/nothing/features", 409)
 
 
 # ---- the record

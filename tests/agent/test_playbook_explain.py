@@ -1,15 +1,13 @@
 import re
 
 import pytest
+from shipped import LIBRARY
 
-from agent import registry
-from agent.config import Config
-from agent.playbook import Library, explain, flow, sentences, template
+from agent.playbook import explain, flow, sentences, template
 from agent.playbook.library import lay
 from agent.strict import read
 
-registry.load()
-BOOKS = Library.load([], Config()).playbooks
+BOOKS = LIBRARY.playbooks
 
 
 @pytest.mark.parametrize(

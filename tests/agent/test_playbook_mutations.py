@@ -285,10 +285,10 @@ def check_all(count, seed):
     return loaded, told
 
 
-def test_five_hundred_mutated_playbooks(hands_tied):
-    loaded, told = check_all(500, seed=6)
-    assert loaded > 50
-    assert told > 250
+def test_two_hundred_mutated_playbooks(hands_tied):
+    loaded, told = check_all(200, seed=6)
+    assert loaded > 20
+    assert told > 100
     assert list(hands_tied.iterdir()) == []
 
 

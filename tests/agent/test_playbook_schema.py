@@ -1,5 +1,6 @@
 """The JSON Schema against what the loader takes: editors must not underline what is right, and must what is wrong."""
 
+from functools import cache
 from importlib import resources
 
 import jsonschema
@@ -17,10 +18,15 @@ SHIPPED = sorted(
 SATURATION = next(f for f in SHIPPED if f.name == "serve-saturation.yaml").read_text()
 
 
-def check(data, made=None):
-    made = made or schema.playbook()
+@cache
+def validator(make):
+    made = make()
     jsonschema.Draft7Validator.check_schema(made)
-    return [e.message for e in jsonschema.Draft7Validator(made).iter_errors(data)]
+    return jsonschema.Draft7Validator(made)
+
+
+def check(data, make=schema.playbook):
+    return [e.message for e in validator(make).iter_errors(data)]
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.name)
@@ -96,9 +102,8 @@ def test_every_verb_has_a_branch_with_its_parameters():
 
 
 def test_settings_of_connectors_and_detectors_are_in_that_of_the_agent():
-    made = schema.agent()
     good = "mode: auto\nconnectors:\n  page: {command: [cat]}\n  mine: {use: page, command: [cat], interval: 5s}\n"
-    assert check(read(good).data, made) == []
+    assert check(read(good).data, schema.agent) == []
     for bad in (
         "connectors: {page: {comand: [cat]}}",
         "connectors: {mine: {command: [cat]}}",
@@ -109,7 +114,7 @@ def test_settings_of_connectors_and_detectors_are_in_that_of_the_agent():
         "budget: {false_pages_per_week: -1}",
         "diagnose: {settle: 10 parsecs}",
     ):
-        assert check(read(bad).data, made), bad
+        assert check(read(bad).data, schema.agent), bad
 
 
 def test_every_key_has_words_for_people():

@@ -14,7 +14,9 @@ TRAPS = (
     "a: {b: 1", "a: 'b", "- a\n- b", "a: |\n  b\n   c\n", "a: >-\n  b\n  c", 'a: "\\u00e9\\x41"',
     'a: "\\q"', "a: b: c", "a:\n  - b\n c: d", "---\na: 1\n---\nb: 2", "%YAML 1.2\n---\na: 1",
     "a: yes", "a: 007", "{a: 1, b: [c, {d: e}]}", 'a: {b: c:d, e: "f":g}', "a: é µ ∞", "", "#", "a",
-    "a: @b", "a: `b`", "a: %b", "a: *b", "a: - b",
+    "a: @b", "a: `b`", "a: %b", "a: *b", "a: - b", "a: |#x\n  b", "a: >-2#\n  b", "a: ?", "a: ?b", "a?: b", "?a: b",
+    "a: '? b'", "a: {b: '? c', ?d: 1}", "a: {b: 'c', d?: 1}", "a: [b ?c]", "[? a : b]", "a: &x ?b", "- &x? b",
+    "a: b ? c : d", "a: b?\n  c? d", "a: |\n  x? y\n", "a: b # c?\n", "a: {b: c # d?\n}", "a: 'é? µ'\nb: {c: d?}",
 )  # fmt: skip
 
 
@@ -32,6 +34,16 @@ def test_the_library_reads_the_same(monkeypatch):
         quick, slow = both(text, monkeypatch)
         assert quick == slow
         assert not quick.faults
+
+
+@pytest.mark.skipif(reading._QUICK is None, reason="this PyYAML has no libyaml")
+def test_what_people_are_asked_is_read_by_the_quick_one(monkeypatch):
+    monkeypatch.setattr(reading.yaml, "SafeLoader", None)
+    questions = [text for text in LIBRARY if "?" in text]
+    assert len(questions) > 2
+    for text in questions:
+        assert reading.read(text).data
+    assert reading.read("a: what? ever\nb: {c: 'who?', d: [\"why?\"]}\ne: >-\n  where?\n").data
 
 
 @pytest.mark.parametrize("text", TRAPS)

@@ -42,9 +42,9 @@ async def open_house(tmp_path, *, metrics="", ingest="", **kw):
         house.site = site
         house.url = f"http://127.0.0.1:{site.port}"
         async with (
-            httpx.AsyncClient(base_url=house.url, trust_env=False) as house.http,
+            httpx.AsyncClient(base_url=house.url, trust_env=False, verify=False) as house.http,
             httpx.AsyncClient(
-                transport=httpx.AsyncHTTPTransport(uds=str(house.socket)),
+                transport=httpx.AsyncHTTPTransport(uds=str(house.socket), verify=False),
                 base_url="http://localhost",
             ) as house.unix,
         ):
@@ -528,7 +528,7 @@ async def test_open_streams_do_not_hold_up_the_end(tmp_path):
     house = House(tmp_path)
     site = await doors.open_doors(house.app, house.events, port=0, uds=house.socket)
     async with (
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.port}") as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.port}", verify=False) as http,
         http.stream("GET", "/api/events"),
     ):
         start = time.monotonic()
@@ -596,7 +596,7 @@ async def test_other_doors_open_to_one_purpose_only_and_always_ask_for_a_token(t
             metrics=f"127.0.0.1:{scrape}",
             ingest=f"127.0.0.1:{ingest}",
         ) as house,
-        httpx.AsyncClient() as http,
+        httpx.AsyncClient(verify=False) as http,
     ):
         viewer, operator = house.token("viewer"), house.token("operator")
         at = f"http://127.0.0.1:{scrape}"
@@ -620,7 +620,7 @@ async def test_other_doors_open_to_one_purpose_only_and_always_ask_for_a_token(t
 async def test_a_unix_socket_may_be_listened_on_and_says_nothing_of_who_is_there(tmp_path):
     path = tmp_path / "ingest.sock"
     async with open_house(tmp_path, receivers=RECEIVERS, ingest=f"unix:{path}") as house:
-        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        transport = httpx.AsyncHTTPTransport(uds=str(path), verify=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
             # the same uid as the daemon: on the socket for commands that would be enough
             assert (await http.post("/ingest/rows", content=b"1")).status_code == 401
@@ -743,7 +743,7 @@ async def test_a_dead_socket_is_replaced_and_a_long_path_works(tmp_path):
         from agent.control import reach
 
         with reach(path) as short:
-            transport = httpx.AsyncHTTPTransport(uds=short)
+            transport = httpx.AsyncHTTPTransport(uds=short, verify=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
                 assert (await http.get("/ready")).status_code == 200
         for server, _ in site._servers:  # die without cleaning up, as after kill -9
@@ -860,7 +860,9 @@ async def test_a_pipeline_elsewhere_tells_changes_at_the_door_for_pushing(tmp_pa
     port = free_port()
     async with open_house(tmp_path, ingest=f"127.0.0.1:{port}") as house:
         body = {"entity": "service:wine", "kind": "release", "to": "2"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as there:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False
+        ) as there:
             assert (await there.post("/api/changes", json=body)).status_code == 401
             mine = house.token("operator")
             assert (await there.post("/api/changes", json=body, headers=mine)).status_code == 200
@@ -879,7 +881,9 @@ async def test_a_sender_that_signs_needs_no_token_and_one_that_does_not_is_refus
     plain = Route("/ingest/plain", lambda body, _: [body])
     receivers = {"hooks": [signed, plain]}
     async with open_house(tmp_path, receivers=receivers, ingest=f"127.0.0.1:{port}") as house:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as there:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False
+        ) as there:
             right = {"x-sign": "sha256=4"}
             assert (
                 await there.post("/ingest/hook", content=b"body", headers=right)

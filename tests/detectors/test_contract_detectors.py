@@ -14,7 +14,7 @@ import pytest
 
 from agent import registry
 from agent.ports import Trainable
-from agent.testing import Check, check_detector
+from agent.testing import Check, _state, check_detector
 
 registry.load()
 
@@ -82,7 +82,7 @@ def checks() -> Iterator[tuple[str, Check]]:
     [
         pytest.param(
             name, check, id=f"{name}-{check.name}",
-            marks=[pytest.mark.long] if name in TRAINED else [],
+            marks=[pytest.mark.long] if name in TRAINED or check.name == "many_series" else [],
         )
         for name, check in checks()
     ],
@@ -94,7 +94,18 @@ async def test_detector(name, check):
     assert await check.fault() is not None, f"{name} keeps {check.name}: its exemption can go"
 
 
-@pytest.mark.parametrize("name", sorted(JOINT))
+@pytest.mark.parametrize("name", sorted(DETECTORS.keys() - TRAINED))
+async def test_each_of_ten_thousand_series_takes_no_more_than_it_may(name, monkeypatch):
+    """With ten times as many it is one of the long ones above."""
+    monkeypatch.setattr(_state, "_SIZES", _state._SIZES[:-1])
+    found = {check.name: check for check in check_detector(functools.partial(make, name))}
+    await found["many_series"].run()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.long] if n == "conv" else []) for n in sorted(JOINT)],
+)
 async def test_what_promises_less_does_need_to(name):
     found = {check.name: check for check in check_detector(functools.partial(make, name))}
     assert await found["columns_are_alone"].fault() is not None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent import registry
-from agent.testing import Check, check_view
+from agent.testing import Check, _state, check_view
 
 registry.load()
 
@@ -27,13 +27,28 @@ def checks() -> Iterator[tuple[str, Check]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "check"), [pytest.param(name, check, id=f"{name}-{check.name}") for name, check in checks()]
+    ("name", "check"),
+    [
+        pytest.param(
+            name, check, id=f"{name}-{check.name}",
+            marks=[pytest.mark.long] if check.name == "many_series" else [],
+        )
+        for name, check in checks()
+    ],
 )  # fmt: skip
 async def test_view(name, check):
     if (name, check.name) not in EXEMPT:
         await check.run()
         return
     assert await check.fault() is not None, f"{name} keeps {check.name}: its exemption can go"
+
+
+@pytest.mark.parametrize("name", list(registry.view))
+async def test_each_of_ten_thousand_series_takes_no_more_than_it_may(name, monkeypatch):
+    """With ten times as many it is one of the long ones above."""
+    monkeypatch.setattr(_state, "_SIZES", _state._SIZES[:-1])
+    found = {check.name: check for check in check_view(functools.partial(make, name))}
+    await found["many_series"].run()
 
 
 def test_every_exemption_has_its_reason_and_its_view():

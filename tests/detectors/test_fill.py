@@ -1,8 +1,9 @@
 """Time to limit: made-up fills whose truth is known."""
 
+from functools import cache
+
 import numpy as np
 import pytest
-from statsmodels.tsa.statespace.kalman_filter import KalmanFilter
 
 from agent import checkpoint
 from agent.errors import Refused
@@ -18,6 +19,14 @@ DISK = Goal(1.0, 0.005, 9 * 24 * HOUR)
 MEDIAN, SURE = LEVELS.index(0.5), LEVELS.index(0.9)
 
 
+@cache
+def kalman():
+    """Return the filter of statsmodels, which takes seconds to import: only who runs these tests pays for it."""
+    from statsmodels.tsa.statespace.kalman_filter import KalmanFilter
+
+    return KalmanFilter
+
+
 def buckets(of, *, past_s=48 * HOUR, noise=0.001, seed=0, every_s=FINE_S):
     """Return ts, means and maxima of `of(seconds from now)` at T0."""
     t = np.arange(-past_s, 0.0, every_s)
@@ -29,7 +38,7 @@ def buckets(of, *, past_s=48 * HOUR, noise=0.001, seed=0, every_s=FINE_S):
 
 
 def foretell(of, goal=DISK, **how):
-    return forecast(*buckets(of, **how), goal, KalmanFilter)
+    return forecast(*buckets(of, **how), goal, kalman())
 
 
 def line(level, left_s):
@@ -125,7 +134,7 @@ def test_gaps_and_coarse_steps_are_no_trouble():
     ts, mean, most = buckets(line(0.6, 10 * HOUR), every_s=120.0)
     mean[(ts > T0 - 5 * HOUR) & (ts < T0 - 1 * HOUR)] = np.nan
     mean[::3] = np.nan
-    q, why = forecast(ts, mean, most, DISK, KalmanFilter)
+    q, why = forecast(ts, mean, most, DISK, kalman())
     assert why == 0
     assert q[MEDIAN] == pytest.approx(10 * HOUR, rel=0.15)
 
@@ -133,11 +142,11 @@ def test_gaps_and_coarse_steps_are_no_trouble():
 def test_what_can_not_be_told_says_why():
     ts, mean, most = buckets(line(0.6, 10 * HOUR))
     few = np.where(ts > T0 - 120.0, mean, np.nan)
-    q, why = forecast(ts, few, most, DISK, KalmanFilter)
+    q, why = forecast(ts, few, most, DISK, kalman())
     assert np.isnan(q).all()
     assert why == 1
     stale = np.where(ts < T0 - 1800.0, mean, np.nan)
-    q, why = forecast(ts, stale, most, DISK, KalmanFilter)
+    q, why = forecast(ts, stale, most, DISK, kalman())
     assert np.isnan(q).all()
     assert why == 2
 
@@ -157,10 +166,10 @@ def test_a_series_that_stands_still_never_reaches_the_filter():
 
 def test_units_do_not_matter_and_the_same_past_gives_the_same_answer():
     ts, mean, most = buckets(line(0.6, 10 * HOUR))
-    q, _ = forecast(ts, mean, most, DISK, KalmanFilter)
-    again, _ = forecast(ts, mean, most, DISK, KalmanFilter)
+    q, _ = forecast(ts, mean, most, DISK, kalman())
+    again, _ = forecast(ts, mean, most, DISK, kalman())
     larger = Goal(64e9, 0.005 * 64e9, DISK.horizon_s)
-    scaled, _ = forecast(ts, mean * 64e9, most * 64e9, larger, KalmanFilter)
+    scaled, _ = forecast(ts, mean * 64e9, most * 64e9, larger, kalman())
     assert (again == q).all()
     np.testing.assert_allclose(scaled, q, rtol=1e-3)
 

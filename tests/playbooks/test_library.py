@@ -6,8 +6,8 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from shipped import LIBRARY
 
-from agent import registry
 from agent.catalogue import labelled
 from agent.causes import CAUSES, matches
 from agent.config import Config
@@ -21,8 +21,6 @@ from agent.playbook.verbs import put_back, stays, verb_of
 from agent.rca.rules import hardware, host
 from agent.rca.weights import WEIGHTS
 
-registry.load()
-LIBRARY = Library.load([], Config())
 BOOKS = sorted(LIBRARY.playbooks.values(), key=lambda p: p.id)
 NAMES = {
     "serve-bad-deploy", "serve-noisy-neighbour", "serve-saturation", "feat-schema-change", "concept-drift",

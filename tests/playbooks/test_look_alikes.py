@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shipped import LIBRARY
 
 from agent import match, registry
 from agent.causes import matches
-from agent.config import Config
 from agent.match import HoldingState
 from agent.model import Anomaly, Cause, Change, Edge, Entity, Incident, entity
 from agent.playbook import Library, Playbook
@@ -31,8 +31,6 @@ from agent.rca import Look, diagnose
 from agent.scene import Scene
 from agent.world import World
 
-registry.load()
-LIBRARY = Library.load([], Config())
 BOOKS = {p.id: p.unbound() for p in sorted(LIBRARY.playbooks.values(), key=lambda p: p.id)}
 
 _FIRST = "both help against it, and the one whose conditions say more comes first"

@@ -92,11 +92,14 @@ def closed(gates):
     return tuple(g.name for g in gates if not g.passed)
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_recorded_walk_is_found_again(name, tmp_path):
+@pytest.fixture(scope="module")
+def library():
     registry.load()
-    config = Config.model_validate(CONFIG)
-    library = Library.load([], config)
+    return Library.load([], Config.model_validate(CONFIG))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_recorded_walk_is_found_again(name, tmp_path, library):
     stage = record(PICTURES[name], tmp_path / "h", library)
     files = {p: p.read_bytes() for p in (tmp_path / "h").iterdir()}
     first = replayed(stage, tmp_path / "h", tmp_path / "a", library)
