@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _FORGET_S: Final = 4 * 3600.0
 """Alertmanager repeats what goes on every four hours unless it is told otherwise."""
 _MOST: Final = 1000
+_Key = tuple[str, str, tuple[tuple[str, str], ...]]
+"""Source, name and labels of an alert."""
 _MEANS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("gpu", ("gpu", "uuid", "gpu_uuid")),
     ("model", ("model", "model_name")),
@@ -36,29 +38,50 @@ _MEANS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 
 @dataclass(slots=True)
 class Alerts:
-    """The alerts that fire now, by the series that stands for each."""
+    """The alerts that fire now: when each was heard last, and the series that stands for it.
+
+    Whom an alert means is decided once: the map changes while it fires, and it must find its end. Several that mean
+    the same (two disks of a host) are one anomaly, which lasts as long as any of them does.
+    """
 
     forget_s: float = _FORGET_S
-    _firing: dict[Series, tuple[float, Anomaly]] = field(default_factory=dict)
+    _firing: dict[_Key, tuple[float, Series]] = field(default_factory=dict)
+    _told: dict[Series, Anomaly] = field(default_factory=dict)
 
     def take(self, now: float, signals: Sequence[Signal], world: World) -> list[Anomaly]:
         """Return the anomalies of alerts that fire, and those that have just ended (with `end` set)."""
         ended = []
         for signal in signals:
-            series = _series(signal, world)
+            key = (signal.source, signal.name, signal.labels)
             if not signal.firing:
-                old = self._firing.pop(series, None)
-                if old is not None:
-                    ended.append(replace(old[1], end=max(signal.ts, old[1].onset)))
-            elif series in self._firing:
-                self._firing[series] = now, self._firing[series][1]
-            elif len(self._firing) < _MOST:
-                self._firing[series] = now, _anomaly(series, signal, world)
-        for series, (seen, anomaly) in list(self._firing.items()):
+                ended += self._end(key, signal.ts)
+                continue
+            known = self._firing.get(key)
+            if known is not None and known[1].entity.kind != "source":
+                self._firing[key] = now, known[1]
+            elif known is not None or len(self._firing) < _MOST:
+                series = _series(signal, world)
+                if known is not None and known[1] != series:  # by now it is known whom it means
+                    ended += self._end(key, now)
+                self._firing[key] = now, series
+                if series not in self._told:
+                    self._told[series] = _anomaly(series, signal, world)
+        for key, (seen, _) in list(self._firing.items()):
             if now - seen > self.forget_s:
-                ended.append(replace(anomaly, end=now))
-                del self._firing[series]
-        return [a for _, a in self._firing.values()] + ended
+                ended += self._end(key, now)
+        return [*self._told.values(), *ended]
+
+    def rebase(self, jump: float) -> None:
+        """Move remembered times along with a wall clock that was set; what is written stays as it was."""
+        self._firing = {key: (seen + jump, series) for key, (seen, series) in self._firing.items()}
+
+    def _end(self, key: _Key, ts: float) -> list[Anomaly]:
+        """Let go of an alert; returns its anomaly with its end, unless others that mean the same fire still."""
+        _, series = self._firing.pop(key, (0.0, None))
+        if series is None or any(other == series for _, other in self._firing.values()):
+            return []
+        anomaly = self._told.pop(series)
+        return [replace(anomaly, end=max(ts, anomaly.onset))]
 
 
 def _series(signal: Signal, world: World) -> Series:

@@ -11,6 +11,12 @@ JUMP_S: Final = 2.0
 """Less than this is drift that NTP slews away."""
 
 
+def since_boot() -> float:
+    """Return seconds on a clock that nobody sets. While the machine sleeps it goes on (Linux), `monotonic` stands."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
 @dataclass(slots=True)
 class Clock:
     """Wall clock held against the monotonic one."""

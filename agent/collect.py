@@ -22,6 +22,7 @@ import numpy as np
 import structlog
 
 from agent.away import Absences
+from agent.clock import since_boot
 from agent.errors import AgentError, Refused, Unavailable
 from agent.model import Entity, Frame, Series
 from agent.ports import Arrival, Bulk, Ceding, Covering, Feed, PredictionBatch, Source
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 
 _LONGEST_REST_S: Final = 60.0
 _MOST_MODELS: Final = 1000
+_HEARD_ANEW_S: Final = 0.5
+"""Pushed values say how long ago they came, by another clock: a smaller difference is none."""
 _PATIENCE: Final = 3.0
 """A source is blind when it has not answered for so many of its intervals."""
 
@@ -83,6 +86,8 @@ class Health:
     """How seldom it wants to be asked while others tell most of what it sees; 0 = as ever."""
     series: int = 0
     started: float = 0.0
+    held_s: float = 0.0
+    """For how long, since it was last heard, nobody was asked, as we were not let run ourselves."""
     _costs: deque[float] = field(default_factory=lambda: deque(maxlen=10))
 
     @property
@@ -99,7 +104,7 @@ class Health:
     def blind(self, now: float) -> bool:
         """Tell whether we have not heard of it for too long."""
         since = self.last_ok if math.isfinite(self.last_ok) else self.started
-        return now - since > self.patience_s
+        return now - since - self.held_s > self.patience_s
 
     @property
     def patience_s(self) -> float:
@@ -153,6 +158,7 @@ class Collector:
     def heard(self, name: str, interval_s: float, at: float, series: int, now: float) -> None:
         """Note that something was pushed: who was heard once is blind when it falls silent."""
         h = self.health.setdefault(name, Health(name, interval_s, started=at))
+        h.held_s = 0.0 if at > h.last_ok + _HEARD_ANEW_S else h.held_s
         h.interval_s, h.last_ok, h.series = interval_s, at, series
         if h.blind(now) and not h.error:
             h.error = "nothing comes from it any more"
@@ -227,6 +233,11 @@ class Collector:
             if abs(h.started + jump - now) < abs(h.started - now):
                 h.started += jump
 
+    def held(self, seconds: float) -> None:
+        """Note that for so long we were not let run: what nobody could ask, or take, is not blind by that."""
+        for h in self.health.values():
+            h.held_s += seconds
+
     def drain(self) -> tuple[list[Frame], list[Arrival]]:
         """Return frames in (source, time) order and other arrivals in order of coming."""
         inbox, self._inbox = self._inbox, []
@@ -280,7 +291,8 @@ class Collector:
                 raise Refused(
                     f"source {name} calls its frame {frame.source!r}: use the name it was given"
                 )
-            self._inbox.append(self.possible.apply(self._rates.apply(frame, time.monotonic())))
+            # others counted on while we slept: over a clock that stood meanwhile that would be a leap
+            self._inbox.append(self.possible.apply(self._rates.apply(frame, since_boot())))
             return len(frame.series)
 
         await self._forever(name, once)
@@ -328,7 +340,7 @@ class Collector:
                 # not wait_for: before Python 3.12 it can swallow a cancellation, and the task lives for ever
                 async with asyncio.timeout(max(2.0, 2 * h.interval_s)):
                     h.series = await meter
-                h.last_ok = self.clock()
+                h.last_ok, h.held_s = self.clock(), 0.0
                 if then is not None:
                     await then()
                 if (after_s := self.away.back(name)) is not None:

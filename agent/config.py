@@ -34,10 +34,10 @@ from agent.model import Edge, EdgeKind, EntityKind, Mode, entity
 from agent.possible import reach
 from agent.routing import Day, People
 from agent.routing import faults as people_faults
-from agent.strict import Document, Place, did_you_mean, examine, read
+from agent.strict import NAME, Document, Place, did_you_mean, examine, read
 from agent.units import Bytes, Duration, Model, Quantity, Ratio, say_duration
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 class Objective(Model):

@@ -50,6 +50,11 @@ _SURE: Final = 0.5
 _CALMER: Final = 5
 """What came back so often must be well up to so many times longer, and may come back so much later."""
 _CONFIRM_S: Final = 60.0
+_LOST_S: Final = 4 * 3600.0
+"""A card that was replaced, a process that is gone, an alert that ended while we were away: nobody will ever say that
+it is well. Alerts are repeated as seldom as that."""
+_RELAPSES: Final = 10
+"""After so many the time to be well has long reached its end; powers of two beyond floats have none."""
 _Blame = tuple[str, Entity]
 
 
@@ -61,6 +66,7 @@ class _Life:
     relapses     how often it was well and then not; it must be well longer each time to count again
     evidence     what joined from beneath: it explains, and decides neither how bad it is nor when it is over
     unsure       what was going on before a restart and nobody has confirmed since
+    lost         of that, since when its series is told by nobody
     kept, under  the anomalies of the value by key, what lies beneath the groups: as long as those are the same
     """
 
@@ -71,6 +77,7 @@ class _Life:
     live: dict[Key, Anomaly] = field(default_factory=dict)
     evidence: set[Key] = field(default_factory=set)
     unsure: dict[Key, float] = field(default_factory=dict)
+    lost: dict[Key, float] = field(default_factory=dict)
     kept: dict[Key, Anomaly] = field(default_factory=dict)
     kept_of: tuple[Anomaly, ...] = ()
     under: list[Entity] = field(default_factory=list)
@@ -96,6 +103,7 @@ class Correlator:
     window_s        how far apart in time things may be and still belong together
     resolve_after_s how long all must be well; a quarter of it counts as mitigated
     fresh           tells whether a series is seen now: only then does silence mean that it is well
+    lost            tells whether a series is told by nobody any more, though all who tell anything answer
     """
 
     topology: Topology
@@ -103,6 +111,7 @@ class Correlator:
     resolve_after_s: float = 120.0
     reopen_within_s: float = 600.0
     fresh: Callable[[Series], bool] = _always
+    lost: Callable[[Series], bool] = lambda _: False
     incidents: dict[str, Incident] = field(default_factory=dict)
     _lives: dict[str, _Life] = field(default_factory=dict)
     _homes: dict[Entity, str] = field(default_factory=dict)
@@ -189,6 +198,7 @@ class Correlator:
             if life.free_since is not None:
                 life.free_since += jump
             life.unsure = {k: since + jump for k, since in life.unsure.items()}
+            life.lost = {k: since + jump for k, since in life.lost.items()}
 
     def ordinary(self, group: Entity, start: float, end: float) -> list[tuple[float, float]]:
         """Return the spans in [start, end] in which this group had incidents: no part of any baseline."""
@@ -548,6 +558,11 @@ class Correlator:
                 continue  # the series is well: only its next forecast says what is to come
             elif math.isnan(since) or not self.fresh(key[0]):
                 life.unsure[key] = now
+                if not self.lost(key[0]):
+                    life.lost.pop(key, None)
+                elif now - life.lost.setdefault(key, now) > _LOST_S:
+                    touched[id_] = None
+                    self._join(now, id_, [replace(first, end=now)], evidence=key in life.evidence)
             elif now - since >= max(self.resolve_after_s, _CONFIRM_S):
                 touched[id_] = None
                 said = key in life.evidence
@@ -570,7 +585,7 @@ class Correlator:
         well = now - life.well_since
         patience = self.resolve_after_s * min(max(1, incident.reopened), _CALMER)
         # longer after each relapse, so that flapping does not fill the record
-        shown = min(0.25 * 2.0**life.relapses * self.resolve_after_s, patience)
+        shown = min(0.25 * 2.0 ** min(life.relapses, _RELAPSES) * self.resolve_after_s, patience)
         if incident.state != "mitigated" and well >= shown:
             by = f"{OURSELVES}:{runs[id_]}" if runs.get(id_) else OURSELVES
             why = "what opened it is well" + (" while a run holds" if id_ in runs else "")

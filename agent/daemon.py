@@ -550,6 +550,8 @@ class Daemon:
         while not self.draining.is_set():
             start = time.monotonic()
             self.lag_s = max(0.0, start - planned)
+            if self.lag_s > TICK_S:
+                self.collector.held(self.lag_s)
             try:
                 self._tick()
             except Exception as error:  # noqa: BLE001  # the last border: a bug in a tick must not end the daemon
@@ -671,6 +673,8 @@ class Daemon:
         self.training.rebase(jump)
         self.forecasts.rebase(jump)
         self.walk.budgets.rebase(jump)
+        self.walk.alerts.rebase(jump)
+        self.outbox.rebase(jump, now)
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
 
     def _ways(self) -> dict[str, Notifier]:
@@ -968,6 +972,8 @@ class Daemon:
         self.connectors.build(config)
         for name in set(self.connectors.built) - before:
             self._start_source(name, self.connectors.built[name], new[name])
+        for name in set(gone) - set(self.connectors.built):
+            self.walk.monitor.drop(name)
         self.archives.start()
         if config.page.command:
             self._add_page()

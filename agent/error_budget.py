@@ -114,6 +114,9 @@ class ErrorBudgets:
         """
         if not self._aims:
             return None
+        ahead = self._minutes.newest * _MINUTE_S - now
+        if ahead > _MINUTE_S:  # the clock was set back while we were not there
+            self.rebase(-ahead)
         for frame in frames:
             self._count(frame, world)
         if not self._rows or 0.0 <= now - self._told < EVERY_S:

@@ -171,6 +171,8 @@ class HoldingState:
         for key in old:
             del self._holdings[key]
             self.matches.pop(key[3], None)
+        known = self._indexes.keys() | {incident for *_, incident in self._holdings}
+        self.matches = {id_: found for id_, found in self.matches.items() if id_ in known}
 
 
 def candidates(

@@ -45,6 +45,8 @@ MOST_CARRIERS: Final = 6
 """So many of the series that are abnormal together are told with each of them."""
 OWN: Final = frozenset({"self", "forecast", "objectives"})
 """Sources of our own making: objectives may be laid over them, no detector judges them."""
+_UNREAD_S: Final = 300.0
+"""Of what had stood before a source was not read for so long, nobody knows how long it did; as in `agent.rates`."""
 READY_ROWS: Final = 600
 """Rows after which a source no longer counts as learning."""
 
@@ -184,6 +186,7 @@ class Watch:
         """Rows (n,) in a row that the prior has found far out."""
         self._episodes: dict[Series, _Episode] = {}
         self._broken = _Broken.lay((), ())
+        self._read = math.nan
         self._last = -math.inf
         self._kept: tuple[dict[str, Any], bytes] | None = None
         self._index: dict[Series, int] = {}
@@ -262,16 +265,18 @@ class Watch:
         with np.errstate(invalid="ignore"):
             out = (x > b.high) | (x < b.low)
         known = ~np.isnan(x)
+        self._go_on(ts)
         # unknown neither breaks nor heals: what was going on goes on, what was well stays well
         b.since[known & out & np.isnan(b.since)] = ts
-        b.since[known & ~out & ~b.on] = np.nan
+        over = known & ~out & ~b.on
+        b.since[over] = b.worst[over] = np.nan
         b.well[known & out] = np.nan
         b.well[known & ~out & np.isnan(b.well)] = ts
         deeper = known & out & (np.isnan(b.worst) | (b.depth(x) > b.depth(b.worst)))
         b.worst[deeper] = x[deeper]
         with np.errstate(invalid="ignore"):
             starts = ~b.on & known & out & (ts - b.since >= b.for_s)
-            ends = b.on & known & ~out & (ts - b.well >= np.maximum(self.step_s, b.for_s / 2))
+            ends = b.on & known & ~out & (ts - b.well >= self._heals())
         b.on |= starts
         found = [self._breach(int(i), None) for i in np.flatnonzero(b.on & ~ends)]
         for i in map(int, np.flatnonzero(ends)):
@@ -279,6 +284,21 @@ class Watch:
             b.on[i] = False
             b.since[i] = b.worst[i] = np.nan
         return found
+
+    def _go_on(self, ts: float) -> None:
+        """Let what has not stood for long enough begin anew, where the source was not read for longer than that."""
+        b, gap = self._broken, ts - self._read
+        self._read = ts
+        if not gap > max(_UNREAD_S, 3.0 * self.step_s):  # NaN = the first row
+            return
+        forgotten = ~b.on & (gap > b.for_s)
+        b.since[forgotten] = b.worst[forgotten] = np.nan
+        b.well[gap > self._heals()] = np.nan
+
+    def _heals(self) -> FloatArray:
+        """Return how long each must be well to have ended."""
+        heals: FloatArray = np.maximum(self.step_s, self._broken.for_s / 2)
+        return heals
 
     def _breach(self, i: int, end: float | None) -> Anomaly:
         b = self._broken
@@ -504,6 +524,16 @@ class Watch:
             groups.shares = np.array([shares[name] for name in names])
         self._ledger.seat(self._source, self._weights, np.array([shares[n] for n in names]))
 
+    def let_go(self) -> list[Anomaly]:
+        """Call nothing abnormal any more, and return what was; what was learnt stays."""
+        b = self._broken
+        broken = [self._breach(int(i), None) for i in np.flatnonzero(b.on)]
+        out = [*broken, *(_excursion(s, e, None) for s, e in self._episodes.items()), *self._left]
+        b.on[:] = False
+        b.since[:] = b.well[:] = b.worst[:] = np.nan
+        self._episodes, self._left = {}, []
+        return out
+
     def relimit(self, limits: Sequence[Limit]) -> None:
         """Take new objectives (after a reload), keeping the state of those that stayed."""
         self._limits = tuple(limits)
@@ -512,6 +542,7 @@ class Watch:
     def rebase(self, jump: float) -> None:
         """Move remembered times along with a wall clock that was set."""
         self._last += jump
+        self._read += jump
         self.since = None if self.since is None else self.since + jump
         self._broken.since += jump
         self._broken.well += jump
@@ -607,10 +638,18 @@ class Monitor:
     ledger: Ledger = field(default_factory=Ledger)
     topology: Topology | None = None
     watches: dict[str, Watch] = field(default_factory=dict)
+    _left: list[Anomaly] = field(default_factory=list)
 
     def take(self, frame: Frame) -> list[Anomaly]:
         """Return the anomalies of this frame's source; a detector that is broken raises."""
-        return self.watch(frame.source).take(frame)
+        found = self.watch(frame.source).take(frame)
+        left, self._left = [replace(a, end=frame.ts) for a in self._left], []
+        return left + found
+
+    def drop(self, source: str) -> None:
+        """End what is abnormal at a source that was taken out of config, with the next frame of any other."""
+        if source in self.watches:
+            self._left += self.watches[source].let_go()
 
     def watch(self, source: str) -> Watch:
         """Return the watch of a source, made at its first frame."""

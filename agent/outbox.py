@@ -164,6 +164,17 @@ class Outbox:
             queue = self._queues.setdefault(address, _Queue())
             queue.sent.append((entry.ts, bool(sent["page"]), str(sent["channel"])))
 
+    def rebase(self, jump: float, now: float) -> None:
+        """Move along with a wall clock that was set: nothing that waits has become old by it, or has to wait longer.
+
+        Quiet hours are those of the clock: what waits for their end goes when that has come, by the new one.
+        """
+        self._since += jump
+        for queue in self._queues.values():
+            queue.sent = deque((ts + jump, page, channel) for ts, page, channel in queue.sent)
+            queue.legs = deque(_moved(leg, jump, now) for leg in queue.legs)
+            queue.news.set()
+
     def wrote(self, entry: Entry) -> None:
         """Owe a note that was written down, and events that an entry tells of; cheap when no way wants any."""
         if entry.kind == "note":
@@ -259,10 +270,9 @@ class Outbox:
                     continue
                 wrong = await self._try(address, queue, legs)
                 if wrong is None:
-                    for leg in legs:
-                        with contextlib.suppress(ValueError):  # dropped meanwhile
-                            queue.legs.remove(leg)
-                        queue.crowded.discard(leg.note.key)
+                    gone = {leg.note.key for leg in legs}
+                    queue.legs = deque(leg for leg in queue.legs if leg.note.key not in gone)
+                    queue.crowded -= gone
                     pause = _FIRST_S
                     self._away.back(address)
                     continue
@@ -332,6 +342,13 @@ class Outbox:
                 body |= {"in": note.key} if note.key != leg.note.key else {}
                 body |= {"sent": sent} if leg is fresh[0] and not note.event else {}
             self._record("told", leg.note.key, body, now)
+
+
+def _moved(leg: Leg, jump: float, now: float) -> Leg:
+    """Return a leg after the clock was set to `now`."""
+    note = replace(leg.note, ts=leg.note.ts + jump)
+    held = leg.due > leg.note.ts
+    return Leg(leg.address, note, max(leg.due, now) if held else note.ts)
 
 
 def _held_until(leg: Leg, now: float) -> float:

@@ -142,7 +142,7 @@ class Walk:
             detector or bank, limits_of(config), step_of, _view, Ledger(Promise.of(config.budget)), world.topology
         )  # fmt: skip
         correlator = Correlator(
-            world.topology, d.window, d.resolve_after, d.reopen_within, world.fresh
+            world.topology, d.window, d.resolve_after, d.reopen_within, world.fresh, world.lost
         )
         world.patience[SOURCE] = PATIENCE_S
         return cls(
@@ -277,7 +277,7 @@ def _ready(walk: Walk, incident: Incident, held: Collection[str], now: float) ->
         return incident.id not in held and ongoing(incident, walk.correlator.unseen(incident.id))
     onset = min([incident.updated, *(a.onset for a in incident.anomalies if a.end is None)])
     opened = max(incident.opened, onset) if incident.reopened else incident.opened
-    return now - opened >= walk.config.diagnose.settle
+    return not 0.0 <= now - opened < walk.config.diagnose.settle  # a clock that was set back: look
 
 
 def again(walk: Walk, incident: Incident, now: float) -> Incident:

@@ -59,8 +59,9 @@ class Rates:
     def apply(self, frame: Frame, steady: float | None = None) -> Frame:
         """Return the frame with rates (n,) for counters, its series sorted; the tuple stays the same object.
 
-        steady   time of the reading on a clock that never jumps (monotonic), where the caller has one: a jump of
-                 the wall clock then spoils no rate. Without it, time is `frame.ts` alone, as in a replay.
+        steady   time of the reading on a clock that nobody sets and that never stands (`agent.clock.since_boot`),
+                 where the caller has one: a jump of the wall clock then spoils no rate, and a machine that slept
+                 makes none of what others counted meanwhile. Without it, time is `frame.ts` alone, as in a replay.
         """
         columns = self._sources.get(frame.source)
         if columns is None or columns.source is not frame.series:

@@ -69,6 +69,15 @@ class Ring:
             start = end
         return out
 
+    def bring_back(self, now: int, latest: int) -> None:
+        """Move all that is held to `now` and before, where some of it is of after `latest`: a clock was set back.
+
+        What was counted is as old as it was, and what is counted from now on has its place.
+        """
+        if self.newest > latest:
+            self.data = np.roll(self.data, now - self.newest, axis=0)
+            self.newest = now
+
     def restore(self, newest: int, data: npt.NDArray[Any]) -> None:
         """Take the state of another ring of the same shape; raises ValueError when it is not."""
         if data.shape != self.data.shape:

@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from agent.cron import Cron
 from agent.expr import Kind, lint, parse, places
-from agent.strict import Document, Place, did_you_mean
+from agent.strict import NAME, Document, Place, did_you_mean
 from agent.units import Duration, Model
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: Final[tuple[Day, ...]] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
-WayName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+WayName = Annotated[str, StringConstraints(pattern=NAME)]
 
 NAMES: Final[Mapping[str, Kind]] = {
     "severity": "text", "title": "text", "owner": "text", "cause": "text", "cause_of": "text", "entity": "text",

@@ -167,7 +167,7 @@ class Training:
         try:
             done = await self._train(source, name)
         except AgentError as error:
-            wait = min(_FIRST_WAIT_S * 2.0**turn.failures, _LONGEST_WAIT_S)
+            wait = min(_FIRST_WAIT_S * 2.0 ** min(turn.failures, 10), _LONGEST_WAIT_S)
             turn.failures += 1
             turn.next = time.monotonic() + wait
             if str(error) != turn.said:

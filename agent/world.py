@@ -156,6 +156,13 @@ class World:
         """Tell whether a series has a value that is not stale."""
         return self.get(series) is not None
 
+    def lost(self, series: Series) -> bool:
+        """Tell whether nobody tells a series, though no source is blind: it is gone, or was never measured."""
+        if series in self._where:
+            return False
+        blind = [self.get(one) for one in self.find("source.blind")]
+        return bool(blind) and not any(value is None or value > 0.0 for value in blind)
+
     def source(self, series: Series) -> str:
         """Return the source that tells a series; "" when nobody does."""
         return self._where.get(series, "")

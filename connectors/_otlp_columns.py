@@ -30,6 +30,16 @@ def timely(ts: FloatArray, now: float) -> FloatArray:
     return np.where((ts <= 0) | (ts > now + AHEAD_S), now, ts)
 
 
+def begin_anew(
+    last_ts: FloatArray, base_ts: FloatArray, start: FloatArray, came: FloatArray, now: float
+) -> None:
+    """Forget, in place, the times (n,) that have not come at `now`; else every new point would be an old one."""
+    later = last_ts > now
+    last_ts[later] = start[later] = 0.0
+    base_ts[later] = math.nan
+    np.minimum(came, now, out=came)
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Points by stream: (n,) each."""
@@ -95,6 +105,10 @@ class State:
         """Take streams away."""
         self._room = {name: column[: self._n][alive] for name, column in self._room.items()}
         self._n = int(alive.sum())
+
+    def set_back(self, now: float) -> None:
+        """Let streams whose last point is of a time that has not come begin anew: a clock was set back."""
+        begin_anew(self.last_ts, self.base_ts, self.start, self.came, now)
 
     def update(self, rows: Rows, now: float, every_s: float) -> IntArray:
         """Take points; return the streams that they are of."""

@@ -14,7 +14,7 @@ import numpy as np
 from agent.collect import patience_of
 from agent.model import BoolArray, FloatArray, IntArray
 from connectors._otlp_cells import Cells, Shelf
-from connectors._otlp_columns import DUE, GAP_S
+from connectors._otlp_columns import DUE, GAP_S, begin_anew
 from connectors._otlp_points import Heads, Powers, Spread
 
 
@@ -60,6 +60,10 @@ class _Rows:
         self._room["delta"][row], self._room["group"][row] = delta, group
         self._n += 1
         return row
+
+    def set_back(self, now: float) -> None:
+        """Let histograms whose last point is of a time that has not come begin anew: a clock was set back."""
+        begin_anew(self.last_ts, self.base_ts, self.start, self.came, now)
 
     def leave(self, row: int) -> None:
         """Let a row count for nothing any more."""

@@ -31,6 +31,7 @@ from agent.ports import Book, SampleBatch
 from agent.survey import TARGETS_LAST_S, Survey
 from connectors._otlp_buckets import joined, quantiles_of
 from connectors._otlp_columns import (
+    AHEAD_S,
     DELTA,
     DELTA_GAUGE,
     GAUGE,
@@ -127,6 +128,7 @@ class Streams:
         self._heard: dict[str, float] = {}
         """Sender -> when; the state has their numbers, in this order."""
         self._state = State(1)
+        self._now = -math.inf
 
     # ---- register
 
@@ -231,7 +233,9 @@ class Streams:
 
     def take(self, points: Points, now: float, sender: str) -> SampleBatch:
         """Take the points of a request; return the columns that they move."""
-        self._heard[sender] = now
+        if now < self._now - AHEAD_S:
+            self._set_back(now)
+        self._now = self._heard[sender] = now
         taken = points.stream >= 0
         left_out = int((~taken).sum())
         rows = [Rows(
@@ -272,6 +276,15 @@ class Streams:
             self._swept_at = now
             self._sweep(now)
         return batch
+
+    def _set_back(self, now: float) -> None:
+        """Follow the clock of this host: senders on it went back with it."""
+        self._state.set_back(now)
+        self._powers.set_back(now)
+        for table in self._table:
+            table.set_back(now)
+        self._heard = {who: min(at, now) for who, at in self._heard.items()}
+        self._calls = {edge: min(at, now) for edge, at in self._calls.items()}
 
     def _totals(self, heads: Heads, now: float) -> Rows:
         """Note that distributions were heard; return the points of what they count in all."""

@@ -177,12 +177,10 @@ class ElasticLogs:
         """Ask once; raises Unavailable (429: after the time that it asks for), Refused."""
         if self._busy:  # one that was given up: its thread ends by its own time limit
             raise Unavailable(f"{self._where()}: the last question is not answered yet")
-        self._busy = True
         return await asyncio.to_thread(self._apart, self._poll)
 
     async def past(self, since: float, until: float) -> Sequence[Frame]:
         """Return a row for each window in which somebody logged; templates of it are known from then on."""
-        self._busy = True
         found: list[Frame] = await asyncio.to_thread(self._apart, lambda: self._past(since, until))
         return found
 
@@ -218,6 +216,8 @@ class ElasticLogs:
     # ---- asking, in a thread
 
     def _apart(self, work: Callable[[], Any]) -> Any:
+        # not before: one that was given up while it waited for a thread never begins, nor ends
+        self._busy = True
         try:
             return work()
         except Exception as problem:  # noqa: BLE001  # sorted by what it means to us, and raised

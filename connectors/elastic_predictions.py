@@ -174,7 +174,10 @@ class ElasticPredictions:
         if not self._pit:
             opened = client.open_point_in_time(index=self.config.index, keep_alive=_KEEP_ALIVE)
             (self._pit,), self._sort = fields(opened, "id"), None
-            self._until = _iso(time.time() - self.config.lag)
+            now = time.time()
+            self._until = _iso(now - self.config.lag)
+            if self._after > _iso(now):  # a clock that was set back
+                self._after, self._ids = _iso(now - self.config.backlog), frozenset()
         field = self.config.time_field
         limits = {"gte": self._after, "lt": self._until, "format": _FORMAT}
         asked: list[dict[str, Any]] = [{"range": {field: limits}}]

@@ -210,7 +210,7 @@ class Gpu:
 
     def _fell(self, problem: str) -> dict[str, Any]:
         """Note a failure, aloud when it is new; rest before the next child."""
-        rest = min(_LONGEST_REST_S, self.interval_s * 2.0**self._failures)
+        rest = min(_LONGEST_REST_S, self.interval_s * 2.0 ** min(self._failures, 10))
         self._failures += 1
         self._not_before = time.monotonic() + rest
         if problem != self._problem:

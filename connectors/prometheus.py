@@ -238,7 +238,6 @@ class Prometheus:
         """Ask each question once."""
         if self._busy:  # a poll that was given up: its thread ends by its own time limit
             raise Unavailable(f"{redacted(self.config.url)}: the last question is not answered yet")
-        self._busy = True
         told = await asyncio.to_thread(self._whole)
         return Frame(self.name, told.ts, told.series, told.values, seen=told.seen)
 
@@ -307,6 +306,8 @@ class Prometheus:
     # ---- one look, in a thread
 
     def _whole(self) -> _Told:
+        # not before: one that was given up while it waited for a thread never begins, nor ends
+        self._busy = True
         try:
             return self._ask()
         finally:

@@ -107,7 +107,7 @@ class Coming:
         few = (_WELL if self.late else _HALF) * due - 3.0 * math.sqrt(due)
         self.late = silence or (due >= _ENOUGH and got < few) or (self.late and not labels)
         if not self.late and got >= _ENOUGH:
-            past = now - self.last if not math.isnan(self.last) else 0.0
+            past = max(0.0, now - self.last) if not math.isnan(self.last) else 0.0
             share = 1.0 - 2.0 ** (-past / (_LEARN_WINDOWS * window))
             self.usual = (
                 got / of if math.isnan(self.usual) else self.usual + share * (got / of - self.usual)

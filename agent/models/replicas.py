@@ -103,7 +103,7 @@ class Replicas:
         if sum(c.sum() for c in self._counts.values()) >= _WINDOW_ROWS:
             none = np.zeros(_CLASSES * _SURE)
             counts = np.array([self._counts.get(name, none) for name in names])
-            past = now - self._since
+            past = now - self._since if now > self._since else math.nan  # a clock that was set back
             self._rows = {n: float(c.sum()) / past for n, c in zip(names, counts, strict=True)}
             self._test.take(now, counts)
             self._counts, self._since = {}, now

@@ -203,6 +203,23 @@ class ModelState:
 
         return cls(name, join(), Versus(join(), config.window), Tags(config.slices))
 
+    def bring_back(self, now: float, latest: float, width: float) -> None:
+        """Bring back what is of after `latest`, which no row is: a clock was set back. width: of a bucket."""
+        self.traffic.bring_back(int(now), int(latest))
+        rings = [self.arrivals]
+        for tenure in self.tenures.values():
+            tenure.last = now if tenure.last > latest else tenure.last
+            rings += (tenure.rows, tenure.labels)
+        for ring in rings:
+            ring.bring_back(int(now / width), int(latest / width))
+        for name in ("rows_seen", "labels_seen", "parts_due"):
+            if getattr(self, name) > latest:
+                setattr(self, name, now)
+        if math.isfinite(self.first) and self.first > latest:
+            self.first = now
+        for version in self.versions.values():
+            version.asked, version.learn_at = min(version.asked, now), min(version.learn_at, latest)
+
     @property
     def tenure_in_use(self) -> Tenure | None:
         """The tenure that most of the rows of late are of."""

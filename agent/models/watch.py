@@ -310,6 +310,7 @@ class ModelWatch:
         services: dict[str, list[ModelState]] = {}
         for name in sorted(self._models):
             model = self._models[name]
+            model.bring_back(now, self._latest(), self._numbers.width)
             changes += self._tick(model, now)
             model.row = frames.model_row(model, self._numbers, now)
             values.append(model.row)

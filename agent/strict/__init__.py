@@ -11,11 +11,11 @@ are read, but what they expand to is counted, so that they can not grow without 
 Cost: about 20 us a value (the pure Python scanner of PyYAML, for its exact marks).
 """
 
-from agent.strict.checking import check, examine, keys_of, misfits, say
+from agent.strict.checking import NAME, check, examine, keys_of, misfits, say
 from agent.strict.document import Document, Part, Place, did_you_mean
 from agent.strict.reading import MAX_BYTES, MAX_DEPTH, MAX_NODES, read
 
 __all__ = [
-    "MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Document", "Part", "Place", "check", "did_you_mean", "examine", "keys_of",
-    "misfits", "read", "say",
+    "MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "NAME", "Document", "Part", "Place", "check", "did_you_mean", "examine",
+    "keys_of", "misfits", "read", "say",
 ]  # fmt: skip

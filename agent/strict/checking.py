@@ -284,11 +284,8 @@ def _words(one: Any, value: Any, raw: str | None, *, secret: bool) -> tuple[str,
         name, words = _BOUNDS[kind]
         limit = ctx.get(name)
         return f"{shown} is out of bounds: {words} {limit}", ""
-    if kind == "string_pattern_mismatch" and ctx.get("pattern") == REFERENCE:
-        return (
-            f"{shown} is not where a secret is",
-            "write env:NAME or file:/PATH, never the secret itself",
-        )
+    if kind == "string_pattern_mismatch" and (form := _FORMS.get(str(ctx.get("pattern")))):
+        return f"{shown} is {form[0]}", form[1]
     if kind == "string_pattern_mismatch":
         return f"{shown} has a form that is not allowed", f"it must match {ctx.get('pattern')}"
     return f"{shown}: {one['msg'][:1].lower()}{one['msg'][1:]}", ""
@@ -315,6 +312,13 @@ def _show(value: Any, raw: str | None) -> str:
     return f"`{text}`" if len(text) <= 60 else f"`{text[:57]}...`"
 
 
+NAME: Final = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
+"""Of connectors, services, ways: what people call things in agent.yaml."""
+_FORMS: Final = {
+    REFERENCE: ("not where a secret is", "write env:NAME or file:/PATH, never the secret itself"),
+    NAME: ("no name", "write small letters, digits, `_`, `.` and `-`, not more than 63"),
+}  # fmt: skip
+"""Patterns that many keys have, in words."""
 _SHAPES: Final = {
     "bool_type": ("true or false", "write true or false"),
     "bool_parsing": ("true or false", "write true or false"),

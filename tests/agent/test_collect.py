@@ -1,6 +1,8 @@
 """A source that throws, hangs, lies or costs too much hurts nobody but itself, and is seen to be blind."""
 
 import asyncio
+import math
+import time
 
 import numpy as np
 import pytest
@@ -215,6 +217,48 @@ async def test_a_clock_that_was_set_blinds_nobody(collector):
     now[0] += 3600.0
     collector.rebase(3600.0, now[0])
     assert not collector.health["good"].blind(now[0])
+
+
+class Counts(Good):
+    """What a device elsewhere has counted, ten a second, while we sleep as well."""
+
+    name = "counts"
+    asleep_s = 0.0
+
+    async def poll(self):
+        now = time.time() + self.asleep_s
+        counted = Series("host.network_received_bytes_total", H, (("interface", "eth0"),))
+        return Frame(self.name, now, (counted,), np.array([10.0 * now]))
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="a clock of Linux")
+async def test_what_others_counted_while_the_machine_slept_is_no_leap(collector, monkeypatch):
+    source = Counts()
+    collector.add("counts", source)
+    await asyncio.sleep(0.3)
+    collector.drain()
+    real = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + 3600.0)
+    source.asleep_s = 3600.0
+    await asyncio.sleep(0.3)
+    rates = [float(f.values[0]) for f in collector.drain()[0]]
+    assert len(rates) > 2
+    assert max(r for r in rates if not math.isnan(r)) < 100.0
+
+
+async def test_that_we_were_not_let_run_is_nobodys_blindness():
+    health = Health("metrics", 1.0, last_ok=100.0)
+    collector = Collector(health={"metrics": health})
+    assert health.blind(160.0)
+    collector.held(59.0)
+    assert not health.blind(160.0)
+    assert health.blind(164.0), "from then on it is waited for as ever"
+    collector.heard("pushed", 1.0, 100.0, 3, 100.0)
+    collector.held(60.0)
+    collector.heard("pushed", 1.0, 100.0 - 1e-4, 3, 161.0)
+    assert not collector.health["pushed"].blind(161.0)
+    collector.heard("pushed", 1.0, 162.0, 3, 162.0)
+    assert collector.health["pushed"].blind(167.0)
 
 
 class Log:

@@ -198,6 +198,7 @@ def test_fitting_objectives_are_taken(folder, objective):
         ("metrics_listen: 127.0.0.1:8787", "is the address of `listen` too"),
         ("ingest_listen: nowhere", "is no address"),
         ("public_url: example.org", "is no link"),
+        ("services: [{id: Shop}]", "`Shop` is no name; write small letters, digits"),
         ("playbooks: {dirs: [none]}", "`none` is not a folder"),
         ("manages: [{kind: source}]", "a source is our own eye"),
         ("mode: approve\nmanages: [{kind: model}]", "write `single_agent: true`"),

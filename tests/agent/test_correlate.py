@@ -134,6 +134,16 @@ def test_it_resolves_when_all_was_well_long_enough_and_not_under_the_hands_of_a_
     assert correlator.incidents == {}
 
 
+def test_what_flaps_for_days_while_a_run_holds_is_followed_all_the_same(correlator):
+    (opened,) = tick(correlator, 0.0, anomaly(P95, onset=0.0))
+    for now in range(20, 1100 * 20, 20):  # well for long enough to count as mitigated, and then not
+        tick(correlator, now - 11.0, anomaly(P95, onset=0.0, end=now - 12.0), held=[opened.id])
+        tick(correlator, now - 1.0, held=[opened.id])
+        tick(correlator, now, anomaly(P95, onset=now), held=[opened.id])
+    assert correlator.incidents[opened.id].state == "open"
+    assert correlator._lives[opened.id].relapses > 1024
+
+
 def test_soon_after_it_is_the_same_incident_again_later_a_new_one(correlator):
     (opened,) = tick(correlator, 100.0, anomaly(P95))
     tick(correlator, 101.0, anomaly(P95, end=101.0))

@@ -217,6 +217,19 @@ def test_a_clock_that_is_set_moves_what_was_counted():
     assert after["burn_ratio", "1h"] == pytest.approx(before["burn_ratio", "1h"], rel=0.02)
 
 
+def test_a_clock_that_was_set_back_while_we_were_away_freezes_no_burn():
+    shop = Shop()
+    before = shop.run(1800, error=0.5, requests=100.0)
+    kept = shop.budgets.dump()
+    shop = Shop()
+    shop.budgets.load(kept)
+    shop.ts = T0 - 7200.0
+    went_on = shop.run(10, error=0.5, requests=100.0)
+    assert went_on["burn_ratio", "1h"] == pytest.approx(before["burn_ratio", "1h"], rel=0.05)
+    well = shop.run(1800, error=0.0, requests=100.0)
+    assert well["burn_ratio", "1h"] == 0.0, "its short window is well by now"
+
+
 def test_a_glob_over_too_many_is_cut_off():
     many = Config(objectives=[{"signal": "service.error_ratio", "target": 0.99}])
     budgets = ErrorBudgets(aims_of(many))

@@ -220,6 +220,46 @@ def test_an_alert_that_is_never_heard_of_again_ends():
     assert alerts.take(202.0, [], world) == []
 
 
+def test_an_alert_finds_its_end_though_the_map_has_grown_since_it_began():
+    world, alerts = World(topology=Topology()), Alerts()
+    theirs = Signal(99.0, "X", "am", firing=True, labels=(("instance", "h:9100"),))
+    (before,) = alerts.take(100.0, [theirs], world)  # right after a start nobody is known
+    world.topology.link(Edge("runs_on", SHOP, HOST))
+    other = replace(theirs, labels=(("instance", "x:9100"),))
+    now = alerts.take(160.0, [theirs, other], world)
+    assert {(a.series.entity, a.end) for a in now} == {
+        (HOST, None), (Entity("source", "am"), None), (before.series.entity, 160.0),
+    }  # fmt: skip
+    world.topology.link(Edge("runs_on", SHOP, Entity("host", "x")))
+    over = alerts.take(
+        200.0, [replace(one, ts=199.0, firing=False) for one in (theirs, other)], world
+    )
+    assert sorted(str(a.series.entity.id) for a in over) == ["host:h", "source:am"]
+    assert {a.end for a in over} == {199.0}
+    assert alerts.take(201.0, [], world) == []
+
+
+def test_alerts_that_mean_the_same_end_with_the_last_of_them():
+    world, alerts = World(topology=graph()), Alerts()
+    root, data = (
+        Signal(99.0, "DiskFull", "am", firing=True, labels=(("host", "h"), ("mount", mount)))
+        for mount in ("/", "/data")
+    )
+    assert len(alerts.take(100.0, [root, data], world)) == 1
+    (still,) = alerts.take(110.0, [replace(root, ts=109.0, firing=False)], world)
+    assert still.end is None
+    (over,) = alerts.take(120.0, [replace(data, ts=119.0, firing=False)], world)
+    assert over.end == 119.0
+
+
+def test_a_clock_that_is_set_by_hours_ends_no_alert():
+    world, alerts = World(topology=graph()), Alerts()
+    alerts.take(100.0, [Signal(99.0, "X", "am", firing=True, labels=(("host", "h"),))], world)
+    alerts.rebase(6 * 3600.0)
+    (still,) = alerts.take(101.0 + 6 * 3600.0, [], world)
+    assert still.end is None
+
+
 # ---- near in topology, late roots
 
 
@@ -350,6 +390,24 @@ def test_after_a_restart_what_was_going_on_must_be_seen_again_or_it_ends():
     assert (same.id, same.state) == (opened.id, "open")
     assert set(again.unseen(opened.id)) <= {(CPU, "")}
     assert not again.unseen("another")
+
+
+def test_after_a_restart_what_nobody_tells_any_more_ends_once_all_who_tell_anything_have_answered():
+    """A card was replaced while we were away, or an alert ended: no source will ever say that it is well."""
+    lost = set()
+    (opened,) = correlator().update(100.0, [bad()])
+    c = correlator(fresh=lambda _: False, lost=lost.__contains__)
+    c.restore([opened])
+    for now in range(200, 30_000, 100):  # some source is blind: it may be the one
+        c.update(float(now), [])
+    assert c.incidents[opened.id].state == "open"
+    lost.add(P95)
+    for now in range(30_000, 30_000 + 4 * 3600, 100):
+        c.update(float(now), [])
+    assert c.incidents[opened.id].state == "open"
+    for now in range(30_000 + 4 * 3600, 30_500 + 4 * 3600, 10):
+        c.update(float(now), [])
+    assert c.incidents == {}
 
 
 def test_all_of_a_life_survives_the_journal():

@@ -231,6 +231,24 @@ async def test_columns_are_asked_of_the_daemon(tmp_path):
         assert list(house.counted[0].features) == ["fraud-a", "fraud-b"]
 
 
+async def test_a_bug_in_who_is_asked_for_columns_ends_no_taking_in(tmp_path):
+    async def broken(_model):
+        raise TypeError("'int' object is not iterable")
+
+    async with open_house(tmp_path) as house:
+        house.counting._ask = broken
+        pid = await house.pid()
+        for kind, body in (
+            ("request", {"instances": [[1, 2]]}),
+            ("response", {"predictions": [1]}),
+        ):
+            named = {**EVENT, "ce-id": "7", "ce-type": f"org.kubeflow.serving.inference.{kind}"}
+            assert (await house.send(body, **named)).status_code == 202
+        assert (await house.send(ROW)).status_code == 202
+        assert (house.intake.pid, house.intake.restarts) == (pid, 0)
+        assert house.bugs[0][0] == "columns of a model"
+
+
 async def test_a_large_request_comes_in_pieces_and_is_answered_once(tmp_path):
     async with open_house(tmp_path) as house:
         said = await house.send([{**ROW, "id": f"r{i}"} for i in range(5000)])

@@ -83,6 +83,13 @@ def test_a_clock_that_is_set_back_does_not_end_the_looks():
     assert looks.due(INCIDENT, 100.0)
 
 
+def test_an_incident_of_before_the_clock_was_set_back_waits_no_hours_for_its_diagnosis():
+    walk = SimpleNamespace(config=Config())
+    assert not pipeline._ready(walk, INCIDENT, (), 105.0)
+    assert pipeline._ready(walk, INCIDENT, (), 100.0 + walk.config.diagnose.settle)
+    assert pipeline._ready(walk, INCIDENT, (), 100.0 - 7200.0)
+
+
 def test_what_is_kept_of_the_past_is_bounded_and_ends_with_the_incident(monkeypatch):
     monkeypatch.setattr("agent.looks._MOST_PASTS", 3)
     looks, past = Looks(), Past(1.0, 1.0, 100)

@@ -125,6 +125,16 @@ def test_it_says_why_it_does_not_fire(tmp_path, inc, w, fires, says):
     assert told["b0"].reason == says
 
 
+def test_what_was_told_of_incidents_that_are_over_is_let_go(tmp_path):
+    books, state = library(tmp_path, {"kind": "gpu"}), HoldingState()  # there is none to ask about
+    for i in range(100):
+        now = 100.0 + 120.0 * i
+        inc = replace(incident(entity=HOST), id=f"i{i}", entities=(HOST,))
+        ask(books, inc, world(), holding=state, now=now)
+        state.keep({inc.id})
+    assert len(state.matches) <= 2
+
+
 def test_telling_people_needs_no_knowledge_of_exceptions(tmp_path):
     found, _ = ask(library(tmp_path, {"use": "tell"}), incident(), world(up=float("nan")))
     assert found == [("b0", WEB)]

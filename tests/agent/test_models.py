@@ -236,6 +236,25 @@ def test_a_healthy_service_has_the_numbers_that_were_put_in():
     assert not life.facts.learning
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_was_set_back_stops_no_traffic(restarted):
+    life = Life(seed=1)
+    life.run(60)
+    if restarted:
+        kept, life.watch = life.watch.dump(), life.new_watch()
+        life.watch.load(kept)
+    life.now -= 7200.0
+    life.waiting = [(due - 7200.0, *what) for due, *what in life.waiting]
+    life.look()
+    life.run(5)  # of what was before it is not known by the new clock when it began
+    for _ in range(30):
+        life.step()
+        assert life.value("model.predictions_per_second") == pytest.approx(60, rel=0.25)
+        assert life.value("version.predictions_per_second", "cancer/1") > 30
+    assert life.value("service.requests_per_second", "scoring") == pytest.approx(60, rel=0.25)
+    assert life.facts.rejected_rows == 0
+
+
 def test_frames_keep_their_series_and_every_signal_is_in_the_catalogue():
     life = Life(seed=2)
     life.run(5)

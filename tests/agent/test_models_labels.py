@@ -56,6 +56,15 @@ def test_labels_of_a_third_of_the_predictions_are_late_and_of_nearly_all_are_not
     assert not tick(coming, 102.0, 10, 9, got=850.0, of=1000.0)
 
 
+def test_a_clock_that_was_set_back_by_years_spoils_nothing_that_was_learnt():
+    coming = Coming()
+    for i in range(100):
+        tick(coming, 1e9 + i, 10, 9, got=900.0, of=1000.0)
+    for now in (1.0, 2.0):
+        assert not tick(coming, now, 10, 9, got=850.0, of=1000.0)
+    assert coming.usual == pytest.approx(0.9, abs=0.01)
+
+
 def test_what_was_learnt_of_labels_goes_on():
     coming = steady(3, 60)
     other = Coming.of(json.loads(json.dumps(coming.words())))

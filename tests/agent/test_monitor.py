@@ -69,6 +69,36 @@ def test_unknown_neither_breaks_nor_heals():
     assert all(found and found[0].end is None for ts, found in seen.items() if ts >= 4)
 
 
+def test_what_stood_before_a_source_was_not_read_for_long_does_not_count_with_what_stands_after():
+    watch = Watch(1.0, None, [LIMIT])
+    run(watch, [0.1, 0.5])
+    assert not watch.take(Frame("models", 1201.0, (P95,), np.array([0.5])))
+    seen = run(watch, [0.5, 0.5, 0.5], start=1202.0)
+    assert [(ts, found[0].onset) for ts, found in seen.items() if found] == [(1204.0, 1201.0)]
+    assert not any(a.end for a in watch.take(Frame("models", 1205.0, (P95,), np.array([0.1]))))
+    (still,) = watch.take(Frame("models", 2405.0, (P95,), np.array([0.1])))
+    assert still.end is None, "well before and after, and unknown between"
+    found = [a for some in run(watch, [0.1, 0.1], start=2406.0).values() for a in some]
+    assert [a.end for a in found if a.end is not None] == [2405.0]
+
+
+def test_a_slow_source_and_a_short_silence_are_no_pause():
+    watch = Watch(600.0, None, [replace(LIMIT, for_s=1200.0)])
+    seen = [watch.take(Frame("models", 600.0 * i, (P95,), np.array([0.5]))) for i in range(3)]
+    assert [bool(found) for found in seen] == [False, False, True]
+    watch = Watch(1.0, None, [LIMIT])
+    run(watch, [0.5])
+    (found,) = watch.take(Frame("models", 60.0, (P95,), np.array([0.5])))
+    assert found.onset == 0.0
+
+
+def test_a_breach_is_as_deep_as_it_is_and_not_as_an_excursion_was_that_broke_nothing():
+    watch = Watch(1.0, None, [LIMIT])
+    run(watch, [0.1, 9.0, 0.1])
+    (found,) = run(watch, [0.5] * 4, start=100.0)[103.0]
+    assert (found.value, found.size) == (0.5, pytest.approx(0.25))
+
+
 def test_a_lower_limit():
     low = Limit("service.requests_per_second", 1.0, math.nan, 0.0, ("service:*",), name="silent")
     watch = Watch(1.0, None, [low])
@@ -156,6 +186,20 @@ def test_what_left_with_its_series_has_ended():
     run(watch, [0.5] * 5)
     found = watch.take(Frame("models", 5.0, (RPS,), np.array([1.0])))
     assert [a.end for a in found] == [5.0]
+
+
+def test_what_was_abnormal_at_a_source_that_is_taken_out_of_config_has_ended():
+    monitor = Monitor(None, (LIMIT,))
+    for ts in range(5):
+        found = monitor.take(Frame("probe", float(ts), (P95,), np.array([0.5])))
+    assert [a.end for a in found] == [None]
+    monitor.drop("probe")
+    over = monitor.take(Frame("host", 7.0, (RPS,), np.array([1.0])))
+    assert [(a.series, a.end) for a in over] == [(P95, 7.0)]
+    assert monitor.take(Frame("host", 8.0, (RPS,), np.array([1.0]))) == []
+    again = [monitor.take(Frame("probe", 9.0 + i, (P95,), np.array([0.5]))) for i in range(4)]
+    assert [bool(found) for found in again] == [False, False, False, True]
+    assert again[-1][0].onset == 9.0, "it came back with a reload, and is bad"
 
 
 def test_new_series_do_not_disturb_a_breach():

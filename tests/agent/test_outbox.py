@@ -449,6 +449,52 @@ async def test_a_summary_that_was_not_taken_is_sent_again_with_the_same_key(tmp_
     await desk.die()
 
 
+async def test_a_page_of_before_the_clock_was_set_right_is_not_too_old(tmp_path):
+    """A machine that wakes up years ago: what broke at its start is told when the network, and the time, are there."""
+    way = Ear(*[Unavailable("no line")] * 3)
+    desk = Paced(tmp_path, {"slack": way}, {})
+    desk.say("p")
+    await desk.until(lambda: len(way.troubles) < 3)
+    for jump in (1e8, -3600.0):
+        desk.now += jump
+        desk.outbox.rebase(jump, desk.now)
+    await desk.until(lambda: way.told == ["p"])
+    await desk.calm()
+    assert told(desk.journal) == [("p", "")]
+    assert desk.outbox.owed == {}
+    await desk.die()
+
+
+async def test_what_went_before_a_clock_was_set_back_takes_no_room_for_hours(tmp_path):
+    way = Ear()
+    desk = Paced(tmp_path, {"slack": way}, {})
+    for i in range(10):
+        desk.say(f"p{i}")
+    await desk.until(lambda: len(way.told) == 10)
+    desk.now += 600.0
+    desk.now -= 3 * 3600.0
+    desk.outbox.rebase(-3 * 3600.0, desk.now)
+    desk.say("p10")
+    await desk.until(lambda: way.told[-1] == "p10")
+    await desk.die()
+
+
+async def test_quiet_hours_are_those_of_the_clock_that_was_set(tmp_path):
+    way = Ear()
+    people = {"quiet": {"from": "11:00", "to": "14:00"}}
+    desk = Paced(tmp_path, {"slack": way}, people)
+    desk.say("w", "warning")
+    await desk.calm()
+    desk.now += 3600.0
+    desk.outbox.rebase(3600.0, desk.now)
+    await desk.calm()
+    assert way.told == []
+    desk.now += 8 * 3600.0
+    desk.outbox.rebase(8 * 3600.0, desk.now)
+    await desk.until(lambda: way.told == ["w"])
+    await desk.die()
+
+
 async def test_what_somebody_has_put_off_is_told_to_nobody_and_that_is_on_record(tmp_path):
     way = Ear()
     desk = Paced(

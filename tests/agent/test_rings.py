@@ -50,6 +50,20 @@ def test_a_ring_takes_the_state_of_one_of_its_shape_only():
         Ring(5, 1).restore(ring.newest, ring.data)
 
 
+def test_a_ring_of_times_that_have_not_come_is_brought_back_as_it_is():
+    ring = Ring(4, 1)
+    for bucket, n in ((107, 1), (108, 2), (110, 3)):
+        ring.add(ring.slots(np.array([bucket]))[0], 0, n)
+    ring.bring_back(49, 110)
+    assert ring.newest == 110
+    ring.bring_back(49, 100)
+    assert ring.span(45, 50, 0).tolist() == [0, 1, 2, 0, 3, 0]
+    slot, held = ring.slots(np.array([50]))
+    assert held.all()
+    ring.add(slot, 0, 4)
+    assert ring.span(46, 50, 0).tolist() == [0, 2, 0, 3, 4]
+
+
 @given(st.integers(0, 1000), st.floats(-9, 5), st.floats(0.01, 2))
 def test_latency_quantiles_are_right_within_their_promise(seed, middle, spread):
     x = np.clip(np.random.default_rng(seed).lognormal(middle, spread, 400), 2e-4, 900)

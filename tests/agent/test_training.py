@@ -171,6 +171,11 @@ async def test_it_waits_longer_after_each_failure(make, monkeypatch):
         await round_(training)
         waits.append(training._turns["host", "test_mean"].next - time.monotonic())
     assert waits == pytest.approx([60, 120, 240], abs=5)
+    training._turns["host", "test_mean"].failures = 5000
+    training._turns["host", "test_mean"].next = 0.0
+    await round_(training)
+    waits.append(training._turns["host", "test_mean"].next - time.monotonic())
+    assert waits[-1] == pytest.approx(6 * 3600, abs=5)
     task = training._task
     await training.look()
     assert training._task is task, "not before its time"

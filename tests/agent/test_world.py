@@ -96,3 +96,14 @@ def test_sightings_reach_the_topology():
     world = World()
     world.take(Frame("host", 1.0, (), np.zeros(0), seen=(Sighting(H, (("cores", "2"),)),)))
     assert world.attrs(H)["cores"] == "2"
+
+
+def test_a_series_that_nobody_tells_is_lost_only_while_no_source_is_blind(world):
+    gone = Series("host.load1_count", Entity("host", "elsewhere"))
+    assert not world.lost(gone), "nothing is known of any source"
+    eyes = tuple(Series("source.blind", Entity("source", name)) for name in ("a", "b"))
+    world.take(frame(world.now, 0.0, 1.0, table=eyes, source="self"))
+    assert not world.lost(gone)
+    world.take(frame(world.now + 1.0, 0.0, 0.0, table=eyes, source="self"))
+    assert world.lost(gone)
+    assert not world.lost(TABLE[0])

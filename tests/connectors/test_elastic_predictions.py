@@ -237,3 +237,15 @@ async def test_without_the_library_it_says_which_extra(make, monkeypatch):
     monkeypatch.setattr("connectors._elastic.import_module", gone)
     with pytest.raises(Refused, match=r"'\.\[elastic\]'"):
         await make().read()
+
+
+async def test_a_clock_that_was_set_back_ends_no_reading(elastic, make, monkeypatch):
+    wrong = time.time() + 90 * 86_400
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    one = make()
+    assert await ids(one) == []
+    one.close()
+    monkeypatch.undo()
+    monkeypatch.setattr("connectors._kept._EVERY_S", -1.0)
+    elastic.put(doc(1))
+    assert await ids(make()) == ["r1"]

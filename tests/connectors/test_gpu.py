@@ -530,6 +530,14 @@ async def test_nvml_that_fails_is_told_and_started_anew(gpu: Gpu, stub: Stub):
     assert gpu._problem in (await gpu.describe())[-1]
 
 
+async def test_a_driver_that_fails_for_days_is_told_as_on_the_first(gpu: Gpu, stub: Stub):
+    await gpu.poll()
+    stub.set("failing")
+    gpu._failures = 5000  # three and a half days, one a minute
+    assert value(await gpu.poll(), "gpu.reachable", FIRST) == 0.0
+    assert 0.0 < gpu._not_before - time.monotonic() <= 60.0
+
+
 async def test_a_look_that_was_given_up_does_not_answer_the_next(gpu: Gpu, stub: Stub):
     await gpu.poll()
     look = asyncio.create_task(gpu.poll())

@@ -129,6 +129,27 @@ def test_what_counts_becomes_a_rate_between_its_own_times(encode, kind):
     }
 
 
+def test_a_clock_that_was_set_back_silences_nobody_on_this_host():
+    one = Sender()
+
+    def say(ts, n):
+        took = histogram([0, n, 0], [0.1, 0.2], ts=ts, start=NOW - 9000)
+        asked = metric("http.server.request.duration", "histogram", [took], unit="s")
+        counted = metric("n", "sum", [number(10 * n, ts=ts, start=NOW - 9000)])
+        one.rates([metric("g", "gauge", [number(float(n), ts=ts)]), counted, asked], at=ts)
+
+    for i in range(1, 4):
+        say(NOW + 10 * i, 10 * i)
+    one.values.clear()
+    for i in range(4, 8):
+        say(NOW - 3600 + 10 * i, 10 * i)
+    told = {name.split("{")[0]: v for name, v in one.values.items() if not math.isnan(v)}
+    assert told["replica.other_value"] == 70.0
+    assert told["replica.other_per_second"] == pytest.approx(10.0)
+    assert told["service.requests_per_second"] == pytest.approx(1.0)
+    assert "service.latency_p95_seconds" in told
+
+
 def test_a_counter_that_began_a_moment_ago_began_at_nothing_and_one_that_fell_began_anew():
     one = Sender()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import http.server
 import json
@@ -191,6 +192,21 @@ async def test_a_counter_that_was_not_scraped_again_does_not_stand_still(
         frame = rates.apply(await one.poll())
         got.append(told(frame)["host.interrupts_per_second{host:web-7}"])
     assert [None if math.isnan(x) else x for x in got] == [None, None, 10.0, None, 10.0]
+
+
+async def test_a_look_that_was_given_up_before_it_had_a_thread_is_no_look_that_goes_on(
+    server, source
+):
+    one, gate, loop = source(), threading.Event(), asyncio.get_running_loop()
+    node(server, 100.0)
+    few = concurrent.futures.ThreadPoolExecutor(1)
+    loop.set_default_executor(few)
+    few.submit(gate.wait)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await one.poll()
+    gate.set()
+    assert told(await one.poll())["host.load1_count{host:web-7}"] == 0.5
 
 
 async def test_what_nobody_scrapes_is_silent_whatever_is_repeated(server, source):

@@ -263,6 +263,18 @@ async def test_a_clock_that_jumps_loses_no_incident_and_blinds_nobody(tmp_path, 
     assert jumps[0] == pytest.approx(jump, abs=3.0)
 
 
+async def test_a_daemon_that_was_not_let_run_calls_no_source_blind(tmp_path):
+    async with living(tmp_path, "diagnose: {settle: 1s}\n") as daemon:
+        health = daemon.collector.health
+        await until(lambda: daemon.ticks > 5 and all(h.last_ok > 0 for h in health.values()), 60)
+        time.sleep(12.0)  # noqa: ASYNC251  # the loop stands, as it does where a host lets nobody run
+        ticks = daemon.ticks
+        await until(lambda: daemon.ticks > ticks + 6, 30)
+        assert daemon.late_ticks
+        about = [i.about for i in daemon.correlator.incidents.values() if i.about]
+        assert not [who for who in about if who.kind == "source"]
+
+
 def test_the_paused_file_is_seen_and_told(running):
     one = running(LIMIT).start()
     (one.config.parent / "PAUSED").write_text("ann: looking into it\n")
