@@ -179,7 +179,7 @@ def _heads(points: list[_Point]) -> FloatArray:
         (one.start_time_unix_nano or 0, one.time_unix_nano or 0, one.count, one.sum)
         for one in points
     ]
-    return np.array(heads, dtype=np.float64)
+    return np.array(heads, dtype=np.float64).reshape(-1, 4)
 
 
 def _histograms(places: list[int], points: list[_Point], reading: Reading) -> None:

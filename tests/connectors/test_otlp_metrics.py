@@ -709,6 +709,19 @@ def test_both_encodings_say_the_same_of_all_shapes():
     assert len(one.values) > 15
 
 
+@pytest.mark.parametrize("shape", ["gauge", "sum", "histogram", "exponentialHistogram", "summary"])
+def test_a_metric_without_points_says_nothing_and_refuses_nothing(shape):
+    some = {
+        "name": "g",
+        "gauge": {"dataPoints": [{"timeUnixNano": str(int(NOW * 1e9)), "asDouble": 4.0}]},
+    }
+    none = {"name": "x", shape: {"dataPoints": []}}
+    body = {"resourceMetrics": [{"scopeMetrics": [{"metrics": [none, some]}]}]}
+    one = Sender()
+    one.push(json.dumps(body).encode(), "application/json")
+    assert one.values == {"source.other_value{source:otlp,metric=g}": 4.0}
+
+
 def test_fields_that_are_new_to_us_are_passed_over():
     gauge = part(1, part(99, b"new") + b"\x19" + struct.pack("<Q", int(NOW * 1e9)) + b"\x21" + struct.pack("<d", 4.0)
                  + varint(98 << 3 | 5) + bytes(4)) + part(77, b"x")  # fmt: skip
