@@ -6,7 +6,8 @@
 
 Every process is started on a leash (it ends when we end, however) and in a process group of its own; `end()` ends
 them all, also stopped ones. All of them stay in our session: Linux shares CPU between sessions first (autogroup),
-and a job in another session could neither disturb the service much nor be tamed by a lower priority.
+and a job in another session could neither disturb the service much nor be tamed by a lower priority. That session has
+no more weight than others: with more, those who burn in it starve the kernel's own threads, and who syncs a file waits.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ from agent.demo.load import World
 
 MODEL: Final = "scoring"
 SERVICE: Final = "scoring"
-SESSION_NICE: Final = "-12"
-"""What `own_share` asks for: 15 times the weight of another session."""
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """A worker is one unit of capacity; libraries that start threads on their own would blur that."""
 

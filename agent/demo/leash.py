@@ -6,13 +6,11 @@ command just starts, and the stage's own clean-up is all there is. Source: prctl
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -36,28 +34,6 @@ def leashed(argv: Sequence[str], *, kill: bool = False) -> list[str]:
     """
     name = "KILL" if kill else "TERM"
     return [sys.executable, "-P", "-m", "agent.demo.leash", name, str(os.getpid()), "--", *argv]
-
-
-@contextlib.contextmanager
-def own_share(nice: str) -> Iterator[None]:
-    """Give our session a larger share of the CPU than other sessions get, where we may; put it back afterwards.
-
-    Linux shares CPU between sessions first (autogroup). What strangers do on this machine would be a neighbour too,
-    and the agent would rightly say so; within our session everything stays as fair as before. Needs root.
-    Source: sched(7), the autogroup feature.
-    """
-    group = Path("/proc/self/autogroup")
-    try:
-        before = group.read_text(encoding="ascii").split()[-1]
-        group.write_text(nice, encoding="ascii")
-    except (OSError, IndexError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            group.write_text(before, encoding="ascii")
 
 
 def main(argv: Sequence[str]) -> None:

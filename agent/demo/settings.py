@@ -18,7 +18,7 @@ from agent import registry
 from agent.authority import Tokens
 from agent.config import Config, load
 from agent.demo.card import differences
-from agent.demo.ground import MODEL, SERVICE, SESSION_NICE, Ground
+from agent.demo.ground import MODEL, SERVICE, Ground
 from agent.demo.load import DAY_S, LABEL_S
 from agent.errors import ConfigError
 from agent.model import Mode
@@ -80,7 +80,7 @@ def agent_yaml(
                     sys.executable, "-P", "-m", "agent.demo.trainer", "retrain",
                     "--root", str(ground.models), "--model", MODEL,
                     "--predictions", str(ground.predictions), "--labels", str(ground.labels),
-                    "--reports", str(ground.folder / "reports"), "--session-nice", SESSION_NICE,
+                    "--reports", str(ground.folder / "reports"),
                 ],
                 "directory": str(ground.models),
                 "timeout": "60s",

@@ -34,8 +34,7 @@ from agent.control import no_tls
 from agent.demo import belief as beliefs
 from agent.demo import card, faults, must_be_installed, settings
 from agent.demo.console import Console
-from agent.demo.ground import MODEL, SESSION_NICE, Ground, free_port
-from agent.demo.leash import own_share
+from agent.demo.ground import MODEL, Ground, free_port
 from agent.demo.load import DAY_S
 from agent.demo.person import Person
 from agent.demo.play import Broken, Play, Progress
@@ -186,7 +185,6 @@ def demo(
         raise ValueError("the acts of belief need an agent that acts: leave --suggest away")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_signals())
-        stack.enter_context(own_share(SESSION_NICE))
         live = (
             stack.enter_context(Live(console=screen, refresh_per_second=4, transient=True))
             if moves

@@ -38,7 +38,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from agent.demo.leash import own_share
 from agent.demo.rows import CLASSES, FEATURES, STRONG, Rows, load
 from agent.model import FloatArray
 
@@ -500,9 +499,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
             one.add_argument("--predictions", type=Path, required=True)
             one.add_argument("--labels", type=Path, required=True)
             one.add_argument("--reports", type=Path)
-            one.add_argument(
-                "--session-nice", default="", help="share of CPU of this session, see leash.py"
-            )
             one.add_argument("--newest", type=int, default=1500, help="look at so many served rows")
             one.add_argument(
                 "--enough", type=int, default=230, help="distinct labelled rows that are needed"
@@ -517,8 +513,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         elif o.job == "release":
             out = release(o.root, o.model, o.wrong, o.seed, only_train=o.only_train)
         else:
-            with own_share(o.session_nice) if o.session_nice else contextlib.nullcontext():
-                out = retrain(
+            out = retrain(
                 o.root, o.model, o.predictions, o.labels, reports=o.reports,
                 key=environ.get("HOMEOSTAT_KEY", ""), newest=o.newest, enough=o.enough,
                 patience_s=o.patience, seed=o.seed,
