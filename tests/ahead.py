@@ -24,9 +24,17 @@ class Ahead:
         self.held = 0
         self._busy = 0
         self._lock = threading.Lock()
-        wall, steady, submit = time.time, time.monotonic, ThreadPoolExecutor.submit
+        wall, steady, any_clock, submit = (
+            time.time,
+            time.monotonic,
+            time.clock_gettime,
+            ThreadPoolExecutor.submit,
+        )
         time.time = lambda: wall() + self.jumped
         time.monotonic = lambda: steady() + self.jumped
+        time.clock_gettime = lambda clock: (
+            any_clock(clock) + self.jumped
+        )  # what goes on while a machine sleeps
 
         def counted(pool, *args, **kwargs):
             with self._lock:
