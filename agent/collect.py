@@ -379,7 +379,9 @@ class Collector:
 
         What the cheap ones leave of it is shared by the dear ones, all of which get the same share of a core.
         """
-        costs = [x.cpu_s / x.least_s for x in self.health.values()]
+        costs = [
+            x.cpu_s / x.least_s for x in self.health.values() if x.cpu_s
+        ]  # what is pushed has none
         left = self.cpu_budget
         if sum(costs) <= left:
             return h.least_s

@@ -196,7 +196,7 @@ async def test_what_one_poll_costs_stretches_nothing():
 async def test_dear_polls_stretch_the_interval_while_they_last_and_of_the_dear_source_alone():
     collector = Collector(cpu_budget=0.2)
     dear, cheap = Health("dear", 1.0), Health("cheap", 1.0)
-    collector.health = {"dear": dear, "cheap": cheap}
+    collector.health = {"dear": dear, "cheap": cheap, "pushed": Health("pushed", 0.0)}
     for cost in (0.1, 0.5, 0.5, 0.5):
         dear.cost(cost)
         cheap.cost(0.02)

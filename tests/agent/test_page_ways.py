@@ -21,14 +21,19 @@ def house(tmp_path):
     made.story.close()
 
 
-@pytest.fixture
-def ask(house):
+def asking(house):
     def get(path, status=200, **params):
         said = house.http("GET", path, params=params)
         assert said.status_code == status, said.text
         return said.json()
 
+    get.now = house.story.now
     return get
+
+
+@pytest.fixture
+def ask(house):
+    return asking(house)
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +46,7 @@ def unchanged(tmp_path_factory):
 
 @pytest.fixture
 def look(unchanged):
-    def get(path, status=200, **params):
-        said = unchanged.http("GET", path, params=params)
-        assert said.status_code == status, said.text
-        return said.json()
-
-    get.now = unchanged.story.now
-    return get
+    return asking(unchanged)
 
 
 # ---- any series
