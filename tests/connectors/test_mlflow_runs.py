@@ -96,7 +96,7 @@ async def test_a_command_gets_its_run_and_is_refused_while_retraining_is_held(se
         await one.train("fraud", "run-2/train")
     assert (await one.describe())[-1] == "training is held: bad data"
     server.status = 503
-    assert "503" in (await one.describe())[-1]
+    assert ": 503" in (await one.describe())[-1]
     with pytest.raises(Unavailable):
         await one.train("fraud", "run-3/train")
     await one.close()

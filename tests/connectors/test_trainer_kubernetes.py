@@ -83,7 +83,7 @@ async def test_a_job_of_that_name_that_is_not_ours_is_left_alone(side, tmp_path)
 async def test_a_cronjob_that_is_not_there_is_said(side, tmp_path):
     config = TrainerKubernetes.Config(model="fraud", **{**side.config(), "cronjob": "none"})
     one = TrainerKubernetes("trainer", config, state=tmp_path)
-    assert "404" in (await one.describe())[1]
+    assert ": 404," in (await one.describe())[1]
     with pytest.raises(Refused, match="404"):
         await one.train("fraud", KEY)
     await one.close()

@@ -247,7 +247,8 @@ async def test_it_says_what_it_would_start(side, make):
     assert side.runs == {}
     side.status = 403
     # a pipeline behind HTTP has nothing that could be asked without starting it
-    assert ("403" in (await one.describe())[1]) == (side.use != "trainer_http")
+    said = (await one.describe())[1]
+    assert (": 403," in said) == (side.use != "trainer_http"), said
 
 
 async def test_a_run_of_mlflow_is_its_report(side, make):
