@@ -35,7 +35,7 @@ from agent.possible import reach
 from agent.routing import Day, People
 from agent.routing import faults as people_faults
 from agent.strict import NAME, Document, Place, did_you_mean, examine, read
-from agent.units import Bytes, Duration, Model, Quantity, Ratio, say_duration
+from agent.units import Bytes, Duration, Model, Quantity, Ratio, Span, say_duration
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 
@@ -162,15 +162,15 @@ class Page(Model):
     """How a page leaves the console: an optional command, argv list, note as JSON on standard input."""
 
     command: list[str] = []
-    timeout: Duration = 10.0
+    timeout: Span = 10.0
 
 
 class Diagnose(Model):
     """How far diagnosis looks; demos and tests shorten it."""
 
-    window: Duration = 300.0
+    window: Span = 300.0
     """How much of the present is looked at."""
-    baseline: Duration = 3600.0
+    baseline: Span = 3600.0
     """How much past before the onset is ordinary."""
     release_window: Duration = 1800.0
     """How long a release stays the first suspect."""
@@ -203,15 +203,15 @@ class Runs(Model):
 class WatchModels(Model):
     """How predictions become model metrics; demos and tests shorten it."""
 
-    window: Duration = 300.0
+    window: Span = 300.0
     """Rows of this long make the model's numbers."""
     min_rows: Annotated[int, Field(ge=10)] = 100
     """Fewer rows than this are unknown, not a number."""
-    label_wait: Duration = 86_400.0
+    label_wait: Span = 86_400.0
     """How long a prediction waits for its label."""
     max_waiting: Annotated[int, Field(ge=1000)] = 1_000_000
     """Most predictions that wait for labels, 48 bytes each; the oldest go first."""
-    quiet: Duration = 90 * 86_400.0
+    quiet: Span = 90 * 86_400.0
     """Between two false alarms of drift, for each model and kind: at least this long on average."""
     reference: dict[str, Path] = {}
     """Model, or `model/version` -> file of the rows it was trained on, with labels: parquet, CSV or JSON lines."""
@@ -223,7 +223,7 @@ class WatchModels(Model):
     """Tags whose values are looked at one by one, as those of categories are: the first 8 that come of each."""
     tolerance: Ratio = 0.03
     """How much accuracy may fall before it counts as lost."""
-    traffic_window: Duration = 10.0
+    traffic_window: Span = 10.0
     """Requests of this long make rate, latency and errors of the service."""
 
 
@@ -286,7 +286,7 @@ class ConnectorConfig(Model):
     use: str = ""
     """Which connector it is; default: its name here."""
     enabled: bool = True
-    interval: Duration | None = None
+    interval: Span | None = None
     """How often a source is asked; default: as often as the connector says."""
     trust: Literal["untrusted", "local", "authenticated"] | None = None
     """How far what it says is believed; default: local."""
@@ -307,7 +307,7 @@ class DetectorConfig(Model):
     enabled: bool = True
     sources: list[Name] = []
     """Which sources it looks at; default: all."""
-    every: Annotated[Duration, Field(gt=0)] = 86_400.0
+    every: Span = 86_400.0
     """How old its model may become."""
 
     @property

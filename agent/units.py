@@ -142,12 +142,14 @@ _Time: Final = _said("|".join(_SECONDS))
 _Size: Final = _said("|".join(_BYTES))
 _Share: Final = _said("%")
 _Part: Final[Any] = Annotated[float, Field(ge=0, le=1)]
-_Span: Final[Any] = Annotated[float, Field(ge=0, le=_CENTURY_S)]
+_Seconds: Final[Any] = Annotated[float, Field(ge=0, le=_CENTURY_S)]
 Duration = Annotated[
     float,
-    BeforeValidator(read_duration, json_schema_input_type=_Span | _Time),
+    BeforeValidator(read_duration, json_schema_input_type=_Seconds | _Time),
     Field(ge=0, le=_CENTURY_S, allow_inf_nan=False),
 ]
+Span = Annotated[Duration, Field(gt=0)]
+"""A duration that cannot be none: a window, a time-out, a limit's period."""
 Bytes = Annotated[
     float,
     BeforeValidator(read_bytes, json_schema_input_type=NonNegativeFloat | _Size),

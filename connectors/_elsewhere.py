@@ -23,7 +23,7 @@ import structlog
 from pydantic import Field
 
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
-from agent.units import Duration, Model, say_duration
+from agent.units import Duration, Model, Span, say_duration
 from connectors._mlflow_runs import Runs, RunsAt
 from connectors._once import Once
 from connectors._proc import command_line
@@ -45,7 +45,7 @@ class ElsewhereConfig(Model):
     """What every such trainer is told."""
 
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    limit: Annotated[Duration, Field(gt=0)] = 4 * 3600.0
+    limit: Span = 4 * 3600.0
     """A training that takes longer is ended."""
     every: Annotated[Duration, Field(gt=0, le=600)] = 10.0
     """How often it is looked at."""

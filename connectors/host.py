@@ -21,7 +21,7 @@ from pydantic import Field
 from agent.errors import Unavailable
 from agent.model import Frame, IntArray, Series, Sighting
 from agent.registry import connector
-from agent.units import Duration, Model, say
+from agent.units import Duration, Model, Span, say
 from connectors._aside import Aside
 from connectors._hardware import ClockState, InfiniBand, MemoryControllers, MemoryNodes, Raid
 from connectors._kernel import (
@@ -89,7 +89,7 @@ class Host:
         ]  # fmt: skip
         """Mount points (with * allowed) that are not looked at."""
         mounts_every: Annotated[Duration, Field(ge=0.1)] = 5.0
-        mount_timeout: Annotated[Duration, Field(gt=0)] = 2.0
+        mount_timeout: Span = 2.0
         """A file system that has not answered for so long is unreachable."""
 
     interval_s = 1.0

@@ -41,7 +41,7 @@ from pydantic import Field
 from agent.errors import AgentError, Refused, Unavailable
 from agent.registry import connector
 from agent.secret import environment_of
-from agent.units import Duration, Model, say_duration
+from agent.units import Model, Span, say_duration
 from connectors._mlflow_runs import Runs, RunsAt
 from connectors._proc import command_line
 from connectors._trained import MOST_REPORT_BYTES, Trained, read_report, trained
@@ -77,7 +77,7 @@ class Trainer:
 
         model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
         command: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-        timeout: Annotated[Duration, Field(gt=0)] = 1800.0
+        timeout: Span = 1800.0
         workdir: Path | None = None
         env: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = []
         """Names of further variables that it may see; PATH, HOME and the like always."""

@@ -30,7 +30,7 @@ from agent.errors import Refused
 from agent.imports import lacking
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Past, Why
-from agent.units import Duration, Model
+from agent.units import Model, Span
 
 CARRIERS: Final = 3
 _CARRIES: Final = 0.3
@@ -51,9 +51,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 class Settings(Model):
     """What every joint detector is told."""
 
-    step_s: Annotated[Duration, Field(gt=0)] = 1.0
+    step_s: Span = 1.0
     """Usual time between two rows; that of the source."""
-    span: Annotated[Duration, Field(gt=0)] = 86_400.0
+    span: Span = 86_400.0
     """How much past a model is made from."""
     rows: Annotated[int, Field(ge=256)] = 8192
     """How many rows of it, at most; spread over the span."""

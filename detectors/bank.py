@@ -58,7 +58,7 @@ from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Why
 from agent.registry import detector
 from agent.traits import STATE, UNKNOWN, Traits
-from agent.units import Duration, Model
+from agent.units import Model, Span
 from detectors._peers import Peers, Stand
 from detectors._season import Season
 from detectors._silence import Silence
@@ -170,7 +170,7 @@ class Bank:
     class Config(Model):
         """How the bank looks at one source."""
 
-        step_s: Annotated[Duration, Field(gt=0)] = 1.0
+        step_s: Span = 1.0
         """Usual time between two rows."""
         warmup_rows: Annotated[int, Field(ge=2)] = 30
         """Rows before the first p-value."""
@@ -178,7 +178,7 @@ class Bank:
         """Rows after which the tail counts as the series' own."""
         slow_rows: Annotated[int, Field(ge=50)] = 6400
         """Rows over which the slow level is learnt, at most."""
-        slow: Duration = 900_000.0
+        slow: Span = 900_000.0
         """Time over which the slow level is learnt, but not under 200 rows."""
 
     def __init__(self, config: Config, n: int, floors: FloatArray | None = None) -> None:

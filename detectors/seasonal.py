@@ -18,18 +18,17 @@ Koehler, Ord & Snyder 2008, chapter 6.
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from agent import checkpoint
 from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Past
 from agent.registry import detector, trainer
-from agent.units import Duration
+from agent.units import Span
 from detectors._joint import Arrays, Joint, Look, Settings, need, prepare, unsquash
 
 _PERIODS: Final = 3
@@ -52,11 +51,11 @@ class Seasonal(Joint):
     class Config(Settings):
         """The rhythm."""
 
-        span: Annotated[Duration, Field(gt=0)] = 14 * 86_400.0
+        span: Span = 14 * 86_400.0
         """How much past a model is made from."""
-        slot: Annotated[Duration, Field(gt=0)] = 300.0
+        slot: Span = 300.0
         """Rows are averaged over so long; a step that is longer is its own slot."""
-        period: Annotated[Duration, Field(gt=0)] = 86_400.0
+        period: Span = 86_400.0
         """The rhythm: a day, or a week where history is long enough."""
 
         @property

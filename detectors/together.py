@@ -38,7 +38,7 @@ from agent import checkpoint
 from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.registry import view
-from agent.units import Duration, Model
+from agent.units import Model, Span
 from detectors._tail import Tail
 
 _VERSION: Final = 1
@@ -86,7 +86,7 @@ class Together:
     class Config(Model):
         """How the rows come."""
 
-        step_s: Annotated[Duration, Field(gt=0)] = 1.0
+        step_s: Span = 1.0
         """Usual time between two rows."""
         warmup_rows: Annotated[int, Field(ge=1)] = 30
         """Rows before the first p-value of a group."""

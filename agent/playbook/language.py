@@ -20,7 +20,7 @@ from agent.playbook.plan import make
 from agent.playbook.trial import Example
 from agent.playbook.verbs import ability_of, verb_of
 from agent.ports import Notifier
-from agent.units import Duration, Model, Ratio
+from agent.units import Duration, Model, Ratio, Span
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -111,7 +111,7 @@ class Rate(Model):
     """How often it acts at most, over all targets."""
 
     max: Annotated[int, Field(ge=1)] = 4
-    per: Duration = 3600.0
+    per: Span = 3600.0
 
 
 class Blast(Model):
@@ -127,7 +127,7 @@ class Attempts(Model):
     """How often it is tried on one target before people must look."""
 
     max: Annotated[int, Field(ge=1)] = 2
-    per: Duration = 86_400.0
+    per: Span = 86_400.0
     then: Literal["escalate", "stop"] = "escalate"
 
 
@@ -146,7 +146,7 @@ class Approval(Model):
     """Who may say yes, and what silence means."""
 
     by: Approver = "operator"
-    timeout: Duration = 900.0
+    timeout: Span = 900.0
     on_timeout: Literal["escalate", "deny"] = "escalate"
 
 
@@ -161,7 +161,7 @@ class Guard(Model):
     attempts: Attempts = Attempts()
     breaker: Breaker = Breaker()
     approve: Approval = Approval()
-    fresh: Duration = 120.0
+    fresh: Span = 120.0
     """Evidence may be this old, no older."""
 
     @property
@@ -189,7 +189,7 @@ class UntilModel(Model):
 
     is_: Texts = Field(alias="is", min_length=1)
     for_: Duration = Field(default=60.0, alias="for")
-    at_most: Duration
+    at_most: Span
     """After this long it is put back anyway."""
 
 
@@ -207,7 +207,7 @@ class StepModel(Model):
     undo: Literal["auto", "none"] | None = None
     """auto: put back what was there; none: it can not or shall not be put back. Must be said when it mutates."""
     until: UntilModel | None = None
-    timeout: Duration = 60.0
+    timeout: Span = 60.0
     """For one try."""
     retry: Annotated[int, Field(ge=0, le=5)] = 1
     """How many more tries when it did not answer."""

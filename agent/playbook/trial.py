@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from agent.model import Entity, entity
-from agent.units import Duration, Model, say_duration
+from agent.units import Duration, Model, Span, say_duration
 
 
 def _wave(written: Any) -> Any:
@@ -29,7 +29,7 @@ class Wave(Model):
     """From the first value to the second one, between `from` and `to`."""
     pulse: Two | None = None
     """The second value at `from` and until just before `to`, the first one before and after: it comes and goes."""
-    every: Annotated[Duration, Field(gt=0)] | None = None
+    every: Span | None = None
     """How often a pulse comes again, from the first one on; unless said, it comes once."""
     from_: Duration | None = Field(default=None, alias="from")
     to: Duration | None = None
@@ -90,8 +90,8 @@ class Feed(Model):
     file: Path | None = None
     """CSV or parquet, beside the playbook: a column `ts` in seconds, one column a series; empty = not answered."""
     series: dict[str, Waved] = {}
-    every: Annotated[Duration, Field(gt=0)] = 10.0
-    for_: Annotated[Duration, Field(gt=0)] = Field(default=600.0, alias="for")
+    every: Span = 10.0
+    for_: Span = Field(default=600.0, alias="for")
     """How long it goes on; a file has its own length."""
     onset: Duration | None = None
     """When the incident opens; what lies before is its baseline. Default: when a series begins to move, or a third."""

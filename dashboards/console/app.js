@@ -84,7 +84,7 @@ async function refresh() {
       if (!performance.getEntriesByName("drawn").length) performance.mark("drawn");
     }
   } catch (refusal) {
-    if (refusal.status === 401) { linked(false, "needs a token"); if (!$("token-box").open) signIn(refusal.message); }
+    if (refusal.status === 401) { linked(false, "needs a token"); signIn(refusal.message); }
     else if (refusal instanceof Refusal) linked(false);
     else throw refusal; // a fault of ours
   } finally {

@@ -13,21 +13,29 @@ export async function whoAmI() {
   $("who").textContent = token() && store.me ? `${store.me.name} (${store.me.role})` : "Sign in";
 }
 
+let asked = null;
+
+/** Ask who it is; true when a token was given. One box: whoever asks while it is open waits for the same answer, and what is typed stays. */
 export function signIn(fault) {
+  if (asked) {
+    $("token-fault").textContent ||= fault;
+    return asked;
+  }
   const box = $("token-box");
-  $("token-fault").textContent = fault || "";
+  $("token-fault").textContent = fault;
   $("token").value = "";
   $("token-forget").hidden = !token();
-  return new Promise((done) => {
+  asked = new Promise((done) => {
     let used = false;
     box.querySelector("form").onsubmit = () => {
       used = $("token").value.trim() !== "";
       if (used) sessionStorage.setItem("token", $("token").value.trim());
     };
-    box.onclose = async () => { await whoAmI(); changed(); done(used); };
+    box.onclose = async () => { asked = null; await whoAmI(); changed(); done(used); };
     box.showModal();
     $("token").focus();
   });
+  return asked;
 }
 
 /** Do something that needs a role; asks for a token when one is missing, then goes on. */

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from agent import registry
 from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
-from agent.units import Duration, Model
+from agent.units import Model, Span
 
 _TILTS: Final = np.array([0.2, -0.2, 0.6, -0.6, 1.8, -1.8])
 _LEAST: Final = 3
@@ -60,7 +60,7 @@ class Apart:
     class Config(Model):
         """How often it may be wrong."""
 
-        quiet: Duration = 90 * 86_400.0
+        quiet: Span = 90 * 86_400.0
         """Between two false alarms of a model, at the least and on average."""
 
     most: ClassVar[int] = 64

@@ -29,7 +29,7 @@ from agent import checkpoint, registry
 from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Coded, FeatureState
-from agent.units import Duration, Model
+from agent.units import Model, Span
 from detectors.drift import contract, pairs, reference, season
 from detectors.drift.contract import (
     KINDS,
@@ -87,15 +87,15 @@ class Features:
     class Config(Model):
         """How fast it forgets and what is ordinary."""
 
-        half_life: Duration = 100.0
+        half_life: Span = 100.0
         """Of the rows behind PSI."""
-        stale: Duration = 300.0
+        stale: Span = 300.0
         """Without rows for so long nothing is known."""
         min_rows: Annotated[int, Field(ge=10)] = 100
         """Fewer rows than this give no PSI."""
         learn_rows: Annotated[int, Field(ge=100)] = 1000
         """Rows that become the reference when there is none."""
-        quiet: Duration = 90 * 86_400.0
+        quiet: Span = 90 * 86_400.0
         """Between two false alarms of a model, at the least and on average."""
         apart: tuple[str, ...] = ()
         """Categories whose values are looked at apart before others are."""

@@ -27,7 +27,7 @@ from agent import checkpoint, registry
 from agent.errors import Refused
 from agent.model import BoolArray, FloatArray, IntArray
 from agent.ports import Band, Judged, LabelledRows, RelationChange
-from agent.units import Duration, Model, Ratio
+from agent.units import Model, Ratio, Span
 from detectors.drift.concept import Change, Concept
 from detectors.drift.errors import Ranks
 from detectors.drift.estimate import LEAST_ROWS, WIDTH, Estimate, Expected
@@ -73,11 +73,11 @@ class Labelled:
     class Config(Model):
         """How long a window is, and what is too small to matter."""
 
-        window: Duration = 300.0
+        window: Span = 300.0
         """Labels of this long make the figures."""
         min_rows: Annotated[int, Field(ge=10)] = 100
         """Fewer labelled rows than this are unknown, not a figure."""
-        quiet: Duration = 90 * 86_400.0
+        quiet: Span = 90 * 86_400.0
         """Between two false alarms, at the least and on average."""
         tolerance: Ratio = 0.03
         """A smaller change of the mean loss is no alarm."""

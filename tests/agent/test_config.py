@@ -197,6 +197,7 @@ def test_fitting_objectives_are_taken(folder, objective):
         ("listen: 127.0.0.1:99999", "is no address"),
         ("metrics_listen: 127.0.0.1:8787", "is the address of `listen` too"),
         ("ingest_listen: nowhere", "is no address"),
+        ("connectors: {host: {interval: 0s}}", "`interval`: `0s` is out of bounds: more than 0"),
         ("public_url: example.org", "is no link"),
         ("services: [{id: Shop}]", "`Shop` is no name; write small letters, digits"),
         ("playbooks: {dirs: [none]}", "`none` is not a folder"),

@@ -258,6 +258,8 @@ def test_shorthands_of_when(tmp_path):
             "then:\n  - {id: out, use: look}\n",
             "two steps are called `out`; give one an `id:`",
         ),
+        ("per: 1h", "per: 0s", "`per`: `0s` is out of bounds: more than 0"),
+        ("at_most: 1h", "at_most: 0", "`at_most`: `0` is out of bounds: more than 0"),
         ("version: 1", "version: 2", "`version`: `2` is not one of 1"),
         (
             "version: 1",

@@ -10,6 +10,7 @@ from agent.units import (
     Duration,
     Quantity,
     Ratio,
+    Span,
     many,
     read_bytes,
     read_duration,
@@ -131,3 +132,10 @@ def test_one_is_one_and_all_else_is_many():
     assert [many(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
     assert many(20_000, "entry waits", "entries wait") == "20,000 entries wait"
     assert many(1, "entry waits", "entries wait") == "1 entry waits"
+
+
+def test_a_span_is_never_none():
+    assert TypeAdapter(Span).validate_python("250ms") == 0.25
+    for none in ("0s", 0, "0h0m"):
+        with pytest.raises(ValidationError, match="greater than 0"):
+            TypeAdapter(Span).validate_python(none)

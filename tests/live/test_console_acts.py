@@ -56,6 +56,32 @@ def test_approving_asks_for_a_token_once_and_for_exactly_this_plan(page, house):
 
 
 @pytest.mark.live
+def test_a_token_that_is_being_typed_stays(page, house):
+    """The page reads again with a wrong token and asks for another; the act that waits asks later, for the same."""
+    token = house.story.tokens.add("olga", "operator", 0.0)
+    page.wait("document.querySelector('#asks [data-focus^=approve]')")
+    page.js(
+        "(() => { const now = window.fetch; window.slow = 0; window.fetch = async (url, how) => {"
+        "const slow = how?.method === 'POST'; if (slow) await new Promise((go) => setTimeout(go, 1000));"
+        "const said = await now(url, how); if (slow) window.slow += 1; return said; }; })()"
+    )
+    page.click("#asks [data-focus^='approve']")
+    page.wait("document.querySelector('#ask-box').open")
+    page.click("#ask-go")
+    page.wait("document.querySelector('#token-box').open")
+    page.write("wrong")
+    page.click("#token-use")
+    page.wait("document.querySelector('#token-fault').innerText.includes('not known')")
+    page.write(token)
+    page.wait("window.slow === 2")
+    assert page.js("document.querySelector('#token').value") == token
+    assert "not known" in page.text("#token-fault")
+    page.click("#token-use")
+    page.wait("document.querySelector('#runs').innerText.includes('acting')")
+    page.problems.clear()  # the browser notes each 401
+
+
+@pytest.mark.live
 def test_a_plan_that_changed_since_it_was_seen_is_not_approved(page, house):
     sign_in(page, house)
     page.wait("document.querySelector('#asks [data-focus^=approve]')")
