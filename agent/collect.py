@@ -281,12 +281,14 @@ class Collector:
     # ---- one task a source
 
     async def _ask(self, name: str, source: Source) -> None:
+        ceding = source if isinstance(source, Ceding) else None
+
         async def once() -> int:
-            if isinstance(source, Ceding):
-                source.cede(self._covered())
+            if ceding is not None:
+                ceding.cede(self._covered())
             frame: Frame = await source.poll()
-            if isinstance(source, Ceding):
-                self.health[name].rests_s = source.rests_s
+            if ceding is not None:
+                self.health[name].rests_s = ceding.rests_s
             if frame.source != name:
                 raise Refused(
                     f"source {name} calls its frame {frame.source!r}: use the name it was given"

@@ -85,6 +85,7 @@ from agent.ports import (
     Muting,
     Note,
     Notifier,
+    P,
     PredictionBatch,
     Pulse,
     Receiver,
@@ -93,6 +94,7 @@ from agent.ports import (
     Signal,
     Sink,
     Source,
+    offers,
 )
 from agent.pulses import Pulses
 from agent.references import References
@@ -183,6 +185,10 @@ class Connectors:
                 self.faults[name] = str(error)
                 log.error("connector_refused", connector=name, error=str(error))
 
+    def of(self, port: type[P]) -> dict[str, P]:
+        """Return those that keep a contract, by name."""
+        return {name: c for name, c in self.built.items() if offers(c, port)}
+
     def resolve(self, via: str | None, ability: type[Any] | None, target: str = "") -> Any:
         """Return the connector that has an ability: named, or the only one, or the one for this service."""
         if ability is None:
@@ -194,11 +200,7 @@ class Connectors:
             raise Refused(
                 f"no connector is called {via!r}: name one of {', '.join(sorted(self.built))}"
             )
-        found = [
-            Able(name, meant_for(vars(c.config)))
-            for name, c in self.built.items()
-            if isinstance(c, ability)
-        ]
+        found = [Able(name, meant_for(vars(c.config))) for name, c in self.of(ability).items()]
         found += [one for one in able(self._config, ability) if one.name in self.faults]
         return self.built[acting(found, via, ability.__name__, target, self.faults).name]
 
@@ -276,12 +278,14 @@ class Daemon:
             config.models, self._reference, self._serves, self.references.of, self.references.learn
         )
         self.outbox = Outbox(
-            self.record, self._ways, time.time, self._filled,
+            self.record, lambda: self.connectors.of(Notifier), time.time, self._filled,
             Router(config.people, self._facts, self._withheld), meant=self._meant,
         )  # fmt: skip
-        self.archives = Archives(self.journal, self._archives, self.memory.last_decision)
-        self.pulses = Pulses(self._pulses, self.journal.proven, self.spawn)
-        self.sinks = Sinks(self._sinks, self.spawn)
+        self.archives = Archives(
+            self.journal, lambda: self.connectors.of(Archive), self.memory.last_decision
+        )
+        self.pulses = Pulses(lambda: self.connectors.of(Pulse), self.journal.proven, self.spawn)
+        self.sinks = Sinks(lambda: self.connectors.of(Sink), self.spawn)
         self.mutes = Mutes(self._muting, self.memory, self.record, self.spawn)
         self.runner = Runner(
             store_of(state / "runs.sqlite", config.runs),
@@ -604,7 +608,7 @@ class Daemon:
         """Call whom the ladder wants called by now."""
         steps = ladder.Ladder(
             self.config.people, self.memory, self._facts,
-            lambda i: telling.note_of("", i, self.world, now), self._ways(),
+            lambda i: telling.note_of("", i, self.world, now), self.connectors.of(Notifier),
         )  # fmt: skip
         here = self.correlator.incidents.values()
         for note in [*steps.due(here, now), *steps.again(here, now)]:
@@ -677,9 +681,6 @@ class Daemon:
         self.outbox.rebase(jump, now)
         self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
 
-    def _ways(self) -> dict[str, Notifier]:
-        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Notifier)}
-
     def _meant(self, name: str) -> bool:
         return name in wanted_connectors(self.config) or (
             name == "page" and bool(self.config.page.command)
@@ -696,17 +697,7 @@ class Daemon:
         return telling.withheld(note, about, self.memory, self.world.now or time.time())
 
     def _muting(self) -> dict[str, Muting]:
-        built = self.connectors.built.items()
-        return {n: c for n, c in built if isinstance(c, Muting) and c.muting}
-
-    def _sinks(self) -> dict[str, Sink]:
-        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Sink)}
-
-    def _archives(self) -> dict[str, Archive]:
-        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Archive)}
-
-    def _pulses(self) -> dict[str, Pulse]:
-        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Pulse)}
+        return {n: c for n, c in self.connectors.of(Muting).items() if c.muting}
 
     # ---- parts of starting and stopping
 
@@ -774,11 +765,11 @@ class Daemon:
 
     def receivers(self) -> dict[str, Receiver]:
         """Return the connectors that others push to."""
-        return {n: c for n, c in self.connectors.built.items() if isinstance(c, Receiver)}
+        return self.connectors.of(Receiver)
 
     def bulk_receivers(self) -> dict[str, BulkReceiver]:
         """Return the connectors that others push masses of rows to."""
-        return {n: c for n, c in self.connectors.built.items() if isinstance(c, BulkReceiver)}
+        return self.connectors.of(BulkReceiver)
 
     def intake_settings(self) -> dict[str, Any]:
         """Return what the ingest process is told."""

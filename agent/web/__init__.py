@@ -201,7 +201,7 @@ def _chats(daemon: Daemon, desk: Desk) -> Chats:
         return None if leg is None else (leg.note.channel, leg.due)
 
     return Chats(
-        lambda: {n: c for n, c in daemon.connectors.built.items() if isinstance(c, Chat)},
+        lambda: daemon.connectors.of(Chat),
         desk, daemon.record, Pictures(daemon.state / "fonts"), bug=daemon.bug, meant=meant,
     )  # fmt: skip
 

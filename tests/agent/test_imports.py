@@ -91,12 +91,13 @@ def test_a_name_that_a_module_on_demand_does_not_have_is_told(companion):
 @pytest.mark.parametrize(
     ("code", "hidden"),
     [
+        ("import agent.daemon, agent.web", {"greenlet", "pygments", "rich"}),
         ("import connectors.http", {"pygments", "rich"}),
         ("from connectors._elastic import library; library()", {"aiohttp", "pyarrow", "requests"}),
     ],
-    ids=["httpx", "elasticsearch"],
+    ids=["structlog", "httpx", "elasticsearch"],
 )
-def test_a_connector_loads_its_library_without_what_we_do_not_use(code, hidden):
+def test_a_library_is_loaded_without_what_we_do_not_use(code, hidden):
     for name in hidden:
         pytest.importorskip(name)  # where it is not installed nothing is shown
     assert not hidden & loaded_by(code)
