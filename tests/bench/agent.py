@@ -1,6 +1,6 @@
 """What the daemon costs: memory, CPU, series, lost frames, and what it must not have loaded.
 
-    python tests/bench/agent.py [--seconds 60] [--settle 15] [--jobs 60]
+    python tests/bench/agent.py [--seconds 60] [--settle 15] [--jobs 75]
 
 Starts the real daemon in a state folder of its own, with all built-in sources at 1 s, and measures it from outside
 through /proc. The host is given `--jobs` idle processes and the daemon looks at each of them, so that there are about
@@ -356,7 +356,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to measure")
     parser.add_argument("--settle", type=float, default=15.0, help="how long to wait before")
-    parser.add_argument("--jobs", type=int, default=60, help="idle processes that are looked at")
+    parser.add_argument("--jobs", type=int, default=75, help="idle processes that are looked at")
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     if sys.platform != "linux":
