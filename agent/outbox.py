@@ -281,10 +281,23 @@ class Outbox:
                     log.warning(
                         "note_not_delivered", way=address, note=legs[0].note.key, error=str(wrong)
                     )
-                await asyncio.sleep(rest)
+                await self._rest(queue, rest)
                 pause = min(2 * pause, _LAST_S)
         finally:
             self._turns.pop(address, None)
+
+    async def _rest(self, queue: _Queue, seconds: float) -> None:
+        """Let the other side rest for as long as it asks; where a page waits, no longer than we would by ourselves."""
+        begun = asyncio.get_running_loop().time()
+        while True:
+            pages = any(leg.note.severity == "page" for leg in queue.legs)
+            end = begun + (min(seconds, _LAST_S) if pages else seconds)
+            queue.news.clear()
+            try:
+                async with asyncio.timeout_at(end):
+                    await queue.news.wait()
+            except TimeoutError:
+                return
 
     async def _try(self, address: str, queue: _Queue, legs: Sequence[Leg]) -> AgentError | None:
         """Deliver notes, or find that they need it no more; returns what went wrong, to try again."""

@@ -90,6 +90,18 @@ async def test_a_way_that_is_away_is_tried_again_in_order_and_keeps_no_other_wai
     await desk.die()
 
 
+async def test_a_page_does_not_wait_for_as_long_as_a_way_asks(tmp_path):
+    way = Way(Unavailable("too many requests", wait_s=3600.0))
+    desk = Desk(tmp_path, {"way": way})
+    desk.say("word", "warning")
+    await desk.until(desk.outbox.faults)
+    await asyncio.sleep(0.1)
+    assert way.told == []  # nothing presses
+    desk.say("page")
+    await desk.until(lambda: way.told == ["word", "page"])
+    await desk.die()
+
+
 async def test_what_was_not_told_before_a_crash_is_told_after_it_and_only_that(tmp_path):
     first = Way(None, "hang")
     desk = Desk(tmp_path, {"page": first})
