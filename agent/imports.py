@@ -4,6 +4,7 @@
         import elasticsearch
     with on_demand("psycopg", "errors"):            # needed there, but only in rare cases
         import dbos
+    lean("structlog", "rich")                       # whoever imports it first, and whenever
 
 Many libraries import others at their top: for a command line of their own, for transports and databases that we do not
 use, for data frames. What is loaded already is left as it is.
@@ -19,6 +20,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -56,6 +59,39 @@ def without(*names: str) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(absent)
+
+
+class _Lean(MetaPathFinder):
+    """Loads one library, once, without others."""
+
+    def __init__(self, name: str, absent: Sequence[str]) -> None:
+        self._name = name
+        self._absent = absent
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Let those who come after find it, and hide the others while it is loaded."""
+        del path, target
+        if fullname != self._name or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                with without(*self._absent):
+                    load(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # this loader is of this module alone
+        return spec
+
+
+def lean(name: str, *absent: str) -> None:
+    """Hide modules from a library when it is loaded, whoever imports it; one that is loaded stays as it is."""
+    if name not in sys.modules:
+        sys.meta_path.insert(0, _Lean(name, absent))
 
 
 class _OnDemand(ModuleType):

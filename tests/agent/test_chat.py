@@ -154,7 +154,7 @@ async def test_the_routes_say_where_a_chat_may_speak(story, people, withheld, wa
     router = Router(People.model_validate(people), withheld=lambda _: withheld)
     parrot = Parrot()
     daemon = SimpleNamespace(
-        outbox=SimpleNamespace(router=router), connectors=SimpleNamespace(built={"chat": parrot}),
+        outbox=SimpleNamespace(router=router), connectors=SimpleNamespace(of=lambda _: {"chat": parrot}),
         record=story.hooks.record, state=story.hooks.state, bug=lambda *_: None,
     )  # fmt: skip
     chats = web._chats(daemon, story.desk)

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from agent.imports import lacking, on_demand, without
+from agent.imports import lacking, lean, on_demand, without
 
 CHILD = "optional_companion_of_a_test"
 
@@ -56,6 +56,23 @@ def test_what_is_left_out_is_there_for_other_threads(companion):
     assert found == [42]
 
 
+def test_a_library_that_is_lean_loads_without_others_once_and_only_itself(companion, tmp_path):
+    (tmp_path / "host_of_a_test.py").write_text(
+        f"try:\n    import {CHILD}\nexcept ImportError:\n    {CHILD} = None\n"
+    )
+    before = list(sys.meta_path)
+    lean("host_of_a_test", companion)
+    other = importlib.import_module("json")
+    assert importlib.reload(other) is other
+    host = importlib.import_module("host_of_a_test")
+    assert getattr(host, companion) is None
+    assert sys.meta_path == before
+    assert importlib.import_module(companion).ANSWER == 42
+    lean("host_of_a_test", companion)  # it is loaded: nothing waits for it
+    assert sys.meta_path == before
+    del sys.modules["host_of_a_test"]
+
+
 def test_what_is_loaded_already_is_not_taken_away(companion):
     importlib.import_module(companion)
     with without(companion), on_demand(companion, "part"):
@@ -91,7 +108,7 @@ def test_a_name_that_a_module_on_demand_does_not_have_is_told(companion):
 @pytest.mark.parametrize(
     ("code", "hidden"),
     [
-        ("import agent.daemon, agent.web", {"greenlet", "pygments", "rich"}),
+        ("import agent.cli, agent.daemon", {"greenlet", "pygments", "rich"}),
         ("import connectors.http", {"pygments", "rich"}),
         ("from connectors._elastic import library; library()", {"aiohttp", "pyarrow", "requests"}),
     ],
