@@ -9,6 +9,8 @@
 Many libraries import others at their top: for a command line of their own, for transports and databases that we do not
 use, for data frames. What is loaded already is left as it is.
 
+This file itself loads next to nothing: each process has it first, the light client too.
+
 `lacking` says of what is not installed how it comes here.
 """
 
@@ -17,13 +19,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from importlib import import_module
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec
 
 
 def lacking(what: str, extra: str) -> str:
@@ -34,7 +35,7 @@ def lacking(what: str, extra: str) -> str:
     return f"{what}; in a checkout run `make setup`, or pip install '.[{extra}]' with the pip of another environment"
 
 
-class _Absent(MetaPathFinder):
+class _Absent:
     """Says of some modules that they are not installed, to one thread."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -61,7 +62,7 @@ def without(*names: str) -> Iterator[None]:
         sys.meta_path.remove(absent)
 
 
-class _Lean(MetaPathFinder):
+class _Lean:
     """Loads one library, once, without others."""
 
     def __init__(self, name: str, absent: Sequence[str]) -> None:
@@ -75,6 +76,8 @@ class _Lean(MetaPathFinder):
         del path, target
         if fullname != self._name or self not in sys.meta_path:
             return None
+        from importlib.util import find_spec
+
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
         if spec is not None and spec.loader is not None:
@@ -100,6 +103,8 @@ class _OnDemand(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what the import system asks of every module
             raise AttributeError(name)
+        from importlib import import_module
+
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(import_module(self.__name__), name)

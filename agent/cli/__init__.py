@@ -24,7 +24,6 @@ import typer
 
 from agent import control
 from agent.errors import AgentError, ConfigError, Fault, Unavailable
-from agent.imports import lean
 from agent.strike import last_words
 
 OK: Final = 0
@@ -44,10 +43,6 @@ _PARTS: Final = (
     "slack",
 )
 """Where commands are, in the order of --help."""
-
-lean(
-    "structlog", "rich", "greenlet"
-)  # for coloured tracebacks it would load 4 MB, and take 40 ms of each process
 
 app = typer.Typer(
     name="homeostat",

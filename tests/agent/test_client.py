@@ -689,6 +689,7 @@ def test_an_import_brings_nothing_heavy():
     assert [m for m in out if m.split(".")[0] in {"agent", "connectors"}] == [
         "agent",
         "agent.client",
+        "agent.imports",
     ]
 
 

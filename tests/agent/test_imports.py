@@ -108,7 +108,7 @@ def test_a_name_that_a_module_on_demand_does_not_have_is_told(companion):
 @pytest.mark.parametrize(
     ("code", "hidden"),
     [
-        ("import agent.cli, agent.daemon", {"greenlet", "pygments", "rich"}),
+        ("import agent.daemon, agent.intake_process", {"greenlet", "pygments", "rich"}),
         ("import connectors.http", {"pygments", "rich"}),
         ("from connectors._elastic import library; library()", {"aiohttp", "pyarrow", "requests"}),
     ],
