@@ -14,6 +14,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+from listening import listening
 
 from agent.demo import rows
 from agent.demo.ground import Ground
@@ -157,24 +158,20 @@ async def test_clients_send_what_the_world_says_and_labels_follow(tmp_path, monk
         status = b"503 no" if len(seen) % 5 == 0 else b"200 OK"
         writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\n\r\n")
         await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     control, labels, log = (tmp_path / n for n in ("control.json", "labels", "log"))
     World(rate=2.0).write(control)
-    clients = Clients(
-        served, server.sockets[0].getsockname()[1], control=control, labels=labels, log=log, seed=1
-    )
-    task = asyncio.create_task(clients.run())
-    await asyncio.sleep(1.5)
-    turned = time.time()
-    World(units={"worst_area": 100.0}, concept=Concept("mean_symmetry", 0.0)).write(control)
-    await asyncio.sleep(1.8)
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    server.close()
-    await server.wait_closed()
+    async with listening(serve) as url:
+        port = int(url.rpartition(":")[2])
+        clients = Clients(served, port, control=control, labels=labels, log=log, seed=1)
+        task = asyncio.create_task(clients.run())
+        await asyncio.sleep(1.5)
+        turned = time.time()
+        World(units={"worst_area": 100.0}, concept=Concept("mean_symmetry", 0.0)).write(control)
+        await asyncio.sleep(1.8)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
     assert 30 <= len(seen) <= 200
     assert all("X-Request-Start: t=" in head and "Connection: close" in head for _, head, _ in seen)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from listening import listening
 
 from agent import registry
 from agent.errors import Refused, Unavailable, Uncertain
@@ -124,20 +125,14 @@ async def private(certificate):
     answer = f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
 
     async def serve(reader, writer):
-        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
 
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(*certificate)
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
-    await asyncio.sleep(0.05)
+    async with listening(serve, tls=tls) as url:
+        yield url
 
 
 async def by_door(url):
@@ -238,23 +233,17 @@ async def packed():
     told = {}
 
     async def serve(reader, writer):
-        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            told["asked"] = head.decode().lower()
-            size = len(told["body"])
-            writer.write(
-                f"HTTP/1.1 200 OK\r\nContent-Encoding: {told['by']}\r\nContent-Length: {size}\r\n\r\n".encode()
-            )
-            writer.write(told["body"])
-            await writer.drain()
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        head = await reader.readuntil(b"\r\n\r\n")
+        told["asked"] = head.decode().lower()
+        size = len(told["body"])
+        writer.write(
+            f"HTTP/1.1 200 OK\r\nContent-Encoding: {told['by']}\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
+        writer.write(told["body"])
+        await writer.drain()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    yield told, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    server.close()
-    await asyncio.sleep(0.05)
+    async with listening(serve) as url:
+        yield told, f"{url}/"
 
 
 async def test_an_answer_that_is_packed_is_read(packed):

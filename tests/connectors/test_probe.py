@@ -11,6 +11,7 @@ import subprocess
 import httpx
 import pytest
 import structlog
+from listening import listening
 from pydantic import ValidationError
 
 from agent.errors import Refused, Unavailable, Uncertain
@@ -27,43 +28,27 @@ UP = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 async def serving(*answers: bytes, delay_s: float = 0.0, hold: bool = False, tls=None):
     """Serve raw answers, the last one for ever; yields (url, requests as they came)."""
     asked: list[bytes] = []
-    tasks: set[asyncio.Task] = set()
     todo = list(answers)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.current_task())
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = next(
-                (
-                    int(x.split(b":")[1])
-                    for x in head.lower().split(b"\r\n")
-                    if x.startswith(b"content-length")
-                ),
-                0,
-            )
-            asked.append(head + await reader.readexactly(length))
-            await asyncio.sleep(delay_s)
-            writer.write(todo.pop(0) if len(todo) > 1 else todo[0])
-            await writer.drain()
-            if hold:
-                await asyncio.sleep(30)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            (
+                int(x.split(b":")[1])
+                for x in head.lower().split(b"\r\n")
+                if x.startswith(b"content-length")
+            ),
+            0,
+        )
+        asked.append(head + await reader.readexactly(length))
+        await asyncio.sleep(delay_s)
+        writer.write(todo.pop(0) if len(todo) > 1 else todo[0])
+        await writer.drain()
+        if hold:
+            await asyncio.sleep(30)
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield f"http{'s' if tls else ''}://127.0.0.1:{port}", asked
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with listening(answer, tls=tls) as url:
+        yield url, asked
 
 
 def closed_port() -> int:
