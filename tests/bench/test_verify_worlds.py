@@ -99,9 +99,9 @@ def test_nineteen_of_twenty_harms_are_found(phi, peers, size):
 def test_an_hour_of_ordinary_minutes_is_enough(phi):
     """The promise is for sixty rows before; all else here has three hundred."""
     noise, few = Noise(phi), {"usual": 60}
-    assert shares(lambda r: triggered(noise, r, **few), STORIES, 18)["helped"] <= at_most(
-        0.05, CHANCE
-    )
+    # it is 3 to 4 %: two hundred stories would say more than 5 % in one of some twenty tries
+    said = shares(lambda r: triggered(noise, r, **few), 1000 if ALL else STORIES, 18)
+    assert said["helped"] <= at_most(0.05, CHANCE)
     cured = shares(lambda r: faulty(noise, r, **few), STORIES, 19)
     assert cured["helped"] >= 1 - at_most(0.1, STORIES)
     harmed = shares(lambda r: faulty(noise, r, size=0.0, effect=3.0, **few), STORIES, 20)
