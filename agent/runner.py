@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
@@ -46,6 +47,8 @@ no run needs it: DBOS compares the names of the boxes when it replays."""
 _QUEUE: Final = "homeostat.runs"
 _VERSION: Final = "1"  # constant: by default DBOS recovers only runs of the very same source code
 _RECOVERIES: Final = 50
+_QUEUE_S: Final = 5.0
+"""How long the engine's queue may take to end."""
 _KEEP_S: Final = 30 * 86_400.0
 """How long runs that have ended stay in the store of runs."""
 
@@ -389,9 +392,21 @@ class Runner:
             return
         self._up = False
         with _quiet():
-            await asyncio.to_thread(self._dbos.destroy)
+            await asyncio.to_thread(self._end)
         _serving = self._dbos = None
         self._stuck.clear()
+
+    def _end(self) -> None:
+        """Destroy the engine, its queue first: it would end the loop before, and drop the run that is just taken up."""
+        from dbos._dbos import _get_dbos_instance
+
+        for event in _get_dbos_instance().background_thread_stop_events:
+            event.set()
+        until = time.monotonic() + _QUEUE_S
+        for thread in threading.enumerate():
+            if thread.name.startswith("queue-worker-"):
+                thread.join(max(0.0, until - time.monotonic()))
+        self._dbos.destroy()
 
     async def _thread(self, call: Callable[..., V], *args: Any) -> V:
         """Ask the engine something in a thread: its calls touch the disk."""

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 import types
 from dataclasses import replace
 
@@ -949,6 +950,31 @@ async def test_two_processes_do_not_carry_out_the_same_runs(stage, tmp_path):
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert "another process carries out the runs" in done.stdout
+
+
+async def test_a_run_that_is_taken_up_while_the_engine_ends_is_not_dropped(stage, monkeypatch):
+    from dbos import _queue
+
+    await stage.runner.start(begun(stage, step()))  # loads the engine
+    await stage.ended()
+    take_up, taking, failed = _queue.execute_dequeued_workflow, asyncio.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def slowly(*args):
+        loop.call_soon_threadsafe(taking.set)
+        time.sleep(0.5)  # meanwhile the engine is told to end
+        try:
+            return take_up(*args)
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    monkeypatch.setattr(_queue, "execute_dequeued_workflow", slowly)
+    await stage.runner.start(to_approve(stage, run_id="r2"))
+    async with asyncio.timeout(10):
+        await taking.wait()
+    await stage.runner.close()
+    assert not failed
 
 
 async def test_a_runner_that_is_stopping_begins_nothing(stage):
