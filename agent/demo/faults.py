@@ -227,7 +227,7 @@ def draw(seed: int, only: Sequence[str] = ()) -> list[Fault | None]:
     cores = os.cpu_count() or 1
     faults: list[Fault | None] = [
         BadRelease(dice.uniform(0.55, 0.75)),
-        NoisyNeighbour(cores * dice.randint(6, 8)),
+        NoisyNeighbour(cores * dice.randint(12, 14)),
         TrafficSurge(dice.uniform(3.0, 3.4)),
         UnitChange(dice.choice((10.0, 100.0, 645.16))),
         ConceptDrift(dice.uniform(0.29, 0.34)),
