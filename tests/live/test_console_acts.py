@@ -15,6 +15,15 @@ from agent.questions import Field, Question
 NOISY = "inc-7f3a99e0"
 
 
+def go_with_a_wrong_token(page):
+    """Do what the box asks for, and say that one is somebody whom nobody knows."""
+    page.click("#ask-go")
+    page.wait("document.querySelector('#token-box').open")
+    page.write("wrong")
+    page.click("#token-use")
+    page.wait("document.querySelector('#token-fault').innerText.includes('not known')")
+
+
 @pytest.mark.live
 def test_approving_asks_for_a_token_once_and_for_exactly_this_plan(page, house):
     token = house.story.tokens.add("olga", "operator", 0.0)
@@ -23,11 +32,7 @@ def test_approving_asks_for_a_token_once_and_for_exactly_this_plan(page, house):
     page.wait("document.querySelector('#ask-box').open")
     assert "set priority (put back later)" in page.text("#ask-box")
     assert house.story.run.plan_hash[:12] in page.text("#ask-box")
-    page.click("#ask-go")
-    page.wait("document.querySelector('#token-box').open")
-    page.write("wrong")
-    page.click("#token-use")
-    page.wait("document.querySelector('#token-fault').innerText.includes('not known')")
+    go_with_a_wrong_token(page)
     page.write(token)
     page.click("#token-use")
     page.wait("document.querySelector('#runs').innerText.includes('acting')")
@@ -67,11 +72,7 @@ def test_a_token_that_is_being_typed_stays(page, house):
     )
     page.click("#asks [data-focus^='approve']")
     page.wait("document.querySelector('#ask-box').open")
-    page.click("#ask-go")
-    page.wait("document.querySelector('#token-box').open")
-    page.write("wrong")
-    page.click("#token-use")
-    page.wait("document.querySelector('#token-fault').innerText.includes('not known')")
+    go_with_a_wrong_token(page)
     page.write(token)
     page.wait("window.slow === 2")
     assert page.js("document.querySelector('#token').value") == token
