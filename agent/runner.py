@@ -400,12 +400,12 @@ class Runner:
         """Destroy the engine, its queue first: it would end the loop before, and drop the run that is just taken up."""
         from dbos._dbos import _get_dbos_instance
 
-        for event in _get_dbos_instance().background_thread_stop_events:
+        engine = _get_dbos_instance()
+        for event in engine.background_thread_stop_events:
             event.set()
-        until = time.monotonic() + _QUEUE_S
-        for thread in threading.enumerate():
-            if thread.name.startswith("queue-worker-"):
-                thread.join(max(0.0, until - time.monotonic()))
+        for thread in engine._background_threads:
+            if "queue_thread" in thread.name:  # it waits for those who take up runs, also for one that it just starts
+                thread.join(_QUEUE_S)
         self._dbos.destroy()
 
     async def _thread(self, call: Callable[..., V], *args: Any) -> V:

@@ -19,6 +19,8 @@ from agent.rings import LATENCIES, delay_quantile, latency_quantile
 
 _NO_LOSS: Final = frozenset({"better", "overconfident", "underconfident"})
 _Z_BOUND: Final = 2.6
+_NEW_S: Final = 3600.0
+"""A version that served for longer is no new release any more: who came instead of it is what it is compared with."""
 """Of the reference's own uncertainty: one-sided 99.5 %."""
 SERVICE: Final = (
     "service.error_ratio", "service.latency_p50_seconds", "service.latency_p95_seconds",
@@ -244,9 +246,14 @@ class Numbers:
     def before(self, model: ModelState, tenure: Tenure) -> tuple[Tenure, float, float] | None:
         """Return the newest tenure of another version before this one that has enough labels, its errors and rows.
 
+        A release that was away for a while and came back is the same release: it is compared with what it replaced
+        first, or what was tried in its stead, and undone, would make it look well. Without that, with what came between.
         An error of a regression is one that is larger than nine tenths of those that its version is used to.
         """
-        for other in sorted(model.tenures.values(), key=lambda t: -t.since):
+        others = sorted(model.tenures.values(), key=lambda t: -t.since)
+        release = self._release(others, tenure)
+        others.sort(key=lambda t: t.since >= release.since)  # a stable sort: the newest first on either side
+        for other in others:
             if other.since < tenure.since and other.version != tenure.version:
                 labelled, right = self.labelled([other], windows=2)
                 wrong = labelled - right
@@ -255,6 +262,18 @@ class Numbers:
                 if labelled >= self.config.min_rows:
                     return other, wrong, labelled
         return None
+
+    @staticmethod
+    def _release(newest_first: Sequence[Tenure], tenure: Tenure) -> Tenure:
+        """Return the first tenure of the release that a tenure belongs to: earlier ones that were short count as one."""
+        first = tenure
+        for other in newest_first:
+            if other.version != tenure.version or other.since >= first.since:
+                continue
+            if (other.until or other.last) - other.since > _NEW_S:
+                break
+            first = other
+        return first
 
     def states(self, model: ModelState, now: float) -> tuple[bool | None, bool | None]:
         """Return (quality lost, worse than previous) of the version in use; None = not known."""

@@ -23,6 +23,8 @@ from agent.config import WatchModels
 from agent.errors import Refused
 from agent.model import Edge, Entity, Frame, Series
 from agent.models import ModelFacts, ModelWatch
+from agent.models.numbers import Numbers
+from agent.models.state import Tenure
 from agent.ports import LabelBatch, PredictionBatch
 
 CONFIG = WatchModels(window=60.0, min_rows=100)
@@ -329,6 +331,38 @@ def test_a_worse_version_is_known_within_seconds_of_its_first_labels(seed, hones
     # against its own reference a version that says it is bad is as good as it says
     assert life.facts.quality_lost is (not honest)
     assert not [a for a in alarms(life.frames) if "contract" in a]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_worse_version_is_known_also_when_something_worse_still_was_tried_and_undone(seed):
+    life = healthy(seed, 60)
+    for version, accuracy in (("2", 0.78), ("3", 0.4)):
+        life.accuracy[version] = accuracy
+        life.references[version] = {**life.references["1"], "accuracy": accuracy}  # they know no better
+        life.version = version
+        life.run(14)
+    assert life.value("model.worse_than_previous") == 1.0
+    life.version = "2"
+    life.until(15, lambda: math.isnan(life.value("model.worse_than_previous")))
+    assert life.until_is(30, "model.worse_than_previous", 1.0) <= 20
+    assert life.value("model.accuracy_ratio") > 0.7
+    life.version = "1"
+    life.run(30)
+    assert life.value("model.worse_than_previous") == 0.0
+
+
+def test_a_version_that_has_long_served_is_compared_with_what_took_its_place():
+    def served(number: int, version: str, since: float, until: float | None) -> Tenure:
+        tenure = Tenure(number, version, since, 4)
+        tenure.until = until
+        return tenure
+
+    long = [served(1, "1", 0.0, 1e5), served(2, "2", 1e5, 2e5), served(3, "3", 2e5, 2e5 + 60)]
+    back = served(4, "2", 2e5 + 60, None)
+    assert Numbers._release([back, *reversed(long)], back) is back
+    brief = [long[0], served(2, "2", 2e5, 2e5 + 60), served(3, "3", 2e5 + 60, 2e5 + 90)]
+    back = served(4, "2", 2e5 + 90, None)
+    assert Numbers._release([back, *reversed(brief)], back) is brief[1]
 
 
 def test_after_a_roll_back_the_accuracy_is_that_of_new_rows_alone():

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import types
 from dataclasses import replace
@@ -975,6 +976,23 @@ async def test_a_run_that_is_taken_up_while_the_engine_ends_is_not_dropped(stage
         await taking.wait()
     await stage.runner.close()
     assert not failed
+
+
+async def test_the_engine_ends_also_while_it_starts_what_takes_up_runs(stage, monkeypatch):
+    start, loop, starting = threading._start_new_thread, asyncio.get_running_loop(), asyncio.Event()
+
+    def slowly(function, *args):
+        if function.__self__.name.startswith("queue-worker-"):
+            loop.call_soon_threadsafe(starting.set)
+            time.sleep(0.5)  # meanwhile the engine is told to end
+        return start(function, *args)
+
+    monkeypatch.setattr(threading, "_start_new_thread", slowly)
+    await stage.runner.start(begun(stage, step()))  # loads the engine
+    async with asyncio.timeout(10):
+        await starting.wait()
+    await stage.runner.close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("queue-worker-")]
 
 
 async def test_a_runner_that_is_stopping_begins_nothing(stage):
