@@ -35,7 +35,7 @@ from agent.course import Held, Passage, Verified
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.expr import UNKNOWN, expressions, interpolate
 from agent.journal import Unwritten
-from agent.memory import Memory, acted_at
+from agent.memory import Memory, acted_at, acted_from
 from agent.model import ENDED, Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
 from agent.plans import Acted, Plan, PlannedStep, Would
@@ -806,6 +806,7 @@ class RealHands:
                 p for p in scene.world.topology.peers(e) if p not in acts and memory.run_on(p) is None
             ],
             past=lambda s: lasted.get(s, ()), spoilt=lambda e: spoilt.get(e, ()),
+            acts=self._earlier(plan, acted),
         )  # fmt: skip
         against = plan.verify.against if plan.verify is not None else ""
         outcome = judge(symptoms, ok, against=against, last=last)
@@ -818,6 +819,18 @@ class RealHands:
             )
             return replace(outcome, verdict="cannot_tell", summary=text)
         return outcome
+
+    def _earlier(self, plan: Plan, acted: float) -> list[tuple[float, float]]:
+        """Return from when to when other runs of the same trouble stood on the same target; inf = they still do."""
+        owner, out = owner_of(plan.entity), []
+        for run in self._memory.acts():
+            if run.incident != plan.incident or owner_of(run.target) != owner:
+                continue
+            start, end = acted_from(run) or acted, acted_at(run) or acted
+            if run.id != plan.run_id and start < acted:
+                undone = run.outcome is not None and run.outcome.undone
+                out.append((start, end if undone else math.inf))
+        return out
 
 
 @dataclass(slots=True)

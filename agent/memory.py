@@ -191,6 +191,11 @@ def acted_at(run: Run) -> float | None:
     return max((s.ended for s in run.steps if s.status in _ACTED), default=None)
 
 
+def acted_from(run: Run) -> float | None:
+    """Return when a run first changed the world, or may have; None = it did not."""
+    return min((s.started for s in run.steps if s.status in _ACTED), default=None)
+
+
 def _lot_of_run(state: str, *, acted: bool) -> str:
     return "" if state not in ENDED else "acted" if acted else "talked"
 

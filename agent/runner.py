@@ -400,11 +400,10 @@ class Runner:
         """Destroy the engine, its queue first: it would end the loop before, and drop the run that is just taken up."""
         from dbos._dbos import _get_dbos_instance
 
-        engine = _get_dbos_instance()
-        for event in engine.background_thread_stop_events:
+        for event in _get_dbos_instance().background_thread_stop_events:
             event.set()
-        for thread in engine._background_threads:
-            if "queue_thread" in thread.name:  # it waits for those who take up runs, also for one that it just starts
+        for thread in threading.enumerate():
+            if "queue_thread" in thread.name:  # it waits for all that take up runs
                 thread.join(_QUEUE_S)
         self._dbos.destroy()
 

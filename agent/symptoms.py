@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LEAST_PEERS: Final = 2
 _MOST_STEPS: Final = 20_000
 _WINDOW_ROWS: Final = 60
+_BACK: Final = frozenset({"relapsed", "reopened"})
+"""Turns by which what was well is not."""
 
 
 class _Sees(Protocol):
@@ -58,6 +60,7 @@ def symptoms_of(
     untreated: Callable[[Entity], Sequence[Entity]] = _nobody,
     past: Callable[[Series], Iterable[float]] = _unknown,
     spoilt: Callable[[Entity], Iterable[tuple[float, float]]] = _never,
+    acts: Sequence[tuple[float, float]] = (),
 ) -> list[Symptom]:
     """Read from history what a verdict rests on.
 
@@ -66,13 +69,15 @@ def symptoms_of(
 
     acted, settled, now   when it acted; from when its effect counts; the end
     done       when the act was at its end; None = at once
-    window     how much of the time before the act is looked at, at most, or 60 rows: from the onset on
+    window     how much of the time before the act is looked at, at most, or 60 rows: since the trouble stands so
     stated     all objectives. What users feel is judged by the signal that has one: where the 95th percentile of the
                latency has a limit, a median that moves inside of it is no harm
     baseline   how much ordinary past before the onset gives the scale, and how the series moves
     untreated  equals of an entity that nobody acted on
     past       seconds for which troubles of a series lasted that nobody treated
     spoilt     when an entity was in other troubles, that were treated: no ordinary past
+    acts       from when to when earlier acts on the target stood, inf = they still do: what they healed or broke is no
+               time before this one
     Cost: one read of history.
     """
     names = {n.removeprefix("baseline.") for text in expect for n in parse(text).names}
@@ -97,11 +102,15 @@ def symptoms_of(
         a.onset for a in incident.anomalies if a.road == "objective" and a.onset <= acted
     ]
     onset = min(min(stated_onsets, default=incident.opened), acted)
-    times = _Times(onset - baseline, onset, acted, settled, now, window)
+    began = _began(incident, stated, onset, acts, acted)
+    times = _Times(onset - baseline, onset, began, acted, settled, now, window)
     kin = {s: [replace(s, entity=e) for e in untreated(s.entity)] for s in series}
     columns = list(dict.fromkeys([*series, *(peer for some in kin.values() for peer in some)]))
     ts, rows = read(columns, times.first, times.now)
-    at = {s: _spared(ts, rows[:, j], onset, spoilt(s.entity)) for j, s in enumerate(columns)}
+    at = {
+        s: _spared(ts, _spared(ts, rows[:, j], onset, spoilt(s.entity)), acted, acts)
+        for j, s in enumerate(columns)
+    }
     return [
         replace(
             _symptom(one, steps, [at[k] for k in kin[one]], limits.get(one)),
@@ -114,13 +123,32 @@ def symptoms_of(
     ]
 
 
+def _began(
+    incident: Incident,
+    stated: Sequence[Limit],
+    onset: float,
+    acts: Sequence[tuple[float, float]],
+    acted: float,
+) -> float:
+    """Return since when the trouble is as the act met it: since an earlier act that stands, or since it came back."""
+    stands = max((start for start, end in acts if end == math.inf), default=-math.inf)
+    if stands <= onset:
+        return onset
+    for_s = min(
+        (x.for_s for a in incident.anomalies for x in stated if x.over(a.series)), default=0.0
+    )
+    back = (t.ts - for_s for t in incident.turns if t.event in _BACK and stands < t.ts <= acted)
+    return min(max([stands, *back]), acted)
+
+
 def _spared(
-    ts: FloatArray, samples: FloatArray, onset: float, spoilt: Iterable[tuple[float, float]]
+    ts: FloatArray, samples: FloatArray, before: float, spoilt: Iterable[tuple[float, float]]
 ) -> FloatArray:
-    """Return samples without those before the onset that lie in spoilt spans."""
+    """Return samples without those before a moment that lie in spoilt spans; one that has no end spoils nothing."""
     out = samples.copy()
     for since, until in spoilt:
-        out[(ts >= since) & (ts <= until) & (ts < onset)] = np.nan
+        if until < math.inf:
+            out[(ts >= since) & (ts <= until) & (ts < before)] = np.nan
     return out
 
 
@@ -135,6 +163,7 @@ class _Times:
 
     first: float
     onset: float
+    began: float
     acted: float
     settled: float
     now: float
@@ -145,7 +174,7 @@ class _Steps:
     """Puts the rows of a series into equal steps: rows of other sources are no gaps of it, its own gaps are.
 
     sides   usual, before, between, after; each from its first known row to its last
-    stood   steps from the onset to the act
+    stood   steps from when the trouble began to stand as the act met it, to the act
     """
 
     def __init__(self, ts: FloatArray, own: FloatArray, times: _Times) -> None:
@@ -158,9 +187,9 @@ class _Steps:
         self.step = max(float(np.median(steps)), least) if len(steps) else 1.0
         start = float(at[0]) if len(at) else times.first
         self._cells = np.rint((ts - start) / self.step).astype(np.int64)
-        self.stood = max(0, round((times.acted - max(times.onset, start)) / self.step))
+        self.stood = max(0, round((times.acted - max(times.began, start)) / self.step))
         window = max(times.window, _WINDOW_ROWS * self.step)
-        since = max(min(times.onset, times.acted), times.acted - window)
+        since = max(times.began, times.acted - window)
         spans = (
             there & (ts < times.onset), there & (ts >= since) & (ts <= times.acted),
             there & (ts > times.acted) & (ts >= times.settled),

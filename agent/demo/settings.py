@@ -216,7 +216,12 @@ def wrong_idea(version: str) -> dict[str, Any]:
         "order": 1,
         "target": {"kind": "model"},
         "because": {"cause": "release.model", "min_confidence": "60%"},
-        "when": ["model.predictions_per_second > 0.0"],
+        # more conditions than those that know better: it comes before them, however soon labels prove the loss
+        "when": [
+            "model.predictions_per_second > 0.0",
+            "model.labelled_rows_count > 0.0",
+            "model.accuracy_ratio < 0.9",
+        ],
         "guard": {"cooldown": {"time": "60s"}, "settle": "2s"},
         "do": [{"id": "push", "use": "promote", "with": {"version": version}, "undo": "auto"}],
         "verify": {
@@ -224,7 +229,14 @@ def wrong_idea(version: str) -> dict[str, Any]:
             "expect": ["model.accuracy_ratio >= model.reference_accuracy_ratio - 0.05"],
         },
         "tests": [
-            {"name": "it wants to act", "given": {"model.predictions_per_second": 20.0}, "fires": True}
+            {
+                "name": "it wants to act",
+                "given": {
+                    "model.predictions_per_second": 20.0, "model.labelled_rows_count": 90.0,
+                    "model.accuracy_ratio": 0.8,
+                },
+                "fires": True,
+            }
         ],
     }  # fmt: skip
 

@@ -247,12 +247,14 @@ class Numbers:
         """Return the newest tenure of another version before this one that has enough labels, its errors and rows.
 
         A release that was away for a while and came back is the same release: it is compared with what it replaced
-        first, or what was tried in its stead, and undone, would make it look well. Without that, with what came between.
+        first, else what was tried in its stead, and undone, made it look well. Without that, with what came between.
         An error of a regression is one that is larger than nine tenths of those that its version is used to.
         """
         others = sorted(model.tenures.values(), key=lambda t: -t.since)
         release = self._release(others, tenure)
-        others.sort(key=lambda t: t.since >= release.since)  # a stable sort: the newest first on either side
+        others.sort(
+            key=lambda t: t.since >= release.since
+        )  # stable: the newest first on either side
         for other in others:
             if other.since < tenure.since and other.version != tenure.version:
                 labelled, right = self.labelled([other], windows=2)
@@ -265,7 +267,7 @@ class Numbers:
 
     @staticmethod
     def _release(newest_first: Sequence[Tenure], tenure: Tenure) -> Tenure:
-        """Return the first tenure of the release that a tenure belongs to: earlier ones that were short count as one."""
+        """Return the first tenure of the release that a tenure belongs to: short earlier ones of it are its own."""
         first = tenure
         for other in newest_first:
             if other.version != tenure.version or other.since >= first.since:

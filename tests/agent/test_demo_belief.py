@@ -18,7 +18,7 @@ from agent.demo.card import Belief, Card
 from agent.demo.ground import Ground
 from agent.playbook import Library
 
-SOME = ["killed in mid-run", "paused in mid-run"]
+SOME = ["killed in mid-run", "wrong playbook", "paused in mid-run"]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and prctl")
 
 
@@ -88,6 +88,9 @@ def test_the_settings_of_the_front_ends_and_the_users_playbooks_are_accepted(tmp
     for name in ("push-forward", "restart-silent"):
         assert found[name].ceiling(config) == "auto"
         assert not found[name].lacking
+    assert found["push-forward"].rank() < found["serve-bad-deploy"].rank(), (
+        "else it never has its turn"
+    )
 
 
 def test_a_front_end_answers():

@@ -9,7 +9,7 @@ from agent import hands as hands_module
 from agent.codec import pack, unpack
 from agent.errors import Refused, Unavailable
 from agent.memory import Memory
-from agent.model import Change, Incident, Outcome, Run
+from agent.model import Change, Incident, Outcome, Run, Turn
 from agent.plans import PlannedStep, PlannedVerify, Until
 from agent.ports import Note, Notifier
 
@@ -722,6 +722,24 @@ async def test_what_was_well_before_the_act_is_not_our_merit(stage):
     stage.latency = lambda: FAST
     verified = await acted_and_verified(stage, to_verify(stage))
     assert verified.outcome.verdict == "cannot_tell"
+
+
+async def test_what_an_earlier_run_has_healed_is_no_time_before_the_next(stage):
+    trouble = Incident("i1", stage.clock(), stage.clock(), "open", "page", "slow")
+    stage.record("incident", "i1", pack(trouble), stage.clock())
+    first = await begun(stage, plan(run_id="r0", created=stage.clock()))
+    acted = await acted_once(stage, first)
+    over = replace(recorded(first, "done"), steps=(acted.record,))
+    stage.record("run", "r0", pack(over), stage.clock())
+    await stage.seen(40)
+    stage.latency = lambda: SLOW
+    back = Turn(stage.clock(), "relapsed", "open", "homeostat", "it is not well after all")
+    stage.record("incident", "i1", pack(replace(trouble, turns=(back,))), stage.clock())
+    asked = PlannedVerify(10.0, 200.0, ("service.latency_p95_seconds < 0.2",))
+    second = plan(step("b"), created=stage.clock(), verify=asked)
+    outcome = (await acted_and_verified(stage, second, then=lambda: FAST)).outcome
+    assert outcome.verdict == "helped"
+    assert outcome.numbers["service.latency_p95_seconds{service:web}.before"] == SLOW
 
 
 async def test_verifying_is_left_when_the_run_is_cancelled(stage):

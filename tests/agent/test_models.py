@@ -338,7 +338,10 @@ def test_a_worse_version_is_known_also_when_something_worse_still_was_tried_and_
     life = healthy(seed, 60)
     for version, accuracy in (("2", 0.78), ("3", 0.4)):
         life.accuracy[version] = accuracy
-        life.references[version] = {**life.references["1"], "accuracy": accuracy}  # they know no better
+        life.references[version] = {
+            **life.references["1"],
+            "accuracy": accuracy,
+        }  # they know no better
         life.version = version
         life.run(14)
     assert life.value("model.worse_than_previous") == 1.0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.codec import pack, unpack
-from agent.model import Anomaly, Entity, Incident, Outcome, Series
+from agent.model import Anomaly, Entity, Incident, Outcome, Series, Turn
 from agent.objectives import Limit
 from agent.symptoms import symptoms_of
 from agent.verify import Symptom, compare, judge
@@ -413,6 +413,43 @@ def test_troubles_that_were_treated_are_no_ordinary_past():
     assert np.nansum(found.usual) == 0
     assert np.isnan(found.usual).sum() == 71
     assert not np.isnan(found.before).any()
+
+
+@pytest.mark.parametrize(
+    ("acts", "turns", "rows", "stood"),
+    [
+        ([], [(960.0, "relapsed")], 181, 180),  # nobody has acted: how it goes by itself counts
+        ([(850.0, math.inf)], [(960.0, "relapsed")], 44, 43),
+        ([(850.0, math.inf)], [(840.0, "relapsed"), (960.0, "reopened"), (1010.0, "relapsed")], 44, 43),
+        ([(850.0, math.inf)], [(840.0, "relapsed")], 151, 150),  # what an act has left behind
+        ([(851.0, 956.0)], [], 75, 180),  # put back: what was before it counts, and what is after it
+    ],
+)  # fmt: skip
+def test_what_an_earlier_act_has_healed_is_no_time_before_the_next(acts, turns, rows, stood):
+    series = Series("service.error_ratio", Entity("service", "web"))
+
+    class Scene:
+        def series(self, metric):
+            return [series] if metric == series.metric else []
+
+    def read(wanted, start, end):
+        ts = np.arange(start, end)
+        bad = ((ts >= 820) & (ts <= 850)) | ((ts >= 957) & (ts <= 1000))
+        return ts, np.where(bad, 0.5, 0.01)[:, None]
+
+    anomaly = Anomaly(
+        series, 820.0, None, 0.0, 1, 0.5, math.nan, 0.05, 0.6, 9.0, "objective", "fails", harm=True
+    )
+    lived = tuple(Turn(ts, event, "open", "homeostat", "") for ts, event in turns)
+    incident = Incident("i1", 820.0, 990.0, "open", "page", "fails", (anomaly,), turns=lived)
+    symptoms = symptoms_of(
+        Scene(), incident, [], read, acted=1000.0, settled=1001.0, now=1040.0, baseline=300.0,
+        stated=[Limit(series.metric, math.nan, 0.05, 3.0, ("service:web",))], acts=acts,
+    )  # fmt: skip
+    (found,) = symptoms
+    assert (np.isfinite(found.before).sum(), found.stood) == (rows, stood)
+    assert np.isfinite(found.usual).all()
+    assert judge(symptoms, True).verdict == ("helped" if rows < 100 else "cannot_tell")
 
 
 def test_before_is_at_least_sixty_rows_where_the_trouble_lasted_so_long():
