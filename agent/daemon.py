@@ -66,7 +66,7 @@ from agent.install import sd_notify
 from agent.intake import FORWARD, Counting, Intake
 from agent.journal import Entry, Journal, Unwritten
 from agent.life import Event
-from agent.memory import Memory
+from agent.memory import JUMPED, Memory
 from agent.model import Change, Entity, Frame, Incident, Run, Sighting
 from agent.models import ModelWatch
 from agent.mutes import Mutes
@@ -679,7 +679,7 @@ class Daemon:
         self.walk.budgets.rebase(jump)
         self.walk.alerts.rebase(jump)
         self.outbox.rebase(jump, now)
-        self.record("daemon", "clock_jumped", {"by_s": round(jump, 3)}, now)
+        self.record("daemon", JUMPED, {"by_s": round(jump, 3)}, now)
 
     def _meant(self, name: str) -> bool:
         return name in wanted_connectors(self.config) or (

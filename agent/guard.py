@@ -105,6 +105,10 @@ class _Case:
     def touched(self) -> tuple[Entity, ...]:
         return self.reach.touched
 
+    def passed(self, since: float) -> float:
+        """Return the seconds that have passed, whatever the clock was set to meanwhile."""
+        return self.memory.passed(since, self.now)
+
     @property
     def ongoing(self) -> list[Anomaly]:
         going = [a for a in self.incident.anomalies if a.end is None]
@@ -275,8 +279,11 @@ def _relevant(playbook: Playbook, memory: Memory, now: float) -> tuple[Run, ...]
     """Return the runs that any limit looks at: what was last touched longer ago than all windows is none of them."""
     g = playbook.limits
     windows = (g.cooldown.time, g.rate.per, g.attempts.per, g.breaker.hold, g.settle, 60.0)
-    since = now - max(windows)
-    return tuple(r for r in memory.runs.values() if r.updated >= since or r.state not in ENDED)
+    longest = max(windows)
+    return tuple(
+        r for r in memory.runs.values()
+        if r.state not in ENDED or memory.passed(r.updated, now) <= longest
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- stop
@@ -460,7 +467,7 @@ def _cooldown(case: _Case) -> Gate:
     )
     if newest is None:
         return Gate("cooldown", True, "never ran", f"{say_duration(limit.time)} since the last run")
-    since = case.now - newest
+    since = case.passed(newest)
     reason = (
         "" if since >= limit.time else f"{say_duration(limit.time - since)} of its rest are left"
     )
@@ -473,18 +480,17 @@ def _cooldown(case: _Case) -> Gate:
     )
 
 
-def _recent(case: _Case, since: float) -> list[Run]:
-    """Return the runs of this playbook that have acted since then, or that live and still may."""
+def _recent(case: _Case, within: float) -> list[Run]:
+    """Return the runs of this playbook that have acted within some seconds, or that live and still may."""
     return [
-        run
-        for run in case.own
-        if (run.state not in ENDED or ((at := acted_at(run)) is not None and at >= since))
-    ]
+        run for run in case.own
+        if run.state not in ENDED or ((at := acted_at(run)) is not None and case.passed(at) <= within)
+    ]  # fmt: skip
 
 
 def _rate(case: _Case) -> Gate:
     limit = case.limits.rate
-    n = len(_recent(case, case.now - limit.per))
+    n = len(_recent(case, limit.per))
     reason = "" if n < limit.max else "it has acted often enough; look why it is needed so often"
     return Gate("rate", n < limit.max, str(n), f"{limit.max} in {say_duration(limit.per)}", reason)
 
@@ -492,7 +498,7 @@ def _rate(case: _Case) -> Gate:
 def _attempts(case: _Case) -> Gate:
     limit = case.limits.attempts
     mine = owner_of(case.target)
-    n = sum(owner_of(r.target) == mine for r in _recent(case, case.now - limit.per))
+    n = sum(owner_of(r.target) == mine for r in _recent(case, limit.per))
     reason = ""
     if n >= limit.max:
         reason = f"tried {many(n, 'time')} on {case.target.id}; " + (
@@ -518,8 +524,7 @@ def _blast(
         said = world.attrs(one).get(limit.domain, "") if domain else domain
         return one.kind == target.kind and (said == domain or not (said or sure))
 
-    since = now - limit.within
-    runs = (r for r in _treating(memory, playbook, since) if r.id != but)
+    runs = (r for r in _treating(memory, playbook, now, limit.within) if r.id != but)
     touched = {
         target,
         *(e for r in runs for e in _treated(r, memory, world) if inside(e, sure=False)),
@@ -536,17 +541,18 @@ def _blast(
     yield Gate("blast_share", passed, f"{share:.0%}", most, reason)
 
 
-def _treating(memory: Memory, playbook: str, since: float) -> Iterator[Run]:
-    """Yield the runs that count for the blast radius: those that live or have acted since then, of all playbooks.
+def _treating(memory: Memory, playbook: str, now: float, within: float) -> Iterator[Run]:
+    """Yield the runs that count for the blast radius: those that live or have acted within so long, of all playbooks.
 
     Of another playbook, one that only holds what was proven to help is no treatment any more.
     """
     for run in memory.runs.values():
-        if run.state in ENDED and run.updated < since:
+        if run.state in ENDED and memory.passed(run.updated, now) > within:
             continue
         at = acted_at(run)
         going = run.state not in ENDED and (run.state != "holding" or run.playbook == playbook)
-        if (going or (at is not None and at >= since)) and _mutates(run, memory):
+        recent = at is not None and memory.passed(at, now) <= within
+        if (going or recent) and _mutates(run, memory):
             yield run
 
 
@@ -567,7 +573,7 @@ def _settle(case: _Case) -> Gate:
     times = [
         at
         for run in case.runs
-        if run.updated >= case.now - limit
+        if case.passed(run.updated) <= limit
         and (at := acted_at(run)) is not None
         and (
             (run.playbook == case.playbook.id and owner_of(run.target) != mine)
@@ -576,7 +582,7 @@ def _settle(case: _Case) -> Gate:
     ]
     if not times:
         return Gate("settle", True, "quiet", f"{say_duration(limit)} after an act nearby")
-    since = case.now - max(times)
+    since = case.passed(max(times))
     passed = since >= limit
     reason = (
         "" if passed else f"{say_duration(limit - since)} until the last act nearby has settled"
@@ -599,7 +605,7 @@ def _breaker(case: _Case) -> Gate:
     told = [
         (run.updated, run.id, run.outcome.verdict)
         for run in case.own
-        if run.outcome is not None and run.updated >= case.now - limit.hold
+        if run.outcome is not None and case.passed(run.updated) <= limit.hold
     ]
     bad = 0
     for _, _, verdict in sorted(told, reverse=True):

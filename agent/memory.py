@@ -37,6 +37,9 @@ EVERYTHING: Final = "*"
 """The pause that covers every target."""
 _CHANGES: Final = 500
 """Changes that are remembered: those of some weeks; the journal has the rest."""
+JUMPED: Final = "clock_jumped"
+"""What the record of the daemon says of a clock that was set."""
+_LEAPS: Final = 50
 _SEVERITIES: Final[tuple[Severity, ...]] = ("note", "warning", "page")
 _ACTED: Final = frozenset({"done", "adopted", "uncertain", "undone"})
 """States of a step after which the world is, or may be, not as it was."""
@@ -252,6 +255,7 @@ class Memory:
     undos     runs that put back what a run did: run -> those, oldest first
     records   how the runs of each playbook turned out, of all times
     strange   entries that could not be read: (seq, why); written by another version, or altered
+    leaps     when the clock was set forward, and by how many seconds, oldest first
     """
 
     room_runs: int = 1000
@@ -278,6 +282,7 @@ class Memory:
     traces: dict[str, Trace] = field(default_factory=dict)
     records: Records = field(default_factory=Records)
     strange: list[tuple[int, str]] = field(default_factory=list, compare=False)
+    leaps: list[tuple[float, float]] = field(default_factory=list)
     _decisions: _Recent[Decision] = field(init=False)
     _notes: _Recent[float] = field(init=False)
     _folds: dict[str, Callable[[Entry], None]] = field(init=False, repr=False, compare=False)
@@ -305,7 +310,7 @@ class Memory:
             "intent": self._intent, "acted": self._acted, "label": self._label,
             "change": self._change, "reinstate": self._reinstate,
             "snooze": self._snooze, "correction": self._correction, "mode": self._mode,
-            "handoff": self._handoff,
+            "handoff": self._handoff, "daemon": self._daemon,
         }  # fmt: skip
 
     # ---- folding
@@ -359,6 +364,7 @@ class Memory:
             *journal.latest("handoff", 1000),
             *journal.latest("mode"),
             *journal.read(("change",), limit=_CHANGES, newest_first=True),
+            *journal.read(("daemon",), JUMPED, limit=_LEAPS, newest_first=True),
             *journal.read(("pause", "resume", "approval", "cancel", "reinstate")),
             *itertools.chain.from_iterable(journal.read(("intent", "acted"), run) for run in alive),
             *_newest_decisions(journal),
@@ -374,6 +380,18 @@ class Memory:
         return [e for e in journal.latest("plan") if e.subject in kept or e.subject not in known]
 
     # ---- questions
+
+    def passed(self, since: float, now: float) -> float:
+        """Return the seconds between a moment in the record and now; by which the clock was set forward, did not pass.
+
+        Set back, it makes them less than they were: whatever must rest rests longer.
+        """
+        out = now - since
+        for ts, by in reversed(self.leaps):
+            if since >= ts:
+                break
+            out -= by if ts <= now else 0.0
+        return out
 
     @property
     def notes(self) -> KeysView[str]:
@@ -592,6 +610,11 @@ class Memory:
 
     def _correction(self, entry: Entry) -> None:
         self.corrections.put(entry.subject, unpack(Correction, entry.body))
+
+    def _daemon(self, entry: Entry) -> None:
+        by = float(entry.body["by_s"]) if entry.subject == JUMPED else 0.0
+        if by > 0:
+            self.leaps = [*self.leaps[1 - _LEAPS :], (entry.ts, by)]
 
     def _handoff(self, entry: Entry) -> None:
         self.handoffs.put(entry.subject, unpack(Need, entry.body))

@@ -695,6 +695,29 @@ def test_the_breaker_opens_after_bad_outcomes_in_a_row(make, verdicts, open_):
     assert "breaker" not in closed(late)
 
 
+def test_a_clock_that_is_set_forward_ends_no_rest(make):
+    limits = {"cooldown", "rate", "attempts", "settle", "blast_count", "breaker"}
+    past = Past()
+    for i, ago in enumerate((40, 100, 7000)):
+        past.run(f"r{i}", ago=ago, verdict="no_effect")
+    for i in range(2):
+        past.run(f"x{i}", ago=20 + i, target=Entity("service", f"x{i}"))
+
+    def gates(now):
+        found = ask(make(), past=past, now=now, w=world(at=now))
+        return {g.name: (g.passed, g.value, g.reason) for g in found.gates if g.name in limits}
+
+    before = gates(NOW)
+    assert {name for name, (passed, *_) in before.items() if not passed} >= limits - {"blast_count"}
+    day = 86_400.0
+    assert all(passed for passed, *_ in gates(NOW + day).values())
+    past.put("daemon", "clock_jumped", {"by_s": day}, NOW + day)
+    assert gates(NOW + day) == before
+    assert "cooldown" not in {n for n, (passed, *_) in gates(NOW + day + 300).items() if not passed}
+    past.run("new", ago=-day - 400.0)
+    assert gates(NOW + day + 500)["cooldown"][:2] == (False, "1 min 40 s")
+
+
 def test_what_harmed_only_suggests_until_a_person_has_looked(make):
     past = Past().run("bad", ago=8 * 3600, target=Entity("service", "x"), verdict="harmed")
     decision = ask(make(), past=past)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agent.codec import pack
 from agent.journal import Entry, Journal
-from agent.memory import EVERYTHING, Memory, Silence, acted_at
+from agent.memory import EVERYTHING, JUMPED, Memory, Silence, acted_at
 from agent.model import (
     ENDED,
     Change,
@@ -103,6 +103,21 @@ def test_acts_are_runs_that_changed_something_or_may_have(told):
     assert memory.acts("other") == []
     assert memory.acts(target=MODEL) == []
     assert acted_at(memory.runs["none"]) is None
+
+
+def test_by_what_the_clock_was_set_forward_did_not_pass(told):
+    told("daemon", "reloaded", {"mode": "auto"}, 100.0)
+    told("daemon", JUMPED, {"by_s": 3600.0}, 4000.0)
+    told("daemon", JUMPED, {"by_s": -60.0}, 5000.0)
+    told("daemon", JUMPED, {"by_s": 10.0}, 6000.0)
+    passed = told.memory.passed
+    assert passed(300.0, 390.0) == 90.0
+    assert passed(300.0, 4010.0) == 110.0
+    assert passed(4000.0, 4010.0) == 10.0
+    assert passed(4500.0, 6100.0) == 1590.0
+    assert passed(300.0, 6100.0) == 2190.0
+    told("daemon", JUMPED, {"by_s": "much"}, 7000.0)
+    assert [seq for seq, _ in told.memory.strange] == [5]
 
 
 def test_the_last_decision_is_by_playbook_target_and_incident(told):
