@@ -362,6 +362,7 @@ _DEFS: Final = (
     _g("model.relation_evidence_count", "count", "log10 of the evidence that the relation to the label has changed, over what is enough; below 0 it is not", better="low", floor=1.0, least=-math.inf),
     _s("model.relation_changed", "whether labels prove a changed relation between inputs and labels", better="low"),
     _s("model.quality_lost", "whether labels prove the version in use worse than its reference", better="low", harm=True),
+    _g("model.version_judged_seconds", "seconds", "time since the first label of the version in use came", floor=1.0, least=-math.inf),
     _s("model.worse_than_previous", "whether labels prove the version in use worse than the one before it was", better="low", harm=True),
     _s("model.loss_expected", "whether confidences on inputs that drifted let expect a loss of quality", better="low", harm=True),
     _s("model.labels_late", "whether labels do not come as they used to", better="low"),

@@ -173,7 +173,7 @@ class Diagnose(Model):
     baseline: Span = 3600.0
     """How much past before the onset is ordinary."""
     release_window: Duration = 1800.0
-    """How long a release stays the first suspect."""
+    """How long a release stays the first suspect; of a model so much longer as its labels are late."""
     settle: Duration = 10.0
     """How long an incident gathers evidence before it is diagnosed."""
     resolve_after: Duration = 120.0
@@ -207,8 +207,8 @@ class WatchModels(Model):
     """Rows of this long make the model's numbers."""
     min_rows: Annotated[int, Field(ge=10)] = 100
     """Fewer rows than this are unknown, not a number."""
-    label_wait: Span = 86_400.0
-    """How long a prediction waits for its label."""
+    label_wait: Span = 3 * 86_400.0
+    """How long a prediction waits for its label: a nightly job that has failed once is made up for."""
     max_waiting: Annotated[int, Field(ge=1000)] = 1_000_000
     """Most predictions that wait for labels, 48 bytes each; the oldest go first."""
     quiet: Span = 90 * 86_400.0

@@ -209,8 +209,11 @@ def learn(walk: Walk, moment: Moment) -> None:
         walk.record("change", change.entity.id, pack(change), moment.now)
     walk.examples.forget(moment.now)
     far = moment.now - walk.config.diagnose.release_window - walk.config.diagnose.window
-    # the memory knows our own acts, too, and what was before a restart
-    walk.changes = [c for c in walk.memory.changes.values() if c.ts >= far]
+    # the memory knows our own acts, too, and what was before a restart; labels may prove a version worse much later
+    walk.changes = [
+        c for c in walk.memory.changes.values()
+        if c.ts >= far or (c.kind == "release" and c.entity.kind == "model")
+    ]  # fmt: skip
 
 
 def detect(walk: Walk, moment: Moment) -> None:
@@ -386,6 +389,7 @@ def look(walk: Walk, incident: Incident, now: float) -> Look:
     found = Look(
         now, incident, walk.world, walk.history.read, settings.window, settings.baseline,
         settings.release_window, changes=(*walk.changes, *incident.changes),
+        rows_s=walk.config.models.window,
         pasts=walk.looks.pasts(incident),
         doubts=doubts_of(walk.memory.corrections.values(), now),
         corrected=walk.memory.corrections.get(incident.id), futile=_futile(walk.memory, incident),
@@ -412,6 +416,8 @@ def _traces(walk: Walk, incident: Incident) -> tuple[str, ...]:
 def changes_of(incident: Incident, seen: Look) -> tuple[Change, ...]:
     """Return the changes of an incident, with those of what it depends on that may have caused it."""
     near = [s.change for s in seen.suspects()][:_MOST_CHANGES]
+    released = (seen.release_of(model) for model in seen.near("model"))
+    near += [change for change in released if change is not None]
     return tuple(sorted({*incident.changes, *near}, key=_order))
 
 

@@ -95,7 +95,7 @@ def _contract(facts: ModelFacts) -> list[Blame]:
 def _released(facts: ModelFacts, now: float, release_s: float) -> str:
     """Say which release there was shortly before, "" for none."""
     current = facts.current
-    if current is None or now - current.since > release_s:
+    if current is None or now - max(current.since, current.judged_since or 0.0) > release_s:
         return ""
     # the one that it is worse than may not have left yet
     others = [v for v in facts.serving if v != current.version and facts.worse_than_previous]

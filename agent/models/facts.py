@@ -19,6 +19,7 @@ class VersionFacts:
     accuracy, low, high   with 95 % Wilson bounds; NaN below `models.min_rows`
     reference_accuracy    of this version, from its reference or its first labelled rows
     prediction_psi        of its mix of predictions against its reference
+    judged_since   when its first label came; None = none has
     """
 
     version: str
@@ -31,6 +32,7 @@ class VersionFacts:
     high: float
     reference_accuracy: float
     prediction_psi: float
+    judged_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ _MODEL: Final = (
     "model.label_coverage_ratio", "model.label_delay_seconds", "model.labelled_rows_count",
     "model.positive_label_ratio", "model.positive_prediction_ratio", "model.prediction_drift_psi",
     "model.predictions_per_second", "model.quality_lost", "model.reference_accuracy_ratio",
-    "model.worse_than_previous",
+    "model.version_judged_seconds", "model.worse_than_previous",
 )  # fmt: skip
 _FEATURE: Final = (
     "feature.missing_ratio", "feature.out_of_range_ratio", "feature.scale_ratio",
@@ -211,7 +211,7 @@ def model_row(model: ModelState, numbers: Numbers, now: float) -> FloatArray:
     version = model.version_in_use
     labelled, accuracy, low, high = numbers.accuracy(serving)
     recent = numbers.recent(serving)
-    if now - model.labels_seen > numbers.config.window:
+    if not numbers.told(model, now):
         accuracy = low = high = recent = math.nan
     sums = numbers.rows_now(serving, now)
     lost, worse = numbers.states(model, now)
@@ -232,9 +232,15 @@ def model_row(model: ModelState, numbers: Numbers, now: float) -> FloatArray:
         "model.predictions_per_second": numbers.rate(model, 2, now),
         "model.quality_lost": math.nan if lost is None else float(lost),
         "model.reference_accuracy_ratio": version.accuracy if version is not None else math.nan,
+        "model.version_judged_seconds": _judged_for(current, now),
         "model.worse_than_previous": math.nan if worse is None else float(worse),
     }  # fmt: skip
     return np.array([by_name[name] for name in _MODEL])
+
+
+def _judged_for(tenure: Tenure | None, now: float) -> float:
+    """Return for how long labels of a tenure have come; NaN = none has."""
+    return math.nan if tenure is None or tenure.judged_since is None else now - tenure.judged_since
 
 
 def see(
@@ -371,4 +377,5 @@ def _version_facts(
         high=high,
         reference_accuracy=version.accuracy if version is not None else math.nan,
         prediction_psi=numbers.prediction_psi(version, tenure, now),
+        judged_since=tenure.judged_since,
     )

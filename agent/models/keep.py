@@ -121,6 +121,8 @@ def _load_model(
     for ring, name in ((model.traffic, "traffic"), (model.arrivals, "arrivals")):
         ring.restore(int(said[name]), arrays[f"{at}{name}"])
     model.delays[:] = arrays[f"{at}delays"]
+    if f"{at}new_delays" in arrays:
+        model.new_delays[:] = arrays[f"{at}new_delays"]
     model.next_tenure, model.rejected = int(said["next_tenure"]), int(said["rejected"])
     model.current = None if said["current"] is None else int(said["current"])
     model.released = model.current or 0
@@ -183,7 +185,7 @@ def _load_version(
 def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     """Put the arrays of a model under names that begin with `at`; return the rest."""
     arrays[f"{at}traffic"], arrays[f"{at}arrivals"] = model.traffic.data, model.arrivals.data
-    arrays[f"{at}delays"] = model.delays
+    arrays[f"{at}delays"], arrays[f"{at}new_delays"] = model.delays, model.new_delays
     arrays[f"{at}versus"] = np.frombuffer(model.versus.dump(), dtype=np.uint8)
     arrays[f"{at}sketches"] = np.array(list(model.sketches), dtype=np.uint64)
     arrays[f"{at}times"] = np.array([model.first, model.rows_seen, model.labels_seen])
@@ -226,7 +228,7 @@ def _dump_model(model: ModelState, at: str, arrays: dict[str, npt.NDArray[Any]])
         arrays[f"{here}succession"] = tenure.succession.dump()
         arrays[f"{here}large"] = tenure.large
         tenures.append(
-            {name: getattr(tenure, name) for name in _TENURE}
+            {name: getattr(tenure, name) for name in (*_TENURE, "judged_since")}
             | {"newest": [tenure.rows.newest, tenure.labels.newest]}
         )
     replicas: Mapping[str, Any] = {}
@@ -264,6 +266,7 @@ def _load_tenure(
     tenure = Tenure(int(said["number"]), str(said["version"]), float(said["since"]), buckets)
     for name in _TENURE:
         setattr(tenure, name, said[name])
+    tenure.judged_since = said.get("judged_since", tenure.since)  # older states do not say
     tenure.rows.restore(int(said["newest"][0]), arrays[f"{at}rows"])
     tenure.labels.restore(int(said["newest"][1]), arrays[f"{at}labels"])
     tests = cast("FloatArray", arrays[f"{at}tests"])

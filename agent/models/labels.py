@@ -23,6 +23,9 @@ _KEEPS: Final = 0.99
 _TIMES: Final = 2.5
 _DEVIATIONS: Final = 8.0
 """Gaps of labels that come by chance have no end; one in some million is so long."""
+_BATCHES: Final = 3
+_OVERDUE: Final = 1.5
+"""Times the longest gap between labels, in predictions: until then what the last ones said holds."""
 _HALF: Final = 0.5
 _WELL: Final = 0.75
 _ENOUGH: Final = 50.0
@@ -101,7 +104,7 @@ class Coming:
             self.late = False
         self.silent += rows
         spread = math.sqrt(max(0.0, self.square - self.mean**2))
-        most = _TIMES * (self.longest + waits) + _DEVIATIONS * spread
+        most = _TIMES * max(self.longest, waits) + _DEVIATIONS * spread
         silence = self.gaps >= _LEARN_GAPS and self.silent > max(most, _ENOUGH)
         due = of * self.usual if of and not math.isnan(self.usual) else 0.0
         few = (_WELL if self.late else _HALF) * due - 3.0 * math.sqrt(due)
@@ -113,6 +116,11 @@ class Coming:
                 got / of if math.isnan(self.usual) else self.usual + share * (got / of - self.usual)
             )
         self.last = now
+
+    @property
+    def between(self) -> bool:
+        """Tell whether labels come in batches, as far as is known, and the next one is not overdue."""
+        return not self.late and self.gaps >= _BATCHES and self.silent <= _OVERDUE * self.longest
 
     def _learn(self, gap: float) -> None:
         if self.late or gap <= 0:

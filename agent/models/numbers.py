@@ -166,10 +166,17 @@ class Numbers:
             got, rows = self.due(model, now)
         else:
             # labels belong to predictions long gone: compare what comes in now of both
-            if now - model.first < 2 * usual:
-                return math.nan
             rows, got, _ = self.arrived(model, now)
+            batch = model.coming.between and model.coming.longest > rows  # a whole one, or none
+            if batch or now - model.first < 2 * usual:
+                return math.nan
         return min(1.0, got / rows) if rows >= self.config.min_rows else math.nan
+
+    def told(self, model: ModelState, now: float) -> bool:
+        """Tell whether what labels said holds: they came of late, or the next batch of them is not due yet."""
+        if now - model.labels_seen <= self.config.window:
+            return True
+        return now - model.rows_seen <= self.config.window and model.coming.between
 
     def arrived(self, model: ModelState, now: float) -> tuple[float, float, float]:
         """Return predictions, labels, and predictions that senders lost, of the window that ends now."""
@@ -214,7 +221,7 @@ class Numbers:
 
     def positive_label(self, model: ModelState, serving: Sequence[Tenure], now: float) -> float:
         """Return the same among labels."""
-        if now - model.labels_seen > self.config.window:
+        if not self.told(model, now):
             return math.nan
         mix = np.zeros(CLASSES + 1)
         for t in serving:
@@ -280,7 +287,7 @@ class Numbers:
     def states(self, model: ModelState, now: float) -> tuple[bool | None, bool | None]:
         """Return (quality lost, worse than previous) of the version in use; None = not known."""
         current = model.tenure_in_use
-        if current is None or now - model.labels_seen > self.config.window:
+        if current is None or not self.told(model, now):
             return None, None
         version = model.versions.get(current.version)
         if current.numbers:
@@ -301,7 +308,7 @@ class Numbers:
         if tenure.until is not None and now - tenure.until > self.config.window:
             return np.full(len(OF_VERSION), math.nan)
         _, accuracy, low, high = self.accuracy([tenure])
-        if now - model.labels_seen > self.config.window:
+        if not self.told(model, now):
             accuracy = low = high = math.nan
         buckets = max(2, math.ceil(self.config.traffic_window / self.width))
         last = int((now - 2.0) / self.width) - (1 if self.width > 1 else 0)

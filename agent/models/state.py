@@ -132,6 +132,7 @@ class Tenure:
         self.lost = False
         self.lost_since: float | None = None
         self.worse = False
+        self.judged_since: float | None = None  # when the first label came
 
     def count_numbers(
         self, version: VersionState, slot: IntArray, said: FloatArray, truth: FloatArray, enough: float
@@ -176,6 +177,8 @@ class ModelState:
     new_lost: int = 0
     rows_seen: float = -math.inf
     labels_seen: float = -math.inf
+    new_delays: FloatArray = field(default_factory=lambda: np.zeros(DELAYS))
+    """As `delays`, of the labels since the last frame."""
     rejected: int = 0
     coming: Coming = field(default_factory=Coming)
     replicas: Replicas | None = None
@@ -209,6 +212,8 @@ class ModelState:
         rings = [self.arrivals]
         for tenure in self.tenures.values():
             tenure.last = now if tenure.last > latest else tenure.last
+            if tenure.judged_since is not None and tenure.judged_since > latest:
+                tenure.judged_since = now
             rings += (tenure.rows, tenure.labels)
         for ring in rings:
             ring.bring_back(int(now / width), int(latest / width))

@@ -28,7 +28,8 @@ _EARLY_S: Final = 60.0
 LEARN_LABELS: Final = 500
 """Labelled rows that make an accuracy when there is no reference."""
 _DELAY_FADE_ROWS: Final = 500.0
-"""Half-life, in labels, of what is usual for their delay."""
+_BATCH_S: Final = 10.0
+"""Half-life of what is usual for the delay of labels: so many of them, but not less than a batch takes to be read."""
 _LARGE_ROWS: Final = 1000.0
 """Half-life, in labels, of the share of large errors of a regression."""
 _PAIR_ROWS: Final = 20.0
@@ -98,8 +99,7 @@ class Truth:
         delay = known_since - rows["ts"]
         delay = delay[np.isfinite(delay)]
         if delay.size:
-            model.delays *= 2.0 ** (-len(delay) / _DELAY_FADE_ROWS)
-            model.delays += np.bincount(delay_bins(delay), minlength=DELAYS)
+            model.new_delays += np.bincount(delay_bins(delay), minlength=DELAYS)
         for number in np.unique(rows["tenure"]).tolist():
             tenure = model.tenures.get(number)
             if tenure is None:
@@ -196,6 +196,15 @@ class Truth:
         if not math.isnan(limit):
             tenure.large *= 2.0 ** (-rows / _LARGE_ROWS)
             tenure.large += np.array([np.count_nonzero(size > limit), rows], dtype=np.float64)
+
+    @staticmethod
+    def fold_delays(model: ModelState, now: float) -> None:
+        """Take how late the labels of a tick were: those that come together are one sample, whatever their order."""
+        came = float(model.new_delays.sum())
+        past = max(0.0, now - model.labels_seen)
+        model.delays *= 2.0 ** -min(came / _DELAY_FADE_ROWS, past / _BATCH_S)
+        model.delays += model.new_delays
+        model.new_delays[:] = 0.0
 
     def judge(self, model: ModelState, tenure: Tenure, now: float) -> None:
         """Decide whether labels prove a loss: evidence and size together; it ends when the evidence has gone."""

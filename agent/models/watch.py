@@ -349,7 +349,11 @@ class ModelWatch:
         if model.new_rows:
             model.rows_seen = now
         if model.new_labels:
+            self._truth.fold_delays(model, now)
             model.labels_seen = now
+            for tenure in model.tenures.values():
+                if tenure.judged_since is None and tenure.labels.newest >= 0:
+                    tenure.judged_since = now
         slot, _ = model.arrivals.slots(np.array([int(now / self._numbers.width)]))
         model.arrivals.data[slot[0]] += (model.new_rows, model.new_labels, model.new_lost)
         self._numbers.coming(model, now, model.new_rows, model.new_labels)

@@ -28,6 +28,13 @@ _SLACK_S: Final = 30.0
 """A change of something else may be told so much too late and still have come first."""
 _FIRST_S: Final = 3600.0
 """Of an incident that lasts longer its first hour is looked at, and its newest part."""
+_BY_LABELS: Final = frozenset(
+    f"model.{name}" for name in (
+        "accuracy_ratio", "accuracy_high_ratio", "accuracy_recent_ratio", "quality_lost", "relation_changed",
+        "worse_than_previous",
+    )
+)  # fmt: skip
+"""Signals of a model that are known when labels come."""
 _GUARD_S: Final = 2.0
 """The last moments before an onset may already belong to it."""
 
@@ -126,6 +133,7 @@ class Look:
     """Everything that rules may read about one incident.
 
     trouble   spans with other incidents of the group: they are no part of the baseline
+    rows_s    how old the rows behind the figures of a model are, at most, when their labels come at once
     subject   whose view rules take: each group of the incident in turn; None = whose incident it is
     pasts     what an earlier look at the same incident has read
     doubts    what people said about causes, by kind of group and cause
@@ -146,6 +154,7 @@ class Look:
     corrected: Said | None = None
     futile: Mapping[str, int] = field(default_factory=dict)
     changes: Sequence[Change] = ()
+    rows_s: float = 0.0
     subject: Entity | None = None
     pasts: Pasts = field(default_factory=Pasts, compare=False, repr=False)
     cells: list[int] = field(default_factory=list, compare=False, repr=False)
@@ -367,6 +376,32 @@ class Look:
             ):
                 return change
         return None
+
+    def release_of(self, model: Entity) -> Change | None:
+        """Return the release that can have made a model poor.
+
+        Labels prove a loss only when they come: then it may be long ago, if those of the version in use are new.
+        """
+        found = self.release(model, "release")
+        if found is not None or not self._just_judged(model):
+            return found
+        released = [
+            c for c in self.changes
+            if c.entity == model and c.kind == "release" and not c.ours and c.ts <= self.onset
+        ]  # fmt: skip
+        return max(released, key=lambda c: c.ts, default=None)
+
+    def _just_judged(self, model: Entity) -> bool:
+        """Tell whether labels find a model poor, and the first ones of the version in use came shortly before."""
+        by_labels = any(
+            a.series.entity == model and a.end is None and a.series.metric in _BY_LABELS
+            for a in self.incident.anomalies
+        )
+        age = self.value("model.version_judged_seconds", model) if by_labels else None
+        if age is None:
+            return False
+        before_s = self.onset - (self.now - age)
+        return -self.window_s <= before_s <= self.release_window_s + self.rows_s
 
 
 def _alike(rows: FloatArray) -> list[tuple[BoolArray, list[int]]]:

@@ -29,6 +29,14 @@ def test_labels_that_stop_are_late_after_some_of_the_gaps_they_had(gap):
     assert not tick(coming, 2e4, 10, 10)
 
 
+def test_between_two_batches_nothing_is_overdue_until_it_is():
+    assert not steady(50, 140).between, "two batches are no rhythm"
+    coming = steady(50, 5 * 50 + 1)
+    held = [i for i in range(200) if not tick(coming, 251.0 + i, 10, 0) and coming.between]
+    assert 70 <= len(held) <= 76
+    assert held == list(range(len(held)))
+
+
 def test_labels_by_chance_are_not_late():
     random = np.random.default_rng(1)
     coming = Coming()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from made_up import CONFIG, ECC, GPUS, MODEL, ONSET, REPLICAS, SHOP, STEP, Pictu
 from agent.config import Config, WatchModels
 from agent.model import Edge, Entity, Frame
 from agent.models import ModelWatch
+from agent.models.cause import blame
 from agent.models.numbers import SERVICE
 from agent.playbook import Library
 from agent.ports import LabelBatch, PredictionBatch
@@ -127,6 +128,18 @@ class World:
             labels = tuple(words.tolist())
             self.watch.take(LabelBatch("fraud", np.full(len(ids), now), ids, labels))
         return [self.watch.frame(now)]
+
+
+@dataclass
+class Turning(World):
+    """A world that turns some time after the onset."""
+
+    after: ClassVar[float] = 480.0
+    turned: bool = False
+
+    def frames(self, now: float) -> list[Frame]:
+        self.turned = now - ONSET >= self.after
+        return super().frames(now)
 
 
 def _numbers(column: Any) -> np.ndarray:
@@ -292,6 +305,88 @@ def test_a_trouble_is_one_incident_with_the_right_cause(name, tmp_path):
     assert all(e.evidence for e in stage.incident.diagnosis.rejected), said
     assert len(told(stage)) == 1, [(i.title, i.severity) for i in told(stage)]
     assert all(i.opened >= ONSET for i in told(stage))
+
+
+LATE_S = 700.0
+"""Labels come so late: the release is then no more in the window in which changes are suspects."""
+BATCH_S = 1000.0
+"""So often they come where they come in batches."""
+
+
+def at_once(_random: np.random.Generator, t: float) -> float:
+    """Labels of all that was answered in a while come together at its end, as from a nightly job."""
+    now = ONSET + t
+    return (np.floor(now / BATCH_S) + 1.0) * BATCH_S - now
+
+
+def test_a_release_is_blamed_however_late_labels_prove_it_worse(tmp_path):
+    world = World(4, version=lambda t: "4", said=_worse, delay=lambda r, t: LATE_S)
+    stage = live(world, tmp_path, LATE_S + 60.0)
+    (one,) = told(stage)
+    assert (
+        one.opened
+        > ONSET + LATE_S
+        > ONSET + Config.model_validate(NO_OBJECTIVES).diagnose.release_window
+    )
+    top = stage.incident.diagnosis.top
+    assert (top.kind, top.entity) == ("release.model", MODEL), causes(stage)
+    assert top.facts == {"version": "4", "previous_version": "3"}
+    assert any(e.text.endswith("the onset, and now its first labels came") for e in top.evidence)
+    assert [(c.before, c.after) for c in stage.incident.changes if c.kind == "release"] == [
+        ("3", "4")
+    ]
+    facts = world.watch.facts("fraud")
+    assert blame(facts, ONSET + 4200.0)[0].cause == "release.model", "the model half says the same"
+    assert blame(facts, ONSET + 4400.0)[0].cause != "release.model"
+
+
+def test_a_release_is_blamed_when_the_next_batch_of_labels_proves_it_worse(tmp_path):
+    stage = staged(World(4, version=lambda t: "4", said=_worse, delay=at_once), tmp_path)
+    stage.go(BATCH_S + 40.0)
+    top = stage.incident.diagnosis.top
+    assert (top.kind, top.entity) == ("release.model", MODEL), causes(stage)
+    delay = stage.walk.world.value("model.label_delay_seconds", MODEL)
+    assert delay == pytest.approx(BATCH_S / 2, rel=0.08), "the median of all, whatever came last"
+    stage.close()
+
+
+def test_what_labels_said_holds_until_the_next_batch_of_them_is_overdue(tmp_path):
+    world = World(4, delay=lambda r, t: (np.floor((ONSET + t) / 160.0) + 1.0) * 160.0 - (ONSET + t))
+    world.config = WatchModels(window=60.0)
+    stage = staged(world, tmp_path)
+    known = []
+
+    def look(seconds):
+        known.clear()
+        until = stage.now + seconds
+        while stage.now < until:
+            stage.go(stage.now + STEP)
+            known.append(stage.walk.world.value("model.accuracy_ratio", MODEL))
+
+    stage.go(4 * 160.0)
+    look(150.0)
+    assert None not in known
+    assert stage.walk.world.value("model.label_coverage_ratio", MODEL) is None
+    world.told = lambda truth, said, t: None
+    stage.go(5 * 160.0)
+    look(230.0)
+    assert None not in known
+    look(60.0)
+    assert known[-1] is None, "one is overdue"
+    assert told(stage) == []
+    stage.close()
+
+
+def test_a_release_is_not_blamed_for_rows_that_came_long_after_it(tmp_path):
+    def turned(w, x, s):
+        return s - 12.0 * (x["f0"] - 3.7) / 1.9 if w.turned else s
+
+    world = Turning(2, version=lambda t: "4", true=turned, delay=lambda r, t: LATE_S)
+    stage = live(world, tmp_path, Turning.after + LATE_S + 60.0)
+    (one,) = told(stage)
+    assert one.opened >= ONSET + Turning.after + LATE_S
+    top = stage.incident.diagnosis.top
+    assert (top.kind, top.entity) == ("concept.drift", MODEL), causes(stage)
 
 
 def test_drift_that_hurts_nobody_is_a_note_and_says_which_feature(tmp_path):

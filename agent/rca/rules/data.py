@@ -198,7 +198,7 @@ def _bad(look: Look, model: Entity) -> list[Case]:
     A changed relation can look like the latter; only labels of one kind, or turned round, surely are no world.
     """
     wrong = of.labels_wrong(look, model)
-    if not of.poor(look, model) or look.release(model, "release") is not None:
+    if not of.poor(look, model) or look.release_of(model) is not None:
         return []
     case = Case("label.bad", model)
     if wrong:

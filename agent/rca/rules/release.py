@@ -41,7 +41,7 @@ def release_of_model(look: Look) -> list[Case]:
         if not of.poor(look, model):
             continue
         case = Case("release.model", model)
-        change = look.release(model, "release")
+        change = look.release_of(model)
         if change is None:
             window = say_duration(look.release_window_s)
             case.add("no release", f"no release of {model.key} in the last {window}")
@@ -49,6 +49,8 @@ def release_of_model(look: Look) -> list[Case]:
             continue
         case.facts = {"version": change.after, "previous_version": change.before}
         text = f"version {change.after} replaced version {change.before}, {_when(look, change)}"
+        if look.onset - change.ts > look.release_window_s:
+            text += ", and now its first labels came"
         case.add("released before", text)
         accuracy = look.measure("model.accuracy_ratio", model)
         if accuracy is not None:
@@ -197,7 +199,7 @@ def concept(look: Look) -> list[Case]:
             text = f"accuracy is below that of the reference ({say(reference, 'ratio')})"
             case.add("accuracy below reference", text)
         of.inputs(look, model, case, "concept: inputs as ever", "concept: inputs moved")
-        change = look.release(model, "release")
+        change = look.release_of(model)
         if change is not None:
             ago = say_duration(abs(look.onset - change.ts))
             text = f"version {change.after} was released {ago} from the onset: look there first"
