@@ -110,8 +110,8 @@ BREAKS = {
 def test_a_guard_that_counts_each_playbook_alone_is_found_out(library, monkeypatch, what):
     everybody = guard._treating
 
-    def alone(memory, playbook, since):
-        return (r for r in everybody(memory, playbook, since) if r.playbook == playbook)
+    def alone(memory, playbook, now, within):
+        return (r for r in everybody(memory, playbook, now, within) if r.playbook == playbook)
 
     monkeypatch.setattr(guard, "_treating", alone)
     found = _broken(library, monkeypatch, what)
