@@ -321,7 +321,7 @@ def facts_of(model: ModelState, numbers: Numbers, now: float) -> ModelFacts:
         serving=tuple(sorted({t.version for t in serving})),
         previous=tuple(
             _version_facts(numbers, model.versions.get(t.version), t, now)
-            for t in sorted(ended, key=lambda t: -t.since)
+            for t in sorted(ended, key=lambda t: -(t.until or t.last))
         ),
         accuracy=row["model.accuracy_ratio"],
         low=row["model.accuracy_low_ratio"],

@@ -251,7 +251,9 @@ class Numbers:
         return 1.0 - accuracy + self.config.tolerance + doubt
 
     def before(self, model: ModelState, tenure: Tenure) -> tuple[Tenure, float, float] | None:
-        """Return the newest tenure of another version before this one that has enough labels, its errors and rows.
+        """Return the tenure of another version that served last before this one, of those with enough labels.
+
+        With its errors and rows. One that was interrupted for moments, or that we read late, may have begun long ago.
 
         A release that was away for a while and came back is the same release: it is compared with what it replaced
         first, else what was tried in its stead, and undone, made it look well. Without that, with what came between.
@@ -259,9 +261,8 @@ class Numbers:
         """
         others = sorted(model.tenures.values(), key=lambda t: -t.since)
         release = self._release(others, tenure)
-        others.sort(
-            key=lambda t: t.since >= release.since
-        )  # stable: the newest first on either side
+        # who was there before the release comes first, and of those who served last; else the newest (a stable sort)
+        others.sort(key=lambda t: (t.since >= release.since, -min(t.last, release.since)))
         for other in others:
             if other.since < tenure.since and other.version != tenure.version:
                 labelled, right = self.labelled([other], windows=2)

@@ -354,6 +354,26 @@ def test_a_worse_version_is_known_also_when_something_worse_still_was_tried_and_
     assert life.value("model.worse_than_previous") == 0.0
 
 
+def test_a_version_is_compared_with_the_one_that_served_last_whenever_that_began():
+    life = healthy(3, 60)
+    life.accuracy |= {"2": 0.5, "3": 0.8}
+    for version in ("2", "3"):
+        life.references[version] = {**life.references["1"], "accuracy": life.accuracy[version]}
+    for version in (
+        "2" * 10 + "1" * 5
+    ):  # a bad one, and back again: read all at once, as after a restart
+        life.now += 1.0
+        life.watch.take(life.rows(60, version))
+    life.run(20)
+    one, two = (t for t in life.watch._models["cancer"].tenures.values())
+    assert (one.version, two.version) == ("1", "2")
+    assert two.since > one.since
+    assert two.last < one.last
+    life.version = "3"
+    assert life.until_is(40, "model.worse_than_previous", 1.0) <= 30
+    assert life.facts.previous[0].version == "1"
+
+
 def test_a_version_that_has_long_served_is_compared_with_what_took_its_place():
     def served(number: int, version: str, since: float, until: float | None) -> Tenure:
         tenure = Tenure(number, version, since, 4)
