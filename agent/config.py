@@ -173,7 +173,7 @@ class Diagnose(Model):
     baseline: Span = 3600.0
     """How much past before the onset is ordinary."""
     release_window: Duration = 1800.0
-    """How long a release stays the first suspect; of a model so much longer as its labels are late."""
+    """How long a release stays the first suspect; where labels prove a loss, from its first labels on."""
     settle: Duration = 10.0
     """How long an incident gathers evidence before it is diagnosed."""
     resolve_after: Duration = 120.0

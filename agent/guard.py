@@ -594,10 +594,12 @@ def _settle(case: _Case) -> Gate:
 
 def _changed(run: Run) -> bool:
     """Tell whether a run changed the world: to tell people does not unsettle it."""
-    return any(
-        step.use not in registry.action or registry.action.get(step.use).effect == "mutating"
-        for step in run.steps
-    )
+    return any(moves(step.use) for step in run.steps)
+
+
+def moves(use: str) -> bool:
+    """Tell whether a verb changes the world; one that is not there any more may have."""
+    return use not in registry.action or registry.action.get(use).effect == "mutating"
 
 
 def _breaker(case: _Case) -> Gate:

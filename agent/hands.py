@@ -34,8 +34,9 @@ from agent.config import Config
 from agent.course import Held, Passage, Verified
 from agent.errors import AgentError, Refused, Unavailable, Uncertain
 from agent.expr import UNKNOWN, expressions, interpolate
+from agent.guard import moves
 from agent.journal import Unwritten
-from agent.memory import Memory, acted_at, acted_from
+from agent.memory import ACTED, Memory, acted_at
 from agent.model import ENDED, Change, FloatArray, Incident, Outcome, Run, Series, StepRecord
 from agent.objectives import limits_of
 from agent.plans import Acted, Plan, PlannedStep, Would
@@ -821,15 +822,24 @@ class RealHands:
         return outcome
 
     def _earlier(self, plan: Plan, acted: float) -> list[tuple[float, float]]:
-        """Return from when to when other runs of the same trouble stood on the same target; inf = they still do."""
+        """Return since when what other runs of the same trouble did to the same target stands: (when, inf).
+
+        Or from when to when it stood. What only told or marked changed nothing that is measured.
+        """
         owner, out = owner_of(plan.entity), []
         for run in self._memory.acts():
-            if run.incident != plan.incident or owner_of(run.target) != owner:
+            if (
+                run.id == plan.run_id
+                or run.incident != plan.incident
+                or owner_of(run.target) != owner
+            ):
                 continue
-            start, end = acted_from(run) or acted, acted_at(run) or acted
-            if run.id != plan.run_id and start < acted:
-                undone = run.outcome is not None and run.outcome.undone
-                out.append((start, end if undone else math.inf))
+            steps = [s for s in run.steps if s.status in ACTED and moves(s.use)]
+            if not steps or steps[0].started >= acted:
+                continue
+            undone = run.outcome is not None and run.outcome.undone
+            end = max(s.ended for s in steps)
+            out.append((steps[0].started, end) if undone else (min(end, acted), math.inf))
         return out
 
 

@@ -41,7 +41,7 @@ JUMPED: Final = "clock_jumped"
 """What the record of the daemon says of a clock that was set."""
 _LEAPS: Final = 50
 _SEVERITIES: Final[tuple[Severity, ...]] = ("note", "warning", "page")
-_ACTED: Final = frozenset({"done", "adopted", "uncertain", "undone"})
+ACTED: Final = frozenset({"done", "adopted", "uncertain", "undone"})
 """States of a step after which the world is, or may be, not as it was."""
 
 
@@ -191,12 +191,7 @@ class Trace:
 
 def acted_at(run: Run) -> float | None:
     """Return when a run last changed the world, or may have; None = it did not."""
-    return max((s.ended for s in run.steps if s.status in _ACTED), default=None)
-
-
-def acted_from(run: Run) -> float | None:
-    """Return when a run first changed the world, or may have; None = it did not."""
-    return min((s.started for s in run.steps if s.status in _ACTED), default=None)
+    return max((s.ended for s in run.steps if s.status in ACTED), default=None)
 
 
 def _lot_of_run(state: str, *, acted: bool) -> str:
@@ -667,7 +662,7 @@ def _needed(
 
 
 def _lot_of_body(body: dict[str, Any]) -> str:
-    acted = any(s.get("status") in _ACTED for s in body.get("steps", ()))
+    acted = any(s.get("status") in ACTED for s in body.get("steps", ()))
     return _lot_of_run(str(body.get("state")), acted=acted)
 
 

@@ -387,9 +387,12 @@ class Look:
             return found
         released = [
             c for c in self.changes
-            if c.entity == model and c.kind == "release" and not c.ours and c.ts <= self.onset
+            if c.entity == model and c.kind == "release" and c.ts <= self.onset
         ]  # fmt: skip
-        return max(released, key=lambda c: c.ts, default=None)
+        newest = max(released, key=lambda c: c.ts, default=None)
+        return (
+            None if newest is None or newest.ours else newest
+        )  # what we went back to is no release
 
     def _just_judged(self, model: Entity) -> bool:
         """Tell whether labels find a model poor, and the first ones of the version in use came shortly before."""

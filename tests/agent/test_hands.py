@@ -724,6 +724,18 @@ async def test_what_was_well_before_the_act_is_not_our_merit(stage):
     assert verified.outcome.verdict == "cannot_tell"
 
 
+async def test_an_earlier_run_that_only_told_takes_no_rows_before_the_act(stage):
+    trouble = Incident("i1", stage.clock(), stage.clock(), "open", "page", "slow")
+    stage.record("incident", "i1", pack(trouble), stage.clock())
+    await stage.seen(20)
+    first = await begun(stage, plan(step("s", "shout"), run_id="r0", created=stage.clock()))
+    acted = await stage.hands.act(first, first.steps[0], {}, {})
+    over = replace(recorded(first, "done"), steps=(acted.record,))
+    stage.record("run", "r0", pack(over), stage.clock())
+    outcome = (await acted_and_verified(stage, to_verify(stage), ticks=1)).outcome
+    assert outcome.verdict == "helped"
+
+
 async def test_what_an_earlier_run_has_healed_is_no_time_before_the_next(stage):
     trouble = Incident("i1", stage.clock(), stage.clock(), "open", "page", "slow")
     stage.record("incident", "i1", pack(trouble), stage.clock())

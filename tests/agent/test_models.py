@@ -359,9 +359,8 @@ def test_a_version_is_compared_with_the_one_that_served_last_whenever_that_began
     life.accuracy |= {"2": 0.5, "3": 0.8}
     for version in ("2", "3"):
         life.references[version] = {**life.references["1"], "accuracy": life.accuracy[version]}
-    for version in (
-        "2" * 10 + "1" * 5
-    ):  # a bad one, and back again: read all at once, as after a restart
+    # a bad one, and back again: read all at once, as after a restart
+    for version in "2" * 10 + "1" * 5:
         life.now += 1.0
         life.watch.take(life.rows(60, version))
     life.run(20)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from agent.model import Anomaly, Edge, Entity, Frame, Incident, Series
+from agent.model import Anomaly, Change, Edge, Entity, Frame, Incident, Series
 from agent.rca import Look
 from agent.rca.look import Pasts
 from agent.world import World
@@ -121,3 +121,31 @@ def test_means_count_what_was_not_sampled_as_nothing():
         assert taken == pytest.approx(np.nan_to_num(past.rows[inside, :2]).mean(axis=0))
         assert usual == pytest.approx(np.nan_to_num(past.rows[before, :2]).mean(axis=0))
     assert sum(start == ONSET - 3600 for start, _, _ in past.reads) == 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "judged_s", "blamed"), [(False, 60.0, True), (True, 60.0, False), (False, 1e5, False)]
+)
+def test_a_release_of_long_ago_is_a_suspect_when_its_first_labels_came(ours, judged_s, blamed):
+    model, now = Entity("model", "fraud"), ONSET + 10.0
+    world = World()
+    judged = Series("model.version_judged_seconds", model)
+    world.take(Frame("models", now, (judged,), np.array([judged_s])))
+    lost = Anomaly(
+        Series("model.quality_lost", model), ONSET, None, 0.0, 1, 1.0, math.nan, 0.5, 0.5, 9.0, "objective", "x",
+        harm=True,
+    )  # fmt: skip
+    incident = Incident(
+        "i", ONSET, now, "open", "page", "t", (lost,), entities=(model,), about=model
+    )
+    released = [
+        Change(ONSET - 90_000.0, model, "release", "3", "4", by="ann"),
+        *(
+            [Change(ONSET - 80_000.0, model, "release", "4", "3", by="homeostat:r1")]
+            if ours
+            else []
+        ),
+    ]
+    seen = Look(now, incident, world, lambda *_: None, 300.0, 3600.0, 600.0, changes=released)
+    assert seen.release(model, "release") is None
+    assert (seen.release_of(model) is released[0]) is blamed
